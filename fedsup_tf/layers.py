@@ -1,0 +1,318 @@
+"""Elastic Keras layers: each owns the largest weights and computes with a slice of them.
+
+Every layer has the same three faces:
+
+* `slices(...)` says which part of its weights a choice of width and kernel uses;
+* `forward(weights, inputs)` is a pure function of given weights, sliced or not;
+* `call(inputs, ...)` is Keras' face: `forward` on the slice of the layer's own variables.
+
+Widths and kernels are arguments, whole numbers or int32 scalars of a graph, never state. Names of
+weights are local to the layer; the owner puts its prefix before them.
+"""
+
+import tensorflow as tf
+
+from fedsup_tf import ops
+from fedsup_tf.slicing import Slice, take
+from fedsup_tf.space import GROUP_SIZE
+
+keras = tf.keras
+
+
+class ElasticLayer(keras.layers.Layer):
+    """A layer whose weights have names and can be sliced."""
+
+    def own_weights(self) -> dict[str, tf.Variable]:
+        """The layer's variables by local name."""
+        return {name: getattr(self, name) for name in self.weight_names}
+
+
+class ElasticConv2D(ElasticLayer):
+    """Convolution without bias, padding SAME, of elastic input and output width.
+
+    Call arguments:
+      inputs: `(batch, height, width, in)`; `in` may be less than that of `build`.
+      filters: Output channels to use; all by default.
+
+    Returns:
+      `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+    """
+
+    weight_names = ("kernel",)
+
+    def __init__(
+        self, filters, kernel_size, strides=1, kernel_initializer="he_normal", **kwargs
+    ):
+        """Makes the layer.
+
+        Args:
+          filters: Largest number of output channels.
+          kernel_size: Side of the square kernel.
+          strides: 1 or 2; 1 if `kernel_size` is 1.
+          kernel_initializer: As in Keras.
+          **kwargs: As of any Keras layer.
+        """
+        super().__init__(**kwargs)
+        if kernel_size == 1 and strides != 1:
+            raise ValueError(f"A 1 x 1 convolution takes strides 1, received {strides}.")
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        """Adds `kernel`, `(kernel_size, kernel_size, in, filters)`."""
+        shape = (self.kernel_size, self.kernel_size, int(input_shape[-1]), self.filters)
+        self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
+        super().build(input_shape)
+
+    def slices(self, in_channels, filters):
+        """The kernel's leading channels."""
+        side = self.kernel_size
+        return {"kernel": Slice((0, 0, 0, 0), (side, side, in_channels, filters))}
+
+    def forward(self, weights, inputs):
+        """Convolves `inputs` with `weights["kernel"]`."""
+        if self.kernel_size == 1:
+            return ops.pointwise_conv2d(inputs, weights["kernel"])
+        return ops.conv2d(inputs, weights["kernel"], self.strides)
+
+    def call(self, inputs, filters=None):
+        """See the class."""
+        filters = self.filters if filters is None else filters
+        slices = self.slices(_channels(inputs), filters)
+        return self.forward(take(self.own_weights(), slices), inputs)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+class ElasticDepthwiseConv2D(ElasticLayer):
+    """Depthwise convolution without bias, padding SAME, of elastic width and kernel.
+
+    A smaller kernel is the centre of the largest one.
+
+    Call arguments:
+      inputs: `(batch, height, width, channels)`; channels may be less than those of `build`.
+      kernel_size: Odd side of the kernel to use; the largest by default.
+
+    Returns:
+      `(batch, ceil(height / strides), ceil(width / strides), channels)`.
+    """
+
+    weight_names = ("kernel",)
+
+    def __init__(self, kernel_size, strides=1, kernel_initializer=None, **kwargs):
+        """Makes the layer.
+
+        Args:
+          kernel_size: Largest side of the square kernel, odd.
+          strides: 1 or 2.
+          kernel_initializer: As in Keras; by default normal with variance 2 / kernel area.
+          **kwargs: As of any Keras layer.
+        """
+        super().__init__(**kwargs)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"Expected an odd kernel_size, received {kernel_size}.")
+        self.kernel_size = kernel_size
+        self.strides = strides
+        if kernel_initializer is None:
+            kernel_initializer = keras.initializers.RandomNormal(stddev=2**0.5 / kernel_size)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        """Adds `kernel`, `(kernel_size, kernel_size, channels, 1)`."""
+        shape = (self.kernel_size, self.kernel_size, int(input_shape[-1]), 1)
+        self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
+        super().build(input_shape)
+
+    def slices(self, channels, kernel_size, within=None):
+        """The kernel's centre and leading channels.
+
+        Args:
+          channels: Channels to use; none says that the layer is absent.
+          kernel_size: Side to use.
+          within: Side of the kernel that is cut, by default the largest.
+        """
+        margin = ((self.kernel_size if within is None else within) - kernel_size) // 2
+        return {
+            "kernel": Slice((margin, margin, 0, 0), (kernel_size, kernel_size, channels, 1))
+        }
+
+    def forward(self, weights, inputs):
+        """Convolves each channel of `inputs` with its kernel."""
+        return ops.depthwise_conv2d(inputs, weights["kernel"], self.strides)
+
+    def call(self, inputs, kernel_size=None):
+        """See the class."""
+        kernel_size = self.kernel_size if kernel_size is None else kernel_size
+        slices = self.slices(_channels(inputs), kernel_size)
+        return self.forward(take(self.own_weights(), slices), inputs)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+class ElasticDense(ElasticLayer):
+    """Matrix product plus bias, of elastic input width.
+
+    Call arguments:
+      inputs: `(batch, in)`; `in` may be less than that of `build`.
+
+    Returns:
+      `(batch, units)`.
+    """
+
+    weight_names = ("kernel", "bias")
+
+    def __init__(self, units, kernel_initializer="glorot_uniform", **kwargs):
+        """Makes a layer of `units` outputs; the other arguments are Keras'."""
+        super().__init__(**kwargs)
+        self.units = units
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        """Adds `kernel` `(in, units)` and `bias` `(units,)`."""
+        shape = (int(input_shape[-1]), self.units)
+        self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
+        self.bias = self.add_weight("bias", (self.units,), initializer="zeros")
+        super().build(input_shape)
+
+    def slices(self, in_channels):
+        """The kernel's leading rows, and the bias."""
+        return {
+            "kernel": Slice((0, 0), (in_channels, self.units)),
+            "bias": Slice((0,), (self.units,)),
+        }
+
+    def forward(self, weights, inputs):
+        """`inputs @ kernel + bias`."""
+        return tf.matmul(inputs, weights["kernel"]) + weights["bias"]
+
+    def call(self, inputs):
+        """See the class."""
+        return self.forward(take(self.own_weights(), self.slices(_channels(inputs))), inputs)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+class _ElasticNormalization(ElasticLayer):
+    """What the normalizations share: vectors sliced with the channels, an optional ReLU6."""
+
+    def __init__(self, epsilon=1e-5, activate=False, zero_scale=False, **kwargs):
+        """Makes the layer.
+
+        Args:
+          epsilon: Added to the mean square, inside the root.
+          activate: Whether ReLU6 follows.
+          zero_scale: Whether gamma starts at 0 (the end of a residual branch), else at 1.
+          **kwargs: As of any Keras layer.
+        """
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.activate = activate
+        self.zero_scale = zero_scale
+
+    def build(self, input_shape):
+        """Adds the vectors, each `(channels,)`."""
+        for name in self.weight_names:
+            ones = name == "gamma" and not self.zero_scale
+            vector = self.add_weight(
+                name, (int(input_shape[-1]),), initializer="ones" if ones else "zeros"
+            )
+            setattr(self, name, vector)
+        super().build(input_shape)
+
+    def slices(self, channels):
+        """The leading channels of every vector."""
+        return {name: Slice((0,), (channels,)) for name in self.weight_names}
+
+    def call(self, inputs):
+        """See the class."""
+        return self.forward(take(self.own_weights(), self.slices(_channels(inputs))), inputs)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "epsilon": self.epsilon,
+            "activate": self.activate,
+            "zero_scale": self.zero_scale,
+        }
+
+
+class ParametricNormalization(_ElasticNormalization):
+    r"""FedSup's PN (arXiv 2206.01366, section 3): no running statistics to share or to leak.
+
+    $$y = \gamma (x - \alpha) / \sqrt{E[(x - \alpha)^2] + \epsilon} + \beta$$
+
+    The mean runs over batch, height and width, so the result depends on the batch.
+
+    Call arguments:
+      inputs: `(batch, height, width, channels)`; channels may be less than those of `build`.
+
+    Returns:
+      The shape of `inputs`.
+    """
+
+    weight_names = ("alpha", "beta", "gamma")
+
+    def forward(self, weights, inputs):
+        """Normalizes `inputs` with the given vectors."""
+        return ops.parametric_normalization(
+            inputs, epsilon=self.epsilon, activate=self.activate, **weights
+        )
+
+
+class GroupNormalization(_ElasticNormalization):
+    """Group normalization (Wu & He, arXiv 1803.08494) over groups of 8 channels of one image.
+
+    A fixed size of group, not a fixed number, keeps a subnet's groups those of the supernet. It
+    does not depend on the batch: the yardstick for what PN is worth.
+
+    Call arguments:
+      inputs: `(batch, height, width, channels)`, channels a multiple of 8.
+
+    Returns:
+      The shape of `inputs`.
+    """
+
+    weight_names = ("beta", "gamma")
+
+    def forward(self, weights, inputs):
+        """Normalizes `inputs` with the given vectors."""
+        shape, channels = tf.shape(inputs), _channels(inputs)
+        pixels = inputs.shape[1] * inputs.shape[2]
+        grouped = tf.reshape(inputs, [-1, pixels, channels // GROUP_SIZE, GROUP_SIZE])
+        centred = grouped - tf.reduce_mean(grouped, [1, 3], keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), [1, 3], keepdims=True)
+        normalized = tf.reshape(centred * tf.math.rsqrt(variance + self.epsilon), shape)
+        result = normalized * weights["gamma"] + weights["beta"]
+        return ops.relu6(result) if self.activate else result
+
+
+NORMALIZATIONS = {"parametric": ParametricNormalization, "group": GroupNormalization}
+
+
+def _channels(inputs):
+    channels = inputs.shape[-1]
+    return tf.shape(inputs)[-1] if channels is None else channels

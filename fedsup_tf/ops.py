@@ -1,0 +1,344 @@
+"""The net's operations, with gradients fast on CPU or made of TensorFlow Lite builtins alone.
+
+TensorFlow's own gradients of a convolution have no TensorFlow Lite counterpart, and its filter
+gradient of a depthwise convolution wider than 3 x 3 is several times slower than the convolution.
+Here that gradient is itself a depthwise convolution, over the channels of all images at once, which
+is both faster and a builtin. Where TensorFlow's kernel is faster it is used, except inside
+`builtin_operators()`, in which every gradient is made of builtins. Values and gradients equal
+TensorFlow's own up to rounding either way.
+
+All functions take and return float32, images `(batch, height, width, channels)` with height and
+width known when traced; batch and channels need not be.
+"""
+
+import contextlib
+import contextvars
+
+import tensorflow as tf
+
+_raw = tf.raw_ops
+_builtin_only = contextvars.ContextVar("builtin_only", default=False)
+
+
+@contextlib.contextmanager
+def builtin_operators():
+    """Within this context, gradients are traced into TensorFlow Lite builtins alone."""
+    token = _builtin_only.set(True)
+    try:
+        yield
+    finally:
+        _builtin_only.reset(token)
+
+
+def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """1 x 1 convolution with `kernel` `(1, 1, in, out)`, as a matrix product."""
+    _, height, width, channels = _shape(images)
+    filters = _shape(kernel)[3]
+    matrix = tf.reshape(kernel, [channels, filters])
+    product = tf.matmul(tf.reshape(images, [-1, channels]), matrix)
+    return tf.reshape(product, [-1, height, width, filters])
+
+
+def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
+    """Convolution with padding SAME.
+
+    Args:
+      images: `(batch, height, width, in)`.
+      kernel: `(side, side, in, out)`.
+      stride: 1 or 2.
+
+    Returns:
+      `(batch, ceil(height / stride), ceil(width / stride), out)`.
+    """
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        def gradient(upstream):
+            if _builtin_only.get():
+                return _conv2d_gradients(images, kernel, upstream, stride)
+            strides = [1, stride, stride, 1]
+            return (
+                _raw.Conv2DBackpropInput(
+                    input_sizes=tf.shape(images),
+                    filter=kernel,
+                    out_backprop=upstream,
+                    strides=strides,
+                    padding="SAME",
+                ),
+                _raw.Conv2DBackpropFilter(
+                    input=images,
+                    filter_sizes=tf.shape(kernel),
+                    out_backprop=upstream,
+                    strides=strides,
+                    padding="SAME",
+                ),
+            )
+
+        return tf.nn.conv2d(images, kernel, stride, "SAME"), gradient
+
+    return convolve(images, kernel)
+
+
+def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
+    """Depthwise convolution with padding SAME.
+
+    Args:
+      images: `(batch, height, width, channels)`.
+      kernel: `(side, side, channels, 1)`, side odd; may be unknown when traced.
+      stride: 1 or 2.
+
+    Returns:
+      `(batch, ceil(height / stride), ceil(width / stride), channels)`.
+    """
+    if stride == 1:
+        kernel = _crop_unreachable_taps(images, kernel)
+    strides = [1, stride, stride, 1]
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        def gradient(upstream):
+            if _builtin_only.get():
+                return (
+                    _depthwise_input_gradient(images, kernel, upstream, stride),
+                    _depthwise_filter_gradient(images, kernel, upstream, stride),
+                )
+            input_gradient = _raw.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=tf.shape(images),
+                filter=kernel,
+                out_backprop=upstream,
+                strides=strides,
+                padding="SAME",
+            )
+
+            def small_filter_gradient():
+                return _raw.DepthwiseConv2dNativeBackpropFilter(
+                    input=images,
+                    filter_sizes=tf.shape(kernel),
+                    out_backprop=upstream,
+                    strides=strides,
+                    padding="SAME",
+                )
+
+            def large_filter_gradient():
+                return _depthwise_filter_gradient(images, kernel, upstream, stride)
+
+            # TensorFlow's kernel is the faster one up to 3 x 3, on maps that are not tiny.
+            side = _shape(kernel)[0]
+            if images.shape[1] <= 2:
+                filter_gradient = large_filter_gradient()
+            elif isinstance(side, int):
+                filter_gradient = (large_filter_gradient if side > 3 else small_filter_gradient)()
+            else:
+                filter_gradient = tf.cond(side > 3, large_filter_gradient, small_filter_gradient)
+            return input_gradient, tf.ensure_shape(filter_gradient, kernel.shape)
+
+        result = tf.nn.depthwise_conv2d(images, kernel, strides, "SAME")
+        return result, gradient
+
+    channels = _shape(kernel)[2]
+    # TensorFlow refuses a convolution of no channels, which is what an absent block asks for.
+    result = convolve(_pad_channels(images, 3, channels), _pad_channels(kernel, 2, channels))
+    result = leading_channels(result, channels)
+    height, width = (-(-side // stride) for side in images.shape[1:3])
+    return tf.ensure_shape(result, [images.shape[0], height, width, kernel.shape[2]])
+
+
+def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
+    """The first `channels` of `(batch, height, width, ...)`; neither copies if that is all."""
+    # Not images[..., :channels], whose gradient always copies.
+    result = tf.slice(images, [0, 0, 0, 0], [-1, -1, -1, channels])
+    channels = channels if isinstance(channels, int) else None
+    return tf.ensure_shape(result, [*images.shape[:3], channels])
+
+
+def relu6(values: tf.Tensor) -> tf.Tensor:
+    """min(max(values, 0), 6)."""
+
+    @tf.custom_gradient
+    def clip(values):
+        result = tf.nn.relu6(values)
+        return result, lambda upstream: relu6_gradient(upstream, result)
+
+    return clip(values)
+
+
+def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
+    """`upstream` where `result`, the value of ReLU6, lies strictly between 0 and 6; else zero."""
+    if _builtin_only.get():
+        return upstream * tf.sign(result * (6.0 - result))
+    return _raw.Relu6Grad(gradients=upstream, features=result)
+
+
+def parametric_normalization(
+    images: tf.Tensor,
+    alpha: tf.Tensor,
+    beta: tf.Tensor,
+    gamma: tf.Tensor,
+    epsilon: float,
+    activate: bool = False,
+) -> tf.Tensor:
+    r"""FedSup's normalization without running statistics (arXiv 2206.01366, section 3).
+
+    $$y = \gamma (x - \alpha) / r + \beta, \quad r = \sqrt{E[(x - \alpha)^2] + \epsilon}$$
+
+    with the mean over batch, height and width. The epsilon inside the root keeps value and gradient
+    finite on a channel that is constantly alpha.
+
+    Args:
+      images: `(batch, height, width, channels)`.
+      alpha: Shift before, `(channels,)`.
+      beta: Shift after, `(channels,)`.
+      gamma: Scale, `(channels,)`.
+      epsilon: Added to the mean square.
+      activate: Whether ReLU6 follows.
+
+    Returns:
+      The shape of `images`.
+    """
+
+    @tf.custom_gradient
+    def normalize(images, alpha, beta, gamma):
+        shape = tf.stack(_shape(images))
+        rows = tf.reshape(images, [-1, _shape(images)[3]])
+        mean_square = tf.reduce_mean(tf.math.squared_difference(rows, alpha), 0)
+        inverse = tf.math.rsqrt(mean_square + epsilon)
+        scale = gamma * inverse
+        result = rows * scale + (beta - alpha * scale)
+        if activate:
+            result = tf.nn.relu6(result)
+
+        def gradient(upstream):
+            upstream = tf.reshape(upstream, tf.shape(rows))
+            if activate:
+                upstream = relu6_gradient(upstream, result)
+            count = tf.cast(tf.shape(rows)[0], tf.float32)
+            beta_gradient = tf.reduce_sum(upstream, 0)
+            gamma_gradient = inverse * (
+                tf.reduce_sum(upstream * rows, 0) - alpha * beta_gradient
+            )
+            # What flows through r: proportional to x - alpha.
+            slope = -gamma_gradient * gamma * inverse * inverse / count
+            row_gradient = upstream * scale + (rows * slope - alpha * slope)
+            alpha_gradient = -(
+                scale * beta_gradient + slope * (tf.reduce_sum(rows, 0) - count * alpha)
+            )
+            row_gradient = tf.reshape(row_gradient, shape)
+            return row_gradient, alpha_gradient, beta_gradient, gamma_gradient
+
+        return tf.reshape(result, shape), gradient
+
+    return tf.ensure_shape(normalize(images, alpha, beta, gamma), images.shape)
+
+
+def _shape(tensor: tf.Tensor) -> list:
+    """Each axis' length: a number where known, else an int32 scalar."""
+    static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
+    return [dynamic[i] if length is None else length for i, length in enumerate(static)]
+
+
+def _maximum(first, second):
+    """The greater of two numbers, a number itself where both are known when traced."""
+    if isinstance(first, int) and isinstance(second, int):
+        return max(first, second)
+    return tf.maximum(first, second)
+
+
+def _same_padding(side: int, kernel, stride: int):
+    """Zeros before and after an axis under padding SAME."""
+    total = _maximum((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+def _pad_channels(tensor: tf.Tensor, axis: int, channels) -> tf.Tensor:
+    """One channel of zeros in place of none; `tensor` itself if there are some."""
+    if isinstance(channels, int) and channels > 0:
+        return tensor
+    paddings = [[0, 0]] * 4
+    paddings[axis] = [0, _maximum(1 - channels, 0)]
+    return tf.pad(tensor, paddings)
+
+
+def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Drops the kernel's rim that only ever meets padding: a 7 x 7 on a 2 x 2 map is a 3 x 3."""
+    side = _shape(kernel)[0]
+    top, left = (_maximum(side // 2 - (length - 1), 0) for length in images.shape[1:3])
+    if isinstance(side, int) and top == left == 0:
+        return kernel
+    return kernel[top : side - top, left : side - left]
+
+
+def _conv2d_gradients(images, kernel, upstream, stride):
+    batch, height, width, channels = _shape(images)
+    input_gradient = tf.nn.conv2d_transpose(
+        upstream, kernel, [batch, height, width, channels], stride, "SAME"
+    )
+    # The filter gradient is a convolution of the images with the upstream, batch and channels
+    # having changed places, and the upstream spread by the stride.
+    rows, columns, _, _ = _shape(kernel)
+    paddings = [[0, 0], _same_padding(height, rows, stride), _same_padding(width, columns, stride)]
+    padded = tf.pad(images, [*paddings, [0, 0]])
+    filter_gradient = tf.nn.conv2d(
+        tf.transpose(padded, [3, 1, 2, 0]),
+        tf.transpose(upstream, [1, 2, 0, 3]),
+        1,
+        "VALID",
+        dilations=stride,
+    )[:, :rows, :columns]
+    return input_gradient, tf.transpose(filter_gradient, [1, 2, 0, 3])
+
+
+def _depthwise_filter_gradient(images, kernel, upstream, stride):
+    """Depthwise convolution of the images with the upstream, channels = batch x channels."""
+    batch, height, width, channels = _shape(images)
+    rows, columns = _shape(kernel)[:2]
+    out_height, out_width = upstream.shape[1:3]
+    top, _ = _same_padding(height, rows, stride)
+    left, _ = _same_padding(width, columns, stride)
+    # Extents that the kernel's walk touches, rounded up to whole strides.
+    tall = -(-((out_height - 1) * stride + rows) // stride) * stride
+    wide = -(-((out_width - 1) * stride + columns) // stride) * stride
+    bottom = _maximum(tall - height - top, 0)
+    right = _maximum(wide - width - left, 0)
+    merged = batch * channels
+    moved = tf.reshape(tf.transpose(images, [1, 2, 0, 3]), [1, height, width, merged])
+    moved = tf.pad(moved, [[0, 0], [top, bottom], [left, right], [0, 0]])[:, :tall, :wide]
+    filters = tf.reshape(
+        tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1]
+    )
+    if stride > 1:
+        # Each phase of the stride becomes an image of its own.
+        phases = [tall // stride, stride, wide // stride, stride, merged]
+        moved = tf.transpose(tf.reshape(moved, phases), [1, 3, 0, 2, 4])
+        moved = tf.reshape(moved, [stride * stride, phases[0], phases[2], merged])
+    taps = tf.nn.depthwise_conv2d(moved, filters, [1, 1, 1, 1], "VALID")
+    if stride > 1:
+        high = tall // stride - out_height + 1
+        long = wide // stride - out_width + 1
+        taps = tf.reshape(taps, [stride, stride, high, long, merged])
+        taps = tf.transpose(taps, [2, 0, 3, 1, 4])
+        taps = tf.reshape(taps, [high * stride, long * stride, merged])[:rows, :columns]
+    taps = tf.reshape(taps, [rows, columns, batch, channels])
+    return tf.expand_dims(tf.reduce_sum(taps, 2), 3)
+
+
+def _depthwise_input_gradient(images, kernel, upstream, stride):
+    """Depthwise convolution of the spread upstream with the kernel turned by half a turn."""
+    batch, height, width, channels = _shape(images)
+    rows, columns = _shape(kernel)[:2]
+    out_height, out_width = upstream.shape[1:3]
+    if stride > 1:
+        gap = [0, stride - 1]
+        spread = tf.reshape(upstream, [-1, out_width, 1, channels])
+        spread = tf.pad(spread, [[0, 0], [0, 0], gap, [0, 0]])
+        spread = tf.reshape(spread, [-1, out_height, 1, out_width * stride * channels])
+        spread = tf.pad(spread, [[0, 0], [0, 0], gap, [0, 0]])
+        upstream = tf.reshape(spread, [-1, out_height * stride, out_width * stride, channels])
+    paddings = []
+    for length, side, taps in ((height, out_height, rows), (width, out_width, columns)):
+        before = taps - 1 - _same_padding(length, taps, stride)[0]
+        paddings.append([before, _maximum(length + taps - 1 - side * stride - before, 0)])
+    padded = tf.pad(upstream, [[0, 0], *paddings, [0, 0]])
+    padded = padded[:, : height + rows - 1, : width + columns - 1]
+    # One axis at a time: TensorFlow Lite reverses several axes at once wrongly.
+    turned = tf.reverse(tf.reverse(kernel, [0]), [1])
+    return tf.nn.depthwise_conv2d(padded, turned, [1, 1, 1, 1], "VALID")

@@ -1,0 +1,403 @@
+"""Search spaces of subnets: which widths, depths and kernels each stage of a supernet may take.
+
+An `Architecture` is one point of a `SearchSpace`. Both are immutable, hashable and travel as JSON.
+The space follows the MobileNet-like supernet of FedSup (Kim & Yun, arXiv 2206.01366, section 4).
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+NORMALIZATIONS = ("parametric", "group")
+GROUP_SIZE = 8
+_DIMENSIONS = ("widths", "depths", "kernels")
+# An architecture's index in its space is an int32 key of a federated select.
+_LARGEST_INDEX = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One subnet: the width, depth and kernel of every stage.
+
+    Attributes:
+      widths: Output channels of each stage.
+      depths: Number of blocks of each stage.
+      kernels: Side of the square depthwise kernels of each stage.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernels: tuple[int, ...]
+
+    def __post_init__(self):
+        for dimension in _DIMENSIONS:
+            values = tuple(int(value) for value in getattr(self, dimension))
+            object.__setattr__(self, dimension, values)
+        lengths = {dimension: len(getattr(self, dimension)) for dimension in _DIMENSIONS}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(
+                "An architecture needs one width, one depth and one kernel per stage, received "
+                f"{lengths}. Give three lists of the same length."
+            )
+
+    def to_json(self) -> str:
+        """Returns the architecture as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Architecture":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: If the text is not JSON or its fields are not lists of whole numbers.
+        """
+        fields = _parse_json(text, "An architecture")
+        _expect_keys(fields, set(_DIMENSIONS), set(_DIMENSIONS), "An architecture")
+        for dimension in _DIMENSIONS:
+            _whole_numbers(fields[dimension], f"An architecture's {dimension}")
+        return cls(**fields)
+
+    def __str__(self):
+        stages = zip(self.widths, self.depths, self.kernels, strict=True)
+        return " ".join(f"{width}x{depth}k{kernel}" for width, depth, kernel in stages)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run of blocks that share a width and a kernel.
+
+    Attributes:
+      name: The stage's name, the prefix of its variables' names.
+      widths: Output channels it may take, in rising order.
+      depths: Numbers of blocks it may take, in rising order.
+      kernels: Odd sides of the depthwise kernel it may take, in rising order.
+      stride: Stride of its first block; 1 or 2.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernels: tuple[int, ...]
+    stride: int = 1
+
+    def __post_init__(self):
+        for dimension in _DIMENSIONS:
+            values = _whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
+            object.__setattr__(self, dimension, values)
+            if list(values) != sorted(set(values)) or values[0] < 1:
+                raise ValueError(
+                    f"Stage {self.name!r}: expected {dimension} to be rising positive whole "
+                    f"numbers, received {list(values)}."
+                )
+        if any(kernel % 2 == 0 for kernel in self.kernels):
+            raise ValueError(
+                f"Stage {self.name!r}: expected odd kernels (a smaller kernel is the centre of a "
+                f"larger one), received {list(self.kernels)}."
+            )
+        if self.stride not in (1, 2):
+            raise ValueError(f"Stage {self.name!r}: expected stride 1 or 2, got {self.stride!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """All subnets of a supernet, from `smallest()` to `largest()`.
+
+    Attributes:
+      name: What the space is called in reports and error messages.
+      image_shape: `(height, width, channels)` of an image.
+      classes: Number of classes.
+      stem_width: Output channels of the first 3 x 3 convolution.
+      stem_stride: Its stride; 1 or 2.
+      stages: The stages, from the image to the classifier.
+      normalization: `"parametric"` (FedSup's PN) or `"group"` (groups of 8 channels, batch-free).
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    classes: int
+    stem_width: int
+    stem_stride: int
+    stages: tuple[Stage, ...]
+    normalization: str = "parametric"
+
+    def __post_init__(self):
+        label = f"Search space {self.name!r}"
+        shape = _whole_numbers(self.image_shape, f"{label}: image_shape")
+        object.__setattr__(self, "image_shape", shape)
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"{label}: expected image_shape (height, width, channels), got {shape}.")
+        for field, least in (("classes", 2), ("stem_width", 1)):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{label}: expected {field} to be a whole number >= {least}, got {value!r}."
+                )
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"{label}: expected stem_stride 1 or 2, got {self.stem_stride!r}.")
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"{label}: expected stages with names of their own, got {names}.")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"{label}: expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "
+                f"{self.normalization!r}."
+            )
+        if self.normalization == "group":
+            widths = {self.stem_width}.union(*(stage.widths for stage in self.stages))
+            uneven = sorted(width for width in widths if width % GROUP_SIZE)
+            if uneven:
+                raise ValueError(
+                    f"{label}: group normalization needs widths that are multiples of "
+                    f"{GROUP_SIZE}, got {uneven}."
+                )
+        if self.size - 1 > _LARGEST_INDEX:
+            raise ValueError(
+                f"{label}: it holds {self.size:,} architectures, at most {_LARGEST_INDEX:,} can be "
+                "numbered. Take choices out of its stages."
+            )
+
+    # ---------------------------------------------------------------- choices
+
+    @property
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """Allowed values of each entry of an encoded architecture, in its order."""
+        return tuple(getattr(stage, field) for field in _DIMENSIONS for stage in self.stages)
+
+    @property
+    def size(self) -> int:
+        """Number of architectures in the space."""
+        return math.prod(len(values) for values in self.choices)
+
+    def smallest(self) -> Architecture:
+        """The architecture with the least of every dimension."""
+        return self.decode([values[0] for values in self.choices])
+
+    def largest(self) -> Architecture:
+        """The architecture with the most of every dimension: the whole supernet."""
+        return self.decode([values[-1] for values in self.choices])
+
+    def only(self, architecture: Architecture) -> "SearchSpace":
+        """The space whose single point is `architecture`."""
+        self.check(architecture)
+        stages = tuple(
+            dataclasses.replace(stage, widths=(width,), depths=(depth,), kernels=(kernel,))
+            for stage, width, depth, kernel in zip(
+                self.stages,
+                architecture.widths,
+                architecture.depths,
+                architecture.kernels,
+                strict=True,
+            )
+        )
+        return dataclasses.replace(self, stages=stages)
+
+    def contains(self, architecture: Architecture) -> bool:
+        """Whether `architecture` is a point of this space."""
+        try:
+            self.check(architecture)
+        except ValueError:
+            return False
+        return True
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises a ValueError that names the stage if `architecture` is not in the space."""
+        if len(architecture.widths) != len(self.stages):
+            raise ValueError(
+                f"Search space {self.name!r} has {len(self.stages)} stages, the architecture has "
+                f"{len(architecture.widths)}: {architecture}."
+            )
+        for field in _DIMENSIONS:
+            for stage, value in zip(self.stages, getattr(architecture, field), strict=True):
+                if value not in getattr(stage, field):
+                    raise ValueError(
+                        f"Stage {stage.name!r} of search space {self.name!r} allows {field} "
+                        f"{list(getattr(stage, field))}, the architecture asks for {value}."
+                    )
+
+    # --------------------------------------------------------------- encoding
+
+    def encode(self, architecture: Architecture) -> np.ndarray:
+        """Returns the int32 vector `(widths..., depths..., kernels...)`, `(3 * stages,)`."""
+        self.check(architecture)
+        return np.array([*architecture.widths, *architecture.depths, *architecture.kernels], np.int32)
+
+    def decode(self, code: Sequence[int]) -> Architecture:
+        """Inverse of `encode`."""
+        code = [int(value) for value in code]
+        stages = len(self.stages)
+        if len(code) != 3 * stages:
+            raise ValueError(
+                f"Search space {self.name!r}: expected a code of {3 * stages} numbers, received "
+                f"{len(code)}."
+            )
+        architecture = Architecture(code[:stages], code[stages : 2 * stages], code[2 * stages :])
+        self.check(architecture)
+        return architecture
+
+    def index(self, architecture: Architecture) -> int:
+        """The architecture's number in the space, from 0 (smallest) to `size - 1` (largest)."""
+        index = 0
+        for value, values in zip(self.encode(architecture), self.choices, strict=True):
+            index = index * len(values) + values.index(int(value))
+        return index
+
+    def at(self, index: int) -> Architecture:
+        """Inverse of `index`."""
+        if not 0 <= index < self.size:
+            raise ValueError(
+                f"Search space {self.name!r} numbers its architectures 0 to {self.size - 1}, "
+                f"received {index}."
+            )
+        code = []
+        for values in reversed(self.choices):
+            index, digit = divmod(index, len(values))
+            code.append(values[digit])
+        return self.decode(code[::-1])
+
+    # --------------------------------------------------------------- sampling
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """Draws an architecture uniformly."""
+        return self.decode([rng.choice(values) for values in self.choices])
+
+    def mutate(
+        self, architecture: Architecture, rng: np.random.Generator, probability: float = 0.1
+    ) -> Architecture:
+        """Redraws each entry with `probability`, and at least one that has a choice."""
+        code = list(self.encode(architecture))
+        free = [i for i, values in enumerate(self.choices) if len(values) > 1]
+        if not free:
+            return architecture
+        redrawn = [i for i in free if rng.random() < probability] or [rng.choice(free)]
+        for i in redrawn:
+            code[i] = rng.choice([value for value in self.choices[i] if value != code[i]])
+        return self.decode(code)
+
+    def crossover(
+        self, first: Architecture, second: Architecture, rng: np.random.Generator
+    ) -> Architecture:
+        """Takes each entry from either parent with equal chance."""
+        first, second = self.encode(first), self.encode(second)
+        return self.decode(np.where(rng.random(len(first)) < 0.5, first, second))
+
+    # ------------------------------------------------------------------- JSON
+
+    def to_json(self) -> str:
+        """Returns the space as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SearchSpace":
+        """Reads what `to_json` wrote, or a space written by hand in the same form.
+
+        Raises:
+          ValueError: If the text is not such JSON; the message names the field or stage.
+        """
+        fields = dict(_parse_json(text, "A search space"))
+        names = {field.name for field in dataclasses.fields(cls)}
+        _expect_keys(fields, names, names - {"normalization"}, "A search space")
+        stage_names = {field.name for field in dataclasses.fields(Stage)}
+        stages = []
+        if not isinstance(fields["stages"], list):
+            raise ValueError("A search space: expected stages to be a list of objects.")
+        for number, stage in enumerate(fields["stages"]):
+            label = f"Stage number {number + 1} of a search space"
+            _expect_keys(stage, stage_names, stage_names - {"stride"}, label)
+            stages.append(Stage(**stage))
+        return cls(**{**fields, "stages": tuple(stages)})
+
+
+def fedsup_cifar(classes: int = 10, **changes: Any) -> SearchSpace:
+    """The reference's space for 32 x 32 x 3 images: 10,368 subnets of 0.16 to 1.86 M parameters."""
+    kernels = (3, 5, 7)
+    fields = dict(
+        name="fedsup_cifar",
+        image_shape=(32, 32, 3),
+        classes=classes,
+        stem_width=32,
+        stem_stride=2,
+        stages=(
+            Stage("mb1", (32, 64), (1,), kernels, 1),
+            Stage("mb2", (64, 128), (1, 2), kernels, 2),
+            Stage("mb3", (128, 256), (1, 2), kernels, 2),
+            Stage("mb4", (512, 1024), (1, 2), kernels, 2),
+        ),
+    )
+    return SearchSpace(**{**fields, **changes})
+
+
+def digits_small(classes: int = 10, **changes: Any) -> SearchSpace:
+    """A space for 8 x 8 (or, with `image_shape`, 16 x 16) grey images: 384 small subnets."""
+    fields = dict(
+        name="digits_small",
+        image_shape=(8, 8, 1),
+        classes=classes,
+        stem_width=16,
+        stem_stride=1,
+        stages=(
+            Stage("mb1", (16, 32), (1,), (3, 5), 1),
+            Stage("mb2", (32, 64), (1, 2), (3, 5), 2),
+            Stage("mb3", (64, 96, 128), (1, 2), (3, 5), 2),
+        ),
+    )
+    return SearchSpace(**{**fields, **changes})
+
+
+PRESETS = {"fedsup_cifar": fedsup_cifar, "digits_small": digits_small}
+
+
+def load_space(name_or_path: str, **changes: Any) -> SearchSpace:
+    """Returns the preset of that name, or the space in that JSON file.
+
+    Args:
+      name_or_path: A key of `PRESETS`, or the path of a file in the form of
+        `SearchSpace.to_json`.
+      **changes: Fields to replace, such as `classes` or `image_shape`.
+
+    Raises:
+      ValueError: If it is neither, or the file does not hold a valid space.
+    """
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path](**changes)
+    if not os.path.isfile(name_or_path):
+        raise ValueError(
+            f"Expected a search space's name ({', '.join(PRESETS)}) or the path of its JSON file, "
+            f"received {name_or_path!r}, which is neither."
+        )
+    with open(name_or_path, encoding="utf-8") as file:
+        return dataclasses.replace(SearchSpace.from_json(file.read()), **changes)
+
+
+def _parse_json(text: str, what: str) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what}: expected JSON, received text with an error: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what}: expected a JSON object, received {type(fields).__name__}.")
+    return fields
+
+
+def _expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> None:
+    keys = set(fields) if isinstance(fields, dict) else set()
+    if not required <= keys <= known:
+        raise ValueError(
+            f"{what}: expected the fields {sorted(known)}, missing are {sorted(required - keys)}, "
+            f"unknown are {sorted(keys - known)}."
+        )
+
+
+def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
+    if (
+        not isinstance(values, list | tuple)
+        or not values
+        or not all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    ):
+        raise ValueError(f"{what}: expected a list of whole numbers, received {values!r}.")
+    return tuple(values)

@@ -1,0 +1,374 @@
+"""The supernet: one Keras model whose slices are all the subnets of a search space."""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import layers, ops, slicing
+from fedsup_tf.slicing import Slice
+from fedsup_tf.space import Architecture, SearchSpace, Stage
+
+keras = tf.keras
+
+# How an architecture is given: itself, or as an int32 vector (of `SearchSpace.encode`) in a graph.
+AnyArchitecture = Architecture | tf.Tensor | np.ndarray
+
+
+class ElasticBlock(keras.layers.Layer):
+    """Depthwise, PN, ReLU6, pointwise, PN, plus a shortcut (arXiv 2206.01366, section 4).
+
+    The shortcut halves the map by average pooling where the stride is 2, and is a 1 x 1 convolution
+    where the block changes the width. An absent block (all of its tensors of size 0) returns its
+    inputs; so does the absent shortcut convolution. That holds in a graph that knows no sizes too.
+    """
+
+    def __init__(self, stage: Stage, number: int, in_widths, normalization: str, seed: int):
+        """Makes block `number` of `stage`, entered by one of `in_widths` channels."""
+        super().__init__(name=f"{stage.name}_{number}")
+        self.is_first = number == 0
+        self.always_present = stage.depths[0] > number
+        strides = stage.stride if self.is_first else 1
+        width, kernel = stage.widths[-1], stage.kernels[-1]
+        norm = layers.NORMALIZATIONS[normalization]
+        self.in_width = max(in_widths)
+        self.strides = strides
+        he_normal = keras.initializers.HeNormal
+        depthwise_initializer = keras.initializers.RandomNormal(
+            stddev=2**0.5 / kernel, seed=seed
+        )
+        self.depthwise = layers.ElasticDepthwiseConv2D(
+            kernel, strides, depthwise_initializer, name="depthwise"
+        )
+        self.depthwise_norm = norm(activate=True, name="depthwise_norm")
+        self.pointwise = layers.ElasticConv2D(
+            width, 1, kernel_initializer=he_normal(seed + 1), name="pointwise"
+        )
+        # A residual branch starts silent.
+        self.pointwise_norm = norm(zero_scale=True, name="pointwise_norm")
+        self.shortcut = None
+        if self.is_first and set(in_widths) | set(stage.widths) != {width}:
+            self.shortcut = layers.ElasticConv2D(
+                width, 1, kernel_initializer=he_normal(seed + 2), name="shortcut"
+            )
+
+    def build(self, input_shape):
+        """Builds the sublayers."""
+        width = self.pointwise.filters
+        for layer in self.sublayers():
+            out_of_pointwise = layer is self.pointwise_norm
+            layer.build((None, None, None, width if out_of_pointwise else self.in_width))
+        super().build(input_shape)
+
+    def sublayers(self) -> list[layers.ElasticLayer]:
+        """The layers that own weights, in order."""
+        parts = [self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm]
+        return parts if self.shortcut is None else [*parts, self.shortcut]
+
+    def slices(self, in_width, width, kernel, present, within_kernel) -> dict[str, Slice]:
+        """The block's slices; `present` is 0 or 1."""
+        in_used, out_used = in_width * present, width * present
+        parts = {
+            self.depthwise: self.depthwise.slices(in_used, kernel, within_kernel),
+            self.depthwise_norm: self.depthwise_norm.slices(in_used),
+            self.pointwise: self.pointwise.slices(in_used, out_used),
+            self.pointwise_norm: self.pointwise_norm.slices(out_used),
+        }
+        if self.shortcut is not None:
+            parts[self.shortcut] = self.shortcut.slices(
+                in_width, width * _one_if_different(in_width, width)
+            )
+        return _with_prefixes(parts)
+
+    def forward(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Computes the block with the given weights, any of which may be of size 0."""
+        kernel = weights["depthwise/kernel"]
+        if kernel.shape[2] == 0:
+            return inputs
+        # An absent block computes with no channels and adds nothing. Both the slice and the padding
+        # return their input as it is where the block is present.
+        branch = inputs
+        if not self.always_present and kernel.shape[2] is None:
+            branch = ops.leading_channels(inputs, tf.shape(kernel)[2])
+        for layer in (self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm):
+            branch = layer.forward(_under(layer.name, weights), branch)
+        shortcut = inputs
+        if self.strides == 2:
+            shortcut = tf.nn.avg_pool2d(shortcut, 2, 2, "SAME")
+        if self.shortcut is not None:
+            shortcut = self._project(_under("shortcut", weights), shortcut)
+        if not self.always_present and branch.shape[3] is None:
+            missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
+            branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
+        return tf.ensure_shape(branch + shortcut, [None, *branch.shape[1:3], None])
+
+    def _project(self, weights, inputs):
+        filters = weights["kernel"].shape[3]
+        if filters == 0:
+            return inputs
+        if filters is not None:
+            return self.shortcut.forward(weights, inputs)
+        return tf.cond(
+            tf.size(weights["kernel"]) > 0,
+            lambda: self.shortcut.forward(weights, inputs),
+            lambda: inputs,
+        )
+
+
+@keras.saving.register_keras_serializable("fedsup_tf")
+class Supernet(keras.Model):
+    """A net that holds every subnet of a search space.
+
+    Call arguments:
+      images: Normalized images, float32 `(batch, height, width, channels)`.
+      architecture: Which subnet computes: an `Architecture`, or its int32 code, which in a graph may
+        be a tensor. The largest by default.
+      training: Ignored; the net computes the same in training and inference.
+
+    Returns:
+      Logits, `(batch, classes)`.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int = 0, **kwargs):
+        """Makes the supernet of `space`; the same `seed` gives the same initial weights."""
+        super().__init__(**kwargs)
+        self.space = space
+        self.seed = seed
+        norm = layers.NORMALIZATIONS[space.normalization]
+        self.stem = layers.ElasticConv2D(
+            space.stem_width,
+            3,
+            space.stem_stride,
+            keras.initializers.HeNormal(seed * 1000),
+            name="stem",
+        )
+        self.stem_norm = norm(activate=True, name="stem_norm")
+        self.blocks: list[list[ElasticBlock]] = []
+        in_widths = (space.stem_width,)
+        for number, stage in enumerate(space.stages):
+            blocks = []
+            for depth in range(stage.depths[-1]):
+                block_seed = seed * 1000 + 10 * (number + 1) + 3 * depth
+                blocks.append(
+                    ElasticBlock(stage, depth, in_widths, space.normalization, block_seed)
+                )
+                in_widths = stage.widths
+            self.blocks.append(blocks)
+        self.head = layers.ElasticDense(
+            space.classes, keras.initializers.GlorotUniform(seed * 1000 + 1), name="head"
+        )
+        # Shapes of the supernet's tensors by name, in the order of its variables.
+        self.weight_shapes = {
+            name: part.size for name, part in self.slices(space.largest()).items()
+        }
+
+    # ---------------------------------------------------------------- variables
+
+    def build(self, input_shape=None):
+        """Adds the variables, at their largest."""
+        if self.built:
+            return
+        self.stem.build((None, *self.space.image_shape))
+        self.stem_norm.build((None, None, None, self.space.stem_width))
+        for block in itertools.chain.from_iterable(self.blocks):
+            block.build(None)
+        self.head.build((None, self.space.stages[-1].widths[-1]))
+        # Keras' own build would trace a call to find the shapes, which are known here.
+        self.built = True
+
+    def weights_by_name(self) -> dict[str, tf.Variable]:
+        """The variables under the names that slices, checkpoints and updates use."""
+        self.build()
+        parts = {self.stem: self.stem.own_weights(), self.stem_norm: self.stem_norm.own_weights()}
+        named = _with_prefixes(parts)
+        for block in itertools.chain.from_iterable(self.blocks):
+            weights = _with_prefixes({part: part.own_weights() for part in block.sublayers()})
+            named.update(_with_prefixes({block: weights}))
+        named.update(_with_prefixes({self.head: self.head.own_weights()}))
+        return named
+
+    def assign_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Sets every variable; names and shapes must be those of `weight_shapes`."""
+        check_weights(weights, self.weight_shapes)
+        for name, variable in self.weights_by_name().items():
+            variable.assign(weights[name])
+
+    # --------------------------------------------------------------------- maps
+
+    @tf.autograph.experimental.do_not_convert
+    def slices(
+        self, architecture: AnyArchitecture, within: AnyArchitecture | None = None
+    ) -> dict[str, Slice]:
+        """Which part of each tensor a subnet uses.
+
+        Args:
+          architecture: The subnet.
+          within: The net whose tensors are cut and that holds the subnet; by default the supernet.
+
+        Returns:
+          A slice for every tensor of the supernet; one of size 0 where the subnet has no such
+          tensor. Begins and sizes are numbers for an `Architecture`, else int32 scalars.
+        """
+        widths, depths, kernels = self._dimensions(architecture)
+        _, _, outer_kernels = self._dimensions(self.space.largest() if within is None else within)
+        width = self.space.stem_width
+        slices = _with_prefixes(
+            {
+                self.stem: self.stem.slices(self.space.image_shape[2], width),
+                self.stem_norm: self.stem_norm.slices(width),
+            }
+        )
+        for number, blocks in enumerate(self.blocks):
+            for depth, block in enumerate(blocks):
+                present = 1 if block.always_present else _one_if_less(depth, depths[number])
+                parts = block.slices(
+                    width, widths[number], kernels[number], present, outer_kernels[number]
+                )
+                slices.update(_with_prefixes({block: parts}))
+                width = widths[number]
+        slices.update(_with_prefixes({self.head: self.head.slices(width)}))
+        return slices
+
+    def elastic_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shape of each tensor over all subnets: None on an axis whose length is not the same."""
+        lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
+        smallest = self.space.smallest()
+        # A tensor's size depends on its own stage's choice and on the width that enters it.
+        for number, stage in enumerate(self.space.stages):
+            entering = self.space.stages[number - 1].widths if number else (None,)
+            for in_width, width, depth in itertools.product(entering, stage.widths, stage.depths):
+                for kernel in stage.kernels:
+                    widths, depths, kernels = map(
+                        list, (smallest.widths, smallest.depths, smallest.kernels)
+                    )
+                    if in_width is not None:
+                        widths[number - 1] = in_width
+                    widths[number], depths[number], kernels[number] = width, depth, kernel
+                    for name, part in self.slices(Architecture(widths, depths, kernels)).items():
+                        for seen, length in zip(lengths[name], part.size, strict=True):
+                            seen.add(length)
+        return {
+            name: tuple(seen.pop() if len(seen) == 1 else None for seen in map(set, axes))
+            for name, axes in lengths.items()
+        }
+
+    def code_at(self, index: tf.Tensor) -> tf.Tensor:
+        """In a graph, the int32 code of the architecture with that `SearchSpace.index`."""
+        code = []
+        for values in reversed(self.space.choices):
+            code.append(tf.gather(tf.constant(values, tf.int32), index % len(values)))
+            index = index // len(values)
+        return tf.stack(code[::-1])
+
+    def extract(self, architecture: Architecture) -> "Supernet":
+        """The subnet as a model of its own: the supernet of the space with that single point."""
+        slices = self.slices(architecture)
+        subnet = Supernet(self.space.only(architecture), self.seed)
+        weights = slicing.take(self.weights_by_name(), slices)
+        subnet.assign_weights({name: weights[name].numpy() for name in subnet.weight_shapes})
+        return subnet
+
+    # ------------------------------------------------------------------ compute
+
+    @tf.autograph.experimental.do_not_convert
+    def forward(self, weights: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+        """Logits as a pure function of a subnet's weights; their shapes say which subnet it is.
+
+        Args:
+          weights: A tensor for each name of `weight_shapes`, of size 0 where the subnet has none.
+            Static or unknown sizes.
+          images: Normalized images, `(batch, height, width, channels)`.
+
+        Returns:
+          Logits, `(batch, classes)`.
+        """
+        maps = self.stem.forward(_under("stem", weights), images)
+        maps = self.stem_norm.forward(_under("stem_norm", weights), maps)
+        for block in itertools.chain.from_iterable(self.blocks):
+            maps = block.forward(_under(block.name, weights), maps)
+        return self.head.forward(_under("head", weights), tf.reduce_mean(maps, [1, 2]))
+
+    def call(self, images, architecture=None, training=False):
+        """See the class."""
+        del training
+        architecture = self.space.largest() if architecture is None else architecture
+        slices = self.slices(architecture)
+        return self.forward(slicing.take(self.weights_by_name(), slices), images)
+
+    # ------------------------------------------------------------- Keras' config
+
+    def get_config(self):
+        """Arguments of the constructor, the space as JSON."""
+        return {"space": self.space.to_json(), "seed": self.seed, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Inverse of `get_config`."""
+        del custom_objects
+        return cls(**{**config, "space": SearchSpace.from_json(config["space"])})
+
+    def _dimensions(self, architecture):
+        if isinstance(architecture, Architecture):
+            self.space.check(architecture)
+            return architecture.widths, architecture.depths, architecture.kernels
+        if isinstance(architecture, np.ndarray):
+            return self._dimensions(self.space.decode(architecture))
+        if isinstance(architecture, tf.Tensor):
+            stages = len(self.space.stages)
+            entries = tf.unstack(tf.ensure_shape(architecture, [3 * stages]))
+            return entries[:stages], entries[stages : 2 * stages], entries[2 * stages :]
+        raise TypeError(
+            "Expected an Architecture or its int32 code, received "
+            f"{type(architecture).__name__}: {architecture!r}."
+        )
+
+
+def has_weight_decay(name: str) -> bool:
+    """Whether the tensor is a convolution's or classifier's kernel; PN and bias do not decay."""
+    return name.endswith("/kernel")
+
+
+def check_weights(
+    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises a ValueError that names the tensor unless names and shapes are the expected ones."""
+    missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
+    if missing or unknown:
+        raise ValueError(
+            f"Expected {len(shapes)} tensors, missing are {sorted(missing)[:5]}, unknown are "
+            f"{sorted(unknown)[:5]}. Use the weights of the same search space."
+        )
+    for name, shape in shapes.items():
+        if tuple(weights[name].shape) != tuple(shape):
+            raise ValueError(
+                f"Tensor {name!r}: expected shape {tuple(shape)}, received "
+                f"{tuple(weights[name].shape)}. Use the weights of the same search space."
+            )
+
+
+def _with_prefixes(parts):
+    return {
+        f"{layer.name}/{name}": value
+        for layer, named in parts.items()
+        for name, value in named.items()
+    }
+
+
+def _under(prefix: str, weights):
+    prefix += "/"
+    return {
+        name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)
+    }
+
+
+def _one_if_less(first, second):
+    if isinstance(second, tf.Tensor):
+        return tf.cast(first < second, tf.int32)
+    return int(first < second)
+
+
+def _one_if_different(first, second):
+    if isinstance(first, tf.Tensor) or isinstance(second, tf.Tensor):
+        return tf.cast(tf.not_equal(first, second), tf.int32)
+    return int(first != second)
