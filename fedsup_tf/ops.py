@@ -291,7 +291,7 @@ def _depthwise_filter_gradient(images, kernel, upstream, stride):
     """Depthwise convolution of the images with the upstream, channels = batch x channels."""
     batch, height, width, channels = _shape(images)
     rows, columns = _shape(kernel)[:2]
-    out_height, out_width = upstream.shape[1:3]
+    out_height, out_width = -(-height // stride), -(-width // stride)
     top, _ = _same_padding(height, rows, stride)
     left, _ = _same_padding(width, columns, stride)
     # Extents that the kernel's walk touches, rounded up to whole strides.
@@ -325,7 +325,7 @@ def _depthwise_input_gradient(images, kernel, upstream, stride):
     """Depthwise convolution of the spread upstream with the kernel turned by half a turn."""
     batch, height, width, channels = _shape(images)
     rows, columns = _shape(kernel)[:2]
-    out_height, out_width = upstream.shape[1:3]
+    out_height, out_width = -(-height // stride), -(-width // stride)
     if stride > 1:
         gap = [0, stride - 1]
         spread = tf.reshape(upstream, [-1, out_width, 1, channels])

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import layers, ops, slicing
+from fedsup_tf import checkpoint, layers, ops, slicing
 from fedsup_tf.slicing import Slice
 from fedsup_tf.space import Architecture, SearchSpace, Stage
 
@@ -34,23 +35,19 @@ class ElasticBlock(keras.layers.Layer):
         norm = layers.NORMALIZATIONS[normalization]
         self.in_width = max(in_widths)
         self.strides = strides
-        he_normal = keras.initializers.HeNormal
-        depthwise_initializer = keras.initializers.RandomNormal(
-            stddev=2**0.5 / kernel, seed=seed
-        )
         self.depthwise = layers.ElasticDepthwiseConv2D(
-            kernel, strides, depthwise_initializer, name="depthwise"
+            kernel, strides, _uniform(seed, fan_in=kernel * kernel), name="depthwise"
         )
         self.depthwise_norm = norm(activate=True, name="depthwise_norm")
         self.pointwise = layers.ElasticConv2D(
-            width, 1, kernel_initializer=he_normal(seed + 1), name="pointwise"
+            width, 1, kernel_initializer=_uniform(seed + 1, self.in_width), name="pointwise"
         )
         # A residual branch starts silent.
         self.pointwise_norm = norm(zero_scale=True, name="pointwise_norm")
         self.shortcut = None
         if self.is_first and set(in_widths) | set(stage.widths) != {width}:
             self.shortcut = layers.ElasticConv2D(
-                width, 1, kernel_initializer=he_normal(seed + 2), name="shortcut"
+                width, 1, kernel_initializer=_uniform(seed + 2, self.in_width), name="shortcut"
             )
 
     def build(self, input_shape):
@@ -140,7 +137,7 @@ class Supernet(keras.Model):
             space.stem_width,
             3,
             space.stem_stride,
-            keras.initializers.HeNormal(seed * 1000),
+            _uniform(seed * 1000, 9 * space.image_shape[2]),
             name="stem",
         )
         self.stem_norm = norm(activate=True, name="stem_norm")
@@ -155,9 +152,8 @@ class Supernet(keras.Model):
                 )
                 in_widths = stage.widths
             self.blocks.append(blocks)
-        self.head = layers.ElasticDense(
-            space.classes, keras.initializers.GlorotUniform(seed * 1000 + 1), name="head"
-        )
+        head_initializer = _uniform(seed * 1000 + 1, space.stages[-1].widths[-1])
+        self.head = layers.ElasticDense(space.classes, head_initializer, name="head")
         # Shapes of the supernet's tensors by name, in the order of its variables.
         self.weight_shapes = {
             name: part.size for name, part in self.slices(space.largest()).items()
@@ -296,6 +292,46 @@ class Supernet(keras.Model):
         slices = self.slices(architecture)
         return self.forward(slicing.take(self.weights_by_name(), slices), images)
 
+    # -------------------------------------------------------------------- files
+
+    def save(self, path, information: Mapping[str, Any] | None = None) -> None:
+        """Writes weights and space to one safetensors file, whole or not at all.
+
+        Args:
+          path: Where to write.
+          information: Anything that is JSON to keep with it, such as the round.
+        """
+        tensors = {name: value.numpy() for name, value in self.weights_by_name().items()}
+        metadata = {"space": self.space.to_json(), "information": dict(information or {})}
+        checkpoint.write_tensors(path, "supernet", tensors, metadata)
+
+    @classmethod
+    def load(
+        cls, path, space: SearchSpace | None = None
+    ) -> tuple["Supernet", dict[str, Any]]:
+        """Reads what `save` wrote, bit for bit.
+
+        Args:
+          path: The file.
+          space: The space it must be of; by default any.
+
+        Returns:
+          The supernet, and the information saved with it.
+
+        Raises:
+          ValueError: If the file is not a whole supernet, or is of another space.
+        """
+        tensors, metadata = checkpoint.read_tensors(path, "supernet")
+        own_space = SearchSpace.from_json(metadata["space"])
+        if space is not None and own_space != space:
+            raise ValueError(
+                f"{str(path)!r} holds a supernet of search space {own_space.name!r}, expected "
+                f"{space.name!r}: {own_space.to_json()} is not {space.to_json()}."
+            )
+        supernet = cls(own_space)
+        supernet.assign_weights(tensors)
+        return supernet, metadata["information"]
+
     # ------------------------------------------------------------- Keras' config
 
     def get_config(self):
@@ -345,6 +381,12 @@ def check_weights(
                 f"Tensor {name!r}: expected shape {tuple(shape)}, received "
                 f"{tuple(weights[name].shape)}. Use the weights of the same search space."
             )
+
+
+def _uniform(seed: int, fan_in: int) -> keras.initializers.Initializer:
+    """The reference's initial weights, small enough for shortcuts that nothing normalizes."""
+    limit = fan_in**-0.5
+    return keras.initializers.RandomUniform(-limit, limit, seed)
 
 
 def _with_prefixes(parts):

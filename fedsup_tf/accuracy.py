@@ -1,0 +1,75 @@
+"""How often a subnet is right, counted in batches of a given size (PN depends on it)."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import slicing
+from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.space import Architecture
+from fedsup_tf.supernet import Supernet
+
+
+@tf.autograph.experimental.do_not_convert
+def count_correct(
+    supernet: Supernet,
+    weights: Mapping[str, tf.Tensor],
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    batch_size: int | tf.Tensor,
+    preprocessing: Preprocessing,
+) -> tf.Tensor:
+    """Number of images whose largest logit is their label's, int32 scalar.
+
+    Args:
+      supernet: Whose `forward` computes.
+      weights: A subnet's weights by tensor name.
+      images: `(examples, height, width, channels)`, uint8.
+      labels: `(examples,)`, int32.
+      batch_size: Images normalized together; the last batch takes what is left.
+      preprocessing: Normalization of the images.
+    """
+    examples = tf.shape(labels)[0]
+
+    def batch(begin, correct):
+        part = preprocessing.normalize(images[begin : begin + batch_size])
+        guess = tf.argmax(supernet.forward(weights, part), 1, tf.int32)
+        right = tf.cast(guess == labels[begin : begin + batch_size], tf.int32)
+        return begin + batch_size, correct + tf.reduce_sum(right)
+
+    _, correct = tf.while_loop(
+        lambda begin, _: begin < examples, batch, (0, 0), parallel_iterations=1
+    )
+    return correct
+
+
+def build_accuracy(
+    supernet: Supernet, preprocessing: Preprocessing
+) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray, int], float]:
+    """Returns `accuracy(weights, architecture, images, labels, batch_size) -> share`.
+
+    `weights` are the supernet's. It is traced once and serves every subnet and batch size.
+    """
+    shapes = supernet.weight_shapes
+    signature = [
+        {name: tf.TensorSpec(shape) for name, shape in shapes.items()},
+        tf.TensorSpec([3 * len(supernet.space.stages)], tf.int32),
+        tf.TensorSpec([None, *supernet.space.image_shape], tf.uint8),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([], tf.int32),
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def count(weights, code, images, labels, batch_size):
+        subnet = slicing.take(weights, supernet.slices(code))
+        elastic = supernet.elastic_shapes()
+        subnet = {name: tf.ensure_shape(subnet[name], elastic[name]) for name in subnet}
+        return count_correct(supernet, subnet, images, labels, batch_size, preprocessing)
+
+    def accuracy(weights, architecture, images, labels, batch_size):
+        code = supernet.space.encode(architecture)
+        weights = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
+        return int(count(weights, code, images, labels, batch_size)) / len(labels)
+
+    return accuracy

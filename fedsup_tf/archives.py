@@ -1,0 +1,322 @@
+"""Reads the official archives of image data sets, and refuses what is not one.
+
+An archive is somebody else's file. Nothing here unpickles, extracts to disk, or trusts a path,
+size or label it finds inside; what is wrong with a file is one sentence of a `DatasetError`.
+"""
+
+import gzip
+import math
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+# The longest file of an official archive, CIFAR-100's train.bin, holds 154 MB.
+_LARGEST_MEMBER_BYTES = 2**28
+_AGAIN = "download it again"
+
+
+class DatasetError(ValueError):
+    """A data set's file is missing, truncated or not what it should be."""
+
+
+class Splits(NamedTuple):
+    """The arrays of a data set.
+
+    Attributes:
+      train_images: `(examples, height, width, channels)`, uint8.
+      train_labels: `(examples,)`, int32.
+      test_images: `(examples, height, width, channels)`, uint8.
+      test_labels: `(examples,)`, int32.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+class CifarLayout(NamedTuple):
+    """What a binary CIFAR archive holds.
+
+    Attributes:
+      archive: File name of the archive.
+      url: Its official address.
+      md5: Digest of the archive at that address.
+      folder: The folder inside the archive.
+      train: Its files of training examples; they hold equally many.
+      test: Its file of test examples.
+      names: Its file of class names, one a line.
+      label_bytes: Labels before each image; the last is the class.
+      classes: Number of classes.
+    """
+
+    archive: str
+    url: str
+    md5: str
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    names: str
+    label_bytes: int
+    classes: int
+
+
+CIFAR10 = CifarLayout(
+    archive="cifar-10-binary.tar.gz",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    folder="cifar-10-batches-bin",
+    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    test="test_batch.bin",
+    names="batches.meta.txt",
+    label_bytes=1,
+    classes=10,
+)
+CIFAR100 = CifarLayout(
+    archive="cifar-100-binary.tar.gz",
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    md5="03b5dce01913d631647c71ecec9e9cb8",
+    folder="cifar-100-binary",
+    train=("train.bin",),
+    test="test.bin",
+    names="fine_label_names.txt",
+    label_bytes=2,
+    classes=100,
+)
+
+
+def read_idx_folder(folder: Path) -> Splits:
+    """Reads the four idx files of MNIST or Fashion-MNIST, compressed (`.gz`) or not.
+
+    Args:
+      folder: Where `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k-` files
+        are.
+
+    Returns:
+      28 x 28 x 1 images in 10 classes.
+
+    Raises:
+      DatasetError: If a file is missing or not such an idx file.
+    """
+    arrays = []
+    for split in ("train", "t10k"):
+        source, images = _read_idx(folder, f"{split}-images-idx3-ubyte", dimensions=3)
+        if images.shape[1:] != (28, 28):
+            received = f"{images.shape[1]} x {images.shape[2]}"
+            raise problem(source, "images of 28 x 28 pixels", received, _AGAIN)
+        labels_source, labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", dimensions=1)
+        arrays += check_split(labels_source, images[..., np.newaxis], labels, classes=10)
+    return Splits(*arrays)
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
+    path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).exists()), None)
+    if path is None:
+        remedy = "give the folder of the four idx files as data_dir"
+        raise problem(folder, f"the file {name} or {name}.gz", "neither", remedy)
+    header_bytes = 4 + 4 * dimensions
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            header = stream.read(header_bytes)
+            magic, *shape = np.frombuffer(header, ">u4").tolist() if len(header) % 4 == 0 else [-1]
+            if magic != 0x0800 + dimensions or len(header) < header_bytes:
+                expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
+                raise problem(path, expected, f"{header.hex() or 'an empty file'}", _AGAIN)
+            # One byte more than announced shows whether there is more.
+            content = stream.read(math.prod(shape) + 1)
+    except DatasetError:
+        raise
+    except _BROKEN as error:
+        kind = "a gzip file" if path.suffix == ".gz" else "a file"
+        raise problem(path, f"{kind} that can be read", _first_line(error), _AGAIN) from error
+    if len(content) != math.prod(shape):
+        received = "more" if len(content) > math.prod(shape) else f"{len(content):,}"
+        expected = f"{math.prod(shape):,} bytes after the header, as it announces"
+        raise problem(path, expected, received, _AGAIN)
+    return path, np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def read_cifar(path: Path, layout: CifarLayout) -> tuple[Splits, tuple[str, ...]]:
+    """Reads the binary version of CIFAR-10 or CIFAR-100.
+
+    Args:
+      path: The archive, the folder it is in, its extracted folder, or the folder that is in.
+      layout: `CIFAR10` or `CIFAR100`.
+
+    Returns:
+      The arrays with images of 32 x 32 x 3, and the names of the classes.
+
+    Raises:
+      DatasetError: If a file is missing or damaged.
+    """
+    names = (*layout.train, layout.test, layout.names)
+    folders = [folder for folder in (path, path / layout.folder) if (folder / names[0]).exists()]
+    if folders:
+        source, files = folders[0], _read_folder(folders[0], names)
+    else:
+        source = path / layout.archive if path.is_dir() else path
+        if not source.is_file():
+            expected = f"{layout.archive} or its folder {layout.folder}"
+            remedy = (
+                "give as data_dir where they are (the binary version: the Python version holds "
+                "pickles, which are never read)"
+            )
+            raise problem(path, expected, "neither", remedy)
+        files = _read_tar(source, layout.folder, names)
+    batches = [_cifar_batch(source, name, files[name], layout) for name in layout.train]
+    sizes = [len(labels) for _, labels in batches]
+    if len(set(sizes)) != 1:
+        raise problem(source, "training batches of equal size", f"{sizes} examples", _AGAIN)
+    images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    test_images, test_labels = _cifar_batch(source, layout.test, files[layout.test], layout)
+    class_names = tuple(files[layout.names].decode("utf-8", errors="replace").split())
+    if len(class_names) != layout.classes:
+        file = f"{layout.names} in {source}"
+        raise problem(file, f"{layout.classes} class names", f"{len(class_names)}", _AGAIN)
+    return Splits(images, labels, test_images, test_labels), class_names
+
+
+def _read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    files = {}
+    for name in names:
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            remedy = "extract the archive again"
+            raise problem(
+                folder / name, "a file that can be read", error.strerror, remedy
+            ) from error
+    return files
+
+
+def _read_tar(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
+    # Members are found by their exact names and read in memory: no path in the archive matters.
+    files = {}
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            members = {member.name: member for member in tar if member.isreg()}
+            for name in names:
+                member = members.get(f"{folder}/{name}")
+                if member is None:
+                    raise problem(archive, f"the file {folder}/{name} in it", "none", _AGAIN)
+                if member.size > _LARGEST_MEMBER_BYTES:
+                    expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes"
+                    raise problem(f"{name} in {archive}", expected, f"{member.size:,}", _AGAIN)
+                files[name] = tar.extractfile(member).read()
+    except DatasetError:
+        raise
+    except _BROKEN as error:
+        raise problem(archive, "a complete .tar.gz", _first_line(error), _AGAIN) from error
+    return files
+
+
+def _cifar_batch(
+    source: Path, name: str, content: bytes, layout: CifarLayout
+) -> tuple[np.ndarray, np.ndarray]:
+    record_bytes = layout.label_bytes + 3 * 32 * 32
+    file = f"{name} in {source}"
+    if not content or len(content) % record_bytes:
+        expected = f"records of {record_bytes:,} bytes"
+        raise problem(file, expected, f"{len(content):,} bytes", _AGAIN)
+    records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
+    planes = records[:, layout.label_bytes :].reshape(-1, 3, 32, 32)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return check_split(file, images, records[:, layout.label_bytes - 1], layout.classes)
+
+
+def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
+    """Reads a coloured 28 x 28 data set of MedMNIST; its validation split is left out.
+
+    Args:
+      path: The `.npz` file or the folder it is in.
+      file_name: Name of the file in a folder, such as `"pathmnist.npz"`.
+      classes: Number of classes.
+
+    Returns:
+      Images of 28 x 28 x 3.
+
+    Raises:
+      DatasetError: If the file is missing, damaged or holds other arrays.
+    """
+    path = path / file_name if path.is_dir() else path
+    if not path.is_file():
+        raise problem(path, f"the file {file_name}", "none", "give its folder as data_dir")
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            # A file that holds one bare array gives that array.
+            for key in Splits._fields if hasattr(archive, "files") else ():
+                arrays[key] = archive[key] if key in archive.files else None
+    except _BROKEN as error:
+        raise problem(path, "a complete .npz", _first_line(error), _AGAIN) from error
+    except AttributeError as error:
+        raise problem(path, "an .npz of several arrays", "one array", _AGAIN) from error
+    checked = []
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if images is None or labels is None:
+            expected = f"arrays {split}_images and {split}_labels"
+            raise problem(path, expected, "a file without them", _AGAIN)
+        if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 3):
+            expected = f"{split}_images of shape (examples, 28, 28, 3), uint8"
+            raise problem(path, expected, f"{images.shape}, {images.dtype}", _AGAIN)
+        if labels.dtype.kind not in "iu" or labels.shape not in ((len(labels),), (len(labels), 1)):
+            expected = f"{split}_labels of shape (examples, 1), whole numbers"
+            raise problem(path, expected, f"{labels.shape}, {labels.dtype}", _AGAIN)
+        checked += check_split(path, images, labels.reshape(-1), classes)
+    return Splits(*checked)
+
+
+def check_split(
+    source: Path | str, images: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Checks that there is a label from 0 to `classes - 1` for each image.
+
+    Args:
+      source: The file, for the error.
+      images: `(examples, height, width, channels)`, uint8.
+      labels: `(examples,)`, whole numbers.
+      classes: Number of classes.
+
+    Returns:
+      The images, and the labels as int32.
+
+    Raises:
+      DatasetError: If there are none, not equally many, or a label is out of range.
+    """
+    if not len(images) or len(images) != len(labels):
+        received = f"{len(images):,} images and {len(labels):,} labels"
+        raise problem(source, "one label for each image", received, _AGAIN)
+    least, greatest = labels.min(), labels.max()
+    if least < 0 or greatest >= classes:
+        received = f"labels from {least} to {greatest}"
+        raise problem(source, f"labels from 0 to {classes - 1}", received, _AGAIN)
+    return images, labels.astype(np.int32)
+
+
+def problem(source: Path | str, expected: str, received: str, remedy: str) -> DatasetError:
+    """The error that says in one sentence which file is wrong, how, and what to do."""
+    return DatasetError(f"{source}: expected {expected}, received {received}; {remedy}.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__} ({lines[0].rstrip('.')})" if lines else type(error).__name__

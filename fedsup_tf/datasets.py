@@ -1,0 +1,345 @@
+"""Data sets of images, and what is done to an image before a net sees it.
+
+`load_dataset` gives raw uint8 pixels in memory. Normalization and augmentation are a
+`Preprocessing`, which travels with checkpoints and inside exported models, so that simulation and
+phone see the same numbers.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import archives
+from fedsup_tf.archives import DatasetError, Splits
+
+__all__ = ["DATASETS", "DatasetError", "ImageDataset", "Preprocessing", "load_dataset"]
+
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Normalization of every image, and augmentation of training images.
+
+    Attributes:
+      mean: Per channel, in the data set's uint8 units.
+      standard_deviation: Per channel, in the data set's uint8 units.
+      crop_padding: Pixels of the mean colour put around an image before a crop of its size is
+        taken at random; 0 for no crop.
+      flip: Whether half of the images are mirrored left to right.
+    """
+
+    mean: tuple[float, ...]
+    standard_deviation: tuple[float, ...]
+    crop_padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self):
+        mean, deviation = self.mean, self.standard_deviation
+        checks = {
+            "mean": (_are_finite(mean), "a finite number for each channel"),
+            "standard_deviation": (
+                _are_finite(deviation) and min(deviation) > 0 and len(deviation) == len(mean),
+                "a finite number above 0 for each channel",
+            ),
+            "crop_padding": (
+                type(self.crop_padding) is int and self.crop_padding >= 0,
+                "a whole number of pixels, 0 for no crop",
+            ),
+            "flip": (type(self.flip) is bool, "true or false"),
+        }
+        for field, (valid, expected) in checks.items():
+            if not valid:
+                received = ", ".join(f"{name} {getattr(self, name)!r}" for name in checks)
+                raise ValueError(
+                    f"Preprocessing: expected {field} to be {expected}, received {received}."
+                )
+        object.__setattr__(self, "mean", tuple(float(value) for value in mean))
+        object.__setattr__(self, "standard_deviation", tuple(float(value) for value in deviation))
+
+    def normalize(self, images) -> tf.Tensor:
+        """`(images - mean) / standard_deviation`, in operations that every TFLite runtime has.
+
+        Args:
+          images: `(batch, height, width, channels)`, uint8.
+
+        Returns:
+          `(batch, height, width, channels)`, float32.
+
+        Raises:
+          ValueError: If the images have another number of channels.
+        """
+        images = tf.convert_to_tensor(images)
+        if images.shape[-1] not in (None, len(self.mean)):
+            raise ValueError(
+                f"Expected images of {len(self.mean)} channels, received shape {images.shape}. "
+                "Load the data set with the image_shape that the model was made for."
+            )
+        mean = tf.constant(self.mean, tf.float32)
+        scale = tf.constant([1.0 / value for value in self.standard_deviation], tf.float32)
+        return (tf.cast(images, tf.float32) - mean) * scale
+
+    def augment(self, images, seed) -> tf.Tensor:
+        """Crops and flips each image on its own, at random.
+
+        Args:
+          images: `(batch, height, width, channels)`, normalized, so that 0 is the mean colour.
+          seed: `(2,)`, int32. The same seed gives the same images.
+
+        Returns:
+          The shape and type of `images`; `images` themselves if there is nothing to do.
+        """
+        if not self.crop_padding and not self.flip:
+            return images
+        images = tf.convert_to_tensor(images)
+        batch, height, width = (tf.shape(images)[axis] for axis in range(3))
+        draws = tf.random.stateless_uniform([3, batch, 1], seed, alg="philox")
+        columns = tf.range(width)[tf.newaxis]
+        if self.flip:
+            columns = tf.where(draws[0] < 0.5, width - 1 - columns, columns)
+        shape = images.shape
+        if self.crop_padding:
+            padding = [self.crop_padding] * 2
+            images = tf.pad(images, [[0, 0], padding, padding, [0, 0]])
+            offsets = tf.cast(draws[1:] * (2 * self.crop_padding + 1), tf.int32)
+            rows = tf.range(height)[tf.newaxis] + offsets[0]
+            images = tf.gather(images, rows, axis=1, batch_dims=1)
+            columns += offsets[1]
+        # A flip is a crop whose columns are counted backwards: one gather does both.
+        return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), shape)
+
+    def to_json(self) -> str:
+        """Returns the preprocessing as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocessing":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: If the text is something else.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        try:
+            fields = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Preprocessing: expected JSON, received {text!r:.80}.") from error
+        if not isinstance(fields, dict) or set(fields) != names:
+            raise ValueError(
+                f"Preprocessing: expected a JSON object of {', '.join(sorted(names))}, received "
+                f"{text!r:.80}. Give what to_json wrote."
+            )
+        return cls(**fields)
+
+
+class ImageDataset(NamedTuple):
+    """Labelled images in memory.
+
+    Attributes:
+      name: One of `DATASETS`.
+      train_images: `(examples, height, width, channels)`, uint8.
+      train_labels: `(examples,)`, int32.
+      test_images: `(examples, height, width, channels)`, uint8.
+      test_labels: `(examples,)`, int32.
+      class_names: A name for each label.
+      preprocessing: The data set's normalization and usual augmentation.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    image_shape: Sequence[int] | None = None,
+) -> ImageDataset:
+    """Loads a data set into memory.
+
+    Args:
+      name: One of `DATASETS`. `"digits"` comes with scikit-learn and needs no files.
+      data_dir: The folder of the official archive, its extracted folder, or the archive itself.
+        Without it Fashion-MNIST is taken from Debian's package where that is installed, and
+        otherwise archives are downloaded into Keras's cache.
+      image_shape: `(height, width, channels)` wanted: smaller images are put in the middle of
+        zeros, grey is repeated in 3 channels. The data set's own if left out.
+
+    Returns:
+      The data set; constants of its preprocessing are those before padding with zeros.
+
+    Raises:
+      DatasetError: If a file is missing, damaged or not the data set's.
+      ValueError: If the name is unknown or images cannot take the shape.
+    """
+    if name not in _SOURCES:
+        raise ValueError(f"Expected a data set of {', '.join(DATASETS)}, received {name!r}.")
+    source = _SOURCES[name]
+    splits, class_names = source.load(None if data_dir is None else _existing(data_dir))
+    preprocessing = source.preprocessing
+    if image_shape is not None:
+        image_shape = _checked_shape(name, splits.train_images.shape[1:], image_shape)
+        splits = splits._replace(
+            train_images=_place(splits.train_images, image_shape),
+            test_images=_place(splits.test_images, image_shape),
+        )
+        repeats = image_shape[2] // len(preprocessing.mean)
+        preprocessing = dataclasses.replace(
+            preprocessing,
+            mean=preprocessing.mean * repeats,
+            standard_deviation=preprocessing.standard_deviation * repeats,
+        )
+    return ImageDataset(name, *splits, class_names, preprocessing)
+
+
+def _checked_shape(name: str, own: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, int, int]:
+    wanted = tuple(int(size) for size in wanted)
+    fits = len(wanted) == 3 and wanted[0] >= own[0] and wanted[1] >= own[1]
+    if not fits or wanted[2] not in {own[2], 3}:
+        channels = "1 or 3 channels" if own[2] == 1 else f"{own[2]} channels"
+        raise ValueError(
+            f"Data set {name}: expected an image shape (height, width, channels) of at least "
+            f"{own[0]} x {own[1]} with {channels}, received {wanted}. Images are padded, never "
+            "scaled or cut: ask for a shape they fit in."
+        )
+    return wanted
+
+
+def _place(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Puts images in the middle of zeros; one channel is repeated in all of them."""
+    height, width = images.shape[1:3]
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    placed = np.zeros((len(images), *shape), images.dtype)
+    placed[:, top : top + height, left : left + width] = images
+    return placed
+
+
+def _load_digits(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
+    """1,797 handwritten digits; ink counts 0 to 16. Every fifth of a class is a test example."""
+    del data_dir  # The digits are inside scikit-learn.
+    from sklearn import datasets as sklearn_datasets
+
+    digits = sklearn_datasets.load_digits()
+    images = digits.images.astype(np.uint8)[..., np.newaxis]
+    labels = digits.target.astype(np.int32)
+    is_test = np.zeros(len(labels), bool)
+    for label in range(10):
+        # Counted from the third, 359 of 1,797 are for the test: 20%.
+        is_test[np.flatnonzero(labels == label)[2::5]] = True
+    splits = Splits(images[~is_test], labels[~is_test], images[is_test], labels[is_test])
+    return splits, tuple(str(label) for label in range(10))
+
+
+def _load_fashion_mnist(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
+    names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+        "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
+    if data_dir is None and _DEBIAN_FASHION_MNIST.is_dir():
+        data_dir = _DEBIAN_FASHION_MNIST
+    if data_dir is not None:
+        return archives.read_idx_folder(data_dir), names
+    arrays = []
+    for images, labels in _download("fashion_mnist", tf.keras.datasets.fashion_mnist.load_data):
+        images = images[..., np.newaxis]
+        arrays += archives.check_split("fashion_mnist", images, labels, classes=10)
+    return Splits(*arrays), names
+
+
+def _load_cifar(layout: archives.CifarLayout, data_dir: Path | None):
+    path = data_dir or _download_file(layout.url, layout.md5)
+    return archives.read_cifar(path, layout)
+
+
+def _load_pathmnist(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
+    names = (
+        "adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle",
+        "normal colon mucosa", "cancer-associated stroma", "colorectal adenocarcinoma epithelium",
+    )  # fmt: skip
+    url = "https://zenodo.org/records/10519652/files/pathmnist.npz"
+    path = data_dir or _download_file(url, md5="a8b06965200029087d5bd730944a56c1")
+    return archives.read_medmnist(path, "pathmnist.npz", len(names)), names
+
+
+def _download_file(url: str, md5: str) -> Path:
+    file_name = url.rpartition("/")[2]
+    return Path(
+        _download(file_name, lambda: tf.keras.utils.get_file(file_name, origin=url, md5_hash=md5))
+    )
+
+
+def _download(what: str, download: Callable):
+    try:
+        return download()
+    except Exception as error:  # Keras raises plain exceptions when it cannot download.
+        remedy = "check the network, or download it elsewhere and give its folder as data_dir"
+        received = (str(error).splitlines() or [type(error).__name__])[0]
+        raise archives.problem(what, "to download it", received, remedy) from error
+
+
+def _existing(data_dir: str | os.PathLike) -> Path:
+    path = Path(data_dir).expanduser()
+    if not path.exists():
+        remedy = "correct data_dir"
+        raise archives.problem(path, "a folder or an archive", "nothing at this path", remedy)
+    return path
+
+
+def _are_finite(values) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) > 0
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
+
+
+class _Source(NamedTuple):
+    load: Callable[[Path | None], tuple[Splits, tuple[str, ...]]]
+    preprocessing: Preprocessing
+
+
+def _from_unit(*values: float) -> tuple[float, ...]:
+    """Constants of pixels from 0 to 1 in units of uint8."""
+    return tuple(round(255 * value, 4) for value in values)
+
+
+_SOURCES = {
+    # Constants of the first two were measured on the training split; others are those in use.
+    "digits": _Source(_load_digits, Preprocessing((4.8834,), (6.0130,))),
+    "fashion_mnist": _Source(_load_fashion_mnist, Preprocessing((72.9404,), (90.0212,))),
+    "cifar10": _Source(
+        functools.partial(_load_cifar, archives.CIFAR10),
+        Preprocessing(
+            mean=_from_unit(0.4914, 0.4822, 0.4465),
+            standard_deviation=_from_unit(0.2470, 0.2435, 0.2616),
+            crop_padding=4,
+            flip=True,
+        ),
+    ),
+    "cifar100": _Source(
+        functools.partial(_load_cifar, archives.CIFAR100),
+        Preprocessing(
+            mean=_from_unit(0.5071, 0.4865, 0.4409),
+            standard_deviation=_from_unit(0.2673, 0.2564, 0.2762),
+            crop_padding=4,
+            flip=True,
+        ),
+    ),
+    "pathmnist": _Source(
+        _load_pathmnist,
+        Preprocessing(_from_unit(0.5, 0.5, 0.5), _from_unit(0.5, 0.5, 0.5), flip=True),
+    ),
+}
+DATASETS = tuple(_SOURCES)

@@ -1,0 +1,229 @@
+"""What a client does with the net it received: FedSup's and E-FedSup's local update.
+
+Both algorithms (arXiv 2206.01366, algorithms 1 and 2) are one function. With a sandwich of one net
+the client trains what it received (E-FedSup). With a sandwich of M nets each step also trains the
+smallest and M - 2 random subnets of what it received, which learn from its outputs (in-place
+distillation); if that is the whole supernet, this is FedSup.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from fedsup_tf import slicing
+from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.supernet import AnyArchitecture, Supernet, has_weight_decay
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains; the defaults are the reference's.
+
+    Attributes:
+      epochs: Passes over the client's examples.
+      batch_size: Examples a step; the last step of an epoch takes what is left.
+      momentum: Of SGD, from 0 in each round.
+      weight_decay: L2 decay of convolution and classifier kernels; PN and bias do not decay.
+      clip_value: Largest absolute value of an entry of the gradient; infinity to leave it.
+      label_smoothing: Share of the target spread evenly over the classes.
+      sandwich: Number of nets trained in each step, M; 1 trains only what was received.
+      temperature: Of the distillation.
+    """
+
+    epochs: int = 1
+    batch_size: int = 32
+    momentum: float = 0.5
+    weight_decay: float = 1e-4
+    clip_value: float = 1.0
+    label_smoothing: float = 0.0
+    sandwich: int = 1
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        bounds = {
+            "epochs": (1, None),
+            "batch_size": (1, None),
+            "momentum": (0, 1),
+            "weight_decay": (0, None),
+            "clip_value": (0, None),
+            "label_smoothing": (0, 1),
+            "sandwich": (1, None),
+            "temperature": (0, None),
+        }
+        for field, (low, high) in bounds.items():
+            value = getattr(self, field)
+            if not low <= value <= (float("inf") if high is None else high):
+                limit = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise ValueError(f"Local training: expected {field} {limit}, received {value}.")
+        for field in ("clip_value", "temperature"):
+            if getattr(self, field) == 0:
+                raise ValueError(f"Local training: expected {field} above 0, received 0.")
+
+
+class ClientUpdate(NamedTuple):
+    """What a client sends back.
+
+    Attributes:
+      delta: Trained minus received weights, by tensor name, shaped as received.
+      examples: Number of the client's examples, float32 scalar.
+      loss: Mean cross-entropy of the received net over all steps; 0 without examples.
+    """
+
+    delta: dict[str, tf.Tensor]
+    examples: tf.Tensor
+    loss: tf.Tensor
+
+
+@tf.autograph.experimental.do_not_convert
+def local_update(
+    supernet: Supernet,
+    weights: Mapping[str, tf.Tensor],
+    architecture: AnyArchitecture,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
+    learning_rate: tf.Tensor | float,
+    training: LocalTraining,
+    preprocessing: Preprocessing,
+) -> ClientUpdate:
+    """Trains a net on one client's examples with SGD.
+
+    Args:
+      supernet: Whose subnets are trained; its own variables are not used.
+      weights: The received weights by tensor name, of static or unknown sizes.
+      architecture: Which subnet they are.
+      images: `(examples, height, width, channels)`, uint8.
+      labels: `(examples,)`, int32.
+      seed: `(2,)`, int32; decides the shuffles, augmentation and random subnets.
+      learning_rate: This round's, from the server's schedule.
+      training: The hyper-parameters.
+      preprocessing: Normalization and augmentation of the images.
+
+    Returns:
+      The update; equal inputs give equal updates.
+    """
+    names = list(supernet.weight_shapes)
+    initial = {name: tf.convert_to_tensor(weights[name]) for name in names}
+    # SGD on variables, which may have unknown shapes, is much faster than on loop state.
+    variables = {name: _variable(initial[name]) for name in names}
+    momenta = {name: _variable(tf.zeros_like(initial[name])) for name in names}
+    examples = tf.shape(labels)[0]
+
+    def step(indices, step_seed):
+        batch = preprocessing.augment(
+            preprocessing.normalize(tf.gather(images, indices)), step_seed
+        )
+        current = {
+            name: tf.ensure_shape(variables[name].read_value(), initial[name].shape)
+            for name in names
+        }
+        loss, gradients = _sandwich_gradients(
+            supernet, current, architecture, batch, tf.gather(labels, indices), step_seed, training
+        )
+        for name in names:
+            gradient = gradients[name]
+            if training.clip_value != float("inf"):
+                gradient = tf.raw_ops.ClipByValue(
+                    t=gradient,
+                    clip_value_min=-training.clip_value,
+                    clip_value_max=training.clip_value,
+                )
+            if training.weight_decay and has_weight_decay(name):
+                gradient += training.weight_decay * current[name]
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variables[name].handle,
+                accum=momenta[name].handle,
+                lr=tf.cast(learning_rate, tf.float32),
+                grad=gradient,
+                momentum=training.momentum,
+            )
+        return loss * tf.cast(tf.shape(indices)[0], tf.float32)
+
+    @tf.function(autograph=False)
+    def train():
+        def epoch(number, total):
+            epoch_seed = tf.random.experimental.stateless_fold_in(seed, number)
+            order = tf.argsort(tf.random.stateless_uniform([examples], epoch_seed))
+
+            def batch(begin, total):
+                indices = order[begin : begin + training.batch_size]
+                step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, begin + 1)
+                return begin + training.batch_size, total + step(indices, step_seed)
+
+            _, total = tf.while_loop(
+                lambda begin, _: begin < examples, batch, (0, total), parallel_iterations=1
+            )
+            return number + 1, total
+
+        _, total = tf.while_loop(
+            lambda number, _: number < training.epochs, epoch, (0, 0.0), parallel_iterations=1
+        )
+        delta = {
+            name: tf.ensure_shape(
+                variables[name].read_value() - initial[name], initial[name].shape
+            )
+            for name in names
+        }
+        return delta, total
+
+    delta, total = train()
+    seen = tf.cast(examples, tf.float32) * training.epochs
+    return ClientUpdate(
+        delta=delta,
+        examples=tf.cast(examples, tf.float32),
+        loss=tf.math.divide_no_nan(total, seen),
+    )
+
+
+def _sandwich_gradients(supernet, weights, architecture, images, labels, seed, training):
+    """Loss of the received net, and the sum of the gradients of all nets of the sandwich."""
+    classes = supernet.space.classes
+    targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
+    targets += training.label_smoothing / classes
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        logits = supernet.forward(weights, images)
+        loss = _mean_cross_entropy(targets, logits)
+    gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+    if training.sandwich == 1:
+        return loss, gradients
+
+    temperature = training.temperature
+    teacher = tf.nn.softmax(tf.stop_gradient(logits) / temperature)
+    students = [supernet.space.smallest()]
+    for number in range(training.sandwich - 2):
+        student_seed = tf.random.experimental.stateless_fold_in(seed, number + 1)
+        students.append(_random_subnet(supernet, architecture, student_seed))
+    for student in students:
+        slices = supernet.slices(student, within=architecture)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            logits = supernet.forward(slicing.take(weights, slices), images)
+            # The square keeps the gradient's size the same at every temperature.
+            distillation = temperature**2 * _mean_cross_entropy(teacher, logits / temperature)
+        student_gradients = tape.gradient(distillation, weights, unconnected_gradients="zero")
+        gradients = {name: gradients[name] + student_gradients[name] for name in gradients}
+    return loss, gradients
+
+
+def _mean_cross_entropy(targets, logits):
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+
+
+def _random_subnet(supernet, within, seed):
+    """Code of a uniformly drawn subnet of the net `within`."""
+    if not isinstance(within, tf.Tensor):
+        within = tf.constant(supernet.space.encode(within))
+    draws = tf.random.stateless_uniform(tf.shape(within), seed)
+    code = []
+    for number, values in enumerate(supernet.space.choices):
+        values = tf.constant(values, tf.int32)
+        allowed = tf.reduce_sum(tf.cast(values <= within[number], tf.int32))
+        code.append(values[tf.cast(draws[number] * tf.cast(allowed, tf.float32), tf.int32)])
+    return tf.stack(code)
+
+
+def _variable(value):
+    return tf.Variable(value, shape=value.shape, validate_shape=value.shape.is_fully_defined())

@@ -1,0 +1,262 @@
+"""Federated partitions: which client holds which examples of a central data set.
+
+`"iid"` deals examples at random, `"shard"` gives each client a few classes (McMahan et al., arXiv
+1602.05629, section 3), `"dirichlet"` draws each class's shares of the clients from a Dirichlet
+distribution (Hsu et al., arXiv 1909.06335). In all of them each training example has one client.
+"""
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+PARTITIONS = ("iid", "shard", "dirichlet")
+# NumPy's draws take ever longer, or never end, for a beta beyond all use.
+_LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
+
+
+class ClientIndices(NamedTuple):
+    """What one client holds, as rising indices into a data set's splits.
+
+    Attributes:
+      train: `(examples,)`, int64, into the training split. No two clients share one.
+      test: `(examples,)`, int64, into the test split. Clients may share them.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def partition(
+    kind: str,
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    clients: int,
+    seed: int,
+    *,
+    classes_per_client: int | None = None,
+    beta: float | None = None,
+    test_examples: int | None = None,
+) -> list[ClientIndices]:
+    """Divides the training split among clients, and gives each a test set like its training set.
+
+    Test sets are drawn from the one test split without replacement within a client; those of
+    different clients may overlap. Their classes have the frequencies of the client's training
+    examples to the nearest example.
+
+    Args:
+      kind: One of `PARTITIONS`.
+      train_labels: `(examples,)`, whole numbers from 0.
+      test_labels: `(examples,)`, whole numbers from 0.
+      clients: Number of clients.
+      seed: Decides everything that is random, at least 0.
+      classes_per_client: Of `"shard"`: shards a client holds. A shard is of one class, so a client
+        has at most as many classes, and as many wherever that is possible.
+      beta: Of `"dirichlet"`: its concentration. The smaller, the fewer classes a client has.
+      test_examples: Test examples of a client; `max(1, len(test_labels) // clients)` if left out.
+        A client has fewer where the test split has too few of one of its classes to keep to the
+        frequencies. Its classes that the test split has not at all are left out.
+
+    Returns:
+      The indices of each client. None is empty.
+
+    Raises:
+      ValueError: If an argument is missing or no such partition exists.
+    """
+    train_labels = _checked_labels("training", train_labels)
+    test_labels = _checked_labels("test", test_labels)
+    clients, seed = _whole("clients", clients, 1), _whole("seed", seed, 0)
+    if test_examples is None:
+        test_examples = max(1, len(test_labels) // clients)
+    test_examples = _whole("test_examples", test_examples, 1)
+    if clients > len(train_labels):
+        raise ValueError(
+            f"Expected at most {len(train_labels)} clients, one for each training example, "
+            f"received {clients}. Ask for fewer clients."
+        )
+    # Two streams: the training sets do not depend on the size of the test sets.
+    train_random, test_random = (np.random.default_rng((seed, stream)) for stream in range(2))
+    if kind == "iid":
+        train = np.array_split(train_random.permutation(len(train_labels)), clients)
+    elif kind == "shard":
+        classes_per_client = _whole(
+            "classes_per_client of a shard partition", classes_per_client, 1
+        )
+        train = _shards(train_labels, clients, classes_per_client, train_random)
+    elif kind == "dirichlet":
+        if not isinstance(beta, int | float) or not _LEAST_BETA <= beta <= _GREATEST_BETA:
+            raise ValueError(
+                "Expected beta of a Dirichlet partition to be a number above 0 (from "
+                f"{_LEAST_BETA} to {_GREATEST_BETA:.0e}), received {beta}. Give 0.1 for clients of "
+                "few classes, 100 for clients that are alike."
+            )
+        train = _dirichlet(train_labels, clients, beta, train_random)
+    else:
+        raise ValueError(f"Expected a partition of {', '.join(PARTITIONS)}, received {kind!r}.")
+    return [
+        ClientIndices(
+            np.sort(indices).astype(np.int64),
+            _test_set(number, train_labels[indices], test_labels, test_examples, test_random),
+        )
+        for number, indices in enumerate(train)
+    ]
+
+
+def label_counts(
+    partition: Sequence[ClientIndices], train_labels: np.ndarray, classes: int
+) -> np.ndarray:
+    """Counts the training examples that each client has of each class.
+
+    Args:
+      partition: The indices of each client.
+      train_labels: `(examples,)`, whole numbers from 0 to `classes - 1`.
+      classes: Number of classes.
+
+    Returns:
+      `(clients, classes)`, int64.
+    """
+    labels = np.asarray(train_labels)
+    if len(labels) and labels.max() >= classes:
+        raise ValueError(
+            f"Expected labels below {classes}, received {labels.max()}. Give the number of classes."
+        )
+    rows = [np.bincount(labels[client.train], minlength=classes) for client in partition]
+    return np.array(rows, np.int64).reshape(len(partition), classes)
+
+
+def _shards(
+    labels: np.ndarray, clients: int, classes_per_client: int, random: np.random.Generator
+) -> list[np.ndarray]:
+    classes, sizes = np.unique(labels, return_counts=True)
+    shards = clients * classes_per_client
+    if not len(classes) <= shards <= len(labels):
+        raise ValueError(
+            f"Expected clients x classes_per_client from {len(classes)} (the classes) to "
+            f"{len(labels)} (the training examples), received {clients} x {classes_per_client}. "
+            "Change one of them."
+        )
+    shards_of_class = _count_shards(sizes, shards)
+    pieces = [
+        np.array_split(random.permutation(np.flatnonzero(labels == label)), count)
+        for label, count in zip(classes, shards_of_class, strict=True)
+    ]
+    owned = _deal(shards_of_class, clients, classes_per_client, random)
+    return [
+        np.concatenate([pieces[i].pop() for i in np.flatnonzero(row) for _ in range(row[i])])
+        for row in owned
+    ]
+
+
+def _count_shards(sizes: np.ndarray, shards: int) -> np.ndarray:
+    """Shards of each class, at least 1, so that the largest shard is as small as can be."""
+    counts = np.ones(len(sizes), np.int64)
+    queue = [(-size, index) for index, size in enumerate(sizes.tolist())]
+    heapq.heapify(queue)
+    for _ in range(shards - len(sizes)):
+        index = queue[0][1]
+        counts[index] += 1
+        heapq.heapreplace(queue, (-sizes[index] / counts[index], index))
+    return counts
+
+
+def _deal(
+    shards_of_class: np.ndarray, clients: int, classes_per_client: int, random: np.random.Generator
+) -> np.ndarray:
+    """Draws how many shards of each class each client gets: `(clients, classes)`.
+
+    A client gets shards of distinct classes, unless a class has more shards than there are clients.
+    """
+    # A class with as many shards as clients or more goes to every client first.
+    owned = np.tile(shards_of_class // clients, (clients, 1))
+    left = shards_of_class % clients
+    free = classes_per_client - owned[0].sum()
+    for client in random.permutation(clients):
+        # Now `left` adds up to the free places of the `waiting` clients, and none of it exceeds
+        # `waiting`. A class with that many must go to each of them, or its last shard would come
+        # to a client that already has one.
+        waiting = left.sum() // free if free else 0
+        forced = np.flatnonzero(left == waiting) if free else np.array([], np.int64)
+        weights = np.where(left == waiting, 0, left)
+        draws = free - len(forced)
+        drawn = (
+            random.choice(len(left), draws, replace=False, p=weights / weights.sum())
+            if draws
+            else np.array([], np.int64)
+        )
+        taken = np.concatenate([forced, drawn])
+        owned[client, taken] += 1
+        left[taken] -= 1
+    return owned
+
+
+def _dirichlet(
+    labels: np.ndarray, clients: int, beta: float, random: np.random.Generator
+) -> list[np.ndarray]:
+    held: list[list[int]] = [[] for _ in range(clients)]
+    for label in np.unique(labels):
+        indices = random.permutation(np.flatnonzero(labels == label))
+        shares = random.dirichlet(np.full(clients, beta))
+        bounds = np.cumsum(_apportion(shares, len(indices)))[:-1]
+        for examples, more in zip(held, np.split(indices, bounds), strict=True):
+            examples.extend(more.tolist())
+    sizes = np.array([len(examples) for examples in held])
+    for empty in np.flatnonzero(sizes == 0):
+        largest = sizes.argmax()
+        held[empty].append(held[largest].pop(random.integers(sizes[largest])))
+        sizes[[empty, largest]] += (1, -1)
+    return [np.array(examples, np.int64) for examples in held]
+
+
+def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that add up to `total`, like `weights`: the largest-remainder method."""
+    quotas = weights / weights.sum() * total
+    counts = np.floor(quotas).astype(np.int64)
+    rest = total - counts.sum()
+    counts[np.argsort(counts - quotas, kind="stable")[:rest]] += 1
+    return counts
+
+
+def _test_set(
+    number: int,
+    own_labels: np.ndarray,
+    test_labels: np.ndarray,
+    examples: int,
+    random: np.random.Generator,
+) -> np.ndarray:
+    classes = max(own_labels.max(), test_labels.max()) + 1
+    available = np.bincount(test_labels, minlength=classes)
+    wanted = np.where(available > 0, np.bincount(own_labels, minlength=classes), 0)
+    if not wanted.any():
+        raise ValueError(
+            f"Expected test examples of the classes of client {number} "
+            f"({', '.join(map(str, np.unique(own_labels)))}), received none. Give a test split "
+            "that has all classes, or ask for more classes per client."
+        )
+    held = wanted > 0
+    # Whole numbers: the most that keeps to the frequencies, at least 1 as no frequency exceeds 1.
+    most = (available[held] * wanted.sum() // wanted[held]).min()
+    counts = _apportion(wanted, min(examples, most))
+    drawn = [
+        random.choice(np.flatnonzero(test_labels == label), counts[label], replace=False)
+        for label in np.flatnonzero(counts)
+    ]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
+def _checked_labels(split: str, labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
+        raise ValueError(
+            f"Expected {split} labels of shape (examples,), whole numbers from 0, received shape "
+            f"{labels.shape}, {labels.dtype}. Give the labels of a data set."
+        )
+    return labels
+
+
+def _whole(name: str, value: int | None, least: int) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"Expected {name} to be a whole number of at least {least}, received {value}."
+        )
+    return int(value)

@@ -1,0 +1,103 @@
+"""Simulated clients: a `tff.program.FederatedDataSource` over a partition of a data set."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf.datasets import ImageDataset
+from fedsup_tf.partition import ClientIndices
+from fedsup_tf.space import SearchSpace
+from tff_programs.assignment import Assignment, RoundPlan
+from tff_programs.distribution import client_data_type
+
+
+def client_element(
+    space: SearchSpace, images, labels, architecture, client: int, seed
+) -> tf.data.Dataset:
+    """One client's data of a round, as `client_data_type` asks for."""
+    return tf.data.Dataset.from_tensors(
+        OrderedDict(
+            architecture=np.int32(space.index(architecture)),
+            client=np.int32(client),
+            seed=np.asarray(seed, np.int32),
+            images=images,
+            labels=labels,
+        )
+    )
+
+
+class ClientData(tff.program.FederatedDataSource):
+    """All clients and their training examples."""
+
+    def __init__(
+        self, dataset: ImageDataset, partition: Sequence[ClientIndices], assignment: Assignment
+    ):
+        """Makes the source of the clients of `partition`, who train as `assignment` plans."""
+        self.dataset = dataset
+        self.partition = partition
+        self.assignment = assignment
+
+    @property
+    def federated_type(self):
+        """See the base class."""
+        return tff.FederatedType(client_data_type(self.assignment.space), tff.CLIENTS)
+
+    def iterator(self) -> "ClientDataIterator":
+        """See the base class."""
+        return ClientDataIterator(self)
+
+    def select(self, plan: RoundPlan) -> list[tf.data.Dataset]:
+        """Data of the clients that answer in a round."""
+        selected = []
+        for client, architecture, seed in zip(
+            plan.clients, plan.architectures, plan.seeds, strict=True
+        ):
+            indices = self.partition[client].train
+            selected.append(
+                client_element(
+                    self.assignment.space,
+                    self.dataset.train_images[indices],
+                    self.dataset.train_labels[indices],
+                    architecture,
+                    client,
+                    seed,
+                )
+            )
+        return selected
+
+
+class ClientDataIterator(tff.program.FederatedDataSourceIterator):
+    """Goes through the rounds; the number of the next round is all of its state."""
+
+    def __init__(self, source: ClientData | None, round_number: int = 0):
+        """Makes an iterator that stands before round `round_number`."""
+        self.source = source
+        self.round_number = round_number
+
+    @classmethod
+    def from_bytes(cls, buffer: bytes) -> "ClientDataIterator":
+        """See the base class; the data set is not in the bytes, set `source` before `select`."""
+        return cls(None, json.loads(buffer)["round"])
+
+    def to_bytes(self) -> bytes:
+        """See the base class."""
+        return json.dumps({"round": self.round_number}).encode()
+
+    @property
+    def federated_type(self):
+        """See the base class."""
+        return self.source.federated_type
+
+    def select(self, k: int | None = None) -> list[tf.data.Dataset]:
+        """Data of the next round's clients; how many is the assignment's to say, not `k`'s."""
+        if k not in (None, self.source.assignment.clients_per_round):
+            raise ValueError(
+                f"Expected k to be {self.source.assignment.clients_per_round} or None, got {k}."
+            )
+        plan = self.source.assignment.plan(self.round_number)
+        self.round_number += 1
+        return self.source.select(plan)

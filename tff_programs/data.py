@@ -1,0 +1,194 @@
+"""Program `fedsup data`: shows a data set and who holds what of it.
+
+    fedsup data --dataset=fashion_mnist --partition=dirichlet --beta=0.1 --clients=100 \
+        --plot=partition.png
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedsup_tf.datasets import ImageDataset
+from fedsup_tf.partition import ClientIndices, label_counts
+from tff_programs import flags as shared_flags
+
+FLAGS = flags.FLAGS
+shared_flags.define_data_flags()
+flags.adopt_module_key_flags(shared_flags)
+flags.DEFINE_string("plot", None, "Draws who holds which classes to this PNG file.")
+
+_INK, _FAINT, _STRIPE = "#22303c", "#7a8793", "#f3f5f7"
+_COLOURS = (
+    "#3b6fb6", "#e07b39", "#3f9b6c", "#c8504f", "#8567b0",
+    "#a0745a", "#d778b0", "#6f7f8c", "#b3a02c", "#2ba6b5",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the data set and its partition, and draws it if asked to."""
+    if len(argv) > 1:
+        sys.exit(f"Expected flags only, received {argv[1]!r}. See --help.")
+    dataset, clients = shared_flags.load_federated_data_from_flags()
+    counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
+    print(describe(dataset, clients, _partition_name()))
+    if FLAGS.plot is not None:
+        title = f"{dataset.name}, {_partition_name()}"
+        try:
+            save_png(plot_partition(counts, dataset.class_names, title), Path(FLAGS.plot))
+        except OSError as error:
+            sys.exit(f"--plot={FLAGS.plot}: cannot write it: {error.strerror}.")
+        print(f"plot                {FLAGS.plot}")
+
+
+def _partition_name() -> str:
+    details = {
+        "iid": "",
+        "shard": f"{FLAGS.classes_per_client} classes per client, ",
+        "dirichlet": f"beta {FLAGS.beta:g}, ",
+    }
+    return f"{FLAGS.partition} partition, {details[FLAGS.partition]}seed {FLAGS.seed}"
+
+
+def describe(dataset: ImageDataset, clients: Sequence[ClientIndices], partition_name: str) -> str:
+    """Makes the table that the program prints.
+
+    Args:
+      dataset: The data set.
+      clients: The indices of each client.
+      partition_name: How it was divided, in words.
+
+    Returns:
+      Lines of text.
+    """
+    counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
+    height, width, channels = dataset.train_images.shape[1:]
+    rows = {
+        "train examples": counts.sum(axis=1),
+        "test examples": np.array([len(client.test) for client in clients]),
+        "classes": (counts > 0).sum(axis=1),
+    }
+    lines = [
+        f"data set            {dataset.name}, {len(dataset.class_names)} classes",
+        f"images              {height} x {width} x {channels}",
+        f"train / test        {len(dataset.train_labels):,} / {len(dataset.test_labels):,} examples",
+        f"partition           {partition_name}",
+        f"clients             {len(clients):,}",
+        f"  of each client    {'min':>8}{'median':>8}{'max':>8}",
+    ]
+    for name, values in rows.items():
+        numbers = (values.min(), np.median(values), values.max())
+        # A median may lie halfway between two whole numbers.
+        cells = "".join(f"{f'{number:,.1f}'.removesuffix('.0'):>8}" for number in numbers)
+        lines.append(f"  {name:<18}{cells}")
+    return "\n".join(lines)
+
+
+def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
+    """Draws a matrix of clients and classes; a bubble's area is a number of training examples.
+
+    Args:
+      counts: `(clients, classes)`, training examples.
+      class_names: A name for each class.
+      title: Name of the data set and its partition.
+
+    Returns:
+      The figure; bars above the matrix show the size of each client.
+    """
+    clients, classes = counts.shape
+    column, row = np.clip(11.5 / clients, 0.13, 0.46), np.clip(4.6 / classes, 0.15, 0.36)
+    left = 0.45 + 0.075 * max(map(len, class_names))
+    below, above, gap, bars_height = 0.95, 0.62, 0.1, 0.95
+    plot_width, plot_height = max(column * clients, 4.6), row * classes
+    width, height = left + plot_width + 0.35, below + plot_height + gap + bars_height + above
+    figure = Figure(figsize=(width, height), facecolor="white")
+    bars, matrix = (
+        figure.add_axes((left / width, bottom / height, plot_width / width, tall / height))
+        for bottom, tall in ((below + plot_height + gap, bars_height), (below, plot_height))
+    )
+    colours = [_COLOURS[i] if classes <= len(_COLOURS) else _COLOURS[0] for i in range(classes)]
+    _draw_bars(bars, counts, colours)
+    diameter = 72 * 0.94 * min(plot_width / clients, row)
+    _draw_bubbles(matrix, counts, colours, class_names, diameter)
+    for axes in (bars, matrix):
+        axes.set_xlim(-0.5, clients - 0.5)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
+    text = {"ha": "left", "color": _INK}
+    top, start = 1 - 0.16 / height, left / width
+    figure.text(start, top, title, va="top", size=12.5, weight="bold", **text)
+    return figure
+
+
+def _draw_bars(axes: Axes, counts: np.ndarray, colours: Sequence[str]) -> None:
+    totals = np.zeros(len(counts))
+    for label, colour in enumerate(colours):
+        axes.bar(range(len(counts)), counts[:, label], 0.72, totals, color=colour, linewidth=0)
+        totals += counts[:, label]
+    largest = int(totals.max())
+    axes.set_ylim(0, largest * 1.04)
+    axes.set_yticks([0, largest], ["0", f"{largest:,}"])
+    axes.set_xticks([])
+    axes.set_ylabel("examples", size=8.5, color=_FAINT, labelpad=2)
+
+
+def _draw_bubbles(
+    axes: Axes,
+    counts: np.ndarray,
+    colours: Sequence[str],
+    class_names: Sequence[str],
+    diameter: float,
+) -> None:
+    clients, classes = counts.shape
+    for label in range(0, classes, 2):
+        axes.axhspan(label - 0.5, label + 0.5, color=_STRIPE, linewidth=0, zorder=0)
+    # Areas are in square points. One example stays visible beside thousands.
+    scale = diameter**2 / counts.max()
+    client, label = np.nonzero(counts)
+    areas = np.maximum(counts[client, label] * scale, 1.5)
+    axes.scatter(client, label, areas, [colours[i] for i in label], linewidths=0, zorder=2)
+    axes.set_ylim(classes - 0.5, -0.5)
+    axes.set_yticks(range(classes), class_names)
+    step = next(step for step in (1, 5, 10, 50, 100, 1000) if clients / step <= 25)
+    ticks = np.arange(0, clients, step)
+    axes.set_xticks(ticks)
+    axes.set_xlabel("client", size=9.5, color=_INK, loc="left")
+    samples = sorted({max(1, round(int(counts.max()) * share)) for share in (0.1, 0.4, 1)})
+    handles = [
+        axes.scatter([], [], sample * scale, _FAINT, linewidths=0, label=f"{sample:,}")
+        for sample in samples
+    ]
+    axes.legend(
+        handles=handles,
+        title="training examples  ",
+        loc="upper right",
+        bbox_to_anchor=(1, -0.26 / (0.36 * classes) * 3),
+        ncols=len(handles),
+        frameon=False,
+    )
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes a PNG whole or not at all: beside its place first, then renamed into it."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            figure.savefig(stream, format="png", dpi=150)
+        # mkstemp makes files private; a picture gets what any new file would.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

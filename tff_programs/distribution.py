@@ -1,0 +1,117 @@
+"""How the server's weights reach the clients: each its own subnet, or one net for all."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf import slicing
+from fedsup_tf.space import Architecture, SearchSpace
+from fedsup_tf.supernet import AnyArchitecture, Supernet
+
+
+class Received(NamedTuple):
+    """What a client finds in what it received.
+
+    Attributes:
+      weights: The subnet's weights by tensor name.
+      architecture: Which subnet it is.
+      index: Its `SearchSpace.index`, int32.
+    """
+
+    weights: dict[str, tf.Tensor]
+    architecture: AnyArchitecture
+    index: tf.Tensor
+
+
+class Distribution(NamedTuple):
+    """A way from server to clients.
+
+    Attributes:
+      shapes: What is known of the shapes of the tensors sent, by name.
+      received_type: TFF type of what a client receives.
+      send: In a federated computation: weights at the server and client data at the clients ->
+        what each client receives.
+      open: In a client computation: what was received and the client's element of data ->
+        `Received`.
+    """
+
+    shapes: dict[str, tuple[int | None, ...]]
+    received_type: tff.Type
+    send: Callable
+    open: Callable[..., Received]
+
+
+def client_data_type(space: SearchSpace) -> tff.SequenceType:
+    """Type of what a client brings to a round: a sequence of one element.
+
+    Its fields are `architecture` (the `SearchSpace.index` of the subnet it trains, int32), `client`
+    (its number, int32), `seed` (int32 `(2,)`, of its shuffles), `images` (uint8 `(examples, height,
+    width, channels)`) and `labels` (int32 `(examples,)`). One element, because iterating over a
+    data set inside a worker is several times slower than slicing tensors.
+    """
+    return tff.SequenceType(
+        OrderedDict(
+            architecture=tff.TensorType(np.int32),
+            client=tff.TensorType(np.int32),
+            seed=tff.TensorType(np.int32, [2]),
+            images=tff.TensorType(np.uint8, [None, *space.image_shape]),
+            labels=tff.TensorType(np.int32, [None]),
+        )
+    )
+
+
+def select_subnets(supernet: Supernet) -> Distribution:
+    """Sends each client only the slices of the subnet that its data names (E-FedSup)."""
+    shapes = supernet.elastic_shapes()
+    sent_type = _tensors_type(shapes)
+
+    @tff.tensorflow.computation(_tensors_type(supernet.weight_shapes), np.int32)
+    def cut(weights, index):
+        slices = supernet.slices(supernet.code_at(index))
+        subnet = slicing.take(dict(zip(shapes, weights, strict=True)), slices)
+        return tuple(tf.ensure_shape(subnet[name], shape) for name, shape in shapes.items())
+
+    @tff.tensorflow.computation(client_data_type(supernet.space))
+    def key(data):
+        return tf.expand_dims(data.get_single_element()["architecture"], 0)
+
+    def send(weights, client_data):
+        size = tff.federated_value(supernet.space.size, tff.SERVER)
+        return tff.federated_select(tff.federated_map(key, client_data), size, weights, cut)
+
+    def open_selected(received, element):
+        values = zip(shapes.items(), received.get_single_element(), strict=True)
+        weights = {name: tf.ensure_shape(value, shape) for (name, shape), value in values}
+        index = element["architecture"]
+        return Received(weights, supernet.code_at(index), index)
+
+    return Distribution(shapes, tff.SequenceType(sent_type), send, open_selected)
+
+
+def broadcast_subnet(supernet: Supernet, architecture: Architecture) -> Distribution:
+    """Sends all clients the one subnet: FedSup if it is the largest, else FedAvg of that net."""
+    slices = supernet.slices(architecture)
+    shapes = {name: part.size for name, part in slices.items()}
+
+    @tff.tensorflow.computation(_tensors_type(supernet.weight_shapes))
+    def cut(weights):
+        return tuple(slicing.take(dict(zip(shapes, weights, strict=True)), slices).values())
+
+    def send(weights, client_data):
+        del client_data
+        return tff.federated_broadcast(tff.federated_map(cut, weights))
+
+    def open_broadcast(received, element):
+        del element
+        weights = dict(zip(shapes, received, strict=True))
+        return Received(weights, architecture, tf.constant(supernet.space.index(architecture)))
+
+    return Distribution(shapes, _tensors_type(shapes), send, open_broadcast)
+
+
+def _tensors_type(shapes) -> tff.Type:
+    return tff.to_type(tuple(tff.TensorType(np.float32, shape) for shape in shapes.values()))

@@ -1,0 +1,140 @@
+"""What a run shows: its progress line, its final table and the picture of its curves."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+
+from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.costs import architecture_cost
+from fedsup_tf.space import SearchSpace
+from tff_programs.assignment import Tier
+from tff_programs.training import RoundReport
+
+
+def progress_line(report: RoundReport, rounds: int) -> str:
+    """One line about a round."""
+    metrics = report.metrics
+    parts = [f"round {report.number:>{len(str(rounds))}}/{rounds}"]
+    if report.plan.clients:
+        speed = metrics.get("examples", 0) / max(metrics["seconds"], 1e-9)
+        parts += [f"loss {metrics['loss']:.3f}", f"{speed:,.0f} examples/s"]
+        down, up = metrics["bytes_down_per_client"], metrics["bytes_up_per_client"]
+        parts.append(f"{format_bytes(down)} down {format_bytes(up)} up a client")
+    else:
+        parts.append("no client answered, the supernet is unchanged")
+    if len(report.plan.clients) < report.plan.asked:
+        parts.append(f"{len(report.plan.clients)} of {report.plan.asked} clients answered")
+    if report.rejected:
+        named = ", ".join(map(str, report.rejected))
+        parts.append(f"left out, updates not finite: client {named}")
+    accuracies = accuracies_of(metrics)
+    if accuracies:
+        shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
+        parts.append(f"accuracy % {shares}")
+    return " | ".join(parts)
+
+
+def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The accuracies among flat metrics, by tier."""
+    prefix = "accuracy/"
+    return {
+        name[len(prefix) :]: float(value)
+        for name, value in metrics.items()
+        if name.startswith(prefix) and value != ""
+    }
+
+
+def final_table(
+    space: SearchSpace, tiers: Sequence[Tier], accuracies: Mapping[str, float], count_bytes
+) -> str:
+    """Tier, architecture, costs, accuracy and a client's bytes, a line each."""
+    rows = [("tier", "architecture", "parameters", "MACs", "accuracy", "bytes a round")]
+    for tier in tiers:
+        cost = architecture_cost(space, tier.architecture)
+        rows.append(
+            (
+                tier.name,
+                str(tier.architecture),
+                f"{cost.parameters:,}",
+                f"{cost.macs:,}",
+                f"{100 * accuracies[tier.name]:.1f} %",
+                format_bytes(sum(count_bytes(tier.architecture))),
+            )
+        )
+    return format_table(rows)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns wide enough for their cells, text to the left and figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number > 1 else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def format_bytes(count: float) -> str:
+    """For people: `3.1 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def draw_curves(metrics_csv: str, path: str, title: str) -> None:
+    """Draws loss and accuracy against rounds from the released metrics, to a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with open(metrics_csv, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    trained = [row for row in rows if row.get("loss")]
+    figure, (loss_axes, accuracy_axes) = pyplot.subplots(
+        1, 2, figsize=(11, 4.2), layout="constrained"
+    )
+    losses = [float(row["loss"]) for row in trained]
+    loss_axes.plot([int(row["round"]) for row in trained], losses, color="0.35", linewidth=1.5)
+    loss_axes.set(xlabel="round", ylabel="clients' training loss", ylim=(0, None))
+    evaluated = [(int(row["round"]), accuracies_of(row)) for row in rows]
+    evaluated = [(number, accuracies) for number, accuracies in evaluated if accuracies]
+    colours = pyplot.get_cmap("viridis")
+    names = list(evaluated[-1][1]) if evaluated else []
+    for place, name in enumerate(names):
+        points = [(number, 100 * a[name]) for number, a in evaluated if name in a]
+        accuracy_axes.plot(
+            *zip(*points, strict=True),
+            marker="o",
+            markersize=3.5,
+            linewidth=1.8,
+            color=colours(0.85 * place / max(1, len(names) - 1)),
+            label=f"{name}  {points[-1][1]:.1f} %",
+        )
+    accuracy_axes.set(xlabel="round", ylabel="test accuracy, %", ylim=(0, 100))
+    if names:
+        accuracy_axes.legend(loc="lower right", frameon=False)
+    for axes in (loss_axes, accuracy_axes):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
+    pyplot.close(figure)
+
+
+def run_paths(folder: str) -> dict[str, str]:
+    """Where a run keeps its files."""
+    names = {
+        "settings": "settings.json",
+        "metrics": "metrics.csv",
+        "tensorboard": "tensorboard",
+        "state": "state",
+        "supernet": "supernet.safetensors",
+        "curves": "curves.png",
+    }
+    return {key: os.path.join(folder, name) for key, name in names.items()}

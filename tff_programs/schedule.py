@@ -1,0 +1,32 @@
+"""Learning rates as functions of the round, computed on the server."""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+SCHEDULES = ("constant", "cosine")
+
+
+def build_schedule(
+    kind: str, learning_rate: float, rounds: int, final_share: float = 0.01
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from the round (int32, from 0) to the clients' learning rate (float32).
+
+    Args:
+      kind: `"constant"`, or `"cosine"` from `learning_rate` down to a share of it in the last round.
+      learning_rate: That of the first round.
+      rounds: Number of all rounds.
+      final_share: What is left in the last round, of `"cosine"`.
+    """
+    if kind not in SCHEDULES:
+        raise ValueError(f"Expected a schedule of {', '.join(SCHEDULES)}, received {kind!r}.")
+
+    def schedule(round_number):
+        if kind == "constant":
+            return tf.constant(learning_rate, tf.float32)
+        progress = tf.cast(round_number, tf.float32) / max(1, rounds - 1)
+        share = 0.5 * (1 + tf.cos(math.pi * tf.minimum(progress, 1.0)))
+        return learning_rate * (final_share + (1 - final_share) * share)
+
+    return schedule
