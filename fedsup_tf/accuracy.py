@@ -35,7 +35,8 @@ def count_correct(
     def batch(begin, correct):
         part = preprocessing.normalize(images[begin : begin + batch_size])
         guess = tf.argmax(supernet.forward(weights, part), 1, tf.int32)
-        right = tf.cast(guess == labels[begin : begin + batch_size], tf.int32)
+        # Not ==, which in a graph of TFF compares the tensors' identity.
+        right = tf.cast(tf.equal(guess, labels[begin : begin + batch_size]), tf.int32)
         return begin + batch_size, correct + tf.reduce_sum(right)
 
     _, correct = tf.while_loop(

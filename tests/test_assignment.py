@@ -1,0 +1,112 @@
+"""Plans of rounds: tiers by share, cohorts, redraws, availability, the sandwich."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from fedsup_tf.costs import count_parameters
+from fedsup_tf.space import digits_small
+from tff_programs.assignment import Assignment, Tier, default_tiers, parse_tiers
+
+SPACE = digits_small()
+
+
+def make(**changes):
+    tiers = changes.pop("tiers", default_tiers(SPACE, 0))
+    fields = dict(space=SPACE, tiers=tiers, clients=40, clients_per_round=10, seed=3)
+    return Assignment(**{**fields, **changes})
+
+
+def test_each_tier_has_its_share_of_the_clients():
+    tiers = tuple(
+        Tier(name, SPACE.smallest(), share) for name, share in (("a", 1), ("b", 2), ("c", 5))
+    )
+    counts = collections.Counter(make(tiers=tiers).tier_of_clients())
+    assert counts == {0: 5, 1: 10, 2: 25}
+
+
+def test_a_plan_depends_on_seed_and_round_alone():
+    one, other = make().plan(7), make().plan(7)
+    assert one.clients == other.clients
+    assert one.architectures == other.architectures
+    np.testing.assert_array_equal(one.seeds, other.seeds)
+    assert one.clients != make().plan(8).clients
+    assert one.clients != make(seed=4).plan(7).clients
+
+
+def test_a_cohort_has_distinct_clients_that_train_their_tiers_subnets():
+    assignment = make()
+    tiers = assignment.tier_of_clients()
+    for number in range(20):
+        plan = assignment.plan(number)
+        assert len(set(plan.clients)) == plan.asked == 10
+        for client, architecture in zip(plan.clients, plan.architectures, strict=True):
+            assert architecture == assignment.tiers[tiers[client]].architecture
+
+
+def test_seeds_differ_between_clients_and_rounds():
+    seeds = [tuple(seed) for number in range(10) for seed in make().plan(number).seeds]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_redraw_changes_subnets_within_the_bounds_of_the_tier():
+    (tier,) = parse_tiers(SPACE, ["20000-40000"], 0)
+    assignment = make(tiers=(tier,), redraw=True)
+    drawn = {a for number in range(5) for a in assignment.plan(number).architectures}
+    assert len(drawn) > 5
+    assert all(20000 <= count_parameters(SPACE, architecture) <= 40000 for architecture in drawn)
+
+
+def test_a_sandwich_has_a_smallest_and_a_largest_in_each_round():
+    (tier,) = parse_tiers(SPACE, ["20000-40000"], 0)
+    for number in range(5):
+        architectures = make(tiers=(tier,), sandwich=True).plan(number).architectures
+        assert SPACE.smallest() in architectures
+        assert SPACE.largest() in architectures
+
+
+def test_clients_that_do_not_answer_are_missing_with_their_subnets():
+    assignment = make(availability=0.5)
+    plans = [assignment.plan(number) for number in range(100)]
+    answered = [len(plan.clients) for plan in plans]
+    assert 400 < sum(answered) < 600
+    assert min(answered) < max(answered)
+    full = make()
+    for number, plan in enumerate(plans):
+        everyone = full.plan(number)
+        asked = dict(zip(everyone.clients, everyone.architectures, strict=True))
+        assert plan.asked == 10
+        assert len(plan.seeds) == len(plan.clients) == len(plan.architectures)
+        assert dict(zip(plan.clients, plan.architectures, strict=True)).items() <= asked.items()
+
+
+def test_tiers_are_read_from_text(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(SPACE.smallest().to_json())
+    tiers = parse_tiers(SPACE, ["smallest@3", "largest", str(path), "20000-40000@0.5"], 0)
+    assert [tier.name for tier in tiers] == ["smallest", "largest", "mine", "20000-40000"]
+    assert [tier.share for tier in tiers] == [3.0, 1.0, 1.0, 0.5]
+    assert tiers[2].architecture == SPACE.smallest()
+    assert 20000 <= count_parameters(SPACE, tiers[3].architecture) <= 40000
+
+
+@pytest.mark.parametrize("entry", ["huge", "smallest@0", "smallest@x", "5-", "a-b"])
+def test_a_tier_that_is_none_is_refused_by_name(entry):
+    with pytest.raises(ValueError, match=entry):
+        parse_tiers(SPACE, [entry], 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clients_per_round": 0},
+        {"clients_per_round": 41},
+        {"availability": 0.0},
+        {"availability": 1.5},
+        {"clients_per_round": 1, "sandwich": True},
+    ],
+)
+def test_impossible_rounds_are_refused(changes):
+    with pytest.raises(ValueError, match="Expected|needs"):
+        make(**changes)

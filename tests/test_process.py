@@ -1,0 +1,245 @@
+"""Laws 3 and 4: what a TFF round computes, against plain loops of the same parts."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf import slicing
+from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.supernet import Supernet
+from tff_programs.clients import client_element
+from tff_programs.process import build_fedsup_process
+
+SPACE = SearchSpace(
+    name="tiny",
+    image_shape=(6, 6, 1),
+    classes=3,
+    stem_width=8,
+    stem_stride=1,
+    stages=(Stage("a", (8, 16), (1, 2), (3, 5)), Stage("b", (16, 24), (1, 2), (3, 5), 2)),
+)
+SUPERNET = Supernet(SPACE)
+PREPROCESSING = Preprocessing((128.0,), (64.0,))
+TRAINING = LocalTraining(epochs=2, batch_size=8)
+RATE = 0.05
+
+
+class Client:
+    """A client's data of a round."""
+
+    def __init__(self, number, architecture, examples, broken=False):
+        rng = np.random.default_rng(number)
+        self.number, self.architecture = number, architecture
+        self.images = rng.integers(0, 256, (examples, 6, 6, 1)).astype(np.uint8)
+        self.labels = rng.integers(0, 3, examples).astype(np.int32)
+        # A label out of range makes TensorFlow's one-hot target zero; a weight that is not finite
+        # is what a broken phone sends. The first is harmless, the second is made by `broken`.
+        self.seed = np.array([5, number], np.int32)
+
+    def element(self):
+        return client_element(
+            SPACE, self.images, self.labels, self.architecture, self.number, self.seed
+        )
+
+
+def cohort():
+    rng = np.random.default_rng(0)
+    architectures = [SPACE.smallest(), SPACE.largest(), SPACE.sample(rng), SPACE.sample(rng)]
+    return [Client(n, a, 11 + 5 * n) for n, a in enumerate(architectures)]
+
+
+def run(execution, process, clients, rounds=1, weights=None):
+    state = execution(process.initialize)
+    if weights is not None:
+        state = execution(
+            lambda: process.set_model_weights(
+                state, tff.learning.models.ModelWeights(tuple(weights.values()), ())
+            )
+        )
+    for _ in range(rounds):
+        iterator = Elements(clients)
+        output = execution(lambda state=state, it=iterator: process.next(state, it.select()))
+        state = output.state
+    trained = execution(lambda: process.get_model_weights(state)).trainable
+    named = dict(zip(SUPERNET.weight_shapes, map(np.asarray, trained), strict=True))
+    return named, output.metrics["client_work"]["train"], state
+
+
+class Elements:
+    """The clients of one round."""
+
+    def __init__(self, clients):
+        self.clients = clients
+
+    def select(self):
+        return [client.element() for client in self.clients]
+
+
+def plain_update(weights, client, training=TRAINING):
+    slices = SUPERNET.slices(client.architecture)
+    return local_update(
+        SUPERNET,
+        slicing.take(weights, slices),
+        client.architecture,
+        tf.constant(client.images),
+        tf.constant(client.labels),
+        tf.constant(client.seed),
+        RATE,
+        training,
+        PREPROCESSING,
+    )
+
+
+def plain_round(weights, clients, kind="coverage", weighting="examples"):
+    """The same round as a loop; returns the new weights and the covered entries."""
+    total = {name: np.zeros(shape, np.float64) for name, shape in SUPERNET.weight_shapes.items()}
+    coverage = {name: np.zeros_like(value) for name, value in total.items()}
+    everyone = 0.0
+    for client in clients:
+        update = plain_update(weights, client)
+        weight = len(client.labels) if weighting == "examples" else 1.0
+        everyone += weight
+        for name, part in SUPERNET.slices(client.architecture).items():
+            box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
+            total[name][box] += weight * update.delta[name].numpy()
+            coverage[name][box] += weight
+    new = {}
+    for name, value in weights.items():
+        divisor = np.maximum(coverage[name], 1e-30) if kind == "coverage" else everyone
+        new[name] = value + (total[name] / divisor).astype(np.float32)
+    return new, {name: value > 0 for name, value in coverage.items()}
+
+
+def initial_weights():
+    """Weights of which no residual branch is silent, so that every tensor is trained."""
+    rng = np.random.default_rng(1)
+    named = {name: value.numpy() for name, value in Supernet(SPACE).weights_by_name().items()}
+    return {
+        name: rng.uniform(0.5, 1, value.shape).astype(np.float32) if "gamma" in name else value
+        for name, value in named.items()
+    }
+
+
+def assert_close(actual, expected):
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weighting"), [("coverage", "examples"), ("diluted", "uniform")]
+)
+def test_a_round_equals_a_plain_loop(execution, kind, weighting):
+    clients, weights = cohort(), initial_weights()
+    process = build_fedsup_process(
+        SPACE, TRAINING, PREPROCESSING, RATE, aggregation=kind, weighting=weighting
+    )
+    actual, metrics, _ = run(execution, process, clients, weights=weights)
+    expected, _ = plain_round(weights, clients, kind, weighting)
+    assert_close(actual, expected)
+    losses = [float(plain_update(weights, client).loss) for client in clients]
+    sizes = [len(client.labels) for client in clients]
+    np.testing.assert_allclose(metrics["loss"], np.average(losses, weights=sizes), rtol=1e-4)
+    assert metrics["examples"] == sum(sizes)
+    assert metrics["clients"] == len(clients)
+    assert len(metrics["rejected"]) == 0
+
+
+@pytest.mark.parametrize("optimizer", ["none", "sgdm", "adam"])
+def test_entries_that_nobody_trained_stay_bit_identical(execution, optimizer):
+    optimizers = {
+        "none": None,
+        "sgdm": tff.learning.optimizers.build_sgdm(1.0, momentum=0.9),
+        "adam": tff.learning.optimizers.build_adam(0.01, epsilon=1e-3),
+    }
+    process = build_fedsup_process(
+        SPACE, TRAINING, PREPROCESSING, RATE, server_optimizer=optimizers[optimizer]
+    )
+    everyone = [Client(0, SPACE.largest(), 16)]
+    warm, _, state = run(execution, process, everyone, rounds=1, weights=initial_weights())
+    # Momentum from the first round must not move what the second round does not train.
+    clients = [Client(1, SPACE.smallest(), 16)]
+    output = execution(lambda: process.next(state, Elements(clients).select()))
+    trained = execution(lambda: process.get_model_weights(output.state)).trainable
+    for (name, before), after in zip(warm.items(), map(np.asarray, trained), strict=True):
+        part = SUPERNET.slices(SPACE.smallest())[name]
+        covered = np.zeros(before.shape, bool)
+        covered[tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))] = True
+        np.testing.assert_array_equal(after[~covered], before[~covered], err_msg=name)
+        if covered.any():
+            assert (after[covered] != before[covered]).any(), name
+
+
+def test_everyone_on_the_largest_net_is_federated_averaging(execution):
+    clients = [Client(n, SPACE.largest(), 9 + 8 * n) for n in range(3)]
+    weights = initial_weights()
+    selected = build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
+    broadcast = build_fedsup_process(
+        SPACE, TRAINING, PREPROCESSING, RATE, architecture=SPACE.largest()
+    )
+    updates = [plain_update(weights, client).delta for client in clients]
+    sizes = np.array([len(client.labels) for client in clients], np.float32)
+    expected = {
+        name: value + np.average([u[name].numpy() for u in updates], axis=0, weights=sizes)
+        for name, value in weights.items()
+    }
+    for process in (selected, broadcast):
+        actual, _, _ = run(execution, process, clients, weights=weights)
+        assert_close(actual, expected)
+
+
+def test_fedsup_trains_a_sandwich_in_every_client(execution):
+    training = LocalTraining(batch_size=8, sandwich=3, temperature=2.0)
+    process = build_fedsup_process(
+        SPACE, training, PREPROCESSING, RATE, architecture=SPACE.largest()
+    )
+    client, weights = Client(0, SPACE.largest(), 16), initial_weights()
+    actual, _, _ = run(execution, process, [client], weights=weights)
+    update = plain_update(weights, client, training)
+    assert_close(actual, {name: weights[name] + update.delta[name].numpy() for name in weights})
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_named(execution):
+    clients, weights = cohort(), initial_weights()
+    # The largest net alone holds this entry, so only the client that trains it breaks.
+    poisoned = {name: value.copy() for name, value in weights.items()}
+    poisoned["b_1/pointwise/kernel"][0, 0, -1, -1] = np.nan
+    process = build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
+    holders = [
+        client.number
+        for client in clients
+        if SUPERNET.slices(client.architecture)["b_1/pointwise/kernel"].size[2:] == (24, 24)
+    ]
+    actual, metrics, _ = run(execution, process, clients, weights=poisoned)
+    assert sorted(metrics["rejected"]) == holders
+    assert metrics["clients"] == len(clients) - len(holders)
+    others = [client for client in clients if client.number not in holders]
+    expected, _ = plain_round(poisoned, others)
+    assert_close(actual, expected)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_a_client_without_examples_changes_nothing(execution):
+    weights = initial_weights()
+    process = build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
+    actual, metrics, _ = run(execution, process, [Client(0, SPACE.largest(), 0)], weights=weights)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(actual[name], value)
+    assert metrics["loss"] == 0
+
+
+def test_the_learning_rate_follows_the_round(execution):
+    process = build_fedsup_process(
+        SPACE, TRAINING, PREPROCESSING, lambda number: 0.1 / (1.0 + tf.cast(number, tf.float32))
+    )
+    _, metrics, _ = run(execution, process, [Client(0, SPACE.smallest(), 8)], rounds=3)
+    np.testing.assert_allclose(metrics["learning_rate"], 0.1 / 3, rtol=1e-6)
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(ValueError, match="weighting"):
+        build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, weighting="age")
+    with pytest.raises(ValueError, match="aggregation"):
+        build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, aggregation="median")

@@ -1,0 +1,421 @@
+"""The supernet: its subnets, the names and shapes of its tensors, its Keras face."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedsup_tf import costs, slicing
+from fedsup_tf.space import Architecture, SearchSpace, Stage, digits_small
+from fedsup_tf.supernet import ElasticBlock, Supernet, check_weights, has_weight_decay
+
+SPACES = {
+    "digits_small": digits_small(image_shape=(9, 7, 1)),
+    "group": digits_small(image_shape=(6, 6, 1), normalization="group"),
+    "tiny": SearchSpace(
+        "tiny",
+        (5, 4, 2),
+        3,
+        3,
+        2,
+        (
+            Stage("first", (2, 3, 4), (1, 3), (1, 3, 7), 1),
+            Stage("second", (4, 6), (1, 2), (3, 5), 2),
+            Stage("third", (6,), (2,), (3,), 1),
+        ),
+    ),
+    # Here the largest net, alone, needs no shortcut convolution.
+    "returning": SearchSpace(
+        "returning",
+        (4, 4, 1),
+        2,
+        4,
+        1,
+        (Stage("first", (2, 4), (1,), (3,), 1), Stage("second", (3, 4), (1, 2), (3,), 2)),
+    ),
+}
+TINY = SPACES["tiny"]
+
+
+def randomized(space, seed=0):
+    """A supernet of random weights; as initialized, the residual branches would be silent."""
+    supernet = Supernet(space)
+    rng = np.random.default_rng(seed)
+    for variable in supernet.weights_by_name().values():
+        variable.assign(0.5 * rng.normal(size=variable.shape))
+    return supernet
+
+
+def random_images(space, batch=3, seed=1):
+    return np.random.default_rng(seed).normal(size=(batch, *space.image_shape)).astype(np.float32)
+
+
+def architectures(space, number, seed=2):
+    """The smallest, the largest, and as many random ones."""
+    rng = np.random.default_rng(seed)
+    return [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(number))]
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def supernet(request):
+    return randomized(SPACES[request.param])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return randomized(TINY)
+
+
+# --------------------------------------------------------- law 1: a subnet is a supernet
+
+
+def test_a_subnet_within_the_supernet_computes_as_it_does_extracted(supernet):
+    images = random_images(supernet.space)
+    for architecture in architectures(supernet.space, 6):
+        subnet = supernet.extract(architecture)
+        assert subnet.space == supernet.space.only(architecture)
+        np.testing.assert_array_equal(supernet(images, architecture), subnet(images))
+
+
+def test_a_subnet_of_a_subnet_is_that_subnet(tiny):
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        architecture = TINY.sample(rng)
+        once = tiny.extract(architecture)
+        twice = once.extract(architecture)
+        for name, variable in once.weights_by_name().items():
+            np.testing.assert_array_equal(twice.weights_by_name()[name], variable)
+
+
+def test_without_an_architecture_the_largest_computes(tiny):
+    images = random_images(TINY)
+    np.testing.assert_array_equal(tiny(images), tiny(images, TINY.largest()))
+    assert np.abs(tiny(images) - tiny(images, TINY.smallest())).max() > 1e-3
+
+
+def test_training_does_not_change_what_is_computed(tiny):
+    images = random_images(TINY)
+    np.testing.assert_array_equal(tiny(images, training=True), tiny(images, training=False))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        TINY.largest(),
+        TINY.smallest(),
+        Architecture((3, 6, 6), (3, 1, 2), (7, 5, 3)),
+        Architecture((4, 4, 6), (1, 2, 2), (1, 3, 3)),
+    ],
+)
+def test_logits_are_those_of_the_architecture_written_in_plain_tensorflow(tiny, architecture):
+    weights = {key: variable.numpy() for key, variable in tiny.weights_by_name().items()}
+
+    def norm(prefix, maps, channels):
+        alpha, beta, gamma = (
+            weights[f"{prefix}/{vector}"][:channels] for vector in ("alpha", "beta", "gamma")
+        )
+        root = tf.sqrt(tf.reduce_mean((maps - alpha) ** 2, [0, 1, 2]) + 1e-5)
+        return gamma * (maps - alpha) / root + beta
+
+    images = random_images(TINY)
+    maps = tf.nn.conv2d(images, weights["stem/kernel"], 2, "SAME")
+    maps = tf.nn.relu6(norm("stem_norm", maps, 3))
+    entering = 3
+    for stage, width, depth, side in zip(
+        TINY.stages, architecture.widths, architecture.depths, architecture.kernels, strict=True
+    ):
+        for number in range(depth):
+            block = f"{stage.name}_{number}"
+            stride = stage.stride if number == 0 else 1
+            strides = [1, stride, stride, 1]
+            kernel = weights[f"{block}/depthwise/kernel"]
+            margin = (len(kernel) - side) // 2
+            kernel = kernel[margin : margin + side, margin : margin + side, :entering]
+            branch = tf.nn.depthwise_conv2d(maps, kernel, strides, "SAME")
+            branch = tf.nn.relu6(norm(f"{block}/depthwise_norm", branch, entering))
+            kernel = weights[f"{block}/pointwise/kernel"][:, :, :entering, :width]
+            branch = tf.nn.conv2d(branch, kernel, 1, "SAME")
+            branch = norm(f"{block}/pointwise_norm", branch, width)
+            shortcut = tf.nn.avg_pool2d(maps, 2, 2, "SAME") if stride == 2 else maps
+            if entering != width:
+                kernel = weights[f"{block}/shortcut/kernel"][:, :, :entering, :width]
+                shortcut = tf.nn.conv2d(shortcut, kernel, 1, "SAME")
+            maps, entering = branch + shortcut, width
+    pooled = tf.reduce_mean(maps, [1, 2])
+    expected = pooled @ weights["head/kernel"][:entering] + weights["head/bias"]
+    actual = tiny(images, architecture)
+    assert actual.shape == (3, 3)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------- architectures as codes in a graph
+
+
+@pytest.mark.parametrize("name", ["tiny", "group", "returning"])
+def test_one_trace_for_codes_computes_what_each_architecture_does(name):
+    supernet = randomized(SPACES[name])
+    traces = []
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, *supernet.space.image_shape]),
+            tf.TensorSpec([len(supernet.space.choices)], tf.int32),
+        ]
+    )
+    def call(images, code):
+        traces.append(name)
+        return supernet(images, code)
+
+    for batch, architecture in enumerate(architectures(supernet.space, 6), start=1):
+        images = random_images(supernet.space, batch)
+        actual = call(images, supernet.space.encode(architecture))
+        expected = supernet(images, architecture)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    assert len(traces) == 1
+
+
+def test_a_code_outside_a_graph_is_its_architecture(tiny):
+    images = random_images(TINY)
+    architecture = Architecture((3, 6, 6), (3, 1, 2), (7, 5, 3))
+    code = TINY.encode(architecture)
+    expected = tiny(images, architecture)
+    np.testing.assert_array_equal(tiny(images, code), expected)
+    np.testing.assert_allclose(tiny(images, tf.constant(code)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_code_at_is_the_inverse_of_the_index():
+    space = digits_small()
+    supernet = Supernet(space)
+    code_at = tf.function(supernet.code_at, input_signature=[tf.TensorSpec([], tf.int32)])
+    rng = np.random.default_rng(0)
+    for index in (0, space.size - 1, *rng.integers(space.size, size=30)):
+        np.testing.assert_array_equal(code_at(tf.constant(index, tf.int32)), space.encode(space.at(index)))
+
+
+def test_an_architecture_of_another_type_is_an_error(tiny):
+    with pytest.raises(TypeError, match="an Architecture or its int32 code, received list"):
+        tiny(random_images(TINY), [4, 6, 6, 1, 1, 2, 3, 3, 3])
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [Architecture((4, 5, 6), (1, 1, 2), (3, 3, 3)), np.array([4, 5, 6, 1, 1, 2, 3, 3, 3])],
+)
+def test_an_architecture_outside_the_space_is_an_error_that_names_the_stage(tiny, architecture):
+    with pytest.raises(ValueError, match="Stage 'second'.*allows widths"):
+        tiny(random_images(TINY), architecture)
+
+
+def test_a_code_of_another_length_is_an_error(tiny):
+    with pytest.raises(ValueError, match="not compatible"):
+        tiny(random_images(TINY), tf.zeros([8], tf.int32))
+
+
+# --------------------------------------------------------------- law 5: slices are counted
+
+
+def test_slices_hold_as_many_values_as_the_cost_says_and_the_subnet_has(supernet):
+    space = supernet.space
+    for architecture in architectures(space, 20):
+        slices = supernet.slices(architecture)
+        parameters = costs.count_parameters(space, architecture)
+        assert slicing.count_values(slices) == parameters
+        subnet = supernet.extract(architecture)
+        assert sum(int(np.prod(variable.shape)) for variable in subnet.weights) == parameters
+
+
+def test_slices_within_a_subnet_cut_what_slices_of_the_supernet_cut(supernet):
+    space = supernet.space
+    weights = supernet.weights_by_name()
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        # The lesser and the greater of two in every dimension.
+        codes = np.stack([space.encode(space.sample(rng)) for _ in range(2)])
+        inner, outer = (space.decode(code) for code in (codes.min(0), codes.max(0)))
+        # A shortcut convolution that only the inner net has cannot be cut out of the outer.
+        slices = supernet.slices(inner)
+        received = slicing.take(weights, supernet.slices(outer))
+        within = supernet.slices(inner, within=outer)
+        if any(
+            min(received[name].shape) == 0 < slicing.count_values({name: part})
+            for name, part in slices.items()
+        ):
+            continue
+        nested = slicing.take(received, within)
+        for name, value in slicing.take(weights, slices).items():
+            np.testing.assert_array_equal(nested[name], value)
+
+
+# ------------------------------------------------------------------- names and shapes
+
+
+def test_weight_shapes_are_those_of_the_variables_in_their_order(supernet):
+    named = supernet.weights_by_name()
+    assert list(named) == list(supernet.weight_shapes)
+    assert {
+        name: tuple(variable.shape) for name, variable in named.items()
+    } == supernet.weight_shapes
+    ids = [id(variable) for variable in supernet.trainable_weights]
+    assert ids == [id(variable) for variable in named.values()]
+    assert not supernet.non_trainable_weights
+
+
+def test_names_are_block_then_layer_then_weight(tiny):
+    names = list(tiny.weight_shapes)
+    assert names[:4] == ["stem/kernel", "stem_norm/alpha", "stem_norm/beta", "stem_norm/gamma"]
+    assert names[4] == "first_0/depthwise/kernel"
+    assert names[-2:] == ["head/kernel", "head/bias"]
+    assert "second_1/pointwise_norm/gamma" in names
+
+
+def test_a_shortcut_convolution_is_there_only_where_a_width_can_change(tiny):
+    shortcuts = [name for name in tiny.weight_shapes if "/shortcut/" in name]
+    assert shortcuts == [f"{stage}_0/shortcut/kernel" for stage in ("first", "second", "third")]
+    only = Supernet(TINY.only(Architecture((3, 6, 6), (3, 1, 2), (7, 5, 3))))
+    assert [name for name in only.weight_shapes if "/shortcut/" in name] == [
+        "second_0/shortcut/kernel"
+    ]
+
+
+def test_elastic_shapes_know_exactly_the_lengths_that_never_change(supernet):
+    space = supernet.space
+    rng = np.random.default_rng(4)
+    indices = range(space.size) if space.size < 400 else rng.integers(space.size, size=400)
+    seen = {}
+    for index in indices:
+        for name, part in supernet.slices(space.at(index)).items():
+            seen.setdefault(name, []).append(part.size)
+    expected = {
+        name: tuple(lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*sizes, strict=True))
+        for name, sizes in seen.items()
+    }
+    assert supernet.elastic_shapes() == expected
+
+
+def test_elastic_shapes_of_one_architecture_are_all_known():
+    subnet = Supernet(TINY.only(TINY.smallest()))
+    # What the net has not at all, such as an absent block, has a length of 0.
+    assert subnet.elastic_shapes() == subnet.weight_shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "decays"),
+    [
+        ("stem/kernel", True),
+        ("first_0/depthwise/kernel", True),
+        ("first_0/shortcut/kernel", True),
+        ("head/kernel", True),
+        ("head/bias", False),
+        ("stem_norm/alpha", False),
+        ("first_0/pointwise_norm/gamma", False),
+        ("first_0/depthwise_norm/beta", False),
+    ],
+)
+def test_kernels_alone_decay(tiny, name, decays):
+    assert name in tiny.weight_shapes
+    assert has_weight_decay(name) == decays
+
+
+# -------------------------------------------------------------------------- Keras' face
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    first, second, third = (Supernet(TINY, seed).weights_by_name() for seed in (5, 5, 6))
+    for name, variable in first.items():
+        np.testing.assert_array_equal(variable, second[name])
+        if has_weight_decay(name):
+            assert np.abs(variable - third[name]).min() > 0
+
+
+def test_no_two_kernels_start_with_the_same_values():
+    named = Supernet(digits_small(), seed=1).weights_by_name()
+    starts = {
+        tuple(np.ravel(variable)[:4] / np.abs(variable).max())
+        for name, variable in named.items()
+        if has_weight_decay(name)
+    }
+    assert len(starts) == sum(has_weight_decay(name) for name in named)
+
+
+def test_residual_branches_start_silent():
+    named = Supernet(TINY).weights_by_name()
+    for name, variable in named.items():
+        if name.endswith("gamma"):
+            assert set(variable.numpy()) == {0.0 if "/pointwise_norm/" in name else 1.0}
+
+
+def test_a_config_makes_the_same_supernet():
+    supernet = Supernet(SPACES["group"], seed=3, name="mine")
+    config = supernet.get_config()
+    again = Supernet.from_config(config)
+    assert (again.space, again.seed, again.name) == (supernet.space, 3, "mine")
+    assert again.get_config() == config
+    for name, variable in supernet.weights_by_name().items():
+        np.testing.assert_array_equal(again.weights_by_name()[name], variable)
+
+
+def test_building_twice_keeps_the_variables():
+    supernet = Supernet(TINY)
+    first = list(supernet.weights_by_name().values())
+    supernet.build((None, *TINY.image_shape))
+    assert all(a is b for a, b in zip(first, supernet.weights, strict=True))
+
+
+def test_keras_fits_the_supernet():
+    supernet = Supernet(TINY)
+    supernet.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = random_images(TINY, batch=6)
+    labels = np.array([0, 1, 2] * 2)
+    losses = supernet.fit(images, labels, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_assigned_weights_are_read_back(tiny):
+    other = Supernet(TINY)
+    weights = {name: variable.numpy() for name, variable in tiny.weights_by_name().items()}
+    other.assign_weights(weights)
+    images = random_images(TINY)
+    np.testing.assert_array_equal(other(images), tiny(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("head/bias"), "missing are \\['head/bias'\\], unknown are \\[\\]"),
+        (lambda w: w.update(extra=np.zeros(1)), "missing are \\[\\], unknown are \\['extra'\\]"),
+        (
+            lambda w: w.update({"head/kernel": np.zeros((3, 6))}),
+            "'head/kernel': expected shape \\(6, 3\\), received \\(3, 6\\)",
+        ),
+        (
+            lambda w: w.update({"stem_norm/beta": np.zeros((3, 1))}),
+            "'stem_norm/beta': expected shape \\(3,\\), received \\(3, 1\\)",
+        ),
+    ],
+)
+def test_weights_of_another_name_or_shape_are_an_error_and_assign_nothing(change, message):
+    supernet = Supernet(TINY)
+    before = {name: variable.numpy() for name, variable in supernet.weights_by_name().items()}
+    weights = {name: value + 1 for name, value in before.items()}
+    change(weights)
+    with pytest.raises(ValueError, match=message):
+        supernet.assign_weights(weights)
+    for name, variable in supernet.weights_by_name().items():
+        np.testing.assert_array_equal(variable, before[name])
+
+
+def test_check_weights_accepts_what_fits():
+    check_weights({"a": np.zeros((2, 3))}, {"a": (2, 3)})
+
+
+def test_a_block_that_may_be_absent_returns_its_inputs_where_it_is():
+    block = ElasticBlock(Stage("s", (4,), (1, 2), (3,)), 1, (4,), "parametric", 0)
+    block.build(None)
+    none = block.slices(4, 4, 3, 0, 3)
+    weights = {
+        f"{layer.name}/{name}": value
+        for layer in block.sublayers()
+        for name, value in layer.own_weights().items()
+    }
+    inputs = np.random.default_rng(0).normal(size=(2, 5, 5, 4)).astype(np.float32)
+    absent = slicing.take(weights, none)
+    np.testing.assert_array_equal(block.forward(absent, tf.constant(inputs)), inputs)
