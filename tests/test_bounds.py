@@ -26,7 +26,7 @@ SPACES = {
 
 
 def all_costs(space, cost):
-    """That cost of every architecture of the space, by index."""
+    """Return that cost of every architecture of the space, by index."""
     return np.array(
         [
             getattr(costs.architecture_cost(space, space.at(index)), cost)
@@ -82,9 +82,7 @@ def test_the_walk_is_random(monkeypatch):
     monkeypatch.setattr(bounds, "_UNIFORM_TRIES", 0)
     space = SPACES["digits_small"]
     rng = np.random.default_rng(0)
-    drawn = {
-        bounds.sample_within(space, rng, "parameters", 0, np.inf) for _ in range(20)
-    }
+    drawn = {bounds.sample_within(space, rng, "parameters", 0, np.inf) for _ in range(20)}
     assert len(drawn) > 10
 
 
@@ -95,8 +93,7 @@ def test_draws_reach_all_that_lies_within():
     inside = {space.at(index) for index in np.flatnonzero((low <= values) & (values <= high))}
     rng = np.random.default_rng(0)
     drawn = {
-        bounds.sample_within(space, rng, "parameters", low, high)
-        for _ in range(10 * len(inside))
+        bounds.sample_within(space, rng, "parameters", low, high) for _ in range(10 * len(inside))
     }
     assert drawn == inside
 

@@ -1,4 +1,4 @@
-"""Elastic layers: Keras' contract, and that a part of a layer computes like a layer of that size."""
+"""Elastic layers: Keras' contract, and parts of layers that compute like whole ones."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def normal(*shape):
 
 
 def built(name):
-    """The layer of a case with random weights, and whole inputs."""
+    """Return the layer of a case with random weights, and whole inputs."""
     layer, shape, _, _ = CASES[name]
     inputs = normal(3, *shape[1:])
     layer(inputs)
@@ -51,7 +51,7 @@ def built(name):
 
 
 def computed(name, weights, inputs):
-    """What the layer of a case computes with these weights, in TensorFlow's or NumPy's words."""
+    """Compute what the layer of a case does, in TensorFlow's or NumPy's words."""
     kernel = weights.get("kernel")
     if name == "conv":
         return tf.nn.conv2d(inputs, kernel, 2, "SAME")
@@ -74,7 +74,7 @@ def computed(name, weights, inputs):
 
 
 def cut(name, weights, channels, filters=None, kernel_size=None):
-    """The part of the weights that a narrower layer has, cut with NumPy."""
+    """Cut the part of the weights that a narrower layer has, with NumPy."""
     if name in ("conv", "pointwise"):
         return {"kernel": weights["kernel"][:, :, :channels, :filters]}
     if name == "depthwise":

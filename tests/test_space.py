@@ -195,7 +195,7 @@ def test_load_space_from_a_file_with_changes(tmp_path):
 
 def test_load_space_of_neither_name_nor_file_is_an_error(tmp_path):
     for neither in ("no_such_space", str(tmp_path)):
-        with pytest.raises(ValueError, match="fedsup_cifar, digits_small.*neither"):
+        with pytest.raises(ValueError, match=r"fedsup_cifar, digits_small.*neither"):
             load_space(neither)
 
 
@@ -339,7 +339,7 @@ def test_a_code_of_another_length_is_an_error(code):
 
 
 def test_a_code_outside_the_space_is_an_error_that_names_the_stage():
-    with pytest.raises(ValueError, match="Stage 'second'.*allows kernels \\[3, 5\\].*asks for 7"):
+    with pytest.raises(ValueError, match=r"Stage 'second'.*allows kernels \[3, 5\].*asks for 7"):
         TINY.decode([4, 6, 1, 2, 1, 7])
 
 

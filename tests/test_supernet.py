@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from fedsup_tf import costs, slicing
 from fedsup_tf.space import Architecture, SearchSpace, Stage, digits_small
-from fedsup_tf.supernet import ElasticBlock, Supernet, check_weights, has_weight_decay
+from fedsup_tf.supernet import ElasticBlock, Supernet, has_weight_decay
 
 SPACES = {
     "digits_small": digits_small(image_shape=(9, 7, 1)),
@@ -20,7 +20,7 @@ SPACES = {
         (
             Stage("first", (2, 3, 4), (1, 3), (1, 3, 7), 1),
             Stage("second", (4, 6), (1, 2), (3, 5), 2),
-            Stage("third", (6,), (2,), (3,), 1),
+            Stage("third", (6, 8), (2,), (3,), 1),
         ),
     ),
     # Here the largest net, alone, needs no shortcut convolution.
@@ -37,7 +37,7 @@ TINY = SPACES["tiny"]
 
 
 def randomized(space, seed=0):
-    """A supernet of random weights; as initialized, the residual branches would be silent."""
+    """Make a supernet of random weights; as initialized, the residual branches would be silent."""
     supernet = Supernet(space)
     rng = np.random.default_rng(seed)
     for variable in supernet.weights_by_name().values():
@@ -50,7 +50,7 @@ def random_images(space, batch=3, seed=1):
 
 
 def architectures(space, number, seed=2):
-    """The smallest, the largest, and as many random ones."""
+    """List the smallest, the largest, and as many random ones."""
     rng = np.random.default_rng(seed)
     return [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(number))]
 
@@ -188,7 +188,9 @@ def test_code_at_is_the_inverse_of_the_index():
     code_at = tf.function(supernet.code_at, input_signature=[tf.TensorSpec([], tf.int32)])
     rng = np.random.default_rng(0)
     for index in (0, space.size - 1, *rng.integers(space.size, size=30)):
-        np.testing.assert_array_equal(code_at(tf.constant(index, tf.int32)), space.encode(space.at(index)))
+        np.testing.assert_array_equal(
+            code_at(tf.constant(index, tf.int32)), space.encode(space.at(index))
+        )
 
 
 def test_an_architecture_of_another_type_is_an_error(tiny):
@@ -201,12 +203,14 @@ def test_an_architecture_of_another_type_is_an_error(tiny):
     [Architecture((4, 5, 6), (1, 1, 2), (3, 3, 3)), np.array([4, 5, 6, 1, 1, 2, 3, 3, 3])],
 )
 def test_an_architecture_outside_the_space_is_an_error_that_names_the_stage(tiny, architecture):
-    with pytest.raises(ValueError, match="Stage 'second'.*allows widths"):
+    with pytest.raises(ValueError, match=r"Stage 'second'.*allows widths"):
         tiny(random_images(TINY), architecture)
 
 
 def test_a_code_of_another_length_is_an_error(tiny):
-    with pytest.raises(ValueError, match="not compatible"):
+    with pytest.raises(ValueError, match="a code of 9 numbers, received 8"):
+        tiny(random_images(TINY), np.zeros(8, np.int32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="input \\[8\\] is not compatible"):
         tiny(random_images(TINY), tf.zeros([8], tf.int32))
 
 
@@ -231,18 +235,14 @@ def test_slices_within_a_subnet_cut_what_slices_of_the_supernet_cut(supernet):
         # The lesser and the greater of two in every dimension.
         codes = np.stack([space.encode(space.sample(rng)) for _ in range(2)])
         inner, outer = (space.decode(code) for code in (codes.min(0), codes.max(0)))
-        # A shortcut convolution that only the inner net has cannot be cut out of the outer.
         slices = supernet.slices(inner)
         received = slicing.take(weights, supernet.slices(outer))
         within = supernet.slices(inner, within=outer)
-        if any(
-            min(received[name].shape) == 0 < slicing.count_values({name: part})
-            for name, part in slices.items()
-        ):
-            continue
-        nested = slicing.take(received, within)
         for name, value in slicing.take(weights, slices).items():
-            np.testing.assert_array_equal(nested[name], value)
+            # A shortcut convolution that only the inner net needs is not in the outer.
+            if "/shortcut/" not in name or tf.size(received[name]) > 0:
+                nested = tf.slice(received[name], *within[name])
+                np.testing.assert_array_equal(nested, value)
 
 
 # ------------------------------------------------------------------- names and shapes
@@ -285,7 +285,9 @@ def test_elastic_shapes_know_exactly_the_lengths_that_never_change(supernet):
         for name, part in supernet.slices(space.at(index)).items():
             seen.setdefault(name, []).append(part.size)
     expected = {
-        name: tuple(lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*sizes, strict=True))
+        name: tuple(
+            lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*sizes, strict=True)
+        )
         for name, sizes in seen.items()
     }
     assert supernet.elastic_shapes() == expected
@@ -361,10 +363,11 @@ def test_building_twice_keeps_the_variables():
 
 
 def test_keras_fits_the_supernet():
-    supernet = Supernet(TINY)
+    space = SPACES["returning"]
+    supernet = Supernet(space)
     supernet.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    images = random_images(TINY, batch=6)
-    labels = np.array([0, 1, 2] * 2)
+    images = random_images(space, batch=6)
+    labels = np.array([0, 1] * 3)
     losses = supernet.fit(images, labels, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
 
@@ -383,8 +386,8 @@ def test_assigned_weights_are_read_back(tiny):
         (lambda w: w.pop("head/bias"), "missing are \\['head/bias'\\], unknown are \\[\\]"),
         (lambda w: w.update(extra=np.zeros(1)), "missing are \\[\\], unknown are \\['extra'\\]"),
         (
-            lambda w: w.update({"head/kernel": np.zeros((3, 6))}),
-            "'head/kernel': expected shape \\(6, 3\\), received \\(3, 6\\)",
+            lambda w: w.update({"head/kernel": np.zeros((3, 8))}),
+            "'head/kernel': expected shape \\(8, 3\\), received \\(3, 8\\)",
         ),
         (
             lambda w: w.update({"stem_norm/beta": np.zeros((3, 1))}),
@@ -401,10 +404,6 @@ def test_weights_of_another_name_or_shape_are_an_error_and_assign_nothing(change
         supernet.assign_weights(weights)
     for name, variable in supernet.weights_by_name().items():
         np.testing.assert_array_equal(variable, before[name])
-
-
-def test_check_weights_accepts_what_fits():
-    check_weights({"a": np.zeros((2, 3))}, {"a": (2, 3)})
 
 
 def test_a_block_that_may_be_absent_returns_its_inputs_where_it_is():

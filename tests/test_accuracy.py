@@ -1,0 +1,75 @@
+"""Counting right answers, on the server and on clients, and what a round's traffic weighs."""
+
+import numpy as np
+
+from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.costs import count_parameters
+from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.space import digits_small
+from fedsup_tf.supernet import Supernet
+from tff_programs.clients import client_element
+from tff_programs.evaluation import build_federated_evaluation
+from tff_programs.traffic import traffic_counter
+
+SPACE = digits_small()
+PREPROCESSING = Preprocessing((4.0,), (6.0,))
+
+
+def examples(number, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 17, (number, *SPACE.image_shape)).astype(np.uint8)
+    return images, rng.integers(0, 10, number).astype(np.int32)
+
+
+def plain_count(supernet, architecture, images, labels, batch_size):
+    correct = 0
+    for begin in range(0, len(labels), batch_size):
+        batch = PREPROCESSING.normalize(images[begin : begin + batch_size])
+        logits = supernet(batch, architecture).numpy()
+        correct += (logits.argmax(1) == labels[begin : begin + batch_size]).sum()
+    return int(correct)
+
+
+def test_accuracy_counts_in_batches_of_the_given_size():
+    supernet = Supernet(SPACE)
+    images, labels = examples(53, 0)
+    weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+    accuracy = build_accuracy(supernet, PREPROCESSING)
+    for architecture in (SPACE.smallest(), SPACE.largest()):
+        for batch_size in (1, 20, 100):
+            expected = plain_count(supernet, architecture, images, labels, batch_size)
+            assert accuracy(weights, architecture, images, labels, batch_size) * 53 == expected
+
+
+def test_federated_evaluation_sums_the_clients_counts(execution):
+    supernet = Supernet(SPACE)
+    evaluate = build_federated_evaluation(SPACE, PREPROCESSING, 8)
+    clients = [
+        (SPACE.smallest(), *examples(30, 1)),
+        (SPACE.largest(), *examples(41, 2)),
+        (SPACE.largest(), *examples(0, 3)),
+    ]
+    weights = tuple(value.numpy() for value in supernet.weights_by_name().values())
+
+    def select():
+        return [
+            client_element(SPACE, images, labels, architecture, number, (0, 0))
+            for number, (architecture, images, labels) in enumerate(clients)
+        ]
+
+    counts = execution(lambda: evaluate(weights, select()))
+    expected = sum(plain_count(supernet, *client, 8) for client in clients)
+    assert expected > 0
+    assert counts["correct"] == expected
+    assert counts["examples"] == 71
+
+
+def test_bytes_are_those_serialized():
+    supernet = Supernet(SPACE)
+    count = traffic_counter(supernet)
+    for architecture in (SPACE.smallest(), SPACE.largest()):
+        values = 4 * count_parameters(SPACE, architecture)
+        down, up = count(architecture)
+        assert values < down < up < 1.05 * values + 10_000
+
+

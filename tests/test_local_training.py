@@ -1,0 +1,446 @@
+"""The client's local update, held against its formulas written out."""
+
+import dataclasses
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedsup_tf import local_training, slicing
+from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.space import Architecture, SearchSpace, Stage
+from fedsup_tf.supernet import Supernet
+
+SPACE = SearchSpace(
+    "tiny",
+    image_shape=(4, 4, 1),
+    classes=3,
+    stem_width=3,
+    stem_stride=1,
+    stages=(Stage("first", (2, 4), (1,), (1, 3)), Stage("second", (3, 6), (1, 2), (3,), 2)),
+)
+MIDDLE = Architecture((4, 3), (1, 2), (3, 3))
+SUPERNET = Supernet(SPACE)
+PREPROCESSING = Preprocessing((100.0,), (60.0,))
+# One step an epoch for the clients below.
+WHOLE = LocalTraining(batch_size=20, weight_decay=0.0, clip_value=float("inf"))
+SEED = np.array([3, 4], np.int32)
+
+
+def weights_of(architecture, seed=0, supernet=SUPERNET):
+    """Random weights of a subnet; as initialized, the residual branches would be silent."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: (0.5 * rng.normal(size=part.size)).astype(np.float32)
+        for name, part in supernet.slices(architecture).items()
+    }
+
+
+def client(examples, seed=1):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(256, size=(examples, *SPACE.image_shape)).astype(np.uint8)
+    return images, rng.integers(SPACE.classes, size=examples).astype(np.int32)
+
+
+def in_a_graph(training, architecture=None, preprocessing=PREPROCESSING, supernet=SUPERNET):
+    """`local_update` in a graph of its own, for any client.
+
+    Without an architecture the graph knows no sizes, as in a federated select.
+    """
+    placeholder = tf.compat.v1.placeholder
+    with tf.Graph().as_default() as graph:
+        if architecture is None:
+            shapes = supernet.elastic_shapes()
+            code = placeholder(tf.int32, [len(supernet.space.choices)])
+        else:
+            shapes = {name: part.size for name, part in supernet.slices(architecture).items()}
+            code = architecture
+        received = {name: placeholder(tf.float32, shape) for name, shape in shapes.items()}
+        inputs = (
+            placeholder(tf.uint8, [None, *supernet.space.image_shape]),
+            placeholder(tf.int32, [None]),
+            placeholder(tf.int32, [2]),
+            placeholder(tf.float32, []),
+        )
+        update = local_update(supernet, received, code, *inputs, training, preprocessing)
+        initialize = tf.compat.v1.global_variables_initializer()
+    session = tf.compat.v1.Session(graph=graph)
+
+    def run(weights, images, labels, seed=SEED, learning_rate=0.3, architecture=architecture):
+        feed = {received[name]: value for name, value in weights.items()}
+        feed.update(zip(inputs, (images, labels, seed, learning_rate), strict=True))
+        if isinstance(code, tf.Tensor):
+            feed[code] = supernet.space.encode(architecture)
+        session.run(initialize, feed)
+        return session.run(update, feed)
+
+    return run
+
+
+@functools.cache
+def any_net(**changes):
+    """`in_a_graph` for every architecture, traced once for all tests."""
+    return in_a_graph(dataclasses.replace(WHOLE, **changes))
+
+
+def cross_entropy(targets, logits):
+    shifted = logits - tf.reduce_max(logits, 1, keepdims=True)
+    log_softmax = shifted - tf.math.log(tf.reduce_sum(tf.exp(shifted), 1, keepdims=True))
+    return -tf.reduce_mean(tf.reduce_sum(targets * log_softmax, 1))
+
+
+def one_net(weights, images, labels, smoothing=0.0):
+    """Loss, logits and gradients of the received net."""
+    weights = {name: tf.constant(value) for name, value in weights.items()}
+    images = (images.astype(np.float32) - 100) / 60
+    targets = np.eye(SPACE.classes)[labels] * (1 - smoothing) + smoothing / SPACE.classes
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        logits = SUPERNET.forward(weights, images)
+        loss = cross_entropy(targets.astype(np.float32), logits)
+    return loss, logits, tape.gradient(loss, weights, unconnected_gradients="zero")
+
+
+def student_net(weights, within, student, images, teacher, temperature):
+    """Gradients of distillation into a subnet on its own, put where its weights came from."""
+    slices = SUPERNET.slices(student, within=within)
+    subnet = Supernet(SPACE.only(student))
+    cut = slicing.take(weights, slices)
+    own = {name: cut[name] for name in subnet.weight_shapes}
+    soft = tf.nn.softmax(teacher / temperature)
+    images = (images.astype(np.float32) - 100) / 60
+    with tf.GradientTape() as tape:
+        tape.watch(own)
+        logits = subnet.forward(own, images)
+        loss = temperature**2 * cross_entropy(soft, logits / temperature)
+    gradients = {name: tf.zeros(part.size) for name, part in slices.items()}
+    gradients.update(tape.gradient(loss, own))
+    return slicing.place(gradients, slices, {name: weights[name].shape for name in weights})
+
+
+def descend(weights, gradients_of, training, learning_rate=0.3):
+    """SGD as the paper's reference does it: clip by value, decay of kernels, momentum."""
+    current = dict(weights)
+    momenta = {name: np.zeros_like(value) for name, value in weights.items()}
+    for _ in range(training.epochs):
+        for name, gradient in gradients_of(current).items():
+            gradient = np.clip(gradient, -training.clip_value, training.clip_value)
+            if name.rpartition("/")[2] == "kernel":
+                gradient = gradient + training.weight_decay * current[name]
+            momenta[name] = training.momentum * momenta[name] + gradient
+            current[name] = current[name] - learning_rate * momenta[name]
+    return {name: current[name] - weights[name] for name in weights}
+
+
+def assert_close(actual, expected, atol=2e-5):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, atol=atol, rtol=1e-3, err_msg=name)
+
+
+# ------------------------------------------------------------------------ SGD, written out
+
+STEPS = dict(epochs=2, momentum=0.5, weight_decay=0.1, clip_value=0.2)
+
+
+@pytest.mark.parametrize("architecture", [SPACE.smallest(), MIDDLE, SPACE.largest()], ids=str)
+def test_two_steps_on_weights_of_unknown_shapes_are_the_formula(architecture):
+    training = dataclasses.replace(WHOLE, **STEPS)
+    weights, data = weights_of(architecture), client(9)
+    update = any_net(**STEPS)(weights, *data, architecture=architecture)
+    assert_close(update.delta, descend(weights, lambda now: one_net(now, *data)[2], training))
+
+
+def test_two_steps_on_weights_of_known_shapes_are_the_formula():
+    training = dataclasses.replace(WHOLE, **STEPS)
+    weights, (images, labels) = weights_of(MIDDLE), client(9)
+    update = local_update(
+        SUPERNET, weights, MIDDLE, images, labels, SEED, 0.3, training, PREPROCESSING
+    )
+    expected = descend(weights, lambda now: one_net(now, images, labels)[2], training)
+    assert_close(update.delta, expected)
+    assert {name: value.shape for name, value in update.delta.items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+    # The loss is the mean of both steps, each before its step is taken.
+    first = one_net(weights, images, labels)[0]
+    one_step = descend(
+        weights,
+        lambda now: one_net(now, images, labels)[2],
+        dataclasses.replace(training, epochs=1),
+    )
+    second = one_net({name: weights[name] + one_step[name] for name in weights}, images, labels)[0]
+    np.testing.assert_allclose(update.loss, (first + second) / 2, rtol=1e-5)
+    assert update.examples == 9
+
+
+def test_the_formula_clips_some_entries_and_not_others():
+    gradients = one_net(weights_of(MIDDLE), *client(9))[2]
+    entries = np.abs(np.concatenate([np.ravel(value) for value in gradients.values()]))
+    assert 0.01 < np.mean(entries > STEPS["clip_value"]) < 0.99
+
+
+def test_an_infinite_clip_value_does_not_clip():
+    weights, data = weights_of(MIDDLE), client(9)
+    update = in_a_graph(WHOLE, MIDDLE)(weights, *data)
+    assert_close(update.delta, descend(weights, lambda now: one_net(now, *data)[2], WHOLE))
+
+
+def test_weight_decay_pulls_kernels_and_nothing_else():
+    weights = weights_of(MIDDLE)
+    # No learning but decay, which is added to the clipped gradient.
+    training = dataclasses.replace(WHOLE, weight_decay=0.5, clip_value=1e-30)
+    delta = in_a_graph(training, MIDDLE)(weights, *client(9), learning_rate=0.1).delta
+    for name, value in weights.items():
+        expected = -0.1 * 0.5 * value if name.endswith("/kernel") else np.zeros_like(value)
+        np.testing.assert_allclose(delta[name], expected, rtol=1e-5, atol=1e-8, err_msg=name)
+
+
+def test_label_smoothing_spreads_a_share_of_the_target():
+    weights, data = weights_of(MIDDLE), client(9)
+    training = dataclasses.replace(WHOLE, label_smoothing=0.3)
+    update = in_a_graph(training, MIDDLE)(weights, *data)
+    loss, _, gradients = one_net(weights, *data, smoothing=0.3)
+    np.testing.assert_allclose(update.loss, loss, rtol=1e-5)
+    assert_close(update.delta, descend(weights, lambda now: gradients, WHOLE))
+    assert abs(loss - one_net(weights, *data)[0]) > 1e-2
+
+
+# --------------------------------------------------------------------------- the sandwich
+
+
+@pytest.mark.parametrize("architecture", [MIDDLE, SPACE.largest()], ids=str)
+def test_a_sandwich_of_two_adds_the_smallest_taught_by_the_received(architecture):
+    weights, (images, labels) = weights_of(architecture), client(9)
+    loss, logits, own = one_net(weights, images, labels)
+    student = student_net(weights, architecture, SPACE.smallest(), images, logits, 2.0)
+    gradients = {name: own[name] + student[name] for name in own}
+    changes = dict(sandwich=2, temperature=2.0, clip_value=0.2)
+    update = any_net(**changes)(weights, images, labels, architecture=architecture)
+    # The sum of both nets' gradients is clipped, not each of them.
+    expected = descend(weights, lambda now: gradients, dataclasses.replace(WHOLE, **changes))
+    assert_close(update.delta, expected)
+    # The loss is that of the received net alone.
+    np.testing.assert_allclose(update.loss, loss, rtol=1e-5)
+
+
+def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch):
+    drawn, draw = [], local_training._random_subnet
+
+    def recording(*arguments):
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(local_training, "_random_subnet", recording)
+    weights, (images, labels) = weights_of(SPACE.largest()), client(9)
+    training = dataclasses.replace(WHOLE, sandwich=4, temperature=0.5)
+    loss, gradients = local_training._sandwich_gradients(
+        SUPERNET,
+        {name: tf.constant(value) for name, value in weights.items()},
+        SPACE.largest(),
+        PREPROCESSING.normalize(images),
+        labels,
+        tf.constant([1, 6]),
+        training,
+    )
+    assert len({tuple(code.numpy()) for code in drawn}) == 2
+    students = [SPACE.smallest(), *(SPACE.decode(code) for code in drawn)]
+    own_loss, logits, expected = one_net(weights, images, labels)
+    for student in students:
+        added = student_net(weights, SPACE.largest(), student, images, logits, 0.5)
+        expected = {name: expected[name] + added[name] for name in expected}
+    assert_close(gradients, expected)
+    np.testing.assert_allclose(loss, own_loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("within", [SPACE.largest(), MIDDLE, SPACE.smallest()], ids=str)
+@pytest.mark.parametrize("as_code", [False, True])
+def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
+    net = tf.constant(SPACE.encode(within)) if as_code else within
+
+    @tf.function(input_signature=[tf.TensorSpec([2], tf.int32)])
+    def draw(seed):
+        return local_training._random_subnet(SUPERNET, net, seed)
+
+    draws = np.array([draw(tf.constant([seed, 7])) for seed in range(400)])
+    for entries, choices, most in zip(draws.T, SPACE.choices, SPACE.encode(within), strict=True):
+        allowed = [value for value in choices if value <= most]
+        shares = [np.mean(entries == value) for value in allowed]
+        assert sum(shares) == pytest.approx(1)
+        # A fair coin thrown 400 times: 0.1 is 4 deviations.
+        np.testing.assert_allclose(shares, 1 / len(allowed), atol=0.1)
+
+
+def test_a_sandwich_inside_a_subnet_trains_it():
+    weights, data = weights_of(MIDDLE), client(9)
+    delta = any_net(batch_size=4, sandwich=3)(weights, *data, architecture=MIDDLE).delta
+    for name, value in weights.items():
+        assert delta[name].shape == value.shape
+        assert np.isfinite(delta[name]).all()
+        assert not value.size or np.count_nonzero(delta[name])
+
+
+# Where 4 channels enter and leave a block there is no shortcut convolution: the smallest subnet of
+# the supernet, in which 2 channels become 4, is none of this net's.
+EQUAL_WIDTHS = Architecture((4, 4), (1, 1), (3, 3))
+EQUAL_WIDTHS_SUPERNET = Supernet(
+    dataclasses.replace(
+        SPACE, stages=(Stage("first", (2, 4), (1,), (3,)), Stage("second", (4, 6), (1,), (3,)))
+    )
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sandwich_of_four_trains_a_subnet_without_a_shortcut_convolution(seed):
+    weights, (images, labels) = weights_of(EQUAL_WIDTHS, supernet=EQUAL_WIDTHS_SUPERNET), client(9)
+    _, gradients = local_training._sandwich_gradients(
+        EQUAL_WIDTHS_SUPERNET,
+        {name: tf.constant(value) for name, value in weights.items()},
+        EQUAL_WIDTHS,
+        PREPROCESSING.normalize(images),
+        labels,
+        tf.constant([seed, 0]),
+        dataclasses.replace(WHOLE, sandwich=4),
+    )
+    for name, value in weights.items():
+        assert gradients[name].shape == value.shape
+        assert np.isfinite(gradients[name]).all()
+
+
+def test_a_sandwich_of_two_trains_such_a_subnet_of_unknown_shapes():
+    weights = weights_of(EQUAL_WIDTHS, supernet=EQUAL_WIDTHS_SUPERNET)
+    training = dataclasses.replace(WHOLE, sandwich=2)
+    run = in_a_graph(training, supernet=EQUAL_WIDTHS_SUPERNET)
+    delta = run(weights, *client(9), architecture=EQUAL_WIDTHS).delta
+    for name, value in weights.items():
+        assert np.isfinite(delta[name]).all()
+        assert not value.size or np.count_nonzero(delta[name])
+
+
+# ------------------------------------------------------------------- randomness and clients
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording(Preprocessing):
+    """Preprocessing that writes down the first pixel of each image, and each step's seed."""
+
+    steps: list = dataclasses.field(default_factory=list)
+
+    def augment(self, images, seed):
+        """Writes down what the step sees."""
+
+        def write(images, seed):
+            self.steps.append((images[:, 0, 0, 0].tolist(), tuple(seed.tolist())))
+            return images
+
+        recorded = tf.numpy_function(write, [images, seed], tf.float32)
+        return tf.ensure_shape(recorded, images.shape)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Run three epochs in batches of 4 for three seeds, on examples whose pixels are 0 to 9."""
+    preprocessing = Recording((0.0,), (1.0,))
+    training = LocalTraining(epochs=3, batch_size=4)
+    run = in_a_graph(training, SPACE.smallest(), preprocessing)
+    images = np.broadcast_to(np.arange(10, dtype=np.uint8)[:, None, None, None], (10, 4, 4, 1))
+    steps = []
+    for seed in ([1, 2], [1, 2], [1, 3]):
+        preprocessing.steps.clear()
+        run(weights_of(SPACE.smallest()), images, np.zeros(10, np.int32), np.array(seed, np.int32))
+        steps.append(list(preprocessing.steps))
+    return steps
+
+
+def examples_of(steps):
+    """List the examples of consecutive steps."""
+    return list(itertools.chain.from_iterable(batch for batch, _ in steps))
+
+
+def test_an_epoch_sees_every_example_once_in_batches(recorded):
+    for steps in recorded:
+        assert [len(batch) for batch, _ in steps] == [4, 4, 2] * 3
+        for epoch in (steps[:3], steps[3:6], steps[6:]):
+            assert sorted(examples_of(epoch)) == list(range(10))
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(recorded):
+    first, again, other = recorded
+    assert first == again
+    orders = [
+        tuple(examples_of(steps[begin : begin + 3]))
+        for steps in (first, other)
+        for begin in (0, 3, 6)
+    ]
+    assert len(set(orders)) == 6
+
+
+def test_each_step_has_a_seed_of_its_own(recorded):
+    first, _, other = recorded
+    assert len({seed for _, seed in first + other}) == 18
+
+
+def test_equal_seeds_give_equal_updates_and_others_do_not():
+    weights, data = weights_of(MIDDLE), client(11)
+    first, again, other = (
+        any_net(batch_size=4, sandwich=3)(
+            weights, *data, seed=np.array(seed, np.int32), architecture=MIDDLE
+        )
+        for seed in ([1, 2], [1, 2], [2, 1])
+    )
+    for name, value in first.delta.items():
+        np.testing.assert_array_equal(again.delta[name], value)
+    assert first.loss == again.loss
+    assert np.abs(first.delta["head/kernel"] - other.delta["head/kernel"]).max() > 1e-6
+
+
+def test_images_are_augmented_as_the_preprocessing_says():
+    flipping = dataclasses.replace(PREPROCESSING, flip=True)
+    weights, (images, labels) = weights_of(MIDDLE), client(9)
+    run = in_a_graph(WHOLE, MIDDLE, flipping)
+    assert abs(run(weights, images, labels).loss - one_net(weights, images, labels)[0]) > 1e-4
+    # Images that are their own mirror images are left as they are.
+    symmetric = np.concatenate([images[:, :, :2], images[:, :, 1::-1]], axis=2)
+    update = run(weights, symmetric, labels)
+    np.testing.assert_allclose(update.loss, one_net(weights, symmetric, labels)[0], rtol=1e-5)
+
+
+def test_a_client_without_examples_changes_nothing():
+    weights = weights_of(MIDDLE)
+    update = any_net(**STEPS)(weights, *client(0), architecture=MIDDLE)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(update.delta[name], np.zeros_like(value))
+    assert (update.examples, update.loss) == (0, 0)
+
+
+def test_the_supernets_own_variables_are_not_used():
+    before = [variable.numpy() for variable in SUPERNET.weights_by_name().values()]
+    weights, data = weights_of(SPACE.largest()), client(5)
+    local_update(SUPERNET, weights, SPACE.largest(), *data, SEED, 0.3, WHOLE, PREPROCESSING)
+    for variable, value in zip(SUPERNET.weights, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "at least 1, received 0"),
+        ("batch_size", 0, "at least 1, received 0"),
+        ("momentum", -0.1, "from 0 to 1, received -0.1"),
+        ("momentum", 1.1, "from 0 to 1, received 1.1"),
+        ("weight_decay", -1e-4, "at least 0, received -0.0001"),
+        ("clip_value", -1.0, "at least 0, received -1.0"),
+        ("clip_value", 0.0, "above 0, received 0"),
+        ("clip_value", float("nan"), "at least 0, received nan"),
+        ("label_smoothing", 1.5, "from 0 to 1, received 1.5"),
+        ("sandwich", 0, "at least 1, received 0"),
+        ("temperature", 0.0, "above 0, received 0"),
+        ("temperature", -1.0, "at least 0, received -1.0"),
+    ],
+)
+def test_a_bad_hyper_parameter_is_an_error_that_names_it(field, value, message):
+    with pytest.raises(ValueError, match=f"expected {field} {message}"):
+        LocalTraining(**{field: value})

@@ -1,0 +1,166 @@
+"""Law 6: a run that is killed and started again ends as one that never was; and what runs keep."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fedsup_tf.checkpoint import read_tensors
+
+SPACE = {
+    "name": "tiny",
+    "image_shape": [8, 8, 1],
+    "classes": 10,
+    "stem_width": 8,
+    "stem_stride": 1,
+    "stages": [{"name": "a", "widths": [8, 16], "depths": [1, 2], "kernels": [3, 5], "stride": 2}],
+}
+ROUNDS = 4
+
+
+def command(folder, *more):
+    space = folder.parent / "space.json"
+    space.write_text(json.dumps(SPACE))
+    return [
+        sys.executable,
+        "-c",
+        "from tff_programs.cli import main; main()",
+        "train",
+        f"--out={folder}",
+        f"--space={space}",
+        f"--rounds={ROUNDS}",
+        "--clients_per_round=4",
+        "--availability=0.7",
+        "--redraw",
+        "--server_optimizer=sgdm",
+        "--server_learning_rate=0.5",
+        "--evaluate_every=2",
+        *more,
+    ]
+
+
+def run(folder, *more):
+    return subprocess.run(
+        command(folder, *more), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def children_of(pid):
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def metrics(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = ("seconds",)
+    return [{key: value for key, value in row.items() if key not in measured} for row in rows]
+
+
+def test_a_run_killed_at_two_moments_ends_as_a_whole_one(whole_run, tmp_path):
+    whole, _ = whole_run
+    folder = tmp_path / "run"
+    for line, pause in (("round 1/", 0.05), ("round 3/", 0.0)):
+        process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, text=True)
+        for printed in process.stdout:
+            if printed.startswith(line):
+                break
+        time.sleep(pause)
+        workers = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert workers
+        deadline = time.monotonic() + 20
+        while any(map(is_running, workers)):
+            assert time.monotonic() < deadline, "the worker outlived its killed program"
+            time.sleep(0.1)
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    assert "Continuing after round" in result.stdout
+    expected, _ = read_tensors(whole / "supernet.safetensors", "supernet")
+    actual, _ = read_tensors(folder / "supernet.safetensors", "supernet")
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value.tobytes() == actual[name].tobytes(), name
+    assert metrics(folder) == metrics(whole)
+
+
+def test_a_run_tells_and_keeps_what_it_did(whole_run):
+    folder, printed = whole_run
+    for number in range(1, ROUNDS + 1):
+        assert f"round {number}/{ROUNDS} | " in printed
+    rows = metrics(folder)
+    assert [int(row["round"]) for row in rows] == list(range(1, ROUNDS + 1))
+    assert [bool(row["accuracy/smallest"]) for row in rows] == [False, True, False, True]
+    final = {row.split()[0]: row for row in printed.splitlines() if row.rstrip().endswith("kB")}
+    assert {"smallest", "largest"} <= final.keys()
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((folder / "tensorboard").iterdir())
+    _, metadata = read_tensors(folder / "supernet.safetensors", "supernet")
+    assert metadata["information"]["round"] == ROUNDS
+    missing = sum(int(row["asked"]) - int(row["answered"]) for row in rows)
+    assert missing > 0
+    assert "clients answered" in printed
+
+
+def test_a_finished_run_is_not_trained_again(whole_run):
+    folder, _ = whole_run
+    before = metrics(folder)
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    assert f"All {ROUNDS} rounds were done before." in result.stdout
+    assert metrics(folder) == before
+
+
+def test_a_run_is_not_continued_with_other_settings(whole_run):
+    folder, _ = whole_run
+    result = run(folder, "--learning_rate=0.2")
+    assert result.returncode != 0
+    assert "--learning_rate was 0.1, is 0.2" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_evaluate_reads_what_train_wrote(whole_run):
+    folder, _ = whole_run
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from tff_programs.cli import main; main()",
+            "evaluate",
+            str(folder / "supernet.safetensors"),
+            "--architectures=tiers",
+            "--test_batch_sizes=50",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    share = float(metrics(folder)[-1]["accuracy/largest"])
+    assert f"{100 * share:.1f} %" in lines["largest"]
