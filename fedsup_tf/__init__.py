@@ -1,0 +1,1 @@
+"""The supernet, its subnets and the algorithm; TensorFlow and NumPy alone."""

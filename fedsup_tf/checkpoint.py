@@ -1,4 +1,4 @@
-"""Tensors and text in a safetensors file: a format that holds no code, written whole or not at all."""
+"""Tensors and text in a safetensors file, which holds no code, written whole or not at all."""
 
 import json
 import os
@@ -14,7 +14,10 @@ VERSION = 1
 
 
 def write_tensors(
-    path: str | os.PathLike, kind: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    path: str | os.PathLike,
+    kind: str,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
 ) -> None:
     """Writes tensors and JSON metadata; a crash or a full disk leaves what was at `path` before.
 
@@ -32,7 +35,9 @@ def write_tensors(
     replace_file(path, lambda temporary: _write_bytes(temporary, data))
 
 
-def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_tensors(
+    path: str | os.PathLike, kind: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads what `write_tensors` wrote.
 
     Returns:
@@ -46,7 +51,7 @@ def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, np.ndarr
     try:
         with safetensors.safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get("fedsup-tf", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{str(path)!r}: expected a {kind} in a whole safetensors file, received one that "

@@ -40,9 +40,7 @@ class ElasticConv2D(ElasticLayer):
 
     weight_names = ("kernel",)
 
-    def __init__(
-        self, filters, kernel_size, strides=1, kernel_initializer="he_normal", **kwargs
-    ):
+    def __init__(self, filters, kernel_size, strides=1, kernel_initializer="he_normal", **kwargs):
         """Makes the layer.
 
         Args:
@@ -142,9 +140,7 @@ class ElasticDepthwiseConv2D(ElasticLayer):
           within: Side of the kernel that is cut, by default the largest.
         """
         margin = ((self.kernel_size if within is None else within) - kernel_size) // 2
-        return {
-            "kernel": Slice((margin, margin, 0, 0), (kernel_size, kernel_size, channels, 1))
-        }
+        return {"kernel": Slice((margin, margin, 0, 0), (kernel_size, kernel_size, channels, 1))}
 
     def forward(self, weights, inputs):
         """Convolves each channel of `inputs` with its kernel."""

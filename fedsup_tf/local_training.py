@@ -161,9 +161,7 @@ def local_update(
             lambda number, _: number < training.epochs, epoch, (0, 0.0), parallel_iterations=1
         )
         delta = {
-            name: tf.ensure_shape(
-                variables[name].read_value() - initial[name], initial[name].shape
-            )
+            name: tf.ensure_shape(variables[name].read_value() - initial[name], initial[name].shape)
             for name in names
         }
         return delta, total

@@ -213,9 +213,7 @@ def parametric_normalization(
                 upstream = relu6_gradient(upstream, result)
             count = tf.cast(tf.shape(rows)[0], tf.float32)
             beta_gradient = tf.reduce_sum(upstream, 0)
-            gamma_gradient = inverse * (
-                tf.reduce_sum(upstream * rows, 0) - alpha * beta_gradient
-            )
+            gamma_gradient = inverse * (tf.reduce_sum(upstream * rows, 0) - alpha * beta_gradient)
             # What flows through r: proportional to x - alpha.
             slope = -gamma_gradient * gamma * inverse * inverse / count
             row_gradient = upstream * scale + (rows * slope - alpha * slope)
@@ -302,9 +300,7 @@ def _depthwise_filter_gradient(images, kernel, upstream, stride):
     merged = batch * channels
     moved = tf.reshape(tf.transpose(images, [1, 2, 0, 3]), [1, height, width, merged])
     moved = tf.pad(moved, [[0, 0], [top, bottom], [left, right], [0, 0]])[:, :tall, :wide]
-    filters = tf.reshape(
-        tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1]
-    )
+    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
     if stride > 1:
         # Each phase of the stride becomes an image of its own.
         phases = [tall // stride, stride, wide // stride, stride, merged]
@@ -323,7 +319,7 @@ def _depthwise_filter_gradient(images, kernel, upstream, stride):
 
 def _depthwise_input_gradient(images, kernel, upstream, stride):
     """Depthwise convolution of the spread upstream with the kernel turned by half a turn."""
-    batch, height, width, channels = _shape(images)
+    _, height, width, channels = _shape(images)
     rows, columns = _shape(kernel)[:2]
     out_height, out_width = -(-height // stride), -(-width // stride)
     if stride > 1:

@@ -131,7 +131,9 @@ class SearchSpace:
         object.__setattr__(self, "image_shape", shape)
         object.__setattr__(self, "stages", tuple(self.stages))
         if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"{label}: expected image_shape (height, width, channels), got {shape}.")
+            raise ValueError(
+                f"{label}: expected image_shape (height, width, channels), got {shape}."
+            )
         for field, least in (("classes", 2), ("stem_width", 1)):
             value = getattr(self, field)
             if not isinstance(value, int) or value < least:
@@ -225,7 +227,9 @@ class SearchSpace:
     def encode(self, architecture: Architecture) -> np.ndarray:
         """Returns the int32 vector `(widths..., depths..., kernels...)`, `(3 * stages,)`."""
         self.check(architecture)
-        return np.array([*architecture.widths, *architecture.depths, *architecture.kernels], np.int32)
+        return np.array(
+            [*architecture.widths, *architecture.depths, *architecture.kernels], np.int32
+        )
 
     def decode(self, code: Sequence[int]) -> Architecture:
         """Inverse of `encode`."""

@@ -119,8 +119,8 @@ class Supernet(keras.Model):
 
     Call arguments:
       images: Normalized images, float32 `(batch, height, width, channels)`.
-      architecture: Which subnet computes: an `Architecture`, or its int32 code, which in a graph may
-        be a tensor. The largest by default.
+      architecture: Which subnet computes: an `Architecture`, or its int32 code, which may be a
+        tensor of a graph. The largest by default.
       training: Ignored; the net computes the same in training and inference.
 
     Returns:
@@ -306,9 +306,7 @@ class Supernet(keras.Model):
         checkpoint.write_tensors(path, "supernet", tensors, metadata)
 
     @classmethod
-    def load(
-        cls, path, space: SearchSpace | None = None
-    ) -> tuple["Supernet", dict[str, Any]]:
+    def load(cls, path, space: SearchSpace | None = None) -> tuple["Supernet", dict[str, Any]]:
         """Reads what `save` wrote, bit for bit.
 
         Args:
@@ -365,9 +363,7 @@ def has_weight_decay(name: str) -> bool:
     return name.endswith("/kernel")
 
 
-def check_weights(
-    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises a ValueError that names the tensor unless names and shapes are the expected ones."""
     missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     if missing or unknown:

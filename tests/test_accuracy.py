@@ -71,5 +71,3 @@ def test_bytes_are_those_serialized():
         values = 4 * count_parameters(SPACE, architecture)
         down, up = count(architecture)
         assert values < down < up < 1.05 * values + 10_000
-
-

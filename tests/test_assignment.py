@@ -108,5 +108,5 @@ def test_a_tier_that_is_none_is_refused_by_name(entry):
     ],
 )
 def test_impossible_rounds_are_refused(changes):
-    with pytest.raises(ValueError, match="Expected|needs"):
+    with pytest.raises(ValueError, match=r"Expected|needs"):
         make(**changes)

@@ -22,7 +22,9 @@ def test_help_names_every_program_without_loading_tensorflow():
         "import sys; sys.argv = ['fedsup', '--help']; from tff_programs.cli import main; main();"
         "print('tensorflow' in sys.modules, 'numpy' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     for name in PROGRAMS:
         assert f"  {name} " in result.stdout
     assert result.stdout.splitlines()[-1] == "False False"

@@ -330,7 +330,7 @@ class Recording(Preprocessing):
     steps: list = dataclasses.field(default_factory=list)
 
     def augment(self, images, seed):
-        """Writes down what the step sees."""
+        """Write down what the step sees."""
 
         def write(images, seed):
             self.steps.append((images[:, 0, 0, 0].tolist(), tuple(seed.tolist())))

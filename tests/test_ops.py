@@ -57,7 +57,7 @@ def test_depthwise_conv2d_equals_tensorflow(mode, stride, side, size):
         0,
     )
     with MODES[mode]():
-        function = lambda x, w: ops.depthwise_conv2d(x, w, stride)  # noqa: E731
+        function = lambda x, w: ops.depthwise_conv2d(x, w, stride)
         assert_same(gradients(function, (images, kernel), 0), expected)
         if size[1] == size[2]:
             traced = unknown_shapes(function, ([1, 2], []))
@@ -85,7 +85,9 @@ def test_pointwise_conv2d_equals_tensorflow(channels):
     kernel = rng.normal(size=(1, 1, channels, 6)).astype(np.float32)
     actual = gradients(ops.pointwise_conv2d, (images, kernel), 0)
     if channels:
-        assert_same(actual, gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), (images, kernel), 0))
+        assert_same(
+            actual, gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), (images, kernel), 0)
+        )
     else:
         np.testing.assert_array_equal(actual[0], np.zeros((2, 5, 3, 6)))
 

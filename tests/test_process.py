@@ -128,9 +128,7 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("kind", "weighting"), [("coverage", "examples"), ("diluted", "uniform")]
-)
+@pytest.mark.parametrize(("kind", "weighting"), [("coverage", "examples"), ("diluted", "uniform")])
 def test_a_round_equals_a_plain_loop(execution, kind, weighting):
     clients, weights = cohort(), initial_weights()
     process = build_fedsup_process(

@@ -1,0 +1,1 @@
+"""Federated computations and the programs a person runs."""

@@ -57,8 +57,8 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
     """Weighted mean of updates that each cover a part of the supernet (law of E-FedSup).
 
     With `"coverage"`, an entry's mean runs over the clients whose subnet holds it (arXiv
-    2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, an entry that a client
-    did not hold counting as unchanged (what the reference implementation does). Either way an entry
+    2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, an entry that a
+    client did not hold counting as unchanged (what the reference implementation does). Either way an entry
     that no client holds does not change.
 
     An update with a value that is not finite is left out, as if its client had not answered; the

@@ -38,7 +38,9 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)
     program = importlib.import_module(f"tff_programs.{name}")
     if "--help" in sys.argv[2:] or "-h" in sys.argv[2:]:
-        modules = sorted(module for module in flags.FLAGS.flags_by_module_dict() if "tff_" in module)
+        modules = sorted(
+            module for module in flags.FLAGS.flags_by_module_dict() if "tff_" in module
+        )
         print(program.__doc__, *(flags.FLAGS.module_help(module) for module in modules), sep="\n")
         return
 

@@ -1,7 +1,6 @@
-"""Program `fedsup data`: shows a data set and who holds what of it.
+"""fedsup data: shows a data set and who holds what of it, as a table and a picture.
 
-    fedsup data --dataset=fashion_mnist --partition=dirichlet --beta=0.1 --clients=100 \
-        --plot=partition.png
+`fedsup data --dataset=fashion_mnist --partition=dirichlet --clients=100 --plot=partition.png`
 """
 
 import os
@@ -77,7 +76,8 @@ def describe(dataset: ImageDataset, clients: Sequence[ClientIndices], partition_
     lines = [
         f"data set            {dataset.name}, {len(dataset.class_names)} classes",
         f"images              {height} x {width} x {channels}",
-        f"train / test        {len(dataset.train_labels):,} / {len(dataset.test_labels):,} examples",
+        f"train / test        {len(dataset.train_labels):,} / {len(dataset.test_labels):,} "
+        "examples",
         f"partition           {partition_name}",
         f"clients             {len(clients):,}",
         f"  of each client    {'min':>8}{'median':>8}{'max':>8}",

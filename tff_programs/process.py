@@ -67,7 +67,9 @@ def build_fedsup_process(
       The process.
     """
     if weighting not in WEIGHTINGS:
-        raise ValueError(f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}.")
+        raise ValueError(
+            f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
+        )
     supernet = Supernet(space, seed)
     if architecture is None:
         distribution = select_subnets(supernet)

@@ -24,9 +24,9 @@ _PARENT_DEATH_SIGNAL = 1
 def local_execution(clients_at_once: int | None = None) -> Iterator[None]:
     """Runs TFF computations of the `with` block in a worker process that ends with it.
 
-    The worker computes `clients_at_once` clients (by default one a core) with one thread each, which
-    on a CPU is faster than one client after the other with all threads. It ends with this process
-    even if that is killed.
+    The worker computes `clients_at_once` clients (by default one a core) with one thread each,
+    which on a CPU is faster than one client after the other with all threads. It ends with this
+    process even if that is killed.
     """
     clients_at_once = clients_at_once or len(os.sched_getaffinity(0))
     port = portpicker.pick_unused_port()
@@ -65,9 +65,7 @@ def _stub(worker: subprocess.Popen, port: int):
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
     ]
-    stub = tff.framework.RemoteExecutorGrpcStub(
-        grpc.insecure_channel(f"localhost:{port}", options)
-    )
+    stub = tff.framework.RemoteExecutorGrpcStub(grpc.insecure_channel(f"localhost:{port}", options))
     deadline = time.monotonic() + _START_SECONDS
     while not stub.is_ready:
         if worker.poll() is not None or time.monotonic() > deadline:

@@ -14,7 +14,7 @@ def build_schedule(
     """Returns a function from the round (int32, from 0) to the clients' learning rate (float32).
 
     Args:
-      kind: `"constant"`, or `"cosine"` from `learning_rate` down to a share of it in the last round.
+      kind: `"constant"`, or `"cosine"` from `learning_rate` to a share of it in the last round.
       learning_rate: That of the first round.
       rounds: Number of all rounds.
       final_share: What is left in the last round, of `"cosine"`.

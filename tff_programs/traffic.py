@@ -11,7 +11,7 @@ from tff_programs.aggregation import SubnetUpdate
 
 
 def traffic_counter(supernet: Supernet):
-    """Returns `count(architecture) -> (bytes down, bytes up)` of one client, serialized once each."""
+    """Returns `count(architecture) -> (bytes down, bytes up)` of one client."""
 
     @functools.cache
     def count(architecture: Architecture) -> tuple[int, int]:
@@ -27,8 +27,10 @@ def _serialized_bytes(value) -> int:
     def type_of(part):
         if isinstance(part, np.ndarray | np.generic):
             return tff.TensorType(part.dtype, part.shape)
-        return type(part)(*map(type_of, part)) if hasattr(part, "_fields") else tuple(
-            map(type_of, part)
+        return (
+            type(part)(*map(type_of, part))
+            if hasattr(part, "_fields")
+            else tuple(map(type_of, part))
         )
 
     message, _ = tff.framework.serialize_value(value, tff.to_type(type_of(value)))

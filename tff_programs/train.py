@@ -1,7 +1,7 @@
 """fedsup train: trains a supernet by federated learning and keeps all it needs to go on.
 
-The same command after a kill continues with the round that was cut off, and ends with the weights of
-a run that was never cut off.
+The same command after a kill continues with the round that was cut off, and ends with the weights
+of a run that was never cut off.
 """
 
 import asyncio
@@ -34,13 +34,15 @@ _FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "clients_at_once")
 define_data_flags()
 flags.DEFINE_string("out", None, "Folder of the run; a run that is there is continued.")
 flags.DEFINE_string("space", "digits_small", "Search space: a preset's name or a JSON file.")
-flags.DEFINE_enum("normalization", "parametric", ["parametric", "group"], "The nets' normalization.")
+flags.DEFINE_enum(
+    "normalization", "parametric", ["parametric", "group"], "The nets' normalization."
+)
 flags.DEFINE_enum(
     "algorithm",
     "e_fedsup",
     ["e_fedsup", "fedsup", "fedavg"],
-    "e_fedsup: each client gets its tier's subnet. fedsup: all get the supernet and train a sandwich "
-    "of nets. fedavg: all train --architecture.",
+    "e_fedsup: each client gets its tier's subnet. fedsup: all get the supernet and train a "
+    "sandwich of nets. fedavg: all train --architecture.",
 )
 flags.DEFINE_string("architecture", "largest", "Of fedavg: smallest, largest or a JSON file.")
 flags.DEFINE_integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
@@ -53,11 +55,17 @@ flags.DEFINE_float("momentum", _DEFAULTS.momentum, "Clients' momentum.")
 flags.DEFINE_float("weight_decay", _DEFAULTS.weight_decay, "Clients' weight decay.")
 flags.DEFINE_float("clip_value", _DEFAULTS.clip_value, "Largest entry of a gradient; inf for none.")
 flags.DEFINE_float("label_smoothing", _DEFAULTS.label_smoothing, "Share spread over the classes.")
-flags.DEFINE_integer("sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1)
+flags.DEFINE_integer(
+    "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
+)
 flags.DEFINE_float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.")
-flags.DEFINE_enum("aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged.")
+flags.DEFINE_enum(
+    "aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged."
+)
 flags.DEFINE_enum("weighting", "examples", process.WEIGHTINGS, "What a client counts by.")
-flags.DEFINE_enum("server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update.")
+flags.DEFINE_enum(
+    "server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update."
+)
 flags.DEFINE_float("server_learning_rate", 1.0, "Of the server optimizer.")
 flags.DEFINE_list(
     "tiers",

@@ -1,0 +1,1 @@
+"""The artefact for phones: TensorFlow Lite files of subnets."""
