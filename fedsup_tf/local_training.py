@@ -92,7 +92,8 @@ def local_update(
 
     Args:
       supernet: Whose subnets are trained; its own variables are not used.
-      weights: The received weights by tensor name, of static or unknown sizes.
+      weights: The received weights by tensor name, of static or unknown sizes; for a sandwich
+        those of `Supernet.slices(..., with_subnets=True)`.
       architecture: Which subnet they are.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.
@@ -182,7 +183,10 @@ def _sandwich_gradients(supernet, weights, architecture, images, labels, seed, t
     targets += training.label_smoothing / classes
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
-        logits = supernet.forward(weights, images)
+        subnet = weights
+        if training.sandwich > 1:
+            subnet = slicing.take(weights, supernet.slices(architecture, within=architecture))
+        logits = supernet.forward(subnet, images)
         loss = _mean_cross_entropy(targets, logits)
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
     if training.sandwich == 1:

@@ -63,8 +63,10 @@ class ElasticBlock(keras.layers.Layer):
         parts = [self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm]
         return parts if self.shortcut is None else [*parts, self.shortcut]
 
-    def slices(self, in_width, width, kernel, present, within_kernel) -> dict[str, Slice]:
-        """The block's slices; `present` is 0 or 1."""
+    def slices(
+        self, in_width, width, kernel, present, within_kernel, with_subnets
+    ) -> dict[str, Slice]:
+        """The block's slices; `present` is 0 or 1, the others as in `Supernet.slices`."""
         in_used, out_used = in_width * present, width * present
         parts = {
             self.depthwise: self.depthwise.slices(in_used, kernel, within_kernel),
@@ -73,9 +75,8 @@ class ElasticBlock(keras.layers.Layer):
             self.pointwise_norm: self.pointwise_norm.slices(out_used),
         }
         if self.shortcut is not None:
-            parts[self.shortcut] = self.shortcut.slices(
-                in_width, width * _one_if_different(in_width, width)
-            )
+            is_used = 1 if with_subnets else _one_if_different(in_width, width)
+            parts[self.shortcut] = self.shortcut.slices(in_width, width * is_used)
         return _with_prefixes(parts)
 
     def forward(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
@@ -156,7 +157,8 @@ class Supernet(keras.Model):
         self.head = layers.ElasticDense(space.classes, head_initializer, name="head")
         # Shapes of the supernet's tensors by name, in the order of its variables.
         self.weight_shapes = {
-            name: part.size for name, part in self.slices(space.largest()).items()
+            name: part.size
+            for name, part in self.slices(space.largest(), with_subnets=True).items()
         }
 
     # ---------------------------------------------------------------- variables
@@ -194,13 +196,18 @@ class Supernet(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def slices(
-        self, architecture: AnyArchitecture, within: AnyArchitecture | None = None
+        self,
+        architecture: AnyArchitecture,
+        within: AnyArchitecture | None = None,
+        with_subnets: bool = False,
     ) -> dict[str, Slice]:
         """Which part of each tensor a subnet uses.
 
         Args:
           architecture: The subnet.
           within: The net whose tensors are cut and that holds the subnet; by default the supernet.
+          with_subnets: Whether the slices shall hold every subnet of the subnet too. A block of
+            equal widths has no shortcut convolution, but with a smaller width before it needs one.
 
         Returns:
           A slice for every tensor of the supernet; one of size 0 where the subnet has no such
@@ -219,15 +226,24 @@ class Supernet(keras.Model):
             for depth, block in enumerate(blocks):
                 present = 1 if block.always_present else _one_if_less(depth, depths[number])
                 parts = block.slices(
-                    width, widths[number], kernels[number], present, outer_kernels[number]
+                    width,
+                    widths[number],
+                    kernels[number],
+                    present,
+                    outer_kernels[number],
+                    with_subnets,
                 )
                 slices.update(_with_prefixes({block: parts}))
                 width = widths[number]
         slices.update(_with_prefixes({self.head: self.head.slices(width)}))
         return slices
 
-    def elastic_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """Shape of each tensor over all subnets: None on an axis whose length is not the same."""
+    def elastic_shapes(self, with_subnets: bool = False) -> dict[str, tuple[int | None, ...]]:
+        """Shape of each tensor over all subnets: None on an axis whose length is not the same.
+
+        Args:
+          with_subnets: As of `slices`.
+        """
         lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
         smallest = self.space.smallest()
         # A tensor's size depends on its own stage's choice and on the width that enters it.
@@ -241,7 +257,8 @@ class Supernet(keras.Model):
                     if in_width is not None:
                         widths[number - 1] = in_width
                     widths[number], depths[number], kernels[number] = width, depth, kernel
-                    for name, part in self.slices(Architecture(widths, depths, kernels)).items():
+                    subnet = Architecture(widths, depths, kernels)
+                    for name, part in self.slices(subnet, None, with_subnets).items():
                         for seen, length in zip(lengths[name], part.size, strict=True):
                             seen.add(length)
         return {

@@ -30,12 +30,12 @@ WHOLE = LocalTraining(batch_size=20, weight_decay=0.0, clip_value=float("inf"))
 SEED = np.array([3, 4], np.int32)
 
 
-def weights_of(architecture, seed=0, supernet=SUPERNET):
+def weights_of(architecture, supernet=SUPERNET):
     """Random weights of a subnet; as initialized, the residual branches would be silent."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     return {
         name: (0.5 * rng.normal(size=part.size)).astype(np.float32)
-        for name, part in supernet.slices(architecture).items()
+        for name, part in supernet.slices(architecture, with_subnets=True).items()
     }
 
 
@@ -53,10 +53,11 @@ def in_a_graph(training, architecture=None, preprocessing=PREPROCESSING, superne
     placeholder = tf.compat.v1.placeholder
     with tf.Graph().as_default() as graph:
         if architecture is None:
-            shapes = supernet.elastic_shapes()
+            shapes = supernet.elastic_shapes(with_subnets=True)
             code = placeholder(tf.int32, [len(supernet.space.choices)])
         else:
-            shapes = {name: part.size for name, part in supernet.slices(architecture).items()}
+            slices = supernet.slices(architecture, with_subnets=True)
+            shapes = {name: part.size for name, part in slices.items()}
             code = architecture
         received = {name: placeholder(tf.float32, shape) for name, shape in shapes.items()}
         inputs = (
@@ -274,17 +275,23 @@ def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
         np.testing.assert_allclose(shares, 1 / len(allowed), atol=0.1)
 
 
-def test_a_sandwich_inside_a_subnet_trains_it():
+@pytest.fixture(scope="module")
+def sandwich_in_the_middle():
+    """Trace three nets a step, the received one being a subnet."""
+    return in_a_graph(LocalTraining(batch_size=4, sandwich=3), MIDDLE)
+
+
+def test_a_sandwich_inside_a_subnet_trains_it(sandwich_in_the_middle):
     weights, data = weights_of(MIDDLE), client(9)
-    delta = any_net(batch_size=4, sandwich=3)(weights, *data, architecture=MIDDLE).delta
+    delta = sandwich_in_the_middle(weights, *data).delta
     for name, value in weights.items():
         assert delta[name].shape == value.shape
         assert np.isfinite(delta[name]).all()
         assert not value.size or np.count_nonzero(delta[name])
 
 
-# Where 4 channels enter and leave a block there is no shortcut convolution: the smallest subnet of
-# the supernet, in which 2 channels become 4, is none of this net's.
+# Where 4 channels enter and leave a block it has no shortcut convolution. The smallest subnet, in
+# which 2 channels become 4, has one.
 EQUAL_WIDTHS = Architecture((4, 4), (1, 1), (3, 3))
 EQUAL_WIDTHS_SUPERNET = Supernet(
     dataclasses.replace(
@@ -383,12 +390,10 @@ def test_each_step_has_a_seed_of_its_own(recorded):
     assert len({seed for _, seed in first + other}) == 18
 
 
-def test_equal_seeds_give_equal_updates_and_others_do_not():
+def test_equal_seeds_give_equal_updates_and_others_do_not(sandwich_in_the_middle):
     weights, data = weights_of(MIDDLE), client(11)
     first, again, other = (
-        any_net(batch_size=4, sandwich=3)(
-            weights, *data, seed=np.array(seed, np.int32), architecture=MIDDLE
-        )
+        sandwich_in_the_middle(weights, *data, seed=np.array(seed, np.int32))
         for seed in ([1, 2], [1, 2], [2, 1])
     )
     for name, value in first.delta.items():

@@ -8,7 +8,7 @@ import tensorflow_federated as tff
 from fedsup_tf import slicing
 from fedsup_tf.datasets import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import Architecture, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import client_element
 from tff_programs.process import build_fedsup_process
@@ -30,13 +30,11 @@ RATE = 0.05
 class Client:
     """A client's data of a round."""
 
-    def __init__(self, number, architecture, examples, broken=False):
+    def __init__(self, number, architecture, examples):
         rng = np.random.default_rng(number)
         self.number, self.architecture = number, architecture
         self.images = rng.integers(0, 256, (examples, 6, 6, 1)).astype(np.uint8)
         self.labels = rng.integers(0, 3, examples).astype(np.int32)
-        # A label out of range makes TensorFlow's one-hot target zero; a weight that is not finite
-        # is what a broken phone sends. The first is harmless, the second is made by `broken`.
         self.seed = np.array([5, number], np.int32)
 
     def element(self):
@@ -79,7 +77,7 @@ class Elements:
 
 
 def plain_update(weights, client, training=TRAINING):
-    slices = SUPERNET.slices(client.architecture)
+    slices = SUPERNET.slices(client.architecture, with_subnets=training.sandwich > 1)
     return local_update(
         SUPERNET,
         slicing.take(weights, slices),
@@ -197,6 +195,20 @@ def test_fedsup_trains_a_sandwich_in_every_client(execution):
     actual, _, _ = run(execution, process, [client], weights=weights)
     update = plain_update(weights, client, training)
     assert_close(actual, {name: weights[name] + update.delta[name].numpy() for name in weights})
+
+
+def test_a_sandwich_within_each_clients_own_subnet(execution):
+    training = LocalTraining(batch_size=8, sandwich=3)
+    process = build_fedsup_process(SPACE, training, PREPROCESSING, RATE)
+    # Stage b keeps the width of this net, but changes that of its smallest subnet.
+    architecture = Architecture((16, 16), (2, 1), (5, 3))
+    client, weights = Client(0, architecture, 16), initial_weights()
+    actual, _, _ = run(execution, process, [client], weights=weights)
+    delta = plain_update(weights, client, training).delta
+    slices = SUPERNET.slices(architecture, with_subnets=True)
+    placed = slicing.place(delta, slices, SUPERNET.weight_shapes)
+    assert_close(actual, {name: weights[name] + placed[name].numpy() for name in weights})
+    assert np.abs(placed["b_0/shortcut/kernel"]).max() > 0
 
 
 def test_an_update_that_is_not_finite_is_left_out_and_named(execution):

@@ -58,8 +58,8 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
     With `"coverage"`, an entry's mean runs over the clients whose subnet holds it (arXiv
     2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, an entry that a
-    client did not hold counting as unchanged (what the reference implementation does). Either way an entry
-    that no client holds does not change.
+    client did not hold counting as unchanged (what the reference implementation does). Either way
+    an entry that no client holds does not change.
 
     An update with a value that is not finite is left out, as if its client had not answered; the
     measurements name the client. Updates are padded to the supernet's size one at a time as they
@@ -74,18 +74,25 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
     updates were used, and `rejected`, the numbers of those whose updates were not.
     """
 
-    def __init__(self, supernet: Supernet, kind: str = "coverage"):
-        """Makes the factory for subnets of `supernet`; `kind` is one of `KINDS`."""
+    def __init__(self, supernet: Supernet, kind: str = "coverage", with_subnets: bool = False):
+        """Makes the factory.
+
+        Args:
+          supernet: The supernet whose subnets were trained.
+          kind: One of `KINDS`.
+          with_subnets: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
+        """
         if kind not in KINDS:
             raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
         self._supernet = supernet
         self._kind = kind
+        self._with_subnets = with_subnets
 
     def create(
         self, value_type: tff.Type, weight_type: tff.Type
     ) -> tff.templates.AggregationProcess:
         """Creates the process for a `SubnetUpdate` type and a float32 weight."""
-        supernet, kind = self._supernet, self._kind
+        supernet, kind, with_subnets = self._supernet, self._kind, self._with_subnets
         shapes = supernet.weight_shapes
 
         @tff.tensorflow.computation
@@ -118,7 +125,8 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 name: tf.where(finite, part, tf.zeros_like(part))
                 for name, part in zip(shapes, update.delta, strict=True)
             }
-            slices = supernet.slices(supernet.code_at(update.architecture))
+            code = supernet.code_at(update.architecture)
+            slices = supernet.slices(code, with_subnets=with_subnets)
             one = slicing.overlap(delta, slices, shapes, weight * use)
             loss = tf.where(finite, update.loss * update.examples, 0.0)
             return _Accumulator(

@@ -175,7 +175,8 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
         else:
             raise ValueError(
                 f"Tier {entry!r}: expected smallest, largest, an architecture's JSON file or "
-                "bounds of parameters such as 500000-900000, with a share such as @2 behind it if wanted."
+                "bounds of parameters such as 500000-900000, with a share such as @2 behind it if "
+                "wanted."
             )
     return tuple(tiers)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from fedsup_tf.datasets import ImageDataset
@@ -104,8 +105,8 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
     clients, classes = counts.shape
     column, row = np.clip(11.5 / clients, 0.13, 0.46), np.clip(4.6 / classes, 0.15, 0.36)
     left = 0.45 + 0.075 * max(map(len, class_names))
-    below, above, gap, bars_height = 0.95, 0.62, 0.1, 0.95
-    plot_width, plot_height = max(column * clients, 4.6), row * classes
+    below, above, gap, bars_height = 0.74, 0.62, 0.1, 0.95
+    plot_width, plot_height = max(column * clients, 5.2), row * classes
     width, height = left + plot_width + 0.35, below + plot_height + gap + bars_height + above
     figure = Figure(figsize=(width, height), facecolor="white")
     bars, matrix = (
@@ -114,8 +115,10 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
     )
     colours = [_COLOURS[i] if classes <= len(_COLOURS) else _COLOURS[0] for i in range(classes)]
     _draw_bars(bars, counts, colours)
-    diameter = 72 * 0.94 * min(plot_width / clients, row)
-    _draw_bubbles(matrix, counts, colours, class_names, diameter)
+    # Where columns are narrow, a large bubble may reach into the next: the small stay visible.
+    reach = 1.0 if clients <= 40 else 1.6
+    diameter = 72 * 0.94 * min(reach * plot_width / clients, row)
+    legend = _draw_bubbles(matrix, counts, colours, class_names, diameter)
     for axes in (bars, matrix):
         axes.set_xlim(-0.5, clients - 0.5)
         axes.spines[:].set_visible(False)
@@ -123,12 +126,28 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
     text = {"ha": "left", "color": _INK}
     top, start = 1 - 0.16 / height, left / width
     figure.text(start, top, title, va="top", size=12.5, weight="bold", **text)
+    figure.text(start, 0.24 / height, "client", va="center", size=9, **text)
+    figure.legend(
+        handles=legend,
+        loc="center right",
+        bbox_to_anchor=((left + plot_width) / width, 0.24 / height),
+        ncols=len(legend),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=_INK,
+        columnspacing=1.2,
+        handlelength=max(1.2, diameter / 8.5),
+        handletextpad=0.5,
+        borderaxespad=0,
+        borderpad=0,
+    )
     return figure
 
 
 def _draw_bars(axes: Axes, counts: np.ndarray, colours: Sequence[str]) -> None:
     totals = np.zeros(len(counts))
-    for label, colour in enumerate(colours):
+    # From below: the first class is uppermost, as in the matrix.
+    for label, colour in reversed(list(enumerate(colours))):
         axes.bar(range(len(counts)), counts[:, label], 0.72, totals, color=colour, linewidth=0)
         totals += counts[:, label]
     largest = int(totals.max())
@@ -144,34 +163,41 @@ def _draw_bubbles(
     colours: Sequence[str],
     class_names: Sequence[str],
     diameter: float,
-) -> None:
+) -> list[PathCollection]:
+    """Draws the matrix and returns what its legend shows."""
     clients, classes = counts.shape
     for label in range(0, classes, 2):
         axes.axhspan(label - 0.5, label + 0.5, color=_STRIPE, linewidth=0, zorder=0)
     # Areas are in square points. One example stays visible beside thousands.
     scale = diameter**2 / counts.max()
     client, label = np.nonzero(counts)
-    areas = np.maximum(counts[client, label] * scale, 1.5)
-    axes.scatter(client, label, areas, [colours[i] for i in label], linewidths=0, zorder=2)
+    areas = np.maximum(counts[client, label] * scale, 3.0)
+    order = np.argsort(-areas, kind="stable")
+    axes.scatter(
+        client[order],
+        label[order],
+        areas[order],
+        [colours[i] for i in label[order]],
+        edgecolors="white",
+        # A white edge parts large bubbles and would eat up small ones.
+        linewidths=np.where(areas[order] > 20, 0.4, 0),
+        clip_on=False,
+        zorder=2,
+    )
     axes.set_ylim(classes - 0.5, -0.5)
     axes.set_yticks(range(classes), class_names)
     step = next(step for step in (1, 5, 10, 50, 100, 1000) if clients / step <= 25)
     ticks = np.arange(0, clients, step)
     axes.set_xticks(ticks)
-    axes.set_xlabel("client", size=9.5, color=_INK, loc="left")
-    samples = sorted({max(1, round(int(counts.max()) * share)) for share in (0.1, 0.4, 1)})
+    # Round numbers, the largest not above the largest bubble.
+    wanted = [max(1.0, counts.max() * share) for share in (0.1, 0.4, 1)]
+    digits = [10 ** int(np.log10(value)) for value in wanted]
+    samples = sorted({int(v // d) * d for v, d in zip(wanted, digits, strict=True)})
     handles = [
         axes.scatter([], [], sample * scale, _FAINT, linewidths=0, label=f"{sample:,}")
         for sample in samples
     ]
-    axes.legend(
-        handles=handles,
-        title="training examples  ",
-        loc="upper right",
-        bbox_to_anchor=(1, -0.26 / (0.36 * classes) * 3),
-        ncols=len(handles),
-        frameon=False,
-    )
+    return [axes.scatter([], [], 0, label="training examples"), *handles]
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -64,14 +64,17 @@ def client_data_type(space: SearchSpace) -> tff.SequenceType:
     )
 
 
-def select_subnets(supernet: Supernet) -> Distribution:
-    """Sends each client only the slices of the subnet that its data names (E-FedSup)."""
-    shapes = supernet.elastic_shapes()
+def select_subnets(supernet: Supernet, with_subnets: bool = False) -> Distribution:
+    """Sends each client only the slices of the subnet that its data names (E-FedSup).
+
+    With `with_subnets`, what is sent holds that subnet's own subnets (see `Supernet.slices`).
+    """
+    shapes = supernet.elastic_shapes(with_subnets)
     sent_type = _tensors_type(shapes)
 
     @tff.tensorflow.computation(_tensors_type(supernet.weight_shapes), np.int32)
     def cut(weights, index):
-        slices = supernet.slices(supernet.code_at(index))
+        slices = supernet.slices(supernet.code_at(index), with_subnets=with_subnets)
         subnet = slicing.take(dict(zip(shapes, weights, strict=True)), slices)
         return tuple(tf.ensure_shape(subnet[name], shape) for name, shape in shapes.items())
 
@@ -92,9 +95,11 @@ def select_subnets(supernet: Supernet) -> Distribution:
     return Distribution(shapes, tff.SequenceType(sent_type), send, open_selected)
 
 
-def broadcast_subnet(supernet: Supernet, architecture: Architecture) -> Distribution:
+def broadcast_subnet(
+    supernet: Supernet, architecture: Architecture, with_subnets: bool = False
+) -> Distribution:
     """Sends all clients the one subnet: FedSup if it is the largest, else FedAvg of that net."""
-    slices = supernet.slices(architecture)
+    slices = supernet.slices(architecture, with_subnets=with_subnets)
     shapes = {name: part.size for name, part in slices.items()}
 
     @tff.tensorflow.computation(_tensors_type(supernet.weight_shapes))

@@ -71,10 +71,11 @@ def build_fedsup_process(
             f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
         )
     supernet = Supernet(space, seed)
+    with_subnets = local_training.sandwich > 1
     if architecture is None:
-        distribution = select_subnets(supernet)
+        distribution = select_subnets(supernet, with_subnets)
     else:
-        distribution = broadcast_subnet(supernet, architecture)
+        distribution = broadcast_subnet(supernet, architecture, with_subnets)
     data_type = client_data_type(space)
 
     # Server computations.
@@ -128,7 +129,7 @@ def build_fedsup_process(
     def client_weight(update):
         return update.examples if weighting == "examples" else tf.minimum(update.examples, 1.0)
 
-    aggregator = OverlapMeanFactory(supernet, aggregation).create(
+    aggregator = OverlapMeanFactory(supernet, aggregation, with_subnets).create(
         value_type, tff.TensorType(np.float32)
     )
 

@@ -10,12 +10,12 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.aggregation import SubnetUpdate
 
 
-def traffic_counter(supernet: Supernet):
+def traffic_counter(supernet: Supernet, with_subnets: bool = False):
     """Returns `count(architecture) -> (bytes down, bytes up)` of one client."""
 
     @functools.cache
     def count(architecture: Architecture) -> tuple[int, int]:
-        slices = supernet.slices(architecture)
+        slices = supernet.slices(architecture, with_subnets=with_subnets)
         weights = tuple(np.zeros(part.size, np.float32) for part in slices.values())
         update = SubnetUpdate(weights, np.int32(0), np.int32(0), np.float32(0), np.float32(0))
         return _serialized_bytes(weights), _serialized_bytes(update)

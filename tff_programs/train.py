@@ -110,10 +110,11 @@ def main(argv) -> None:
     )
     only = _only_architecture(space)
     supernet = Supernet(space)
-    count_bytes = traffic_counter(supernet)
+    local_training = _local_training()
+    count_bytes = traffic_counter(supernet, with_subnets=local_training.sandwich > 1)
     learning = process.build_fedsup_process(
         space,
-        _local_training(),
+        local_training,
         dataset.preprocessing,
         schedule.build_schedule(FLAGS.schedule, FLAGS.learning_rate, FLAGS.rounds),
         architecture=only,
