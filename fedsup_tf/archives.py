@@ -136,10 +136,11 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             header = stream.read(header_bytes)
-            magic, *shape = np.frombuffer(header, ">u4").tolist() if len(header) % 4 == 0 else [-1]
-            if magic != 0x0800 + dimensions or len(header) < header_bytes:
+            whole = len(header) == header_bytes
+            magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
+            if magic != 0x0800 + dimensions:
                 expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
-                raise problem(path, expected, f"{header.hex() or 'an empty file'}", _AGAIN)
+                raise problem(path, expected, header.hex() or "an empty file", _AGAIN)
             # One byte more than announced shows whether there is more.
             content = stream.read(math.prod(shape) + 1)
     except DatasetError:
@@ -259,26 +260,26 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
     path = path / file_name if path.is_dir() else path
     if not path.is_file():
         raise problem(path, f"the file {file_name}", "none", "give its folder as data_dir")
-    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            # A file that holds one bare array gives that array.
-            for key in Splits._fields if hasattr(archive, "files") else ():
-                arrays[key] = archive[key] if key in archive.files else None
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise problem(path, "an .npz of several arrays", "one array", _AGAIN)
+            arrays = {key: archive[key] for key in Splits._fields if key in archive.files}
+    except DatasetError:
+        raise
     except _BROKEN as error:
         raise problem(path, "a complete .npz", _first_line(error), _AGAIN) from error
-    except AttributeError as error:
-        raise problem(path, "an .npz of several arrays", "one array", _AGAIN) from error
     checked = []
     for split in ("train", "test"):
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None:
             expected = f"arrays {split}_images and {split}_labels"
             raise problem(path, expected, "a file without them", _AGAIN)
         if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 3):
             expected = f"{split}_images of shape (examples, 28, 28, 3), uint8"
             raise problem(path, expected, f"{images.shape}, {images.dtype}", _AGAIN)
-        if labels.dtype.kind not in "iu" or labels.shape not in ((len(labels),), (len(labels), 1)):
+        if labels.dtype.kind not in "iu" or labels.shape not in {(labels.size,), (labels.size, 1)}:
             expected = f"{split}_labels of shape (examples, 1), whole numbers"
             raise problem(path, expected, f"{labels.shape}, {labels.dtype}", _AGAIN)
         checked += check_split(path, images, labels.reshape(-1), classes)

@@ -16,6 +16,8 @@ _UNIFORM_TRIES = 200
 
 def feasible_range(space: SearchSpace, cost: str) -> tuple[int, int]:
     """Least and greatest `cost` (a field of `costs.Cost`) of any architecture of `space`."""
+    if cost not in costs.Cost._fields:
+        raise ValueError(f"Expected a cost of {', '.join(costs.Cost._fields)}, received {cost!r}.")
     least, greatest = _remaining(space, cost)[0][space.stem_width]
     stem = getattr(costs.stem_cost(space), cost)
     return stem + least, stem + greatest
@@ -44,8 +46,6 @@ def sample_within(
     Raises:
       ValueError: If no architecture of the space meets the bounds.
     """
-    if cost not in costs.Cost._fields:
-        raise ValueError(f"Expected a cost of {', '.join(costs.Cost._fields)}, received {cost!r}.")
     least, greatest = feasible_range(space, cost)
     if minimum <= maximum and minimum <= greatest and maximum >= least:
         for _ in range(_UNIFORM_TRIES):

@@ -139,7 +139,10 @@ class ElasticDepthwiseConv2D(ElasticLayer):
           kernel_size: Side to use.
           within: Side of the kernel that is cut, by default the largest.
         """
-        margin = ((self.kernel_size if within is None else within) - kernel_size) // 2
+        outer = self.kernel_size if within is None else within
+        if isinstance(outer, int) and isinstance(kernel_size, int) and kernel_size > outer:
+            raise ValueError(f"A kernel of {kernel_size} is not within one of {outer}.")
+        margin = (outer - kernel_size) // 2
         return {"kernel": Slice((margin, margin, 0, 0), (kernel_size, kernel_size, channels, 1))}
 
     def forward(self, weights, inputs):

@@ -54,12 +54,19 @@ class LocalTraining:
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
+            if isinstance(getattr(type(self), field), int) and type(value) is not int:
+                raise ValueError(
+                    f"Local training: expected {field} to be a whole number, received {value!r}."
+                )
             if not low <= value <= (float("inf") if high is None else high):
                 limit = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ValueError(f"Local training: expected {field} {limit}, received {value}.")
         for field in ("clip_value", "temperature"):
             if getattr(self, field) == 0:
                 raise ValueError(f"Local training: expected {field} above 0, received 0.")
+        for field in ("weight_decay", "temperature"):
+            if getattr(self, field) == float("inf"):
+                raise ValueError(f"Local training: expected a finite {field}, received infinity.")
 
 
 class ClientUpdate(NamedTuple):

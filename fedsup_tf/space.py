@@ -7,6 +7,7 @@ The space follows the MobileNet-like supernet of FedSup (Kim & Yun, arXiv 2206.0
 import dataclasses
 import json
 import math
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +37,8 @@ class Architecture:
 
     def __post_init__(self):
         for dimension in _DIMENSIONS:
-            values = tuple(int(value) for value in getattr(self, dimension))
+            # operator.index takes NumPy's whole numbers, and refuses fractions.
+            values = tuple(operator.index(value) for value in getattr(self, dimension))
             object.__setattr__(self, dimension, values)
         lengths = {dimension: len(getattr(self, dimension)) for dimension in _DIMENSIONS}
         if len(set(lengths.values())) != 1:
@@ -99,7 +101,12 @@ class Stage:
                 f"Stage {self.name!r}: expected odd kernels (a smaller kernel is the centre of a "
                 f"larger one), received {list(self.kernels)}."
             )
-        if self.stride not in (1, 2):
+        if not isinstance(self.name, str) or not self.name or "/" in self.name:
+            raise ValueError(
+                f"A stage's name is text without a /, since it begins its tensors' names; received "
+                f"{self.name!r}."
+            )
+        if type(self.stride) is not int or self.stride not in (1, 2):
             raise ValueError(f"Stage {self.name!r}: expected stride 1 or 2, got {self.stride!r}.")
 
 
@@ -136,11 +143,11 @@ class SearchSpace:
             )
         for field, least in (("classes", 2), ("stem_width", 1)):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < least:
+            if type(value) is not int or value < least:
                 raise ValueError(
                     f"{label}: expected {field} to be a whole number >= {least}, got {value!r}."
                 )
-        if self.stem_stride not in (1, 2):
+        if type(self.stem_stride) is not int or self.stem_stride not in (1, 2):
             raise ValueError(f"{label}: expected stem_stride 1 or 2, got {self.stem_stride!r}.")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
@@ -233,7 +240,7 @@ class SearchSpace:
 
     def decode(self, code: Sequence[int]) -> Architecture:
         """Inverse of `encode`."""
-        code = [int(value) for value in code]
+        code = [operator.index(value) for value in code]
         stages = len(self.stages)
         if len(code) != 3 * stages:
             raise ValueError(

@@ -138,7 +138,7 @@ class Supernet(keras.Model):
             space.stem_width,
             3,
             space.stem_stride,
-            _uniform(seed * 1000, 9 * space.image_shape[2]),
+            _uniform(seed * 100_000, 9 * space.image_shape[2]),
             name="stem",
         )
         self.stem_norm = norm(activate=True, name="stem_norm")
@@ -147,13 +147,13 @@ class Supernet(keras.Model):
         for number, stage in enumerate(space.stages):
             blocks = []
             for depth in range(stage.depths[-1]):
-                block_seed = seed * 1000 + 10 * (number + 1) + 3 * depth
+                block_seed = seed * 100_000 + 1000 * (number + 1) + 3 * depth
                 blocks.append(
                     ElasticBlock(stage, depth, in_widths, space.normalization, block_seed)
                 )
                 in_widths = stage.widths
             self.blocks.append(blocks)
-        head_initializer = _uniform(seed * 1000 + 1, space.stages[-1].widths[-1])
+        head_initializer = _uniform(seed * 100_000 + 1, space.stages[-1].widths[-1])
         self.head = layers.ElasticDense(space.classes, head_initializer, name="head")
         # Shapes of the supernet's tensors by name, in the order of its variables.
         self.weight_shapes = {

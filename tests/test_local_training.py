@@ -449,3 +449,18 @@ def test_the_supernets_own_variables_are_not_used():
 def test_a_bad_hyper_parameter_is_an_error_that_names_it(field, value, message):
     with pytest.raises(ValueError, match=f"expected {field} {message}"):
         LocalTraining(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 1.5},
+        {"batch_size": 2.5},
+        {"sandwich": 2.5},
+        {"temperature": float("inf")},
+        {"weight_decay": float("inf")},
+    ],
+)
+def test_hyper_parameters_of_the_wrong_kind_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        LocalTraining(**changes)

@@ -422,3 +422,16 @@ def test_a_child_takes_every_entry_from_either_parent():
 def test_parents_outside_the_space_are_an_error():
     with pytest.raises(ValueError, match="Stage 'second'"):
         TINY.crossover(MIDDLE, OUTSIDE["second"], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"stride": 2.0}, {"stride": True}, {"name": 5}, {"name": "a/b"}, {"name": ""}]
+)
+def test_a_stage_of_the_wrong_kind_is_refused(changes):
+    with pytest.raises(ValueError, match=r"expected|text"):
+        Stage(**{"name": "a", "widths": (1,), "depths": (1,), "kernels": (3,), **changes})
+
+
+def test_a_fractional_architecture_is_refused():
+    with pytest.raises(TypeError):
+        Architecture((1.7,), (1,), (3,))

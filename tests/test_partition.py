@@ -1,0 +1,341 @@
+"""Laws of federated partitions, and the program that shows them."""
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from fedsup_tf.partition import ClientIndices, label_counts, partition
+from tff_programs import data
+from tff_programs.flags import load_federated_data_from_flags
+
+CLASSES = 10
+TRAIN = np.random.default_rng(1).permutation(np.repeat(np.arange(CLASSES), 60))
+TEST = np.random.default_rng(2).permutation(np.repeat(np.arange(CLASSES), 20))
+SEEDS = range(5)
+# 1,230 examples of classes of very different sizes.
+UNEQUAL = np.repeat(np.arange(5), (1000, 150, 50, 23, 7))
+
+KINDS = [
+    ("iid", {}),
+    ("shard", {"classes_per_client": 1}),
+    ("shard", {"classes_per_client": 3}),
+    ("shard", {"classes_per_client": 10}),
+    ("shard", {"classes_per_client": 13}),
+    ("dirichlet", {"beta": 0.01}),
+    ("dirichlet", {"beta": 0.1}),
+    ("dirichlet", {"beta": 1.0}),
+    ("dirichlet", {"beta": 1e3}),
+]
+
+
+def divide(kind="iid", train=TRAIN, test=TEST, clients=12, seed=0, **options):
+    return partition(kind, train, test, clients, seed, **options)
+
+
+@pytest.mark.parametrize("labels", [TRAIN, UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_each_training_example_has_one_client(kind, options, labels):
+    for seed in SEEDS:
+        divided = divide(kind, train=labels, clients=12, seed=seed, **options)
+        assert len(divided) == 12
+        everything = np.sort(np.concatenate([client.train for client in divided]))
+        np.testing.assert_array_equal(everything, np.arange(len(labels)))
+        for client in divided:
+            assert len(client.train)
+            assert client.train.dtype == client.test.dtype == np.int64
+
+
+@pytest.mark.parametrize("labels", [TRAIN, UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_test_sets_follow_the_training_sets(kind, options, labels):
+    for seed in SEEDS:
+        for client in divide(kind, train=labels, clients=12, seed=seed, **options):
+            assert 1 <= len(client.test) <= len(TEST) // 12
+            assert len(np.unique(client.test)) == len(client.test)
+            own = np.bincount(labels[client.train], minlength=CLASSES)
+            drawn = np.bincount(TEST[client.test], minlength=CLASSES)
+            assert np.all(drawn[own == 0] == 0)
+            assert np.abs(drawn - own / own.sum() * len(client.test)).max() < 1
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_the_seed_decides_everything(kind, options):
+    first, again, other = (divide(kind, seed=seed, **options) for seed in (3, 3, 4))
+    for one, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.train, same.train)
+        np.testing.assert_array_equal(one.test, same.test)
+    different = [
+        [not np.array_equal(a, b) for a, b in zip(*pair, strict=True)]
+        for pair in zip(first, other, strict=True)
+    ]
+    assert np.any(different, axis=0).all()
+
+
+def test_training_sets_do_not_depend_on_test_sets():
+    for few, many in zip(
+        divide("dirichlet", beta=0.3, test_examples=3),
+        divide("dirichlet", beta=0.3, test_examples=30, test=TEST[::-1]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(few.train, many.train)
+        assert len(few.test) == 3
+        assert len(many.test) > 3
+
+
+# Identical distributions.
+
+
+@pytest.mark.parametrize("clients", [1, 7, 600])
+def test_iid_clients_have_equal_sizes(clients):
+    sizes = [len(client.train) for client in divide("iid", clients=clients)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_iid_clients_are_alike():
+    counts = label_counts(divide("iid", clients=4), TRAIN, CLASSES)
+    assert np.abs(counts - 15).max() < 12
+    assert counts.std() > 0
+
+
+# Shards.
+
+
+@pytest.mark.parametrize("classes_per_client", [1, 2, 5, 10])
+def test_shards_of_the_paper(classes_per_client):
+    labels = np.repeat(np.arange(10), 6000)
+    for seed in SEEDS:
+        divided = divide(
+            "shard", labels, clients=100, seed=seed, classes_per_client=classes_per_client
+        )
+        counts = label_counts(divided, labels, 10)
+        assert set(counts.sum(axis=1)) == {600}
+        assert set((counts > 0).sum(axis=1)) == {classes_per_client}
+        assert set(counts[counts > 0]) == {600 // classes_per_client}
+
+
+@pytest.mark.parametrize("clients", [5, 7, 12, 30])
+@pytest.mark.parametrize("classes_per_client", [1, 2, 3, 4, 5, 8])
+def test_a_client_has_as_many_classes_as_shards_wherever_possible(clients, classes_per_client):
+    for labels in (TRAIN, UNEQUAL):
+        classes = len(np.unique(labels))
+        if clients * classes_per_client < classes:
+            continue
+        for seed in SEEDS:
+            divided = divide(
+                "shard", labels, clients=clients, seed=seed, classes_per_client=classes_per_client
+            )
+            held = label_counts(divided, labels, classes) > 0
+            assert held.sum(axis=1).max() <= classes_per_client
+            if labels is TRAIN and classes_per_client <= classes:
+                # No class can have more shards than there are clients.
+                assert held.sum(axis=1).min() == classes_per_client
+
+
+def test_a_class_of_more_shards_than_clients_is_everywhere():
+    labels = np.repeat([0, 1, 2], (900, 50, 50))
+    counts = label_counts(divide("shard", labels, clients=10, classes_per_client=2), labels, 3)
+    assert np.all(counts[:, 0] > 0)
+    # 20 shards of 50 and more: 18 of class 0, and one of each other class.
+    assert (counts[:, 1:] > 0).sum(axis=0).tolist() == [1, 1]
+    assert sorted(counts[:, 0].tolist()) == [50, 50] + [100] * 8
+
+
+def test_shards_are_nearly_equal_where_classes_are_not():
+    for seed in SEEDS:
+        divided = divide("shard", UNEQUAL, clients=40, seed=seed, classes_per_client=1)
+        sizes = [len(client.train) for client in divided]
+        # 1,230 examples in 40 shards are 31 each; a shard holds one class, so the least class is 7.
+        assert max(sizes) <= 35
+        assert sorted(sizes)[:2] == [7, 23]
+
+
+def test_a_class_goes_to_any_client():
+    """Who holds a class differs with the seed, and every client has a chance of every class."""
+    held = sum(
+        label_counts(divide("shard", seed=seed, classes_per_client=2), TRAIN, CLASSES) > 0
+        for seed in range(60)
+    )
+    # Of 60 draws a client holds a class in 12 at the average.
+    assert held.min() >= 2
+    assert held.max() <= 26
+
+
+# Dirichlet.
+
+
+@pytest.mark.parametrize("beta", [1e-6, 1e-3, 0.01, 0.1])
+def test_no_client_is_empty(beta):
+    for seed in range(20):
+        sizes = [
+            len(client.train) for client in divide("dirichlet", clients=60, seed=seed, beta=beta)
+        ]
+        assert min(sizes) >= 1
+
+
+def test_as_many_clients_as_examples():
+    for kind, options in (("dirichlet", {"beta": 0.01}), ("shard", {"classes_per_client": 1})):
+        sizes = [len(client.train) for client in divide(kind, clients=len(TRAIN), **options)]
+        assert sizes == [1] * len(TRAIN)
+
+
+def test_beta_decides_how_alike_clients_are():
+    spread = []
+    for beta in (0.01, 0.1, 1.0, 100.0):
+        divided = [divide("dirichlet", clients=10, seed=seed, beta=beta) for seed in SEEDS]
+        counts = np.array([label_counts(clients, TRAIN, CLASSES) for clients in divided])
+        spread.append(counts.std())
+    assert spread == sorted(spread, reverse=True)
+    assert spread[0] > 15
+    assert spread[-1] < 2
+
+
+def test_shares_are_those_of_a_dirichlet_distribution():
+    """For n clients a share has mean 1/n and variance (n - 1) / (n^2 (n beta + 1))."""
+    labels, clients, beta = np.zeros(2000, np.int64), 4, 0.5
+    divided = [
+        divide("dirichlet", labels, clients=clients, seed=seed, beta=beta) for seed in range(400)
+    ]
+    shares = np.array([[len(client.train) / 2000 for client in one] for one in divided])
+    np.testing.assert_allclose(shares.mean(axis=0), 1 / clients, atol=0.04)
+    variance = (clients - 1) / (clients**2 * (clients * beta + 1))
+    np.testing.assert_allclose(shares.var(axis=0), variance, rtol=0.25)
+
+
+# Test sets.
+
+
+def test_test_sets_are_smaller_where_a_class_is_rare():
+    train, test = np.repeat([0, 1], 50), np.repeat([0, 1], (100, 5))
+    (client,) = divide("iid", train, test, clients=1)
+    assert np.bincount(test[client.test]).tolist() == [5, 5]
+
+
+def test_a_class_that_no_test_example_has_is_left_out():
+    train, test = np.repeat([0, 1, 2], 50), np.repeat([0, 1], 20)
+    (client,) = divide("iid", train, test, clients=1, test_examples=10)
+    assert np.bincount(test[client.test]).tolist() == [5, 5]
+    with pytest.raises(ValueError, match=r"classes of client \d \(2\), received none"):
+        divide("shard", train, test, clients=3, classes_per_client=1)
+
+
+def test_classes_that_only_the_test_split_has():
+    (client,) = divide("iid", np.array([0, 1]), np.array([0, 1, 7]), clients=1)
+    assert client.test.tolist() == [0, 1]
+
+
+# Counts and refusals.
+
+
+def test_label_counts():
+    clients = [ClientIndices(np.array(train), np.array([0])) for train in ([0, 3], [1, 2, 4])]
+    counts = label_counts(clients, np.array([0, 1, 1, 2, 2]), 4)
+    assert counts.tolist() == [[1, 0, 1, 0], [0, 2, 1, 0]]
+    with pytest.raises(ValueError, match="Expected labels below 2, received 2"):
+        label_counts(clients, np.array([0, 1, 1, 2, 2]), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"kind": "random"}, "Expected a partition of iid, shard, dirichlet, received 'random'"),
+        ({"clients": 0}, "clients to be a whole number of at least 1, received 0"),
+        ({"clients": 2.0}, "clients to be a whole number"),
+        ({"clients": 601}, "at most 600 clients"),
+        ({"seed": -1}, "seed to be a whole number of at least 0"),
+        ({"seed": None}, "seed to be a whole number"),
+        ({"test_examples": 0}, "test_examples to be a whole number of at least 1"),
+        ({"kind": "shard"}, "classes_per_client of a shard partition .* received None"),
+        ({"kind": "shard", "classes_per_client": 0}, "at least 1, received 0"),
+        ({"kind": "shard", "clients": 3, "classes_per_client": 3}, "from 10 .* received 3 x 3"),
+        ({"kind": "shard", "clients": 61, "classes_per_client": 10}, "to 600 .* received 61 x 10"),
+        ({"kind": "dirichlet"}, "above 0 .* received None"),
+        ({"kind": "dirichlet", "beta": 0}, "above 0 .* received 0"),
+        ({"kind": "dirichlet", "beta": -1.0}, "above 0 .* received -1"),
+        ({"kind": "dirichlet", "beta": float("nan")}, "above 0 .* received nan"),
+        ({"kind": "dirichlet", "beta": float("inf")}, "above 0 .* received inf"),
+        ({"kind": "dirichlet", "beta": 1e-300}, "from 1e-06 .* received 1e-300"),
+        ({"train": TRAIN.astype(float)}, "training labels .* float64"),
+        ({"train": TRAIN[:, np.newaxis]}, r"training labels .* \(600, 1\)"),
+        ({"train": TRAIN - 1}, "whole numbers from 0"),
+        ({"test": TEST[:0]}, r"test labels .* \(0,\)"),
+    ],
+)
+def test_impossible_partitions_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        divide(**arguments)
+
+
+# The program.
+
+
+@pytest.fixture
+def parse():
+    """Parses flags for the time of a test."""
+    with flagsaver.flagsaver():
+        yield lambda *arguments: flags.FLAGS(["fedsup data", *arguments])
+
+
+def test_program_prints_a_table_and_draws_a_picture(parse, capsys, tmp_path):
+    picture = tmp_path / "clients.png"
+    data.main(parse("--clients=7", "--partition=dirichlet", "--beta=0.5", f"--plot={picture}"))
+    printed = capsys.readouterr().out
+    _, clients = load_federated_data_from_flags()
+    sizes = [len(client.train) for client in clients]
+    assert f"{min(sizes):>8,}{np.median(sizes):>8g}{max(sizes):>8,}\n" in printed
+    assert "1,438 / 359" in printed
+    assert "dirichlet partition, beta 0.5, seed 0" in printed
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["clients.png"]
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(1, 1), (3, 10), (60, 12), (700, 2)])
+def test_pictures_of_all_sizes(clients, classes, tmp_path):
+    counts = np.zeros((clients, classes), np.int64)
+    counts[:, 0] = 1
+    counts[0] = 5000
+    figure = data.plot_partition(counts, [f"class {i}" for i in range(classes)], "title")
+    data.save_png(figure, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old(tmp_path, monkeypatch):
+    picture = tmp_path / "picture.png"
+    picture.write_text("old")
+    figure = data.plot_partition(np.ones((2, 2), np.int64), ["a", "b"], "title")
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="No space"):
+        data.save_png(figure, picture)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("picture.png", "old")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--clients=5000"], "at most 1438 clients"),
+        (["--beta=0.5"], "--beta goes with --partition=dirichlet, received --partition=shard"),
+        (["--partition=iid", "--classes_per_client=5"], "goes with --partition=shard"),
+        (["--image_shape=4,4,1"], "at least 8 x 8"),
+        (["--dataset=cifar10", "--data_dir=/no/such/folder"], "/no/such/folder: expected"),
+        (["--plot=/no/such/folder/a.png"], "--plot=.*No such file"),
+        (["more"], "Expected flags only, received 'more'"),
+    ],
+)
+def test_program_refuses_in_one_line(parse, arguments, says):
+    with pytest.raises(SystemExit, match=says) as error:
+        data.main(parse(*arguments))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--dataset=mnist", "--image_shape=8,8", "--image_shape=a,b,c", "--partition=no"]
+)
+def test_unknown_values_of_flags(parse, argument):
+    with pytest.raises(flags.IllegalFlagValueError, match=argument.partition("=")[0]):
+        parse(argument)
