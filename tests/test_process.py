@@ -240,6 +240,23 @@ def test_a_client_without_examples_changes_nothing(execution):
     assert metrics["loss"] == 0
 
 
+def test_averaging_shows_an_average_and_trains_the_same(execution):
+    clients, weights = [Client(0, SPACE.smallest(), 16)], initial_weights()
+    averaged = build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, averaging=0.9)
+    plain = build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
+    first, _, _ = run(execution, plain, clients, rounds=1, weights=weights)
+    second, _, _ = run(execution, plain, clients, rounds=2, weights=weights)
+    shown, _, state = run(execution, averaged, clients, rounds=2, weights=weights)
+    for number, (name, start) in enumerate(weights.items()):
+        trained = np.asarray(state.global_model_weights.trainable[number])
+        np.testing.assert_allclose(trained, second[name], rtol=1e-5, atol=1e-6)
+        average = start + (1 - 1 / 10) * (first[name] - start)
+        average += (1 - 2 / 11) * (second[name] - average)
+        np.testing.assert_allclose(shown[name], average, rtol=1e-5, atol=1e-6)
+        untrained = second[name] == start
+        np.testing.assert_array_equal(shown[name][untrained], start[untrained])
+
+
 def test_the_learning_rate_follows_the_round(execution):
     process = build_fedsup_process(
         SPACE, TRAINING, PREPROCESSING, lambda number: 0.1 / (1.0 + tf.cast(number, tf.float32))
@@ -251,5 +268,7 @@ def test_the_learning_rate_follows_the_round(execution):
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match="weighting"):
         build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, weighting="age")
+    with pytest.raises(ValueError, match="averaging"):
+        build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, averaging=1.0)
     with pytest.raises(ValueError, match="aggregation"):
         build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, aggregation="median")

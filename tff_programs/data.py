@@ -106,7 +106,7 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
     column, row = np.clip(11.5 / clients, 0.13, 0.46), np.clip(4.6 / classes, 0.15, 0.36)
     left = 0.45 + 0.075 * max(map(len, class_names))
     below, above, gap, bars_height = 0.74, 0.62, 0.1, 0.95
-    plot_width, plot_height = max(column * clients, 5.2), row * classes
+    plot_width, plot_height = np.clip(column * clients, 5.2, 60), row * classes
     width, height = left + plot_width + 0.35, below + plot_height + gap + bars_height + above
     figure = Figure(figsize=(width, height), facecolor="white")
     bars, matrix = (
@@ -186,9 +186,9 @@ def _draw_bubbles(
     )
     axes.set_ylim(classes - 0.5, -0.5)
     axes.set_yticks(range(classes), class_names)
-    step = next(step for step in (1, 5, 10, 50, 100, 1000) if clients / step <= 25)
-    ticks = np.arange(0, clients, step)
-    axes.set_xticks(ticks)
+    steps = (1, 5, 10, 50, 100, 500, 1000)
+    step = next((step for step in steps if clients / step <= 25), clients)
+    axes.set_xticks(np.arange(0, clients, step))
     # Round numbers, the largest not above the largest bubble.
     wanted = [max(1.0, counts.max() * share) for share in (0.1, 0.4, 1)]
     digits = [10 ** int(np.log10(value)) for value in wanted]

@@ -27,6 +27,7 @@ def build_fedsup_process(
     aggregation: str = "coverage",
     weighting: str = "examples",
     server_optimizer: tff.learning.optimizers.Optimizer | None = None,
+    averaging: float = 0.0,
     seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
     """Builds the federated training of a supernet (arXiv 2206.01366, algorithms 1 and 2).
@@ -61,11 +62,17 @@ def build_fedsup_process(
       weighting: Whether a client counts by its `"examples"` or all clients `"uniform"`.
       server_optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were
         trained in the round; by default the mean update is added.
+      averaging: If above 0, `get_model_weights` gives the exponential average over the rounds of
+        the weights from which clients train, that keeps at most this share of itself in each
+        round. It evens out whose data the last rounds saw; PN has no statistics that averaging
+        would spoil.
       seed: Seed of the initial weights.
 
     Returns:
       The process.
     """
+    if not 0 <= averaging < 1:
+        raise ValueError(f"Expected averaging from 0 and below 1, received {averaging}.")
     if weighting not in WEIGHTINGS:
         raise ValueError(
             f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
@@ -89,9 +96,10 @@ def build_fedsup_process(
         if server_optimizer is not None:
             specs = tuple(tf.TensorSpec(shape) for shape in supernet.weight_shapes.values())
             optimizer = server_optimizer.initialize(specs)
-        return tff.learning.models.ModelWeights(weights, ()), optimizer
+        average = weights if averaging else ()
+        return tff.learning.models.ModelWeights(weights, ()), (optimizer, average)
 
-    weights_type, optimizer_type = initial_state.type_signature.result
+    weights_type, finalizer_type = initial_state.type_signature.result
 
     @tff.tensorflow.computation(np.int32)
     def round_learning_rate(round_number):
@@ -134,9 +142,13 @@ def build_fedsup_process(
     )
 
     @tff.tensorflow.computation(
-        weights_type, optimizer_type, aggregator.next.type_signature.result.result.member
+        weights_type,
+        finalizer_type,
+        aggregator.next.type_signature.result.result.member,
+        np.int32,
     )
-    def finalize(weights, optimizer, mean):
+    def finalize(weights, finalizer, mean, round_number):
+        optimizer, average = finalizer
         if server_optimizer is None:
             trainable = tuple(w + d for w, d in zip(weights.trainable, mean.delta, strict=True))
         else:
@@ -154,7 +166,14 @@ def build_fedsup_process(
                 )
                 for key, value in optimizer.items()
             )
-        return tff.learning.models.ModelWeights(trainable, ()), optimizer
+        if averaging:
+            # A young average forgets its start faster.
+            done = tf.cast(round_number, tf.float32)
+            kept = tf.minimum(averaging, (1 + done) / (10 + done))
+            average = tuple(
+                old + (1 - kept) * (new - old) for old, new in zip(average, trainable, strict=True)
+            )
+        return tff.learning.models.ModelWeights(trainable, ()), (optimizer, average)
 
     @tff.tensorflow.computation(np.int32)
     def increment(round_number):
@@ -162,14 +181,14 @@ def build_fedsup_process(
 
     @tff.federated_computation
     def initialize():
-        weights, optimizer = tff.federated_eval(initial_state, tff.SERVER)
+        weights, finalizer = tff.federated_eval(initial_state, tff.SERVER)
         return tff.federated_zip(
             tff.learning.templates.LearningAlgorithmState(
                 global_model_weights=weights,
                 distributor=tff.federated_value((), tff.SERVER),
                 client_work=tff.federated_value(0, tff.SERVER),
                 aggregator=aggregator.initialize(),
-                finalizer=optimizer,
+                finalizer=finalizer,
             )
         )
 
@@ -186,8 +205,8 @@ def build_fedsup_process(
         aggregated = aggregator.next(
             state.aggregator, updates, tff.federated_map(client_weight, updates)
         )
-        new_weights, new_optimizer = tff.federated_map(
-            finalize, (weights, state.finalizer, aggregated.result)
+        new_weights, new_finalizer = tff.federated_map(
+            finalize, (weights, state.finalizer, aggregated.result, state.client_work)
         )
         new_state = tff.federated_zip(
             tff.learning.templates.LearningAlgorithmState(
@@ -195,7 +214,7 @@ def build_fedsup_process(
                 distributor=state.distributor,
                 client_work=tff.federated_map(increment, state.client_work),
                 aggregator=aggregated.state,
-                finalizer=new_optimizer,
+                finalizer=new_finalizer,
             )
         )
         measured = aggregated.measurements
@@ -210,16 +229,21 @@ def build_fedsup_process(
 
     @tff.tensorflow.computation(state_type)
     def get_model_weights(state):
+        _, average = state.finalizer
+        if averaging:
+            return tff.learning.models.ModelWeights(tuple(average), ())
         return state.global_model_weights
 
     @tff.tensorflow.computation(state_type, weights_type)
     def set_model_weights(state, weights):
+        optimizer, _ = state.finalizer
+        average = tuple(weights.trainable) if averaging else ()
         return tff.learning.templates.LearningAlgorithmState(
             global_model_weights=weights,
             distributor=state.distributor,
             client_work=state.client_work,
             aggregator=state.aggregator,
-            finalizer=state.finalizer,
+            finalizer=(optimizer, average),
         )
 
     return tff.learning.templates.LearningProcess(

@@ -59,6 +59,11 @@ flags.DEFINE_integer(
     "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
 )
 flags.DEFINE_float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.")
+flags.DEFINE_float(
+    "absent_class_scale",
+    _DEFAULTS.absent_class_scale,
+    "Factor on the logits of classes that a client has no example of; 1 for none.",
+)
 flags.DEFINE_enum(
     "aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged."
 )
@@ -67,6 +72,9 @@ flags.DEFINE_enum(
     "server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update."
 )
 flags.DEFINE_float("server_learning_rate", 1.0, "Of the server optimizer.")
+flags.DEFINE_float(
+    "averaging", 0.0, "Share that the average of the rounds' weights keeps; 0: none."
+)
 flags.DEFINE_list(
     "tiers",
     [],
@@ -121,6 +129,7 @@ def main(argv) -> None:
         aggregation=FLAGS.aggregation,
         weighting=FLAGS.weighting,
         server_optimizer=_server_optimizer(),
+        averaging=FLAGS.averaging,
         seed=FLAGS.seed,
     )
     accuracy = build_accuracy(supernet, dataset.preprocessing)
@@ -216,6 +225,7 @@ def _local_training() -> LocalTraining:
         label_smoothing=FLAGS.label_smoothing,
         sandwich=sandwich,
         temperature=FLAGS.temperature,
+        absent_class_scale=FLAGS.absent_class_scale,
     )
 
 
