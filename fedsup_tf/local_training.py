@@ -30,9 +30,6 @@ class LocalTraining:
       label_smoothing: Share of the target spread evenly over the classes.
       sandwich: Number of nets trained in each step, M; 1 trains only what was received.
       temperature: Of the distillation.
-      absent_class_scale: Factor on the logits of classes of which the client has no example
-        (restricted softmax, Li & Zhan, KDD 2021, doi 10.1145/3447548.3467254). Below 1, a client
-        pushes the classes that it never sees down less; 1 is the plain softmax.
     """
 
     epochs: int = 1
@@ -43,7 +40,6 @@ class LocalTraining:
     label_smoothing: float = 0.0
     sandwich: int = 1
     temperature: float = 1.0
-    absent_class_scale: float = 1.0
 
     def __post_init__(self):
         bounds = {
@@ -55,7 +51,6 @@ class LocalTraining:
             "label_smoothing": (0, 1),
             "sandwich": (1, None),
             "temperature": (0, None),
-            "absent_class_scale": (0, 1),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
@@ -123,11 +118,6 @@ def local_update(
     variables = {name: _variable(initial[name]) for name in names}
     momenta = {name: _variable(tf.zeros_like(initial[name])) for name in names}
     examples = tf.shape(labels)[0]
-    logit_scale = _logit_scale(labels, supernet.space.classes, training.absent_class_scale)
-
-    def forward(weights, images):
-        logits = supernet.forward(weights, images)
-        return logits if logit_scale is None else logits * logit_scale
 
     def step(indices, step_seed):
         batch = preprocessing.augment(
@@ -138,14 +128,7 @@ def local_update(
             for name in names
         }
         loss, gradients = _sandwich_gradients(
-            supernet,
-            forward,
-            current,
-            architecture,
-            batch,
-            tf.gather(labels, indices),
-            step_seed,
-            training,
+            supernet, current, architecture, batch, tf.gather(labels, indices), step_seed, training
         )
         for name in names:
             gradient = gradients[name]
@@ -200,7 +183,7 @@ def local_update(
     )
 
 
-def _sandwich_gradients(supernet, forward, weights, architecture, images, labels, seed, training):
+def _sandwich_gradients(supernet, weights, architecture, images, labels, seed, training):
     """Loss of the received net, and the sum of the gradients of all nets of the sandwich."""
     classes = supernet.space.classes
     targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
@@ -210,7 +193,7 @@ def _sandwich_gradients(supernet, forward, weights, architecture, images, labels
         subnet = weights
         if training.sandwich > 1:
             subnet = slicing.take(weights, supernet.slices(architecture, within=architecture))
-        logits = forward(subnet, images)
+        logits = supernet.forward(subnet, images)
         loss = _mean_cross_entropy(targets, logits)
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
     if training.sandwich == 1:
@@ -226,20 +209,12 @@ def _sandwich_gradients(supernet, forward, weights, architecture, images, labels
         slices = supernet.slices(student, within=architecture)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits = forward(slicing.take(weights, slices), images)
+            logits = supernet.forward(slicing.take(weights, slices), images)
             # The square keeps the gradient's size the same at every temperature.
             distillation = temperature**2 * _mean_cross_entropy(teacher, logits / temperature)
         student_gradients = tape.gradient(distillation, weights, unconnected_gradients="zero")
         gradients = {name: gradients[name] + student_gradients[name] for name in gradients}
     return loss, gradients
-
-
-def _logit_scale(labels, classes, absent_class_scale):
-    """Factor on each class' logit, `(classes,)`; None for the plain softmax."""
-    if absent_class_scale == 1:
-        return None
-    present = tf.reduce_max(tf.one_hot(labels, classes), 0)
-    return absent_class_scale + (1 - absent_class_scale) * tf.maximum(present, 0.0)
 
 
 def _mean_cross_entropy(targets, logits):

@@ -464,27 +464,3 @@ def test_a_bad_hyper_parameter_is_an_error_that_names_it(field, value, message):
 def test_hyper_parameters_of_the_wrong_kind_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         LocalTraining(**changes)
-
-
-def test_classes_that_a_client_never_sees_are_pushed_down_less():
-    images, labels = client(12)
-    labels = labels % 2
-    weights = weights_of(MIDDLE)
-    pushed = {
-        scale: any_net(absent_class_scale=scale)(
-            weights, images, labels, architecture=MIDDLE
-        ).delta["head/bias"]
-        for scale in (0.0, 0.5, 1.0)
-    }
-    assert pushed[1.0][2] < pushed[0.5][2] < pushed[0.0][2] == 0
-
-
-def test_a_restricted_softmax_of_all_classes_is_the_plain_one():
-    images, labels = client(12)
-    assert set(labels) == {0, 1, 2}
-    weights = weights_of(MIDDLE)
-    plain, restricted = (
-        any_net(absent_class_scale=scale)(weights, images, labels, architecture=MIDDLE)
-        for scale in (1.0, 0.5)
-    )
-    assert_close(restricted.delta, plain.delta)

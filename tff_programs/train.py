@@ -59,11 +59,6 @@ flags.DEFINE_integer(
     "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
 )
 flags.DEFINE_float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.")
-flags.DEFINE_float(
-    "absent_class_scale",
-    _DEFAULTS.absent_class_scale,
-    "Factor on the logits of classes that a client has no example of; 1 for none.",
-)
 flags.DEFINE_enum(
     "aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged."
 )
@@ -225,7 +220,6 @@ def _local_training() -> LocalTraining:
         label_smoothing=FLAGS.label_smoothing,
         sandwich=sandwich,
         temperature=FLAGS.temperature,
-        absent_class_scale=FLAGS.absent_class_scale,
     )
 
 
