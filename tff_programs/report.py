@@ -86,8 +86,8 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def draw_curves(metrics_csv: str, path: str, title: str) -> None:
-    """Draws loss and accuracy against rounds from the released metrics, to a PNG."""
+def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) -> None:
+    """Draws loss, and the tiers' accuracy, against rounds from the released metrics, to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -105,7 +105,7 @@ def draw_curves(metrics_csv: str, path: str, title: str) -> None:
     evaluated = [(int(row["round"]), accuracies_of(row)) for row in rows]
     evaluated = [(number, accuracies) for number, accuracies in evaluated if accuracies]
     colours = pyplot.get_cmap("viridis")
-    names = list(evaluated[-1][1]) if evaluated else []
+    names = [tier.name for tier in tiers] if evaluated else []
     for place, name in enumerate(names):
         points = [(number, 100 * a[name]) for number, a in evaluated if name in a]
         accuracy_axes.plot(

@@ -197,9 +197,8 @@ def main(argv) -> None:
             )
         )
     save(FLAGS.rounds, weights)
-    report.draw_curves(
-        paths["metrics"], paths["curves"], f"{FLAGS.algorithm}, {space.name}, {dataset.name}"
-    )
+    title = f"{FLAGS.algorithm}, {space.name}, {dataset.name}"
+    report.draw_curves(paths["metrics"], paths["curves"], title, tiers)
     print()
     print(report.final_table(space, tiers, evaluate(weights), count_bytes))
     print(f"\n{time.monotonic() - start:.0f} s. In {FLAGS.out}:")
