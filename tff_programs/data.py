@@ -3,9 +3,7 @@
 `fedsup data --dataset=fashion_mnist --partition=dirichlet --clients=100 --plot=partition.png`
 """
 
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from fedsup_tf.checkpoint import replace_file
 from fedsup_tf.datasets import ImageDataset
 from fedsup_tf.partition import ClientIndices, label_counts
 from tff_programs import flags as shared_flags
@@ -43,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             save_png(plot_partition(counts, dataset.class_names, title), Path(FLAGS.plot))
         except OSError as error:
-            sys.exit(f"--plot={FLAGS.plot}: cannot write it: {error.strerror}.")
+            sys.exit(f"--plot={FLAGS.plot}: {error}")
         print(f"plot                {FLAGS.plot}")
 
 
@@ -202,18 +201,7 @@ def _draw_bubbles(
 
 def save_png(figure: Figure, path: Path) -> None:
     """Writes a PNG whole or not at all: beside its place first, then renamed into it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            figure.savefig(stream, format="png", dpi=150)
-        # mkstemp makes files private; a picture gets what any new file would.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
 if __name__ == "__main__":
