@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import slicing
-from fedsup_tf.datasets import Preprocessing
-from fedsup_tf.space import Architecture
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 
 

@@ -6,7 +6,8 @@ on its own choice and the width that enters it; `bounds` relies on this.
 
 from typing import NamedTuple
 
-from fedsup_tf.space import Architecture, SearchSpace
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.space import SearchSpace
 
 
 class Cost(NamedTuple):

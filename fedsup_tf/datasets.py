@@ -1,14 +1,7 @@
-"""Data sets of images, and what is done to an image before a net sees it.
-
-`load_dataset` gives raw uint8 pixels in memory. Normalization and augmentation are a
-`Preprocessing`, which travels with checkpoints and inside exported models, so that simulation and
-phone see the same numbers.
-"""
+"""Data sets of images, as raw uint8 pixels in memory."""
 
 import dataclasses
 import functools
-import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,125 +12,11 @@ import tensorflow as tf
 
 from fedsup_tf import archives
 from fedsup_tf.archives import DatasetError, Splits
+from fedsup_tf.preprocessing import Preprocessing
 
-__all__ = ["DATASETS", "DatasetError", "ImageDataset", "Preprocessing", "load_dataset"]
+__all__ = ["DATASETS", "DatasetError", "ImageDataset", "load_dataset"]
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """Normalization of every image, and augmentation of training images.
-
-    Attributes:
-      mean: Per channel, in the data set's uint8 units.
-      standard_deviation: Per channel, in the data set's uint8 units.
-      crop_padding: Pixels of the mean colour put around an image before a crop of its size is
-        taken at random; 0 for no crop.
-      flip: Whether half of the images are mirrored left to right.
-    """
-
-    mean: tuple[float, ...]
-    standard_deviation: tuple[float, ...]
-    crop_padding: int = 0
-    flip: bool = False
-
-    def __post_init__(self):
-        mean, deviation = self.mean, self.standard_deviation
-        checks = {
-            "mean": (_are_finite(mean), "a finite number for each channel"),
-            "standard_deviation": (
-                _are_finite(deviation) and min(deviation) > 0 and len(deviation) == len(mean),
-                "a finite number above 0 for each channel",
-            ),
-            "crop_padding": (
-                type(self.crop_padding) is int and self.crop_padding >= 0,
-                "a whole number of pixels, 0 for no crop",
-            ),
-            "flip": (type(self.flip) is bool, "true or false"),
-        }
-        for field, (valid, expected) in checks.items():
-            if not valid:
-                received = ", ".join(f"{name} {getattr(self, name)!r}" for name in checks)
-                raise ValueError(
-                    f"Preprocessing: expected {field} to be {expected}, received {received}."
-                )
-        object.__setattr__(self, "mean", tuple(float(value) for value in mean))
-        object.__setattr__(self, "standard_deviation", tuple(float(value) for value in deviation))
-
-    def normalize(self, images) -> tf.Tensor:
-        """`(images - mean) / standard_deviation`, in operations that every TFLite runtime has.
-
-        Args:
-          images: `(batch, height, width, channels)`, uint8.
-
-        Returns:
-          `(batch, height, width, channels)`, float32.
-
-        Raises:
-          ValueError: If the images have another number of channels.
-        """
-        images = tf.convert_to_tensor(images)
-        if images.shape[-1] not in (None, len(self.mean)):
-            raise ValueError(
-                f"Expected images of {len(self.mean)} channels, received shape {images.shape}. "
-                "Load the data set with the image_shape that the model was made for."
-            )
-        mean = tf.constant(self.mean, tf.float32)
-        scale = tf.constant([1.0 / value for value in self.standard_deviation], tf.float32)
-        return (tf.cast(images, tf.float32) - mean) * scale
-
-    def augment(self, images, seed) -> tf.Tensor:
-        """Crops and flips each image on its own, at random.
-
-        Args:
-          images: `(batch, height, width, channels)`, normalized, so that 0 is the mean colour.
-          seed: `(2,)`, int32. The same seed gives the same images.
-
-        Returns:
-          The shape and type of `images`; `images` themselves if there is nothing to do.
-        """
-        if not self.crop_padding and not self.flip:
-            return images
-        images = tf.convert_to_tensor(images)
-        batch, height, width = (tf.shape(images)[axis] for axis in range(3))
-        draws = tf.random.stateless_uniform([3, batch, 1], seed, alg="philox")
-        columns = tf.range(width)[tf.newaxis]
-        if self.flip:
-            columns = tf.where(draws[0] < 0.5, width - 1 - columns, columns)
-        shape = images.shape
-        if self.crop_padding:
-            padding = [self.crop_padding] * 2
-            images = tf.pad(images, [[0, 0], padding, padding, [0, 0]])
-            offsets = tf.cast(draws[1:] * (2 * self.crop_padding + 1), tf.int32)
-            rows = tf.range(height)[tf.newaxis] + offsets[0]
-            images = tf.gather(images, rows, axis=1, batch_dims=1)
-            columns += offsets[1]
-        # A flip is a crop whose columns are counted backwards: one gather does both.
-        return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), shape)
-
-    def to_json(self) -> str:
-        """Returns the preprocessing as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Preprocessing":
-        """Reads what `to_json` wrote.
-
-        Raises:
-          ValueError: If the text is something else.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}
-        try:
-            fields = json.loads(text)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Preprocessing: expected JSON, received {text!r:.80}.") from error
-        if not isinstance(fields, dict) or set(fields) != names:
-            raise ValueError(
-                f"Preprocessing: expected a JSON object of {', '.join(sorted(names))}, received "
-                f"{text!r:.80}. Give what to_json wrote."
-            )
-        return cls(**fields)
 
 
 class ImageDataset(NamedTuple):
@@ -295,14 +174,6 @@ def _existing(data_dir: str | os.PathLike) -> Path:
         remedy = "correct data_dir"
         raise archives.problem(path, "a folder or an archive", "nothing at this path", remedy)
     return path
-
-
-def _are_finite(values) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) > 0
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
-    )
 
 
 class _Source(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fedsup_tf import slicing
-from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import AnyArchitecture, Supernet, has_weight_decay
 
 

@@ -1,6 +1,6 @@
 """Search spaces of subnets: which widths, depths and kernels each stage of a supernet may take.
 
-An `Architecture` is one point of a `SearchSpace`. Both are immutable, hashable and travel as JSON.
+An `Architecture` is one point of a `SearchSpace`, which is immutable, hashable and travels as JSON.
 The space follows the MobileNet-like supernet of FedSup (Kim & Yun, arXiv 2206.01366, section 4).
 """
 
@@ -9,64 +9,18 @@ import json
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from fedsup_tf.architecture import DIMENSIONS, Architecture
+from fedsup_tf.json_fields import expect_keys, parse_json, whole_numbers
+
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
-_DIMENSIONS = ("widths", "depths", "kernels")
 # An architecture's index in its space is an int32 key of a federated select.
 _LARGEST_INDEX = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """One subnet: the width, depth and kernel of every stage.
-
-    Attributes:
-      widths: Output channels of each stage.
-      depths: Number of blocks of each stage.
-      kernels: Side of the square depthwise kernels of each stage.
-    """
-
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    kernels: tuple[int, ...]
-
-    def __post_init__(self):
-        for dimension in _DIMENSIONS:
-            # operator.index takes NumPy's whole numbers, and refuses fractions.
-            values = tuple(operator.index(value) for value in getattr(self, dimension))
-            object.__setattr__(self, dimension, values)
-        lengths = {dimension: len(getattr(self, dimension)) for dimension in _DIMENSIONS}
-        if len(set(lengths.values())) != 1:
-            raise ValueError(
-                "An architecture needs one width, one depth and one kernel per stage, received "
-                f"{lengths}. Give three lists of the same length."
-            )
-
-    def to_json(self) -> str:
-        """Returns the architecture as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Architecture":
-        """Reads what `to_json` wrote.
-
-        Raises:
-          ValueError: If the text is not JSON or its fields are not lists of whole numbers.
-        """
-        fields = _parse_json(text, "An architecture")
-        _expect_keys(fields, set(_DIMENSIONS), set(_DIMENSIONS), "An architecture")
-        for dimension in _DIMENSIONS:
-            _whole_numbers(fields[dimension], f"An architecture's {dimension}")
-        return cls(**fields)
-
-    def __str__(self):
-        stages = zip(self.widths, self.depths, self.kernels, strict=True)
-        return " ".join(f"{width}x{depth}k{kernel}" for width, depth, kernel in stages)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +42,8 @@ class Stage:
     stride: int = 1
 
     def __post_init__(self):
-        for dimension in _DIMENSIONS:
-            values = _whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
+        for dimension in DIMENSIONS:
+            values = whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
             object.__setattr__(self, dimension, values)
             if list(values) != sorted(set(values)) or values[0] < 1:
                 raise ValueError(
@@ -134,7 +88,7 @@ class SearchSpace:
 
     def __post_init__(self):
         label = f"Search space {self.name!r}"
-        shape = _whole_numbers(self.image_shape, f"{label}: image_shape")
+        shape = whole_numbers(self.image_shape, f"{label}: image_shape")
         object.__setattr__(self, "image_shape", shape)
         object.__setattr__(self, "stages", tuple(self.stages))
         if len(shape) != 3 or min(shape) < 1:
@@ -176,7 +130,7 @@ class SearchSpace:
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
         """Allowed values of each entry of an encoded architecture, in its order."""
-        return tuple(getattr(stage, field) for field in _DIMENSIONS for stage in self.stages)
+        return tuple(getattr(stage, field) for field in DIMENSIONS for stage in self.stages)
 
     @property
     def size(self) -> int:
@@ -221,7 +175,7 @@ class SearchSpace:
                 f"Search space {self.name!r} has {len(self.stages)} stages, the architecture has "
                 f"{len(architecture.widths)}: {architecture}."
             )
-        for field in _DIMENSIONS:
+        for field in DIMENSIONS:
             for stage, value in zip(self.stages, getattr(architecture, field), strict=True):
                 if value not in getattr(stage, field):
                     raise ValueError(
@@ -310,16 +264,16 @@ class SearchSpace:
         Raises:
           ValueError: If the text is not such JSON; the message names the field or stage.
         """
-        fields = dict(_parse_json(text, "A search space"))
+        fields = dict(parse_json(text, "A search space"))
         names = {field.name for field in dataclasses.fields(cls)}
-        _expect_keys(fields, names, names - {"normalization"}, "A search space")
+        expect_keys(fields, names, names - {"normalization"}, "A search space")
         stage_names = {field.name for field in dataclasses.fields(Stage)}
         stages = []
         if not isinstance(fields["stages"], list):
             raise ValueError("A search space: expected stages to be a list of objects.")
         for number, stage in enumerate(fields["stages"]):
             label = f"Stage number {number + 1} of a search space"
-            _expect_keys(stage, stage_names, stage_names - {"stride"}, label)
+            expect_keys(stage, stage_names, stage_names - {"stride"}, label)
             stages.append(Stage(**stage))
         return cls(**{**fields, "stages": tuple(stages)})
 
@@ -383,32 +337,3 @@ def load_space(name_or_path: str, **changes: Any) -> SearchSpace:
         )
     with open(name_or_path, encoding="utf-8") as file:
         return dataclasses.replace(SearchSpace.from_json(file.read()), **changes)
-
-
-def _parse_json(text: str, what: str) -> Mapping[str, Any]:
-    try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{what}: expected JSON, received text with an error: {error}.") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{what}: expected a JSON object, received {type(fields).__name__}.")
-    return fields
-
-
-def _expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> None:
-    keys = set(fields) if isinstance(fields, dict) else set()
-    if not required <= keys <= known:
-        raise ValueError(
-            f"{what}: expected the fields {sorted(known)}, missing are {sorted(required - keys)}, "
-            f"unknown are {sorted(keys - known)}."
-        )
-
-
-def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
-    if (
-        not isinstance(values, list | tuple)
-        or not values
-        or not all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-    ):
-        raise ValueError(f"{what}: expected a list of whole numbers, received {values!r}.")
-    return tuple(values)

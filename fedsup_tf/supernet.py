@@ -7,111 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import checkpoint, layers, ops, slicing
+from fedsup_tf import checkpoint, layers, slicing
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.block import ElasticBlock, under, uniform, with_prefixes
 from fedsup_tf.slicing import Slice
-from fedsup_tf.space import Architecture, SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
 
 keras = tf.keras
 
 # How an architecture is given: itself, or as an int32 vector (of `SearchSpace.encode`) in a graph.
 AnyArchitecture = Architecture | tf.Tensor | np.ndarray
-
-
-class ElasticBlock(keras.layers.Layer):
-    """Depthwise, PN, ReLU6, pointwise, PN, plus a shortcut (arXiv 2206.01366, section 4).
-
-    The shortcut halves the map by average pooling where the stride is 2, and is a 1 x 1 convolution
-    where the block changes the width. An absent block (all of its tensors of size 0) returns its
-    inputs; so does the absent shortcut convolution. That holds in a graph that knows no sizes too.
-    """
-
-    def __init__(self, stage: Stage, number: int, in_widths, normalization: str, seed: int):
-        """Makes block `number` of `stage`, entered by one of `in_widths` channels."""
-        super().__init__(name=f"{stage.name}_{number}")
-        self.is_first = number == 0
-        self.always_present = stage.depths[0] > number
-        strides = stage.stride if self.is_first else 1
-        width, kernel = stage.widths[-1], stage.kernels[-1]
-        norm = layers.NORMALIZATIONS[normalization]
-        self.in_width = max(in_widths)
-        self.strides = strides
-        self.depthwise = layers.ElasticDepthwiseConv2D(
-            kernel, strides, _uniform(seed, fan_in=kernel * kernel), name="depthwise"
-        )
-        self.depthwise_norm = norm(activate=True, name="depthwise_norm")
-        self.pointwise = layers.ElasticConv2D(
-            width, 1, kernel_initializer=_uniform(seed + 1, self.in_width), name="pointwise"
-        )
-        # A residual branch starts silent.
-        self.pointwise_norm = norm(zero_scale=True, name="pointwise_norm")
-        self.shortcut = None
-        if self.is_first and set(in_widths) | set(stage.widths) != {width}:
-            self.shortcut = layers.ElasticConv2D(
-                width, 1, kernel_initializer=_uniform(seed + 2, self.in_width), name="shortcut"
-            )
-
-    def build(self, input_shape):
-        """Builds the sublayers."""
-        width = self.pointwise.filters
-        for layer in self.sublayers():
-            out_of_pointwise = layer is self.pointwise_norm
-            layer.build((None, None, None, width if out_of_pointwise else self.in_width))
-        super().build(input_shape)
-
-    def sublayers(self) -> list[layers.ElasticLayer]:
-        """The layers that own weights, in order."""
-        parts = [self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm]
-        return parts if self.shortcut is None else [*parts, self.shortcut]
-
-    def slices(
-        self, in_width, width, kernel, present, within_kernel, with_subnets
-    ) -> dict[str, Slice]:
-        """The block's slices; `present` is 0 or 1, the others as in `Supernet.slices`."""
-        in_used, out_used = in_width * present, width * present
-        parts = {
-            self.depthwise: self.depthwise.slices(in_used, kernel, within_kernel),
-            self.depthwise_norm: self.depthwise_norm.slices(in_used),
-            self.pointwise: self.pointwise.slices(in_used, out_used),
-            self.pointwise_norm: self.pointwise_norm.slices(out_used),
-        }
-        if self.shortcut is not None:
-            is_used = 1 if with_subnets else _one_if_different(in_width, width)
-            parts[self.shortcut] = self.shortcut.slices(in_width, width * is_used)
-        return _with_prefixes(parts)
-
-    def forward(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Computes the block with the given weights, any of which may be of size 0."""
-        kernel = weights["depthwise/kernel"]
-        if kernel.shape[2] == 0:
-            return inputs
-        # An absent block computes with no channels and adds nothing. Both the slice and the padding
-        # return their input as it is where the block is present.
-        branch = inputs
-        if not self.always_present and kernel.shape[2] is None:
-            branch = ops.leading_channels(inputs, tf.shape(kernel)[2])
-        for layer in (self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm):
-            branch = layer.forward(_under(layer.name, weights), branch)
-        shortcut = inputs
-        if self.strides == 2:
-            shortcut = tf.nn.avg_pool2d(shortcut, 2, 2, "SAME")
-        if self.shortcut is not None:
-            shortcut = self._project(_under("shortcut", weights), shortcut)
-        if not self.always_present and branch.shape[3] is None:
-            missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
-            branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
-        return tf.ensure_shape(branch + shortcut, [None, *branch.shape[1:3], None])
-
-    def _project(self, weights, inputs):
-        filters = weights["kernel"].shape[3]
-        if filters == 0:
-            return inputs
-        if filters is not None:
-            return self.shortcut.forward(weights, inputs)
-        return tf.cond(
-            tf.size(weights["kernel"]) > 0,
-            lambda: self.shortcut.forward(weights, inputs),
-            lambda: inputs,
-        )
 
 
 @keras.saving.register_keras_serializable("fedsup_tf")
@@ -138,7 +43,7 @@ class Supernet(keras.Model):
             space.stem_width,
             3,
             space.stem_stride,
-            _uniform(seed * 100_000, 9 * space.image_shape[2]),
+            uniform(seed * 100_000, 9 * space.image_shape[2]),
             name="stem",
         )
         self.stem_norm = norm(activate=True, name="stem_norm")
@@ -153,7 +58,7 @@ class Supernet(keras.Model):
                 )
                 in_widths = stage.widths
             self.blocks.append(blocks)
-        head_initializer = _uniform(seed * 100_000 + 1, space.stages[-1].widths[-1])
+        head_initializer = uniform(seed * 100_000 + 1, space.stages[-1].widths[-1])
         self.head = layers.ElasticDense(space.classes, head_initializer, name="head")
         # Shapes of the supernet's tensors by name, in the order of its variables.
         self.weight_shapes = {
@@ -179,11 +84,11 @@ class Supernet(keras.Model):
         """The variables under the names that slices, checkpoints and updates use."""
         self.build()
         parts = {self.stem: self.stem.own_weights(), self.stem_norm: self.stem_norm.own_weights()}
-        named = _with_prefixes(parts)
+        named = with_prefixes(parts)
         for block in itertools.chain.from_iterable(self.blocks):
-            weights = _with_prefixes({part: part.own_weights() for part in block.sublayers()})
-            named.update(_with_prefixes({block: weights}))
-        named.update(_with_prefixes({self.head: self.head.own_weights()}))
+            weights = with_prefixes({part: part.own_weights() for part in block.sublayers()})
+            named.update(with_prefixes({block: weights}))
+        named.update(with_prefixes({self.head: self.head.own_weights()}))
         return named
 
     def assign_weights(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -216,7 +121,7 @@ class Supernet(keras.Model):
         widths, depths, kernels = self._dimensions(architecture)
         _, _, outer_kernels = self._dimensions(self.space.largest() if within is None else within)
         width = self.space.stem_width
-        slices = _with_prefixes(
+        slices = with_prefixes(
             {
                 self.stem: self.stem.slices(self.space.image_shape[2], width),
                 self.stem_norm: self.stem_norm.slices(width),
@@ -233,9 +138,9 @@ class Supernet(keras.Model):
                     outer_kernels[number],
                     with_subnets,
                 )
-                slices.update(_with_prefixes({block: parts}))
+                slices.update(with_prefixes({block: parts}))
                 width = widths[number]
-        slices.update(_with_prefixes({self.head: self.head.slices(width)}))
+        slices.update(with_prefixes({self.head: self.head.slices(width)}))
         return slices
 
     def elastic_shapes(self, with_subnets: bool = False) -> dict[str, tuple[int | None, ...]]:
@@ -296,11 +201,11 @@ class Supernet(keras.Model):
         Returns:
           Logits, `(batch, classes)`.
         """
-        maps = self.stem.forward(_under("stem", weights), images)
-        maps = self.stem_norm.forward(_under("stem_norm", weights), maps)
+        maps = self.stem.forward(under("stem", weights), images)
+        maps = self.stem_norm.forward(under("stem_norm", weights), maps)
         for block in itertools.chain.from_iterable(self.blocks):
-            maps = block.forward(_under(block.name, weights), maps)
-        return self.head.forward(_under("head", weights), tf.reduce_mean(maps, [1, 2]))
+            maps = block.forward(under(block.name, weights), maps)
+        return self.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
 
     def call(self, images, architecture=None, training=False):
         """See the class."""
@@ -396,34 +301,7 @@ def check_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
             )
 
 
-def _uniform(seed: int, fan_in: int) -> keras.initializers.Initializer:
-    """The reference's initial weights, small enough for shortcuts that nothing normalizes."""
-    limit = fan_in**-0.5
-    return keras.initializers.RandomUniform(-limit, limit, seed)
-
-
-def _with_prefixes(parts):
-    return {
-        f"{layer.name}/{name}": value
-        for layer, named in parts.items()
-        for name, value in named.items()
-    }
-
-
-def _under(prefix: str, weights):
-    prefix += "/"
-    return {
-        name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)
-    }
-
-
 def _one_if_less(first, second):
     if isinstance(second, tf.Tensor):
         return tf.cast(first < second, tf.int32)
     return int(first < second)
-
-
-def _one_if_different(first, second):
-    if isinstance(first, tf.Tensor) or isinstance(second, tf.Tensor):
-        return tf.cast(tf.not_equal(first, second), tf.int32)
-    return int(first != second)

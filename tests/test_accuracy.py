@@ -4,7 +4,7 @@ import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.costs import count_parameters
-from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import client_element

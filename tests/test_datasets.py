@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from fedsup_tf import archives, datasets
-from fedsup_tf.datasets import DatasetError, Preprocessing, load_dataset
+from fedsup_tf.datasets import DatasetError, load_dataset
+from fedsup_tf.preprocessing import Preprocessing
 
 RANDOM = np.random.default_rng(0)
 

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from fedsup_tf import local_training, slicing
-from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.space import Architecture, SearchSpace, Stage
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 
 SPACE = SearchSpace(

@@ -6,9 +6,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf import slicing
-from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.space import Architecture, SearchSpace, Stage
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import client_element
 from tff_programs.process import build_fedsup_process

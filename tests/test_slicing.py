@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from fedsup_tf import slicing
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.slicing import Overlap, Slice
-from fedsup_tf.space import Architecture, SearchSpace, Stage
+from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 
 TINY = SearchSpace(

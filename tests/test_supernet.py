@@ -5,8 +5,10 @@ import pytest
 import tensorflow as tf
 
 from fedsup_tf import costs, slicing
-from fedsup_tf.space import Architecture, SearchSpace, Stage, digits_small
-from fedsup_tf.supernet import ElasticBlock, Supernet, has_weight_decay
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.block import ElasticBlock
+from fedsup_tf.space import SearchSpace, Stage, digits_small
+from fedsup_tf.supernet import Supernet, has_weight_decay
 
 SPACES = {
     "digits_small": digits_small(image_shape=(9, 7, 1)),

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.bounds import feasible_range, sample_within
-from fedsup_tf.space import Architecture, SearchSpace
+from fedsup_tf.space import SearchSpace
 
 # Streams of random numbers that do not depend on each other.
 _TIERS, _COHORT, _ARCHITECTURES, _AVAILABILITY = range(4)

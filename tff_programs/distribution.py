@@ -9,7 +9,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf import slicing
-from fedsup_tf.space import Architecture, SearchSpace
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import AnyArchitecture, Supernet
 
 

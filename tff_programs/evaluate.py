@@ -11,9 +11,9 @@ import tensorflow_federated as tff
 from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.costs import architecture_cost
-from fedsup_tf.datasets import Preprocessing
-from fedsup_tf.space import Architecture
+from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tff_programs.assignment import Tier, parse_tiers

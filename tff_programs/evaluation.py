@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import count_correct
-from fedsup_tf.datasets import Preprocessing
+from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.distribution import client_data_type, select_subnets

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow_federated as tff
 
-from fedsup_tf.space import Architecture
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregation import SubnetUpdate
 

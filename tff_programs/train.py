@@ -14,9 +14,10 @@ import tensorflow_federated as tff
 from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.checkpoint import replace_file
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import Architecture, load_space
+from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import aggregation, process, report, schedule
 from tff_programs.assignment import Assignment, default_tiers, parse_tiers
@@ -181,7 +182,7 @@ def main(argv) -> None:
         paths["state"], keep_total=2, keep_first=False
     )
     with local_execution(FLAGS.clients_at_once or None):
-        weights = asyncio.run(
+        accuracies = asyncio.run(
             train(
                 learning,
                 ClientData(dataset, partition, assignment),
@@ -196,11 +197,10 @@ def main(argv) -> None:
                 on_evaluated=save,
             )
         )
-    save(FLAGS.rounds, weights)
     title = f"{FLAGS.algorithm}, {space.name}, {dataset.name}"
     report.draw_curves(paths["metrics"], paths["curves"], title, tiers)
     print()
-    print(report.final_table(space, tiers, evaluate(weights), count_bytes))
+    print(report.final_table(space, tiers, accuracies, count_bytes))
     print(f"\n{time.monotonic() - start:.0f} s. In {FLAGS.out}:")
     for key in ("supernet", "metrics", "curves", "tensorboard"):
         print(f"  {os.path.basename(paths[key])}")

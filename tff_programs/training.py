@@ -42,7 +42,7 @@ async def train(
     on_start: Callable[[int], None],
     on_round: Callable[[RoundReport], None],
     on_evaluated: Callable[[int, tuple[np.ndarray, ...]], None],
-) -> tuple[np.ndarray, ...]:
+) -> Mapping[str, float]:
     """Trains up to `rounds` rounds, from where the saved program state stands.
 
     Metrics are released before the state is saved: a round that a kill cuts off is made again, with
@@ -62,7 +62,7 @@ async def train(
       on_evaluated: Called after each evaluation with the number of rounds done and the weights.
 
     Returns:
-      The supernet's weights.
+      The accuracies after the last round.
     """
     initial = await tff.program.materialize_value(process.initialize())
     iterator = source.iterator()
@@ -73,10 +73,14 @@ async def train(
         iterator.source = source
     done = 0 if version is None else version
     on_start(done)
+    accuracies = None
 
-    async def get_weights():
+    async def evaluate_and_keep():
         weights = await tff.program.materialize_value(process.get_model_weights(state))
-        return tuple(np.asarray(value) for value in weights.trainable)
+        weights = tuple(np.asarray(value) for value in weights.trainable)
+        accuracies = evaluate(weights)
+        on_evaluated(done, weights)
+        return accuracies
 
     while done < rounds:
         start = time.monotonic()
@@ -107,10 +111,10 @@ async def train(
             bytes_up_per_client=float(np.mean([up for _, up in traffic] or [0])),
         )
         if done % evaluate_every == 0 or done == rounds:
-            weights = await get_weights()
-            flat.update((f"accuracy/{name}", value) for name, value in evaluate(weights).items())
-            on_evaluated(done, weights)
+            accuracies = await evaluate_and_keep()
+            flat.update((f"accuracy/{name}", value) for name, value in accuracies.items())
         await metrics_manager.release(flat, done)
         await state_manager.save((state, iterator), done)
         on_round(RoundReport(done, plan, flat, rejected))
-    return await get_weights()
+    # Nothing was trained if the saved run had all its rounds.
+    return await evaluate_and_keep() if accuracies is None else accuracies

@@ -1,0 +1,61 @@
+"""An `Architecture`: one subnet, as the width, depth and kernel of each of its stages.
+
+It is immutable, hashable and travels as JSON.
+"""
+
+import dataclasses
+import json
+import operator
+
+from fedsup_tf.json_fields import expect_keys, parse_json, whole_numbers
+
+# The fields of an architecture, in the order in which a space encodes them.
+DIMENSIONS = ("widths", "depths", "kernels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One subnet: the width, depth and kernel of every stage.
+
+    Attributes:
+      widths: Output channels of each stage.
+      depths: Number of blocks of each stage.
+      kernels: Side of the square depthwise kernels of each stage.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernels: tuple[int, ...]
+
+    def __post_init__(self):
+        for dimension in DIMENSIONS:
+            # operator.index takes NumPy's whole numbers, and refuses fractions.
+            values = tuple(operator.index(value) for value in getattr(self, dimension))
+            object.__setattr__(self, dimension, values)
+        lengths = {dimension: len(getattr(self, dimension)) for dimension in DIMENSIONS}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(
+                "An architecture needs one width, one depth and one kernel per stage, received "
+                f"{lengths}. Give three lists of the same length."
+            )
+
+    def to_json(self) -> str:
+        """Returns the architecture as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Architecture":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: If the text is not JSON or its fields are not lists of whole numbers.
+        """
+        fields = parse_json(text, "An architecture")
+        expect_keys(fields, set(DIMENSIONS), set(DIMENSIONS), "An architecture")
+        for dimension in DIMENSIONS:
+            whole_numbers(fields[dimension], f"An architecture's {dimension}")
+        return cls(**fields)
+
+    def __str__(self):
+        stages = zip(self.widths, self.depths, self.kernels, strict=True)
+        return " ".join(f"{width}x{depth}k{kernel}" for width, depth, kernel in stages)

@@ -1,0 +1,137 @@
+"""The elastic block that stages of a supernet repeat."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from fedsup_tf import layers, ops
+from fedsup_tf.slicing import Slice
+from fedsup_tf.space import Stage
+
+keras = tf.keras
+
+
+class ElasticBlock(keras.layers.Layer):
+    """Depthwise, PN, ReLU6, pointwise, PN, plus a shortcut (arXiv 2206.01366, section 4).
+
+    The shortcut halves the map by average pooling where the stride is 2, and is a 1 x 1 convolution
+    where the block changes the width. An absent block (all of its tensors of size 0) returns its
+    inputs; so does the absent shortcut convolution. That holds in a graph that knows no sizes too.
+    """
+
+    def __init__(self, stage: Stage, number: int, in_widths, normalization: str, seed: int):
+        """Makes block `number` of `stage`, entered by one of `in_widths` channels."""
+        super().__init__(name=f"{stage.name}_{number}")
+        self.is_first = number == 0
+        self.always_present = stage.depths[0] > number
+        strides = stage.stride if self.is_first else 1
+        width, kernel = stage.widths[-1], stage.kernels[-1]
+        norm = layers.NORMALIZATIONS[normalization]
+        self.in_width = max(in_widths)
+        self.strides = strides
+        self.depthwise = layers.ElasticDepthwiseConv2D(
+            kernel, strides, uniform(seed, fan_in=kernel * kernel), name="depthwise"
+        )
+        self.depthwise_norm = norm(activate=True, name="depthwise_norm")
+        self.pointwise = layers.ElasticConv2D(
+            width, 1, kernel_initializer=uniform(seed + 1, self.in_width), name="pointwise"
+        )
+        # A residual branch starts silent.
+        self.pointwise_norm = norm(zero_scale=True, name="pointwise_norm")
+        self.shortcut = None
+        if self.is_first and set(in_widths) | set(stage.widths) != {width}:
+            self.shortcut = layers.ElasticConv2D(
+                width, 1, kernel_initializer=uniform(seed + 2, self.in_width), name="shortcut"
+            )
+
+    def build(self, input_shape):
+        """Builds the sublayers."""
+        width = self.pointwise.filters
+        for layer in self.sublayers():
+            out_of_pointwise = layer is self.pointwise_norm
+            layer.build((None, None, None, width if out_of_pointwise else self.in_width))
+        super().build(input_shape)
+
+    def sublayers(self) -> list[layers.ElasticLayer]:
+        """The layers that own weights, in order."""
+        parts = [self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm]
+        return parts if self.shortcut is None else [*parts, self.shortcut]
+
+    def slices(
+        self, in_width, width, kernel, present, within_kernel, with_subnets
+    ) -> dict[str, Slice]:
+        """The block's slices; `present` is 0 or 1, the others as in `Supernet.slices`."""
+        in_used, out_used = in_width * present, width * present
+        parts = {
+            self.depthwise: self.depthwise.slices(in_used, kernel, within_kernel),
+            self.depthwise_norm: self.depthwise_norm.slices(in_used),
+            self.pointwise: self.pointwise.slices(in_used, out_used),
+            self.pointwise_norm: self.pointwise_norm.slices(out_used),
+        }
+        if self.shortcut is not None:
+            is_used = 1 if with_subnets else _one_if_different(in_width, width)
+            parts[self.shortcut] = self.shortcut.slices(in_width, width * is_used)
+        return with_prefixes(parts)
+
+    def forward(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Computes the block with the given weights, any of which may be of size 0."""
+        kernel = weights["depthwise/kernel"]
+        if kernel.shape[2] == 0:
+            return inputs
+        # An absent block computes with no channels and adds nothing. Both the slice and the padding
+        # return their input as it is where the block is present.
+        branch = inputs
+        if not self.always_present and kernel.shape[2] is None:
+            branch = ops.leading_channels(inputs, tf.shape(kernel)[2])
+        for layer in (self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm):
+            branch = layer.forward(under(layer.name, weights), branch)
+        shortcut = inputs
+        if self.strides == 2:
+            shortcut = tf.nn.avg_pool2d(shortcut, 2, 2, "SAME")
+        if self.shortcut is not None:
+            shortcut = self._project(under("shortcut", weights), shortcut)
+        if not self.always_present and branch.shape[3] is None:
+            missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
+            branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
+        return tf.ensure_shape(branch + shortcut, [None, *branch.shape[1:3], None])
+
+    def _project(self, weights, inputs):
+        filters = weights["kernel"].shape[3]
+        if filters == 0:
+            return inputs
+        if filters is not None:
+            return self.shortcut.forward(weights, inputs)
+        return tf.cond(
+            tf.size(weights["kernel"]) > 0,
+            lambda: self.shortcut.forward(weights, inputs),
+            lambda: inputs,
+        )
+
+
+def uniform(seed: int, fan_in: int) -> keras.initializers.Initializer:
+    """The reference's initial weights, small enough for shortcuts that nothing normalizes."""
+    limit = fan_in**-0.5
+    return keras.initializers.RandomUniform(-limit, limit, seed)
+
+
+def with_prefixes(parts: Mapping) -> dict:
+    """Values of each layer's mapping, their names behind the layer's and a /."""
+    return {
+        f"{layer.name}/{name}": value
+        for layer, named in parts.items()
+        for name, value in named.items()
+    }
+
+
+def under(prefix: str, weights: Mapping) -> dict:
+    """The values whose names begin with `prefix` and a /, under the rest of their names."""
+    prefix += "/"
+    return {
+        name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)
+    }
+
+
+def _one_if_different(first, second):
+    if isinstance(first, tf.Tensor) or isinstance(second, tf.Tensor):
+        return tf.cast(tf.not_equal(first, second), tf.int32)
+    return int(first != second)
