@@ -12,6 +12,10 @@ import tensorflow as tf
 
 Tensors = Mapping[str, tf.Tensor]
 
+# What an entry's mean update runs over, and what an update counts by.
+AGGREGATIONS = ("coverage", "diluted")
+WEIGHTINGS = ("examples", "uniform")
+
 
 class Slice(NamedTuple):
     """A box of a tensor. A size of 0 says that the subnet has no such tensor.
@@ -73,12 +77,21 @@ def overlap(
     )
 
 
-def average(overlaps: Overlap) -> dict[str, tf.Tensor]:
-    """Mean update of each entry over the clients that covered it; zero where none did."""
-    return {
-        name: tf.math.divide_no_nan(total, overlaps.coverage[name])
-        for name, total in overlaps.total.items()
-    }
+def average(
+    overlaps: Overlap, aggregation: str = "coverage", weight: tf.Tensor | float | None = None
+) -> dict[str, tf.Tensor]:
+    """Mean update of each entry; zero where no client covered it.
+
+    Args:
+      overlaps: The sum over the clients.
+      aggregation: `"coverage"`: over the clients that covered the entry. `"diluted"`: over all
+        clients, an entry that a client did not cover counting as unchanged.
+      weight: The sum of all clients' weights, for `"diluted"`.
+    """
+    totals, divisors = overlaps
+    if aggregation == "diluted":
+        divisors = dict.fromkeys(totals, weight)
+    return {name: tf.math.divide_no_nan(total, divisors[name]) for name, total in totals.items()}
 
 
 def count_values(slices: Mapping[str, Slice]) -> int:

@@ -9,7 +9,7 @@ import tensorflow_federated as tff
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
 
-KINDS = ("coverage", "diluted")
+KINDS = slicing.AGGREGATIONS
 
 
 class SubnetUpdate(NamedTuple):
@@ -162,10 +162,8 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         def report(accumulator):
             coverage = dict(zip(shapes, accumulator.coverage, strict=True))
             covered = tuple(part > 0 for part in accumulator.coverage)
-            if kind == "diluted":
-                coverage = {name: accumulator.weight for name in coverage}
             total = dict(zip(shapes, accumulator.total, strict=True))
-            mean = slicing.average(slicing.Overlap(total, coverage))
+            mean = slicing.average(slicing.Overlap(total, coverage), kind, accumulator.weight)
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(accumulator.loss, accumulator.examples),
                 examples=accumulator.examples,
