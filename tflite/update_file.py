@@ -1,0 +1,224 @@
+r"""What a phone sends back: the change of its subnet's weights, in a safetensors file.
+
+The file is what any safetensors writer makes, and simple enough to write without one:
+
+    8 bytes       length N of the header, an unsigned little-endian whole number
+    N bytes       the header, a JSON object in UTF-8; it may end in spaces
+    the rest      the tensors' values, float32, little-endian, row-major, without gaps
+
+    {"__metadata__": {"fedsup-tf": TEXT},
+     "stem/kernel": {"dtype": "F32", "shape": [3, 3, 1, 16], "data_offsets": [0, 576]}, ...}
+
+`data_offsets` are a tensor's first byte and the one after its last, counted from the header's end.
+The tensors are trained minus received weights: all that the subnet has, under the supernet's names
+and of the subnet's shapes. Safetensors allows text alone as metadata, so TEXT is JSON in a string:
+
+    {"kind": "fedsup-tf update", "version": 1, "metadata": {
+      "architecture": "{\"widths\": [16, 32], \"depths\": [1, 1], \"kernels\": [3, 3]}",
+      "base_hash": "64 hexadecimal digits", "base_round": 60, "examples": 120,
+      "loss_before": 1.93, "loss_after": 0.71, "client": "any text, or null, or left out"}}
+
+The architecture (a string again), the hash and the round are those of the model's metadata.
+Reading trusts nothing: a file's size is bounded, and its names, shapes and types are compared with
+those of the architecture that it declares before room is made for its values.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fedsup_tf import checkpoint
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.costs import count_parameters
+from fedsup_tf.json_fields import expect_keys
+from fedsup_tf.space import SearchSpace
+
+# A subnet's tensors by name with their shapes, absent ones left out.
+SubnetShapes = Callable[[Architecture], Mapping[str, tuple[int, ...]]]
+
+# Of a Java int, so that a phone can count as far as a server reads.
+_MOST = 2**31 - 1
+# Room for the names and shapes of the tensors and for the metadata.
+_HEADER_BYTES = 2**20
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeviceUpdate:
+    """What one phone learned from its own examples.
+
+    Attributes:
+      delta: Trained minus received weights by tensor name, float32, of the subnet's shapes; only
+        tensors that the subnet has.
+      architecture: The subnet.
+      base_hash: `checkpoint.fingerprint` of the supernet that the subnet was cut from.
+      base_round: Rounds that this supernet was trained for.
+      examples: Number of examples trained on, from 1.
+      loss_before: Mean loss on them before training.
+      loss_after: Mean loss on them after it.
+      client: What the sender is called, if it has a name.
+    """
+
+    delta: Mapping[str, np.ndarray]
+    architecture: Architecture
+    base_hash: str
+    base_round: int
+    examples: int
+    loss_before: float
+    loss_after: float
+    client: str | None = None
+
+    def __post_init__(self):
+        bounds = {
+            "base_round": (0, "Copy it from the metadata of the model."),
+            "examples": (1, "Train on at least one example and send it anew."),
+        }
+        for field, (least, advice) in bounds.items():
+            value = getattr(self, field)
+            if type(value) is not int or not least <= value <= _MOST:
+                raise ValueError(
+                    f"An update: expected {field} to be a whole number from {least} to {_MOST:,}, "
+                    f"received {_short(value)}. {advice}"
+                )
+        for field in ("loss_before", "loss_after"):
+            value = getattr(self, field)
+            if not isinstance(value, float | np.floating) or not np.isfinite(value):
+                raise ValueError(
+                    f"An update: expected a finite number as {field}, received {_short(value)}. "
+                    "Train with a smaller learning rate and send it anew."
+                )
+            object.__setattr__(self, field, float(value))
+        if not isinstance(self.base_hash, str) or not _HASH.fullmatch(self.base_hash):
+            raise ValueError(
+                "An update: expected base_hash as 64 hexadecimal digits, received "
+                f"{_short(self.base_hash)}. Copy it from the metadata of the model."
+            )
+        if self.client is not None and not isinstance(self.client, str):
+            raise ValueError(
+                f"An update: expected text or nothing as client, received {_short(self.client)}. "
+                "Send it anew."
+            )
+        for name, value in self.delta.items():
+            if value.dtype != np.float32 or not np.isfinite(value).all():
+                received = value.dtype if value.dtype != np.float32 else "NaN or infinity"
+                raise ValueError(
+                    f"An update: expected finite float32 values in tensor {name!r}, received "
+                    f"{received}. Train with a smaller learning rate and send it anew."
+                )
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 of all it holds, so that the same update counts once however often it comes."""
+        content = [json.dumps(self.metadata(), sort_keys=True), checkpoint.fingerprint(self.delta)]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    def metadata(self) -> dict[str, Any]:
+        """All but the tensors, as the file has it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["delta"]
+        return {**fields, "architecture": self.architecture.to_json()}
+
+
+def write_update(path: str | os.PathLike, update: DeviceUpdate) -> None:
+    """Writes an update, whole or not at all."""
+    checkpoint.write_tensors(path, "update", update.delta, update.metadata())
+
+
+def read_update(
+    path: str | os.PathLike, space: SearchSpace, subnet_shapes: SubnetShapes
+) -> DeviceUpdate:
+    """Reads an update of a subnet of `space`, from whoever may have sent it.
+
+    Args:
+      path: The file.
+      space: The search space that the update must be of.
+      subnet_shapes: Gives the shapes of an architecture's tensors; only the layers know them, see
+        `merge.subnet_shapes`.
+
+    Raises:
+      ValueError: If the file is not a whole update of this space; the message says why.
+    """
+    fields = {}
+
+    def check(metadata, forms):
+        fields.update(_fields(metadata))
+        types = {name: form.dtype for name, form in forms.items()}
+        wrong = sorted(name for name, dtype in types.items() if dtype != "F32")
+        if wrong:
+            raise ValueError(
+                f"An update: expected tensors of type F32, received {types[wrong[0]]} for "
+                f"{_short(wrong[0])}. Send float32 values."
+            )
+        shapes = {name: form.shape for name, form in forms.items()}
+        check_shapes(shapes, fields["architecture"], space, subnet_shapes)
+
+    most = 4 * count_parameters(space, space.largest()) + _HEADER_BYTES
+    delta, _ = checkpoint.read_tensors(path, "update", check, most)
+    try:
+        return DeviceUpdate(delta=delta, **fields)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
+
+
+def check_shapes(
+    shapes: Mapping[str, tuple[int, ...]],
+    architecture: Architecture,
+    space: SearchSpace,
+    subnet_shapes: SubnetShapes,
+) -> None:
+    """Raises a ValueError unless the tensors are those of that architecture of the space."""
+    space.check(architecture)
+    expected = subnet_shapes(architecture)
+    missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected)
+    if missing or unknown:
+        raise ValueError(
+            f"An update of {architecture} in search space {space.name!r}: expected {len(expected)} "
+            f"tensors, missing are {missing[:5]}, unknown are {_short(unknown[:5])}. Send all "
+            "tensors of the subnet and no other."
+        )
+    for name, shape in expected.items():
+        if tuple(shapes[name]) != tuple(shape):
+            raise ValueError(
+                f"An update of {architecture} in search space {space.name!r}: expected tensor "
+                f"{name!r} of shape {tuple(shape)}, received {tuple(shapes[name])}. Send the "
+                "tensors of the subnet that it declares."
+            )
+
+
+def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a `DeviceUpdate` but its tensors, not yet checked by it."""
+    names = {field.name for field in dataclasses.fields(DeviceUpdate)} - {"delta"}
+    expect_keys(metadata, names, names - {"client"}, "An update's metadata")
+    text = metadata["architecture"]
+    if not isinstance(text, str):
+        raise ValueError(
+            "An update: expected its architecture as JSON in a string, received "
+            f"{_short(text)}. Copy it from the metadata of the model."
+        )
+    try:
+        architecture = Architecture.from_json(text)
+        losses = {name: _float(metadata[name]) for name in ("loss_before", "loss_after")}
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(
+            "An update: expected metadata of plain numbers, received some that cannot be read "
+            f"({error}). Copy the architecture from the metadata of the model."
+        ) from error
+    return {**metadata, **losses, "architecture": architecture}
+
+
+def _float(value: Any) -> Any:
+    """JSON writes 2.0 as 2 at times."""
+    return float(value) if type(value) is int else value
+
+
+def _short(value: Any) -> str:
+    """What was received, but not all of it if it is endless."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
