@@ -1,0 +1,166 @@
+"""What a device can bear: a `Budget`, and the `CostModel` that says what an architecture needs."""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from fedsup_tf import costs
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.latency import LatencyTable, Part, parts_of
+from fedsup_tf.space import SearchSpace
+
+_FLOAT_BYTES = 4
+_FILE_OVERHEAD_BYTES = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Greatest costs allowed; None for no limit.
+
+    Attributes:
+      parameters: Trained values.
+      macs: Multiply-accumulates for one image.
+      file_bytes: Size of the `.tflite` file.
+      train_memory_bytes: Peak memory of a training step.
+      infer_latency_ms: Milliseconds of an inference.
+      train_latency_ms: Milliseconds of a training step.
+    """
+
+    parameters: float | None = None
+    macs: float | None = None
+    file_bytes: float | None = None
+    train_memory_bytes: float | None = None
+    infer_latency_ms: float | None = None
+    train_latency_ms: float | None = None
+
+    def __post_init__(self):
+        for name, limit in dataclasses.asdict(self).items():
+            is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if limit is not None and not (is_number and 0 < limit < math.inf):
+                raise ValueError(
+                    f"A budget: expected {name} to be a number above 0, or None for no limit, "
+                    f"received {limit!r}."
+                )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by the name of their cost."""
+        return {name: limit for name, limit in dataclasses.asdict(self).items() if limit}
+
+
+COSTS = tuple(field.name for field in dataclasses.fields(Budget))
+
+
+class CostModel:
+    """Costs of the architectures of a space, by the names of `COSTS`.
+
+    Every cost is a sum over the stem, the stages and the head, as `costs` explains:
+
+    - `parameters`, `macs`: those of `costs`.
+    - `file_bytes`: an upper estimate, 4 bytes a parameter and 200 kB for the file's graphs.
+    - `train_memory_bytes`: an estimate from the sizes of the maps. At the turn from the forward to
+      the backward pass there are the weights and their momenta, and all the maps that a gradient
+      needs: what enters each convolution, and what enters and leaves each normalization. The
+      gradients of the weights, which only grow while maps are let go, are counted too. What an
+      operation needs while it runs, and the interpreter itself, are not.
+    - `infer_latency_ms`, `train_latency_ms`: the sums of a `LatencyTable`'s rows; without a table
+      there are none.
+    """
+
+    def __init__(
+        self, space: SearchSpace, latencies: LatencyTable | None = None, train_batch_size: int = 16
+    ):
+        """Makes the model of `space`.
+
+        Args:
+          space: Where the architectures come from.
+          latencies: The measured table of a device, of the same space.
+          train_batch_size: Images of the training step that `train_memory_bytes` is about.
+
+        Raises:
+          ValueError: If the table is of another space, or the batch size is not positive.
+        """
+        if train_batch_size < 1:
+            raise ValueError(f"Expected train_batch_size to be at least 1, got {train_batch_size}.")
+        if latencies is not None:
+            latencies.check_space(space)
+        self.space = space
+        self.latencies = latencies
+        self.train_batch_size = train_batch_size
+        self.names = COSTS if latencies is not None else COSTS[:4]
+        self._part = functools.cache(self._uncached_part)
+
+    def costs(self, architecture: Architecture) -> dict[str, int | float]:
+        """All costs that the model knows of the architecture, by name."""
+        total = self.vector(architecture)
+        return {
+            name: float(value) if name.endswith("_ms") else int(value)
+            for name, value in zip(self.names, total, strict=True)
+        }
+
+    def vector(self, architecture: Architecture) -> np.ndarray:
+        """The same in the order of `names`, `(costs,)`."""
+        vectors = [self._part(part) for part in parts_of(self.space, architecture)]
+        # From the head to the stem, the order in which bounds on what is left are summed up: the
+        # rounding is the same to the bit.
+        return functools.reduce(lambda total, part: part + total, reversed(vectors))
+
+    def part(self, part: Part) -> np.ndarray:
+        """What one part adds to each cost, `(costs,)` in the order of `names`."""
+        return self._part(part)
+
+    def _uncached_part(self, part: Part) -> np.ndarray:
+        space = self.space
+        choice = (part.stage, part.in_width, part.width, part.depth, part.kernel)
+        if part.kind == "stem":
+            cost, values = costs.stem_cost(space), self._stem_maps()
+        elif part.kind == "stage":
+            cost, values = costs.stage_cost(space, *choice), self._stage_maps(*choice)
+        else:
+            cost, values = costs.head_cost(space, part.in_width), self._head_maps(part.in_width)
+        overhead = _FILE_OVERHEAD_BYTES if part.kind == "stem" else 0
+        vector = [
+            cost.parameters,
+            cost.macs,
+            _FLOAT_BYTES * cost.parameters + overhead,
+            # Weights, momenta, gradients.
+            _FLOAT_BYTES * (3 * cost.parameters + self.train_batch_size * values),
+        ]
+        if self.latencies is not None:
+            vector += self.latencies.rows[part]
+        return np.array(vector, np.float64)
+
+    # Values of the maps of one image that a gradient needs. The output of a part is counted by the
+    # next, as its input.
+
+    @property
+    def _maps_of_a_norm(self) -> int:
+        """Maps that a normalization keeps beside its output."""
+        return 1 if self.space.normalization == "parametric" else 2
+
+    def _stem_maps(self) -> int:
+        image = math.prod(self.space.image_shape)
+        pixels = math.prod(costs.map_size(self.space, 0))
+        return image + self._maps_of_a_norm * pixels * self.space.stem_width
+
+    def _stage_maps(self, number: int, in_width: int, width: int, depth: int, kernel: int) -> int:
+        del kernel
+        in_pixels = math.prod(costs.map_size(self.space, number))
+        pixels = math.prod(costs.map_size(self.space, number + 1))
+        values = 0
+        for _ in range(depth):
+            values += in_pixels * in_width
+            # The first normalization's, and its output, which enters the pointwise convolution.
+            values += (self._maps_of_a_norm + 1) * pixels * in_width
+            values += self._maps_of_a_norm * pixels * width
+            if in_width != width and in_pixels != pixels:
+                # What the shortcut's convolution takes in: the averages of the input.
+                values += pixels * in_width
+            in_pixels, in_width = pixels, width
+        return values
+
+    def _head_maps(self, in_width: int) -> int:
+        pixels = math.prod(costs.map_size(self.space, len(self.space.stages)))
+        return (pixels + 1) * in_width + self.space.classes

@@ -1,0 +1,290 @@
+"""A `LatencyTable`: milliseconds of the parts of a space's subnets on one machine.
+
+An architecture's latency is the sum of its parts, which are those of `costs.architecture_cost`: the
+stem, each stage by its choice and the width that enters it, and the head.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.json_fields import expect_keys, parse_json
+from fedsup_tf.space import SearchSpace
+
+_WHAT = "A latency table"
+
+
+class Part(NamedTuple):
+    """What a row of the table is about; fields that a part has not are 0.
+
+    Attributes:
+      kind: `"stem"`, `"stage"` or `"head"`.
+      stage: Number of the stage, from 0.
+      in_width: Channels that enter the stage or the head.
+      width: The stage's channels.
+      depth: The stage's blocks.
+      kernel: The stage's depthwise kernels' side.
+    """
+
+    kind: str
+    stage: int = 0
+    in_width: int = 0
+    width: int = 0
+    depth: int = 0
+    kernel: int = 0
+
+    @classmethod
+    def of_stem(cls) -> "Part":
+        """The stem."""
+        return cls("stem")
+
+    @classmethod
+    def of_stage(cls, stage: int, in_width: int, width: int, depth: int, kernel: int) -> "Part":
+        """A stage's choice; the arguments are those of `costs.stage_cost`."""
+        return cls("stage", stage, in_width, width, depth, kernel)
+
+    @classmethod
+    def of_head(cls, in_width: int) -> "Part":
+        """The classifier."""
+        return cls("head", in_width=in_width)
+
+
+class Latency(NamedTuple):
+    """How long a part takes.
+
+    Attributes:
+      infer_ms: Milliseconds of an inference.
+      train_ms: Milliseconds of a training step.
+    """
+
+    infer_ms: float
+    train_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """How one of the two latencies was measured, and how far sums of rows can be trusted.
+
+    Attributes:
+      batch_size: Images of an inference or of a training step.
+      threads: Threads of the interpreter.
+      subnets: Number of whole subnets that were timed to check the table.
+      median_error: Median over them of |sum of rows - measured| / measured.
+      largest_error: The largest of these.
+    """
+
+    batch_size: int
+    threads: int
+    subnets: int
+    median_error: float
+    largest_error: float
+
+    def __post_init__(self):
+        for field, least in (("batch_size", 1), ("threads", 1), ("subnets", 0)):
+            value = getattr(self, field)
+            if type(value) is not int or value < least:
+                raise ValueError(
+                    f"{_WHAT}'s measurement: expected {field} to be a whole number >= {least}, "
+                    f"received {value!r}."
+                )
+        for field in ("median_error", "largest_error"):
+            _check_amount(getattr(self, field), f"{_WHAT}'s measurement: expected {field}")
+
+
+class LatencyTable:
+    """Latencies of all parts of a search space's subnets.
+
+    Its JSON form, with one row for each of `parts_of_space`:
+
+        {"space": {...},                    as of SearchSpace.to_json
+         "machine": "text for people",
+         "infer": {"batch_size": 1, "threads": 1, "subnets": 20,
+                   "median_error": 0.02, "largest_error": 0.07},
+         "train": {...},                    the same fields
+         "rows": [
+          {"kind": "stem", "infer_ms": 0.1, "train_ms": 0.4},
+          {"kind": "stage", "stage": 0, "in_width": 32, "width": 64, "depth": 1, "kernel": 3,
+           "infer_ms": 0.2, "train_ms": 0.9},
+          {"kind": "head", "in_width": 512, "infer_ms": 0.1, "train_ms": 0.2}]}
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        rows: Mapping[Part, Latency],
+        machine: str,
+        infer: Measurement,
+        train: Measurement,
+    ):
+        """Makes a table.
+
+        Args:
+          space: The space whose parts were measured.
+          rows: The latency of each of `parts_of_space(space)`.
+          machine: What it was measured on, for people.
+          infer: How inference was measured.
+          train: How training steps were measured.
+
+        Raises:
+          ValueError: If a part has no row, a row no part, or a latency is not a number >= 0.
+        """
+        parts = parts_of_space(space)
+        missing = [part for part in parts if part not in rows]
+        unknown = sorted(set(rows) - set(parts))
+        if missing or unknown:
+            told = [
+                f"{len(found)} {what}, such as {found[0]}"
+                for found, what in ((missing, "missing"), (unknown, "of no such part"))
+                if found
+            ]
+            raise ValueError(
+                f"{_WHAT} of search space {space.name!r}: expected one row for each of its "
+                f"{len(parts)} parts, received {'; '.join(told)}. Measure the table anew."
+            )
+        for part, latency in rows.items():
+            for field, value in zip(Latency._fields, latency, strict=True):
+                _check_amount(value, f"{_WHAT}, {part}: expected {field}")
+        self.space = space
+        self.rows = {part: Latency(*map(float, rows[part])) for part in parts}
+        self.machine = machine
+        self.infer = infer
+        self.train = train
+
+    def latency(self, architecture: Architecture) -> Latency:
+        """Sum of the rows of the architecture's parts."""
+        parts = [self.rows[part] for part in parts_of(self.space, architecture)]
+        return Latency(*(math.fsum(column) for column in zip(*parts, strict=True)))
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Raises a ValueError unless the table was measured for `space`."""
+        if self.space != space:
+            raise ValueError(
+                f"{_WHAT} of search space {self.space.name!r} was given where one of "
+                f"{space.name!r} was expected: {self.space.to_json()} is not {space.to_json()}. "
+                "Measure a table for this space."
+            )
+
+    def to_json(self) -> str:
+        """Returns the table in the class's JSON form, a row a line."""
+        rows = [_row_fields(part, latency) for part, latency in self.rows.items()]
+        fields = {
+            "space": json.loads(self.space.to_json()),
+            "machine": self.machine,
+            "infer": dataclasses.asdict(self.infer),
+            "train": dataclasses.asdict(self.train),
+        }
+        head = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
+        lines = ",\n ".join(map(json.dumps, rows))
+        return "{" + ",\n ".join([*head, f'"rows": [\n {lines}]']) + "}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "LatencyTable":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: If the text is not such JSON; the message names the field or row.
+        """
+        fields = parse_json(text, _WHAT)
+        names = {"space", "machine", "infer", "train", "rows"}
+        expect_keys(fields, names, names, _WHAT)
+        measurements = {}
+        known = {field.name for field in dataclasses.fields(Measurement)}
+        for name in ("infer", "train"):
+            expect_keys(fields[name], known, known, f"{_WHAT}'s {name}")
+            measurements[name] = Measurement(**fields[name])
+        if not isinstance(fields["machine"], str) or not isinstance(fields["rows"], list):
+            raise ValueError(f"{_WHAT}: expected machine to be text and rows to be a list.")
+        space = SearchSpace.from_json(json.dumps(fields["space"]))
+        rows = {}
+        for number, row in enumerate(fields["rows"]):
+            part, latency = _read_row(row, f"{_WHAT}, row {number + 1}")
+            if part in rows:
+                raise ValueError(f"{_WHAT}, row {number + 1}: {part} has a row before. Drop one.")
+            rows[part] = latency
+        return cls(space, rows, fields["machine"], **measurements)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the table's JSON, whole or not at all."""
+
+        def write(temporary):
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(self.to_json())
+
+        replace_file(path, write)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "LatencyTable":
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: If there is no such file or it is not a whole table; it names the file.
+        """
+        if not os.path.isfile(path):
+            raise ValueError(f"Expected a latency table at {str(path)!r}, found none.")
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_json(file.read())
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r}: {error}") from error
+
+
+def parts_of_space(space: SearchSpace) -> list[Part]:
+    """Every part that some subnet of `space` has, each once: what a table has rows of."""
+    parts = [Part.of_stem()]
+    entering = (space.stem_width,)
+    for number, stage in enumerate(space.stages):
+        parts += [
+            Part.of_stage(number, in_width, width, depth, kernel)
+            for in_width in entering
+            for width in stage.widths
+            for depth in stage.depths
+            for kernel in stage.kernels
+        ]
+        entering = stage.widths
+    return parts + [Part.of_head(in_width) for in_width in entering]
+
+
+def parts_of(space: SearchSpace, architecture: Architecture) -> list[Part]:
+    """The parts of one subnet, from the stem to the head."""
+    space.check(architecture)
+    in_widths = (space.stem_width, *architecture.widths)
+    choices = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
+    stages = [
+        Part.of_stage(number, in_widths[number], *choice) for number, choice in enumerate(choices)
+    ]
+    return [Part.of_stem(), *stages, Part.of_head(in_widths[-1])]
+
+
+_KEYS = {
+    "stem": (),
+    "stage": ("stage", "in_width", "width", "depth", "kernel"),
+    "head": ("in_width",),
+}
+
+
+def _row_fields(part: Part, latency: Latency) -> dict[str, Any]:
+    keys = {key: getattr(part, key) for key in _KEYS[part.kind]}
+    return {"kind": part.kind, **keys, **latency._asdict()}
+
+
+def _read_row(row: Any, what: str) -> tuple[Part, Latency]:
+    kind = row.get("kind") if isinstance(row, dict) else None
+    if kind not in _KEYS:
+        raise ValueError(f"{what}: expected a kind of {', '.join(_KEYS)}, received {row!r}.")
+    names = {"kind", *_KEYS[kind], *Latency._fields}
+    expect_keys(row, names, names, what)
+    if any(type(row[key]) is not int for key in _KEYS[kind]):
+        raise ValueError(f"{what}: expected {', '.join(_KEYS[kind])} as whole numbers, got {row}.")
+    part = Part(kind, **{key: row[key] for key in _KEYS[kind]})
+    return part, Latency(row["infer_ms"], row["train_ms"])
+
+
+def _check_amount(value: Any, expected: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{expected} to be a number of at least 0, received {value!r}.")

@@ -1,0 +1,236 @@
+"""Evolutionary search of the most accurate architecture under a budget.
+
+After Cai et al. (Once-for-all, arXiv 1908.09791, section 3.5), with a fitness that scores a whole
+generation in one call, since on federated clients a call costs rounds.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.budget import Budget, CostModel
+from fedsup_tf.feasible import FeasibleSet
+from fedsup_tf.space import SearchSpace
+
+_TRIES_PER_CHILD = 50
+
+Fitness = Callable[[Sequence[Architecture]], Sequence[float]]
+
+
+class Candidate(NamedTuple):
+    """An architecture that was scored.
+
+    Attributes:
+      architecture: Which.
+      accuracy: What the fitness gave it.
+      costs: Its costs by name.
+      generation: When it was scored, from 1.
+    """
+
+    architecture: Architecture
+    accuracy: float
+    costs: Mapping[str, float]
+    generation: int
+
+
+class SearchResult(NamedTuple):
+    """What a search found.
+
+    Attributes:
+      candidates: Everything that was scored, in that order, no architecture twice.
+    """
+
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def best(self) -> Candidate:
+        """The most accurate candidate; of equals the one of fewer multiply-accumulates."""
+        return ranked(self.candidates)[0]
+
+    def front(self, cost: str) -> tuple[Candidate, ...]:
+        """`pareto_front` of the candidates."""
+        return pareto_front(self.candidates, cost)
+
+
+class Generation(NamedTuple):
+    """What a search tells of a generation.
+
+    Attributes:
+      number: From 1.
+      candidates: Those scored in it.
+      best: The best so far.
+      evaluations: Candidates scored so far.
+    """
+
+    number: int
+    candidates: tuple[Candidate, ...]
+    best: Candidate
+    evaluations: int
+
+
+def search(
+    space: SearchSpace,
+    fitness: Fitness,
+    budget: Budget,
+    costs: CostModel,
+    rng: np.random.Generator,
+    *,
+    generations: int = 10,
+    population: int = 16,
+    parents: int = 8,
+    crossover_share: float = 0.5,
+    mutation_probability: float = 0.15,
+    on_generation: Callable[[Generation], None] | None = None,
+) -> SearchResult:
+    """Searches by evolution: the best so far are mutated and crossed.
+
+    The first generation is drawn at random. The parents of each other generation are the best of
+    all that was scored. No candidate exceeds the budget and none is scored twice; where parents
+    have no new child to give, a random candidate takes its place.
+
+    Args:
+      space: Where to search.
+      fitness: From architectures to the accuracy of each; called once a generation.
+      budget: What no candidate may exceed.
+      costs: The costs of the space's architectures.
+      rng: The source of randomness; its state decides the result.
+      generations: Number of generations, the first included.
+      population: Candidates scored in each.
+      parents: How many of the best have children.
+      crossover_share: Share of the children that are of two parents; the others mutate one.
+      mutation_probability: Chance of each entry of an architecture to be redrawn in a mutation.
+      on_generation: Called after each generation.
+
+    Returns:
+      Everything scored: `generations * population` candidates, or all that meet the budget if those
+      are fewer.
+
+    Raises:
+      ValueError: If nothing meets the budget, or an argument is out of range.
+    """
+    _check_at_least_one(generations=generations, population=population, parents=parents)
+    feasible = _feasible_set(space, costs, budget)
+
+    def children(scored: dict[Architecture, Candidate]) -> Iterable[Architecture]:
+        best = [candidate.architecture for candidate in ranked(scored.values())[:parents]]
+        chosen: list[Architecture] = []
+        for number in range(population):
+            crosses = len(best) > 1 and number < round(crossover_share * population)
+            for _ in range(_TRIES_PER_CHILD if best else 0):
+                if crosses:
+                    first, second = rng.choice(len(best), 2, replace=False)
+                    child = space.crossover(best[first], best[second], rng)
+                else:
+                    child = space.mutate(best[rng.integers(len(best))], rng, mutation_probability)
+                if child not in scored and child not in chosen and child in feasible:
+                    break
+            else:
+                child = feasible.draw(rng, {*scored, *chosen})
+            if child is None:
+                break
+            chosen.append(child)
+        return chosen
+
+    return _run(fitness, costs, children, generations, on_generation)
+
+
+def random_search(
+    space: SearchSpace,
+    fitness: Fitness,
+    budget: Budget,
+    costs: CostModel,
+    rng: np.random.Generator,
+    *,
+    evaluations: int = 160,
+    population: int = 16,
+    on_generation: Callable[[Generation], None] | None = None,
+) -> SearchResult:
+    """Scores random architectures within the budget: the yardstick of `search`.
+
+    Args:
+      space: As of `search`, like all other arguments.
+      fitness: Called with up to `population` architectures at once.
+      budget: See there.
+      costs: See there.
+      rng: See there.
+      evaluations: Candidates to score.
+      population: Candidates scored in one call.
+      on_generation: See there.
+
+    Returns:
+      Everything scored: `evaluations` candidates, or all that meet the budget if those are fewer.
+
+    Raises:
+      ValueError: If nothing meets the budget, or an argument is out of range.
+    """
+    _check_at_least_one(evaluations=evaluations, population=population)
+    feasible = _feasible_set(space, costs, budget)
+
+    def draws(scored: dict[Architecture, Candidate]) -> Iterable[Architecture]:
+        chosen: list[Architecture] = []
+        for _ in range(min(population, evaluations - len(scored))):
+            drawn = feasible.draw(rng, {*scored, *chosen})
+            if drawn is None:
+                break
+            chosen.append(drawn)
+        return chosen
+
+    return _run(fitness, costs, draws, math.ceil(evaluations / population), on_generation)
+
+
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The most accurate first; of equals the one of fewer multiply-accumulates."""
+    # The last key parts candidates that are equal in both, so that the order is one.
+    return sorted(
+        candidates, key=lambda one: (-one.accuracy, one.costs["macs"], str(one.architecture))
+    )
+
+
+def pareto_front(candidates: Iterable[Candidate], cost: str) -> tuple[Candidate, ...]:
+    """Candidates that none surpasses at the same `cost` or less, from the cheapest on."""
+    front: list[Candidate] = []
+    for candidate in sorted(ranked(candidates), key=lambda one: one.costs[cost]):
+        if not front or candidate.accuracy > front[-1].accuracy:
+            front.append(candidate)
+    return tuple(front)
+
+
+def _run(fitness, costs, propose, generations, on_generation) -> SearchResult:
+    scored: dict[Architecture, Candidate] = {}
+    for number in range(1, generations + 1):
+        proposed = list(propose(scored))
+        if not proposed:
+            break
+        accuracies = [float(accuracy) for accuracy in fitness(proposed)]
+        if len(accuracies) != len(proposed) or not all(map(math.isfinite, accuracies)):
+            raise ValueError(
+                f"Expected the fitness to give {len(proposed)} finite accuracies, one for each "
+                f"architecture, received {accuracies}."
+            )
+        new = tuple(
+            Candidate(architecture, accuracy, costs.costs(architecture), number)
+            for architecture, accuracy in zip(proposed, accuracies, strict=True)
+        )
+        scored.update((candidate.architecture, candidate) for candidate in new)
+        if on_generation is not None:
+            best = ranked(scored.values())[0]
+            on_generation(Generation(number, new, best, len(scored)))
+    return SearchResult(tuple(scored.values()))
+
+
+def _feasible_set(space: SearchSpace, costs: CostModel, budget: Budget) -> FeasibleSet:
+    if costs.space != space:
+        raise ValueError(
+            f"Expected a cost model of search space {space.name!r}, received one of "
+            f"{costs.space.name!r}. Make one of the space that is searched."
+        )
+    return FeasibleSet(costs, budget)
+
+
+def _check_at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"Expected {name} to be at least 1, received {count}.")
