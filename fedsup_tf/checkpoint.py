@@ -71,12 +71,14 @@ def read_tensors(
         `check` or `max_bytes` refuses it.
     """
     if not os.path.isfile(path):
-        raise ValueError(f"Expected a {kind} file at {str(path)!r}, found none. Check the path.")
+        raise ValueError(
+            f"Expected a file of kind {kind!r} at {str(path)!r}, found none. Check the path."
+        )
     size = os.path.getsize(path)
     if max_bytes is not None and size > max_bytes:
         raise ValueError(
-            f"{str(path)!r}: expected a {kind} of at most {max_bytes:,} bytes, received {size:,} "
-            "bytes. Use a file of the same search space."
+            f"{str(path)!r}: expected at most {max_bytes:,} bytes in a file of kind {kind!r}, "
+            f"received {size:,} bytes. Use a file of the same search space."
         )
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -91,8 +93,8 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{str(path)!r}: expected a {kind} in a whole safetensors file, received one that "
-            f"cannot be read ({error}). Write or copy it anew."
+            f"{str(path)!r}: expected a whole safetensors file of kind {kind!r}, received one "
+            f"that cannot be read ({error}). Write or copy it anew."
         ) from error
     return tensors, header["metadata"]
 
@@ -154,19 +156,20 @@ def _checked_header(path, kind, metadata) -> dict[str, Any]:
         header = json.loads((metadata or {}).get("fedsup-tf", "{}"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{str(path)!r}: expected a {kind} whose header is JSON, received one that cannot be "
-            f"read ({error}). Write or copy it anew."
+            f"{str(path)!r}: expected a file of kind {kind!r} whose header is JSON, received "
+            f"one that cannot be read ({error}). Write or copy it anew."
         ) from error
     fields = header if isinstance(header, dict) else {}
     if fields.get("kind") != f"fedsup-tf {kind}" or fields.get("version") != VERSION:
         raise ValueError(
-            f"{str(path)!r}: expected a fedsup-tf {kind} of version {VERSION}, received "
+            f"{str(path)!r}: expected 'fedsup-tf {kind}' of version {VERSION}, received "
             f"{fields.get('kind', 'an unknown file')!r} of version {fields.get('version')}. Use a "
             "file that this version wrote."
         )
     if not isinstance(fields.get("metadata"), dict):
         raise ValueError(
-            f"{str(path)!r}: expected a {kind} with metadata, received none. Write it anew."
+            f"{str(path)!r}: expected a file of kind {kind!r} with metadata, received none. Write "
+            "it anew."
         )
     return fields
 

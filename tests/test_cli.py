@@ -35,7 +35,7 @@ def test_every_program_lists_its_flags(name):
     result = fedsup(name, "--help")
     assert result.returncode == 0, result.stderr
     assert f"fedsup {name}" in result.stdout
-    assert "--seed" in result.stdout or "--[no]" in result.stdout
+    assert "\n  --" in result.stdout
 
 
 @pytest.mark.parametrize(

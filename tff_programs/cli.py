@@ -9,6 +9,7 @@ PROGRAMS = {
     "train": "train a supernet by federated learning",
     "evaluate": "accuracy of subnets of a trained supernet, central and federated",
     "data": "load a data set, divide it among clients and show who holds what",
+    "merge": "add what phones learned, the updates they sent, to a supernet",
 }
 
 _USAGE = """fedsup: one federated supernet, a trainable subnet for every class of phone

@@ -95,7 +95,7 @@ def _table(merged: MergeReport) -> str:
         for update in merged.used
     ]
     lines = [report.format_table(rows)]
-    lines += [f"counted once: {name} is {first}" for name, first in merged.duplicates]
+    lines += [f"counted once: {name}, the same as {first}" for name, first in merged.duplicates]
     lines += [f"left out: {name}: {reason}" for name, reason in merged.rejected]
     reached = [reach for reach in merged.coverage.values() if reach.updates]
     whole = sum(reach.share == 1 for reach in reached)
