@@ -73,27 +73,40 @@ class ElasticBlock(keras.layers.Layer):
             parts[self.shortcut] = self.shortcut.slices(in_width, width * is_used)
         return with_prefixes(parts)
 
-    def forward(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
-        """Computes the block with the given weights, any of which may be of size 0."""
+    def forward(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        inputs: tf.Tensor,
+        sample_weights: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Computes the block with the given weights, any of which may be of size 0.
+
+        Returns:
+          The outputs, and each normalization's mean square as `"<norm>/mean_square"`.
+        """
         kernel = weights["depthwise/kernel"]
         if kernel.shape[2] == 0:
-            return inputs
+            return inputs, {}
         # An absent block computes with no channels and adds nothing. Both the slice and the padding
         # return their input as it is where the block is present.
         branch = inputs
         if not self.always_present and kernel.shape[2] is None:
             branch = ops.leading_channels(inputs, tf.shape(kernel)[2])
-        for layer in (self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm):
-            branch = layer.forward(under(layer.name, weights), branch)
+        found = {}
+        pairs = ((self.depthwise, self.depthwise_norm), (self.pointwise, self.pointwise_norm))
+        for convolution, norm in pairs:
+            branch = convolution.forward(under(convolution.name, weights), branch)
+            branch, found[norm] = norm.normalize(under(norm.name, weights), branch, sample_weights)
         shortcut = inputs
         if self.strides == 2:
-            shortcut = tf.nn.avg_pool2d(shortcut, 2, 2, "SAME")
+            shortcut = ops.average_pool(shortcut)
         if self.shortcut is not None:
             shortcut = self._project(under("shortcut", weights), shortcut)
         if not self.always_present and branch.shape[3] is None:
             missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
             branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
-        return tf.ensure_shape(branch + shortcut, [None, *branch.shape[1:3], None])
+        result = tf.ensure_shape(branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None])
+        return result, with_prefixes(found)
 
     def _project(self, weights, inputs):
         filters = weights["kernel"].shape[3]

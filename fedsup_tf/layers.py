@@ -199,7 +199,7 @@ class ElasticDense(ElasticLayer):
 
     def forward(self, weights, inputs):
         """`inputs @ kernel + bias`."""
-        return tf.matmul(inputs, weights["kernel"]) + weights["bias"]
+        return ops.matmul(inputs, weights["kernel"]) + weights["bias"]
 
     def call(self, inputs):
         """See the class."""
@@ -245,6 +245,10 @@ class _ElasticNormalization(ElasticLayer):
         """The leading channels of every vector."""
         return {name: Slice((0,), (channels,)) for name in self.weight_names}
 
+    def forward(self, weights, inputs):
+        """Normalizes `inputs` with the given vectors."""
+        return self.normalize(weights, inputs)[0]
+
     def call(self, inputs):
         """See the class."""
         return self.forward(take(self.own_weights(), self.slices(_channels(inputs))), inputs)
@@ -275,11 +279,37 @@ class ParametricNormalization(_ElasticNormalization):
 
     weight_names = ("alpha", "beta", "gamma")
 
-    def forward(self, weights, inputs):
-        """Normalizes `inputs` with the given vectors."""
-        return ops.parametric_normalization(
-            inputs, epsilon=self.epsilon, activate=self.activate, **weights
+    def normalize(self, weights, inputs, sample_weights=None):
+        """Normalizes `inputs` with the given vectors, and tells the mean square.
+
+        Args:
+          weights: `alpha`, `beta` and `gamma`. With a `mean_square` `(channels,)` beside them it is
+            used in place of the batch's, and the result depends on the batch no more. With a
+            `bias` `(channels,)` alone the rest is in the kernel before, see `calibration.fold`.
+          inputs: `(batch, height, width, channels)`.
+          sample_weights: As of `ops.parametric_normalization`.
+
+        Returns:
+          The result, and what else was found: `{"mean_square": (channels,)}`.
+        """
+        if "bias" in weights:
+            result = inputs + weights["bias"]
+            return tf.nn.relu6(result) if self.activate else result, {}
+        vectors = {name: weights[name] for name in self.weight_names}
+        if "mean_square" in weights:
+            scale = vectors["gamma"] * tf.math.rsqrt(weights["mean_square"] + self.epsilon)
+            result = inputs * scale + (vectors["beta"] - vectors["alpha"] * scale)
+            squares = tf.math.squared_difference(inputs, vectors["alpha"])
+            found = {"mean_square": tf.reduce_mean(squares, [0, 1, 2])}
+            return ops.relu6(result) if self.activate else result, found
+        result, mean_square = ops.parametric_normalization(
+            inputs,
+            epsilon=self.epsilon,
+            activate=self.activate,
+            sample_weights=sample_weights,
+            **vectors,
         )
+        return result, {"mean_square": mean_square}
 
 
 class GroupNormalization(_ElasticNormalization):
@@ -297,8 +327,9 @@ class GroupNormalization(_ElasticNormalization):
 
     weight_names = ("beta", "gamma")
 
-    def forward(self, weights, inputs):
-        """Normalizes `inputs` with the given vectors."""
+    def normalize(self, weights, inputs, sample_weights=None):
+        """Normalizes `inputs` with the given vectors; images do not touch each other."""
+        del sample_weights
         shape, channels = tf.shape(inputs), _channels(inputs)
         pixels = inputs.shape[1] * inputs.shape[2]
         grouped = tf.reshape(inputs, [-1, pixels, channels // GROUP_SIZE, GROUP_SIZE])
@@ -306,7 +337,7 @@ class GroupNormalization(_ElasticNormalization):
         variance = tf.reduce_mean(tf.square(centred), [1, 3], keepdims=True)
         normalized = tf.reshape(centred * tf.math.rsqrt(variance + self.epsilon), shape)
         result = normalized * weights["gamma"] + weights["beta"]
-        return ops.relu6(result) if self.activate else result
+        return ops.relu6(result) if self.activate else result, {}
 
 
 NORMALIZATIONS = {"parametric": ParametricNormalization, "group": GroupNormalization}

@@ -16,6 +16,9 @@ import contextvars
 
 import tensorflow as tf
 
+from fedsup_tf import builtin_ops
+from fedsup_tf.builtin_ops import maximum, shape_of
+
 _raw = tf.raw_ops
 _builtin_only = contextvars.ContextVar("builtin_only", default=False)
 
@@ -32,11 +35,40 @@ def builtin_operators():
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """1 x 1 convolution with `kernel` `(1, 1, in, out)`, as a matrix product."""
-    _, height, width, channels = _shape(images)
-    filters = _shape(kernel)[3]
+    _, height, width, channels = shape_of(images)
+    filters = shape_of(kernel)[3]
     matrix = tf.reshape(kernel, [channels, filters])
-    product = tf.matmul(tf.reshape(images, [-1, channels]), matrix)
+    product = matmul(tf.reshape(images, [-1, channels]), matrix)
     return tf.reshape(product, [-1, height, width, filters])
+
+
+def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """`(rows, in) @ (in, out)`."""
+    if not _builtin_only.get():
+        return tf.matmul(rows, matrix)
+
+    @tf.custom_gradient
+    def multiply(rows, matrix):
+        def gradient(upstream):
+            return builtin_ops.matmul_gradients(rows, matrix, upstream)
+
+        return builtin_ops.batched_matmul(rows, matrix), gradient
+
+    return multiply(rows, matrix)
+
+
+def average_pool(images: tf.Tensor) -> tf.Tensor:
+    """Average over 2 x 2 pixels with stride 2 and padding SAME."""
+    height, width = images.shape[1:3]
+
+    @tf.custom_gradient
+    def pool(images):
+        def gradient(upstream):
+            return builtin_ops.average_pool_gradient(upstream, height, width)
+
+        return tf.nn.avg_pool2d(images, 2, 2, "SAME"), gradient
+
+    return pool(images) if _builtin_only.get() else tf.nn.avg_pool2d(images, 2, 2, "SAME")
 
 
 def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
@@ -55,7 +87,7 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
     def convolve(images, kernel):
         def gradient(upstream):
             if _builtin_only.get():
-                return _conv2d_gradients(images, kernel, upstream, stride)
+                return builtin_ops.conv2d_gradients(images, kernel, upstream, stride)
             strides = [1, stride, stride, 1]
             return (
                 _raw.Conv2DBackpropInput(
@@ -99,8 +131,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
         def gradient(upstream):
             if _builtin_only.get():
                 return (
-                    _depthwise_input_gradient(images, kernel, upstream, stride),
-                    _depthwise_filter_gradient(images, kernel, upstream, stride),
+                    builtin_ops.depthwise_input_gradient(images, kernel, upstream, stride),
+                    builtin_ops.depthwise_filter_gradient(images, kernel, upstream, stride),
                 )
             input_gradient = _raw.DepthwiseConv2dNativeBackpropInput(
                 input_sizes=tf.shape(images),
@@ -120,10 +152,10 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
                 )
 
             def large_filter_gradient():
-                return _depthwise_filter_gradient(images, kernel, upstream, stride)
+                return builtin_ops.depthwise_filter_gradient(images, kernel, upstream, stride)
 
             # TensorFlow's kernel is the faster one up to 3 x 3, on maps that are not tiny.
-            side = _shape(kernel)[0]
+            side = shape_of(kernel)[0]
             if images.shape[1] <= 2:
                 filter_gradient = large_filter_gradient()
             elif isinstance(side, int):
@@ -135,7 +167,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
         result = tf.nn.depthwise_conv2d(images, kernel, strides, "SAME")
         return result, gradient
 
-    channels = _shape(kernel)[2]
+    channels = shape_of(kernel)[2]
     # TensorFlow refuses a convolution of no channels, which is what an absent block asks for.
     result = convolve(_pad_channels(images, 3, channels), _pad_channels(kernel, 2, channels))
     result = leading_channels(result, channels)
@@ -165,7 +197,7 @@ def relu6(values: tf.Tensor) -> tf.Tensor:
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """`upstream` where `result`, the value of ReLU6, lies strictly between 0 and 6; else zero."""
     if _builtin_only.get():
-        return upstream * tf.sign(result * (6.0 - result))
+        return builtin_ops.relu6_gradient(upstream, result)
     return _raw.Relu6Grad(gradients=upstream, features=result)
 
 
@@ -176,7 +208,8 @@ def parametric_normalization(
     gamma: tf.Tensor,
     epsilon: float,
     activate: bool = False,
-) -> tf.Tensor:
+    sample_weights: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     r"""FedSup's normalization without running statistics (arXiv 2206.01366, section 3).
 
     $$y = \gamma (x - \alpha) / r + \beta, \quad r = \sqrt{E[(x - \alpha)^2] + \epsilon}$$
@@ -191,60 +224,65 @@ def parametric_normalization(
       gamma: Scale, `(channels,)`.
       epsilon: Added to the mean square.
       activate: Whether ReLU6 follows.
+      sample_weights: How much each image counts in the mean, `(batch,)`, not negative; all the
+        same by default. Images of weight 0 change nothing in the others' results.
 
     Returns:
-      The shape of `images`.
+      The result, of the shape of `images`, and the mean square, `(channels,)`, through which no
+      gradient flows.
     """
 
     @tf.custom_gradient
     def normalize(images, alpha, beta, gamma):
-        shape = tf.stack(_shape(images))
-        rows = tf.reshape(images, [-1, _shape(images)[3]])
-        mean_square = tf.reduce_mean(tf.math.squared_difference(rows, alpha), 0)
+        shape = tf.stack(shape_of(images))
+        rows = tf.reshape(images, [-1, shape_of(images)[3]])
+        count = tf.cast(tf.shape(rows)[0], tf.float32)
+        # Each row's share of the mean, where they are not all 1 / count.
+        shares = None
+        if sample_weights is not None:
+            shares = _row_shares(sample_weights, images.shape[1] * images.shape[2])
+
+        def mean(values):
+            if shares is None:
+                return tf.reduce_sum(values, 0) / count
+            return tf.reshape(matmul(tf.reshape(shares, [1, -1]), values), [-1])
+
+        mean_square = mean(tf.math.squared_difference(rows, alpha))
         inverse = tf.math.rsqrt(mean_square + epsilon)
         scale = gamma * inverse
         result = rows * scale + (beta - alpha * scale)
         if activate:
             result = tf.nn.relu6(result)
 
-        def gradient(upstream):
+        def gradient(upstream, mean_square_upstream):
+            del mean_square_upstream
             upstream = tf.reshape(upstream, tf.shape(rows))
             if activate:
                 upstream = relu6_gradient(upstream, result)
-            count = tf.cast(tf.shape(rows)[0], tf.float32)
             beta_gradient = tf.reduce_sum(upstream, 0)
             gamma_gradient = inverse * (tf.reduce_sum(upstream * rows, 0) - alpha * beta_gradient)
-            # What flows through r: proportional to x - alpha.
-            slope = -gamma_gradient * gamma * inverse * inverse / count
-            row_gradient = upstream * scale + (rows * slope - alpha * slope)
-            alpha_gradient = -(
-                scale * beta_gradient + slope * (tf.reduce_sum(rows, 0) - count * alpha)
-            )
+            # What flows through r: proportional to x - alpha and to the row's share.
+            slope = -gamma_gradient * gamma * inverse * inverse
+            alpha_gradient = -(scale * beta_gradient + slope * (mean(rows) - alpha))
+            if shares is None:
+                slope = slope / count
+                row_gradient = upstream * scale + (rows * slope - alpha * slope)
+            else:
+                row_gradient = upstream * scale + (rows * slope - alpha * slope) * shares
             row_gradient = tf.reshape(row_gradient, shape)
             return row_gradient, alpha_gradient, beta_gradient, gamma_gradient
 
-        return tf.reshape(result, shape), gradient
+        return (tf.reshape(result, shape), mean_square), gradient
 
-    return tf.ensure_shape(normalize(images, alpha, beta, gamma), images.shape)
-
-
-def _shape(tensor: tf.Tensor) -> list:
-    """Each axis' length: a number where known, else an int32 scalar."""
-    static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
-    return [dynamic[i] if length is None else length for i, length in enumerate(static)]
+    result, mean_square = normalize(images, alpha, beta, gamma)
+    return tf.ensure_shape(result, images.shape), mean_square
 
 
-def _maximum(first, second):
-    """The greater of two numbers, a number itself where both are known when traced."""
-    if isinstance(first, int) and isinstance(second, int):
-        return max(first, second)
-    return tf.maximum(first, second)
-
-
-def _same_padding(side: int, kernel, stride: int):
-    """Zeros before and after an axis under padding SAME."""
-    total = _maximum((-(-side // stride) - 1) * stride + kernel - side, 0)
-    return total // 2, total - total // 2
+def _row_shares(sample_weights: tf.Tensor, pixels: int) -> tf.Tensor:
+    """Share of each pixel's row in a weighted mean, `(batch * pixels, 1)`; 0 if all weigh 0."""
+    total = tf.maximum(tf.reduce_sum(sample_weights), 1e-30) * float(pixels)
+    shares = tf.reshape(sample_weights / total, [-1, 1, 1])
+    return tf.reshape(tf.tile(shares, [1, pixels, 1]), [-1, 1])
 
 
 def _pad_channels(tensor: tf.Tensor, axis: int, channels) -> tf.Tensor:
@@ -252,89 +290,14 @@ def _pad_channels(tensor: tf.Tensor, axis: int, channels) -> tf.Tensor:
     if isinstance(channels, int) and channels > 0:
         return tensor
     paddings = [[0, 0]] * 4
-    paddings[axis] = [0, _maximum(1 - channels, 0)]
+    paddings[axis] = [0, maximum(1 - channels, 0)]
     return tf.pad(tensor, paddings)
 
 
 def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Drops the kernel's rim that only ever meets padding: a 7 x 7 on a 2 x 2 map is a 3 x 3."""
-    side = _shape(kernel)[0]
-    top, left = (_maximum(side // 2 - (length - 1), 0) for length in images.shape[1:3])
+    side = shape_of(kernel)[0]
+    top, left = (maximum(side // 2 - (length - 1), 0) for length in images.shape[1:3])
     if isinstance(side, int) and top == left == 0:
         return kernel
     return kernel[top : side - top, left : side - left]
-
-
-def _conv2d_gradients(images, kernel, upstream, stride):
-    batch, height, width, channels = _shape(images)
-    input_gradient = tf.nn.conv2d_transpose(
-        upstream, kernel, [batch, height, width, channels], stride, "SAME"
-    )
-    # The filter gradient is a convolution of the images with the upstream, batch and channels
-    # having changed places, and the upstream spread by the stride.
-    rows, columns, _, _ = _shape(kernel)
-    paddings = [[0, 0], _same_padding(height, rows, stride), _same_padding(width, columns, stride)]
-    padded = tf.pad(images, [*paddings, [0, 0]])
-    filter_gradient = tf.nn.conv2d(
-        tf.transpose(padded, [3, 1, 2, 0]),
-        tf.transpose(upstream, [1, 2, 0, 3]),
-        1,
-        "VALID",
-        dilations=stride,
-    )[:, :rows, :columns]
-    return input_gradient, tf.transpose(filter_gradient, [1, 2, 0, 3])
-
-
-def _depthwise_filter_gradient(images, kernel, upstream, stride):
-    """Depthwise convolution of the images with the upstream, channels = batch x channels."""
-    batch, height, width, channels = _shape(images)
-    rows, columns = _shape(kernel)[:2]
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    top, _ = _same_padding(height, rows, stride)
-    left, _ = _same_padding(width, columns, stride)
-    # Extents that the kernel's walk touches, rounded up to whole strides.
-    tall = -(-((out_height - 1) * stride + rows) // stride) * stride
-    wide = -(-((out_width - 1) * stride + columns) // stride) * stride
-    bottom = _maximum(tall - height - top, 0)
-    right = _maximum(wide - width - left, 0)
-    merged = batch * channels
-    moved = tf.reshape(tf.transpose(images, [1, 2, 0, 3]), [1, height, width, merged])
-    moved = tf.pad(moved, [[0, 0], [top, bottom], [left, right], [0, 0]])[:, :tall, :wide]
-    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
-    if stride > 1:
-        # Each phase of the stride becomes an image of its own.
-        phases = [tall // stride, stride, wide // stride, stride, merged]
-        moved = tf.transpose(tf.reshape(moved, phases), [1, 3, 0, 2, 4])
-        moved = tf.reshape(moved, [stride * stride, phases[0], phases[2], merged])
-    taps = tf.nn.depthwise_conv2d(moved, filters, [1, 1, 1, 1], "VALID")
-    if stride > 1:
-        high = tall // stride - out_height + 1
-        long = wide // stride - out_width + 1
-        taps = tf.reshape(taps, [stride, stride, high, long, merged])
-        taps = tf.transpose(taps, [2, 0, 3, 1, 4])
-        taps = tf.reshape(taps, [high * stride, long * stride, merged])[:rows, :columns]
-    taps = tf.reshape(taps, [rows, columns, batch, channels])
-    return tf.expand_dims(tf.reduce_sum(taps, 2), 3)
-
-
-def _depthwise_input_gradient(images, kernel, upstream, stride):
-    """Depthwise convolution of the spread upstream with the kernel turned by half a turn."""
-    _, height, width, channels = _shape(images)
-    rows, columns = _shape(kernel)[:2]
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    if stride > 1:
-        gap = [0, stride - 1]
-        spread = tf.reshape(upstream, [-1, out_width, 1, channels])
-        spread = tf.pad(spread, [[0, 0], [0, 0], gap, [0, 0]])
-        spread = tf.reshape(spread, [-1, out_height, 1, out_width * stride * channels])
-        spread = tf.pad(spread, [[0, 0], [0, 0], gap, [0, 0]])
-        upstream = tf.reshape(spread, [-1, out_height * stride, out_width * stride, channels])
-    paddings = []
-    for length, side, taps in ((height, out_height, rows), (width, out_width, columns)):
-        before = taps - 1 - _same_padding(length, taps, stride)[0]
-        paddings.append([before, _maximum(length + taps - 1 - side * stride - before, 0)])
-    padded = tf.pad(upstream, [[0, 0], *paddings, [0, 0]])
-    padded = padded[:, : height + rows - 1, : width + columns - 1]
-    # One axis at a time: TensorFlow Lite reverses several axes at once wrongly.
-    turned = tf.reverse(tf.reverse(kernel, [0]), [1])
-    return tf.nn.depthwise_conv2d(padded, turned, [1, 1, 1, 1], "VALID")

@@ -201,11 +201,36 @@ class Supernet(keras.Model):
         Returns:
           Logits, `(batch, classes)`.
         """
+        return self.forward_with_statistics(weights, images)[0]
+
+    @tf.autograph.experimental.do_not_convert
+    def forward_with_statistics(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        images: tf.Tensor,
+        sample_weights: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """`forward`, and the mean square that each parametric normalization found.
+
+        Args:
+          weights: As of `forward`; beside a normalization's vectors there may be its
+            `mean_square`, see `ParametricNormalization.normalize`.
+          images: As of `forward`.
+          sample_weights: How much each image counts in the normalizations, `(batch,)`; all the
+            same by default.
+
+        Returns:
+          Logits, `(batch, classes)`, and the mean squares, each `(channels,)`, by
+          `"<norm>/mean_square"`. A block that the subnet has not has none.
+        """
         maps = self.stem.forward(under("stem", weights), images)
-        maps = self.stem_norm.forward(under("stem_norm", weights), maps)
+        maps, found = self.stem_norm.normalize(under("stem_norm", weights), maps, sample_weights)
+        statistics = with_prefixes({self.stem_norm: found})
         for block in itertools.chain.from_iterable(self.blocks):
-            maps = block.forward(under(block.name, weights), maps)
-        return self.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
+            maps, found = block.forward(under(block.name, weights), maps, sample_weights)
+            statistics.update(with_prefixes({block: found}))
+        logits = self.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
+        return logits, statistics
 
     def call(self, images, architecture=None, training=False):
         """See the class."""
