@@ -15,9 +15,12 @@ from fedsup_tf import slicing
 from fedsup_tf.checkpoint import fingerprint, replace_file
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
-from tflite.merge import MergeReport, merge_updates
+from tflite.merge import merge_updates
+from tflite.merge_report import MergeReport
 
 FLAGS = flags.FLAGS
+# Rows of the table; the JSON file has all.
+_ROWS = 20
 
 flags.DEFINE_string("out", None, "Where the new supernet is written.")
 flags.DEFINE_enum(
@@ -92,9 +95,11 @@ def _table(merged: MergeReport) -> str:
     rows = [("update", "architecture", "examples", "norm")]
     rows += [
         (update.name, str(update.architecture), f"{update.examples:,}", f"{update.norm:.4g}")
-        for update in merged.used
+        for update in merged.used[:_ROWS]
     ]
     lines = [report.format_table(rows)]
+    if len(merged.used) > _ROWS:
+        lines.append(f"and {len(merged.used) - _ROWS} more")
     lines += [f"counted once: {name}, the same as {first}" for name, first in merged.duplicates]
     lines += [f"left out: {name}: {reason}" for name, reason in merged.rejected]
     reached = [reach for reach in merged.coverage.values() if reach.updates]
