@@ -1,4 +1,4 @@
-r"""What a phone sends back: the change of its subnet's weights, in a safetensors file.
+"""What a phone sends back: the change of its subnet's weights, in a safetensors file.
 
 The file is what any safetensors writer makes, and simple enough to write without one:
 
@@ -14,11 +14,13 @@ The tensors are trained minus received weights: all that the subnet has, under t
 and of the subnet's shapes. Safetensors allows text alone as metadata, so TEXT is JSON in a string:
 
     {"kind": "fedsup-tf update", "version": 1, "metadata": {
-      "architecture": "{\"widths\": [16, 32], \"depths\": [1, 1], \"kernels\": [3, 3]}",
+      "architecture": {"widths": [16, 32], "depths": [1, 1], "kernels": [3, 3]},
       "base_hash": "64 hexadecimal digits", "base_round": 60, "examples": 120,
       "loss_before": 1.93, "loss_after": 0.71, "client": "any text, or null, or left out"}}
 
-The architecture (a string again), the hash and the round are those of the model's metadata.
+The architecture is that of the model's metadata, `base_hash` its `supernet_hash`, `base_round` its
+`round`. What the model keeps frozen, such as mean squares, is no part of an update.
+
 Reading trusts nothing: a file's size is bounded, and its names, shapes and types are compared with
 those of the architecture that it declares before room is made for its values.
 """
@@ -123,7 +125,7 @@ class DeviceUpdate:
         """All but the tensors, as the file has it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["delta"]
-        return {**fields, "architecture": self.architecture.to_json()}
+        return {**fields, "architecture": dataclasses.asdict(self.architecture)}
 
 
 def write_update(path: str | os.PathLike, update: DeviceUpdate) -> None:
@@ -196,19 +198,13 @@ def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a `DeviceUpdate` but its tensors, not yet checked by it."""
     names = {field.name for field in dataclasses.fields(DeviceUpdate)} - {"delta"}
     expect_keys(metadata, names, names - {"client"}, "An update's metadata")
-    text = metadata["architecture"]
-    if not isinstance(text, str):
-        raise ValueError(
-            "An update: expected its architecture as JSON in a string, received "
-            f"{_short(text)}. Copy it from the metadata of the model."
-        )
     try:
-        architecture = Architecture.from_json(text)
+        architecture = Architecture.from_json(json.dumps(metadata["architecture"]))
         losses = {name: _float(metadata[name]) for name in ("loss_before", "loss_after")}
-    except (RecursionError, OverflowError) as error:
+    except OverflowError as error:
         raise ValueError(
-            "An update: expected metadata of plain numbers, received some that cannot be read "
-            f"({error}). Copy the architecture from the metadata of the model."
+            f"An update: expected finite numbers as losses, received one too large ({error}). "
+            "Train with a smaller learning rate and send it anew."
         ) from error
     return {**metadata, **losses, "architecture": architecture}
 
