@@ -8,7 +8,8 @@ import numpy as np
 
 from fedsup_tf import costs
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.latency import LatencyTable, Part, parts_of
+from fedsup_tf.latency import LatencyTable
+from fedsup_tf.parts import Part, parts_of
 from fedsup_tf.space import SearchSpace
 
 _FLOAT_BYTES = 4

@@ -83,13 +83,14 @@ def search(
     parents: int = 8,
     crossover_share: float = 0.5,
     mutation_probability: float = 0.15,
+    initial: Sequence[Architecture] = (),
     on_generation: Callable[[Generation], None] | None = None,
 ) -> SearchResult:
     """Searches by evolution: the best so far are mutated and crossed.
 
-    The first generation is drawn at random. The parents of each other generation are the best of
-    all that was scored. No candidate exceeds the budget and none is scored twice; where parents
-    have no new child to give, a random candidate takes its place.
+    The first generation is `initial` and random draws. The parents of each other generation are
+    the best of all that was scored. No candidate exceeds the budget and none is scored twice; where
+    parents have no new child to give, a random candidate takes its place.
 
     Args:
       space: Where to search.
@@ -102,6 +103,8 @@ def search(
       parents: How many of the best have children.
       crossover_share: Share of the children that are of two parents; the others mutate one.
       mutation_probability: Chance of each entry of an architecture to be redrawn in a mutation.
+      initial: Architectures to begin with, such as those that were trained as they are; those that
+        exceed the budget are left out.
       on_generation: Called after each generation.
 
     Returns:
@@ -116,8 +119,8 @@ def search(
 
     def children(scored: dict[Architecture, Candidate]) -> Iterable[Architecture]:
         best = [candidate.architecture for candidate in ranked(scored.values())[:parents]]
-        chosen: list[Architecture] = []
-        for number in range(population):
+        chosen = [] if scored else _first(initial, feasible, population)
+        for number in range(len(chosen), population):
             crosses = len(best) > 1 and number < round(crossover_share * population)
             for _ in range(_TRIES_PER_CHILD if best else 0):
                 if crosses:
@@ -146,6 +149,7 @@ def random_search(
     *,
     evaluations: int = 160,
     population: int = 16,
+    initial: Sequence[Architecture] = (),
     on_generation: Callable[[Generation], None] | None = None,
 ) -> SearchResult:
     """Scores random architectures within the budget: the yardstick of `search`.
@@ -158,6 +162,7 @@ def random_search(
       rng: See there.
       evaluations: Candidates to score.
       population: Candidates scored in one call.
+      initial: See there.
       on_generation: See there.
 
     Returns:
@@ -170,8 +175,9 @@ def random_search(
     feasible = _feasible_set(space, costs, budget)
 
     def draws(scored: dict[Architecture, Candidate]) -> Iterable[Architecture]:
-        chosen: list[Architecture] = []
-        for _ in range(min(population, evaluations - len(scored))):
+        count = min(population, evaluations - len(scored))
+        chosen = [] if scored else _first(initial, feasible, count)
+        for _ in range(count - len(chosen)):
             drawn = feasible.draw(rng, {*scored, *chosen})
             if drawn is None:
                 break
@@ -228,6 +234,11 @@ def _feasible_set(space: SearchSpace, costs: CostModel, budget: Budget) -> Feasi
             f"{costs.space.name!r}. Make one of the space that is searched."
         )
     return FeasibleSet(costs, budget)
+
+
+def _first(initial, feasible: FeasibleSet, count: int) -> list[Architecture]:
+    """The first `count` of `initial` that are within the budget, each once."""
+    return [one for one in dict.fromkeys(initial) if one in feasible][:count]
 
 
 def _check_at_least_one(**counts: int) -> None:

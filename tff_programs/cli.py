@@ -8,6 +8,7 @@ PROGRAMS = {
     "demo": "train a small supernet on handwritten digits, from nothing, in about two minutes",
     "train": "train a supernet by federated learning",
     "evaluate": "accuracy of subnets of a trained supernet, central and federated",
+    "search": "find the most accurate subnet of a trained supernet under a budget",
     "data": "load a data set, divide it among clients and show who holds what",
     "merge": "add what phones learned, the updates they sent, to a supernet",
 }

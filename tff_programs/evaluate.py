@@ -13,14 +13,13 @@ from absl import flags
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.costs import architecture_cost
-from fedsup_tf.preprocessing import Preprocessing
-from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tff_programs.assignment import Tier, parse_tiers
 from tff_programs.clients import client_element
 from tff_programs.evaluation import build_federated_evaluation
-from tff_programs.flags import define_data_flags, load_federated_data_from_flags
+from tff_programs.flags import define_data_flags
 from tff_programs.runtime import local_execution
+from tff_programs.trained import load_trained
 
 FLAGS = flags.FLAGS
 
@@ -40,21 +39,14 @@ def main(argv) -> None:
     if len(argv) != 2:
         raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
     batch_sizes = _whole_numbers(FLAGS.test_batch_sizes)
-    supernet, information = Supernet.load(argv[1])
+    supernet, weights, information, dataset, partition, preprocessing = load_trained(argv[1])
     space = supernet.space
-    for name in ("dataset", "partition", "clients", "classes_per_client", "beta", "seed"):
-        if not FLAGS[name].present and name in information["settings"]:
-            FLAGS[name].value = information["settings"][name]
-    FLAGS.image_shape = [str(side) for side in space.image_shape]
-    dataset, partition = load_federated_data_from_flags()
-    preprocessing = Preprocessing.from_json(information["preprocessing"])
     tiers = _named_architectures(space, information)
     print(
         f"{space.name} after round {information['round']}, {dataset.name}: "
         f"{len(dataset.test_labels):,} test images, {len(partition)} clients"
     )
 
-    weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
     accuracy = build_accuracy(supernet, preprocessing)
     federated = build_federated_evaluation(space, preprocessing, FLAGS.client_batch_size)
     rows = [

@@ -1,0 +1,71 @@
+"""A trained supernet from its checkpoint, with the data and the clients it was trained with."""
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from fedsup_tf.datasets import ImageDataset
+from fedsup_tf.partition import ClientIndices
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+from tff_programs.flags import load_federated_data_from_flags
+
+FLAGS = flags.FLAGS
+_FLAGS_OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
+
+
+class TrainedSupernet(NamedTuple):
+    """What a program that follows a training begins with.
+
+    Attributes:
+      supernet: The trained supernet.
+      weights: Its weights by tensor name.
+      information: What was saved with it.
+      dataset: The data set it was trained on.
+      partition: The indices of each client.
+      preprocessing: Normalization of the images in the training.
+    """
+
+    supernet: Supernet
+    weights: dict[str, np.ndarray]
+    information: dict[str, Any]
+    dataset: ImageDataset
+    partition: list[ClientIndices]
+    preprocessing: Preprocessing
+
+
+def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
+    """Loads a checkpoint, and the data that its settings name.
+
+    A data flag that was given stands against the settings.
+
+    Args:
+      path: The supernet's file.
+      own_flags: Data flags that mean something else to the program, so that the settings stand.
+
+    Raises:
+      ValueError: If the file is not a whole supernet, or not that of a training.
+      SystemExit: With one line that says what is wrong with the flags or the data.
+    """
+    supernet, information = Supernet.load(path)
+    missing = [name for name in ("settings", "preprocessing") if name not in information]
+    if missing:
+        raise ValueError(
+            f"{path!r}: expected the {' and '.join(missing)} of a training in it, found none. Give "
+            "a supernet that `fedsup train` wrote."
+        )
+    for name in _FLAGS_OF_DATA:
+        if name in information["settings"] and (name in own_flags or not FLAGS[name].present):
+            FLAGS[name].value = information["settings"][name]
+    FLAGS.image_shape = [str(side) for side in supernet.space.image_shape]
+    dataset, partition = load_federated_data_from_flags()
+    return TrainedSupernet(
+        supernet=supernet,
+        weights={name: value.numpy() for name, value in supernet.weights_by_name().items()},
+        information=information,
+        dataset=dataset,
+        partition=partition,
+        preprocessing=Preprocessing.from_json(information["preprocessing"]),
+    )
