@@ -103,7 +103,7 @@ class CostModel:
 
     def vector(self, architecture: Architecture) -> np.ndarray:
         """The same in the order of `names`, `(costs,)`."""
-        vectors = [self._part(part) for part in parts_of(self.space, architecture)]
+        vectors = [self.part(part) for part in parts_of(self.space, architecture)]
         # From the head to the stem, the order in which bounds on what is left are summed up: the
         # rounding is the same to the bit.
         return functools.reduce(lambda total, part: part + total, reversed(vectors))

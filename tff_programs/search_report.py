@@ -197,7 +197,8 @@ def _draw(path, evolution, drawn, rows, budget, costs: CostModel, title: str) ->
     shown = fronts + [row.searched for row in rows]
     accuracies = [one.accuracy for one in candidates]
     # Candidates that are no good would press together those that matter.
-    low = min(*shown, np.quantile(accuracies, 0.3))
+    middle = float(np.median(accuracies))
+    low = min(*shown, max(min(accuracies), middle - 2 * (max(shown) - middle)))
     margin = 0.06 * (max(shown) - low) + 0.004
     below = sum(accuracy < low - margin for accuracy in accuracies)
     for axes, cost in zip(grid.flat, costs.names, strict=True):
