@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from fedsup_tf import archives
 from fedsup_tf.archives import DatasetError, Splits
@@ -131,7 +130,7 @@ def _load_fashion_mnist(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]
     if data_dir is not None:
         return archives.read_idx_folder(data_dir), names
     arrays = []
-    for images, labels in _download("fashion_mnist", tf.keras.datasets.fashion_mnist.load_data):
+    for images, labels in _download("fashion_mnist", _keras().datasets.fashion_mnist.load_data):
         images = images[..., np.newaxis]
         arrays += archives.check_split("fashion_mnist", images, labels, classes=10)
     return Splits(*arrays), names
@@ -154,9 +153,15 @@ def _load_pathmnist(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
 
 def _download_file(url: str, md5: str) -> Path:
     file_name = url.rpartition("/")[2]
-    return Path(
-        _download(file_name, lambda: tf.keras.utils.get_file(file_name, origin=url, md5_hash=md5))
-    )
+    get_file = _keras().utils.get_file
+    return Path(_download(file_name, lambda: get_file(file_name, origin=url, md5_hash=md5)))
+
+
+def _keras():
+    """Keras, which downloads; what is on disk is read without it and without TensorFlow."""
+    import tensorflow as tf
+
+    return tf.keras
 
 
 def _download(what: str, download: Callable):

@@ -8,8 +8,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import tensorflow as tf
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(float(value) for value in mean))
         object.__setattr__(self, "standard_deviation", tuple(float(value) for value in deviation))
 
-    def normalize(self, images) -> tf.Tensor:
+    def normalize(self, images) -> "tf.Tensor":
         """`(images - mean) / standard_deviation`, in operations that every TFLite runtime has.
 
         Args:
@@ -64,6 +66,9 @@ class Preprocessing:
         Raises:
           ValueError: If the images have another number of channels.
         """
+        # Here and not above: what runs a model on a device reads the constants without TensorFlow.
+        import tensorflow as tf
+
         images = tf.convert_to_tensor(images)
         if images.shape[-1] not in (None, len(self.mean)):
             raise ValueError(
@@ -74,7 +79,7 @@ class Preprocessing:
         scale = tf.constant([1.0 / value for value in self.standard_deviation], tf.float32)
         return (tf.cast(images, tf.float32) - mean) * scale
 
-    def augment(self, images, seed) -> tf.Tensor:
+    def augment(self, images, seed) -> "tf.Tensor":
         """Crops and flips each image on its own, at random.
 
         Args:
@@ -86,6 +91,8 @@ class Preprocessing:
         """
         if not self.crop_padding and not self.flip:
             return images
+        import tensorflow as tf  # As in `normalize`.
+
         images = tf.convert_to_tensor(images)
         batch, height, width = (tf.shape(images)[axis] for axis in range(3))
         draws = tf.random.stateless_uniform([3, batch, 1], seed, alg="philox")
