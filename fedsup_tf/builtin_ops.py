@@ -27,20 +27,10 @@ def same_padding(side: int, kernel, stride: int):
     return total // 2, total - total // 2
 
 
-def batched_matmul(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """`(rows, inner) @ (inner, columns)` as a batch of one product."""
-    product = tf.matmul(first[tf.newaxis], second[tf.newaxis])
-    return tf.reshape(product, [shape_of(first)[0], shape_of(second)[1]])
-
-
-def matmul_gradients(
-    rows: tf.Tensor, matrix: tf.Tensor, upstream: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gradients of `rows @ matrix` with respect to both."""
-    return (
-        batched_matmul(upstream, _transposed(matrix)),
-        batched_matmul(_transposed(rows), upstream),
-    )
+def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """`(rows, in) @ (in, out)` as a batch of one product."""
+    product = _batched_products(tf.expand_dims(rows, 0), tf.expand_dims(matrix, 0))
+    return tf.reshape(product, [shape_of(rows)[0], shape_of(matrix)[1]])
 
 
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
@@ -95,63 +85,114 @@ def conv2d_gradients(
     return input_gradient, tf.transpose(filter_gradient, [1, 2, 0, 3])
 
 
-def depthwise_filter_gradient(images, kernel, upstream, stride):
-    """Depthwise convolution of the images with the upstream, channels = batch x channels."""
-    batch, height, width, channels = shape_of(images)
-    rows, columns = shape_of(kernel)[:2]
+def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """Depthwise convolution with padding SAME, as a product of matrices for each channel.
+
+    The runtime's own operator is slow where the kernel is no constant, ten times slower than
+    TensorFlow's on x86, and never returns where it has more than 4,832 channels, as the usual
+    formulation of its filter gradient as a depthwise convolution over batch x channels would ask.
+    A product needs a matrix that holds the kernel at every place it takes on the map: either of
+    all pixels by all pixels, or, for large maps, of the kernel's rows beside each other. All that
+    it is made of is differentiable by builtins.
+
+    Args:
+      images: `(batch, height, width, channels)`, all known when traced.
+      kernel: `(side, side, channels, 1)`, likewise.
+      stride: 1 or 2.
+
+    Returns:
+      `(batch, ceil(height / stride), ceil(width / stride), channels)`.
+    """
+    batch, height, width, channels = images.shape
+    side = kernel.shape[0]
     out_height, out_width = -(-height // stride), -(-width // stride)
-    top, _ = same_padding(height, rows, stride)
-    left, _ = same_padding(width, columns, stride)
-    # Extents that the kernel's walk touches, rounded up to whole strides.
-    tall = -(-((out_height - 1) * stride + rows) // stride) * stride
-    wide = -(-((out_width - 1) * stride + columns) // stride) * stride
-    bottom = maximum(tall - height - top, 0)
-    right = maximum(wide - width - left, 0)
-    merged = batch * channels
-    moved = tf.reshape(tf.transpose(images, [1, 2, 0, 3]), [1, height, width, merged])
-    moved = tf.pad(moved, [[0, 0], [top, bottom], [left, right], [0, 0]])[:, :tall, :wide]
-    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
-    if stride > 1:
-        # Each phase of the stride becomes an image of its own.
-        phases = [tall // stride, stride, wide // stride, stride, merged]
-        moved = tf.transpose(tf.reshape(moved, phases), [1, 3, 0, 2, 4])
-        moved = tf.reshape(moved, [stride * stride, phases[0], phases[2], merged])
-    taps = tf.nn.depthwise_conv2d(moved, filters, [1, 1, 1, 1], "VALID")
-    if stride > 1:
-        high = tall // stride - out_height + 1
-        long = wide // stride - out_width + 1
-        taps = tf.reshape(taps, [stride, stride, high, long, merged])
-        taps = tf.transpose(taps, [2, 0, 3, 1, 4])
-        taps = tf.reshape(taps, [high * stride, long * stride, merged])[:rows, :columns]
-    taps = tf.reshape(taps, [rows, columns, batch, channels])
-    return tf.expand_dims(tf.reduce_sum(taps, 2), 3)
+    rows = tf.transpose(tf.reshape(images, [-1, channels]), [1, 0])
+    taps = tf.transpose(tf.reshape(kernel, [side, side, channels]), [2, 0, 1])
+    # By measurement a row's entry costs two thirds of a map's.
+    if batch * side * 2 < height * out_width * 3:
+        maps = tf.reshape(rows, [channels * batch, height, width])
+        result = _row_products(maps, taps, stride)
+    else:
+        maps = tf.reshape(rows, [channels, batch, height * width])
+        result = _batched_products(maps, _map_matrix(taps, height, width, stride))
+    result = tf.transpose(tf.reshape(result, [channels, -1]), [1, 0])
+    return tf.reshape(result, [batch, out_height, out_width, channels])
 
 
-def depthwise_input_gradient(images, kernel, upstream, stride):
-    """Depthwise convolution of the spread upstream with the kernel turned by half a turn."""
-    _, height, width, channels = shape_of(images)
-    rows, columns = shape_of(kernel)[:2]
+def _row_products(maps: tf.Tensor, taps: tf.Tensor, stride: int) -> tf.Tensor:
+    """Each output row as the product of the input rows under the kernel with a banded matrix."""
+    _, height, width = maps.shape
+    channels, side, _ = taps.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
-    if stride > 1:
-        gap = [0, stride - 1]
-        spread = tf.reshape(upstream, [-1, out_width, 1, channels])
-        spread = tf.pad(spread, [[0, 0], [0, 0], gap, [0, 0]])
-        spread = tf.reshape(spread, [-1, out_height, 1, out_width * stride * channels])
-        spread = tf.pad(spread, [[0, 0], [0, 0], gap, [0, 0]])
-        upstream = tf.reshape(spread, [-1, out_height * stride, out_width * stride, channels])
-    paddings = []
-    for length, side, taps in ((height, out_height, rows), (width, out_width, columns)):
-        before = taps - 1 - same_padding(length, taps, stride)[0]
-        paddings.append([before, maximum(length + taps - 1 - side * stride - before, 0)])
-    padded = tf.pad(upstream, [[0, 0], *paddings, [0, 0]])
-    padded = padded[:, : height + rows - 1, : width + columns - 1]
-    # One axis at a time: TensorFlow Lite reverses several axes at once wrongly.
-    turned = tf.reverse(tf.reverse(kernel, [0]), [1])
-    return tf.nn.depthwise_conv2d(padded, turned, [1, 1, 1, 1], "VALID")
+    top, _ = same_padding(height, side, stride)
+    left, _ = same_padding(width, side, stride)
+    band = _slide(taps, stride, out_width, width, left)
+    band = tf.reshape(tf.transpose(band, [0, 1, 3, 2]), [channels, side * width, out_width])
+    tall = -(-((out_height - 1) * stride + side) // stride) * stride
+    maps = _window(tf.pad(maps, [[0, 0], [top, max(tall - height - top, 0)], [0, 0]]), 1, 0, tall)
+    maps = tf.reshape(maps, [-1, tall // stride, stride * width])
+    beside = []
+    for row in range(side):
+        first, phase = divmod(row, stride)
+        beside.append(_window(_window(maps, 1, first, out_height), 2, phase * width, width))
+    beside = tf.reshape(tf.concat(beside, 2), [channels, -1, side * width])
+    return _batched_products(beside, band)
 
 
-def _transposed(matrix: tf.Tensor) -> tf.Tensor:
-    """The transposed matrix, in a form that the converter does not merge into a product."""
-    rows, columns = shape_of(matrix)
-    turned = tf.transpose(tf.reshape(matrix, [rows, 1, columns]), [2, 1, 0])
-    return tf.reshape(turned, [columns, rows])
+def _map_matrix(taps: tf.Tensor, height: int, width: int, stride: int) -> tf.Tensor:
+    """Each channel's `(height * width, pixels of the result)`, the kernel at all its places."""
+    channels, side, _ = taps.shape
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    top, _ = same_padding(height, side, stride)
+    left, _ = same_padding(width, side, stride)
+    places = _slide(taps, stride, out_width, width, left)
+    places = tf.transpose(tf.reshape(places, [channels, side, out_width * width]), [0, 2, 1])
+    places = _slide(places, stride, out_height, height, top)
+    places = tf.reshape(places, [channels, out_width, width, out_height, height])
+    places = tf.transpose(places, [0, 4, 2, 3, 1])
+    return tf.reshape(places, [channels, height * width, out_height * out_width])
+
+
+def _slide(taps: tf.Tensor, stride: int, places: int, length: int, before: int) -> tf.Tensor:
+    """The taps at each place of their walk over an axis of `length`, padded by `before`.
+
+    `(..., taps)` to `(..., places, length)`: in row p the taps begin at `p * stride - before`.
+    Repeating the taps with a period of one stride more than their walk's extent makes them slide.
+    """
+    *lead, side = taps.shape
+    extent = (places - 1) * stride + side
+    period = extent + stride
+    rows = tf.pad(tf.reshape(taps, [-1, 1, side]), [[0, 0], [0, 0], [0, period - side]])
+    rows = tf.reshape(tf.tile(rows, [1, places, 1]), [-1, places * period])
+    rows = tf.reshape(_window(rows, 1, 0, places * extent), [-1, places, extent])
+    rows = tf.pad(rows, [[0, 0], [0, 0], [0, max(before + length - extent, 0)]])
+    return tf.reshape(_window(rows, 2, before, length), [*lead, places, length])
+
+
+def _window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
+    """Part of an axis; the gradient of `tf.slice` is a builtin, that of indexing is not."""
+    if begin == 0 and length == tensor.shape[axis]:
+        return tensor
+    begins, sizes = [0] * len(tensor.shape), tensor.shape.as_list()
+    begins[axis], sizes[axis] = begin, length
+    return tf.slice(tensor, begins, [-1 if size is None else size for size in sizes])
+
+
+@tf.custom_gradient
+def _batched_products(first, second):
+    """`tf.matmul` of `(batch, rows, inner)` and `(batch, inner, columns)`."""
+
+    def gradient(upstream):
+        return (
+            tf.matmul(upstream, _each_transposed(second)),
+            tf.matmul(_each_transposed(first), upstream),
+        )
+
+    return tf.matmul(first, second), gradient
+
+
+def _each_transposed(matrices: tf.Tensor) -> tf.Tensor:
+    """Each matrix transposed, in a form that the converter does not merge into a product."""
+    batch, rows, columns = shape_of(matrices)
+    turned = tf.transpose(tf.reshape(matrices, [batch, rows, 1, columns]), [0, 3, 2, 1])
+    return tf.reshape(turned, [batch, columns, rows])

@@ -8,6 +8,7 @@ kernel before the normalization; what is left of it is a bias.
 
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.preprocessing import Preprocessing
@@ -100,3 +101,22 @@ def fold(
         folded[convolution] = kernel * (scale[:, tf.newaxis] if is_depthwise else scale)
         folded[f"{norm}/bias"] = beta - alpha * scale
     return folded
+
+
+def check_mean_squares(
+    mean_squares: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises a ValueError unless names, shapes and values are those of a subnet's mean squares."""
+    if mean_squares.keys() != shapes.keys():
+        raise ValueError(
+            f"Expected {len(shapes)} mean squares, missing are "
+            f"{sorted(shapes.keys() - mean_squares.keys())[:5]}, unknown are "
+            f"{sorted(mean_squares.keys() - shapes.keys())[:5]}. Calibrate the same architecture."
+        )
+    for name, shape in shapes.items():
+        value = np.asarray(mean_squares[name])
+        if value.shape != tuple(shape) or not np.isfinite(value).all() or value.min() < 0:
+            raise ValueError(
+                f"Mean square {name!r}: expected {tuple(shape)} finite values from 0, received "
+                f"shape {value.shape}. Calibrate the same architecture."
+            )

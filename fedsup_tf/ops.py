@@ -17,7 +17,7 @@ import contextvars
 import tensorflow as tf
 
 from fedsup_tf import builtin_ops
-from fedsup_tf.builtin_ops import maximum, shape_of
+from fedsup_tf.builtin_ops import maximum, same_padding, shape_of
 
 _raw = tf.raw_ops
 _builtin_only = contextvars.ContextVar("builtin_only", default=False)
@@ -44,17 +44,7 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`(rows, in) @ (in, out)`."""
-    if not _builtin_only.get():
-        return tf.matmul(rows, matrix)
-
-    @tf.custom_gradient
-    def multiply(rows, matrix):
-        def gradient(upstream):
-            return builtin_ops.matmul_gradients(rows, matrix, upstream)
-
-        return builtin_ops.batched_matmul(rows, matrix), gradient
-
-    return multiply(rows, matrix)
+    return builtin_ops.matmul(rows, matrix) if _builtin_only.get() else tf.matmul(rows, matrix)
 
 
 def average_pool(images: tf.Tensor) -> tf.Tensor:
@@ -116,7 +106,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
 
     Args:
       images: `(batch, height, width, channels)`.
-      kernel: `(side, side, channels, 1)`, side odd; may be unknown when traced.
+      kernel: `(side, side, channels, 1)`, side odd; may be unknown when traced, but not within
+        `builtin_operators`, nor may the images' shape.
       stride: 1 or 2.
 
     Returns:
@@ -124,16 +115,13 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
     """
     if stride == 1:
         kernel = _crop_unreachable_taps(images, kernel)
+    if _builtin_only.get():
+        return builtin_ops.depthwise_conv2d(images, kernel, stride)
     strides = [1, stride, stride, 1]
 
     @tf.custom_gradient
     def convolve(images, kernel):
         def gradient(upstream):
-            if _builtin_only.get():
-                return (
-                    builtin_ops.depthwise_input_gradient(images, kernel, upstream, stride),
-                    builtin_ops.depthwise_filter_gradient(images, kernel, upstream, stride),
-                )
             input_gradient = _raw.DepthwiseConv2dNativeBackpropInput(
                 input_sizes=tf.shape(images),
                 filter=kernel,
@@ -152,7 +140,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
                 )
 
             def large_filter_gradient():
-                return builtin_ops.depthwise_filter_gradient(images, kernel, upstream, stride)
+                return _depthwise_filter_gradient(images, kernel, upstream, stride)
 
             # TensorFlow's kernel is the faster one up to 3 x 3, on maps that are not tiny.
             side = shape_of(kernel)[0]
@@ -300,4 +288,39 @@ def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     top, left = (maximum(side // 2 - (length - 1), 0) for length in images.shape[1:3])
     if isinstance(side, int) and top == left == 0:
         return kernel
-    return kernel[top : side - top, left : side - left]
+    # Not kernel[top:...], whose gradient is no builtin.
+    sizes = [side - 2 * top, side - 2 * left, *shape_of(kernel)[2:]]
+    static = [size if isinstance(size, int) else None for size in sizes]
+    return tf.ensure_shape(tf.slice(kernel, [top, left, 0, 0], sizes), static)
+
+
+def _depthwise_filter_gradient(images, kernel, upstream, stride):
+    """Depthwise convolution of the images with the upstream, channels = batch x channels."""
+    batch, height, width, channels = shape_of(images)
+    rows, columns = shape_of(kernel)[:2]
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    top, _ = same_padding(height, rows, stride)
+    left, _ = same_padding(width, columns, stride)
+    # Extents that the kernel's walk touches, rounded up to whole strides.
+    tall = -(-((out_height - 1) * stride + rows) // stride) * stride
+    wide = -(-((out_width - 1) * stride + columns) // stride) * stride
+    bottom = maximum(tall - height - top, 0)
+    right = maximum(wide - width - left, 0)
+    merged = batch * channels
+    moved = tf.reshape(tf.transpose(images, [1, 2, 0, 3]), [1, height, width, merged])
+    moved = tf.pad(moved, [[0, 0], [top, bottom], [left, right], [0, 0]])[:, :tall, :wide]
+    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
+    if stride > 1:
+        # Each phase of the stride becomes an image of its own.
+        phases = [tall // stride, stride, wide // stride, stride, merged]
+        moved = tf.transpose(tf.reshape(moved, phases), [1, 3, 0, 2, 4])
+        moved = tf.reshape(moved, [stride * stride, phases[0], phases[2], merged])
+    taps = tf.nn.depthwise_conv2d(moved, filters, [1, 1, 1, 1], "VALID")
+    if stride > 1:
+        high = tall // stride - out_height + 1
+        long = wide // stride - out_width + 1
+        taps = tf.reshape(taps, [stride, stride, high, long, merged])
+        taps = tf.transpose(taps, [2, 0, 3, 1, 4])
+        taps = tf.reshape(taps, [high * stride, long * stride, merged])[:rows, :columns]
+    taps = tf.reshape(taps, [rows, columns, batch, channels])
+    return tf.expand_dims(tf.reduce_sum(taps, 2), 3)

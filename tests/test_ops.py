@@ -59,7 +59,7 @@ def test_depthwise_conv2d_equals_tensorflow(mode, stride, side, size):
     with MODES[mode]():
         function = lambda x, w: ops.depthwise_conv2d(x, w, stride)
         assert_same(gradients(function, (images, kernel), 0), expected)
-        if size[1] == size[2]:
+        if size[1] == size[2] and mode == "fast":
             traced = unknown_shapes(function, ([1, 2], []))
             assert_same(gradients(traced, (images, kernel), 0), expected)
 

@@ -1,0 +1,145 @@
+"""A subnet as a `.tflite` that infers and trains with the stock TensorFlow Lite runtime.
+
+The stock recipe for training on a device needs the Flex delegate, since TensorFlow's gradients have
+no TensorFlow Lite counterpart; its library is 30 times the runtime's size. Here every gradient is
+made of builtins (`ops.builtin_operators`), so that the runtime that is on the phone is enough.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.costs import architecture_cost
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.supernet import Supernet
+from tflite import flatbuffer, signatures
+from tflite.metadata import ModelMetadata, append_metadata
+from tflite.phone_model import PhoneModel, python_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The supernet that a subnet was cut from.
+
+    Attributes:
+      space: Its search space.
+      supernet_hash: `checkpoint.fingerprint` of its weights.
+      round: Rounds it was trained.
+      class_names: A name for each label.
+    """
+
+    space: SearchSpace
+    supernet_hash: str
+    round: int
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSizes:
+    """Images that a call of a signature takes; a shorter batch is filled up under weight 0."""
+
+    train: int = 16
+    evaluate: int = 32
+    infer: int = 1
+
+
+def export_tflite(
+    path: str | os.PathLike,
+    subnet: Supernet,
+    mean_squares: Mapping[str, np.ndarray],
+    preprocessing: Preprocessing,
+    training: LocalTraining,
+    origin: Origin,
+    batch_sizes: BatchSizes,
+) -> ModelMetadata:
+    """Writes a `.tflite` with the signatures of `signatures`, whole or not at all.
+
+    Args:
+      path: Where to write.
+      subnet: The subnet, as `Supernet.extract` gives it.
+      mean_squares: Its frozen mean squares, from a calibration; none for group normalization.
+      preprocessing: Normalization of uint8 images; it becomes part of the model.
+      training: What a step of `train` does; epochs are the caller's, a sandwich is not trained.
+      origin: The supernet it was cut from.
+      batch_sizes: Images that the signatures take.
+
+    Returns:
+      The metadata that the file holds.
+
+    Raises:
+      ValueError: If the mean squares are not the subnet's, or the model would need an operator that
+        the stock runtime has not.
+    """
+    phone = PhoneModel(subnet, mean_squares, preprocessing, training)
+    names = {python_name(name): name for name in phone.state}
+    model = flatbuffer.finish_model(_convert(phone, batch_sizes), names)
+    flatbuffer.check_builtin_only(model)
+    architecture = subnet.space.smallest()  # Its only one.
+    cost = architecture_cost(subnet.space, architecture)
+    metadata = ModelMetadata(
+        architecture=architecture,
+        space=origin.space,
+        supernet_hash=origin.supernet_hash,
+        round=origin.round,
+        class_names=tuple(origin.class_names),
+        preprocessing=json.loads(preprocessing.to_json()),
+        training=dataclasses.asdict(training),
+        batch_sizes=dataclasses.asdict(batch_sizes),
+        variables={name: tuple(value.shape) for name, value in phone.state.items()},
+        parameters=cost.parameters,
+        macs=cost.macs,
+    )
+    data = append_metadata(model, metadata)
+    replace_file(path, lambda temporary: _write_bytes(temporary, data))
+    return metadata
+
+
+def _convert(phone: PhoneModel, batch_sizes: BatchSizes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(phone, folder, signatures=_signatures(phone, batch_sizes))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = True
+        return converter.convert()
+
+
+def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
+    def concrete(function, *specs):
+        return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+
+    def batch(size):
+        return (
+            tf.TensorSpec([size, *phone.image_shape], tf.uint8, signatures.IMAGES),
+            tf.TensorSpec([size], tf.int32, signatures.LABELS),
+            tf.TensorSpec([size], tf.float32, signatures.SAMPLE_WEIGHTS),
+        )
+
+    rate = tf.TensorSpec([], tf.float32, signatures.LEARNING_RATE)
+    state = {
+        python_name(name): tf.TensorSpec(value.shape, tf.float32, python_name(name))
+        for name, value in phone.state.items()
+    }
+    restore = tf.function(phone.restore, autograph=False)
+    return {
+        signatures.TRAIN: concrete(phone.train, *batch(batch_sizes.train), rate),
+        signatures.TRAIN_HEAD: concrete(phone.train_head, *batch(batch_sizes.train), rate),
+        signatures.EVALUATE: concrete(phone.evaluate, *batch(batch_sizes.evaluate)),
+        signatures.INFER: concrete(phone.infer, batch(batch_sizes.infer)[0]),
+        signatures.SAVE: concrete(phone.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),
+        signatures.RESTORE: restore.get_concrete_function(**state),
+    }
+
+
+def _write_bytes(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

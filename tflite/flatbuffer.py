@@ -1,0 +1,129 @@
+"""Reading and mending the flatbuffer that the converter writes."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+_FILE_IDENTIFIER = b"TFL3"
+# Bytes from which zeros are worth an operator.
+_LEAST_ZEROS = 256
+_NAMES = {
+    number: name
+    for name, number in vars(schema.BuiltinOperator).items()
+    if not name.startswith("_")
+}
+
+
+def count_operators(model: bytes) -> Counter:
+    """How often each operator occurs, by name; one that is not a builtin as `custom:NAME`."""
+    parsed = schema.Model.GetRootAsModel(model, 0)
+    counts = Counter()
+    for number in range(parsed.SubgraphsLength()):
+        graph = parsed.Subgraphs(number)
+        for place in range(graph.OperatorsLength()):
+            code = parsed.OperatorCodes(graph.Operators(place).OpcodeIndex())
+            counts[_operator_name(code)] += 1
+    return counts
+
+
+def check_builtin_only(model: bytes) -> None:
+    """Raises a ValueError that names the operators that the stock runtime has not, if any."""
+    foreign = sorted(name for name in count_operators(model) if name.startswith("custom:"))
+    if foreign:
+        raise ValueError(
+            f"Expected TensorFlow Lite builtins alone, the model needs {', '.join(foreign)}. "
+            "Report the search space with which this happens."
+        )
+
+
+def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
+    """Mends what the converter cannot be told.
+
+    * Inputs and outputs of signatures get the names that `names` gives; the converter takes names
+      of Python's form only.
+    * Zeros, which the converter stores one by one, are filled in by an operator, so that a
+      momentum for each weight does not double the file.
+    * Tensors lose their names, a third of a small file and of no use to the runtime.
+    """
+    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    for signature in parsed.signatureDefs:
+        for tensor in [*(signature.inputs or []), *(signature.outputs or [])]:
+            name = tensor.name.decode()
+            tensor.name = names.get(name, name)
+    for graph in parsed.subgraphs:
+        _fill_zeros(parsed, graph)
+        for tensor in graph.tensors:
+            tensor.name = None
+            tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
+    _drop_unused_buffers(parsed)
+    builder = flatbuffers.Builder(len(model))
+    builder.Finish(parsed.Pack(builder), _FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _fill_zeros(model, graph) -> None:
+    """Computes the graph's large constants of zeros by `FILL` in place of storing them."""
+    added = []
+    zero = None
+    for number, tensor in enumerate(list(graph.tensors)):
+        data = model.buffers[tensor.buffer].data
+        is_float = tensor.type == schema.TensorType.FLOAT32
+        if not is_float or data is None or len(data) < _LEAST_ZEROS or np.any(data):
+            continue
+        if zero is None:
+            zero = _add_constant(model, graph, np.zeros([], np.float32))
+        sides = _add_constant(model, graph, np.asarray(tensor.shape, np.int32))
+        tensor.buffer = 0  # By the format's rule an empty one: the tensor is computed.
+        fill = schema.OperatorT()
+        fill.opcodeIndex = _operator_code(model, schema.BuiltinOperator.FILL)
+        fill.inputs, fill.outputs = [sides, zero], [number]
+        added.append(fill)
+    graph.operators = added + graph.operators
+
+
+def _is_empty(quantization) -> bool:
+    return quantization is None or quantization.scale is None or not len(quantization.scale)
+
+
+def _drop_unused_buffers(model) -> None:
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {entry.buffer for entry in model.metadata or []}
+    for number, buffer in enumerate(model.buffers):
+        if number not in used:
+            buffer.data = None
+
+
+def _add_constant(model, graph, value: np.ndarray) -> int:
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.shape = list(value.shape)
+    is_float = value.dtype == np.float32
+    tensor.type = schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT32
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def _operator_code(model, builtin: int) -> int:
+    for number, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin:
+            return number
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _operator_name(code) -> str:
+    # Files before 2020 say the code in the deprecated field.
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    name = _NAMES[number]
+    if name != "CUSTOM":
+        return name
+    return f"custom:{code.CustomCode().decode()}"

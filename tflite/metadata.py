@@ -1,0 +1,117 @@
+"""What a `.tflite` says about itself: JSON in a zip archive behind the model.
+
+The runtime reads a model from the front and ignores what follows it; a zip archive is read from the
+back. So `unzip -p FILE fedsup.json`, Python's zipfile or Java's ZipFile read the metadata without
+any code of ours, and the file is still one that the stock runtime loads.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import zipfile
+from typing import Any
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.json_fields import expect_keys
+from fedsup_tf.space import SearchSpace
+
+ENTRY = "fedsup.json"
+VERSION = 1
+# Far more than any metadata needs.
+_MOST_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMetadata:
+    """Where an exported subnet comes from and how it is used.
+
+    Attributes:
+      architecture: The subnet.
+      space: The supernet's search space.
+      supernet_hash: `checkpoint.fingerprint` of the supernet's weights it was cut from.
+      round: Rounds that the supernet was trained.
+      class_names: A name for each label.
+      preprocessing: What the model does to a uint8 image, the fields of `Preprocessing`.
+      training: What a step of `train` does, the fields of `LocalTraining`.
+      batch_sizes: Images that a call takes, by signature.
+      variables: Shape of each variable by name: the subnet's tensors and the frozen mean squares.
+      parameters: Number of trained values.
+      macs: Multiply-accumulates for one image.
+    """
+
+    architecture: Architecture
+    space: SearchSpace
+    supernet_hash: str
+    round: int
+    class_names: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    training: dict[str, Any]
+    batch_sizes: dict[str, int]
+    variables: dict[str, tuple[int, ...]]
+    parameters: int
+    macs: int
+
+    def to_json(self) -> str:
+        """Returns the metadata as JSON."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["architecture"] = dataclasses.asdict(self.architecture)
+        fields["space"] = dataclasses.asdict(self.space)
+        return json.dumps({"version": VERSION, **fields}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelMetadata":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: If the text is something else.
+        """
+        what = "A model's metadata"
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{what}: expected JSON, received {error}.") from error
+        names = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(fields, dict) and fields.get("version") != VERSION:
+            raise ValueError(
+                f"{what}: expected version {VERSION}, received {fields.get('version')!r}. Export "
+                "the model with this version."
+            )
+        expect_keys(fields, names | {"version"}, names | {"version"}, what)
+        del fields["version"]
+        fields["architecture"] = Architecture.from_json(json.dumps(fields["architecture"]))
+        fields["space"] = SearchSpace.from_json(json.dumps(fields["space"]))
+        fields["class_names"] = tuple(fields["class_names"])
+        fields["variables"] = {name: tuple(shape) for name, shape in fields["variables"].items()}
+        return cls(**fields)
+
+
+def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
+    """Returns the file's bytes: the model with its metadata behind it."""
+    file = io.BytesIO(model)
+    file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        # A fixed date, so that the same export gives the same bytes.
+        archive.writestr(zipfile.ZipInfo(ENTRY, (1980, 1, 1, 0, 0, 0)), metadata.to_json())
+    return file.getvalue()
+
+
+def read_metadata(path: str | os.PathLike) -> ModelMetadata:
+    """Reads the metadata of an exported `.tflite`.
+
+    Raises:
+      ValueError: If there is no such file or it is not one that was exported here.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"Expected a .tflite file at {str(path)!r}, found none. Check the path.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(ENTRY).file_size > _MOST_BYTES:
+                raise zipfile.BadZipFile(f"{ENTRY} is larger than {_MOST_BYTES} bytes")
+            text = archive.read(ENTRY).decode("utf-8")
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r}: expected a .tflite that fedsup export wrote, with {ENTRY} behind the "
+            f"model, received a file without it ({error}). Export it again or copy it whole."
+        ) from error
+    return ModelMetadata.from_json(text)
