@@ -36,10 +36,12 @@ def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """`upstream` where `result` of ReLU6 lies strictly between 0 and 6, else zero.
 
-    A comparison and a selection would each leave the runtime's fast path; products do not. The
-    clip at -1 never acts, it makes the product and both clips one operator.
+    A comparison and a selection would each leave the runtime's fast path, as a difference with a
+    number does; products and sums do not. The clip at -1 never acts: it makes the product and both
+    clips one operator. A power of two makes the sum exactly 0 where the result is 6.
     """
-    inside = result * (6.0 - result) * 1e30
+    steep = 2.0**100
+    inside = result * (result * -steep + 6 * steep)
     return upstream * tf.maximum(tf.minimum(inside, 1.0), -1.0)
 
 

@@ -235,7 +235,7 @@ def parametric_normalization(
                 return tf.reduce_sum(values, 0) / count
             return tf.reshape(matmul(tf.reshape(shares, [1, -1]), values), [-1])
 
-        mean_square = mean(tf.math.squared_difference(rows, alpha))
+        mean_square = mean(_squared_difference(rows, alpha))
         inverse = tf.math.rsqrt(mean_square + epsilon)
         scale = gamma * inverse
         result = rows * scale + (beta - alpha * scale)
@@ -254,9 +254,9 @@ def parametric_normalization(
             alpha_gradient = -(scale * beta_gradient + slope * (mean(rows) - alpha))
             if shares is None:
                 slope = slope / count
-                row_gradient = upstream * scale + (rows * slope - alpha * slope)
+                row_gradient = upstream * scale + (rows * slope + -alpha * slope)
             else:
-                row_gradient = upstream * scale + (rows * slope - alpha * slope) * shares
+                row_gradient = upstream * scale + (rows * slope + -alpha * slope) * shares
             row_gradient = tf.reshape(row_gradient, shape)
             return row_gradient, alpha_gradient, beta_gradient, gamma_gradient
 
@@ -264,6 +264,14 @@ def parametric_normalization(
 
     result, mean_square = normalize(images, alpha, beta, gamma)
     return tf.ensure_shape(result, images.shape), mean_square
+
+
+def _squared_difference(rows: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
+    if not _builtin_only.get():
+        return tf.math.squared_difference(rows, vector)
+    # The runtime's own operator is slow, as is a difference of unequal shapes.
+    difference = rows + -vector
+    return difference * difference
 
 
 def _row_shares(sample_weights: tf.Tensor, pixels: int) -> tf.Tensor:

@@ -59,6 +59,7 @@ def export_tflite(
     training: LocalTraining,
     origin: Origin,
     batch_sizes: BatchSizes,
+    with_train_head: bool = False,
 ) -> ModelMetadata:
     """Writes a `.tflite` with the signatures of `signatures`, whole or not at all.
 
@@ -70,6 +71,7 @@ def export_tflite(
       training: What a step of `train` does; epochs are the caller's, a sandwich is not trained.
       origin: The supernet it was cut from.
       batch_sizes: Images that the signatures take.
+      with_train_head: Whether there is a `train_head` too, which needs less memory.
 
     Returns:
       The metadata that the file holds.
@@ -79,8 +81,11 @@ def export_tflite(
         the stock runtime has not.
     """
     phone = PhoneModel(subnet, mean_squares, preprocessing, training)
+    functions = _signatures(phone, batch_sizes)
+    if not with_train_head:
+        del functions[signatures.TRAIN_HEAD]
     names = {python_name(name): name for name in phone.state}
-    model = flatbuffer.finish_model(_convert(phone, batch_sizes), names)
+    model = flatbuffer.finish_model(_convert(phone, functions), names)
     flatbuffer.check_builtin_only(model)
     architecture = subnet.space.smallest()  # Its only one.
     cost = architecture_cost(subnet.space, architecture)
@@ -102,9 +107,9 @@ def export_tflite(
     return metadata
 
 
-def _convert(phone: PhoneModel, batch_sizes: BatchSizes) -> bytes:
+def _convert(phone: PhoneModel, functions: dict) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(phone, folder, signatures=_signatures(phone, batch_sizes))
+        tf.saved_model.save(phone, folder, signatures=functions)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True

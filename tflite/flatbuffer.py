@@ -47,6 +47,9 @@ def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
     * Zeros, which the converter stores one by one, are filled in by an operator, so that a
       momentum for each weight does not double the file.
     * Tensors lose their names, a third of a small file and of no use to the runtime.
+    * Branches come before what calls them. The runtime offers its graphs to the delegate of fast
+      kernels one after the other, and ends at the first that reads a variable; a branch that reads
+      none, which is what trains, must come earlier.
     """
     parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     for signature in parsed.signatureDefs:
@@ -58,6 +61,7 @@ def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
         for tensor in graph.tensors:
             tensor.name = None
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
+    _put_branches_first(parsed)
     _drop_unused_buffers(parsed)
     builder = flatbuffers.Builder(len(model))
     builder.Finish(parsed.Pack(builder), _FILE_IDENTIFIER)
@@ -82,6 +86,31 @@ def _fill_zeros(model, graph) -> None:
         fill.inputs, fill.outputs = [sides, zero], [number]
         added.append(fill)
     graph.operators = added + graph.operators
+
+
+def _put_branches_first(model) -> None:
+    """Orders the graphs, and renumbers all that refers to them."""
+    branches = set()
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if isinstance(operator.builtinOptions, schema.IfOptionsT):
+                branches |= {
+                    operator.builtinOptions.thenSubgraphIndex,
+                    operator.builtinOptions.elseSubgraphIndex,
+                }
+    order = sorted(range(len(model.subgraphs)), key=lambda number: number not in branches)
+    place = {number: new for new, number in enumerate(order)}
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            options = operator.builtinOptions
+            if isinstance(options, schema.IfOptionsT):
+                options.thenSubgraphIndex = place[options.thenSubgraphIndex]
+                options.elseSubgraphIndex = place[options.elseSubgraphIndex]
+            elif isinstance(options, schema.CallOnceOptionsT):
+                options.initSubgraphIndex = place[options.initSubgraphIndex]
+    for signature in model.signatureDefs:
+        signature.subgraphIndex = place[signature.subgraphIndex]
+    model.subgraphs = [model.subgraphs[number] for number in order]
 
 
 def _is_empty(quantization) -> bool:

@@ -99,6 +99,26 @@ class PhoneModel(tf.Module):
 
     def _step(self, images, labels, sample_weights, learning_rate, trained):
         weights = {name: value.read_value() for name, value in self._weights.items()}
+
+        # A branch of its own, without variables, is what the runtime's delegate can take; and a
+        # batch of no examples, all of weight 0, shall change nothing.
+        def compute():
+            return self._gradients(weights, images, labels, sample_weights, trained)
+
+        def nothing():
+            zeros = {name: tf.zeros(weights[name].shape) for name in trained}
+            kept = {name: value.read_value() for name, value in self._mean_squares.items()}
+            return zeros, kept, 0.0, 0.0
+
+        present = tf.reduce_sum(sample_weights) > 0
+        gradients, mean_squares, loss, correct = tf.cond(present, compute, nothing)
+        self._apply(weights, gradients, learning_rate, tf.cast(present, tf.float32))
+        for name, variable in self._mean_squares.items():
+            old = variable.read_value()
+            variable.assign(old + (1 - MEAN_SQUARE_DECAY) * (mean_squares[name] - old))
+        return {signatures.LOSS: loss, signatures.CORRECT: correct}
+
+    def _gradients(self, weights, images, labels, sample_weights, trained):
         moved = {name: weights[name] for name in trained}
         with ops.builtin_operators():
             images = self._preprocessing.normalize(images)
@@ -110,14 +130,7 @@ class PhoneModel(tf.Module):
             smoothing = self._training.label_smoothing
             loss, correct, slope = self._score(logits, labels, sample_weights, smoothing)
             gradients = tape.gradient(logits, moved, output_gradients=slope)
-        # A batch without examples, all of its weights 0, leaves everything as it is.
-        present = tf.cast(tf.reduce_sum(sample_weights) > 0, tf.float32)
-        self._apply(moved, gradients, learning_rate, present)
-        for name, variable in self._mean_squares.items():
-            old = variable.read_value()
-            follow = present * (1 - MEAN_SQUARE_DECAY)
-            variable.assign(old + follow * (mean_squares[name] - old))
-        return {signatures.LOSS: loss, signatures.CORRECT: correct}
+        return gradients, mean_squares, loss, correct
 
     def _score(self, logits, labels, sample_weights, label_smoothing=0.0):
         """Weighted mean cross-entropy, weighted right answers, and the loss' gradient."""
@@ -134,8 +147,8 @@ class PhoneModel(tf.Module):
         """SGD as in `local_update`: clip, decay, momentum."""
         training = self._training
         keep = 1 - present * (1 - training.momentum)
-        for name, weight in weights.items():
-            gradient = gradients[name]
+        for name, gradient in gradients.items():
+            weight = weights[name]
             if training.clip_value != float("inf"):
                 gradient = _clip(gradient, training.clip_value)
             if training.weight_decay and has_weight_decay(name):
