@@ -1,0 +1,133 @@
+"""Where a device's training stands, in a safetensors file: an app can be killed at any time.
+
+The file holds the variables as `state/NAME`, those of the best epoch as `best/NAME` where one was
+sought, and what has been done so far. It goes with one model: with one architecture cut from one
+supernet.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedsup_tf.checkpoint import read_tensors, write_tensors
+from fedsup_tf.json_fields import expect_keys
+from tflite.device_epoch import EpochReport
+from tflite.metadata import ModelMetadata
+
+_KIND = "device checkpoint"
+_FIELDS = {"base_hash", "architecture", "history", "notes"}
+# Room for the header: names and shapes of the tensors, history and notes.
+_HEADER_BYTES = 2**22
+
+
+class Progress(NamedTuple):
+    """Where a device's training stands.
+
+    Attributes:
+      state: The variables by name, after the last whole epoch.
+      best: Those after the epoch of the least held-out loss, if one was sought.
+      history: A report for each epoch.
+      notes: Anything else that is JSON, of the program that trains.
+    """
+
+    state: Mapping[str, np.ndarray]
+    best: Mapping[str, np.ndarray] | None
+    history: tuple[EpochReport, ...]
+    notes: Mapping[str, Any]
+
+
+def write_progress(path: str | os.PathLike, metadata: ModelMetadata, progress: Progress) -> None:
+    """Writes where the training of a model stands, whole or not at all."""
+    tensors = {f"state/{name}": value for name, value in progress.state.items()}
+    tensors |= {f"best/{name}": value for name, value in (progress.best or {}).items()}
+    fields = {
+        **_origin(metadata),
+        "history": [report._asdict() for report in progress.history],
+        "notes": dict(progress.notes),
+    }
+    write_tensors(path, _KIND, tensors, fields)
+
+
+def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
+    """Reads what `write_progress` wrote for the same model.
+
+    Raises:
+      ValueError: If the file is damaged, or of another model. Values are not looked at, see
+        `DeviceModel.check_state`.
+    """
+
+    def check(fields, forms):
+        expect_keys(fields, _FIELDS, _FIELDS, "A device's checkpoint")
+        origin = _origin(metadata)
+        received = {key: fields[key] for key in origin}
+        if received != origin:
+            raise ValueError(
+                f"A device's checkpoint: expected one of the model {_short(origin)}, received one "
+                f"of {_short(received)}. Train the model that it belongs to, or start anew with "
+                "another file."
+            )
+        parts = ("state", "best") if any(name.startswith("best/") for name in forms) else ("state",)
+        expected = {
+            f"{part}/{name}": ("F32", tuple(shape))
+            for part in parts
+            for name, shape in metadata.variables.items()
+        }
+        wrong = sorted(dict(expected.items() ^ {n: tuple(f) for n, f in forms.items()}.items()))
+        if wrong:
+            raise ValueError(
+                f"A device's checkpoint: expected the {len(metadata.variables)} tensors of the "
+                f"model's state, received others for {wrong[:5]}. Start anew with another file."
+            )
+
+    values = sum(math.prod(shape) for shape in metadata.variables.values())
+    tensors, fields = read_tensors(path, _KIND, check, 2 * 4 * values + _HEADER_BYTES)
+    history = tuple(_report(path, one) for one in _checked_list(path, fields["history"]))
+    if [report.epoch for report in history] != list(range(1, len(history) + 1)):
+        raise _damaged(path, "epochs numbered from 1", f"{[report.epoch for report in history]}")
+    state, best = (
+        {
+            name: tensors[f"{part}/{name}"]
+            for name in metadata.variables
+            if f"{part}/{name}" in tensors
+        }
+        for part in ("state", "best")
+    )
+    return Progress(state, best or None, history, fields["notes"])
+
+
+def _origin(metadata: ModelMetadata) -> dict[str, Any]:
+    # Lists instead of tuples: as JSON gives them back.
+    architecture = dataclasses.asdict(metadata.architecture)
+    architecture = {key: list(values) for key, values in architecture.items()}
+    return {"base_hash": metadata.supernet_hash, "architecture": architecture}
+
+
+def _short(origin: Mapping[str, Any]) -> str:
+    return f"{origin['architecture']} of supernet {str(origin['base_hash'])[:12]}"
+
+
+def _checked_list(path, history: Any) -> list:
+    if not isinstance(history, list):
+        raise _damaged(path, "a list as history", type(history).__name__)
+    return history
+
+
+def _report(path, fields: Any) -> EpochReport:
+    numbers = fields.values() if isinstance(fields, dict) else ["none"]
+    if (
+        not all(type(number) in (int, float) or number is None for number in numbers)
+        or set(fields) != set(EpochReport._fields)
+        or type(fields["epoch"]) is not int
+    ):
+        raise _damaged(path, f"{', '.join(EpochReport._fields)} of each epoch", f"{fields!r:.80}")
+    return EpochReport(**fields)
+
+
+def _damaged(path, expected: str, received: str) -> ValueError:
+    return ValueError(
+        f"{str(path)!r}: expected {expected}, received {received}. Start anew with another file."
+    )

@@ -1,0 +1,102 @@
+"""Opens an exported `.tflite` in the stock runtime, if its signatures are those it announces."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import tflite_runtime.interpreter as runtime
+
+from tflite import signatures
+from tflite.metadata import ModelMetadata, read_metadata
+
+# Ends the names of the frozen mean squares; what else `save` gives are weights of the supernet.
+MEAN_SQUARE = "/mean_square"
+_OPTIONAL = {signatures.TRAIN_HEAD}
+
+Runners = Mapping[str, runtime.SignatureRunner]
+
+
+def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Runners]:
+    """Opens a model.
+
+    Args:
+      path: A file that `export.export_tflite` wrote.
+      threads: Of the runtime, from 1.
+
+    Returns:
+      What the file says about itself, and its signatures by name.
+
+    Raises:
+      ValueError: If the file is missing, damaged or not such a file.
+    """
+    if type(threads) is not int or threads < 1:
+        raise ValueError(
+            f"Expected threads as a whole number from 1, received {threads!r}. Give 1."
+        )
+    metadata = read_metadata(path)
+    try:
+        interpreter = runtime.Interpreter(str(path), num_threads=threads)
+        names = list(interpreter.get_signature_list())
+        runners = {name: interpreter.get_signature_runner(name) for name in names}
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise _foreign(path, "a model that the runtime can open", reason) from error
+    _check_signatures(path, runners, _forms(metadata))
+    variables = metadata.variables
+    weights = [name for name in variables if not name.endswith(MEAN_SQUARE)]
+    parameters = sum(int(np.prod(variables[name])) for name in weights)
+    if parameters != metadata.parameters:
+        announced = f"{metadata.parameters:,} weights as its metadata announce"
+        raise _foreign(path, announced, f"{parameters:,}")
+    return metadata, runners
+
+
+def _check_signatures(path, runners: Runners, forms: Mapping[str, tuple[dict, dict]]) -> None:
+    missing = sorted(forms.keys() - runners.keys() - _OPTIONAL)
+    if missing:
+        raise _foreign(path, "the signatures of fedsup export", f"a model without {missing}")
+    for name in [name for name in forms if name in runners]:
+        found = runners[name].get_input_details(), runners[name].get_output_details()
+        for kind, expected, details in zip(("inputs", "outputs"), forms[name], found, strict=True):
+            received = {
+                tensor: (tuple(map(int, detail["shape"])), np.dtype(detail["dtype"]).name)
+                for tensor, detail in details.items()
+            }
+            if received != expected:
+                wrong = sorted(dict(received.items() ^ expected.items()))[:5]
+                announced = f"{kind} of {name!r} as its metadata announce them"
+                raise _foreign(path, announced, f"others for {wrong}")
+
+
+def _forms(metadata: ModelMetadata) -> dict[str, tuple[dict, dict]]:
+    """Shape and type of each signature's inputs and outputs."""
+
+    def batch(size):
+        return {
+            signatures.IMAGES: ((size, *metadata.space.image_shape), "uint8"),
+            signatures.LABELS: ((size,), "int32"),
+            signatures.SAMPLE_WEIGHTS: ((size,), "float32"),
+        }
+
+    sizes = metadata.batch_sizes
+    scalar, one = ((), "float32"), ((), "int32")
+    scores = {signatures.LOSS: scalar, signatures.CORRECT: scalar}
+    train = ({**batch(sizes["train"]), signatures.LEARNING_RATE: scalar}, scores)
+    variables = {name: (shape, "float32") for name, shape in metadata.variables.items()}
+    images = {signatures.IMAGES: batch(sizes["infer"])[signatures.IMAGES]}
+    logits = {signatures.LOGITS: ((sizes["infer"], metadata.space.classes), "float32")}
+    return {
+        signatures.TRAIN: train,
+        signatures.TRAIN_HEAD: train,
+        signatures.EVALUATE: (batch(sizes["evaluate"]), scores),
+        signatures.INFER: (images, logits),
+        signatures.SAVE: ({signatures.DUMMY: scalar}, variables),
+        signatures.RESTORE: (variables, {signatures.OK: one}),
+    }
+
+
+def _foreign(path, expected: str, received: str) -> ValueError:
+    return ValueError(
+        f"{str(path)!r}: expected {expected}, received {received}. Export the model again with "
+        "this version or copy it whole."
+    )

@@ -1,0 +1,266 @@
+"""`DeviceTrainer`: trains an exported `.tflite` as an app does, on one person's examples.
+
+It does in Python what the Android app does in Java, with the same signatures of the same file, and
+needs what a device has: tflite_runtime, NumPy and safetensors, no TensorFlow.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflite.device_checkpoint import Progress, read_progress, write_progress
+from tflite.device_epoch import DivergedError, EpochReport, check_finite, run_epoch
+from tflite.device_model import DeviceModel
+from tflite.metadata import ModelMetadata
+from tflite.update_file import DeviceUpdate
+
+__all__ = ["DeviceTrainer", "EpochReport"]
+
+
+class DeviceTrainer:
+    """A model on a device, with what it has learned there.
+
+    Each `fit` starts from zero momentum, as a client does in each round of federated learning, and
+    keeps its momentum across its epochs. The momentum is in no file. So training that was killed
+    and goes on from a checkpoint equals, to the bit, the same epochs asked for in two calls; it
+    sees the same batches as one call would have seen, but ends near and not at the same weights.
+
+    Attributes:
+      history: A report for each epoch since the model was as it came.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int = 1):
+        """Opens a model.
+
+        Args:
+          path: A file that `export.export_tflite` wrote.
+          threads: Of the runtime, from 1. Small nets are slower with more.
+
+        Raises:
+          ValueError: If the file is missing, damaged or not such a file.
+        """
+        self._model = DeviceModel(path, threads)
+        self._received = self._model.state()
+        self._best: Mapping[str, np.ndarray] | None = None
+        self.history: list[EpochReport] = []
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What the file says about itself."""
+        return self._model.metadata
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs since the model was as it came."""
+        return len(self.history)
+
+    def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """See `DeviceModel.evaluate`."""
+        return self._model.evaluate(images, labels)
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """See `DeviceModel.infer`."""
+        return self._model.infer(images)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Every variable by name."""
+        return self._model.state()
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Sets every variable; the epochs done before count no more.
+
+        Raises:
+          ValueError: If that is not a state of this model; nothing has changed then.
+        """
+        self._model.restore(state)
+        self._best, self.history = None, []
+
+    def train_batch(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        learning_rate: float,
+        *,
+        head_only: bool = False,
+    ) -> tuple[float, float]:
+        """See `DeviceModel.train_batch`; it counts as no epoch."""
+        return self._model.train_batch(images, labels, learning_rate, head_only=head_only)
+
+    def fit(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        held_out: tuple[np.ndarray, np.ndarray] | None = None,
+        patience: int | None = None,
+        head_only: bool = False,
+        on_epoch: Callable[[EpochReport], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[EpochReport]:
+        """Trains for more epochs; equal arguments from an equal state give equal weights.
+
+        Args:
+          images: `(examples, height, width, channels)`, uint8.
+          labels: `(examples,)`, whole numbers.
+          epochs: Passes over the examples, beside those already done; 0 for none.
+          learning_rate: Of every step.
+          seed: With an epoch's number it decides the order of the examples.
+          held_out: Images and labels that are not trained on. With them the model ends as it was
+            after the epoch with the least loss on them.
+          patience: Stops after so many epochs without a lesser held-out loss; needs `held_out`.
+          head_only: Trains the classifier and the normalizations alone, if the file can.
+          on_epoch: Called after each epoch, the place for `save_checkpoint`.
+          should_stop: Asked before each step; if it says yes, training ends with the state after
+            the last whole epoch.
+
+        Returns:
+          A report for each epoch of this call.
+
+        Raises:
+          ValueError: If the arguments do not fit the model, or the loss is no finite number any
+            more. The state is then, as after anything else that interrupts an epoch, that after
+            the last whole epoch.
+        """
+        labels = self._model.checked_examples(images, labels)
+        if held_out is not None:
+            self._model.checked_examples(*held_out)
+        _check_arguments(epochs, learning_rate, seed, patience, held_out)
+        done, size = self.epochs_done, self.metadata.batch_sizes["train"]
+        state = self.state()
+        self._model.restore(state)  # Forgets the momentum of the last call.
+
+        def step(batch):
+            return self.train_batch(
+                images[batch], labels[batch], learning_rate, head_only=head_only
+            )
+
+        for number in range(done + 1, done + epochs + 1):
+            if patience is not None and self._epochs_since_best() >= patience:
+                break
+            try:
+                order = np.random.default_rng((seed, number)).permutation(len(labels))
+                batches = [order[start : start + size] for start in range(0, len(order), size)]
+                report = run_epoch(number, batches, step, should_stop)
+                if report is not None and held_out is not None:
+                    loss, accuracy = self.evaluate(*held_out)
+                    report = report._replace(held_out_loss=loss, held_out_accuracy=accuracy)
+                trained = self.state()
+                check_finite(report, trained)
+            except DivergedError as error:
+                self._model.restore(state)
+                raise ValueError(
+                    f"Training: expected finite numbers, received {error} in epoch {number} at "
+                    f"learning rate {learning_rate:g}, which is too large. The model is again as "
+                    "it was before that epoch; go on with a smaller one."
+                ) from error
+            except BaseException:
+                self._model.restore(state)
+                raise
+            if report is None:
+                self._model.restore(state)
+                break
+            state = trained
+            self.history.append(report)
+            if held_out is not None and self._epochs_since_best() == 0:
+                self._best = state
+            if on_epoch is not None:
+                on_epoch(report)
+        if held_out is not None and self._best is not None:
+            self._model.restore(self._best)
+        return self.history[done:]
+
+    def save_checkpoint(
+        self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes where training stands, whole or not at all; call it between epochs.
+
+        Args:
+          path: Where to write.
+          notes: Anything that is JSON; `load_checkpoint` gives it back.
+        """
+        progress = Progress(self.state(), self._best, tuple(self.history), notes or {})
+        write_progress(path, self.metadata, progress)
+
+    def load_checkpoint(self, path: str | os.PathLike) -> dict[str, Any]:
+        """Goes back to where training stood, but for the momentum, and returns the notes.
+
+        Raises:
+          ValueError: If the file is damaged or of another model; nothing has changed then.
+        """
+        progress = read_progress(path, self.metadata)
+        try:
+            if progress.best is not None:
+                self._model.check_state(progress.best)
+            self._model.restore(progress.state)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r}: {error}") from error
+        self._best, self.history = progress.best, list(progress.history)
+        return dict(progress.notes)
+
+    def update(
+        self,
+        *,
+        examples: int,
+        loss_before: float,
+        loss_after: float,
+        client: str | None = None,
+    ) -> DeviceUpdate:
+        """What was learned since the model came, for `update_file.write_update`.
+
+        Args:
+          examples: Number of examples trained on.
+          loss_before: Mean loss on them of the model as it came.
+          loss_after: Mean loss on them now.
+          client: What the sender is called, if it has a name.
+
+        Returns:
+          The change of the weights; the frozen mean squares are no part of it.
+        """
+        state = self.state()
+        names = self._model.weight_names
+        return DeviceUpdate(
+            delta={name: state[name] - self._received[name] for name in names},
+            architecture=self.metadata.architecture,
+            base_hash=self.metadata.supernet_hash,
+            base_round=self.metadata.round,
+            examples=examples,
+            loss_before=loss_before,
+            loss_after=loss_after,
+            client=client,
+        )
+
+    def _epochs_since_best(self) -> int:
+        """Epochs after the one of the least held-out loss; 0 if there was none yet."""
+        losses = {
+            number: report.held_out_loss
+            for number, report in enumerate(self.history)
+            if report.held_out_loss is not None
+        }
+        return len(self.history) - 1 - min(losses, key=losses.get) if losses else 0
+
+
+def _check_arguments(epochs, learning_rate, seed, patience, held_out) -> None:
+    whole = {"epochs": (epochs, 0), "seed": (seed, 0)}
+    if patience is not None:
+        whole["patience"] = (patience, 1)
+    for name, (value, least) in whole.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(
+                f"Training: expected {name} as a whole number from {least}, received {value!r}."
+            )
+    real = isinstance(learning_rate, int | float | np.floating)
+    if not real or isinstance(learning_rate, bool) or not 0 < learning_rate < math.inf:
+        raise ValueError(
+            f"Training: expected a learning rate above 0, received {learning_rate!r}. Give 0.05."
+        )
+    if patience is not None and held_out is None:
+        raise ValueError(
+            f"Training: expected held-out examples for patience {patience}, received none. Give "
+            "images and labels that are not trained on, or leave patience out."
+        )
