@@ -9,7 +9,10 @@ PROGRAMS = {
     "train": "train a supernet by federated learning",
     "evaluate": "accuracy of subnets of a trained supernet, central and federated",
     "search": "find the most accurate subnet of a trained supernet under a budget",
+    "calibrate": "freeze what subnets' normalizations divide by",
+    "export": "write subnets as .tflite files that infer and train on a phone",
     "data": "load a data set, divide it among clients and show who holds what",
+    "device": "train an exported subnet on one person's examples, as the app on a phone does",
     "merge": "add what phones learned, the updates they sent, to a supernet",
 }
 

@@ -40,8 +40,13 @@ def define_data_flags() -> None:
     )
 
 
-def load_federated_data_from_flags() -> tuple[datasets.ImageDataset, list[partition.ClientIndices]]:
+def load_federated_data_from_flags(
+    image_shape: tuple[int, int, int] | None = None,
+) -> tuple[datasets.ImageDataset, list[partition.ClientIndices]]:
     """Loads the data set that the flags name and divides it among clients.
+
+    Args:
+      image_shape: Of the images where --image_shape is not given; the data set's own by default.
 
     Returns:
       The data set and the indices of each client.
@@ -59,7 +64,9 @@ def load_federated_data_from_flags() -> tuple[datasets.ImageDataset, list[partit
                 f"--{option} goes with --partition={kind}, received --partition="
                 f"{FLAGS.partition}. Leave one of them out."
             )
-    shape = None if FLAGS.image_shape is None else tuple(map(int, FLAGS.image_shape))
+    shape = image_shape
+    if FLAGS.image_shape is not None:
+        shape = tuple(map(int, FLAGS.image_shape))
     try:
         dataset = datasets.load_dataset(FLAGS.dataset, FLAGS.data_dir, shape)
         clients = partition.partition(
