@@ -1,0 +1,437 @@
+"""The program that trains on one person's examples: results, refusals, killed and resumed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedsup_tf import datasets
+from fedsup_tf.checkpoint import fingerprint, read_tensors
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.partition import partition
+from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.supernet import Supernet
+from tff_programs import device_report
+from tff_programs.device_data import read_examples, split_by_class
+from tff_programs.device_report import Scores
+from tflite.export import BatchSizes, Origin, export_tflite
+from tflite.merge import merge_updates
+from tflite.metadata import read_metadata
+from tflite.runner import DeviceTrainer, EpochReport
+
+SPACE = SearchSpace(
+    name="tiny",
+    image_shape=(8, 8, 1),
+    classes=10,
+    stem_width=8,
+    stem_stride=1,
+    stages=(Stage("a", (8, 16), (1,), (3,), 2),),
+)
+# Runs calls of the program in one process, and tells their output and whether TensorFlow came in.
+RUNNER = """
+import contextlib, io, json, os, sys
+from absl import flags
+from tff_programs.cli import main
+results = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv, out = ["fedsup", "device", *arguments], io.StringIO()
+    flags.FLAGS.unparse_flags()
+    code = 0
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as error:
+            code = error.code or 0
+    if "tff_programs.device" in sys.modules:
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+    results.append([code, out.getvalue()])
+heavy = ("tensorflow", "tensorflow_federated", "jax")
+print(json.dumps([results, [name for name in heavy if name in sys.modules]]))
+"""
+
+
+def run(*calls):
+    """The code and the output of each call."""
+    result = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps([list(map(str, call)) for call in calls])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    results, heavy = json.loads(result.stdout)
+    assert heavy == []  # A phone has none of these.
+    return results
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return Supernet(SPACE, seed=1)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory, supernet):
+    """A `.tflite` of the smaller of two subnets, for handwritten digits."""
+    path = tmp_path_factory.mktemp("model") / "tiny.tflite"
+    subnet = supernet.extract(SPACE.smallest())
+    shapes = {
+        name.replace("gamma", "mean_square"): shape
+        for name, shape in subnet.weight_shapes.items()
+        if name.endswith("/gamma")
+    }
+    dataset = datasets.load_dataset("digits")
+    export_tflite(
+        path,
+        subnet,
+        {name: np.ones(shape, np.float32) for name, shape in shapes.items()},
+        dataset.preprocessing,
+        LocalTraining(batch_size=16),
+        Origin(SPACE, fingerprint(supernet.weights_by_name()), 7, dataset.class_names),
+        BatchSizes(16, 32, 1),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def metadata(model_path):
+    return read_metadata(model_path)
+
+
+# The program.
+
+
+def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, supernet, tmp_path):
+    out = tmp_path / "out"
+    options = ("--client=3", "--clients=10", "--learning_rate=0.1", "--epochs=4")
+    ((code, told),) = run([model_path, f"--out={out}", *options])
+    assert code == 0, told
+    dataset = datasets.load_dataset("digits")
+    own = partition(
+        "shard", dataset.train_labels, dataset.test_labels, 10, 0, classes_per_client=5
+    )[3]
+    images, labels = dataset.train_images[own.train], dataset.train_labels[own.train]
+    test = dataset.test_images[own.test], dataset.test_labels[own.test]
+    # The same by hand.
+    trainer = DeviceTrainer(model_path)
+    before, accuracy_before = trainer.evaluate(images, labels), trainer.evaluate(*test)[1]
+    trainer.fit(images, labels, epochs=4, learning_rate=0.1, seed=0)
+    after, accuracy_after = trainer.evaluate(images, labels), trainer.evaluate(*test)[1]
+    assert after[0] < before[0]
+    shares = f"{100 * accuracy_before:.1f} % -> {100 * accuracy_after:.1f} %"
+    assert f"personal accuracy {shares} on {len(test[1])} test images" in told
+    assert [line.split()[1] for line in told.splitlines() if line.startswith("  epoch")] == [
+        "1/4",
+        "2/4",
+        "3/4",
+        "4/4",
+    ]
+    assert "ms a step" in told
+    merged = merge_updates(
+        supernet, fingerprint(supernet.weights_by_name()), [out / "update.safetensors"]
+    )
+    (update,) = merged.used
+    assert (update.examples, str(update.architecture)) == (len(labels), "8x1k3")
+    expected = trainer.update(
+        examples=len(labels),
+        loss_before=before[0],
+        loss_after=after[0],
+        client="client 3 of digits",
+    )
+    assert update.identity == expected.identity
+    with Image.open(out / "training.png") as picture:
+        assert picture.width > 2 * picture.height > 600
+
+
+def test_a_run_goes_on_where_it_ended(model_path, tmp_path):
+    out = tmp_path / "out"
+    call = [model_path, f"--out={out}"]
+    first, again, more, other = run(
+        [*call, "--epochs=2"],
+        [*call, "--epochs=2"],
+        [*call, "--epochs=3"],
+        [*call, "--epochs=3", "--learning_rate=0.5"],
+    )
+    assert [code for code, _ in (first, again, more)] == [0, 0, 0]
+    assert "goes on" not in first[1]
+    # Nothing is left to do: the same result, and no speed of no steps.
+    assert "goes on after epoch 2" in again[1]
+    assert "epoch 1/2" not in again[1]
+    assert "ms a step" not in again[1]
+    gain = [line for line in first[1].splitlines() if line.startswith("personal")]
+    assert gain
+    assert [line for line in again[1].splitlines() if line.startswith("personal")] == gain
+    lines = [line for line in more[1].splitlines() if line.startswith("  epoch")]
+    assert len(lines) == 1
+    assert lines[0].startswith("  epoch 3/3 ")
+    assert "a run with other settings: expected learning_rate 0.02, received 0.5" in other[0]
+
+
+# Ends itself in the midst of the third epoch, as a phone's system ends an app.
+KILLED = """
+import os, sys
+from tflite import runner
+real, calls = runner.DeviceTrainer.train_batch, []
+def train_batch(self, *arguments, **options):
+    calls.append(1)
+    if len(calls) == int(os.environ["LAST_STEP"]):
+        os.kill(os.getpid(), 9)
+    return real(self, *arguments, **options)
+runner.DeviceTrainer.train_batch = train_batch
+from tff_programs.cli import main
+main()
+"""
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
+    out = tmp_path / "out"
+    call = ["device", str(model_path), f"--out={out}", "--epochs=4"]
+    # Client 0 has 69 images: 5 steps an epoch.
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, *call],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LAST_STEP": "13"},
+    )
+    assert result.returncode == -9, result.stderr
+    assert "epoch 2/4" in result.stdout
+    assert os.listdir(out) == ["checkpoint.safetensors"]
+    # Beside it a run whose first two epochs ended in peace.
+    calm = [str(model_path), f"--out={tmp_path / 'calm'}"]
+    (code, told), *_ = run(call[1:], [*calm, "--epochs=2"], [*calm, "--epochs=4"])
+    assert code == 0
+    assert "goes on after epoch 2" in told
+    epochs = [line.split()[1] for line in told.splitlines() if line.startswith("  epoch")]
+    assert epochs == ["3/4", "4/4"]
+    updates = [
+        read_tensors(tmp_path / folder / "update.safetensors", "update")
+        for folder in ("out", "calm")
+    ]
+    assert updates[0][1] == updates[1][1]
+    assert fingerprint(updates[0][0]) == fingerprint(updates[1][0])
+
+
+def test_patience_holds_examples_out(model_path, tmp_path):
+    out = tmp_path / "out"
+    ((code, told),) = run(
+        [model_path, f"--out={out}", "--patience=1", "--epochs=30", "--learning_rate=0.3"]
+    )
+    assert code == 0, told
+    lines = [line for line in told.splitlines() if line.startswith("  epoch")]
+    assert 1 < len(lines) < 30
+    assert all("held out" in line for line in lines)
+    _, metadata = read_tensors(out / "update.safetensors", "update")
+    # Of 69 images, what is held out is not trained on.
+    assert f"{metadata['examples']} training images, {69 - metadata['examples']} held out" in told
+    assert 50 < metadata["examples"] < 60
+
+
+def test_bad_calls_are_refused_in_words(model_path, tmp_path):
+    out = f"--out={tmp_path / 'out'}"
+    (tmp_path / "empty").mkdir()
+    wrong = {
+        (): "the model's .tflite file",
+        (model_path,): "--out=FOLDER",
+        (tmp_path / "none.tflite", out): "none.tflite",
+        (__file__, out): "Export it again",
+        (model_path, out, "--client=20"): "--client from 0 to 19, received 20",
+        (model_path, out, "--learning_rate=0"): "learning rate above 0",
+        (model_path, out, "--learning_rate=1e30"): "too large",
+        (model_path, out, f"--data={tmp_path}/none"): "found none",
+        (model_path, out, f"--data={tmp_path}/empty"): "a subfolder of pictures for each class",
+        (model_path, out, f"--data={tmp_path}/empty", "--client=2"): "--data is instead of",
+        (model_path, out, "--image_shape=9,9,1"): "received uint8 of shape",
+        (model_path, out, "--patience=1", "--held_out_share=0.001"): "enough examples",
+        (model_path, out, "--threads=0"): "threads as a whole number from 1",
+    }
+    for (code, _), told in zip(run(*wrong), wrong.values(), strict=True):
+        assert isinstance(code, str), told
+        assert code.startswith("fedsup device: ")
+        assert told in code
+    assert not (tmp_path / "out").exists()
+
+
+# Examples.
+
+
+def write_pictures(folder, images_by_class, ending="png"):
+    for name, images in images_by_class.items():
+        (folder / name).mkdir(parents=True)
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(folder / name / f"{number}.{ending}")
+
+
+def test_a_folder_of_pictures_is_read_pixel_by_pixel(tmp_path, metadata):
+    random = np.random.default_rng(0)
+    images = {name: random.integers(0, 256, (5, 8, 8), np.uint8) for name in ("3", "7")}
+    write_pictures(tmp_path / "me", images)
+    (tmp_path / "me" / "3" / "notes.txt").write_text("no picture")
+    examples = read_examples(str(tmp_path / "me"), metadata, 0.2, 0)
+    assert examples.name == "me"
+    assert examples.labels.tolist() == [3] * 4 + [7] * 4
+    assert examples.test_labels.tolist() == [3, 7]
+    together = np.concatenate([examples.images, examples.test_images])
+    assert together.dtype == np.uint8
+    expected = np.concatenate(list(images.values()))[..., np.newaxis]
+    assert sorted(image.tobytes() for image in together) == sorted(map(bytes, expected))
+
+
+def test_pictures_of_other_sizes_colours_and_positions_are_made_to_fit(tmp_path, metadata):
+    # The middle square of a wide picture, each of its pixels the mean of 2 x 2.
+    wide = np.zeros((16, 24), np.uint8)
+    wide[:, 4:20] = np.arange(8).repeat(2) * 30
+    colour = np.zeros((8, 8, 4), np.uint8)
+    colour[...] = (255, 0, 0, 255)
+    write_pictures(tmp_path, {"0": [wide, wide], "1": [colour, colour]})
+    turned = Image.Exif()
+    turned[0x0112] = 6  # The camera was held upright.
+    for name in ("0", "1"):
+        picture = Image.fromarray(np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8) * 30)
+        (tmp_path / "2").mkdir(exist_ok=True)
+        picture.save(tmp_path / "2" / f"{name}.jpeg", exif=turned, quality=100)
+    examples = read_examples(str(tmp_path), metadata, 0.5, 0)
+    rising = np.tile(np.arange(8) * 30, (8, 1))
+    np.testing.assert_array_equal(examples.images[0, ..., 0], rising)
+    assert np.unique(examples.images[1]).tolist() == [76]  # Red's brightness.
+    np.testing.assert_allclose(examples.images[2, ..., 0], rising[:, ::-1], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "cat").mkdir(), "of 0, 1, 2, .* received cat"),
+        (lambda folder: (folder / "1" / "0.png").unlink(), "found none"),
+        (lambda folder: (folder / "1" / "0.png").write_bytes(b"no picture"), "a whole PNG or JPEG"),
+        (
+            lambda folder: (folder / "1" / "0.png").write_bytes(
+                (folder / "1" / "0.png").read_bytes()[:90]
+            ),
+            "a whole PNG or JPEG",
+        ),
+        (
+            lambda folder: Image.fromarray(np.zeros((8, 8), np.uint16)).save(
+                folder / "1" / "0.png"
+            ),
+            "8 bits a channel, received pixels of kind I;16",
+        ),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(tmp_path, metadata, damage, told):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    write_pictures(tmp_path, {"1": [noise]})
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        read_examples(str(tmp_path), metadata, 0.2, 0)
+
+
+def test_an_npz_is_read_with_its_test_part_or_divided(tmp_path, metadata):
+    path = tmp_path / "me.npz"
+    images = np.arange(10, dtype=np.uint8).repeat(64).reshape(10, 8, 8, 1)
+    labels = np.arange(10) % 2
+    np.savez(path, test_labels=labels[:3], labels=labels, images=images, test_images=images[:3])
+    examples = read_examples(str(path), metadata, 0.2, 0)
+    np.testing.assert_array_equal(examples.images, images)
+    np.testing.assert_array_equal(examples.test_labels, labels[:3])
+    np.savez(path, images=images, labels=labels)
+    examples = read_examples(str(path), metadata, 0.4, 0)
+    assert np.bincount(examples.test_labels).tolist() == [2, 2]
+    # Each image, which tells its number, kept its label and is in one part.
+    assert (examples.images[:, 0, 0, 0] % 2).tolist() == examples.labels.tolist()
+    both = np.concatenate([examples.images, examples.test_images])[:, 0, 0, 0]
+    assert sorted(both.tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        (dict(images=np.zeros((3, 8, 8, 1), np.uint8)), r"received \['images'\]"),
+        (dict(images=np.zeros((3, 8, 8, 1)), labels=np.zeros(2, int)), r"images of shape \(3, 8"),
+        (dict(images=np.zeros((3, 8, 8, 1)), labels=np.zeros(3)), "received float64"),
+        (
+            dict(images=np.zeros(3), labels=np.zeros(3, int), test_images=np.zeros(3)),
+            "both or none",
+        ),
+        (dict(images=np.array([{}]), labels=np.zeros(1, int)), "a whole .npz of arrays"),
+    ],
+)
+def test_other_npz_files_are_refused(tmp_path, metadata, arrays, told):
+    path = tmp_path / "me.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=told) as error:
+        read_examples(str(path), metadata, 0.2, 0)
+    assert str(error.value).startswith(repr(str(path)))
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path, metadata):
+    path = tmp_path / "me.npz"
+    np.savez(path, images=np.zeros((3, 8, 8, 1), np.uint8), labels=np.zeros(3, int))
+    for content in (path.read_bytes()[:-30], b"", b"no archive"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a whole \.npz of arrays"):
+            read_examples(str(path), metadata, 0.2, 0)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="received one array"):
+        read_examples(str(path), metadata, 0.2, 0)
+
+
+def test_a_share_is_set_aside_of_each_class():
+    labels = np.array([0] * 10 + [4] * 5 + [2])
+    kept, aside = split_by_class(labels, 0.2, 3)
+    assert np.bincount(labels[aside], minlength=5).tolist() == [2, 0, 0, 0, 1]
+    assert sorted([*kept, *aside]) == list(range(16))
+    np.testing.assert_array_equal(aside, split_by_class(labels, 0.2, 3)[1])
+    others = [split_by_class(labels, 0.2, seed)[1].tolist() for seed in range(10)]
+    assert len({tuple(other) for other in others}) > 5
+    for share in (0.0, 1.0, -1, float("nan")):
+        with pytest.raises(ValueError, match="above 0 and below 1"):
+            split_by_class(labels, share, 3)
+    for share in (0.01, 0.99):
+        with pytest.raises(ValueError, match="enough examples"):
+            split_by_class(np.zeros(3, int), share, 3)
+
+
+# What it shows.
+
+
+def test_an_epochs_line_has_a_bar_of_its_loss():
+    report = EpochReport(3, 0.5, 0.75, 0.1, 5)
+    line = device_report.epoch_line(report, 12, 40, 1.0)
+    assert line == (
+        "  epoch  3/12 | loss 0.500 ##########.......... | accuracy  75.0 % | 400 examples/s"
+    )
+    # Worse than before training: the bar is full and no longer.
+    assert "#" * 20 + " |" in device_report.epoch_line(report._replace(loss=9.0), 12, 40, 1.0)
+    held_out = report._replace(held_out_loss=0.25, held_out_accuracy=1.0)
+    assert "| held out 0.250 100.0 % |" in device_report.epoch_line(held_out, 12, 40, 1.0)
+
+
+def test_speed_is_of_all_steps():
+    history = [EpochReport(1, 1.0, 0.5, 0.2, 5), EpochReport(2, 1.0, 0.5, 0.3, 5)]
+    assert device_report.speed_line(history, 40) == "50.00 ms a step, 160 examples/s"
+
+
+def test_the_picture_shows_losses_and_gain(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: figures.append(self))
+    monkeypatch.setattr(device_report, "replace_file", lambda path, write: write(path))
+    history = [
+        EpochReport(1, 0.9, 0.5, 0.1, 5, 0.8, 0.5),
+        EpochReport(2, 0.4, 0.5, 0.1, 5, 0.9, 0.5),
+    ]
+    before, after = Scores(1.2, 1.5, 0.25), Scores(0.3, 0.5, 0.875)
+    device_report.draw_training(str(tmp_path / "x.png"), "me", history, before, after)
+    losses, accuracy = figures[0].axes
+    own, held_out, kept = losses.lines
+    assert own.get_xydata().tolist() == [[0, 1.2], [1, 0.9], [2, 0.4]]
+    assert held_out.get_xydata().tolist() == [[1, 0.8], [2, 0.9]]
+    assert set(kept.get_xdata()) == {1}
+    assert [bar.get_height() for bar in accuracy.patches] == [25, 87.5]
+    assert [text.get_text() for text in accuracy.texts] == ["25.0 %", "87.5 %"]
