@@ -1,0 +1,97 @@
+package org.fedsup.demo;
+
+import java.io.File;
+import java.io.IOException;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/** Keeps what one model has learned, across restarts, kills and full disks. */
+public final class CheckpointStore {
+    private static final String KIND = "fedsup-tf phone checkpoint";
+    // Room for names, shapes and losses beside the weights.
+    private static final int HEADER_BYTES = 1 << 22;
+
+    private final ModelMetadata model;
+    private final File file;
+
+    /** Keeps it in a folder, under the model's own name. */
+    public CheckpointStore(File folder, ModelMetadata model) {
+        this.model = model;
+        file = new File(folder, "checkpoint-" + model.identity.substring(0, 16) + ".safetensors");
+    }
+
+    /** Writes a checkpoint in the place of the last one. */
+    public void write(Checkpoint checkpoint) throws IOException {
+        JSONObject metadata = new JSONObject();
+        SafeTensors tensors = new SafeTensors(metadata, checkpoint.weights());
+        try {
+            JSONArray losses = new JSONArray();
+            for (float loss : checkpoint.losses()) {
+                losses.put(loss);
+            }
+            metadata.put("model", model.identity)
+                    .put("before", json(checkpoint.before()))
+                    .put("after", json(checkpoint.after()))
+                    .put("losses", losses)
+                    .put("sha256", tensors.fingerprint());
+        } catch (JSONException notFinite) {
+            throw new IOException("Training went astray, with losses that are no numbers.", notFinite);
+        }
+        SafeFile.replace(file, out -> tensors.write(out, KIND, model.variables));
+    }
+
+    /**
+     * Returns the last checkpoint, or null if there is none.
+     *
+     * @throws UnusableFileException if there is one that is damaged
+     */
+    public Checkpoint read() throws IOException {
+        if (!file.exists()) {
+            return null;
+        }
+        SortedMap<String, int[]> shapes = new TreeMap<>(model.variables);
+        int values = 0;
+        for (int[] shape : shapes.values()) {
+            values += ModelMetadata.count(shape);
+        }
+        try {
+            byte[] content = SafeFile.read(file, Float.BYTES * values + HEADER_BYTES);
+            SafeTensors tensors = SafeTensors.read(content, KIND, shapes);
+            JSONObject metadata = tensors.metadata();
+            if (!metadata.getString("model").equals(model.identity)) {
+                throw new UnusableFileException("it is another model's");
+            }
+            if (!metadata.getString("sha256").equals(tensors.fingerprint())) {
+                throw new UnusableFileException("its values have changed");
+            }
+            JSONArray losses = metadata.getJSONArray("losses");
+            float[] curve = new float[losses.length()];
+            for (int step = 0; step < curve.length; step++) {
+                curve[step] = (float) losses.getDouble(step);
+            }
+            return new Checkpoint(tensors.values(), score(metadata.getJSONObject("before")),
+                    score(metadata.getJSONObject("after")), curve);
+        } catch (JSONException | UnusableFileException error) {
+            throw new UnusableFileException("What was learned here could not be read ("
+                    + error.getMessage() + "): the model starts as it came.", error);
+        }
+    }
+
+    /** Deletes the checkpoint, if there is one. */
+    public void delete() {
+        file.delete();
+    }
+
+    private static JSONObject json(Score score) throws JSONException {
+        return new JSONObject().put("examples", score.examples())
+                .put("loss", score.loss()).put("accuracy", score.accuracy());
+    }
+
+    private static Score score(JSONObject fields) throws JSONException {
+        return new Score(
+                fields.getInt("examples"), fields.getDouble("loss"), fields.getDouble("accuracy"));
+    }
+}

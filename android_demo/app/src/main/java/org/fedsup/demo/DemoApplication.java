@@ -1,0 +1,27 @@
+package org.fedsup.demo;
+
+import android.app.Application;
+import android.os.Handler;
+import android.os.Looper;
+import java.io.InputStream;
+
+/** Has the one {@link Learner} of the process, which screens and jobs share. */
+public final class DemoApplication extends Application {
+    private static final String MODEL = "subnet.tflite";
+
+    private Learner learner;
+
+    /** The learner, made when it is first asked for; for the main thread. */
+    Learner learner() {
+        if (learner == null) {
+            learner = new Learner(getFilesDir(), this::builtInModel, new Handler(Looper.getMainLooper())::post);
+        }
+        return learner;
+    }
+
+    private byte[] builtInModel() throws java.io.IOException {
+        try (InputStream in = getAssets().open(MODEL)) {
+            return SafeFile.read(in, Learner.MOST_MODEL_BYTES);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+package org.fedsup.demo;
+
+import java.io.DataInputStream;
+import java.io.DataOutputStream;
+import java.io.File;
+import java.io.IOException;
+import java.io.ByteArrayInputStream;
+import java.io.ByteArrayOutputStream;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.List;
+import java.util.zip.CRC32;
+
+/**
+ * The examples that a person has drawn and labelled. They belong to the classes and the size of
+ * the images, not to a model, so that the next round's model trains on them too.
+ */
+public final class ExampleStore {
+    /** The oldest are forgotten beyond this many. */
+    static final int MOST = 2000;
+
+    private static final int MAGIC = 0x46534558; // FSEX
+    private static final int VERSION = 1;
+    private static final int MOST_BYTES = 1 << 26;
+
+    private final File file;
+    private final int imageSize;
+    private final int classes;
+    private List<Example> examples = Collections.emptyList();
+
+    /** Keeps the examples for models like this one in a folder. */
+    public ExampleStore(File folder, ModelMetadata model) {
+        String task = model.classNames + Arrays.toString(model.imageShape);
+        String name = ModelMetadata.sha256(task.getBytes(StandardCharsets.UTF_8)).substring(0, 16);
+        file = new File(folder, "examples-" + name + ".bin");
+        imageSize = ModelMetadata.count(model.imageShape);
+        classes = model.classNames.size();
+    }
+
+    /**
+     * Reads what was kept.
+     *
+     * @throws UnusableFileException if that is damaged; there are no examples then
+     */
+    public void load() throws IOException {
+        examples = Collections.emptyList();
+        if (file.exists()) {
+            examples = parse(SafeFile.read(file, MOST_BYTES));
+        }
+    }
+
+    /** The examples, oldest first. */
+    public List<Example> all() {
+        return examples;
+    }
+
+    /** Number of examples of each class. */
+    public int[] counts() {
+        int[] counts = new int[classes];
+        for (Example example : examples) {
+            counts[example.label()]++;
+        }
+        return counts;
+    }
+
+    /** Adds an example and keeps it; if it cannot be kept, it is not added either. */
+    public void add(Example example) throws IOException {
+        List<Example> more = new ArrayList<>(examples);
+        more.add(example);
+        save(more.subList(Math.max(0, more.size() - MOST), more.size()));
+    }
+
+    /** Forgets the newest example, if there is one. */
+    public void removeNewest() throws IOException {
+        save(examples.subList(0, Math.max(0, examples.size() - 1)));
+    }
+
+    /** Forgets all examples. */
+    public void clear() {
+        examples = Collections.emptyList();
+        file.delete();
+    }
+
+    private void save(List<Example> list) throws IOException {
+        List<Example> kept = Collections.unmodifiableList(new ArrayList<>(list));
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        DataOutputStream out = new DataOutputStream(bytes);
+        out.writeInt(MAGIC);
+        out.writeInt(VERSION);
+        out.writeInt(kept.size());
+        for (Example example : kept) {
+            out.writeInt(example.label());
+            out.write(example.image());
+        }
+        out.writeLong(checksum(bytes.toByteArray(), bytes.size()));
+        SafeFile.replace(file, bytes::writeTo);
+        examples = kept;
+    }
+
+    private List<Example> parse(byte[] content) throws IOException {
+        DataInputStream in = new DataInputStream(new ByteArrayInputStream(content));
+        int body = content.length - Long.BYTES;
+        int count = body < 12 || in.readInt() != MAGIC || in.readInt() != VERSION ? -1 : in.readInt();
+        if (count < 0 || body != 12 + (long) count * (Integer.BYTES + imageSize)) {
+            throw damaged();
+        }
+        List<Example> found = new ArrayList<>(count);
+        for (int number = 0; number < count; number++) {
+            int label = in.readInt();
+            byte[] image = new byte[imageSize];
+            in.readFully(image);
+            if (label < 0 || label >= classes) {
+                throw damaged();
+            }
+            found.add(new Example(image, label));
+        }
+        if (in.readLong() != checksum(content, body)) {
+            throw damaged();
+        }
+        return Collections.unmodifiableList(found);
+    }
+
+    private static UnusableFileException damaged() {
+        return new UnusableFileException("Your drawings could not be read: start with new ones.");
+    }
+
+    private static long checksum(byte[] content, int length) {
+        CRC32 checksum = new CRC32();
+        checksum.update(content, 0, length);
+        return checksum.getValue();
+    }
+}

@@ -1,0 +1,155 @@
+package org.fedsup.demo;
+
+import java.nio.charset.StandardCharsets;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.Iterator;
+import java.util.List;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/** What a model says about itself: fedsup.json in a zip archive behind it. */
+public final class ModelMetadata {
+    private static final String ENTRY = "fedsup.json";
+    private static final int VERSION = 1;
+    private static final int MOST_BYTES = 1 << 20;
+    private static final String FROZEN = "/mean_square";
+
+    /** SHA-256 of the model's file: one model's checkpoint is not another's. */
+    public final String identity;
+    /** The subnet, as the update repeats it. */
+    public final JSONObject architecture;
+    /** SHA-256 of the supernet that the subnet was cut from. */
+    public final String supernetHash;
+    /** Rounds that the supernet was trained. */
+    public final int round;
+    /** A name for each label. */
+    public final List<String> classNames;
+    /** Height, width and channels of an image. */
+    public final int[] imageShape;
+    /** Images that a call takes, by signature. */
+    public final int trainBatch;
+    public final int evaluateBatch;
+    public final int inferBatch;
+    /** Shape of each variable by name, sorted by name. */
+    public final SortedMap<String, int[]> variables;
+    /** Number of trained values. */
+    public final int parameters;
+    /** Multiply-accumulates for one image. */
+    public final long macs;
+
+    private ModelMetadata(byte[] file, JSONObject fields) throws JSONException {
+        identity = sha256(file);
+        architecture = fields.getJSONObject("architecture");
+        supernetHash = fields.getString("supernet_hash");
+        round = fields.getInt("round");
+        List<String> names = new ArrayList<>();
+        JSONArray given = fields.getJSONArray("class_names");
+        for (int label = 0; label < given.length(); label++) {
+            names.add(given.getString(label));
+        }
+        classNames = Collections.unmodifiableList(names);
+        imageShape = ints(fields.getJSONObject("space").getJSONArray("image_shape"));
+        if (imageShape.length != 3) {
+            throw new JSONException("an image shape of " + imageShape.length + " axes");
+        }
+        JSONObject batches = fields.getJSONObject("batch_sizes");
+        trainBatch = batches.getInt(Signatures.TRAIN);
+        evaluateBatch = batches.getInt(Signatures.EVALUATE);
+        inferBatch = batches.getInt(Signatures.INFER);
+        SortedMap<String, int[]> shapes = new TreeMap<>();
+        JSONObject declared = fields.getJSONObject("variables");
+        for (Iterator<String> each = declared.keys(); each.hasNext(); ) {
+            String name = each.next();
+            shapes.put(name, ints(declared.getJSONArray(name)));
+        }
+        variables = Collections.unmodifiableSortedMap(shapes);
+        parameters = fields.getInt("parameters");
+        macs = fields.getLong("macs");
+    }
+
+    /** Reads the metadata of a model's file. */
+    public static ModelMetadata read(byte[] file) throws UnusableFileException {
+        byte[] text = TrailingZip.read(file, ENTRY, MOST_BYTES);
+        if (text == null) {
+            throw new UnusableFileException(
+                    "This is no model of fedsup: expected a .tflite that fedsup export wrote.");
+        }
+        try {
+            JSONObject fields = new JSONObject(new String(text, StandardCharsets.UTF_8));
+            if (fields.getInt("version") != VERSION) {
+                throw new UnusableFileException("This model is of version "
+                        + fields.getInt("version") + ", the app reads version " + VERSION
+                        + ": export it again, or update the app.");
+            }
+            return new ModelMetadata(file, fields);
+        } catch (JSONException error) {
+            throw new UnusableFileException(
+                    "What this model says about itself is damaged: export it again.", error);
+        }
+    }
+
+    /** Whether training moves a variable; the others are frozen and no part of an update. */
+    public static boolean isTrained(String variable) {
+        return !variable.endsWith(FROZEN);
+    }
+
+    /** The shapes of the variables that training moves, sorted by name. */
+    public SortedMap<String, int[]> trained() {
+        SortedMap<String, int[]> shapes = new TreeMap<>(variables);
+        shapes.keySet().removeIf(name -> !isTrained(name));
+        return shapes;
+    }
+
+    /** The architecture in a few characters, such as 16x1k3 32x1k3: width, depth, kernel. */
+    public String architectureText() {
+        StringBuilder text = new StringBuilder();
+        try {
+            JSONArray widths = architecture.getJSONArray("widths");
+            JSONArray depths = architecture.getJSONArray("depths");
+            JSONArray kernels = architecture.getJSONArray("kernels");
+            for (int stage = 0; stage < widths.length(); stage++) {
+                text.append(stage == 0 ? "" : "  ").append(widths.getInt(stage)).append('×')
+                        .append(depths.getInt(stage)).append('k').append(kernels.getInt(stage));
+            }
+            return text.toString();
+        } catch (JSONException unknown) {
+            return architecture.toString();
+        }
+    }
+
+    /** Number of values of a tensor. */
+    static int count(int[] shape) {
+        int values = 1;
+        for (int length : shape) {
+            values *= length;
+        }
+        return values;
+    }
+
+    static String sha256(byte[] data) {
+        try {
+            StringBuilder text = new StringBuilder();
+            for (byte value : MessageDigest.getInstance("SHA-256").digest(data)) {
+                text.append(Character.forDigit(value >> 4 & 15, 16));
+                text.append(Character.forDigit(value & 15, 16));
+            }
+            return text.toString();
+        } catch (NoSuchAlgorithmException impossible) {
+            throw new AssertionError(impossible); // Every Android and every JVM has it.
+        }
+    }
+
+    private static int[] ints(JSONArray array) throws JSONException {
+        int[] values = new int[array.length()];
+        for (int place = 0; place < values.length; place++) {
+            values[place] = array.getInt(place);
+        }
+        return values;
+    }
+}

@@ -1,0 +1,66 @@
+package org.fedsup.demo;
+
+import java.io.BufferedOutputStream;
+import java.io.ByteArrayOutputStream;
+import java.io.File;
+import java.io.FileInputStream;
+import java.io.FileOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+
+/** Files that are written whole or not at all, whatever happens meanwhile. */
+final class SafeFile {
+    /** Writes a file's content. */
+    interface Content {
+        void writeTo(OutputStream out) throws IOException;
+    }
+
+    private SafeFile() {}
+
+    /**
+     * Writes a temporary file beside the target, forces it to the disk and renames it. A kill or a
+     * full disk leaves what was there before; a temporary file that a kill left is overwritten by
+     * the next write.
+     */
+    static void replace(File target, Content content) throws IOException {
+        File temporary = new File(target.getParentFile(), "." + target.getName() + ".part");
+        try {
+            try (FileOutputStream file = new FileOutputStream(temporary)) {
+                BufferedOutputStream out = new BufferedOutputStream(file);
+                content.writeTo(out);
+                out.flush();
+                file.getFD().sync();
+            }
+            if (!temporary.renameTo(target)) {
+                throw new IOException("it could not be renamed");
+            }
+        } catch (IOException error) {
+            throw new IOException("Could not save " + target.getName() + " (" + error.getMessage()
+                    + "): make room on this device and try again.", error);
+        } finally {
+            temporary.delete(); // Not there any more if all went well.
+        }
+    }
+
+    /** All bytes of a file, which must not be larger than some size. */
+    static byte[] read(File file, int mostBytes) throws IOException {
+        try (InputStream in = new FileInputStream(file)) {
+            return read(in, mostBytes);
+        }
+    }
+
+    /** All bytes of a stream, which must not be longer than some size. */
+    static byte[] read(InputStream in, int mostBytes) throws IOException {
+        ByteArrayOutputStream all = new ByteArrayOutputStream();
+        byte[] part = new byte[1 << 16];
+        for (int count; (count = in.read(part)) >= 0; ) {
+            if (all.size() + count > mostBytes) {
+                throw new UnusableFileException("This file is too large: expected at most "
+                        + (mostBytes >> 20) + " MB.");
+            }
+            all.write(part, 0, count);
+        }
+        return all.toByteArray();
+    }
+}

@@ -1,0 +1,176 @@
+package org.fedsup.demo;
+
+import android.app.Activity;
+import android.content.res.Resources;
+import android.graphics.Bitmap;
+import android.graphics.Color;
+import android.graphics.drawable.BitmapDrawable;
+import android.view.View;
+import android.view.ViewGroup;
+import android.widget.Button;
+import android.widget.ImageView;
+import android.widget.LinearLayout;
+import android.widget.TextView;
+import java.text.NumberFormat;
+import java.util.List;
+import java.util.function.IntConsumer;
+
+/** Shows the state of a {@link Learner} in the views of an activity. */
+final class Screen {
+    private static final int LABELS_IN_A_ROW = 5;
+    private static final int INK_LEVELS = 16;
+
+    private final Activity activity;
+    private final Resources resources;
+    private final IntConsumer onLabel;
+    private List<String> labels;
+
+    /** Shows in an activity whose layout is set; a tap on a label gives its number. */
+    Screen(Activity activity, IntConsumer onLabel) {
+        this.activity = activity;
+        this.onLabel = onLabel;
+        resources = activity.getResources();
+    }
+
+    /** Shows all of a state. */
+    void show(LearnerState state, boolean hasDrawing) {
+        boolean ready = state.model() != null;
+        boolean idle = ready && !state.training();
+        boolean trained = state.after() != null;
+        TextView problem = activity.findViewById(R.id.problem);
+        problem.setText(state.problem());
+        problem.setVisibility(state.problem() == null ? View.GONE : View.VISIBLE);
+        if (ready) {
+            showModel(state);
+            showLabels(state.model().classNames, hasDrawing);
+            showAnswer(state);
+        }
+        showTraining(state, trained);
+        activity.findViewById(R.id.clear).setEnabled(hasDrawing);
+        activity.findViewById(R.id.undo).setEnabled(ready && state.examples() > 0);
+        activity.findViewById(R.id.train).setEnabled(ready && state.examples() > 0);
+        activity.findViewById(R.id.share).setEnabled(idle && trained);
+        activity.findViewById(R.id.save).setEnabled(idle && trained);
+        activity.findViewById(R.id.open_model).setEnabled(!state.training());
+        activity.findViewById(R.id.more).setEnabled(idle);
+    }
+
+    /** Shows the drawing as the model sees it; null for none. */
+    void showPreview(byte[] image) {
+        ImageView view = activity.findViewById(R.id.preview);
+        if (image == null) {
+            view.setImageDrawable(null);
+            return;
+        }
+        int ink = activity.getColor(R.color.ink);
+        int[] colors = new int[image.length];
+        for (int place = 0; place < image.length; place++) {
+            int alpha = 255 * image[place] / INK_LEVELS;
+            colors[place] = Color.argb(alpha, Color.red(ink), Color.green(ink), Color.blue(ink));
+        }
+        Bitmap bitmap = Bitmap.createBitmap(
+                colors, DigitImage.SIDE, DigitImage.SIDE, Bitmap.Config.ARGB_8888);
+        BitmapDrawable drawable = new BitmapDrawable(resources, bitmap);
+        drawable.setFilterBitmap(false); // The pixels are what is to be seen.
+        view.setImageDrawable(drawable);
+    }
+
+    private void showModel(LearnerState state) {
+        ModelMetadata model = state.model();
+        NumberFormat whole = NumberFormat.getIntegerInstance();
+        setText(R.id.origin, resources.getString(
+                state.builtIn() ? R.string.model_built_in : R.string.model_picked));
+        setText(R.id.architecture, model.architectureText());
+        setText(R.id.parameters, whole.format(model.parameters));
+        setText(R.id.macs, whole.format(model.macs));
+        setText(R.id.round, whole.format(model.round));
+        setText(R.id.base, model.supernetHash.substring(0, 12));
+    }
+
+    private void showLabels(List<String> names, boolean enabled) {
+        ViewGroup rows = activity.findViewById(R.id.labels);
+        if (!names.equals(labels)) {
+            labels = names;
+            rows.removeAllViews();
+            int gap = resources.getDimensionPixelSize(R.dimen.label_gap);
+            LinearLayout row = null;
+            for (int label = 0; label < names.size(); label++) {
+                if (label % LABELS_IN_A_ROW == 0) {
+                    row = new LinearLayout(activity);
+                    rows.addView(row);
+                }
+                Button button = (Button) activity.getLayoutInflater().inflate(R.layout.label, row, false);
+                LinearLayout.LayoutParams place = (LinearLayout.LayoutParams) button.getLayoutParams();
+                place.topMargin = label < LABELS_IN_A_ROW ? 0 : gap;
+                place.setMarginStart(label % LABELS_IN_A_ROW == 0 ? 0 : gap);
+                button.setText(names.get(label));
+                button.setContentDescription(
+                        resources.getString(R.string.teach_description, names.get(label)));
+                int chosen = label;
+                button.setOnClickListener(view -> onLabel.accept(chosen));
+                row.addView(button);
+            }
+        }
+        for (int row = 0; row < rows.getChildCount(); row++) {
+            ViewGroup buttons = (ViewGroup) rows.getChildAt(row);
+            for (int place = 0; place < buttons.getChildCount(); place++) {
+                buttons.getChildAt(place).setEnabled(enabled);
+            }
+        }
+    }
+
+    private void showAnswer(LearnerState state) {
+        float[] probabilities = state.answer();
+        TextView answer = activity.findViewById(R.id.answer);
+        ConfidenceBars bars = activity.findViewById(R.id.bars);
+        bars.show(state.model().classNames, probabilities);
+        if (probabilities == null) {
+            answer.setText(R.string.answer_none);
+            answer.setContentDescription(null);
+            setText(R.id.confidence, resources.getString(R.string.answer_waiting));
+            return;
+        }
+        int best = 0;
+        for (int label = 0; label < probabilities.length; label++) {
+            best = probabilities[label] > probabilities[best] ? label : best;
+        }
+        String name = state.model().classNames.get(best);
+        String sure = NumberFormat.getPercentInstance().format(probabilities[best]);
+        answer.setText(name);
+        answer.setContentDescription(resources.getString(R.string.answer_description, name, sure));
+        setText(R.id.confidence, resources.getString(R.string.answer_sure, sure));
+    }
+
+    private void showTraining(LearnerState state, boolean trained) {
+        int count = state.examples();
+        setText(R.id.drawings, count == 0 ? resources.getString(R.string.drawings_none)
+                : resources.getString(R.string.drawings_of,
+                        resources.getQuantityString(R.plurals.drawings, count, count), classes(state)));
+        LossChart chart = activity.findViewById(R.id.chart);
+        chart.show(state.losses(), state.steps());
+        showScore(R.id.before, R.id.loss_before, state.before());
+        showScore(R.id.after, R.id.loss_after, trained ? state.after() : null);
+        setText(R.id.train, resources.getString(state.training() ? R.string.stop : R.string.train));
+    }
+
+    private void showScore(int accuracy, int loss, Score score) {
+        setText(accuracy, score == null ? resources.getString(R.string.score_none)
+                : NumberFormat.getPercentInstance().format(score.accuracy()));
+        setText(loss, score == null ? "" : resources.getString(R.string.loss, score.loss()));
+    }
+
+    /** The classes that were drawn, such as 0, 3 and 7. */
+    private static String classes(LearnerState state) {
+        StringBuilder text = new StringBuilder();
+        for (int label = 0; label < state.counts().length; label++) {
+            if (state.counts()[label] > 0) {
+                text.append(text.length() == 0 ? "" : ", ").append(state.model().classNames.get(label));
+            }
+        }
+        return text.toString();
+    }
+
+    private void setText(int view, String text) {
+        ((TextView) activity.findViewById(view)).setText(text);
+    }
+}

@@ -1,0 +1,326 @@
+package org.fedsup.demo;
+
+import java.io.Closeable;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.FloatBuffer;
+import java.nio.IntBuffer;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import org.tensorflow.lite.Interpreter;
+
+/**
+ * Infers with a subnet and trains it: the one class that knows TensorFlow Lite. It uses nothing of
+ * Android's but org.json, and is not safe for use by several threads at once.
+ */
+public final class Trainer implements Closeable {
+    /** What a step of training moves. */
+    public enum Part {
+        /** Every trained variable. */
+        ALL(Signatures.TRAIN),
+        /** The classifier and the normalizations: less memory, for models that were exported so. */
+        HEAD(Signatures.TRAIN_HEAD);
+
+        final String signature;
+
+        Part(String signature) {
+            this.signature = signature;
+        }
+    }
+
+    private final ModelMetadata metadata;
+    private final int imageSize;
+    private final Interpreter interpreter;
+    private final Batch trainBatch;
+    private final Batch evaluateBatch;
+    private final FloatBuffer loss = floats(1);
+    private final FloatBuffer correct = floats(1);
+    private final Map<String, Object> scores = new HashMap<>();
+
+    /**
+     * Loads a model.
+     *
+     * @param file all bytes of a .tflite that fedsup export wrote
+     * @param threads threads for the larger operations; 1 is best for small images
+     * @throws UnusableFileException if it is another file
+     */
+    public Trainer(byte[] file, int threads) throws UnusableFileException {
+        metadata = ModelMetadata.read(file);
+        imageSize = ModelMetadata.count(metadata.imageShape);
+        ByteBuffer model = bytes(file.length).put(file);
+        model.rewind();
+        Interpreter.Options options = new Interpreter.Options();
+        options.setNumThreads(threads);
+        options.setUseXNNPACK(false); // It packs constant weights; these change every step.
+        Interpreter opened = null;
+        try {
+            opened = new Interpreter(model, options);
+            check(opened);
+        } catch (IllegalArgumentException | IllegalStateException | UnusableFileException error) {
+            if (opened != null) {
+                opened.close();
+            }
+            throw new UnusableFileException(
+                    "This model is damaged or of another version: export it again.", error);
+        }
+        interpreter = opened;
+        trainBatch = new Batch(metadata.trainBatch);
+        evaluateBatch = new Batch(metadata.evaluateBatch);
+        scores.put(Signatures.LOSS, loss);
+        scores.put(Signatures.CORRECT, correct);
+    }
+
+    /** What the model says about itself. */
+    public ModelMetadata metadata() {
+        return metadata;
+    }
+
+    /** Whether the model can train a part; it can always train {@link Part#ALL}. */
+    public boolean canTrain(Part part) {
+        return Arrays.asList(interpreter.getSignatureKeys()).contains(part.signature);
+    }
+
+    /** The most examples that a step of training takes. */
+    public int batchSize() {
+        return metadata.trainBatch;
+    }
+
+    /**
+     * One step of SGD.
+     *
+     * @param examples 1 to {@link #batchSize()} of them
+     * @return the mean loss before the step
+     */
+    public float train(List<Example> examples, float learningRate, Part part) {
+        if (!canTrain(part)) {
+            throw new IllegalArgumentException("This model has no " + part.signature
+                    + ": export it with one, or train " + Part.ALL + ".");
+        }
+        Map<String, Object> inputs = trainBatch.fill(examples);
+        FloatBuffer rate = floats(1);
+        rate.put(0, learningRate);
+        inputs.put(Signatures.LEARNING_RATE, rate);
+        score(inputs, part.signature);
+        return loss.get(0);
+    }
+
+    /** Mean loss and accuracy on any number of examples. */
+    public Score evaluate(List<Example> examples) {
+        if (examples.isEmpty()) {
+            throw new IllegalArgumentException("Expected at least one example, received none.");
+        }
+        double losses = 0;
+        double right = 0;
+        for (int begin = 0; begin < examples.size(); begin += metadata.evaluateBatch) {
+            int end = Math.min(examples.size(), begin + metadata.evaluateBatch);
+            score(evaluateBatch.fill(examples.subList(begin, end)), Signatures.EVALUATE);
+            losses += (double) loss.get(0) * (end - begin);
+            right += correct.get(0);
+        }
+        return new Score(examples.size(), losses / examples.size(), right / examples.size());
+    }
+
+    /** The probability of each class. */
+    public float[] infer(byte[] image) {
+        checkImage(image);
+        ByteBuffer images = bytes(metadata.inferBatch * imageSize).put(image);
+        images.rewind();
+        int classes = metadata.classNames.size();
+        FloatBuffer logits = floats(metadata.inferBatch * classes);
+        Map<String, Object> inputs = new HashMap<>();
+        inputs.put(Signatures.IMAGES, images);
+        Map<String, Object> outputs = new HashMap<>();
+        outputs.put(Signatures.LOGITS, logits);
+        interpreter.runSignature(inputs, outputs, Signatures.INFER);
+        float[] first = new float[classes];
+        logits.rewind();
+        logits.get(first);
+        return softmax(first);
+    }
+
+    /** A copy of every variable by name: the weights and what is frozen. */
+    public SortedMap<String, float[]> weights() {
+        Map<String, Object> outputs = new HashMap<>();
+        metadata.variables.forEach((name, shape) -> outputs.put(name, floats(ModelMetadata.count(shape))));
+        Map<String, Object> inputs = new HashMap<>();
+        inputs.put(Signatures.DUMMY, floats(1));
+        interpreter.runSignature(inputs, outputs, Signatures.SAVE);
+        SortedMap<String, float[]> weights = new TreeMap<>();
+        outputs.forEach((name, buffer) -> {
+            float[] values = new float[((FloatBuffer) buffer).capacity()];
+            ((FloatBuffer) buffer).rewind();
+            ((FloatBuffer) buffer).get(values);
+            weights.put(name, values);
+        });
+        return weights;
+    }
+
+    /**
+     * Sets every variable and forgets the momentum.
+     *
+     * @throws IllegalArgumentException if a variable is missing, unknown or of another size. The
+     *     runtime itself would read a missing one as zeros.
+     */
+    public void restore(Map<String, float[]> weights) {
+        Set<String> different = new TreeSet<>(metadata.variables.keySet());
+        different.removeAll(weights.keySet());
+        Set<String> unknown = new TreeSet<>(weights.keySet());
+        unknown.removeAll(metadata.variables.keySet());
+        different.addAll(unknown);
+        if (!different.isEmpty()) {
+            throw new IllegalArgumentException("Expected the " + metadata.variables.size()
+                    + " variables of this model, received " + weights.size() + "; missing or unknown: "
+                    + different);
+        }
+        Map<String, Object> inputs = new HashMap<>();
+        metadata.variables.forEach((name, shape) -> {
+            float[] values = weights.get(name);
+            if (values.length != ModelMetadata.count(shape)) {
+                throw new IllegalArgumentException("Expected " + name + " of shape "
+                        + Arrays.toString(shape) + ", received " + values.length + " values.");
+            }
+            FloatBuffer buffer = floats(values.length).put(values);
+            buffer.rewind();
+            inputs.put(name, buffer);
+        });
+        Map<String, Object> outputs = new HashMap<>();
+        outputs.put(Signatures.OK, ByteBuffer.allocateDirect(4).order(ByteOrder.nativeOrder()).asIntBuffer());
+        interpreter.runSignature(inputs, outputs, Signatures.RESTORE);
+    }
+
+    @Override
+    public void close() {
+        interpreter.close();
+    }
+
+    /** Runs a signature that gives a loss and right answers. */
+    private void score(Map<String, Object> inputs, String signature) {
+        loss.rewind(); // The runtime writes where the last call ended.
+        correct.rewind();
+        interpreter.runSignature(inputs, scores, signature);
+    }
+
+    /** Holds the signatures against the metadata, so that no later call meets a surprise. */
+    private void check(Interpreter opened) throws UnusableFileException {
+        List<String> present = Arrays.asList(opened.getSignatureKeys());
+        for (String signature : Signatures.INPUTS.keySet()) {
+            if (!present.contains(signature)) {
+                if (Signatures.OPTIONAL.contains(signature)) {
+                    continue;
+                }
+                throw new UnusableFileException("The signature " + signature + " is missing.");
+            }
+            expect(signature, Signatures.INPUTS.get(signature), Signatures.RESTORE,
+                    opened.getSignatureInputs(signature));
+            expect(signature, Signatures.OUTPUTS.get(signature), Signatures.SAVE,
+                    opened.getSignatureOutputs(signature));
+        }
+        for (Map.Entry<String, int[]> variable : metadata.variables.entrySet()) {
+            int[] shape = opened.getInputTensorFromSignature(variable.getKey(), Signatures.RESTORE).shape();
+            if (!Arrays.equals(shape, variable.getValue())) {
+                throw new UnusableFileException("The variable " + variable.getKey() + " differs.");
+            }
+        }
+        checkImages(opened, Signatures.TRAIN, metadata.trainBatch);
+        checkImages(opened, Signatures.EVALUATE, metadata.evaluateBatch);
+        checkImages(opened, Signatures.INFER, metadata.inferBatch);
+    }
+
+    private void checkImages(Interpreter opened, String signature, int batch)
+            throws UnusableFileException {
+        int[] shape = opened.getInputTensorFromSignature(Signatures.IMAGES, signature).shape();
+        int[] image = metadata.imageShape;
+        if (!Arrays.equals(shape, new int[] {batch, image[0], image[1], image[2]})) {
+            throw new UnusableFileException("The images of " + signature + " differ.");
+        }
+    }
+
+    private void expect(String signature, List<String> names, String withVariables, String[] found)
+            throws UnusableFileException {
+        Set<String> expected = new TreeSet<>(names);
+        if (signature.equals(withVariables)) {
+            expected.addAll(metadata.variables.keySet());
+        }
+        if (!expected.equals(new TreeSet<>(Arrays.asList(found)))) {
+            throw new UnusableFileException("The tensors of " + signature + " differ.");
+        }
+    }
+
+    private void checkImage(byte[] image) {
+        if (image.length != imageSize) {
+            throw new IllegalArgumentException("Expected an image of shape "
+                    + Arrays.toString(metadata.imageShape) + ", received " + image.length + " bytes.");
+        }
+    }
+
+    private static float[] softmax(float[] logits) {
+        float largest = Float.NEGATIVE_INFINITY;
+        for (float logit : logits) {
+            largest = Math.max(largest, logit);
+        }
+        float sum = 0;
+        for (int label = 0; label < logits.length; label++) {
+            logits[label] = (float) Math.exp(logits[label] - largest);
+            sum += logits[label];
+        }
+        for (int label = 0; label < logits.length; label++) {
+            logits[label] /= sum;
+        }
+        return logits;
+    }
+
+    private static ByteBuffer bytes(int count) {
+        return ByteBuffer.allocateDirect(count).order(ByteOrder.nativeOrder());
+    }
+
+    private static FloatBuffer floats(int count) {
+        return bytes(4 * count).asFloatBuffer();
+    }
+
+    /** The inputs of a signature that takes a batch; a short one is filled up under weight 0. */
+    private final class Batch {
+        private final int size;
+        private final ByteBuffer images;
+        private final IntBuffer labels;
+        private final FloatBuffer weights;
+
+        Batch(int size) {
+            this.size = size;
+            images = bytes(size * imageSize);
+            labels = bytes(4 * size).asIntBuffer();
+            weights = floats(size);
+        }
+
+        Map<String, Object> fill(List<Example> examples) {
+            if (examples.isEmpty() || examples.size() > size) {
+                throw new IllegalArgumentException(
+                        "Expected 1 to " + size + " examples, received " + examples.size() + ".");
+            }
+            images.rewind();
+            for (int place = 0; place < size; place++) {
+                boolean present = place < examples.size();
+                Example example = examples.get(present ? place : 0);
+                checkImage(example.image());
+                if (example.label() < 0 || example.label() >= metadata.classNames.size()) {
+                    throw new IllegalArgumentException("Expected a label below "
+                            + metadata.classNames.size() + ", received " + example.label() + ".");
+                }
+                images.put(example.image());
+                labels.put(place, example.label());
+                weights.put(place, present ? 1f : 0f);
+            }
+            images.rewind();
+            Map<String, Object> inputs = new HashMap<>();
+            inputs.put(Signatures.IMAGES, images);
+            inputs.put(Signatures.LABELS, labels);
+            inputs.put(Signatures.SAMPLE_WEIGHTS, weights);
+            return inputs;
+        }
+    }
+}

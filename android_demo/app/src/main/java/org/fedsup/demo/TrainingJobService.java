@@ -1,0 +1,55 @@
+package org.fedsup.demo;
+
+import android.app.job.JobInfo;
+import android.app.job.JobParameters;
+import android.app.job.JobScheduler;
+import android.app.job.JobService;
+import android.content.ComponentName;
+import android.content.Context;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Trains on new drawings while the phone is charging and nobody uses it, as phones do in federated
+ * learning. The system starts it, and stops it when somebody takes the phone.
+ */
+public final class TrainingJobService extends JobService {
+    static final int JOB = 1;
+    private static final long DAY_MS = TimeUnit.DAYS.toMillis(1);
+
+    /** Whether the system knows of the job. */
+    static boolean isScheduled(Context context) {
+        return context.getSystemService(JobScheduler.class).getPendingJob(JOB) != null;
+    }
+
+    /** Asks for a training a day, or for none. A restart of the phone forgets it. */
+    static void setScheduled(Context context, boolean wanted) {
+        JobScheduler scheduler = context.getSystemService(JobScheduler.class);
+        if (!wanted) {
+            scheduler.cancel(JOB);
+            return;
+        }
+        ComponentName service = new ComponentName(context, TrainingJobService.class);
+        scheduler.schedule(new JobInfo.Builder(JOB, service)
+                .setRequiresCharging(true)
+                .setRequiresDeviceIdle(true)
+                .setPeriodic(DAY_MS)
+                .build());
+    }
+
+    @Override
+    public boolean onStartJob(JobParameters parameters) {
+        learner().trainOnNew(() -> jobFinished(parameters, false));
+        return true;
+    }
+
+    /** What was learned so far is kept; the rest waits for the next time. */
+    @Override
+    public boolean onStopJob(JobParameters parameters) {
+        learner().cancel();
+        return true;
+    }
+
+    private Learner learner() {
+        return ((DemoApplication) getApplication()).learner();
+    }
+}

@@ -1,0 +1,90 @@
+package org.fedsup.demo;
+
+import java.io.ByteArrayOutputStream;
+import java.io.File;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.zip.ZipEntry;
+import java.util.zip.ZipOutputStream;
+import org.json.JSONArray;
+import org.json.JSONException;
+import org.json.JSONObject;
+
+/** The model under test, what Python computes with it, and models that are none. */
+final class Golden {
+    static final File BUILD = new File(System.getProperty("fedsup.build", "../build"));
+
+    private Golden() {}
+
+    static byte[] model() throws IOException {
+        return Files.readAllBytes(new File(BUILD, "assets/subnet.tflite").toPath());
+    }
+
+    static byte[] update() throws IOException {
+        return Files.readAllBytes(new File(BUILD, "golden/update.safetensors").toPath());
+    }
+
+    static JSONObject values() throws IOException, JSONException {
+        File file = new File(BUILD, "golden/golden.json");
+        return new JSONObject(new String(Files.readAllBytes(file.toPath()), StandardCharsets.UTF_8));
+    }
+
+    static List<Example> examples() throws IOException, JSONException {
+        JSONArray images = values().getJSONArray("images");
+        JSONArray labels = values().getJSONArray("labels");
+        List<Example> examples = new ArrayList<>();
+        for (int number = 0; number < labels.length(); number++) {
+            byte[] image = new byte[images.getJSONArray(number).length()];
+            for (int place = 0; place < image.length; place++) {
+                image[place] = (byte) images.getJSONArray(number).getInt(place);
+            }
+            examples.add(new Example(image, labels.getInt(number)));
+        }
+        return examples;
+    }
+
+    static float[] floats(JSONArray array) throws JSONException {
+        float[] values = new float[array.length()];
+        for (int place = 0; place < values.length; place++) {
+            values[place] = (float) array.getDouble(place);
+        }
+        return values;
+    }
+
+    /** The metadata of the model under test as JSON. */
+    static JSONObject metadata() throws IOException, JSONException {
+        byte[] text = TrailingZip.read(model(), "fedsup.json", 1 << 20);
+        return new JSONObject(new String(text, StandardCharsets.UTF_8));
+    }
+
+    /** The model under test with other metadata. */
+    static byte[] modelSaying(JSONObject metadata) throws IOException {
+        return withZip(engineModel(), "fedsup.json", metadata.toString());
+    }
+
+    /** The model under test without metadata. */
+    static byte[] engineModel() throws IOException {
+        byte[] file = model();
+        for (int place = 0; place < file.length - 4; place++) {
+            if (file[place] == 'P' && file[place + 1] == 'K' && file[place + 2] == 3
+                    && file[place + 3] == 4) {
+                return Arrays.copyOf(file, place);
+            }
+        }
+        throw new IOException("There is no archive behind the model.");
+    }
+
+    static byte[] withZip(byte[] front, String entry, String text) throws IOException {
+        ByteArrayOutputStream all = new ByteArrayOutputStream();
+        all.write(front);
+        try (ZipOutputStream zip = new ZipOutputStream(all)) {
+            zip.putNextEntry(new ZipEntry(entry));
+            zip.write(text.getBytes(StandardCharsets.UTF_8));
+        }
+        return all.toByteArray();
+    }
+}

