@@ -6,7 +6,7 @@ over a population frozen, they do not. A frozen RMS is a factor per channel, whi
 kernel before the normalization; what is left of it is a bias.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +43,7 @@ def sum_mean_squares(
     Returns:
       `(channels,)` by tensor name, such as `"stem_norm/mean_square"`.
     """
-    shapes = mean_square_shapes(weights)
+    shapes = mean_square_shapes({name: value.shape for name, value in weights.items()})
     examples = tf.shape(images)[0]
 
     def batch(begin, sums):
@@ -60,17 +60,17 @@ def sum_mean_squares(
     return sums
 
 
-def mean_square_shapes(weights: Mapping[str, tf.Tensor]) -> dict[str, tuple[int, ...]]:
+def mean_square_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """Name and shape of the mean square of each parametric normalization that a subnet has.
 
     Args:
-      weights: The subnet's weights, or anything with their shapes, by tensor name.
+      shapes: Shape of each of the subnet's tensors by name.
     """
     suffix = "_norm/alpha"  # Group normalization has none, and nothing to freeze.
     return {
-        name.removesuffix("/alpha") + MEAN_SQUARE: tuple(value.shape)
-        for name, value in weights.items()
-        if name.endswith(suffix) and value.shape[0]
+        name.removesuffix("/alpha") + MEAN_SQUARE: tuple(shape)
+        for name, shape in shapes.items()
+        if name.endswith(suffix) and shape[0]
     }
 
 

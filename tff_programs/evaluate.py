@@ -11,15 +11,13 @@ import tensorflow_federated as tff
 from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.architecture import Architecture
 from fedsup_tf.costs import architecture_cost
 from tff_programs import report
-from tff_programs.assignment import Tier, parse_tiers
 from tff_programs.clients import client_element
 from tff_programs.evaluation import build_federated_evaluation
 from tff_programs.flags import define_data_flags
 from tff_programs.runtime import local_execution
-from tff_programs.trained import load_trained
+from tff_programs.trained import load_trained, name_architectures
 
 FLAGS = flags.FLAGS
 
@@ -41,7 +39,7 @@ def main(argv) -> None:
     batch_sizes = _whole_numbers(FLAGS.test_batch_sizes)
     supernet, weights, information, dataset, partition, preprocessing = load_trained(argv[1])
     space = supernet.space
-    tiers = _named_architectures(space, information)
+    tiers = name_architectures(FLAGS.architectures, space, information, FLAGS.seed)
     print(
         f"{space.name} after round {information['round']}, {dataset.name}: "
         f"{len(dataset.test_labels):,} test images, {len(partition)} clients"
@@ -93,18 +91,6 @@ def main(argv) -> None:
 
 async def _evaluate(federated, weights, client_data):
     return await tff.program.materialize_value(federated(tuple(weights.values()), client_data))
-
-
-def _named_architectures(space, information) -> list[Tier]:
-    chosen = []
-    for entry in FLAGS.architectures:
-        if entry == "tiers":
-            chosen += [
-                Tier(name, Architecture.from_json(text)) for name, text in information["tiers"]
-            ]
-        else:
-            chosen += parse_tiers(space, [entry], FLAGS.seed)
-    return chosen
 
 
 def _whole_numbers(texts: list[str]) -> list[int]:

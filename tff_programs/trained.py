@@ -1,15 +1,18 @@
 """A trained supernet from its checkpoint, with the data and the clients it was trained with."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.datasets import ImageDataset
 from fedsup_tf.partition import ClientIndices
 from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
+from tff_programs.assignment import Tier, parse_tiers
 from tff_programs.flags import load_federated_data_from_flags
 
 FLAGS = flags.FLAGS
@@ -69,3 +72,34 @@ def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
         partition=partition,
         preprocessing=Preprocessing.from_json(information["preprocessing"]),
     )
+
+
+def name_architectures(
+    entries: Sequence[str], space: SearchSpace, information: dict[str, Any], seed: int
+) -> list[Tier]:
+    """Subnets that a person asked for, each with its name.
+
+    Args:
+      entries: Each `tiers` (all those of the training), the name of one of them, or what
+        `assignment.parse_tiers` takes: `smallest`, `largest`, an architecture's JSON file, or
+        bounds of parameters.
+      space: The supernet's search space.
+      information: What was saved with the supernet.
+      seed: Decides the architecture that stands for bounds.
+
+    Raises:
+      ValueError: If an entry is none of these.
+    """
+    trained = [
+        Tier(name, Architecture.from_json(text)) for name, text in information.get("tiers", [])
+    ]
+    by_name = {tier.name: tier for tier in trained}
+    chosen = []
+    for entry in entries:
+        if entry == "tiers":
+            chosen += trained
+        elif entry in by_name:
+            chosen.append(by_name[entry])
+        else:
+            chosen += parse_tiers(space, [entry], seed)
+    return chosen

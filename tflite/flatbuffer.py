@@ -63,9 +63,29 @@ def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
     _put_branches_first(parsed)
     _drop_unused_buffers(parsed)
-    builder = flatbuffers.Builder(len(model))
+    builder = _SharingBuilder(len(model))
     builder.Finish(parsed.Pack(builder), _FILE_IDENTIFIER)
     return bytes(builder.Output())
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes equal vectors once, and the tensors' values where the format wants them."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self._written = {}
+
+    def CreateNumpyVector(self, x):  # noqa: N802, the name of the base class.
+        """Offset of a vector with the values of the array `x`."""
+        values = np.ascontiguousarray(x)
+        key = (values.dtype.str, values.tobytes())
+        if key not in self._written:
+            alignment = 16 if values.dtype == np.uint8 else values.dtype.alignment
+            self.StartVector(values.itemsize, values.size, alignment)
+            self.head -= values.nbytes
+            self.Bytes[self.head : self.head + values.nbytes] = key[1]
+            self._written[key] = self.EndVector()
+        return self._written[key]
 
 
 def _fill_zeros(model, graph) -> None:
@@ -80,7 +100,7 @@ def _fill_zeros(model, graph) -> None:
         if zero is None:
             zero = _add_constant(model, graph, np.zeros([], np.float32))
         sides = _add_constant(model, graph, np.asarray(tensor.shape, np.int32))
-        tensor.buffer = 0  # By the format's rule an empty one: the tensor is computed.
+        tensor.buffer = 0  # The empty one: the tensor is computed.
         fill = schema.OperatorT()
         fill.opcodeIndex = _operator_code(model, schema.BuiltinOperator.FILL)
         fill.inputs, fill.outputs = [sides, zero], [number]
@@ -118,11 +138,22 @@ def _is_empty(quantization) -> bool:
 
 
 def _drop_unused_buffers(model) -> None:
+    """Leaves one empty buffer, and those that hold values."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
-    for number, buffer in enumerate(model.buffers):
-        if number not in used:
-            buffer.data = None
+    filled = [
+        number
+        for number, buffer in enumerate(model.buffers)
+        if number in used and buffer.data is not None and len(buffer.data)
+    ]
+    # The first buffer is by the format's rule an empty one, which any tensor may name.
+    place = {number: new for new, number in enumerate(filled, start=1)}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = place.get(tensor.buffer, 0)
+    for entry in model.metadata or []:
+        entry.buffer = place[entry.buffer]
+    model.buffers = [model.buffers[0], *(model.buffers[number] for number in filled)]
 
 
 def _add_constant(model, graph, value: np.ndarray) -> int:

@@ -35,7 +35,7 @@ class PhoneModel(tf.Module):
         """Makes the model; the arguments are those of `export.export_tflite`."""
         super().__init__()
         weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
-        expected = calibration.mean_square_shapes(weights)
+        expected = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
         calibration.check_mean_squares(mean_squares, expected)
         self.image_shape = subnet.space.image_shape
         self._classes = subnet.space.classes

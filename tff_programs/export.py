@@ -1,0 +1,101 @@
+"""fedsup export SUPERNET: subnets as `.tflite` files that infer and train with the stock runtime.
+
+Each subnet is calibrated on clients' images first, so that it gives the same answer for an image
+alone and among others. `--quantize` writes, beside the file that trains, one that only infers.
+"""
+
+import os
+import time
+
+from absl import flags
+
+from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.costs import architecture_cost
+from fedsup_tf.local_training import LocalTraining
+from tff_programs import report
+from tff_programs.assignment import Tier
+from tff_programs.calibrated import calibrate_tiers, read_calibration
+from tff_programs.flags import define_data_flags
+from tff_programs.trained import load_trained, name_architectures
+from tflite.export import BatchSizes, Origin, export_tflite
+
+FLAGS = flags.FLAGS
+_DEFAULTS = BatchSizes()
+# Hyper-parameters that a step on a phone shares with one in the training.
+_OF_TRAINING = ("momentum", "weight_decay", "clip_value", "label_smoothing", "batch_size", "epochs")
+
+define_data_flags()
+flags.DEFINE_string("out", None, "The .tflite to write; with --all_tiers a folder for them.")
+flags.DEFINE_string(
+    "architecture",
+    "smallest",
+    "Which subnet: a tier of the training by name, smallest, largest, an architecture's JSON file, "
+    "or bounds of parameters.",
+)
+flags.DEFINE_bool("all_tiers", False, "Export every tier of the training.")
+flags.DEFINE_string("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
+flags.DEFINE_integer("images_per_client", 30, "Images that a client calibrates on.", lower_bound=1)
+flags.DEFINE_integer("train_batch_size", _DEFAULTS.train, "Images of a step.", lower_bound=1)
+flags.DEFINE_integer("evaluate_batch_size", _DEFAULTS.evaluate, "Of evaluate.", lower_bound=1)
+flags.DEFINE_integer("infer_batch_size", _DEFAULTS.infer, "Images of infer.", lower_bound=1)
+flags.DEFINE_bool("train_head", False, "Add a step for the head and normalizations alone.")
+
+
+def main(argv) -> None:
+    """Exports subnets of the supernet that the first argument names."""
+    if len(argv) != 2:
+        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
+    if not FLAGS.out:
+        raise ValueError("Expected --out=FILE.tflite, or with --all_tiers a folder.")
+    if FLAGS.all_tiers and FLAGS.calibration:
+        raise ValueError("--calibration holds one subnet, --all_tiers exports several.")
+    trained = load_trained(argv[1])
+    entries = ["tiers"] if FLAGS.all_tiers else [FLAGS.architecture]
+    tiers = name_architectures(entries, trained.supernet.space, trained.information, FLAGS.seed)
+    supernet_hash = fingerprint(trained.weights)
+    if FLAGS.calibration:
+        (tier,) = tiers
+        found = [read_calibration(FLAGS.calibration, tier.architecture, supernet_hash)]
+    else:
+        found = calibrate_tiers(trained, tiers, FLAGS.images_per_client)
+    origin = Origin(
+        space=trained.supernet.space,
+        supernet_hash=supernet_hash,
+        round=trained.information["round"],
+        class_names=trained.dataset.class_names,
+    )
+    settings = trained.information["settings"]
+    training = LocalTraining(**{name: settings[name] for name in _OF_TRAINING})
+    batch_sizes = BatchSizes(
+        FLAGS.train_batch_size, FLAGS.evaluate_batch_size, FLAGS.infer_batch_size
+    )
+    rows = [("subnet", "file", "parameters", "MACs", "bytes", "x weights", "seconds")]
+    for tier, mean_squares in zip(tiers, found, strict=True):
+        path = os.path.join(FLAGS.out, f"{tier.name}.tflite") if FLAGS.all_tiers else FLAGS.out
+        start = time.monotonic()
+        export_tflite(
+            path,
+            trained.supernet.extract(tier.architecture),
+            mean_squares,
+            trained.preprocessing,
+            training,
+            origin,
+            batch_sizes,
+            with_train_head=FLAGS.train_head,
+        )
+        rows.append(_row(trained.supernet.space, tier, path, time.monotonic() - start))
+    print(report.format_table(rows))
+
+
+def _row(space, tier: Tier, path: str, seconds: float) -> tuple[str, ...]:
+    cost = architecture_cost(space, tier.architecture)
+    size = os.path.getsize(path)
+    return (
+        tier.name,
+        path,
+        f"{cost.parameters:,}",
+        f"{cost.macs:,}",
+        f"{size:,}",
+        f"{size / (4 * cost.parameters):.2f}",
+        f"{seconds:.1f}",
+    )
