@@ -164,7 +164,7 @@ class_path() {
 # Runs a class of the app or its tests on this machine's JVM, with the real engine.
 run_java() {
   java -Xmx2g -Djava.library.path="$cache/engine" -cp "$(class_path)" -Dfedsup.build="$build" \
-    -Drobolectric.offline=true -Drobolectric.dependency.dir="$cache/robolectric" "$@"
+    --add-opens=java.base/java.io=ALL-UNNAMED -Drobolectric.offline=true -Drobolectric.dependency.dir="$cache/robolectric" "$@"
 }
 
 run_tests() {

@@ -29,7 +29,9 @@ def main(model: str, folder: str) -> None:
     images = digits.images[:_EXAMPLES].astype(np.uint8)[..., np.newaxis]
     labels = digits.target[:_EXAMPLES].astype(np.int32)
     interpreter = Interpreter(model)
-    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    # A model may have no train_head.
+    names = interpreter.get_signature_list()
+    runners = {name: interpreter.get_signature_runner(name) for name in names}
     received = runners[signatures.SAVE](dummy=np.float32(0))
 
     def losses(signature):

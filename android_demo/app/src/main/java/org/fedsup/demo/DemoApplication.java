@@ -3,6 +3,7 @@ package org.fedsup.demo;
 import android.app.Application;
 import android.os.Handler;
 import android.os.Looper;
+import java.io.IOException;
 import java.io.InputStream;
 
 /** Has the one {@link Learner} of the process, which screens and jobs share. */
@@ -19,7 +20,16 @@ public final class DemoApplication extends Application {
         return learner;
     }
 
-    private byte[] builtInModel() throws java.io.IOException {
+    @Override
+    public void onTerminate() {
+        super.onTerminate();
+        if (learner != null) {
+            learner.close();
+            learner = null;
+        }
+    }
+
+    private byte[] builtInModel() throws IOException {
         try (InputStream in = getAssets().open(MODEL)) {
             return SafeFile.read(in, Learner.MOST_MODEL_BYTES);
         }

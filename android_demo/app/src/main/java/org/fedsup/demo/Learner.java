@@ -322,11 +322,11 @@ public final class Learner implements Closeable {
         try {
             more = !cancelled && session.step();
             float[] losses = session.losses();
-            boolean astray = more && Float.isNaN(losses[losses.length - 1]);
+            boolean astray = more && !Float.isFinite(losses[losses.length - 1]);
             boolean kept = losses.length == 0 || !more && session.epochEnded();
             if (!astray && !kept && (!more || session.epochEnded())) {
                 Score after = trainer.evaluate(session.examples());
-                astray = Double.isNaN(after.loss());
+                astray = !Double.isFinite(after.loss());
                 if (!astray) {
                     learned = new Checkpoint(trainer.weights(), before, after, losses);
                     checkpoints.write(learned);

@@ -42,10 +42,10 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
      * @throws UnusableFileException if training went astray and the update would be refused
      */
     public void write(OutputStream out, ModelMetadata model) throws IOException {
-        boolean finite = isFinite(before.loss()) && isFinite(after.loss());
+        boolean finite = Double.isFinite(before.loss()) && Double.isFinite(after.loss());
         for (float[] values : delta.values()) {
             for (float value : values) {
-                finite &= isFinite(value);
+                finite &= Float.isFinite(value);
             }
         }
         if (!finite) {
@@ -86,9 +86,5 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
             throw new UnusableFileException(
                     "This is no update of this model: " + error.getMessage() + ".", error);
         }
-    }
-
-    private static boolean isFinite(double value) {
-        return !Double.isNaN(value) && !Double.isInfinite(value);
     }
 }

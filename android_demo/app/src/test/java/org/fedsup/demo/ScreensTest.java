@@ -1,0 +1,132 @@
+package org.fedsup.demo;
+
+import static org.junit.Assert.assertTrue;
+
+import android.graphics.Bitmap;
+import android.graphics.Canvas;
+import android.view.View;
+import android.view.ViewGroup;
+import android.widget.ScrollView;
+import android.widget.TextView;
+import java.io.File;
+import java.io.FileOutputStream;
+import java.util.Random;
+import org.junit.After;
+import org.junit.Test;
+import org.junit.runner.RunWith;
+import org.robolectric.Robolectric;
+import org.robolectric.RuntimeEnvironment;
+import org.robolectric.android.controller.ActivityController;
+import org.robolectric.shadows.ShadowLooper;
+
+/** Draws pictures of the app's screens, and finds what does not fit on them. */
+@RunWith(AppRunner.class)
+public class ScreensTest {
+    private static final int DRAWINGS = 30;
+
+    private MainActivity activity;
+
+    private void open(String qualifiers) throws Exception {
+        RuntimeEnvironment.setQualifiers(qualifiers);
+        ActivityController<MainActivity> controller = Robolectric.buildActivity(MainActivity.class);
+        activity = controller.setup().get();
+        Learner learner = learner();
+        LearnerTest.slanted(DRAWINGS).forEach(learner::teach);
+        DrawingView canvas = activity.findViewById(R.id.drawing);
+        canvas.drawing().unpack(Handwriting.draw(7, 0.25f, 0.01f, new Random(3)).pack());
+        controller.pause().stop().start().resume(); // Looks at the drawing.
+        settle();
+    }
+
+    @After
+    public void close() {
+        ((DemoApplication) RuntimeEnvironment.getApplication()).onTerminate();
+    }
+
+    private static Learner learner() {
+        return ((DemoApplication) RuntimeEnvironment.getApplication()).learner();
+    }
+
+    private static void settle() throws Exception {
+        ShadowLooper.idleMainLooper();
+        LearnerTest.settle(learner());
+        ShadowLooper.idleMainLooper();
+    }
+
+    private void train() throws Exception {
+        learner().train(() -> {});
+        settle();
+    }
+
+    private void picture(String name) throws Exception {
+        View root = activity.getWindow().getDecorView();
+        Bitmap bitmap = Bitmap.createBitmap(root.getWidth(), root.getHeight(), Bitmap.Config.ARGB_8888);
+        root.draw(new Canvas(bitmap));
+        File file = new File(Golden.BUILD, "screens/android_" + name + ".png");
+        file.getParentFile().mkdirs();
+        try (FileOutputStream out = new FileOutputStream(file)) {
+            assertTrue(bitmap.compress(Bitmap.CompressFormat.PNG, 100, out));
+        }
+        assertTrue(name + ": " + file.length(), file.length() < 150_000);
+        assertFits(root);
+    }
+
+    /** No text is cut off, and what can be tapped is large enough for a finger. */
+    private void assertFits(View view) {
+        if (view instanceof ViewGroup) {
+            for (int child = 0; child < ((ViewGroup) view).getChildCount(); child++) {
+                assertFits(((ViewGroup) view).getChildAt(child));
+            }
+        }
+        if (view instanceof TextView && view.isShown() && ((TextView) view).getLayout() != null) {
+            android.text.Layout layout = ((TextView) view).getLayout();
+            String text = ((TextView) view).getText().toString();
+            int room = view.getWidth() - view.getPaddingLeft() - view.getPaddingRight();
+            for (int line = 0; line < layout.getLineCount(); line++) {
+                assertTrue("too wide: " + text, Math.ceil(layout.getLineWidth(line)) <= room + 1);
+                assertTrue("cut off: " + text, layout.getEllipsisCount(line) == 0);
+            }
+            assertTrue("too high: " + text, layout.getHeight() <= view.getHeight() + 1);
+        }
+        if (view.isShown() && view.isClickable() && view.hasOnClickListeners()) {
+            float density = activity.getResources().getDisplayMetrics().density;
+            assertTrue("too small: " + view, Math.min(view.getWidth(), view.getHeight()) >= 32 * density);
+        }
+    }
+
+    private void phone(String night) throws Exception {
+        open("w360dp-h640dp-" + night + "-xhdpi");
+        String mode = night.equals("night") ? "dark" : "light";
+        picture("phone_draw_" + mode);
+        train();
+        ScrollView scroll = activity.findViewById(R.id.scroll);
+        scroll.scrollTo(0, scroll.getChildAt(0).getHeight()); // As far as it goes.
+        picture("phone_train_" + mode);
+    }
+
+    private void tablet(String night) throws Exception {
+        open("w800dp-h1280dp-" + night + "-mdpi");
+        train();
+        picture("tablet_" + (night.equals("night") ? "dark" : "light"));
+    }
+
+    @Test
+    public void phoneByDay() throws Exception {
+        phone("notnight");
+    }
+
+    @Test
+    public void phoneByNight() throws Exception {
+        phone("night");
+    }
+
+    @Test
+    public void tabletByDay() throws Exception {
+        tablet("notnight");
+    }
+
+    @Test
+    public void tabletByNight() throws Exception {
+        tablet("night");
+    }
+}
