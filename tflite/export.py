@@ -8,7 +8,6 @@ made of builtins (`ops.builtin_operators`), so that the runtime that is on the p
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,7 +19,8 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tflite import flatbuffer, signatures
+from tflite import signatures
+from tflite.conversion import convert, trace
 from tflite.metadata import ModelMetadata, append_metadata
 from tflite.phone_model import PhoneModel, python_name
 
@@ -85,8 +85,7 @@ def export_tflite(
     if not with_train_head:
         del functions[signatures.TRAIN_HEAD]
     names = {python_name(name): name for name in phone.state}
-    model = flatbuffer.finish_model(_convert(phone, functions), names)
-    flatbuffer.check_builtin_only(model)
+    model = convert(phone, functions, names)
     architecture = subnet.space.smallest()  # Its only one.
     cost = architecture_cost(subnet.space, architecture)
     metadata = ModelMetadata(
@@ -107,19 +106,7 @@ def export_tflite(
     return metadata
 
 
-def _convert(phone: PhoneModel, functions: dict) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(phone, folder, signatures=functions)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.experimental_enable_resource_variables = True
-        return converter.convert()
-
-
 def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
-    def concrete(function, *specs):
-        return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
-
     def batch(size):
         return (
             tf.TensorSpec([size, *phone.image_shape], tf.uint8, signatures.IMAGES),
@@ -134,11 +121,11 @@ def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
     }
     restore = tf.function(phone.restore, autograph=False)
     return {
-        signatures.TRAIN: concrete(phone.train, *batch(batch_sizes.train), rate),
-        signatures.TRAIN_HEAD: concrete(phone.train_head, *batch(batch_sizes.train), rate),
-        signatures.EVALUATE: concrete(phone.evaluate, *batch(batch_sizes.evaluate)),
-        signatures.INFER: concrete(phone.infer, batch(batch_sizes.infer)[0]),
-        signatures.SAVE: concrete(phone.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),
+        signatures.TRAIN: trace(phone.train, *batch(batch_sizes.train), rate),
+        signatures.TRAIN_HEAD: trace(phone.train_head, *batch(batch_sizes.train), rate),
+        signatures.EVALUATE: trace(phone.evaluate, *batch(batch_sizes.evaluate)),
+        signatures.INFER: trace(phone.infer, batch(batch_sizes.infer)[0]),
+        signatures.SAVE: trace(phone.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),
         signatures.RESTORE: restore.get_concrete_function(**state),
     }
 

@@ -1,0 +1,41 @@
+"""TensorFlow functions as the signatures of a `.tflite` of builtins alone."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tflite import flatbuffer
+
+
+def trace(function: Callable, *specs: tf.TensorSpec) -> Any:
+    """The function as a concrete one of tensors that the specs describe."""
+    return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def convert(
+    module: tf.Module, functions: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> bytes:
+    """Converts concrete functions to signatures of one model.
+
+    Args:
+      module: Owns the variables that the functions use.
+      functions: By the name of the signature.
+      names: Of inputs and outputs, as `flatbuffer.finish_model` takes them.
+
+    Returns:
+      The model, finished.
+
+    Raises:
+      ValueError: If it would need an operator that the stock runtime has not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=dict(functions))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = True
+        model = converter.convert()
+    model = flatbuffer.finish_model(model, names or {})
+    flatbuffer.check_builtin_only(model)
+    return model
