@@ -13,6 +13,7 @@ PROGRAMS = {
     "export": "write subnets as .tflite files that infer and train on a phone",
     "data": "load a data set, divide it among clients and show who holds what",
     "device": "train an exported subnet on one person's examples, as the app on a phone does",
+    "fleet": "rounds whose clients are processes with a .tflite and their own images",
     "merge": "add what phones learned, the updates they sent, to a supernet",
 }
 
@@ -36,8 +37,9 @@ def main() -> None:
     name = names[0]
     if name not in PROGRAMS:
         sys.exit(f"fedsup: expected a program of {', '.join(PROGRAMS)}, received {name!r}.")
-    # TensorFlow's start-up messages say nothing about the run.
+    # TensorFlow's and gRPC's start-up messages say nothing about the run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from absl import app, flags, logging
 
     logging.set_verbosity(logging.WARNING)

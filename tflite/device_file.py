@@ -36,6 +36,8 @@ def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Ru
     metadata = read_metadata(path)
     try:
         interpreter = runtime.Interpreter(str(path), num_threads=threads)
+        # Only now the runtime brings in its delegate of fast kernels; a signature alone does not.
+        interpreter.allocate_tensors()
         names = list(interpreter.get_signature_list())
         runners = {name: interpreter.get_signature_runner(name) for name in names}
     except (ValueError, RuntimeError) as error:

@@ -19,9 +19,9 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tflite import signatures
+from tflite import flatbuffer, signatures
 from tflite.conversion import convert, trace
-from tflite.metadata import ModelMetadata, append_metadata
+from tflite.metadata import ModelMetadata, append_metadata, split_model
 from tflite.phone_model import PhoneModel, python_name
 
 
@@ -101,6 +101,35 @@ def export_tflite(
         parameters=cost.parameters,
         macs=cost.macs,
     )
+    data = append_metadata(model, metadata)
+    replace_file(path, lambda temporary: _write_bytes(temporary, data))
+    return metadata
+
+
+def refresh_tflite(
+    path: str | os.PathLike,
+    model_path: str | os.PathLike,
+    weights: Mapping[str, np.ndarray],
+    mean_squares: Mapping[str, np.ndarray],
+    supernet_hash: str,
+    round_number: int,
+) -> ModelMetadata:
+    """Writes an exported `.tflite` anew with other weights; no conversion, hence in no time.
+
+    Args:
+      path: Where to write.
+      model_path: An exported file of the same architecture and supernet.
+      weights: The subnet's weights by tensor name.
+      mean_squares: Its frozen mean squares.
+      supernet_hash: Of the supernet that the weights were cut from.
+      round_number: Rounds it was trained.
+
+    Raises:
+      ValueError: If the file is damaged, or of another architecture.
+    """
+    model, metadata = split_model(model_path)
+    model = flatbuffer.replace_variables(model, {**weights, **mean_squares})
+    metadata = dataclasses.replace(metadata, supernet_hash=supernet_hash, round=round_number)
     data = append_metadata(model, metadata)
     replace_file(path, lambda temporary: _write_bytes(temporary, data))
     return metadata

@@ -63,9 +63,66 @@ def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
     _put_branches_first(parsed)
     _drop_unused_buffers(parsed)
-    builder = _SharingBuilder(len(model))
-    builder.Finish(parsed.Pack(builder), _FILE_IDENTIFIER)
-    return bytes(builder.Output())
+    return _pack(parsed, len(model))
+
+
+def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the model with other initial values of its variables.
+
+    Args:
+      model: What `finish_model` gave.
+      values: New values by the variables' names, each of the shape that it replaces.
+
+    Raises:
+      ValueError: If the model has no such variable, or one of another shape.
+    """
+    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    missing = set(values)
+    for graph in parsed.subgraphs:
+        constants = _filled(parsed, graph)
+        constants |= {number for number, tensor in enumerate(graph.tensors) if tensor.buffer}
+        handles, replaced = {}, set()
+        for operator in graph.operators:
+            builtin = parsed.operatorCodes[operator.opcodeIndex].builtinCode
+            if builtin == schema.BuiltinOperator.VAR_HANDLE:
+                handles[operator.outputs[0]] = operator.builtinOptions.sharedName.decode()
+            elif builtin == schema.BuiltinOperator.ASSIGN_VARIABLE:
+                handle, old = operator.inputs
+                name = handles[handle]
+                if name in values and old in constants:
+                    # Equal constants are one tensor, so that each variable gets a new one.
+                    value = np.asarray(values[name], "<f4")
+                    _check_shape(name, value, graph.tensors[old])
+                    operator.inputs = [handle, _add_constant(parsed, graph, value)]
+                    replaced.add(old)
+                    missing.discard(name)
+        read = {tensor for operator in graph.operators for tensor in operator.inputs}
+        for number in replaced - read:
+            graph.tensors[number].buffer = 0
+    _drop_unused_buffers(parsed)
+    if missing:
+        raise ValueError(
+            f"The model has no variables {sorted(missing)[:5]}. Give values of the same "
+            "architecture."
+        )
+    return _pack(parsed, len(model))
+
+
+def _check_shape(name: str, value: np.ndarray, tensor) -> None:
+    if tuple(value.shape) != tuple(tensor.shape):
+        raise ValueError(
+            f"Variable {name!r}: expected shape {tuple(tensor.shape)}, received {value.shape}. "
+            "Give values of the same architecture."
+        )
+
+
+def _filled(model, graph) -> set[int]:
+    """Tensors that `FILL` computes."""
+    return {
+        operator.outputs[0]
+        for operator in graph.operators
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FILL
+    }
 
 
 class _SharingBuilder(flatbuffers.Builder):
@@ -86,6 +143,12 @@ class _SharingBuilder(flatbuffers.Builder):
             self.Bytes[self.head : self.head + values.nbytes] = key[1]
             self._written[key] = self.EndVector()
         return self._written[key]
+
+
+def _pack(model, size: int) -> bytes:
+    builder = _SharingBuilder(size)
+    builder.Finish(model.Pack(builder), _FILE_IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def _fill_zeros(model, graph) -> None:

@@ -2,14 +2,18 @@
 
 The runtime reads a model from the front and ignores what follows it; a zip archive is read from the
 back. So `unzip -p FILE fedsup.json`, Python's zipfile or Java's ZipFile read the metadata without
-any code of ours, and the file is still one that the stock runtime loads.
+any code of ours, and the file is still one that the stock runtime loads. The archive's other entry,
+`model.sha256`, is the hash of the bytes before the archive in hexadecimal digits: the runtime ends
+the process where a damaged model misleads it, so that it must not see one.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
 import zipfile
+import zlib
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
@@ -17,6 +21,7 @@ from fedsup_tf.json_fields import expect_keys
 from fedsup_tf.space import SearchSpace
 
 ENTRY = "fedsup.json"
+HASH_ENTRY = "model.sha256"
 VERSION = 1
 # Far more than any metadata needs.
 _MOST_BYTES = 1 << 20
@@ -91,27 +96,40 @@ def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date, so that the same export gives the same bytes.
-        archive.writestr(zipfile.ZipInfo(ENTRY, (1980, 1, 1, 0, 0, 0)), metadata.to_json())
+        texts = {ENTRY: metadata.to_json(), HASH_ENTRY: hashlib.sha256(model).hexdigest()}
+        for name, text in texts.items():
+            # A fixed date, so that the same export gives the same bytes.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
     return file.getvalue()
 
 
 def read_metadata(path: str | os.PathLike) -> ModelMetadata:
-    """Reads the metadata of an exported `.tflite`.
+    """Reads the metadata of an exported `.tflite`, and checks that its model is whole.
 
     Raises:
-      ValueError: If there is no such file or it is not one that was exported here.
+      ValueError: If there is no such file or it is not one that was exported here, undamaged.
     """
+    return split_model(path)[1]
+
+
+def split_model(path: str | os.PathLike) -> tuple[bytes, ModelMetadata]:
+    """Reads an exported `.tflite` as the model and its metadata; see `read_metadata`."""
     if not os.path.isfile(path):
         raise ValueError(f"Expected a .tflite file at {str(path)!r}, found none. Check the path.")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(ENTRY).file_size > _MOST_BYTES:
-                raise zipfile.BadZipFile(f"{ENTRY} is larger than {_MOST_BYTES} bytes")
-            text = archive.read(ENTRY).decode("utf-8")
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError) as error:
+            entries = [archive.getinfo(name) for name in (ENTRY, HASH_ENTRY)]
+            if max(entry.file_size for entry in entries) > _MOST_BYTES:
+                raise zipfile.BadZipFile(f"an entry is larger than {_MOST_BYTES} bytes")
+            text, expected = (archive.read(entry).decode("utf-8") for entry in entries)
+        with open(path, "rb") as file:
+            model = file.read(min(entry.header_offset for entry in entries))
+        if hashlib.sha256(model).hexdigest() != expected:
+            raise zipfile.BadZipFile(f"the model's bytes are not those of {HASH_ENTRY}")
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError, zlib.error) as error:
         raise ValueError(
             f"{str(path)!r}: expected a .tflite that fedsup export wrote, with {ENTRY} behind the "
-            f"model, received a file without it ({error}). Export it again or copy it whole."
+            f"model, received a file without it or a damaged one ({error}). Export it again or "
+            "copy it whole."
         ) from error
-    return ModelMetadata.from_json(text)
+    return model, ModelMetadata.from_json(text)
