@@ -183,6 +183,7 @@ mkdir -p "$build"
 while [ $# -gt 0 ]; do
   case $1 in
     fetch | model | apk | reproduce | compile) "$1" ;;
+    cache) echo "$cache" ;; # Where fetch puts everything; it is whole if it is there.
     test) run_tests ;;
     java) # The rest is a class and its arguments.
       shift
@@ -190,7 +191,7 @@ while [ $# -gt 0 ]; do
       exit
       ;;
     *)
-      echo "build.sh: expected fetch, model, apk, reproduce, compile, test or java, received $1" >&2
+      echo "build.sh: expected fetch, model, apk, reproduce, compile, test, java or cache, received $1" >&2
       exit 2
       ;;
   esac

@@ -2,6 +2,7 @@ package org.fedsup.demo;
 
 import android.content.Context;
 import android.graphics.Canvas;
+import android.graphics.DashPathEffect;
 import android.graphics.Paint;
 import android.graphics.Path;
 import android.util.AttributeSet;
@@ -11,7 +12,7 @@ import android.view.View;
 /** A square to draw a digit on. Its drawing has the unit 1: what was drawn survives a turn. */
 public final class DrawingView extends View {
     private static final float PEN = 0.065f;
-    private static final float GUIDE = 0.1f;
+    private static final float GUIDE = 0.12f;
 
     private final Drawing drawing = new Drawing();
     private final Paint pen = new Paint(Paint.ANTI_ALIAS_FLAG);
@@ -28,7 +29,9 @@ public final class DrawingView extends View {
         pen.setStrokeJoin(Paint.Join.ROUND);
         guide.setColor(context.getColor(R.color.guide));
         guide.setStyle(Paint.Style.STROKE);
-        guide.setStrokeWidth(getResources().getDisplayMetrics().density);
+        float density = getResources().getDisplayMetrics().density;
+        guide.setStrokeWidth(density);
+        guide.setPathEffect(new DashPathEffect(new float[] {4 * density, 4 * density}, 0));
         hint.setColor(context.getColor(R.color.text_secondary));
         hint.setTextAlign(Paint.Align.CENTER);
         hint.setTextSize(getResources().getDimension(R.dimen.text_body));
@@ -95,7 +98,8 @@ public final class DrawingView extends View {
     protected void onDraw(Canvas canvas) {
         float side = getWidth();
         float margin = GUIDE * side;
-        canvas.drawRect(side * 0.22f, margin, side * 0.78f, side - margin, guide);
+        canvas.drawLine(margin, margin, side - margin, margin, guide);
+        canvas.drawLine(margin, side - margin, side - margin, side - margin, guide);
         if (drawing.isEmpty()) {
             canvas.drawText(hintText, side / 2, side / 2 + hint.getTextSize() / 3, hint);
             return;

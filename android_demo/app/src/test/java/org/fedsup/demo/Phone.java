@@ -1,0 +1,48 @@
+package org.fedsup.demo;
+
+import java.io.File;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.nio.file.StandardCopyOption;
+import java.util.Arrays;
+
+/**
+ * The app without its screen, as a program: teaches, trains and exports.
+ *
+ * <p>Arguments: an empty folder, a model, examples (for each a byte for the label and one for each
+ * pixel) and the update to write.
+ */
+public final class Phone {
+    private Phone() {}
+
+    public static void main(String[] arguments) throws Exception {
+        File folder = new File(arguments[0]);
+        byte[] model = Files.readAllBytes(Paths.get(arguments[1]));
+        byte[] examples = Files.readAllBytes(Paths.get(arguments[2]));
+        Path update = Paths.get(arguments[3]);
+        try (Learner learner = new Learner(folder, () -> model, Runnable::run)) {
+            int size = 1 + DigitImage.SIDE * DigitImage.SIDE;
+            for (int place = 0; place < examples.length; place += size) {
+                byte[] image = Arrays.copyOfRange(examples, place + 1, place + size);
+                learner.teach(new Example(image, examples[place]));
+            }
+            learner.train(() -> {});
+            LearnerState state = LearnerTest.settle(learner);
+            learner.export(file -> copy(file.toPath(), update));
+            String problem = LearnerTest.settle(learner).problem();
+            if (problem != null) {
+                throw new IllegalStateException(problem);
+            }
+            System.out.println(state.before() + " " + state.after());
+        }
+    }
+
+    private static void copy(Path from, Path to) {
+        try {
+            Files.copy(from, to, StandardCopyOption.REPLACE_EXISTING);
+        } catch (java.io.IOException error) {
+            throw new java.io.UncheckedIOException(error);
+        }
+    }
+}

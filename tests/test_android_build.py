@@ -1,0 +1,149 @@
+"""The Gradle build, which needs a network and an SDK, and the offline build are of one app."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[1] / "android_demo"
+MAVEN = "{http://maven.apache.org/POM/4.0.0}"
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+
+
+def read(path: str) -> str:
+    return (DEMO / path).read_text(encoding="utf-8")
+
+
+def settings() -> dict[str, str]:
+    return dict(re.findall(r"^fedsup\.(\w+)=(.+)$", read("gradle.properties"), re.MULTILINE))
+
+
+def gradle_value(name: str) -> str:
+    """What app/build.gradle sets, as the name of a setting."""
+    found = re.search(rf"^\s*{name} setting\('(\w+)'\)", read("app/build.gradle"), re.MULTILINE)
+    assert found, f"{name} is not taken from gradle.properties"
+    return found.group(1)
+
+
+def gradle_dependencies(configuration: str) -> set[str]:
+    """Coordinates with their versions, without those that a property asks for."""
+    pattern = (
+        rf"{configuration}\s(?:[^\n]*\n\s+\?[^\n]*\n\s+: )?[\"']([^\"'$]+)\$\{{setting\('(\w+)'"
+    )
+    found = re.findall(pattern, read("app/build.gradle"))
+    return {f"{coordinate}{settings()[version]}" for coordinate, version in found}
+
+
+def offline_artifacts() -> dict[str, str]:
+    """Version of each group:artifact of the offline build."""
+    tree = ElementTree.parse(DEMO / "offline/artifacts.xml")
+    properties = {
+        element.tag.removeprefix(MAVEN): element.text for element in tree.find(f"{MAVEN}properties")
+    }
+    given = re.findall(r'-D(\w+)="\$\(setting (\w+)\)"', read("offline/build.sh"))
+    properties |= {name: settings()[setting] for name, setting in given}
+
+    def resolved(text):
+        return re.sub(r"\$\{(\w+)\}", lambda match: properties[match.group(1)], text)
+
+    return {
+        f"{item.find(f'{MAVEN}groupId').text}:{item.find(f'{MAVEN}artifactId').text}": resolved(
+            item.find(f"{MAVEN}version").text
+        )
+        for kind in ("dependency", "artifactItem")
+        for item in tree.iter(f"{MAVEN}{kind}")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("namespace", "applicationId"),
+        ("applicationId", "applicationId"),
+        ("compileSdk", "targetSdk"),
+        ("minSdk", "minSdk"),
+        ("targetSdk", "targetSdk"),
+        ("versionCode", "versionCode"),
+        ("versionName", "versionName"),
+    ],
+)
+def test_gradle_takes_what_both_must_agree_on_from_one_place(name, setting):
+    assert gradle_value(name) == setting
+    assert f"setting {setting}" in read("offline/build.sh")
+
+
+def test_both_use_all_settings():
+    gradle = set(re.findall(r"setting\('(\w+)'\)", read("app/build.gradle")))
+    offline = set(re.findall(r"setting (\w+)\b", read("offline/build.sh")))
+    assert gradle == offline == set(settings())
+
+
+def test_gradle_says_no_version_itself_but_that_of_litert():
+    versions = re.findall(r"['\"][\w.\-]+:[\w.\-]+:(\d[^'\"]*)['\"]", read("app/build.gradle"))
+    assert versions == ["1.4.0"]
+
+
+def test_both_have_the_same_dependencies():
+    artifacts = {f"{name}:{version}" for name, version in offline_artifacts().items()}
+    app, tests = gradle_dependencies("implementation"), gradle_dependencies("testImplementation")
+    assert app == {f"org.tensorflow:tensorflow-lite:{settings()['tfliteVersion']}"}
+    assert len(tests) == 2
+    assert app | tests <= artifacts
+
+
+def test_what_the_offline_build_has_beside_them_is_in_no_app():
+    named = gradle_dependencies("implementation") | gradle_dependencies("testImplementation")
+    others = {
+        name for name, version in offline_artifacts().items() if f"{name}:{version}" not in named
+    }
+    assert others == {
+        "androidx.test.espresso:espresso-idling-resource",  # Robolectric's.
+        "androidx.test:monitor",  # Robolectric's.
+        "com.android.tools:r8",  # Gradle's plugin has its own.
+        "org.robolectric:android-all",  # In place of the SDK.
+        "org.robolectric:android-all-instrumented",  # Robolectric fetches it otherwise.
+        "org.tensorflow:tensorflow-lite-api",  # Comes with tensorflow-lite.
+    }
+
+
+def test_offline_build_has_the_folders_that_gradle_has_by_default():
+    build = read("offline/build.sh")
+    assert "main=$project/app/src/main\n" in build
+    assert "tests=$project/app/src/test\n" in build
+    for folder in ("java", "res"):
+        assert f"$main/{folder}" in build
+        assert (DEMO / "app/src/main" / folder).is_dir()
+    for folder in ("java", "resources"):
+        assert f"$tests/{folder}" in build
+        assert (DEMO / "app/src/test" / folder).is_dir()
+    assert "rootProject.file('build/assets')" in read("app/build.gradle")
+    assert '-A "$build/assets"' in build
+    assert "noCompress 'tflite'" in read("app/build.gradle")
+    assert "-0 .tflite" in build
+    # A folder that only one of the two builds knows would be code that only one of them has.
+    known = {"main", "test", "main/java", "main/res", "test/java", "test/resources"}
+    folders = {
+        str(path.relative_to(DEMO / "app/src"))
+        for path in DEMO.glob("app/src/*/*")
+        if path.is_dir()
+    }
+    assert folders | {"main", "test"} == known
+    assert "include ':app'" in read("settings.gradle")
+
+
+def test_the_app_asks_for_no_permission():
+    manifest = ElementTree.parse(DEMO / "app/src/main/AndroidManifest.xml").getroot()
+    assert "package" not in manifest.attrib, "Gradle's plugin refuses it"
+    assert not manifest.findall("uses-permission")
+    authority = manifest.find("application/provider").get(f"{ANDROID}authorities")
+    assert authority == f"{settings()['applicationId']}.updates"
+
+
+def test_every_class_of_the_manifest_exists():
+    manifest = ElementTree.parse(DEMO / "app/src/main/AndroidManifest.xml").getroot()
+    names = [element.get(f"{ANDROID}name", "") for element in manifest.iter()]
+    classes = [name for name in names if name.startswith(".")]
+    folder = DEMO / "app/src/main/java" / settings()["applicationId"].replace(".", "/")
+    assert len(classes) == 4
+    assert all((folder / f"{name[1:]}.java").is_file() for name in classes)

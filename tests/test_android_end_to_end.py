@@ -1,0 +1,197 @@
+"""A supernet's subnet in the app, trained on one writer's digits, comes back by `fedsup merge`.
+
+The app's own classes run on the real engine of its library, in a JVM; only the screen is left out.
+"""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedsup_tf import calibration, checkpoint, datasets
+from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.partition import partition
+from fedsup_tf.space import digits_small
+from fedsup_tf.supernet import Supernet
+from tflite.export import BatchSizes, Origin, export_tflite
+from tflite.merge import subnet_shapes
+from tflite.update_file import read_update
+
+BUILD = Path(__file__).parents[1] / "android_demo/offline/build.sh"
+CLIENTS, WRITER = 20, 3
+ROUND = 4
+
+
+def missing() -> str | None:
+    """What keeps the app's classes from being compiled and run here."""
+    for program in ("java", "javac", "aapt2"):
+        if not shutil.which(program):
+            return f"there is no {program}; android_demo/offline/build.sh fetch installs it"
+    cache = subprocess.run([BUILD, "cache"], capture_output=True, text=True, check=True)
+    if not os.path.isdir(cache.stdout.strip()):
+        return "the app's build has no cache; android_demo/offline/build.sh fetch makes it"
+    return None
+
+
+REASON = missing()
+pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+
+class Story:
+    """One supernet, one writer, one phone."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.digits = datasets.load_dataset("digits")
+        labels = self.digits.train_labels
+        clients = partition(
+            "shard", labels, self.digits.test_labels, CLIENTS, seed=0, classes_per_client=5
+        )
+        self.writer = clients[WRITER]
+        others = [client.train for number, client in enumerate(clients) if number != WRITER]
+        self.supernet = self.train(np.sort(np.concatenate(others)))
+        self.architecture = self.supernet.space.smallest()
+        self.base = folder / "supernet.safetensors"
+        self.supernet.save(self.base, {"round": ROUND})
+
+    def train(self, examples: np.ndarray) -> Supernet:
+        """A supernet that knows digits, but not well."""
+        supernet = Supernet(digits_small(), seed=0)
+        update = local_update(
+            supernet,
+            supernet.weights_by_name(),
+            supernet.space.largest(),
+            tf.constant(self.digits.train_images[examples]),
+            tf.constant(self.digits.train_labels[examples]),
+            tf.constant([0, 1]),
+            0.1,
+            LocalTraining(epochs=3, sandwich=2),
+            self.digits.preprocessing,
+        )
+        weights = supernet.weights_by_name()
+        supernet.assign_weights({n: value + update.delta[n] for n, value in weights.items()})
+        return supernet
+
+    @functools.cached_property
+    def model(self) -> Path:
+        """The subnet as the phone gets it."""
+        subnet = self.supernet.extract(self.architecture)
+        sums = calibration.sum_mean_squares(
+            subnet,
+            subnet.weights_by_name(),
+            tf.constant(self.digits.train_images),
+            200,
+            self.digits.preprocessing,
+        )
+        count = len(self.digits.train_labels)
+        export_tflite(
+            self.folder / "subnet.tflite",
+            subnet,
+            {name: value.numpy() / count for name, value in sums.items()},
+            self.digits.preprocessing,
+            LocalTraining(batch_size=16),
+            Origin(
+                self.supernet.space,
+                checkpoint.fingerprint(self.supernet.weights_by_name()),
+                ROUND,
+                self.digits.class_names,
+            ),
+            BatchSizes(),
+        )
+        return self.folder / "subnet.tflite"
+
+    @functools.cached_property
+    def update(self) -> Path:
+        """What the app writes after it was trained on the writer's digits."""
+        own = self.writer.train
+        rows = zip(self.digits.train_labels[own], self.digits.train_images[own], strict=True)
+        examples = self.folder / "examples.bin"
+        examples.write_bytes(b"".join(bytes([label]) + image.tobytes() for label, image in rows))
+        update = self.folder / "update.safetensors"
+        phone = self.folder / "phone"
+        phone.mkdir()
+        subprocess.run([BUILD, "compile"], check=True)
+        program = [BUILD, "java", "org.fedsup.demo.Phone"]
+        arguments = [phone, self.model, examples, update]
+        told = subprocess.run([*program, *arguments], check=True, capture_output=True, text=True)
+        print(told.stdout)
+        return update
+
+    @functools.cached_property
+    def merged(self) -> Supernet:
+        """The supernet after the phone's update."""
+        out = self.folder / "merged.safetensors"
+        program = "from tff_programs.cli import main; main()"
+        arguments = ["merge", self.base, self.update, f"--out={out}"]
+        subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+        return Supernet.load(out)[0]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    return Story(tmp_path_factory.mktemp("story"))
+
+
+def test_python_reads_the_update_that_the_app_wrote(story):
+    shapes = functools.partial(subnet_shapes, story.supernet)
+    update = read_update(story.update, story.supernet.space, shapes)
+    assert update.architecture == story.architecture
+    assert update.base_hash == checkpoint.fingerprint(story.supernet.weights_by_name())
+    assert update.base_round == ROUND
+    assert update.examples == len(story.writer.train)
+    assert update.client is None
+    assert update.loss_after < 0.7 * update.loss_before
+    assert all(np.any(value) for value in update.delta.values())
+
+
+def test_the_supernet_moves_only_where_the_subnet_lives(story):
+    shapes = functools.partial(subnet_shapes, story.supernet)
+    update = read_update(story.update, story.supernet.space, shapes)
+    slices = story.supernet.slices(story.architecture)
+    after = story.merged.weights_by_name()
+    untouched = 0
+    for name, before in story.supernet.weights_by_name().items():
+        expected = before.numpy().copy()
+        part = slices[name]
+        box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
+        outside = np.ones(expected.shape, bool)
+        outside[box] = False
+        untouched += outside.sum()
+        if name in update.delta:
+            expected[box] += update.delta[name]
+        np.testing.assert_array_equal(after[name].numpy()[outside], before.numpy()[outside])
+        np.testing.assert_allclose(after[name].numpy(), expected, rtol=0, atol=1e-6)
+    assert untouched > 0
+
+
+def test_the_supernet_reads_the_writers_digits_better(story):
+    accuracy = build_accuracy(story.supernet, story.digits.preprocessing)
+
+    def share(supernet, images, labels, indices):
+        weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+        return accuracy(weights, story.architecture, images[indices], labels[indices], 50)
+
+    digits, writer = story.digits, story.writer
+    for indices, images, labels in (
+        (writer.train, digits.train_images, digits.train_labels),
+        (writer.test, digits.test_images, digits.test_labels),
+    ):
+        before = share(story.supernet, images, labels, indices)
+        after = share(story.merged, images, labels, indices)
+        print(f"accuracy on {len(indices)} of the writer's digits: {before:.3f} to {after:.3f}")
+        assert after > before
+
+
+def test_the_merge_tells_of_one_phone(story):
+    assert story.merged is not None
+    told = json.loads((story.folder / "merged.merge.json").read_text(encoding="utf-8"))
+    assert [used["examples"] for used in told["used"]] == [len(story.writer.train)]
+    assert told["rejected"] == []
