@@ -1,12 +1,19 @@
-"""fedsup demo: a small supernet learns handwritten digits from 20 clients of 5 digits each.
+"""fedsup demo: a small supernet learns handwritten digits from 20 clients, then from two phones.
 
-A run of `fedsup train` with its settings chosen; every flag of `fedsup train` can change them.
+A run of `fedsup train` with its settings chosen, every flag of which can be changed; then a round
+of `fedsup fleet`: two clients get a subnet as a `.tflite`, train it in processes of their own with
+the stock runtime, and the supernet takes up what they learned.
 """
+
+import os
 
 from absl import flags
 
 from tff_programs import train
+from tff_programs.fleet_rounds import Fleet, FleetSettings
+from tff_programs.trained import load_trained
 
+FLAGS = flags.FLAGS
 _SETTINGS = {
     "out": "runs/demo",
     "space": "digits_small",
@@ -22,6 +29,21 @@ _SETTINGS = {
     "cohort_sandwich": True,
 }
 for _name, _value in _SETTINGS.items():
-    flags.FLAGS.set_default(_name, _value)
+    FLAGS.set_default(_name, _value)
 
-main = train.main
+# A learning rate for a net that is trained already.
+_FLEET = FleetSettings(
+    rounds=1, clients_per_round=2, learning_rate=0.01, processes=0, test_batch_size=50, seed=0
+)
+
+
+def main(argv) -> None:
+    """Trains the supernet, then lets two clients train exported subnets of it."""
+    train.main(argv)
+    trained = load_trained(os.path.join(FLAGS.out, "supernet.safetensors"))
+    folder = os.path.join(FLAGS.out, "fleet")
+    print("\nTwo clients train exported subnets with the runtime of a phone")
+    fleet = Fleet(trained, folder, _FLEET)
+    fleet.print_accuracies("before")
+    fleet.run_round(1)
+    print(f"In {folder}: the .tflite files, the clients' updates and the merged supernet")

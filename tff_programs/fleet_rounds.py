@@ -200,6 +200,8 @@ class Fleet:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
+        (gain,) = (line for line in done.stdout.splitlines() if line.startswith("personal"))
+        print(f"  client {client}, {os.path.basename(model)}: {gain}", flush=True)
         return os.path.join(own, "update.safetensors")
 
     def _path(self, name: str) -> str:
