@@ -138,3 +138,117 @@ def test_parametric_normalization_of_a_dead_channel_is_finite(size):
         0,
     )
     assert all(np.isfinite(value).all() for value in actual)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", SIZES)
+def test_average_pool_equals_tensorflow(mode, size):
+    images = np.random.default_rng(2).normal(size=(*size, 3)).astype(np.float32)
+    expected = gradients(lambda x: tf.nn.avg_pool2d(x, 2, 2, "SAME"), (images,), 0)
+    with MODES[mode]():
+        assert_same(gradients(ops.average_pool, (images,), 0), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 9, 4), (6, 2, 9), (5, 9, 2)])
+def test_matmul_equals_tensorflow(mode, sizes):
+    rows, inner, columns = sizes
+    rng = np.random.default_rng(3)
+    inputs = [
+        rng.normal(size=shape).astype(np.float32) for shape in ((rows, inner), (inner, columns))
+    ]
+    expected = gradients(tf.matmul, inputs, 0)
+    with MODES[mode]():
+        assert_same(gradients(ops.matmul, inputs, 0), expected)
+        if mode == "builtin":
+            traced = unknown_shapes(ops.matmul, ([1], [0, 1]))
+            assert_same(gradients(traced, inputs, 0), expected)
+
+
+# Weights of images in a normalization.
+
+WEIGHTS = np.array([3, 0, 1, 2], np.float32)
+
+
+def weighted_normalization(images, weights, activate):
+    """Values, and gradients of a loss in which images count as they do in the normalization."""
+    rng = np.random.default_rng(1)
+    vectors = [rng.normal(size=4).astype(np.float32) for _ in range(3)]
+
+    def function(*inputs):
+        result, mean_square = ops.parametric_normalization(
+            *inputs, 1e-5, activate, sample_weights=tf.constant(weights)
+        )
+        found.append(mean_square)
+        return result * tf.reshape(weights, [-1, 1, 1, 1])
+
+    found = []
+    values = [value.numpy() for value in gradients(function, (images, *vectors), 0)]
+    return [*values, found[0].numpy()], vectors
+
+
+def random_images(size=(4, 3, 5, 4), seed=4):
+    return 2 + 3 * np.random.default_rng(seed).normal(size=size).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("activate", [False, True])
+def test_weighted_normalization_equals_its_formula(mode, activate):
+    images, weights = random_images(), np.array([0.3, 0.0, 1.7, 0.9], np.float32)
+
+    def plain(images, alpha, beta, gamma):
+        shares = tf.reshape(weights / weights.sum(), [-1, 1, 1, 1])
+        squares = tf.reduce_sum(shares * (images - alpha) ** 2, [0, 1, 2]) / 15
+        result = gamma * (images - alpha) / tf.sqrt(squares + 1e-5) + beta
+        result = tf.nn.relu6(result) if activate else result
+        return result * tf.reshape(weights, [-1, 1, 1, 1])
+
+    with MODES[mode]():
+        actual, vectors = weighted_normalization(images, weights, activate)
+    expected = gradients(plain, (images, *vectors), 0)
+    for got, want in zip(actual[:-1], expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_weight_zero_change_nothing(mode):
+    images = random_images()
+    noise = images.copy()
+    noise[1] = 255 * random_images(seed=5)[1]
+    with MODES[mode]():
+        first, _ = weighted_normalization(images, WEIGHTS, True)
+        second, _ = weighted_normalization(noise, WEIGHTS, True)
+    for got, want in zip(second, first, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert not first[1][1].any()  # Nor does anything flow back into them.
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("scale", [1.0, 0.25, 1e-6])
+def test_a_weight_is_a_number_of_repetitions(mode, scale):
+    images, repeats = random_images(), WEIGHTS.astype(int)
+    with MODES[mode]():
+        actual, vectors = weighted_normalization(images, WEIGHTS * np.float32(scale), False)
+    found = []
+
+    def repeated(images, *vectors):
+        result, mean_square = ops.parametric_normalization(
+            tf.repeat(images, repeats, 0), *vectors, 1e-5
+        )
+        found.append(mean_square)
+        # Each image's repetitions added up, as the weights do it.
+        return tf.math.segment_sum(result, np.repeat(np.arange(4), repeats))
+
+    expected = [*gradients(repeated, (images, *vectors), 0), found[0]]
+    for number, (got, want) in enumerate(zip(actual, expected, strict=True)):
+        is_mean_square = number == len(expected) - 1
+        got = got if is_mean_square else got / np.float32(scale)
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
+    with MODES[mode]():
+        actual, _ = weighted_normalization(random_images(), np.zeros(4, np.float32), True)
+    assert all(np.isfinite(value).all() for value in actual)
+    assert not actual[-1].any()
