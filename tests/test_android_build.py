@@ -44,13 +44,14 @@ def offline_artifacts() -> dict[str, str]:
     given = re.findall(r'-D(\w+)="\$\(setting (\w+)\)"', read("offline/build.sh"))
     properties |= {name: settings()[setting] for name, setting in given}
 
-    def resolved(text):
-        return re.sub(r"\$\{(\w+)\}", lambda match: properties[match.group(1)], text)
+    def resolved(value):
+        return re.sub(r"\$\{(\w+)\}", lambda match: properties[match.group(1)], value)
+
+    def text(item, name):
+        return resolved(item.find(f"{MAVEN}{name}").text)
 
     return {
-        f"{item.find(f'{MAVEN}groupId').text}:{item.find(f'{MAVEN}artifactId').text}": resolved(
-            item.find(f"{MAVEN}version").text
-        )
+        f"{text(item, 'groupId')}:{text(item, 'artifactId')}": text(item, "version")
         for kind in ("dependency", "artifactItem")
         for item in tree.iter(f"{MAVEN}{kind}")
     }
@@ -101,6 +102,9 @@ def test_what_the_offline_build_has_beside_them_is_in_no_app():
         "androidx.test.espresso:espresso-idling-resource",  # Robolectric's.
         "androidx.test:monitor",  # Robolectric's.
         "com.android.tools:r8",  # Gradle's plugin has its own.
+        f"com.toasttab.android:gummy-bears-api-{settings()['minSdk']}",  # In place of lint.
+        "org.codehaus.mojo:animal-sniffer",  # In place of lint.
+        "org.ow2.asm:asm",  # In place of lint.
         "org.robolectric:android-all",  # In place of the SDK.
         "org.robolectric:android-all-instrumented",  # Robolectric fetches it otherwise.
         "org.tensorflow:tensorflow-lite-api",  # Comes with tensorflow-lite.

@@ -46,6 +46,7 @@ def test_the_app_gives_each_signature_its_inputs_and_outputs():
 def test_the_app_reads_the_metadata_where_python_writes_it():
     source = java("ModelMetadata")
     assert constants(source)["ENTRY"] == metadata.ENTRY
+    assert constants(source)["HASH_ENTRY"] == metadata.HASH_ENTRY
     assert f"int VERSION = {metadata.VERSION};" in source
     fields = set(metadata.ModelMetadata.__dataclass_fields__)
     read = set(re.findall(r'fields\.get\w+\("(\w+)"\)', source)) - {"version"}

@@ -29,6 +29,7 @@ java_version=$(setting javaVersion)
 versions=$(cat "$project/gradle.properties" "$offline/artifacts.xml" "$offline"/native/* | sha256sum)
 cache=${FEDSUP_ANDROID_CACHE:-$HOME/.cache/fedsup-android}/${versions:0:16}
 keystore=${KEYSTORE:-$(dirname "$cache")/debug.keystore}
+supernet=$(dirname "$cache")/supernet.safetensors
 framework=/usr/share/android-framework-res/framework-res.apk
 packages=(aapt android-framework-res apksigner gcc libc6-dev maven openjdk-17-jdk-headless unzip zip
   zipalign)
@@ -46,7 +47,7 @@ fetch() {
   # shellcheck disable=SC2086  # MAVEN_ARGS are several.
   mvn -q -B ${MAVEN_ARGS:-} -f "$offline/artifacts.xml" package -Dfolder="$folder" \
     -DtfliteVersion="$(setting tfliteVersion)" -DjunitVersion="$(setting junitVersion)" \
-    -DrobolectricVersion="$(setting robolectricVersion)"
+    -DrobolectricVersion="$(setting robolectricVersion)" -DminSdk="$(setting minSdk)"
   for aar in tflite tflite-api monitor idling; do
     unzip -q "$folder/$aar.aar" -d "$folder/$aar"
     rm "$folder/$aar.aar"
@@ -60,18 +61,20 @@ fetch() {
   mv "$folder" "$cache"
 }
 
-# The smallest digits subnet of a freshly trained supernet, unless MODEL names a ready one.
+# The smallest digits subnet of a supernet that fedsup demo trained, unless MODEL names a ready one.
+# The supernet is kept in the cache; a model is exported whenever there is none.
 model() {
   local asset=$build/assets/subnet.tflite
-  mkdir -p "$build/assets"
+  mkdir -p "$build/assets" "$(dirname "$cache")"
   if [ -n "${MODEL:-}" ]; then
     cp "$MODEL" "$asset"
   elif [ ! -e "$asset" ]; then
-    (
-      cd "$repository"
-      uv run fedsup demo --out="$build/demo"
-      uv run fedsup export "$build/demo/supernet.safetensors" --architecture=smallest --out="$asset"
-    )
+    if [ ! -e "$supernet" ]; then
+      (cd "$repository" && uv run fedsup demo --out="$build/demo")
+      cp "$build/demo/supernet.safetensors" "$supernet.part"
+      mv "$supernet.part" "$supernet"
+    fi
+    (cd "$repository" && uv run fedsup export "$supernet" --architecture=smallest --out="$asset")
   fi
 }
 
@@ -100,6 +103,8 @@ apk() {
   model
   compile_app
   local stage=$build/apk abi jdk
+  java -cp "$cache/sniffer.jar:$cache/asm.jar" "$offline/CheckApi.java" "$cache/api.signature" \
+    "$build/classes"
   jdk=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")")
   rm -rf "$stage"
   mkdir -p "$stage"
@@ -124,7 +129,7 @@ apk() {
       -dname 'CN=Android Debug,O=Android,C=US' 2>/dev/null
   fi
   apksigner sign --ks "$keystore" --ks-pass pass:android --ks-key-alias androiddebugkey \
-    --v4-signing-enabled false --out "$build/app.apk" "$build/aligned.apk"
+    --v1-signing-enabled false --v4-signing-enabled false --out "$build/app.apk" "$build/aligned.apk"
   apksigner verify --min-sdk-version "$(setting minSdk)" "$build/app.apk"
   zipalign -c -p 4 "$build/app.apk"
   echo "$build/app.apk: $(stat -c %s "$build/app.apk") bytes, sha256 $(sha256sum <"$build/app.apk")"

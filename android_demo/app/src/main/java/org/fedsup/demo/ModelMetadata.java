@@ -1,9 +1,10 @@
 package org.fedsup.demo;
 
-import java.nio.charset.StandardCharsets;
+import java.io.IOException;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.Iterator;
 import java.util.List;
@@ -13,9 +14,10 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** What a model says about itself: fedsup.json in a zip archive behind it. */
+/** What a model says about itself: a zip archive behind it, as tflite/metadata.py tells. */
 public final class ModelMetadata {
     private static final String ENTRY = "fedsup.json";
+    private static final String HASH_ENTRY = "model.sha256";
     private static final int VERSION = 1;
     private static final int MOST_BYTES = 1 << 20;
     private static final String FROZEN = "/mean_square";
@@ -73,15 +75,27 @@ public final class ModelMetadata {
         macs = fields.getLong("macs");
     }
 
-    /** Reads the metadata of a model's file. */
+    /**
+     * Reads the metadata of a model's file and checks that its model is whole: the runtime would
+     * end the process where a damaged one misleads it.
+     */
     public static ModelMetadata read(byte[] file) throws UnusableFileException {
-        byte[] text = TrailingZip.read(file, ENTRY, MOST_BYTES);
-        if (text == null) {
+        String text;
+        boolean whole;
+        try {
+            TrailingZip archive = new TrailingZip(file);
+            text = archive.read(ENTRY, MOST_BYTES);
+            byte[] model = Arrays.copyOf(file, archive.begin());
+            whole = sha256(model).equals(archive.read(HASH_ENTRY, MOST_BYTES));
+        } catch (IOException | RuntimeException foreign) {
             throw new UnusableFileException(
-                    "This is no model of fedsup: expected a .tflite that fedsup export wrote.");
+                    "This is no model of fedsup: expected a .tflite that fedsup export wrote.", foreign);
+        }
+        if (!whole) {
+            throw new UnusableFileException("This model is damaged: copy it anew.");
         }
         try {
-            JSONObject fields = new JSONObject(new String(text, StandardCharsets.UTF_8));
+            JSONObject fields = new JSONObject(text);
             if (fields.getInt("version") != VERSION) {
                 throw new UnusableFileException("This model is of version "
                         + fields.getInt("version") + ", the app reads version " + VERSION

@@ -1,14 +1,17 @@
 package org.fedsup.demo;
 
+import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
+import java.util.HashMap;
+import java.util.Map;
 import java.util.zip.DataFormatException;
 import java.util.zip.Inflater;
 
 /**
- * Reads an entry of a zip archive that stands behind something else in a file. Android's own zip
- * readers want a file that begins with an archive.
+ * A zip archive that stands behind something else in a file. Android's own zip readers want a file
+ * that begins with one.
  */
 final class TrailingZip {
     private static final int END_SIGNATURE = 0x06054b50;
@@ -20,76 +23,100 @@ final class TrailingZip {
     private static final int STORED = 0;
     private static final int DEFLATED = 8;
 
-    private TrailingZip() {}
+    private final ByteBuffer file;
+    // Where the directory describes each entry.
+    private final Map<String, Integer> entries = new HashMap<>();
+    private final int shift;
+    private int begin = Integer.MAX_VALUE;
 
     /**
-     * Returns the bytes of an entry, or null if there is no archive or no such entry.
+     * Reads the directory of a file's archive.
      *
-     * @param mostBytes size above which an entry counts as damaged, so that a small file cannot
-     *     fill the memory
+     * @throws IOException if there is no archive, or a damaged one
      */
-    static byte[] read(byte[] file, String name, int mostBytes) {
-        ByteBuffer buffer = ByteBuffer.wrap(file).order(ByteOrder.LITTLE_ENDIAN);
+    TrailingZip(byte[] content) throws IOException {
+        file = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN);
         try {
-            int end = findEnd(buffer);
-            if (end < 0) {
-                return null;
-            }
-            int entries = buffer.getShort(end + 10) & 0xffff;
-            int size = buffer.getInt(end + 12);
-            int place = end - size;
+            int end = findEnd();
+            int place = end - file.getInt(end + 12);
             // Some writers count offsets from the archive's begin and not from the file's.
-            int shift = place - buffer.getInt(end + 16);
-            for (int number = 0; number < entries; number++) {
-                if (buffer.getInt(place) != ENTRY_SIGNATURE) {
-                    return null;
+            shift = place - file.getInt(end + 16);
+            for (int left = file.getShort(end + 10) & 0xffff; left > 0; left--) {
+                if (file.getInt(place) != ENTRY_SIGNATURE) {
+                    throw new IOException("its directory is damaged");
                 }
-                int nameLength = buffer.getShort(place + 28) & 0xffff;
-                String found = new String(file, place + ENTRY_SIZE, nameLength, StandardCharsets.UTF_8);
-                if (found.equals(name)) {
-                    return unpack(buffer, place, shift, mostBytes);
-                }
-                int extraLength = buffer.getShort(place + 30) & 0xffff;
-                int commentLength = buffer.getShort(place + 32) & 0xffff;
-                place += ENTRY_SIZE + nameLength + extraLength + commentLength;
+                int length = file.getShort(place + 28) & 0xffff;
+                entries.put(new String(content, place + ENTRY_SIZE, length, StandardCharsets.UTF_8), place);
+                begin = Math.min(begin, local(place));
+                place += ENTRY_SIZE + length + (file.getShort(place + 30) & 0xffff)
+                        + (file.getShort(place + 32) & 0xffff);
             }
-            return null;
-        } catch (IndexOutOfBoundsException | DataFormatException damaged) {
-            return null;
+        } catch (IndexOutOfBoundsException damaged) {
+            throw new IOException("its directory is damaged", damaged);
         }
     }
 
-    private static int findEnd(ByteBuffer buffer) {
-        int first = Math.max(0, buffer.capacity() - END_SIZE - MOST_COMMENT);
-        for (int place = buffer.capacity() - END_SIZE; place >= first; place--) {
-            if (buffer.getInt(place) == END_SIGNATURE) {
+    /** Where the archive begins, and what is before it ends. */
+    int begin() {
+        return begin;
+    }
+
+    /**
+     * The text of an entry.
+     *
+     * @param mostBytes size above which it counts as damaged, so that a small file cannot fill the
+     *     memory
+     * @throws IOException if there is no such entry, or a damaged one
+     */
+    String read(String name, int mostBytes) throws IOException {
+        Integer entry = entries.get(name);
+        if (entry == null) {
+            throw new IOException("there is no " + name);
+        }
+        try {
+            return new String(unpack(entry, mostBytes), StandardCharsets.UTF_8);
+        } catch (IndexOutOfBoundsException | DataFormatException damaged) {
+            throw new IOException(name + " is damaged", damaged);
+        }
+    }
+
+    private int findEnd() throws IOException {
+        int first = Math.max(0, file.capacity() - END_SIZE - MOST_COMMENT);
+        for (int place = file.capacity() - END_SIZE; place >= first; place--) {
+            if (file.getInt(place) == END_SIGNATURE) {
                 return place;
             }
         }
-        return -1;
+        throw new IOException("there is no archive");
     }
 
-    private static byte[] unpack(ByteBuffer buffer, int entry, int shift, int mostBytes)
-            throws DataFormatException {
-        int method = buffer.getShort(entry + 10) & 0xffff;
-        int packed = buffer.getInt(entry + 20);
-        int size = buffer.getInt(entry + 24);
-        int local = buffer.getInt(entry + 42) + shift;
-        if (size < 0 || size > mostBytes || packed < 0 || method != STORED && method != DEFLATED) {
-            return null;
+    private int local(int entry) {
+        return file.getInt(entry + 42) + shift;
+    }
+
+    private byte[] unpack(int entry, int mostBytes) throws IOException, DataFormatException {
+        int method = file.getShort(entry + 10) & 0xffff;
+        int packed = file.getInt(entry + 20);
+        int size = file.getInt(entry + 24);
+        boolean known = method == STORED && packed == size || method == DEFLATED;
+        if (!known || size < 0 || size > mostBytes || packed < 0) {
+            throw new IOException("an entry is damaged or too large");
         }
-        int skipped = (buffer.getShort(local + 26) & 0xffff) + (buffer.getShort(local + 28) & 0xffff);
-        int begin = local + LOCAL_SIZE + skipped;
+        int local = local(entry);
+        int from = local + LOCAL_SIZE + (file.getShort(local + 26) & 0xffff)
+                + (file.getShort(local + 28) & 0xffff);
         byte[] content = new byte[size];
         if (method == STORED) {
-            System.arraycopy(buffer.array(), begin, content, 0, size);
+            System.arraycopy(file.array(), from, content, 0, size);
             return content;
         }
         Inflater inflater = new Inflater(true);
         try {
-            inflater.setInput(buffer.array(), begin, packed);
-            int read = inflater.inflate(content);
-            return read == size ? content : null;
+            inflater.setInput(file.array(), from, packed);
+            if (inflater.inflate(content) != size) {
+                throw new IOException("an entry is not whole");
+            }
+            return content;
         } finally {
             inflater.end();
         }

@@ -1,6 +1,7 @@
 package org.fedsup.demo;
 
 import java.io.Closeable;
+import java.nio.Buffer;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
@@ -53,8 +54,7 @@ public final class Trainer implements Closeable {
     public Trainer(byte[] file, int threads) throws UnusableFileException {
         metadata = ModelMetadata.read(file);
         imageSize = ModelMetadata.count(metadata.imageShape);
-        ByteBuffer model = bytes(file.length).put(file);
-        model.rewind();
+        ByteBuffer model = rewound(bytes(file.length).put(file));
         Interpreter.Options options = new Interpreter.Options();
         options.setNumThreads(threads);
         options.setUseXNNPACK(false); // It packs constant weights; these change every step.
@@ -129,8 +129,7 @@ public final class Trainer implements Closeable {
     /** The probability of each class. */
     public float[] infer(byte[] image) {
         checkImage(image);
-        ByteBuffer images = bytes(metadata.inferBatch * imageSize).put(image);
-        images.rewind();
+        ByteBuffer images = rewound(bytes(metadata.inferBatch * imageSize).put(image));
         int classes = metadata.classNames.size();
         FloatBuffer logits = floats(metadata.inferBatch * classes);
         Map<String, Object> inputs = new HashMap<>();
@@ -139,8 +138,7 @@ public final class Trainer implements Closeable {
         outputs.put(Signatures.LOGITS, logits);
         interpreter.runSignature(inputs, outputs, Signatures.INFER);
         float[] first = new float[classes];
-        logits.rewind();
-        logits.get(first);
+        rewound(logits).get(first);
         return softmax(first);
     }
 
@@ -154,8 +152,7 @@ public final class Trainer implements Closeable {
         SortedMap<String, float[]> weights = new TreeMap<>();
         outputs.forEach((name, buffer) -> {
             float[] values = new float[((FloatBuffer) buffer).capacity()];
-            ((FloatBuffer) buffer).rewind();
-            ((FloatBuffer) buffer).get(values);
+            rewound((FloatBuffer) buffer).get(values);
             weights.put(name, values);
         });
         return weights;
@@ -185,9 +182,7 @@ public final class Trainer implements Closeable {
                 throw new IllegalArgumentException("Expected " + name + " of shape "
                         + Arrays.toString(shape) + ", received " + values.length + " values.");
             }
-            FloatBuffer buffer = floats(values.length).put(values);
-            buffer.rewind();
-            inputs.put(name, buffer);
+            inputs.put(name, rewound(floats(values.length).put(values)));
         });
         Map<String, Object> outputs = new HashMap<>();
         outputs.put(Signatures.OK, ByteBuffer.allocateDirect(4).order(ByteOrder.nativeOrder()).asIntBuffer());
@@ -201,8 +196,8 @@ public final class Trainer implements Closeable {
 
     /** Runs a signature that gives a loss and right answers. */
     private void score(Map<String, Object> inputs, String signature) {
-        loss.rewind(); // The runtime writes where the last call ended.
-        correct.rewind();
+        rewound(loss); // The runtime writes where the last call ended.
+        rewound(correct);
         interpreter.runSignature(inputs, scores, signature);
     }
 
@@ -275,6 +270,12 @@ public final class Trainer implements Closeable {
         return logits;
     }
 
+    /** Goes back to the begin. The method of ByteBuffer itself is not in every Android. */
+    private static <B extends Buffer> B rewound(B buffer) {
+        buffer.rewind();
+        return buffer;
+    }
+
     private static ByteBuffer bytes(int count) {
         return ByteBuffer.allocateDirect(count).order(ByteOrder.nativeOrder());
     }
@@ -302,7 +303,7 @@ public final class Trainer implements Closeable {
                 throw new IllegalArgumentException(
                         "Expected 1 to " + size + " examples, received " + examples.size() + ".");
             }
-            images.rewind();
+            rewound(images);
             for (int place = 0; place < size; place++) {
                 boolean present = place < examples.size();
                 Example example = examples.get(present ? place : 0);
@@ -315,7 +316,7 @@ public final class Trainer implements Closeable {
                 labels.put(place, example.label());
                 weights.put(place, present ? 1f : 0f);
             }
-            images.rewind();
+            rewound(images);
             Map<String, Object> inputs = new HashMap<>();
             inputs.put(Signatures.IMAGES, images);
             inputs.put(Signatures.LABELS, labels);

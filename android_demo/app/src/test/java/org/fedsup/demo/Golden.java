@@ -57,33 +57,29 @@ final class Golden {
 
     /** The metadata of the model under test as JSON. */
     static JSONObject metadata() throws IOException, JSONException {
-        byte[] text = TrailingZip.read(model(), "fedsup.json", 1 << 20);
-        return new JSONObject(new String(text, StandardCharsets.UTF_8));
+        return new JSONObject(new TrailingZip(model()).read("fedsup.json", 1 << 20));
+    }
+
+    /** The model under test without its archive. */
+    static byte[] engineModel() throws IOException {
+        byte[] file = model();
+        return Arrays.copyOf(file, new TrailingZip(file).begin());
     }
 
     /** The model under test with other metadata. */
     static byte[] modelSaying(JSONObject metadata) throws IOException {
-        return withZip(engineModel(), "fedsup.json", metadata.toString());
+        return withArchive(engineModel(), "fedsup.json", metadata.toString());
     }
 
-    /** The model under test without metadata. */
-    static byte[] engineModel() throws IOException {
-        byte[] file = model();
-        for (int place = 0; place < file.length - 4; place++) {
-            if (file[place] == 'P' && file[place + 1] == 'K' && file[place + 2] == 3
-                    && file[place + 3] == 4) {
-                return Arrays.copyOf(file, place);
-            }
-        }
-        throw new IOException("There is no archive behind the model.");
-    }
-
-    static byte[] withZip(byte[] front, String entry, String text) throws IOException {
+    /** A model with an archive of the right hash and a text under some name. */
+    static byte[] withArchive(byte[] model, String entry, String text) throws IOException {
         ByteArrayOutputStream all = new ByteArrayOutputStream();
-        all.write(front);
+        all.write(model);
         try (ZipOutputStream zip = new ZipOutputStream(all)) {
             zip.putNextEntry(new ZipEntry(entry));
             zip.write(text.getBytes(StandardCharsets.UTF_8));
+            zip.putNextEntry(new ZipEntry("model.sha256"));
+            zip.write(ModelMetadata.sha256(model).getBytes(StandardCharsets.UTF_8));
         }
         return all.toByteArray();
     }

@@ -167,11 +167,13 @@ public class TrainerTest {
         byte[] garbage = Golden.engineModel();
         Arrays.fill(garbage, 8, garbage.length, (byte) 0x5a);
         JSONObject metadata = Golden.metadata();
+        byte[] flipped = model.clone();
+        flipped[model.length / 2] ^= 1;
         List<byte[]> foreign = new ArrayList<>(List.of(
-                new byte[0], "hello".getBytes(), Arrays.copyOf(model, model.length / 2),
-                Golden.engineModel(), Golden.withZip(Golden.engineModel(), "other.json", "{}"),
-                Golden.withZip(garbage, "fedsup.json", metadata.toString()),
-                Golden.withZip(Golden.engineModel(), "fedsup.json", "{"),
+                new byte[0], "hello".getBytes(), flipped, Arrays.copyOf(model, model.length / 2),
+                Golden.engineModel(), Golden.withArchive(Golden.engineModel(), "other.json", "{}"),
+                Golden.withArchive(garbage, "fedsup.json", metadata.toString()),
+                Golden.withArchive(Golden.engineModel(), "fedsup.json", "{"),
                 Golden.modelSaying(Golden.metadata().put("version", 2)),
                 Golden.modelSaying(without(Golden.metadata(), "head/bias"))));
         JSONObject batches = Golden.metadata();

@@ -1,0 +1,31 @@
+import java.io.File;
+import java.io.FileInputStream;
+import java.io.InputStream;
+import java.util.List;
+import java.util.Set;
+import org.codehaus.mojo.animal_sniffer.SignatureChecker;
+import org.codehaus.mojo.animal_sniffer.logging.PrintWriterLogger;
+
+/**
+ * Fails if classes call what the oldest supported Android has not, as Android Studio's lint does.
+ * The compiler cannot tell, since it sees the newest Android and this machine's Java.
+ */
+public final class CheckApi {
+    /** What the app brings along, and what D8 replaces: records and concatenated strings. */
+    private static final Set<String> BROUGHT = Set.of(
+            "org.fedsup.demo.*", "org.tensorflow.lite.*", "java.lang.Record",
+            "java.lang.runtime.ObjectMethods", "java.lang.invoke.StringConcatFactory");
+
+    /** Arguments: the signature of the oldest Android, and the folder of the classes. */
+    public static void main(String[] arguments) throws Exception {
+        try (InputStream signature = new FileInputStream(arguments[0])) {
+            SignatureChecker checker =
+                    new SignatureChecker(signature, BROUGHT, new PrintWriterLogger(System.err));
+            checker.setSourcePath(List.of());
+            checker.process(new File(arguments[1]));
+            if (checker.isSignatureBroken()) {
+                System.exit(1);
+            }
+        }
+    }
+}
