@@ -1,0 +1,214 @@
+"""A certificate, on a real `.tflite`: what holds, and what must not."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedsup_tf import calibration, checkpoint
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.supernet import Supernet
+from tflite import certified_training, flatbuffer, phone_model
+from tflite.certify import certify
+from tflite.check import compare
+from tflite.export import BatchSizes, Origin, export_tflite
+from tflite.metadata import append_metadata, split_model
+from tflite.reference import Reference, compute
+from tflite.sides import largest_difference, settle
+
+SPACE = SearchSpace(
+    name="tiny",
+    image_shape=(8, 8, 1),
+    classes=4,
+    stem_width=8,
+    stem_stride=1,
+    stages=(Stage("a", (8, 16), (1,), (3, 5), 2),),
+)
+PREPROCESSING = Preprocessing((100.0,), (60.0,))
+TRAINING = LocalTraining(batch_size=8, label_smoothing=0.1)
+NO_WEIGHTS = "train, weights all zero"
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 1), np.uint8)
+LABELS = RANDOM.integers(0, 4, 40, np.int32)
+
+
+def make_supernet(seed=1):
+    """A supernet none of whose tensors is as it was made."""
+    supernet = Supernet(SPACE, seed)
+    random = np.random.default_rng(seed)
+    weights = supernet.weights_by_name()
+    noise = {name: random.normal(0, 0.1, value.shape) for name, value in weights.items()}
+    supernet.assign_weights({name: weights[name] + noise[name] for name in weights})
+    return supernet
+
+
+SUPERNET = make_supernet()
+SUBNET = SUPERNET.extract(SPACE.largest())
+WEIGHTS = {name: tf.constant(value.numpy()) for name, value in SUBNET.weights_by_name().items()}
+
+
+def export(path, preprocessing=PREPROCESSING):
+    sums = calibration.sum_mean_squares(SUBNET, WEIGHTS, tf.constant(IMAGES), 40, preprocessing)
+    origin = Origin(SPACE, checkpoint.fingerprint(SUPERNET.weights_by_name()), 7, tuple("abcd"))
+    mean_squares = {name: value.numpy() / 40 for name, value in sums.items()}
+    sizes = BatchSizes(8, 5, 2)
+    export_tflite(path, SUBNET, mean_squares, preprocessing, TRAINING, origin, sizes)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("model") / "tiny.tflite")
+
+
+def certify_here(path, supernet=SUPERNET, steps=2, **options):
+    return certify(path, supernet, PREPROCESSING, IMAGES, LABELS, steps, **options)
+
+
+@pytest.fixture(scope="module")
+def certificate(path):
+    return certify_here(path, steps=4)
+
+
+def failed(certificate):
+    """Names of the checks that do not hold, but of that which has a test of its own."""
+    return {check.name for check in certificate.checks if not check.holds} - {NO_WEIGHTS}
+
+
+def test_an_exported_subnet_holds(certificate):
+    assert failed(certificate) == set()
+    fields = json.loads(json.dumps(certificate.to_fields()))
+    assert fields["holds"] is certificate.holds
+    assert fields["parameters"] == sum(value.shape.num_elements() for value in WEIGHTS.values())
+    assert "TRANSPOSE" in fields["operators"]
+    names = [check["name"] for check in fields["checks"]]
+    assert len(names) == len(set(names)) >= 20
+    measured = [check for check in fields["checks"] if check["tolerance"] is not None]
+    assert len(measured) >= 13
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the branch for a batch without weights gives one tensor as several outputs, of which "
+    "the runtime fills in one; the momentum of the others becomes arbitrary",
+)
+def test_a_batch_without_weights_changes_nothing(certificate):
+    (check,) = (check for check in certificate.checks if check.name == NO_WEIGHTS)
+    assert check.holds
+
+
+def test_a_changed_weight_is_found(path, tmp_path):
+    model, metadata = split_model(path)
+    value = WEIGHTS["stem/kernel"].numpy()
+    value[0, 0, 0, 0] = np.nextafter(value[0, 0, 0, 0], np.float32(9))
+    changed = tmp_path / "changed.tflite"
+    model = flatbuffer.replace_variables(model, {"stem/kernel": value})
+    changed.write_bytes(append_metadata(model, metadata))
+    assert "fresh weights" in failed(certify_here(str(changed)))
+
+
+def test_another_preprocessing_is_found(tmp_path):
+    other = export(tmp_path / "other.tflite", Preprocessing((101.0,), (60.0,)))
+    found = failed(certify_here(other))
+    assert {"preprocessing", "infer, frozen", "train, single steps", "train, losses"} <= found
+    assert not {"fresh weights", "save, restore, infer", "partial restore"} & found
+
+
+def test_a_wrong_gradient_is_found_and_not_explained_away(tmp_path, monkeypatch):
+    apply = phone_model.PhoneModel._apply
+
+    def wrong(self, weights, gradients, *rest):
+        name = "stem_norm/beta"
+        return apply(self, weights, {**gradients, name: gradients[name] * 1.01}, *rest)
+
+    monkeypatch.setattr(phone_model.PhoneModel, "_apply", wrong)
+    found = failed(certify_here(export(tmp_path / "wrong.tflite")))
+    assert {"train, single steps", "train, free run", "train, batch of one"} <= found
+    assert not {"infer, frozen", "evaluate", "train, losses"} & found
+
+
+def test_other_training_is_found(path):
+    found = failed(certify_here(path, training=dataclasses.replace(TRAINING, momentum=0.4)))
+    assert "train, free run" in found
+    assert "train, single steps" not in found
+
+
+def test_another_supernet_is_an_error(path):
+    with pytest.raises(ValueError, match="Give the checkpoint that it was exported from"):
+        certify_here(path, make_supernet(seed=2))
+
+
+def test_a_foreign_model_is_an_error(tmp_path):
+    function = tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec([1])])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    )
+    foreign = tmp_path / "foreign.tflite"
+    foreign.write_bytes(converter.convert())
+    with pytest.raises(ValueError, match="fedsup export"):
+        certify_here(str(foreign))
+
+
+# The reference, and comparisons within rounding.
+
+
+def test_the_reference_computes_the_subnet():
+    images = PREPROCESSING.normalize(IMAGES[:8])
+    found, mean_squares = SUBNET.forward_with_statistics(WEIGHTS, images)
+    computed = compute(SUBNET, WEIGHTS, images)
+    np.testing.assert_allclose(computed.logits, found, rtol=1e-4, atol=1e-5)
+    assert computed.mean_squares.keys() == mean_squares.keys()
+    for name, value in mean_squares.items():
+        np.testing.assert_allclose(computed.mean_squares[name], value, rtol=1e-4)
+
+
+def test_a_comparison_within_rounding_is_decided_as_the_file_does():
+    """Moves a channel so that one value lies at 0, and lets the file stop its gradient."""
+    reference = Reference(SUBNET, PREPROCESSING, TRAINING)
+    images, labels = IMAGES[:8], LABELS[:8]
+    norm = "stem_norm"
+    place = (3, 2, 4, 5)
+    weights, momenta = dict(WEIGHTS), {name: tf.zeros_like(v) for name, v in WEIGHTS.items()}
+    for _ in range(3):
+        value = reference.before_relu6(weights, images)[norm].numpy()[place] - 1e-8
+        beta = weights[f"{norm}/beta"].numpy()
+        beta[place[3]] -= value
+        weights[f"{norm}/beta"] = tf.constant(beta)
+    own = reference.step(weights, momenta, images, labels, 0.05)
+    sides = {
+        name: tf.cast((value > 0) & (value < 6), tf.float32).numpy()
+        for name, value in own.computed.before_relu6.items()
+    }
+    sides[norm][place] = 1 - sides[norm][place]
+    other = reference.step(weights, momenta, images, labels, 0.05, sides)
+    found = {name: value.numpy() for name, value in other.weights.items()}
+    assert largest_difference(found, own.weights) > 1e-6
+    settled = settle(reference, found, weights, momenta, images, labels, 0.05, enough=1e-7)
+    assert settled.after < 1e-7 < 1e-6 < settled.before
+    assert settled.decided == 1
+    assert settled.distance < 1e-6
+
+
+def test_a_difference_that_is_no_comparison_stays():
+    reference = Reference(SUBNET, PREPROCESSING, TRAINING)
+    momenta = {name: tf.zeros_like(value) for name, value in WEIGHTS.items()}
+    own = reference.step(WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05)
+    found = {name: value.numpy() for name, value in own.weights.items()}
+    found["head/kernel"] = found["head/kernel"] + np.float32(1e-5)
+    arguments = (found, WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05)
+    settled = settle(reference, *arguments, enough=1e-6)
+    assert settled.after == settled.before > certified_training._STEP_TOLERANCE
+    assert settled.decided == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.1])
+def test_compare_refuses_what_is_not_equal(value):
+    expected = {"a": np.float32([1, 2])}
+    assert compare("x", expected, {"a": np.float32([1, 2.05])}, 0.1).holds
+    assert not compare("x", expected, {"a": np.float32([value, 2])}, 0.05).holds
+    assert not compare("x", expected, {"a": np.float32([1])}, 0.1).holds
+    assert not compare("x", expected, {}, 0.1).holds

@@ -1,0 +1,244 @@
+"""Checks of a certificate that train: every weight after each step, beside TensorFlow's.
+
+Two right engines part where a value before ReLU6 lies within rounding of 0 or 6 (`sides`). With
+those few comparisons decided as the exported model decided them, a step agrees to single roundings
+of the weights, and a run of ten steps stays there; with the reference's own it drifts to 1e-3.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tflite.check import Check, Phone, compare
+from tflite.metadata import ModelMetadata
+from tflite.phone_model import MEAN_SQUARE_DECAY
+from tflite.reference import Reference
+from tflite.sides import Settled, largest_difference, settle
+
+LEARNING_RATE = 0.05
+# Of a weight after one step: roundings of a weight of size 1 are 1.2e-7, and a step's own were
+# 1.2e-7 to 8e-7 over subnets of 0.2 and 1.9 million weights; a comparison decided otherwise makes
+# 1e-6 to 1e-4, a wrong gradient 1e-3 and more.
+_STEP_TOLERANCE = 2e-6
+# What a run of steps may add to it, each step: roundings of earlier steps live on in the weights.
+_RUN_TOLERANCE = 1e-6
+# Differences from which a step is searched for comparisons decided otherwise.
+_ENOUGH = 9e-7
+# Of the loss, relative to 1 or to the loss if that is larger.
+_LOSS_TOLERANCE = 2e-5
+# Of a mean square, relative to the largest of its tensor.
+_MEAN_SQUARE_TOLERANCE = 2e-5
+
+
+class TrainingChecks:
+    """Trains a file and its reference side by side."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        metadata: ModelMetadata,
+        reference: Reference,
+        images: np.ndarray,
+        labels: np.ndarray,
+    ):
+        """Prepares the checks; the arguments are those of `certify.certify`."""
+        self._open = lambda: Phone(path, metadata)
+        self._reference = reference
+        self._images, self._labels = images, labels
+        self._size = metadata.batch_sizes["train"]
+        fresh = self._open().state()
+        names = [name for name in metadata.variables if not name.endswith("/mean_square")]
+        self._frozen = [name for name in metadata.variables if name not in names]
+        self._weights = {name: tf.constant(fresh[name]) for name in names}
+        self._no_momenta = {name: tf.zeros_like(value) for name, value in self._weights.items()}
+
+    def run(self, steps: int) -> list[Check]:
+        """All checks of training, with so many steps."""
+        return [
+            *self._from_equal_weights(steps),
+            *self._free_run(steps),
+            self._batch_of_one(),
+            self._filling(),
+            self._no_weights(),
+        ]
+
+    def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        places = np.arange(number * self._size, (number + 1) * self._size) % len(self._labels)
+        return self._images[places], self._labels[places]
+
+    def _from_equal_weights(self, steps: int) -> list[Check]:
+        """Each step from the reference's weights and no momentum."""
+        phone = self._open()
+        weights = self._weights
+        settled, losses, squares, changes = [], [], [], []
+        for number in range(steps):
+            images, labels = self._batch(number)
+            state = phone.state()
+            phone.restore({**state, **{name: value.numpy() for name, value in weights.items()}})
+            loss = phone.train(images, labels, LEARNING_RATE)
+            found = phone.state()
+            result = settle(
+                self._reference,
+                found,
+                weights,
+                self._no_momenta,
+                images,
+                labels,
+                LEARNING_RATE,
+                _ENOUGH,
+            )
+            settled.append(result)
+            losses.append((loss, float(result.step.loss)))
+            squares.append(self._mean_square_difference(state, found, result))
+            after = {name: value.numpy() for name, value in weights.items()}
+            changes.append(largest_difference(after, result.step.weights))
+            weights = result.step.weights
+            if result.after > _STEP_TOLERANCE:
+                break  # The search for comparisons takes long where they explain nothing.
+        decided = sum(result.decided for result in settled)
+        with_sides = sum(result.decided > 0 for result in settled)
+        note = (
+            f"{len(settled)} steps from equal weights; {decided} comparisons in {with_sides} of "
+            f"them decided as the file does, the farthest "
+            f"{max(result.distance for result in settled):.1e} from its bound; without that "
+            f"{max(result.before for result in settled):.1e}"
+        )
+        worst = max(result.after for result in settled)
+        scale = max(changes) or 1.0
+        return [
+            Check(
+                "train, single steps",
+                worst <= _STEP_TOLERANCE,
+                worst,
+                worst / scale,
+                _STEP_TOLERANCE,
+                note,
+            ),
+            _loss_check("train, losses", losses),
+            Check(
+                "train, mean squares",
+                max(squares) <= _MEAN_SQUARE_TOLERANCE,
+                None,
+                max(squares),
+                _MEAN_SQUARE_TOLERANCE,
+                f"{len(self._frozen)} tensors; the tolerance is relative",
+            ),
+        ]
+
+    def _mean_square_difference(self, before, found, settled: Settled) -> float:
+        worst = 0.0
+        for name in self._frozen:
+            new = settled.step.computed.mean_squares[name].numpy()
+            expected = before[name] + (1 - MEAN_SQUARE_DECAY) * (new - before[name])
+            difference = np.abs(found[name] - expected).max() / max(np.abs(expected).max(), 1e-30)
+            worst = max(worst, float(difference))
+        return worst
+
+    def _free_run(self, steps: int) -> list[Check]:
+        """Steps with momentum, the weights never set equal again."""
+        phone = self._open()
+        weights, momenta = self._weights, self._no_momenta
+        drifting, drifting_momenta = weights, momenta
+        tolerance = _STEP_TOLERANCE + (steps - 1) * _RUN_TOLERANCE
+        decided, difference, losses = 0, 0.0, []
+        for number in range(steps):
+            images, labels = self._batch(number)
+            loss = phone.train(images, labels, LEARNING_RATE)
+            found = phone.state()
+            result = settle(
+                self._reference,
+                found,
+                weights,
+                momenta,
+                images,
+                labels,
+                LEARNING_RATE,
+                difference + _ENOUGH,
+            )
+            weights, momenta = result.step.weights, result.step.momenta
+            decided, difference = decided + result.decided, result.after
+            losses.append((loss, float(result.step.loss)))
+            own = self._reference.step(drifting, drifting_momenta, images, labels, LEARNING_RATE)
+            drifting, drifting_momenta = own.weights, own.momenta
+            if difference > tolerance:
+                break
+        drift = largest_difference(found, drifting)
+        start = {name: value.numpy() for name, value in self._weights.items()}
+        scale = largest_difference(start, weights) or 1.0
+        note = (
+            f"{len(losses)} steps with momentum; {decided} comparisons decided as the file does; "
+            f"without that the run drifts to {drift:.1e}"
+        )
+        return [
+            Check(
+                "train, free run",
+                difference <= tolerance,
+                difference,
+                difference / scale,
+                tolerance,
+                note,
+            ),
+            _loss_check("train, losses of the run", losses),
+        ]
+
+    def _batch_of_one(self) -> Check:
+        phone = self._open()
+        images, labels = self._images[:1], self._labels[:1]
+        phone.train(images, labels, LEARNING_RATE)
+        result = settle(
+            self._reference,
+            phone.state(),
+            self._weights,
+            self._no_momenta,
+            images,
+            labels,
+            LEARNING_RATE,
+            _ENOUGH,
+        )
+        start = {name: value.numpy() for name, value in self._weights.items()}
+        scale = largest_difference(start, result.step.weights) or 1.0
+        return Check(
+            "train, batch of one",
+            result.after <= _STEP_TOLERANCE,
+            result.after,
+            result.after / scale,
+            _STEP_TOLERANCE,
+            f"filled up to {self._size} under weight 0; {result.decided} comparisons decided as "
+            "the file does",
+        )
+
+    def _filling(self) -> Check:
+        """What a short batch is filled up with does not matter."""
+        noise = np.random.default_rng(0).integers(0, 256, (self._size, *self._images.shape[1:]))
+        short = max(1, self._size // 2)
+        states = []
+        for filler in (None, noise.astype(np.uint8)):
+            phone = self._open()
+            phone.train(self._images[:short], self._labels[:short], LEARNING_RATE, filler)
+            states.append(phone.state())
+        note = f"{min(short, len(self._images))} images beside zeros and beside noise, weight 0"
+        return compare("train, filling", states[0], states[1], _STEP_TOLERANCE, note)
+
+    def _no_weights(self) -> Check:
+        """A batch of weight 0 changes neither variables nor momentum."""
+        states = []
+        for with_nothing in (False, True):
+            phone = self._open()
+            phone.train(*self._batch(0), LEARNING_RATE)
+            if with_nothing:
+                nothing = np.zeros(self._size, np.float32)
+                phone.train(*self._batch(1), LEARNING_RATE, weights=nothing)
+            after_first = phone.state()
+            phone.train(*self._batch(2), LEARNING_RATE)
+            after_second = {f"{name} later": value for name, value in phone.state().items()}
+            states.append({**after_first, **after_second})
+        note = "between two steps, bit for bit"
+        return compare("train, weights all zero", states[0], states[1], 0.0, note)
+
+
+def _loss_check(name: str, losses: list[tuple[float, float]]) -> Check:
+    found, expected = np.transpose(losses)
+    tolerance = _LOSS_TOLERANCE * max(1.0, float(expected.max()))
+    note = f"{expected[0]:.3f} at first, {expected[-1]:.3f} at last"
+    return compare(name, {"loss": expected}, {"loss": found}, tolerance, note)

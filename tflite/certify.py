@@ -1,0 +1,247 @@
+"""Holds an exported `.tflite` against the Keras subnet that it was cut from.
+
+The runtime computes what is in the file; TensorFlow's own operations and gradients compute the
+subnet anew from the supernet's weights (`reference`). Each check has its largest difference and the
+tolerance that it is held to.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import calibration
+from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.costs import architecture_cost
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+from tflite import flatbuffer
+from tflite.certified_training import LEARNING_RATE, TrainingChecks
+from tflite.check import Check, Phone, compare
+from tflite.metadata import ModelMetadata, read_metadata
+from tflite.reference import Reference
+from tflite.runner import DeviceTrainer
+
+# Relative to the largest logit: a few hundred roundings, one for each addition of a long sum.
+_INFER_TOLERANCE = 2e-5
+_THREADS = (2, 4)
+# A file may have this share of its weights' bytes, and as many bytes for graphs and metadata.
+_SIZE_SHARE = 1.15
+_SIZE_REST = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What was found out about a file.
+
+    Attributes:
+      path: The file.
+      metadata: What it says about itself.
+      file_bytes: Its size.
+      operators: How often each operator occurs in it.
+      checks: What it was held to.
+    """
+
+    path: str
+    metadata: ModelMetadata
+    file_bytes: int
+    operators: Mapping[str, int]
+    checks: Sequence[Check]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all checks hold."""
+        return all(check.holds for check in self.checks)
+
+    def to_fields(self) -> dict[str, Any]:
+        """As JSON values."""
+        metadata = self.metadata
+        return {
+            "file": os.path.basename(self.path),
+            "holds": self.holds,
+            "architecture": dataclasses.asdict(metadata.architecture),
+            "supernet_hash": metadata.supernet_hash,
+            "round": metadata.round,
+            "parameters": metadata.parameters,
+            "macs": metadata.macs,
+            "file_bytes": self.file_bytes,
+            "batch_sizes": dict(metadata.batch_sizes),
+            "operators": dict(self.operators),
+            "checks": [check._asdict() for check in self.checks],
+        }
+
+
+def certify(
+    path: str | os.PathLike,
+    supernet: Supernet,
+    preprocessing: Preprocessing,
+    images: np.ndarray,
+    labels: np.ndarray,
+    steps: int = 10,
+    training: LocalTraining | None = None,
+) -> Certificate:
+    """Holds a file against its subnet.
+
+    Args:
+      path: A file that `export.export_tflite` wrote.
+      supernet: The supernet that it was cut from.
+      preprocessing: That of the supernet's training.
+      images: `(examples, height, width, channels)`, uint8, of any number; steps go round them.
+      labels: `(examples,)`, whole numbers.
+      steps: Training steps that are compared, from 1.
+      training: What a step does; by default what the file says.
+
+    Returns:
+      The certificate, whether the file holds or not.
+
+    Raises:
+      ValueError: If the file is no whole exported model, or of another supernet.
+    """
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"Expected steps as a whole number from 1, received {steps!r}. Give 10.")
+    path = os.fspath(path)
+    metadata = read_metadata(path)
+    _check_origin(path, metadata, supernet)
+    with open(path, "rb") as file:
+        model = file.read()
+    operators = flatbuffer.count_operators(model)
+    foreign = sorted(name for name in operators if name.startswith("custom:"))
+    told = f"{sum(operators.values())} operators of {len(operators)} kinds"
+    checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or told)]
+    if not foreign:
+        trainer = DeviceTrainer(path)
+        subnet = supernet.extract(metadata.architecture)
+        training = training or LocalTraining(**metadata.training)
+        labels = np.asarray(labels, np.int32)
+        checks += _check_file(path, len(model), metadata, subnet, preprocessing)
+        checks += _check_inference(path, metadata, subnet, preprocessing, images, labels)
+        reference = Reference(subnet, preprocessing, training)
+        checks += TrainingChecks(path, metadata, reference, images, labels).run(steps)
+        checks += _check_state(path, metadata, trainer, images, labels)
+        checks += _check_threads(path, metadata, images, labels)
+    return Certificate(path, metadata, len(model), operators, checks)
+
+
+def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> None:
+    own = fingerprint(supernet.weights_by_name())
+    if own != metadata.supernet_hash or supernet.space != metadata.space:
+        raise ValueError(
+            f"{path!r}: expected a model of the supernet {own[:12]} of space "
+            f"{supernet.space.name!r}, received one of {metadata.supernet_hash[:12]} of space "
+            f"{metadata.space.name!r}, round {metadata.round}. Give the checkpoint that it was "
+            "exported from."
+        )
+
+
+def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check]:
+    fresh = Phone(path, metadata).state()
+    weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
+    is_same = fresh.keys() >= weights.keys() and all(
+        fresh[name].tobytes() == value.tobytes() for name, value in weights.items()
+    )
+    note = f"{len(weights)} tensors, bit for bit"
+    compared = compare("fresh weights", weights, fresh, 0.0, note)
+    ours = {name: list(getattr(preprocessing, name)) for name in ("mean", "standard_deviation")}
+    theirs = {name: list(metadata.preprocessing[name]) for name in ours}
+    limit = int(_SIZE_SHARE * 4 * metadata.parameters) + _SIZE_REST
+    cost = architecture_cost(subnet.space, subnet.space.smallest())
+    told = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
+    return [
+        compared._replace(holds=is_same),
+        Check("preprocessing", ours == theirs, note=f"mean {theirs['mean']}"),
+        Check("costs told", told, note=f"{cost.parameters:,} parameters, {cost.macs:,} MACs"),
+        Check("file size", file_bytes <= limit, note=f"{file_bytes:,} of at most {limit:,} bytes"),
+    ]
+
+
+def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> list[Check]:
+    phone = Phone(path, metadata)
+    state = phone.state()
+    frozen = {name: tf.constant(state[name]) for name in state if name not in subnet.weight_shapes}
+    weights = {name: tf.convert_to_tensor(v) for name, v in subnet.weights_by_name().items()}
+    size = metadata.batch_sizes["evaluate"]
+    images, labels = images[:size], labels[:size]
+    normalized = preprocessing.normalize(images)
+    unfolded = subnet.forward({**weights, **frozen}, normalized).numpy()
+    folded = subnet.forward(calibration.fold(weights, frozen), normalized).numpy()
+    logits = phone.infer(images)
+    tolerance = _INFER_TOLERANCE * max(1.0, float(np.abs(unfolded).max()))
+    batch = f"{len(images)} images in batches of {metadata.batch_sizes['infer']}"
+    alone = np.concatenate([phone.infer(images[i : i + 1]) for i in range(min(8, len(images)))])
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, unfolded)
+    loss, correct = phone.evaluate(images, labels)
+    right = int((unfolded.argmax(1) == labels).sum())
+    mean = {"loss": np.asarray(tf.reduce_mean(losses))}
+    evaluated = compare(
+        "evaluate",
+        mean,
+        {"loss": np.float32(loss)},
+        tolerance,
+        f"{correct:.0f} right, Keras {right}",
+    )
+    # Equal logits of two classes may change places within rounding.
+    close = np.sort(unfolded, 1)
+    ties = int((close[:, -1] - close[:, -2] <= 2 * tolerance).sum())
+    evaluated = evaluated._replace(holds=evaluated.holds and abs(correct - right) <= ties)
+    logits_of = {"logits": unfolded}
+    return [
+        compare("infer, frozen", logits_of, {"logits": logits}, tolerance, batch),
+        compare("infer, folded", {"logits": folded}, {"logits": logits}, tolerance, batch),
+        compare(
+            "infer, alone or not",
+            {"logits": logits[: len(alone)]},
+            {"logits": alone},
+            tolerance,
+            "an image beside others and beside zeros",
+        ),
+        evaluated,
+    ]
+
+
+def _check_state(path, metadata, trainer, images, labels) -> list[Check]:
+    phone = Phone(path, metadata)
+    for _ in range(2):
+        phone.train(images, labels, LEARNING_RATE)
+    state, logits = phone.state(), phone.infer(images[:4])
+    other = Phone(path, metadata)
+    other.restore(state)
+    expected = {**state, "logits": logits}
+    found = {**other.state(), "logits": other.infer(images[:4])}
+    restored = compare("save, restore, infer", expected, found, 0.0, "in another interpreter")
+    name = next(iter(state))
+    partial = {key: value for key, value in state.items() if key != name}
+    before = trainer.state()
+    try:
+        trainer.restore(partial)
+        refused = "taken"
+    except ValueError:
+        refused = "refused"
+    kept = all(before[key].tobytes() == value.tobytes() for key, value in trainer.state().items())
+    return [
+        restored,
+        Check(
+            "partial restore",
+            refused == "refused" and kept,
+            note=f"{refused} by DeviceTrainer; the runtime alone reads what is missing as zeros",
+        ),
+    ]
+
+
+def _check_threads(path, metadata, images, labels) -> list[Check]:
+    checks = []
+    results = {}
+    for threads in (1, *_THREADS):
+        phone = Phone(path, metadata, threads)
+        logits = phone.infer(images[:8])
+        phone.train(images, labels, LEARNING_RATE)
+        results[threads] = {"logits": logits, **phone.state()}
+    tolerance = _INFER_TOLERANCE * max(1.0, float(np.abs(results[1]["logits"]).max()))
+    for threads in _THREADS:
+        found = results[threads]
+        note = "logits and the variables after a step, beside one thread's"
+        checks.append(compare(f"{threads} threads", results[1], found, tolerance, note))
+    return checks

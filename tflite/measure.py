@@ -1,0 +1,133 @@
+"""Time, memory and size of an exported model, beside TensorFlow's and beside the usual export's.
+
+Each measurement is a process of its own: memory since a process only tells its peak, and time since
+TensorFlow takes its number of threads once.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+from tflite.metadata import read_metadata
+from tflite.stock_export import export_stock
+
+_FOLDER = Path(__file__).parent
+_MEMORY_STEPS = 5
+_MOST_SECONDS = 900
+
+
+def measure(
+    path: str | os.PathLike,
+    subnet: Supernet,
+    preprocessing: Preprocessing,
+    threads: tuple[int, ...] = (1, 2),
+    repetitions: int = 20,
+    with_flex: bool = False,
+) -> dict[str, Any]:
+    """Measures a file; two threads on a busy machine say little, since the runtime's spin.
+
+    Args:
+      path: A file that `export.export_tflite` wrote.
+      subnet: The subnet, as `Supernet.extract` gives it.
+      preprocessing: Normalization of the images.
+      threads: Numbers of threads that are timed.
+      repetitions: Calls that are timed, of each engine in turn.
+      with_flex: Whether to make and measure the usual export too.
+
+    Returns:
+      JSON values: `latency`, `memory`, `files`, and how they were measured. An engine that fails
+      has an `error`.
+    """
+    metadata = read_metadata(path)
+    load = os.getloadavg()
+    files = {"this": os.path.getsize(path)}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = os.path.join(folder, "subnet.safetensors")
+        subnet.save(checkpoint)
+        flex_path = None
+        if with_flex:
+            flex_path = os.path.join(folder, "flex.tflite")
+            training = LocalTraining(**metadata.training)
+            export_stock(flex_path, subnet, preprocessing, training, metadata.batch_sizes)
+            files["Flex"] = os.path.getsize(flex_path)
+        job = {
+            "path": os.path.abspath(path),
+            "subnet": checkpoint,
+            "preprocessing": preprocessing.to_json(),
+            "training": metadata.training,
+            "batch_sizes": metadata.batch_sizes,
+            "repetitions": repetitions,
+            "flex_path": flex_path,
+        }
+        latency = []
+        for count in threads:
+            latency += _run("latency_probe", {**job, "threads": count})
+        memory = [_measure_memory("the file", "tflite_runtime", path, metadata)]
+        if flex_path:
+            memory.append(_measure_memory("Flex export", "tensorflow", flex_path, metadata))
+    return {
+        "batch_sizes": dict(metadata.batch_sizes),
+        "repetitions": repetitions,
+        "load": load,
+        "processors": os.cpu_count(),
+        "latency": latency,
+        "memory": memory,
+        "files": files,
+    }
+
+
+def runtime_bytes(package: str) -> int:
+    """Size on disk of the shared libraries that an installed package brings."""
+    folder = Path(importlib.util.find_spec(package).origin).parent
+    # A library under two names is one file.
+    files = {path.resolve() for path in folder.rglob("*.so*") if path.is_file()}
+    return sum(path.stat().st_size for path in files)
+
+
+def _measure_memory(engine: str, package: str, path, metadata) -> dict[str, Any]:
+    entry = {"engine": engine, "runtime": package, "runtime_bytes": runtime_bytes(package)}
+    job = {
+        "path": os.path.abspath(path),
+        "runtime": package,
+        "image_shape": metadata.space.image_shape,
+        "batch": metadata.batch_sizes["train"],
+        "steps": _MEMORY_STEPS,
+        "threads": 1,
+    }
+    try:
+        told = _run("memory_probe", job)
+    except RuntimeError as error:
+        return {**entry, "error": str(error)}
+    del told["train_ms"]
+    return {**entry, **told, "training_bytes": told["peak_bytes"] - told["baseline_bytes"]}
+
+
+def _run(probe: str, job: dict[str, Any]):
+    """Runs a probe of this folder; `-P` keeps the folder's modules from hiding others."""
+    if probe == "memory_probe":
+        command = [sys.executable, "-P", str(_FOLDER / f"{probe}.py")]
+    else:
+        command = [sys.executable, "-m", f"{_FOLDER.name}.{probe}"]
+    try:
+        result = subprocess.run(
+            [*command, json.dumps(job)],
+            cwd=_FOLDER.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_MOST_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{probe}: no result within {_MOST_SECONDS} s.") from error
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or [f"ended with {result.returncode}"]
+        raise RuntimeError(f"{probe}: {lines[-1]}")
+    return json.loads(result.stdout.splitlines()[-1])

@@ -1,0 +1,60 @@
+"""A process that trains an exported model and tells its memory and time, as one line of JSON.
+
+It runs by itself and loads nothing but NumPy and a runtime, so that its memory is theirs alone.
+Arguments, as one JSON object: `path`, `runtime` (`tflite_runtime` or `tensorflow`), `image_shape`,
+`batch`, `steps`, `threads`.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def main(job: dict) -> dict:
+    """Runs the steps; bytes are of the process' resident memory."""
+    if job["runtime"] == "tensorflow":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        import tensorflow as tf
+
+        interpreter_class = tf.lite.Interpreter
+    else:
+        import tflite_runtime.interpreter as runtime
+
+        interpreter_class = runtime.Interpreter
+    baseline = _peak_bytes()
+    interpreter = interpreter_class(job["path"], num_threads=job["threads"])
+    interpreter.allocate_tensors()
+    train = interpreter.get_signature_runner("train")
+    random = np.random.default_rng(0)
+    batch, inputs = job["batch"], train.get_input_details()
+    values = {
+        "images": random.integers(0, 256, (batch, *job["image_shape"]), np.uint8),
+        "labels": np.arange(batch, dtype=np.int32) % 2,
+        "sample_weights": np.ones(batch, np.float32),
+        "learning_rate": np.float32(0.01),
+    }
+    values = {name: value for name, value in values.items() if name in inputs}
+    times = []
+    for _ in range(job["steps"]):
+        begin = time.perf_counter()
+        train(**values)
+        times.append(1e3 * (time.perf_counter() - begin))
+    return {"baseline_bytes": baseline, "peak_bytes": _peak_bytes(), "train_ms": times}
+
+
+def _peak_bytes() -> int:
+    # What getrusage tells begins, on Linux, with the memory of the process that started this one.
+    if os.path.exists("/proc/self/status"):
+        with open("/proc/self/status", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024 * int(fields["VmHWM"].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))
