@@ -110,8 +110,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
     out_height, out_width = -(-height // stride), -(-width // stride)
     rows = tf.transpose(tf.reshape(images, [-1, channels]), [1, 0])
     taps = tf.transpose(tf.reshape(kernel, [side, side, channels]), [2, 0, 1])
-    # By measurement a row's entry costs two thirds of a map's.
-    if batch * side * 2 < height * out_width * 3:
+    # By measurement a row's entry costs half of a map's.
+    if batch * side < height * out_width * 2:
         maps = tf.reshape(rows, [channels * batch, height, width])
         result = _row_products(maps, taps, stride)
     else:
@@ -124,21 +124,54 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
 def _row_products(maps: tf.Tensor, taps: tf.Tensor, stride: int) -> tf.Tensor:
     """Each output row as the product of the input rows under the kernel with a banded matrix."""
     _, height, width = maps.shape
-    channels, side, _ = taps.shape
+    side = taps.shape[1]
     out_height, out_width = -(-height // stride), -(-width // stride)
     top, _ = same_padding(height, side, stride)
     left, _ = same_padding(width, side, stride)
-    band = _slide(taps, stride, out_width, width, left)
-    band = tf.reshape(tf.transpose(band, [0, 1, 3, 2]), [channels, side * width, out_width])
-    tall = -(-((out_height - 1) * stride + side) // stride) * stride
-    maps = _window(tf.pad(maps, [[0, 0], [top, max(tall - height - top, 0)], [0, 0]]), 1, 0, tall)
-    maps = tf.reshape(maps, [-1, tall // stride, stride * width])
-    beside = []
-    for row in range(side):
-        first, phase = divmod(row, stride)
-        beside.append(_window(_window(maps, 1, first, out_height), 2, phase * width, width))
-    beside = tf.reshape(tf.concat(beside, 2), [channels, -1, side * width])
-    return _batched_products(beside, band)
+    # Taps and rows up to whole strides; what is added is zeros.
+    groups = -(-side // stride)
+    tall = (out_height + groups - 1) * stride
+    bands = tf.transpose(_slide(taps, stride, out_width, width, left), [0, 1, 3, 2])
+    bands = tf.pad(bands, [[0, 0], [0, groups * stride - side], [0, 0], [0, 0]])
+    below = max(tall - height - top, 0)
+    maps = _window(tf.pad(maps, [[0, 0], [top, below], [0, 0]]), 1, 0, tall)
+    return _band_products(stride)(maps, bands)
+
+
+def _band_products(stride: int):
+    """The product of padded rows with bands, `(maps, bands) -> rows of the result`.
+
+    The maps are `(channels * batch, height, width)`, the bands `(channels, taps, width, columns)`,
+    height and taps whole strides.
+    """
+
+    @tf.custom_gradient
+    def multiply(maps, bands):
+        channels, taps, width, columns = bands.shape
+        groups, tall = taps // stride, maps.shape[1] // stride
+        out_height = tall - groups + 1
+        phases = tf.reshape(maps, [-1, tall, stride * width])
+        beside = tf.concat([_window(phases, 1, row, out_height) for row in range(groups)], 2)
+        beside = tf.reshape(beside, [channels, -1, taps * width])
+        matrix = tf.reshape(bands, [channels, taps * width, columns])
+
+        def gradient(upstream):
+            # Each phase of the input rows is the product of the result's rows with the turned
+            # bands of its own taps, the last tap meeting the first row.
+            rows = tf.reshape(upstream, [-1, out_height, columns])
+            rows = tf.pad(rows, [[0, 0], [groups - 1, groups - 1], [0, 0]])
+            around = [_window(rows, 1, groups - 1 - row, tall) for row in range(groups)]
+            around = tf.reshape(tf.concat(around, 2), [channels, -1, groups * columns])
+            turned = tf.reshape(bands, [channels, groups, stride * width, columns])
+            turned = tf.transpose(turned, [0, 1, 3, 2])
+            turned = tf.reshape(turned, [channels, groups * columns, stride * width])
+            maps_gradient = tf.reshape(tf.matmul(around, turned), [-1, tall * stride, width])
+            bands_gradient = _second_gradient(beside, upstream)
+            return maps_gradient, tf.reshape(bands_gradient, bands.shape)
+
+        return tf.matmul(beside, matrix), gradient
+
+    return multiply
 
 
 def _map_matrix(taps: tf.Tensor, height: int, width: int, stride: int) -> tf.Tensor:
@@ -187,10 +220,18 @@ def _batched_products(first, second):
     def gradient(upstream):
         return (
             tf.matmul(upstream, _each_transposed(second)),
-            tf.matmul(_each_transposed(first), upstream),
+            _second_gradient(first, upstream),
         )
 
     return tf.matmul(first, second), gradient
+
+
+def _second_gradient(first, upstream):
+    """Gradient of a product's second factor; the smaller of the two matrices is transposed."""
+    inner, columns = first.shape[2], upstream.shape[2]
+    if inner is None or columns is None or inner <= columns:
+        return tf.matmul(_each_transposed(first), upstream)
+    return _each_transposed(tf.matmul(_each_transposed(upstream), first))
 
 
 def _each_transposed(matrices: tf.Tensor) -> tf.Tensor:
