@@ -147,10 +147,11 @@ async def _materialize(computation, *arguments):
 
 
 def _largest_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    changes = [
-        np.abs(np.sqrt(after[name]) - np.sqrt(before[name])).mean() / np.sqrt(after[name]).mean()
-        for name in after
-    ]
+    changes = []
+    for name in after:
+        old, new = np.sqrt(before[name]), np.sqrt(after[name])
+        # All channels of a layer may be dead.
+        changes.append(np.abs(new - old).mean() / max(new.mean(), 1e-30))
     return float(max(changes))
 
 

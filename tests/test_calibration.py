@@ -1,0 +1,265 @@
+"""Frozen mean squares: what they fold into, what they converge to, and the files that hold them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedsup_tf import calibration
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.supernet import Supernet
+from tff_programs import calibration as federated_calibration
+from tff_programs.calibrated import read_calibration, write_calibration
+from tff_programs.clients import client_element
+
+SPACE = SearchSpace(
+    name="tiny",
+    image_shape=(8, 8, 1),
+    classes=4,
+    stem_width=8,
+    stem_stride=1,
+    stages=(Stage("a", (8, 16), (1, 2), (3, 5), 2),),
+)
+PREPROCESSING = Preprocessing((100.0,), (60.0,))
+# Normalizations of the largest net: the stem's and two of each block.
+LAYERS = 5
+
+
+def random_net(space=SPACE, seed=0):
+    """A net none of whose normalizations is as it was made."""
+    net = Supernet(space, seed)
+    rng = np.random.default_rng(seed)
+    net.assign_weights(
+        {
+            name: (variable + rng.normal(0, 0.3, variable.shape)).numpy()
+            for name, variable in net.weights_by_name().items()
+        }
+    )
+    return net
+
+
+NET = random_net()
+WEIGHTS = {name: tf.constant(value.numpy()) for name, value in NET.weights_by_name().items()}
+SHAPES = calibration.mean_square_shapes({name: value.shape for name, value in WEIGHTS.items()})
+IMAGES = np.random.default_rng(1).integers(0, 256, (23, 8, 8, 1), np.uint8)
+LABELS = np.arange(23, dtype=np.int32) % 4
+ANY = {
+    name: np.random.default_rng(2).uniform(0.5, 2, shape).astype(np.float32)
+    for name, shape in SHAPES.items()
+}
+
+
+@tf.function(autograph=False)
+def traced_sums(weights, images, batch_size):
+    return calibration.sum_mean_squares(NET, weights, images, batch_size, PREPROCESSING)
+
+
+def measured(frozen=None, batch_size=23, images=IMAGES):
+    """Mean squares over the images of the net that computes with the frozen ones, if any."""
+    weights = {**WEIGHTS, **{name: tf.constant(value) for name, value in (frozen or {}).items()}}
+    sums = traced_sums(weights, tf.constant(images), tf.constant(batch_size))
+    return {name: value.numpy() / np.float32(len(images)) for name, value in sums.items()}
+
+
+def largest_difference(first, second):
+    assert first.keys() == second.keys()
+    return max(np.abs(first[name] / second[name] - 1).max() for name in first)
+
+
+# The frozen net.
+
+
+def test_a_folded_net_computes_what_the_frozen_one_does():
+    images = PREPROCESSING.normalize(IMAGES)
+    frozen = NET.forward({**WEIGHTS, **ANY}, images).numpy()
+    folded_weights = calibration.fold(WEIGHTS, ANY)
+    folded = NET.forward(folded_weights, images).numpy()
+    np.testing.assert_allclose(folded, frozen, rtol=1e-5, atol=1e-5)
+    assert np.abs(frozen - NET.forward(WEIGHTS, images).numpy()).max() > 0.01
+    # Nothing of a normalization is left but its bias.
+    vectors = {name.rpartition("/")[2] for name in folded_weights if "_norm/" in name}
+    assert vectors == {"bias"}
+
+
+def test_frozen_logits_of_an_image_do_not_depend_on_the_images_beside_it():
+    images = PREPROCESSING.normalize(IMAGES)
+    for weights in ({**WEIGHTS, **ANY}, calibration.fold(WEIGHTS, ANY)):
+        together = NET.forward(weights, images).numpy()
+        for begin, end in ((0, 1), (22, 23), (3, 10)):
+            alone = NET.forward(weights, images[begin:end]).numpy()
+            # Products of other sizes are added up in another order.
+            np.testing.assert_allclose(alone, together[begin:end], rtol=1e-5, atol=2e-6)
+        # In equally many, it is the same to the bit.
+        other = tf.concat([images[:5], tf.zeros_like(images[5:])], 0)
+        np.testing.assert_array_equal(NET.forward(weights, other)[:5], together[:5])
+    # As trained it is another net for an image alone.
+    together = NET.forward(WEIGHTS, images).numpy()
+    assert np.abs(NET.forward(WEIGHTS, images[:1]).numpy() - together[:1]).max() > 0.01
+
+
+# Mean squares.
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 22, 50])
+def test_frozen_mean_squares_are_the_populations_whatever_the_batch(batch_size):
+    assert largest_difference(measured(ANY, batch_size), measured(ANY)) < 1e-5
+
+
+def test_without_frozen_ones_they_depend_on_the_batch():
+    difference = {name: value for name, value in measured(None, 4).items()}
+    assert largest_difference(difference, measured(None, 23)) > 1e-3
+    # The stem comes before all normalizations.
+    name = "stem_norm/mean_square"
+    np.testing.assert_allclose(difference[name], measured(None)[name], rtol=1e-5)
+
+
+def test_the_stems_is_the_mean_of_squares_by_hand():
+    maps = tf.nn.conv2d(PREPROCESSING.normalize(IMAGES), WEIGHTS["stem/kernel"], 1, "SAME").numpy()
+    expected = np.square(maps - WEIGHTS["stem_norm/alpha"].numpy()).mean((0, 1, 2))
+    np.testing.assert_allclose(measured(ANY)["stem_norm/mean_square"], expected, rtol=1e-5)
+
+
+def test_repeated_passes_converge_layer_by_layer_from_anywhere():
+    assert len(SHAPES) == LAYERS
+    found, changes = ANY, []
+    for _ in range(LAYERS + 1):
+        before, found = found, measured(found, 8)
+        changes.append(largest_difference(found, before))
+    # After as many passes as there are layers nothing is left but rounding.
+    assert min(changes[:-2]) > 1e-4
+    assert changes[-1] < 1e-5
+    # From the batch's own, the same.
+    other = measured(None, 4)
+    for _ in range(LAYERS):
+        other = measured(other, 23)
+    assert largest_difference(other, found) < 1e-5
+
+
+def test_only_blocks_that_are_there_have_mean_squares():
+    slices = NET.slices(SPACE.smallest())
+    shapes = calibration.mean_square_shapes({name: part.size for name, part in slices.items()})
+    assert shapes == {
+        "stem_norm/mean_square": (8,),
+        "a_0/depthwise_norm/mean_square": (8,),
+        "a_0/pointwise_norm/mean_square": (8,),
+    }
+
+
+def test_group_normalization_has_none():
+    space = SearchSpace("group", (8, 8, 1), 4, 8, 1, SPACE.stages, "group")
+    net = Supernet(space)
+    weights = net.weights_by_name()
+    assert calibration.mean_square_shapes(net.weight_shapes) == {}
+    sums = calibration.sum_mean_squares(net, weights, tf.constant(IMAGES), 8, PREPROCESSING)
+    assert sums == {}
+    assert calibration.fold(weights, {}) == weights
+    told = []
+    found = federated_calibration.calibrate_federated(
+        net, space.largest(), PREPROCESSING, [], on_pass=told.append
+    )
+    assert (found, told) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stem_norm/mean_square": None}, r"missing are \['stem_norm/mean_square'\]"),
+        ({"b_0/mean_square": np.ones(8)}, r"unknown are \['b_0/mean_square'\]"),
+        ({"stem_norm/mean_square": np.ones(7)}, r"expected \(8,\) .* received shape \(7,\)"),
+        ({"stem_norm/mean_square": np.ones((1, 8))}, r"received shape \(1, 8\)"),
+        ({"stem_norm/mean_square": np.full(8, np.nan)}, "finite values from 0"),
+        ({"stem_norm/mean_square": np.full(8, np.inf)}, "finite values from 0"),
+        ({"stem_norm/mean_square": -np.ones(8)}, "finite values from 0"),
+    ],
+)
+def test_mean_squares_that_are_not_the_subnets_are_refused(change, told):
+    calibration.check_mean_squares(ANY, SHAPES)
+    changed = {name: value for name, value in {**ANY, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=told) as error:
+        calibration.check_mean_squares(changed, SHAPES)
+    assert str(error.value).endswith("Calibrate the same architecture.")
+
+
+# Clients.
+
+
+# `execution` sets the worker in which the passes run.
+@pytest.mark.usefixtures("execution")
+def test_clients_together_find_what_one_finds_with_all_their_images():
+    bounds = [(0, 9), (9, 9), (9, 20), (20, 23)]  # One has no images.
+    data = [
+        client_element(
+            SPACE, IMAGES[begin:end], LABELS[begin:end], SPACE.largest(), number, np.zeros(2)
+        )
+        for number, (begin, end) in enumerate(bounds)
+    ]
+    told = []
+    found = federated_calibration.calibrate_federated(
+        NET,
+        SPACE.largest(),
+        PREPROCESSING,
+        data,
+        batch_size=5,
+        tolerance=1e-3,
+        on_pass=told.append,
+    )
+
+    def plain_pass(frozen):
+        sums = [
+            {name: value * (end - begin) for name, value in part.items()}
+            for begin, end in bounds
+            if end > begin
+            for part in [measured(frozen, 5, IMAGES[begin:end])]
+        ]
+        return {name: sum(part[name] for part in sums) / 23 for name in SHAPES}
+
+    expected = None
+    for _ in told:
+        expected = plain_pass(expected)
+    assert largest_difference(found, expected) < 1e-5
+    assert [(done.number, done.examples) for done in told] == [
+        (number, 23) for number in range(1, len(told) + 1)
+    ]
+    assert told[0].change == float("inf")
+    assert min(done.change for done in told[:-1]) >= 1e-3 > told[-1].change
+    assert len(told) > 2
+
+
+def test_the_change_of_a_layer_that_is_dead_is_a_number():
+    dead, alive = {"a": np.zeros(3), "b": np.ones(2)}, {"a": np.zeros(3), "b": np.full(2, 1.21)}
+    assert federated_calibration._largest_change(dead, dead) == 0
+    assert federated_calibration._largest_change(dead, alive) == pytest.approx(0.1 / 1.1)
+
+
+# Files.
+
+
+def test_a_file_gives_back_what_was_written(tmp_path):
+    path = tmp_path / "calibration"
+    write_calibration(path, ANY, SPACE.largest(), "ab" * 32)
+    found = read_calibration(path, SPACE.largest(), "ab" * 32)
+    assert found.keys() == ANY.keys()
+    for name, value in ANY.items():
+        np.testing.assert_array_equal(found[name], value)
+        assert found[name].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("architecture", "supernet_hash"),
+    [(SPACE.smallest(), "ab" * 32), (SPACE.largest(), "cd" * 32)],
+)
+def test_a_file_of_another_subnet_or_supernet_is_refused(tmp_path, architecture, supernet_hash):
+    path = tmp_path / "calibration"
+    write_calibration(path, ANY, SPACE.largest(), "ab" * 32)
+    told = f"expected the calibration of {architecture} .* that of 16x2k5 of supernet abababababab"
+    with pytest.raises(ValueError, match=told):
+        read_calibration(path, architecture, supernet_hash)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "calibration"
+    write_calibration(path, ANY, Architecture((16,), (2,), (5,)), "ab" * 32)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="expected a whole safetensors file"):
+        read_calibration(path, SPACE.largest(), "ab" * 32)
