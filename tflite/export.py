@@ -22,7 +22,7 @@ from fedsup_tf.supernet import Supernet
 from tflite import flatbuffer, signatures
 from tflite.conversion import convert, trace
 from tflite.metadata import ModelMetadata, append_metadata, split_model
-from tflite.phone_model import PhoneModel, python_name
+from tflite.phone_model import PhoneModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,8 @@ def export_tflite(
     functions = _signatures(phone, batch_sizes)
     if not with_train_head:
         del functions[signatures.TRAIN_HEAD]
-    names = {python_name(name): name for name in phone.state}
+    names = {python_name: name for name, python_name in phone.python_names.items()}
+    names |= {f"{python_name}/momentum": f"{name}/momentum" for python_name, name in names.items()}
     model = convert(phone, functions, names)
     architecture = subnet.space.smallest()  # Its only one.
     cost = architecture_cost(subnet.space, architecture)
@@ -145,7 +146,7 @@ def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
 
     rate = tf.TensorSpec([], tf.float32, signatures.LEARNING_RATE)
     state = {
-        python_name(name): tf.TensorSpec(value.shape, tf.float32, python_name(name))
+        phone.python_names[name]: tf.TensorSpec(value.shape, tf.float32, phone.python_names[name])
         for name, value in phone.state.items()
     }
     restore = tf.function(phone.restore, autograph=False)

@@ -42,11 +42,12 @@ def check_builtin_only(model: bytes) -> None:
 def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
     """Mends what the converter cannot be told.
 
-    * Inputs and outputs of signatures get the names that `names` gives; the converter takes names
-      of Python's form only.
+    * Inputs and outputs of signatures, and variables, get the names that `names` gives; TensorFlow
+      takes names of a form of its own only.
     * Zeros, which the converter stores one by one, are filled in by an operator, so that a
       momentum for each weight does not double the file.
-    * Tensors lose their names, a third of a small file and of no use to the runtime.
+    * Tensors lose their names, a third of a small file and of no use to the runtime, and graphs
+      theirs, which count the functions that the process traced.
     * Branches come before what calls them. The runtime offers its graphs to the delegate of fast
       kernels one after the other, and ends at the first that reads a variable; a branch that reads
       none, which is what trains, must come earlier.
@@ -57,6 +58,11 @@ def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
             name = tensor.name.decode()
             tensor.name = names.get(name, name)
     for graph in parsed.subgraphs:
+        graph.name = None
+        for operator in graph.operators:
+            if isinstance(operator.builtinOptions, schema.VarHandleOptionsT):
+                name = operator.builtinOptions.sharedName.decode()
+                operator.builtinOptions.sharedName = names.get(name, name)
         _fill_zeros(parsed, graph)
         for tensor in graph.tensors:
             tensor.name = None

@@ -13,7 +13,7 @@ from fedsup_tf.supernet import Supernet
 from tflite import signatures
 from tflite.sgd_module import MEAN_SQUARE_DECAY, SgdModule
 
-__all__ = ["MEAN_SQUARE_DECAY", "PhoneModel", "Scores", "python_name", "score"]
+__all__ = ["MEAN_SQUARE_DECAY", "PhoneModel", "Scores", "score"]
 
 # Trained by `train_head`: the classifier and the normalizations' vectors.
 _HEAD = ("head/kernel", "head/bias", "/alpha", "/beta", "/gamma")
@@ -78,12 +78,12 @@ class PhoneModel(SgdModule):
     def save(self, dummy):
         """Every variable of `state`."""
         del dummy
-        return {python_name(name): value.read_value() for name, value in self.state.items()}
+        return {self.python_names[name]: value.read_value() for name, value in self.state.items()}
 
     def restore(self, **values):
         """Sets every variable of `state` and forgets the momentum."""
         for name, variable in self.state.items():
-            variable.assign(values[python_name(name)])
+            variable.assign(values[self.python_names[name]])
         self._forget_momentum()
         return {signatures.OK: tf.constant(1)}
 
@@ -134,8 +134,3 @@ def score(
     right = tf.cast(tf.equal(guesses, labels), tf.float32)
     slope = (tf.nn.softmax(logits) - targets) * shares[:, tf.newaxis]
     return Scores(tf.reduce_sum(losses * shares), tf.reduce_sum(right * sample_weights), slope)
-
-
-def python_name(name: str) -> str:
-    """The name as an argument of a function: what a signature is traced with."""
-    return name.replace("/", "__")

@@ -33,13 +33,19 @@ class SgdModule(tf.Module):
         """Makes the variables, with no momentum."""
         super().__init__()
         self._training = training
-        self._weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
+        # What TensorFlow calls the variables. It takes names of a form of its own only, but a
+        # stage's name may be any text.
+        names = {name: f"variable_{i}" for i, name in enumerate([*weights, *mean_squares])}
+        self.python_names = names
+        self._weights = {
+            name: tf.Variable(value, name=names[name]) for name, value in weights.items()
+        }
         self._mean_squares = {
-            name: tf.Variable(value, dtype=tf.float32, name=name)
+            name: tf.Variable(value, dtype=tf.float32, name=names[name])
             for name, value in mean_squares.items()
         }
         self._momenta = {
-            name: tf.Variable(tf.zeros_like(value), name=f"{name}/momentum")
+            name: tf.Variable(tf.zeros_like(value), name=f"{names[name]}/momentum")
             for name, value in weights.items()
         }
 
