@@ -22,6 +22,7 @@ _ROUNDINGS = 24
 _LEAST_ROUNDING = 1.5e-7
 # Open comparisons that are tried, the nearest first.
 _MOST_TRIED = 300
+_MOST_PASSES = 3
 # A change of sides is kept if it takes away at least this part of the squared difference.
 _LEAST_GAIN = 0.02
 
@@ -91,22 +92,29 @@ def settle(
     sides = {name: passes_gradient(value).numpy() for name, value in values.items()}
     squared = _squared_difference(found, step.weights)
     decided, distance = 0, 0.0
-    for item in _open_comparisons(values, reference.before_relu6(weights, images)):
-        own = sides[item.norm]
-        own[item.places] = 1 - own[item.places]
-        tried = reference.step(
-            *arguments, {name: tf.constant(side) for name, side in sides.items()}
-        )
-        remaining = _squared_difference(found, tried.weights)
-        if remaining > (1 - _LEAST_GAIN) * squared:
+    remaining_items = _open_comparisons(values, reference.before_relu6(weights, images))
+    # What a comparison takes away may show only once a greater one is decided: try again then.
+    for _ in range(_MOST_PASSES):
+        kept = []
+        for item in remaining_items:
+            own = sides[item.norm]
             own[item.places] = 1 - own[item.places]
-            continue
-        step, squared = tried, remaining
-        decided += len(item.places[0])
-        distance = max(distance, item.distance)
-        after = largest_difference(found, step.weights)
-        if after <= enough:
+            given = {name: tf.constant(side) for name, side in sides.items()}
+            tried = reference.step(*arguments, given)
+            remaining = _squared_difference(found, tried.weights)
+            if remaining > (1 - _LEAST_GAIN) * squared:
+                own[item.places] = 1 - own[item.places]
+                kept.append(item)
+                continue
+            step, squared = tried, remaining
+            decided += len(item.places[0])
+            distance = max(distance, item.distance)
+            after = largest_difference(found, step.weights)
+            if after <= enough:
+                return Settled(step, before, after, decided, distance)
+        if len(kept) == len(remaining_items):
             break
+        remaining_items = kept
     return Settled(step, before, after, decided, distance)
 
 
