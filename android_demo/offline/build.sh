@@ -26,7 +26,8 @@ setting() { sed -n "s/^fedsup\.$1=//p" "$project/gradle.properties"; }
 id=$(setting applicationId)
 java_version=$(setting javaVersion)
 # One folder for each set of versions, so that an old cache is no cache.
-versions=$(cat "$project/gradle.properties" "$offline/artifacts.xml" "$offline"/native/* | sha256sum)
+versions=$(cat "$project/gradle.properties" "$offline/artifacts.xml" \
+  "$offline"/native/{bionic_shim.c,patch_library.py} | sha256sum)
 cache=${FEDSUP_ANDROID_CACHE:-$HOME/.cache/fedsup-android}/${versions:0:16}
 keystore=${KEYSTORE:-$(dirname "$cache")/debug.keystore}
 supernet=$(dirname "$cache")/supernet.safetensors
@@ -189,6 +190,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     fetch | model | apk | reproduce | compile) "$1" ;;
     cache) echo "$cache" ;; # Where fetch puts everything; it is whole if it is there.
+    class_path) class_path ;;
     test) run_tests ;;
     java) # The rest is a class and its arguments.
       shift
@@ -196,7 +198,7 @@ while [ $# -gt 0 ]; do
       exit
       ;;
     *)
-      echo "build.sh: expected fetch, model, apk, reproduce, compile, test, java or cache, received $1" >&2
+      echo "build.sh: expected fetch, model, apk, reproduce, compile, test, java, cache or class_path, received $1" >&2
       exit 2
       ;;
   esac

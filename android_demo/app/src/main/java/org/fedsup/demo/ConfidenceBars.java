@@ -23,7 +23,7 @@ public final class ConfidenceBars extends View {
         weak = context.getColor(R.color.bar);
         text.setColor(context.getColor(R.color.text_secondary));
         text.setTextAlign(Paint.Align.CENTER);
-        text.setTextSize(getResources().getDimension(R.dimen.text_caption));
+        text.setTextSize(getResources().getDimension(R.dimen.text_axis));
         setImportantForAccessibility(IMPORTANT_FOR_ACCESSIBILITY_NO); // The answer is beside it.
     }
 

@@ -56,15 +56,6 @@ public final class ExampleStore {
         return examples;
     }
 
-    /** Number of examples of each class. */
-    public int[] counts() {
-        int[] counts = new int[classes];
-        for (Example example : examples) {
-            counts[example.label()]++;
-        }
-        return counts;
-    }
-
     /** Adds an example and keeps it; if it cannot be kept, it is not added either. */
     public void add(Example example) throws IOException {
         List<Example> more = new ArrayList<>(examples);

@@ -238,7 +238,7 @@ public final class Learner implements Closeable {
         LearnerState published = new LearnerState(
                 hasModel ? trainer.metadata() : null,
                 builtIn,
-                hasModel ? examples.counts() : new int[0],
+                hasModel ? examples.all() : List.of(),
                 training,
                 training ? session.steps() : losses.length,
                 losses,

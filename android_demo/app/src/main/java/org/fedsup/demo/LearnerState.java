@@ -1,11 +1,13 @@
 package org.fedsup.demo;
 
+import java.util.List;
+
 /**
  * What a screen shows of a {@link Learner} at one moment.
  *
  * @param model the model in use, or null while none is
  * @param builtIn whether it is the one that came with the app
- * @param counts number of drawings of each class
+ * @param drawings what was drawn and labelled, oldest first
  * @param training whether it is being trained
  * @param steps steps of the training, or of the last one
  * @param losses loss of each step so far
@@ -17,7 +19,7 @@ package org.fedsup.demo;
 public record LearnerState(
         ModelMetadata model,
         boolean builtIn,
-        int[] counts,
+        List<Example> drawings,
         boolean training,
         int steps,
         float[] losses,
@@ -26,14 +28,12 @@ public record LearnerState(
         float[] answer,
         String problem) {
     static final LearnerState LOADING =
-            new LearnerState(null, true, new int[0], false, 0, new float[0], null, null, null, null);
+            new LearnerState(null, true, List.of(), false, 0, new float[0], null, null, null, null);
 
-    /** Number of drawings. */
-    public int examples() {
-        int sum = 0;
-        for (int count : counts) {
-            sum += count;
-        }
-        return sum;
+    /** Number of drawings of each class. */
+    public int[] counts() {
+        int[] counts = new int[model == null ? 0 : model.classNames.size()];
+        drawings.forEach(drawing -> counts[drawing.label()]++);
+        return counts;
     }
 }

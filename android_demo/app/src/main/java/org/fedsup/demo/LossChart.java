@@ -33,7 +33,7 @@ public final class LossChart extends View {
         grid.setColor(context.getColor(R.color.guide));
         grid.setStrokeWidth(density);
         text.setColor(context.getColor(R.color.text_secondary));
-        text.setTextSize(getResources().getDimension(R.dimen.text_caption));
+        text.setTextSize(getResources().getDimension(R.dimen.text_axis));
         emptyText = context.getString(R.string.chart_empty);
         axisText = context.getString(R.string.chart_axis);
     }

@@ -3,7 +3,6 @@ package org.fedsup.demo;
 import android.app.Activity;
 import android.content.res.Resources;
 import android.graphics.Bitmap;
-import android.graphics.Color;
 import android.graphics.drawable.BitmapDrawable;
 import android.view.View;
 import android.view.ViewGroup;
@@ -18,7 +17,6 @@ import java.util.function.IntConsumer;
 /** Shows the state of a {@link Learner} in the views of an activity. */
 final class Screen {
     private static final int LABELS_IN_A_ROW = 5;
-    private static final int INK_LEVELS = 16;
 
     private final Activity activity;
     private final Resources resources;
@@ -47,8 +45,8 @@ final class Screen {
         }
         showTraining(state, trained);
         activity.findViewById(R.id.clear).setEnabled(hasDrawing);
-        activity.findViewById(R.id.undo).setEnabled(ready && state.examples() > 0);
-        activity.findViewById(R.id.train).setEnabled(ready && state.examples() > 0);
+        activity.findViewById(R.id.undo).setEnabled(ready && state.drawings().size() > 0);
+        activity.findViewById(R.id.train).setEnabled(ready && state.drawings().size() > 0);
         activity.findViewById(R.id.share).setEnabled(idle && trained);
         activity.findViewById(R.id.save).setEnabled(idle && trained);
         activity.findViewById(R.id.open_model).setEnabled(!state.training());
@@ -62,14 +60,7 @@ final class Screen {
             view.setImageDrawable(null);
             return;
         }
-        int ink = activity.getColor(R.color.ink);
-        int[] colors = new int[image.length];
-        for (int place = 0; place < image.length; place++) {
-            int alpha = 255 * image[place] / INK_LEVELS;
-            colors[place] = Color.argb(alpha, Color.red(ink), Color.green(ink), Color.blue(ink));
-        }
-        Bitmap bitmap = Bitmap.createBitmap(
-                colors, DigitImage.SIDE, DigitImage.SIDE, Bitmap.Config.ARGB_8888);
+        Bitmap bitmap = GalleryView.bitmap(image, activity.getColor(R.color.ink));
         BitmapDrawable drawable = new BitmapDrawable(resources, bitmap);
         drawable.setFilterBitmap(false); // The pixels are what is to be seen.
         view.setImageDrawable(drawable);
@@ -142,10 +133,13 @@ final class Screen {
     }
 
     private void showTraining(LearnerState state, boolean trained) {
-        int count = state.examples();
+        int count = state.drawings().size();
         setText(R.id.drawings, count == 0 ? resources.getString(R.string.drawings_none)
                 : resources.getString(R.string.drawings_of,
                         resources.getQuantityString(R.plurals.drawings, count, count), classes(state)));
+        GalleryView gallery = activity.findViewById(R.id.gallery);
+        gallery.setVisibility(count == 0 ? View.GONE : View.VISIBLE);
+        gallery.show(state.drawings(), state.model());
         LossChart chart = activity.findViewById(R.id.chart);
         chart.show(state.losses(), state.steps());
         showScore(R.id.before, R.id.loss_before, state.before());
@@ -162,8 +156,9 @@ final class Screen {
     /** The classes that were drawn, such as 0, 3 and 7. */
     private static String classes(LearnerState state) {
         StringBuilder text = new StringBuilder();
-        for (int label = 0; label < state.counts().length; label++) {
-            if (state.counts()[label] > 0) {
+        int[] counts = state.counts();
+        for (int label = 0; label < counts.length; label++) {
+            if (counts[label] > 0) {
                 text.append(text.length() == 0 ? "" : ", ").append(state.model().classNames.get(label));
             }
         }

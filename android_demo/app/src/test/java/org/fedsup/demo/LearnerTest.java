@@ -191,12 +191,12 @@ public class LearnerTest {
         LearnerState state = settle(learner);
         assertNull(state.after());
         assertArrayEquals(asItCame, state.answer(), 0f);
-        assertEquals(19, state.examples());
+        assertEquals(19, state.drawings().size());
         learner.deleteExamples();
-        assertEquals(0, settle(learner).examples());
+        assertEquals(0, settle(learner).drawings().size());
         LearnerState again = restart(learner).state();
         assertNull(again.after());
-        assertEquals(0, again.examples());
+        assertEquals(0, again.drawings().size());
     }
 
     @Test
@@ -237,7 +237,7 @@ public class LearnerTest {
         assertFalse(state.builtIn());
         assertEquals(metadata.getInt("round"), state.model().round);
         assertNull("it has learned nothing yet", state.after());
-        assertEquals(20, state.examples());
+        assertEquals(20, state.drawings().size());
 
         Learner again = restart(learner);
         assertEquals(metadata.getInt("round"), again.state().model().round);
@@ -278,7 +278,7 @@ public class LearnerTest {
             assertTrue(state.problem(), state.problem().startsWith("What was learned here could not be"));
             assertNull(state.after());
             assertArrayEquals(asItCame, state.answer(), 0f);
-            assertEquals("drawings are another file", 20, state.examples());
+            assertEquals("drawings are another file", 20, state.drawings().size());
         }
         assertNull("training makes it good", train(learner).problem());
         assertNotNull(restart(learner).state().after());
@@ -295,10 +295,10 @@ public class LearnerTest {
         Files.write(file.toPath(), content);
         Learner again = restart(learner);
         assertTrue(again.state().problem(), again.state().problem().startsWith("Your drawings"));
-        assertEquals(0, again.state().examples());
+        assertEquals(0, again.state().drawings().size());
         assertNotNull("what was learned is another file", again.state().after());
         teach(again, 2);
-        assertEquals(2, again.state().examples());
+        assertEquals(2, again.state().drawings().size());
     }
 
     @Test
@@ -334,7 +334,7 @@ public class LearnerTest {
         learner.teach(slanted(2).get(1));
         LearnerState state = settle(learner);
         assertTrue(state.problem(), state.problem().contains("No space left on device"));
-        assertEquals(1, state.examples());
+        assertEquals(1, state.drawings().size());
     }
 
     @Test

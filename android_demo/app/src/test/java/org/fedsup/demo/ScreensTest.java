@@ -4,6 +4,7 @@ import static org.junit.Assert.assertTrue;
 
 import android.graphics.Bitmap;
 import android.graphics.Canvas;
+import android.text.Layout;
 import android.view.View;
 import android.view.ViewGroup;
 import android.widget.ScrollView;
@@ -75,11 +76,15 @@ public class ScreensTest {
     private void assertFits(View view) {
         if (view instanceof ViewGroup) {
             for (int child = 0; child < ((ViewGroup) view).getChildCount(); child++) {
-                assertFits(((ViewGroup) view).getChildAt(child));
+                View part = ((ViewGroup) view).getChildAt(child);
+                assertFits(part);
+                boolean inside = part.getTop() >= 0 && part.getBottom() <= view.getHeight()
+                        && part.getRight() <= view.getWidth();
+                assertTrue("outside: " + part, inside || view instanceof ScrollView);
             }
         }
         if (view instanceof TextView && view.isShown() && ((TextView) view).getLayout() != null) {
-            android.text.Layout layout = ((TextView) view).getLayout();
+            Layout layout = ((TextView) view).getLayout();
             String text = ((TextView) view).getText().toString();
             int room = view.getWidth() - view.getPaddingLeft() - view.getPaddingRight();
             for (int line = 0; line < layout.getLineCount(); line++) {
@@ -90,7 +95,7 @@ public class ScreensTest {
         }
         if (view.isShown() && view.isClickable() && view.hasOnClickListeners()) {
             float density = activity.getResources().getDisplayMetrics().density;
-            assertTrue("too small: " + view, Math.min(view.getWidth(), view.getHeight()) >= 32 * density);
+            assertTrue("too small: " + view, Math.min(view.getWidth(), view.getHeight()) >= 44 * density);
         }
     }
 
