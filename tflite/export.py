@@ -18,7 +18,7 @@ from fedsup_tf.costs import architecture_cost
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
-from fedsup_tf.supernet import Supernet
+from fedsup_tf.supernet import Supernet, check_weights
 from tflite import flatbuffer, signatures
 from tflite.conversion import convert, trace
 from tflite.metadata import ModelMetadata, append_metadata, split_model
@@ -77,9 +77,14 @@ def export_tflite(
       The metadata that the file holds.
 
     Raises:
-      ValueError: If the mean squares are not the subnet's, or the model would need an operator that
-        the stock runtime has not.
+      ValueError: If the net holds several subnets, the mean squares are not the subnet's, or the
+        model would need an operator that the stock runtime has not.
     """
+    if subnet.space.size != 1:
+        raise ValueError(
+            f"Expected a net of one subnet, received a supernet of {subnet.space.size:,} subnets. "
+            "Give what Supernet.extract returns."
+        )
     phone = PhoneModel(subnet, mean_squares, preprocessing, training)
     functions = _signatures(phone, batch_sizes)
     if not with_train_head:
@@ -129,7 +134,9 @@ def refresh_tflite(
       ValueError: If the file is damaged, or of another architecture.
     """
     model, metadata = split_model(model_path)
-    model = flatbuffer.replace_variables(model, {**weights, **mean_squares})
+    values = {**weights, **mean_squares}
+    check_weights(values, metadata.variables)
+    model = flatbuffer.replace_variables(model, values)
     metadata = dataclasses.replace(metadata, supernet_hash=supernet_hash, round=round_number)
     data = append_metadata(model, metadata)
     replace_file(path, lambda temporary: _write_bytes(temporary, data))
