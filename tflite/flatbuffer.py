@@ -1,5 +1,6 @@
 """Reading and mending the flatbuffer that the converter writes."""
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 
@@ -39,18 +40,21 @@ def check_builtin_only(model: bytes) -> None:
         )
 
 
-def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
+def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True) -> bytes:
     """Mends what the converter cannot be told.
 
     * Inputs and outputs of signatures, and variables, get the names that `names` gives; TensorFlow
       takes names of a form of its own only.
     * Zeros, which the converter stores one by one, are filled in by an operator, so that a
-      momentum for each weight does not double the file.
+      momentum for each weight does not double the file; unless `fill_zeros` is false, since the
+      delegate of fast kernels wants the weights of a file that only infers as constants.
     * Tensors lose their names, a third of a small file and of no use to the runtime, and graphs
       theirs, which count the functions that the process traced.
     * Branches come before what calls them. The runtime offers its graphs to the delegate of fast
       kernels one after the other, and ends at the first that reads a variable; a branch that reads
       none, which is what trains, must come earlier.
+    * A constant that is several outputs of a branch becomes a tensor for each; the runtime would
+      hand over only one of them, and leave what happens to be in memory in the others.
     """
     parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     for signature in parsed.signatureDefs:
@@ -63,7 +67,9 @@ def finish_model(model: bytes, names: Mapping[str, str]) -> bytes:
             if isinstance(operator.builtinOptions, schema.VarHandleOptionsT):
                 name = operator.builtinOptions.sharedName.decode()
                 operator.builtinOptions.sharedName = names.get(name, name)
-        _fill_zeros(parsed, graph)
+        _part_outputs(graph)
+        if fill_zeros:
+            _fill_zeros(parsed, graph)
         for tensor in graph.tensors:
             tensor.name = None
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
@@ -157,6 +163,17 @@ def _pack(model, size: int) -> bytes:
     return bytes(builder.Output())
 
 
+def _part_outputs(graph) -> None:
+    """Gives each output of the graph a tensor of its own."""
+    outputs = []
+    for number in map(int, graph.outputs):
+        if number in outputs:
+            graph.tensors.append(copy.copy(graph.tensors[number]))
+            number = len(graph.tensors) - 1
+        outputs.append(number)
+    graph.outputs = outputs
+
+
 def _fill_zeros(model, graph) -> None:
     """Computes the graph's large constants of zeros by `FILL` in place of storing them."""
     added = []
@@ -187,7 +204,9 @@ def _put_branches_first(model) -> None:
                     operator.builtinOptions.thenSubgraphIndex,
                     operator.builtinOptions.elseSubgraphIndex,
                 }
-    order = sorted(range(len(model.subgraphs)), key=lambda number: number not in branches)
+    # A graph without operators ends the offering too.
+    first = {number for number in branches if model.subgraphs[number].operators}
+    order = sorted(range(len(model.subgraphs)), key=lambda number: number not in first)
     place = {number: new for new, number in enumerate(order)}
     for graph in model.subgraphs:
         for operator in graph.operators:
