@@ -1,6 +1,9 @@
-"""One TFF worker for all tests that need one."""
+"""What is made once for all tests: a TFF worker, a trained supernet."""
 
 import asyncio
+import json
+import subprocess
+import sys
 
 import pytest
 
@@ -20,3 +23,68 @@ def execution():
 
     with local_execution():
         yield materialize
+
+
+@pytest.fixture(scope="session")
+def run_programs():
+    """Runs calls of programs in one process of their own; returns what each printed and raised."""
+
+    def run(calls):
+        result = subprocess.run(
+            [sys.executable, "-c", _RUN_PROGRAMS, json.dumps(calls)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=280,
+        )
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return run
+
+
+# One process for one import of TensorFlow.
+_RUN_PROGRAMS = """
+import contextlib, importlib, io, json, sys
+from absl import flags
+from absl.testing import flagsaver
+told = []
+for name, *arguments in json.loads(sys.argv[1]):
+    program, printed, error = importlib.import_module("tff_programs." + name), io.StringIO(), ""
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(printed):
+        try:
+            program.main(flags.FLAGS([name, *arguments]))
+        except (ValueError, OSError, RuntimeError, SystemExit, flags.Error) as raised:
+            error = str(raised)
+    told.append([printed.getvalue(), error])
+print(json.dumps(told))
+"""
+
+TRAINED_SPACE = {
+    "name": "tiny",
+    "image_shape": [8, 8, 1],
+    "classes": 10,
+    "stem_width": 8,
+    "stem_stride": 1,
+    "stages": [{"name": "a-1", "widths": [8, 16], "depths": [1], "kernels": [3, 5], "stride": 2}],
+}
+
+
+@pytest.fixture(scope="session")
+def trained_path(tmp_path_factory, run_programs):
+    """The supernet of a round's training on digits, with two tiers and six clients."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "space.json").write_text(json.dumps(TRAINED_SPACE))
+    call = [
+        "train",
+        f"--out={folder / 'run'}",
+        f"--space={folder / 'space.json'}",
+        "--rounds=1",
+        "--clients=6",
+        "--clients_per_round=2",
+        "--batch_size=16",
+        "--tiers=smallest,largest",
+    ]
+    ((_, error),) = run_programs([call])
+    assert not error
+    return folder / "run" / "supernet.safetensors"

@@ -1,0 +1,116 @@
+"""A fleet of processes: it learns, goes on where it was cut off, and is not mixed up."""
+
+import functools
+
+import pytest
+
+from fedsup_tf.checkpoint import fingerprint, read_tensors
+from fedsup_tf.supernet import Supernet
+from tff_programs.assignment import Assignment, parse_tiers
+from tflite.merge import merge_updates, subnet_shapes
+from tflite.metadata import read_metadata
+from tflite.update_file import read_update
+
+CLIENTS = 3
+
+
+def command(supernet, folder, rounds, *more):
+    return [
+        "fleet",
+        str(supernet),
+        f"--out={folder}",
+        f"--rounds={rounds}",
+        f"--clients_per_round={CLIENTS}",
+        "--test_batch_size=100",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def fleets(tmp_path_factory, trained_path, run_programs):
+    """A fleet that ran through, one that was cut off, and what the programs printed and raised."""
+    folder = tmp_path_factory.mktemp("fleets")
+    whole, parts, foreign = (folder / name for name in ("whole", "parts", "foreign.safetensors"))
+    supernet, information = Supernet.load(trained_path)
+    weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+    supernet.assign_weights({**weights, "head/bias": weights["head/bias"] + 1})
+    supernet.save(foreign, information)
+    first = run_programs([command(trained_path, whole, 2), command(trained_path, parts, 1)])
+    second = run_programs(
+        [
+            command(trained_path, parts, 2),
+            command(foreign, whole, 3),
+            command(trained_path, whole, 2),
+        ]
+    )
+    return whole, parts, [*first, *second]
+
+
+def tensors(folder):
+    return read_tensors(folder / "supernet.safetensors", "supernet")
+
+
+def test_a_fleet_cut_off_ends_as_one_that_ran_through(fleets):
+    whole, parts, told = fleets
+    assert [error for _, error in told[:3]] == ["", "", ""]
+    assert "Continuing" not in told[0][0]
+    assert "Continuing after round 1." in told[2][0]
+    assert "round 1/2" not in told[2][0]
+    expected, information = tensors(whole)
+    found, found_information = tensors(parts)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value.tobytes() == found[name].tobytes(), name
+    assert information == found_information
+
+
+def test_a_fleets_supernet_is_the_merge_of_what_its_clients_sent(fleets, trained_path):
+    whole, _, _ = fleets
+    supernet, information = Supernet.load(trained_path)
+    assignment = Assignment(
+        supernet.space, parse_tiers(supernet.space, information["settings"]["tiers"], 0), 6, CLIENTS
+    )
+    shapes_of = functools.partial(subnet_shapes, supernet)
+    for number in (1, 2):
+        base = fingerprint(supernet.weights_by_name())
+        folder = whole / f"round_{number:03d}"
+        updates = sorted(folder.glob("client_*/update.safetensors"))
+        assert len(updates) == CLIENTS
+        for update in [read_update(path, supernet.space, shapes_of) for path in updates]:
+            assert (update.base_hash, update.base_round) == (
+                base,
+                information["round"] + number - 1,
+            )
+            assert any(value.any() for value in update.delta.values())
+        for model in folder.glob("*.tflite"):
+            assert read_metadata(model).supernet_hash == base
+        # Sums of three depend on their order, which is that of the plan.
+        plan = assignment.plan(information["round"] + number)
+        merge_updates(
+            supernet,
+            base,
+            [folder / f"client_{client:04d}" / "update.safetensors" for client in plan.clients],
+        )
+    found, _ = tensors(whole)
+    for name, value in supernet.weights_by_name().items():
+        assert value.numpy().tobytes() == found[name].tobytes(), name
+
+
+def test_a_fleet_tells_what_it_did(fleets):
+    _, _, told = fleets
+    printed = told[0][0]
+    assert "fleet of 6 clients, 3 a round, from round 1 of" in printed
+    assert "round 2/2 | 3 clients | " in printed
+    assert printed.count("personal accuracy") == 2 * CLIENTS
+    assert "left out" not in printed
+    # What a finished one is called for again, it does not do again.
+    printed, error = told[4]
+    assert not error
+    assert "Continuing after round 2." in printed
+    assert "personal accuracy" not in printed
+
+
+def test_a_fleet_is_not_continued_with_another_supernet(fleets):
+    whole, _, told = fleets
+    assert "began with another supernet. Give that one to continue it" in told[3][1]
+    assert not (whole / "round_003").exists()
