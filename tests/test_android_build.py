@@ -28,9 +28,7 @@ def gradle_value(name: str) -> str:
 
 def gradle_dependencies(configuration: str) -> set[str]:
     """Coordinates with their versions, without those that a property asks for."""
-    pattern = (
-        rf"{configuration}\s(?:[^\n]*\n\s+\?[^\n]*\n\s+: )?[\"']([^\"'$]+)\$\{{setting\('(\w+)'"
-    )
+    pattern = rf"\b{configuration} \"([^\"$]+)\$\{{setting\('(\w+)'\)\}}\""
     found = re.findall(pattern, read("app/build.gradle"))
     return {f"{coordinate}{settings()[version]}" for coordinate, version in found}
 

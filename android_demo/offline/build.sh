@@ -110,6 +110,7 @@ apk() {
   rm -rf "$stage"
   mkdir -p "$stage"
   jar --create --date=2020-01-01T00:00:00Z --file "$build/app.jar" -C "$build/classes" .
+  # shellcheck disable=SC2086  # The engine's classes are two files.
   java -cp "$cache/r8.jar" com.android.tools.r8.D8 --release --min-api "$(setting minSdk)" \
     --lib "$cache/android.jar" --lib "$jdk" --output "$stage" "$build/app.jar" ${tflite/:/ }
   for abi in $(setting abis | tr , ' '); do

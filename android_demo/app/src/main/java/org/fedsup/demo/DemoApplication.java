@@ -15,7 +15,8 @@ public final class DemoApplication extends Application {
     /** The learner, made when it is first asked for; for the main thread. */
     Learner learner() {
         if (learner == null) {
-            learner = new Learner(getFilesDir(), this::builtInModel, new Handler(Looper.getMainLooper())::post);
+            Handler screen = new Handler(Looper.getMainLooper());
+            learner = new Learner(getFilesDir(), this::builtInModel, screen::post);
         }
         return learner;
     }

@@ -3,9 +3,7 @@ package org.fedsup.demo;
 import java.io.Closeable;
 import java.io.File;
 import java.io.IOException;
-import java.util.Arrays;
 import java.util.List;
-import java.util.SortedMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
@@ -19,8 +17,6 @@ import java.util.function.Consumer;
  * step of training at a time, so that answers come while it trains.
  */
 public final class Learner implements Closeable {
-    /** Folder of the updates that were written. */
-    static final String UPDATES = "updates";
     /** The largest model that is opened. */
     static final int MOST_MODEL_BYTES = 64 << 20;
 
@@ -32,8 +28,6 @@ public final class Learner implements Closeable {
     private interface Task {
         void run() throws IOException;
     }
-
-    private static final int[] IMAGE_SHAPE = {DigitImage.SIDE, DigitImage.SIDE, 1};
 
     private final File folder;
     private final File pickedModel;
@@ -47,14 +41,9 @@ public final class Learner implements Closeable {
     private volatile boolean cancelled;
 
     // What follows is the worker's alone.
-    private Trainer trainer;
+    private Pupil pupil;
     private boolean builtIn = true;
-    private SortedMap<String, float[]> received;
-    private ExampleStore examples;
-    private CheckpointStore checkpoints;
-    private Checkpoint learned;
-    private TrainingSession session;
-    private Score before;
+    private Lesson lesson;
     private byte[] lookedAt;
     private String problem;
 
@@ -98,12 +87,12 @@ public final class Learner implements Closeable {
 
     /** Adds a labelled drawing. */
     public void teach(Example example) {
-        ask(() -> examples.add(example));
+        ask(() -> pupil.examples().add(example));
     }
 
     /** Takes the last drawing back. */
     public void unteach() {
-        ask(() -> examples.removeNewest());
+        ask(() -> pupil.examples().removeNewest());
     }
 
     /** Trains on all drawings; calls {@code finished} on the screen however that ends. */
@@ -112,7 +101,7 @@ public final class Learner implements Closeable {
         submit(() -> begin(true, finished));
     }
 
-    /** Trains if the drawings are not those that it was trained on last. */
+    /** Trains if the drawings are not as many as those that it was trained on last. */
     public void trainOnNew(Runnable finished) {
         cancelled = false;
         submit(() -> begin(false, finished));
@@ -125,28 +114,19 @@ public final class Learner implements Closeable {
 
     /** Makes the model as it came. */
     public void forget() {
-        ask(() -> {
-            refuseWhileTraining();
-            trainer.restore(received);
-            checkpoints.delete();
-            learned = null;
-        });
+        askIdle(() -> pupil.forget());
     }
 
     /** Deletes all drawings. */
     public void deleteExamples() {
-        ask(() -> {
-            refuseWhileTraining();
-            examples.clear();
-        });
+        askIdle(() -> pupil.examples().clear());
     }
 
     /** Changes to another model; if it cannot be used, the present one stays. */
     public void openModel(Source source) {
-        ask(() -> {
-            refuseWhileTraining();
+        askIdle(() -> {
             byte[] file = source.read();
-            Trainer opened = load(file);
+            Pupil opened = new Pupil(folder, file);
             try {
                 SafeFile.replace(pickedModel, out -> out.write(file));
             } catch (IOException error) {
@@ -159,27 +139,17 @@ public final class Learner implements Closeable {
 
     /** Changes back to the model that came with the app. */
     public void openBuiltIn() {
-        ask(() -> {
-            refuseWhileTraining();
-            use(load(builtInModel.read()), true);
+        askIdle(() -> {
+            Pupil opened = new Pupil(folder, builtInModel.read());
             pickedModel.delete();
+            use(opened, true);
         });
     }
 
     /** Writes what was learned as an update file and hands it to {@code done} on the screen. */
     public void export(Consumer<File> done) {
         ask(() -> {
-            if (learned == null) {
-                throw new IOException("There is nothing to send yet: teach it some digits and train.");
-            }
-            File updates = new File(folder, UPDATES);
-            updates.mkdirs();
-            ModelMetadata model = trainer.metadata();
-            UpdateFile update = UpdateFile.of(model, received, learned);
-            // A name of its own, so that those of many phones can lie in one folder.
-            String mark = new SafeTensors(null, update.delta()).fingerprint().substring(0, 12);
-            File file = new File(updates, "update-" + mark + ".safetensors");
-            SafeFile.replace(file, out -> update.write(out, model));
+            File file = pupil.export();
             screen.execute(() -> done.accept(file));
         });
     }
@@ -193,9 +163,9 @@ public final class Learner implements Closeable {
     public void close() {
         cancel();
         submit(() -> {
-            if (trainer != null) {
-                trainer.close();
-                trainer = null;
+            if (pupil != null) {
+                pupil.close();
+                pupil = null;
             }
         });
         worker.shutdown();
@@ -207,8 +177,18 @@ public final class Learner implements Closeable {
     private void ask(Task task) {
         submit(() -> {
             problem = null;
-            if (trainer == null) {
+            if (pupil == null) {
                 throw new IOException("There is no model yet.");
+            }
+            task.run();
+        });
+    }
+
+    /** One that cannot be done while it trains. */
+    private void askIdle(Task task) {
+        ask(() -> {
+            if (lesson != null) {
+                throw new IOException("It is training: stop that first.");
             }
             task.run();
         });
@@ -230,21 +210,19 @@ public final class Learner implements Closeable {
     }
 
     private void publish() {
-        boolean hasModel = trainer != null;
-        boolean training = session != null;
-        boolean hasLearned = learned != null;
+        Checkpoint learned = pupil == null ? null : pupil.learned();
         float[] losses =
-                training ? session.losses() : hasLearned ? learned.losses() : new float[0];
+                lesson != null ? lesson.losses() : learned != null ? learned.losses() : new float[0];
         LearnerState published = new LearnerState(
-                hasModel ? trainer.metadata() : null,
+                pupil == null ? null : pupil.trainer().metadata(),
                 builtIn,
-                hasModel ? examples.all() : List.of(),
-                training,
-                training ? session.steps() : losses.length,
+                pupil == null ? List.of() : pupil.examples().all(),
+                lesson != null,
+                lesson != null ? lesson.steps() : losses.length,
                 losses,
-                training ? before : hasLearned ? learned.before() : null,
-                hasLearned ? learned.after() : null,
-                hasModel && lookedAt != null ? trainer.infer(lookedAt) : null,
+                lesson != null ? lesson.before() : learned != null ? learned.before() : null,
+                learned != null ? learned.after() : null,
+                pupil == null || lookedAt == null ? null : pupil.trainer().infer(lookedAt),
                 problem);
         state = published;
         screen.execute(() -> watchers.forEach(watcher -> watcher.accept(published)));
@@ -252,105 +230,52 @@ public final class Learner implements Closeable {
 
     private void open() throws IOException {
         String damage = null;
+        Pupil opened = null;
         if (pickedModel.exists()) {
             try {
-                use(load(SafeFile.read(pickedModel, MOST_MODEL_BYTES)), false);
-                return;
+                opened = new Pupil(folder, SafeFile.read(pickedModel, MOST_MODEL_BYTES));
             } catch (UnusableFileException error) {
                 damage = error.getMessage(); // The app's own is better than none.
             }
         }
-        use(load(builtInModel.read()), true);
-        problem = damage != null ? damage : problem;
+        boolean isPicked = opened != null;
+        use(isPicked ? opened : new Pupil(folder, builtInModel.read()), !isPicked);
+        problem = damage;
     }
 
-    private static Trainer load(byte[] file) throws IOException {
-        Trainer opened = new Trainer(file, 1);
-        int[] shape = opened.metadata().imageShape;
-        if (!Arrays.equals(shape, IMAGE_SHAPE)) {
-            opened.close();
-            throw new UnusableFileException("This model takes images of " + shape[0] + "×" + shape[1]
-                    + "×" + shape[2] + ", here you draw some of 8×8×1: choose a digits model.");
+    private void use(Pupil opened, boolean isBuiltIn) throws IOException {
+        if (pupil != null) {
+            pupil.close();
         }
-        return opened;
-    }
-
-    private void use(Trainer opened, boolean isBuiltIn) throws IOException {
-        if (trainer != null) {
-            trainer.close();
-        }
-        trainer = opened;
+        pupil = opened;
         builtIn = isBuiltIn;
-        problem = null;
-        received = opened.weights();
-        examples = new ExampleStore(folder, opened.metadata());
-        checkpoints = new CheckpointStore(folder, opened.metadata());
-        learned = null;
-        try {
-            examples.load();
-        } finally {
-            learned = checkpoints.read();
-            if (learned != null) {
-                opened.restore(learned.weights());
-            }
-        }
+        pupil.remember();
     }
 
     private void begin(boolean again, Runnable finished) {
-        boolean isNew = trainer != null
-                && (again || learned == null || learned.after().examples() != examples.all().size());
-        if (!isNew || session != null || examples.all().isEmpty()) {
+        int drawings = pupil == null ? 0 : pupil.examples().all().size();
+        boolean known = pupil != null && pupil.learned() != null
+                && pupil.learned().after().examples() == drawings;
+        if (drawings == 0 || lesson != null || known && !again) {
             screen.execute(finished);
             return;
         }
-        List<Example> all = examples.all();
-        SortedMap<String, float[]> now = trainer.weights();
-        trainer.restore(received);
-        before = trainer.evaluate(all);
-        trainer.restore(now);
-        session = new TrainingSession(trainer, all,
-                TrainingSession.Plan.of(all.size(), trainer.batchSize()), System.nanoTime());
         problem = null;
-        Checkpoint earlier = learned;
-        submit(() -> trainOn(now, earlier, finished));
+        lesson = new Lesson(pupil, System.nanoTime());
+        submit(() -> trainOn(finished));
     }
 
     /** One step; the next is a task of its own, so that others come in between. */
-    private void trainOn(SortedMap<String, float[]> start, Checkpoint earlier, Runnable finished)
-            throws IOException {
-        boolean more = false;
+    private void trainOn(Runnable finished) throws IOException {
         try {
-            more = !cancelled && session.step();
-            float[] losses = session.losses();
-            boolean astray = more && !Float.isFinite(losses[losses.length - 1]);
-            boolean kept = losses.length == 0 || !more && session.epochEnded();
-            if (!astray && !kept && (!more || session.epochEnded())) {
-                Score after = trainer.evaluate(session.examples());
-                astray = !Double.isFinite(after.loss());
-                if (!astray) {
-                    learned = new Checkpoint(trainer.weights(), before, after, losses);
-                    checkpoints.write(learned);
-                }
-            }
-            if (astray) {
-                more = false;
-                trainer.restore(start);
-                learned = earlier;
-                throw new IOException("Training went astray and was undone: delete odd drawings.");
-            }
+            lesson.step(cancelled);
         } finally {
-            if (more) {
-                submit(() -> trainOn(start, earlier, finished));
-            } else {
-                session = null;
+            if (lesson.isOver()) {
+                lesson = null;
                 screen.execute(finished);
+            } else {
+                submit(() -> trainOn(finished));
             }
-        }
-    }
-
-    private void refuseWhileTraining() throws IOException {
-        if (session != null) {
-            throw new IOException("It is training: stop that first.");
         }
     }
 }

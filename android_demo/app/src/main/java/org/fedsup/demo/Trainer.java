@@ -1,11 +1,8 @@
 package org.fedsup.demo;
 
 import java.io.Closeable;
-import java.nio.Buffer;
 import java.nio.ByteBuffer;
-import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
-import java.nio.IntBuffer;
 import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
@@ -40,8 +37,8 @@ public final class Trainer implements Closeable {
     private final Interpreter interpreter;
     private final Batch trainBatch;
     private final Batch evaluateBatch;
-    private final FloatBuffer loss = floats(1);
-    private final FloatBuffer correct = floats(1);
+    private final FloatBuffer loss = Buffers.floats(1);
+    private final FloatBuffer correct = Buffers.floats(1);
     private final Map<String, Object> scores = new HashMap<>();
 
     /**
@@ -54,7 +51,7 @@ public final class Trainer implements Closeable {
     public Trainer(byte[] file, int threads) throws UnusableFileException {
         metadata = ModelMetadata.read(file);
         imageSize = ModelMetadata.count(metadata.imageShape);
-        ByteBuffer model = rewound(bytes(file.length).put(file));
+        ByteBuffer model = Buffers.rewound(Buffers.bytes(file.length).put(file));
         Interpreter.Options options = new Interpreter.Options();
         options.setNumThreads(threads);
         options.setUseXNNPACK(false); // It packs constant weights; these change every step.
@@ -70,8 +67,8 @@ public final class Trainer implements Closeable {
                     "This model is damaged or of another version: export it again.", error);
         }
         interpreter = opened;
-        trainBatch = new Batch(metadata.trainBatch);
-        evaluateBatch = new Batch(metadata.evaluateBatch);
+        trainBatch = new Batch(metadata, metadata.trainBatch);
+        evaluateBatch = new Batch(metadata, metadata.evaluateBatch);
         scores.put(Signatures.LOSS, loss);
         scores.put(Signatures.CORRECT, correct);
     }
@@ -103,7 +100,7 @@ public final class Trainer implements Closeable {
                     + ": export it with one, or train " + Part.ALL + ".");
         }
         Map<String, Object> inputs = trainBatch.fill(examples);
-        FloatBuffer rate = floats(1);
+        FloatBuffer rate = Buffers.floats(1);
         rate.put(0, learningRate);
         inputs.put(Signatures.LEARNING_RATE, rate);
         score(inputs, part.signature);
@@ -128,31 +125,31 @@ public final class Trainer implements Closeable {
 
     /** The probability of each class. */
     public float[] infer(byte[] image) {
-        checkImage(image);
-        ByteBuffer images = rewound(bytes(metadata.inferBatch * imageSize).put(image));
+        Batch.checkImage(metadata, image);
+        ByteBuffer images = Buffers.rewound(Buffers.bytes(metadata.inferBatch * imageSize).put(image));
         int classes = metadata.classNames.size();
-        FloatBuffer logits = floats(metadata.inferBatch * classes);
+        FloatBuffer logits = Buffers.floats(metadata.inferBatch * classes);
         Map<String, Object> inputs = new HashMap<>();
         inputs.put(Signatures.IMAGES, images);
         Map<String, Object> outputs = new HashMap<>();
         outputs.put(Signatures.LOGITS, logits);
         interpreter.runSignature(inputs, outputs, Signatures.INFER);
         float[] first = new float[classes];
-        rewound(logits).get(first);
+        Buffers.rewound(logits).get(first);
         return softmax(first);
     }
 
     /** A copy of every variable by name: the weights and what is frozen. */
     public SortedMap<String, float[]> weights() {
         Map<String, Object> outputs = new HashMap<>();
-        metadata.variables.forEach((name, shape) -> outputs.put(name, floats(ModelMetadata.count(shape))));
+        metadata.variables.forEach((name, shape) -> outputs.put(name, Buffers.floats(ModelMetadata.count(shape))));
         Map<String, Object> inputs = new HashMap<>();
-        inputs.put(Signatures.DUMMY, floats(1));
+        inputs.put(Signatures.DUMMY, Buffers.floats(1));
         interpreter.runSignature(inputs, outputs, Signatures.SAVE);
         SortedMap<String, float[]> weights = new TreeMap<>();
         outputs.forEach((name, buffer) -> {
             float[] values = new float[((FloatBuffer) buffer).capacity()];
-            rewound((FloatBuffer) buffer).get(values);
+            Buffers.rewound((FloatBuffer) buffer).get(values);
             weights.put(name, values);
         });
         return weights;
@@ -182,10 +179,10 @@ public final class Trainer implements Closeable {
                 throw new IllegalArgumentException("Expected " + name + " of shape "
                         + Arrays.toString(shape) + ", received " + values.length + " values.");
             }
-            inputs.put(name, rewound(floats(values.length).put(values)));
+            inputs.put(name, Buffers.rewound(Buffers.floats(values.length).put(values)));
         });
         Map<String, Object> outputs = new HashMap<>();
-        outputs.put(Signatures.OK, ByteBuffer.allocateDirect(4).order(ByteOrder.nativeOrder()).asIntBuffer());
+        outputs.put(Signatures.OK, Buffers.ints(1));
         interpreter.runSignature(inputs, outputs, Signatures.RESTORE);
     }
 
@@ -196,8 +193,8 @@ public final class Trainer implements Closeable {
 
     /** Runs a signature that gives a loss and right answers. */
     private void score(Map<String, Object> inputs, String signature) {
-        rewound(loss); // The runtime writes where the last call ended.
-        rewound(correct);
+        Buffers.rewound(loss); // The runtime writes where the last call ended.
+        Buffers.rewound(correct);
         interpreter.runSignature(inputs, scores, signature);
     }
 
@@ -225,6 +222,10 @@ public final class Trainer implements Closeable {
         checkImages(opened, Signatures.TRAIN, metadata.trainBatch);
         checkImages(opened, Signatures.EVALUATE, metadata.evaluateBatch);
         checkImages(opened, Signatures.INFER, metadata.inferBatch);
+        int[] logits = opened.getOutputTensorFromSignature(Signatures.LOGITS, Signatures.INFER).shape();
+        if (!Arrays.equals(logits, new int[] {metadata.inferBatch, metadata.classNames.size()})) {
+            throw new UnusableFileException("The classes differ.");
+        }
     }
 
     private void checkImages(Interpreter opened, String signature, int batch)
@@ -247,13 +248,6 @@ public final class Trainer implements Closeable {
         }
     }
 
-    private void checkImage(byte[] image) {
-        if (image.length != imageSize) {
-            throw new IllegalArgumentException("Expected an image of shape "
-                    + Arrays.toString(metadata.imageShape) + ", received " + image.length + " bytes.");
-        }
-    }
-
     private static float[] softmax(float[] logits) {
         float largest = Float.NEGATIVE_INFINITY;
         for (float logit : logits) {
@@ -268,60 +262,5 @@ public final class Trainer implements Closeable {
             logits[label] /= sum;
         }
         return logits;
-    }
-
-    /** Goes back to the begin. The method of ByteBuffer itself is not in every Android. */
-    private static <B extends Buffer> B rewound(B buffer) {
-        buffer.rewind();
-        return buffer;
-    }
-
-    private static ByteBuffer bytes(int count) {
-        return ByteBuffer.allocateDirect(count).order(ByteOrder.nativeOrder());
-    }
-
-    private static FloatBuffer floats(int count) {
-        return bytes(4 * count).asFloatBuffer();
-    }
-
-    /** The inputs of a signature that takes a batch; a short one is filled up under weight 0. */
-    private final class Batch {
-        private final int size;
-        private final ByteBuffer images;
-        private final IntBuffer labels;
-        private final FloatBuffer weights;
-
-        Batch(int size) {
-            this.size = size;
-            images = bytes(size * imageSize);
-            labels = bytes(4 * size).asIntBuffer();
-            weights = floats(size);
-        }
-
-        Map<String, Object> fill(List<Example> examples) {
-            if (examples.isEmpty() || examples.size() > size) {
-                throw new IllegalArgumentException(
-                        "Expected 1 to " + size + " examples, received " + examples.size() + ".");
-            }
-            rewound(images);
-            for (int place = 0; place < size; place++) {
-                boolean present = place < examples.size();
-                Example example = examples.get(present ? place : 0);
-                checkImage(example.image());
-                if (example.label() < 0 || example.label() >= metadata.classNames.size()) {
-                    throw new IllegalArgumentException("Expected a label below "
-                            + metadata.classNames.size() + ", received " + example.label() + ".");
-                }
-                images.put(example.image());
-                labels.put(place, example.label());
-                weights.put(place, present ? 1f : 0f);
-            }
-            rewound(images);
-            Map<String, Object> inputs = new HashMap<>();
-            inputs.put(Signatures.IMAGES, images);
-            inputs.put(Signatures.LABELS, labels);
-            inputs.put(Signatures.SAMPLE_WEIGHTS, weights);
-            return inputs;
-        }
     }
 }

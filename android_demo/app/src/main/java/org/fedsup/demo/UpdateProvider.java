@@ -70,7 +70,7 @@ public final class UpdateProvider extends ContentProvider {
     /** The file of an address; its last part alone counts, so that no path leads elsewhere. */
     private File file(Uri uri) throws FileNotFoundException {
         String name = uri.getLastPathSegment() == null ? "" : new File(uri.getLastPathSegment()).getName();
-        File update = new File(new File(getContext().getFilesDir(), Learner.UPDATES), name);
+        File update = new File(new File(getContext().getFilesDir(), Pupil.UPDATES), name);
         if (name.isEmpty() || !update.isFile()) {
             throw new FileNotFoundException("There is no update " + name + ".");
         }

@@ -285,6 +285,23 @@ public class LearnerTest {
     }
 
     @Test
+    public void aPickedModelStaysIfWhatItLearnedIsDamaged() throws Exception {
+        byte[] picked = Golden.modelSaying(Golden.metadata().put("round", 4321));
+        Learner learner = open();
+        learner.openModel(() -> picked);
+        teach(learner, 5);
+        train(learner);
+        learner.close();
+        assertTrue(learner.worker.awaitTermination(60, TimeUnit.SECONDS));
+        Files.write(checkpoint().toPath(), new byte[100]);
+        LearnerState state = open().state();
+        assertNotNull(state.problem());
+        assertFalse(state.builtIn());
+        assertEquals(4321, state.model().round);
+        assertEquals(5, state.drawings().size());
+    }
+
+    @Test
     public void damagedDrawingsAreTold() throws Exception {
         Learner learner = open();
         teach(learner, 3);

@@ -3,13 +3,14 @@ package org.fedsup.demo;
 import static org.junit.Assert.assertArrayEquals;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
-import static org.junit.Assert.assertNotNull;
+import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 import static org.robolectric.Shadows.shadowOf;
 
 import android.app.Activity;
 import android.content.Intent;
 import android.net.Uri;
+import android.os.ParcelFileDescriptor;
 import android.os.SystemClock;
 import android.view.MotionEvent;
 import android.view.View;
@@ -17,8 +18,11 @@ import android.view.ViewGroup;
 import android.widget.TextView;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
+import java.io.FileNotFoundException;
 import java.io.InputStream;
 import java.util.Random;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
 import org.junit.After;
 import org.junit.Before;
 import org.junit.Test;
@@ -114,7 +118,7 @@ public class MainActivityTest {
         controller.pause().stop().destroy();
         Learner learner = application().learner();
         application().onTerminate();
-        assertTrue(learner.worker.awaitTermination(60, java.util.concurrent.TimeUnit.SECONDS));
+        assertTrue(learner.worker.awaitTermination(60, TimeUnit.SECONDS));
         open();
     }
 
@@ -203,26 +207,33 @@ public class MainActivityTest {
         assertEquals(20, application().learner().state().after().examples());
     }
 
+    /** Holds the learner between two steps of a training that was just begun. */
+    private CountDownLatch pause() throws Exception {
+        CountDownLatch go = new CountDownLatch(1);
+        CountDownLatch paused = new CountDownLatch(1);
+        application().learner().worker.submit(() -> {
+            paused.countDown();
+            go.await();
+            return null;
+        });
+        assertTrue(paused.await(60, TimeUnit.SECONDS));
+        ShadowLooper.idleMainLooper();
+        return go;
+    }
+
     @Test
     public void stopsWhenTold() throws Exception {
         teach(40);
-        Learner learner = application().learner();
-        // Deterministically in the middle: the worker itself taps, on behalf of a finger.
-        learner.watch(state -> {
-            if (state.training() && state.losses().length == 3) {
-                ShadowLooper.idleMainLooper();
-            }
-        });
         activity.findViewById(R.id.train).performClick();
-        learner.worker.submit(() -> {}).get();
-        ShadowLooper.idleMainLooper();
-        if (learner.state().training()) {
-            assertEquals(activity.getString(R.string.stop), text(R.id.train));
-            activity.findViewById(R.id.train).performClick();
-        }
+        CountDownLatch go = pause();
+        assertEquals(activity.getString(R.string.stop), text(R.id.train));
+        assertFalse("no other model while it trains", enabled(R.id.open_model));
+        int steps = application().learner().state().steps();
+        activity.findViewById(R.id.train).performClick();
+        go.countDown();
         settle();
         assertEquals(activity.getString(R.string.train), text(R.id.train));
-        assertTrue(learner.state().losses().length <= 60);
+        assertTrue(application().learner().state().losses().length < steps);
     }
 
     @Test
@@ -239,7 +250,7 @@ public class MainActivityTest {
         assertEquals(uri, send.getClipData().getItemAt(0).getUri());
         ModelMetadata model = application().learner().state().model();
         UpdateProvider provider = Robolectric.setupContentProvider(UpdateProvider.class);
-        try (InputStream in = new android.os.ParcelFileDescriptor.AutoCloseInputStream(
+        try (InputStream in = new ParcelFileDescriptor.AutoCloseInputStream(
                 provider.openFile(uri, "r"))) {
             UpdateFile update = UpdateFile.read(SafeFile.read(in, 1 << 24), model);
             assertEquals(10, update.after().examples());
@@ -247,11 +258,9 @@ public class MainActivityTest {
         assertTrue(uri.getLastPathSegment().matches("update-[0-9a-f]{12}\\.safetensors"));
         for (String path : new String[] {"", "..", "../subnet.tflite", "none"}) {
             Uri other = uri.buildUpon().path(path).build();
-            org.junit.Assert.assertThrows(
-                    java.io.FileNotFoundException.class, () -> provider.openFile(other, "r"));
+            assertThrows(FileNotFoundException.class, () -> provider.openFile(other, "r"));
         }
-        org.junit.Assert.assertThrows(
-                java.io.FileNotFoundException.class, () -> provider.openFile(uri, "rw"));
+        assertThrows(FileNotFoundException.class, () -> provider.openFile(uri, "rw"));
     }
 
     @Test
@@ -299,11 +308,16 @@ public class MainActivityTest {
         assertTrue(TrainingJobService.isScheduled(activity));
         TrainingJobService job = Robolectric.setupService(TrainingJobService.class);
         assertTrue(job.onStartJob(null));
-        assertTrue(job.onStopJob(null));
+        CountDownLatch go = pause();
+        int steps = application().learner().state().steps();
+        assertTrue("the rest is for the next time", job.onStopJob(null));
+        go.countDown();
         settle();
+        assertTrue(application().learner().state().losses().length < steps);
+        application().learner().teach(LearnerTest.slanted(1).get(0));
         assertTrue(job.onStartJob(null));
         settle();
-        assertNotNull(application().learner().state().after());
+        assertEquals(11, application().learner().state().after().examples());
         assertTrue(percent(text(R.id.after)) > 0);
         tap(R.id.while_charging);
         assertFalse(TrainingJobService.isScheduled(activity));

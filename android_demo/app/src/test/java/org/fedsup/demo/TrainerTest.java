@@ -179,6 +179,8 @@ public class TrainerTest {
         JSONObject batches = Golden.metadata();
         batches.getJSONObject("batch_sizes").put("train", 7);
         foreign.add(Golden.modelSaying(batches));
+        foreign.add(Golden.modelSaying(
+                Golden.metadata().put("class_names", new JSONArray(List.of("yes", "no")))));
         for (byte[] file : foreign) {
             String message = assertThrows(
                     UnusableFileException.class, () -> new Trainer(file, 1)).getMessage();

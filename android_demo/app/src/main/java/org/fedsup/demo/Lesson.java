@@ -1,0 +1,77 @@
+package org.fedsup.demo;
+
+import java.io.IOException;
+import java.util.SortedMap;
+
+/** One training of a pupil on all its drawings, kept after each epoch and undone if it fails. */
+final class Lesson {
+    private final Pupil pupil;
+    private final TrainingSession session;
+    private final Score before;
+    private final SortedMap<String, float[]> start;
+    private final Checkpoint earlier;
+    private boolean over;
+
+    /** Prepares a training on at least one drawing; the seed decides their order. */
+    Lesson(Pupil pupil, long seed) {
+        this.pupil = pupil;
+        Trainer trainer = pupil.trainer();
+        int count = pupil.examples().all().size();
+        session = new TrainingSession(trainer, pupil.examples().all(),
+                TrainingSession.Plan.of(count, trainer.batchSize()), seed);
+        before = pupil.scoreAsItCame();
+        start = trainer.weights();
+        earlier = pupil.learned();
+    }
+
+    /**
+     * Trains on the next batch, or ends.
+     *
+     * @param stop whether to end now; what was learned so far is kept
+     * @throws IOException if something could not be kept, whereupon training goes on, or went
+     *     astray, whereupon it is over
+     */
+    void step(boolean stop) throws IOException {
+        over = true; // Also if the next line fails.
+        over = stop || !session.step();
+        float[] losses = session.losses();
+        if (losses.length == 0) {
+            return;
+        }
+        if (!Float.isFinite(losses[losses.length - 1])) {
+            undo();
+        }
+        // The last epoch was kept with its last step, before it was known to be the last.
+        if (over != session.epochEnded()) {
+            Score after = pupil.trainer().evaluate(session.examples());
+            if (!Double.isFinite(after.loss())) {
+                undo();
+            }
+            pupil.keep(new Checkpoint(pupil.trainer().weights(), before, after, losses));
+        }
+    }
+
+    boolean isOver() {
+        return over;
+    }
+
+    int steps() {
+        return session.steps();
+    }
+
+    /** Loss of each step so far. */
+    float[] losses() {
+        return session.losses();
+    }
+
+    /** Score of the model as it came. */
+    Score before() {
+        return before;
+    }
+
+    private void undo() throws IOException {
+        over = true;
+        pupil.undo(start, earlier);
+        throw new IOException("Training went astray and was undone: delete odd drawings.");
+    }
+}

@@ -1,0 +1,125 @@
+package org.fedsup.demo;
+
+import java.io.Closeable;
+import java.io.File;
+import java.io.IOException;
+import java.util.Arrays;
+import java.util.SortedMap;
+
+/** A model, the drawings that it can be taught, and what it has learned; for one thread. */
+final class Pupil implements Closeable {
+    /** Folder of the updates that were written. */
+    static final String UPDATES = "updates";
+
+    private static final int[] IMAGE_SHAPE = {DigitImage.SIDE, DigitImage.SIDE, 1};
+
+    private final File folder;
+    private final Trainer trainer;
+    private final SortedMap<String, float[]> received;
+    private final ExampleStore examples;
+    private final CheckpointStore checkpoints;
+    private Checkpoint learned;
+
+    /**
+     * Loads a model as it came.
+     *
+     * @throws UnusableFileException if it is none that reads drawings
+     */
+    Pupil(File folder, byte[] model) throws UnusableFileException {
+        this.folder = folder;
+        trainer = new Trainer(model, 1);
+        int[] shape = trainer.metadata().imageShape;
+        if (!Arrays.equals(shape, IMAGE_SHAPE)) {
+            trainer.close();
+            throw new UnusableFileException("This model takes images of " + shape[0] + "×" + shape[1]
+                    + "×" + shape[2] + ", here you draw some of 8×8×1: choose a digits model.");
+        }
+        received = trainer.weights();
+        examples = new ExampleStore(folder, trainer.metadata());
+        checkpoints = new CheckpointStore(folder, trainer.metadata());
+    }
+
+    /**
+     * Reads the drawings and what was learned from them.
+     *
+     * @throws IOException if one of them could not be read; the pupil is then without it
+     */
+    void remember() throws IOException {
+        try {
+            examples.load();
+        } finally {
+            learned = checkpoints.read();
+            if (learned != null) {
+                trainer.restore(learned.weights());
+            }
+        }
+    }
+
+    Trainer trainer() {
+        return trainer;
+    }
+
+    ExampleStore examples() {
+        return examples;
+    }
+
+    /** What it has learned, or null. */
+    Checkpoint learned() {
+        return learned;
+    }
+
+    /** The score of the model as it came on all drawings. */
+    Score scoreAsItCame() {
+        SortedMap<String, float[]> now = trainer.weights();
+        trainer.restore(received);
+        try {
+            return trainer.evaluate(examples.all());
+        } finally {
+            trainer.restore(now);
+        }
+    }
+
+    /** Takes over what the trainer learned, and keeps it. */
+    void keep(Checkpoint checkpoint) throws IOException {
+        learned = checkpoint;
+        checkpoints.write(checkpoint);
+    }
+
+    /** Goes back to an earlier state, which was kept then if there was anything to keep. */
+    void undo(SortedMap<String, float[]> weights, Checkpoint earlier) throws IOException {
+        trainer.restore(weights);
+        learned = earlier;
+        if (earlier == null) {
+            checkpoints.delete();
+        } else {
+            checkpoints.write(earlier);
+        }
+    }
+
+    /** Makes the model as it came. */
+    void forget() {
+        trainer.restore(received);
+        checkpoints.delete();
+        learned = null;
+    }
+
+    /** Writes what it has learned as an update file, under a name that no other update has. */
+    File export() throws IOException {
+        if (learned == null) {
+            throw new IOException("There is nothing to send yet: teach it some digits and train.");
+        }
+        ModelMetadata model = trainer.metadata();
+        UpdateFile update = UpdateFile.of(model, received, learned);
+        String mark = new SafeTensors(null, update.delta()).fingerprint().substring(0, 12);
+        File updates = new File(folder, UPDATES);
+        updates.mkdirs();
+        File file = new File(updates, "update-" + mark + ".safetensors");
+        SafeFile.replace(file, out -> update.write(out, model));
+        return file;
+    }
+
+    @Override
+    public void close() {
+        trainer.close();
+    }
+}
