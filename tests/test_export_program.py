@@ -1,0 +1,111 @@
+"""The program that exports: which subnets, calibrated or from a file, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from fedsup_tf import calibration
+from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+from tff_programs.calibrated import write_calibration
+from tflite.device_model import DeviceModel
+from tflite.export import BatchSizes, Origin, export_tflite
+from tflite.metadata import read_metadata
+
+REFUSED = {
+    "unknown": (["--architecture=middle"], "'middle': expected smallest, largest, an arch"),
+    "no out": (["--out="], "Expected --out=FILE.tflite"),
+    "two ways": (["--all_tiers", "--calibration=x"], "holds one subnet, --all_tiers exports"),
+    "no calibration": (["--calibration=none"], "at 'none', found none"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, trained_path, run_programs):
+    """Folder of what the program wrote, the supernet, mean squares, and what was told."""
+    folder = tmp_path_factory.mktemp("exports")
+    supernet, information = Supernet.load(trained_path)
+    architecture = supernet.space.largest()
+    rng = np.random.default_rng(0)
+    mean_squares = {
+        name: rng.uniform(0.5, 2, shape).astype(np.float32)
+        for name, shape in calibration.mean_square_shapes(supernet.weight_shapes).items()
+    }
+    kept = folder / "largest.calibration"
+    supernet_hash = fingerprint(supernet.weights_by_name())
+    write_calibration(kept, mean_squares, architecture, supernet_hash)
+    path = str(trained_path)
+    calls = {
+        "tiers": ["--all_tiers", f"--out={folder / 'tiers'}", "--images_per_client=10"],
+        "kept": ["--architecture=largest", f"--calibration={kept}", f"--out={folder / 'kept'}"],
+        "other": [f"--calibration={kept}", f"--out={folder / 'refused'}"],
+    }
+    calls["kept"] += ["--train_batch_size=6", "--evaluate_batch_size=7", "--infer_batch_size=3"]
+    calls["kept"] += ["--train_head"]
+    calls |= {
+        name: [f"--out={folder / 'refused'}", *arguments]
+        for name, (arguments, _) in REFUSED.items()
+    }
+    told = run_programs([["export", path, *arguments] for arguments in calls.values()])
+    told = dict(zip(calls, told, strict=True))
+    return folder, supernet, information, mean_squares, told
+
+
+def test_every_tier_is_exported_and_calibrated(made):
+    folder, supernet, _, _, told = made
+    printed, error = told["tiers"]
+    assert not error
+    for name in ("smallest", "largest"):
+        metadata = read_metadata(folder / "tiers" / f"{name}.tflite")
+        architecture = getattr(supernet.space, name)()
+        assert metadata.architecture == architecture
+        assert metadata.space == supernet.space
+        assert metadata.supernet_hash == fingerprint(supernet.weights_by_name())
+        assert metadata.round == 1
+        assert metadata.batch_sizes == {"train": 16, "evaluate": 32, "infer": 1}
+        model = DeviceModel(folder / "tiers" / f"{name}.tflite")
+        state = model.state()
+        for tensor, value in supernet.extract(architecture).weights_by_name().items():
+            np.testing.assert_array_equal(state[tensor], value)
+        assert all(state[tensor].min() > 0 for tensor in state if "mean_square" in tensor)
+        assert f"{metadata.parameters:,}" in printed
+        assert not model.can_train_head
+    assert "calibration 1: 60 clients' images" in printed
+
+
+def test_a_kept_calibration_gives_the_bytes_of_an_export_in_another_process(made, tmp_path):
+    folder, supernet, information, mean_squares, told = made
+    assert not told["kept"][1]
+    assert "clients' images" not in told["kept"][0]
+    names = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
+    settings = information["settings"]
+    export_tflite(
+        tmp_path / "here.tflite",
+        supernet.extract(supernet.space.largest()),
+        mean_squares,
+        Preprocessing.from_json(information["preprocessing"]),
+        LocalTraining(**{name: settings[name] for name in names}),
+        Origin(
+            supernet.space,
+            fingerprint(supernet.weights_by_name()),
+            1,
+            tuple(information["class_names"]),
+        ),
+        BatchSizes(6, 7, 3),
+        with_train_head=True,
+    )
+    assert (tmp_path / "here.tflite").read_bytes() == (folder / "kept").read_bytes()
+
+
+def test_the_calibration_of_another_subnet_is_refused(made):
+    folder, _, _, _, told = made
+    assert "expected the calibration of 8x1k3 of this supernet" in told["other"][1]
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_exported_is_refused_in_words(made, name):
+    folder, _, _, _, told = made
+    assert REFUSED[name][1] in told[name][1]
+    assert not (folder / "refused").exists()
