@@ -27,13 +27,12 @@ final class Pupil implements Closeable {
      */
     Pupil(File folder, byte[] model) throws UnusableFileException {
         this.folder = folder;
-        trainer = new Trainer(model, 1);
-        int[] shape = trainer.metadata().imageShape;
+        int[] shape = ModelMetadata.read(model).imageShape;
         if (!Arrays.equals(shape, IMAGE_SHAPE)) {
-            trainer.close();
             throw new UnusableFileException("This model takes images of " + shape[0] + "×" + shape[1]
                     + "×" + shape[2] + ", here you draw some of 8×8×1: choose a digits model.");
         }
+        trainer = new Trainer(model, 1);
         received = trainer.weights();
         examples = new ExampleStore(folder, trainer.metadata());
         checkpoints = new CheckpointStore(folder, trainer.metadata());

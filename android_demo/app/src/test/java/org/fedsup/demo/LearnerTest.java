@@ -24,6 +24,8 @@ import java.util.SortedMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
+import org.json.JSONArray;
+import org.json.JSONException;
 import org.json.JSONObject;
 import org.junit.After;
 import org.junit.Rule;
@@ -199,6 +201,24 @@ public class LearnerTest {
         assertEquals(0, again.drawings().size());
     }
 
+    private static byte[] modelOfPhotos() throws IOException {
+        try {
+            JSONObject metadata = Golden.metadata();
+            metadata.getJSONObject("space").put("image_shape", new JSONArray(List.of(32, 32, 3)));
+            return Golden.modelSaying(metadata);
+        } catch (JSONException impossible) {
+            throw new IOException(impossible);
+        }
+    }
+
+    @Test
+    public void saysWhichImagesAModelTakesThatReadsNoDrawings() throws Exception {
+        Learner learner = open();
+        learner.openModel(LearnerTest::modelOfPhotos);
+        assertEquals("This model takes images of 32×32×3, here you draw some of 8×8×1: choose a "
+                + "digits model.", settle(learner).problem());
+    }
+
     @Test
     public void aWrongFileIsOneSentenceAndTheOldModelStays() throws Exception {
         Learner learner = open();
@@ -208,6 +228,7 @@ public class LearnerTest {
                 () -> "hello".getBytes(),
                 () -> Arrays.copyOf(Golden.model(), 5000),
                 Golden::engineModel,
+                LearnerTest::modelOfPhotos,
                 () -> {
                     throw new UnusableFileException("This file could not be opened: choose another.");
                 });
