@@ -34,6 +34,11 @@ def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Ru
             f"Expected threads as a whole number from 1, received {threads!r}. Give 1."
         )
     metadata = read_metadata(path)
+    if not metadata.variables:
+        raise ValueError(
+            f"{str(path)!r}: expected a model that trains, received one that only infers, with "
+            f"precision {metadata.precision}. Give the file that fedsup export wrote beside it."
+        )
     try:
         interpreter = runtime.Interpreter(str(path), num_threads=threads)
         # Only now the runtime brings in its delegate of fast kernels; a signature alone does not.

@@ -43,6 +43,8 @@ class ModelMetadata:
       variables: Shape of each variable by name: the subnet's tensors and the frozen mean squares.
       parameters: Number of trained values.
       macs: Multiply-accumulates for one image.
+      precision: What a file that only infers computes with, one of `quantize.PRECISIONS`; such a
+        file has no training and no variables. One that trains computes with float32.
     """
 
     architecture: Architecture
@@ -56,6 +58,7 @@ class ModelMetadata:
     variables: dict[str, tuple[int, ...]]
     parameters: int
     macs: int
+    precision: str = "float32"
 
     def to_json(self) -> str:
         """Returns the metadata as JSON."""
@@ -82,7 +85,8 @@ class ModelMetadata:
                 f"{what}: expected version {VERSION}, received {fields.get('version')!r}. Export "
                 "the model with this version."
             )
-        expect_keys(fields, names | {"version"}, names | {"version"}, what)
+        # Files of before there were others compute with float32.
+        expect_keys(fields, names | {"version"}, names - {"precision"} | {"version"}, what)
         del fields["version"]
         fields["architecture"] = Architecture.from_json(json.dumps(fields["architecture"]))
         fields["space"] = SearchSpace.from_json(json.dumps(fields["space"]))

@@ -1,0 +1,176 @@
+"""A subnet as a `.tflite` that only infers: folded weights as constants, float32 or smaller.
+
+Such a file has one signature, `infer`, of uint8 images and float32 logits, whatever it computes
+with. No normalization is left but that of the images: each is in the convolution before it.
+"""
+
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import calibration, ops
+from fedsup_tf.block import under
+from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.costs import architecture_cost
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+from tflite import flatbuffer, signatures
+from tflite.conversion import trace
+from tflite.export import Origin
+from tflite.metadata import ModelMetadata, append_metadata
+
+# float32; weights in 16 bits; weights in 8 bits and maps in floats; weights and maps in 8 bits.
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+
+
+def export_inference(
+    path: str | os.PathLike,
+    subnet: Supernet,
+    mean_squares: Mapping[str, np.ndarray],
+    preprocessing: Preprocessing,
+    origin: Origin,
+    precision: str,
+    batch_size: int = 1,
+    representative: np.ndarray | None = None,
+) -> ModelMetadata:
+    """Writes a `.tflite` that only infers, whole or not at all.
+
+    Args:
+      path: Where to write.
+      subnet: The subnet, as `Supernet.extract` gives it.
+      mean_squares: Its frozen mean squares, from a calibration; none for group normalization.
+      preprocessing: Normalization of uint8 images; it becomes part of the model.
+      origin: The supernet it was cut from.
+      precision: One of `PRECISIONS`.
+      batch_size: Images that a call takes.
+      representative: `(images, height, width, channels)`, uint8, such as the model will meet; a
+        few hundred are enough. `"int8"` takes the ranges of its maps from them.
+
+    Returns:
+      The metadata that the file holds; training and variables are empty.
+
+    Raises:
+      ValueError: If the precision is no such one, `"int8"` has no images, or the mean squares are
+        not the subnet's.
+    """
+    _check(precision, representative)
+    weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
+    expected = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
+    calibration.check_mean_squares(mean_squares, expected)
+    folded = {
+        name: value.numpy()
+        for name, value in calibration.fold(
+            {name: tf.constant(value) for name, value in weights.items()},
+            {name: tf.constant(mean_squares[name]) for name in expected},
+        ).items()
+    }
+
+    def infer(images):
+        constants = {name: tf.constant(value) for name, value in folded.items()}
+        return {signatures.LOGITS: _forward(subnet, constants, preprocessing.normalize(images))}
+
+    shape = [batch_size, *subnet.space.image_shape]
+    model = _convert(
+        trace(infer, tf.TensorSpec(shape, tf.uint8, signatures.IMAGES)), precision, representative
+    )
+    architecture = subnet.space.smallest()  # Its only one.
+    cost = architecture_cost(subnet.space, architecture)
+    metadata = ModelMetadata(
+        architecture=architecture,
+        space=origin.space,
+        supernet_hash=origin.supernet_hash,
+        round=origin.round,
+        class_names=tuple(origin.class_names),
+        preprocessing=json.loads(preprocessing.to_json()),
+        training={},
+        batch_sizes={signatures.INFER: batch_size},
+        variables={},
+        parameters=cost.parameters,
+        macs=cost.macs,
+        precision=precision,
+    )
+    data = append_metadata(model, metadata)
+    replace_file(path, lambda temporary: _write_bytes(temporary, data))
+    return metadata
+
+
+def _check(precision: str, representative: np.ndarray | None) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"Expected a precision of {', '.join(PRECISIONS)}, received {precision!r}."
+        )
+    if precision == "int8" and (representative is None or not len(representative)):
+        raise ValueError(
+            "Precision int8: expected images such as the model will meet, received none. Give some "
+            "hundred training images."
+        )
+
+
+def _forward(subnet: Supernet, weights: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+    """`Supernet.forward` of folded weights, its 1 x 1 convolutions as convolutions.
+
+    In training they are products of matrices, for which the runtime's quantization has one scale
+    for a whole kernel; a convolution's has one for each channel.
+    """
+
+    def pointwise(name, maps):
+        return tf.nn.conv2d(maps, weights[f"{name}/kernel"], 1, "SAME")
+
+    def normalize(norm, name, maps):
+        return norm.normalize(under(name, weights), maps)[0]
+
+    maps = tf.nn.conv2d(images, weights["stem/kernel"], subnet.stem.strides, "SAME")
+    maps = normalize(subnet.stem_norm, "stem_norm", maps)
+    for block in itertools.chain.from_iterable(subnet.blocks):
+        kernel = weights[f"{block.name}/depthwise/kernel"]
+        branch = ops.depthwise_conv2d(maps, kernel, block.strides)
+        branch = normalize(block.depthwise_norm, f"{block.name}/depthwise_norm", branch)
+        branch = pointwise(f"{block.name}/pointwise", branch)
+        branch = normalize(block.pointwise_norm, f"{block.name}/pointwise_norm", branch)
+        if block.strides == 2:
+            maps = ops.average_pool(maps)
+        if block.shortcut is not None and branch.shape[3] != maps.shape[3]:
+            maps = pointwise(f"{block.name}/shortcut", maps)
+        maps = branch + maps
+    return subnet.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
+
+
+def _convert(function, precision: str, representative: np.ndarray | None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(tf.Module(), folder, signatures={signatures.INFER: function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            size = function.inputs[0].shape[0]
+            converter.representative_dataset = _batches(representative, size)
+        model = converter.convert()
+    model = flatbuffer.finish_model(model, {}, fill_zeros=False)
+    flatbuffer.check_builtin_only(model)
+    return model
+
+
+def _batches(images: np.ndarray, size: int) -> Callable:
+    """Whole batches, the last filled up from the front."""
+    count = -(-len(images) // size) * size
+    images = np.resize(images, (count, *images.shape[1:]))
+
+    def batches():
+        for start in range(0, count, size):
+            yield [images[start : start + size]]
+
+    return batches
+
+
+def _write_bytes(path: str, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
