@@ -101,6 +101,10 @@ public final class ModelMetadata {
                         + fields.getInt("version") + ", the app reads version " + VERSION
                         + ": export it again, or update the app.");
             }
+            if (fields.getJSONObject("variables").length() == 0) {
+                throw new UnusableFileException(
+                        "This model only infers: choose the one that fedsup export wrote beside it.");
+            }
             return new ModelMetadata(file, fields);
         } catch (JSONException error) {
             throw new UnusableFileException(

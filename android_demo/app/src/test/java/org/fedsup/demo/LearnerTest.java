@@ -19,13 +19,13 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import java.util.Random;
 import java.util.SortedMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
 import org.json.JSONArray;
-import org.json.JSONException;
 import org.json.JSONObject;
 import org.junit.After;
 import org.junit.Rule;
@@ -201,22 +201,22 @@ public class LearnerTest {
         assertEquals(0, again.drawings().size());
     }
 
-    private static byte[] modelOfPhotos() throws IOException {
-        try {
-            JSONObject metadata = Golden.metadata();
-            metadata.getJSONObject("space").put("image_shape", new JSONArray(List.of(32, 32, 3)));
-            return Golden.modelSaying(metadata);
-        } catch (JSONException impossible) {
-            throw new IOException(impossible);
-        }
-    }
-
     @Test
-    public void saysWhichImagesAModelTakesThatReadsNoDrawings() throws Exception {
+    public void saysWhatIsWrongWithAModelThatCannotLearnDrawings() throws Exception {
+        JSONObject photos = Golden.metadata();
+        photos.getJSONObject("space").put("image_shape", new JSONArray(List.of(32, 32, 3)));
+        JSONObject infers = Golden.metadata().put("variables", new JSONObject()).put(
+                "batch_sizes", new JSONObject().put("infer", 1));
+        Map<JSONObject, String> problems = Map.of(
+                photos, "This model takes images of 32×32×3, here you draw some of 8×8×1: choose a "
+                        + "digits model.",
+                infers, "This model only infers: choose the one that fedsup export wrote beside it.");
         Learner learner = open();
-        learner.openModel(LearnerTest::modelOfPhotos);
-        assertEquals("This model takes images of 32×32×3, here you draw some of 8×8×1: choose a "
-                + "digits model.", settle(learner).problem());
+        for (JSONObject metadata : problems.keySet()) {
+            learner.openModel(() -> Golden.modelSaying(metadata));
+            assertEquals(problems.get(metadata), settle(learner).problem());
+            assertTrue(learner.state().builtIn());
+        }
     }
 
     @Test
@@ -228,7 +228,6 @@ public class LearnerTest {
                 () -> "hello".getBytes(),
                 () -> Arrays.copyOf(Golden.model(), 5000),
                 Golden::engineModel,
-                LearnerTest::modelOfPhotos,
                 () -> {
                     throw new UnusableFileException("This file could not be opened: choose another.");
                 });
