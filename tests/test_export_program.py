@@ -47,8 +47,25 @@ def made(tmp_path_factory, trained_path, run_programs):
         name: [f"--out={folder / 'refused'}", *arguments]
         for name, (arguments, _) in REFUSED.items()
     }
+    calibrated = folder / "calibrated"
+    (before,) = run_programs(
+        [
+            [
+                "calibrate",
+                path,
+                f"--out={calibrated}",
+                "--architectures=smallest",
+                "--images_per_client=10",
+                "--test_images=50",
+            ]
+        ]
+    )
+    calls["calibrated"] = [
+        f"--calibration={calibrated / 'smallest.calibration.safetensors'}",
+        f"--out={folder / 'calibrated.tflite'}",
+    ]
     told = run_programs([["export", path, *arguments] for arguments in calls.values()])
-    told = dict(zip(calls, told, strict=True))
+    told = {"calibrate": before, **dict(zip(calls, told, strict=True))}
     return folder, supernet, information, mean_squares, told
 
 
@@ -96,6 +113,19 @@ def test_a_kept_calibration_gives_the_bytes_of_an_export_in_another_process(made
         with_train_head=True,
     )
     assert (tmp_path / "here.tflite").read_bytes() == (folder / "kept").read_bytes()
+
+
+def test_a_calibration_kept_in_between_changes_nothing(made):
+    folder, _, _, _, told = made
+    printed, error = told["calibrate"]
+    assert not error
+    rows = [line.split() for line in printed.splitlines() if line.startswith("smallest  ")]
+    assert [row[1] for row in rows] == ["before", "calibrated"]
+    # Calibrated, an image's answer is its own, whatever the batch.
+    assert len(set(rows[1][2::2])) == 1
+    assert not told["calibrated"][1]
+    together = (folder / "tiers" / "smallest.tflite").read_bytes()
+    assert (folder / "calibrated.tflite").read_bytes() == together
 
 
 def test_the_calibration_of_another_subnet_is_refused(made):

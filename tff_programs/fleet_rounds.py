@@ -158,7 +158,7 @@ class Fleet:
             subnet = self.supernet.extract(architecture)
             path = os.path.join(folder, f"{tier.name}.tflite")
             if architecture not in self._templates:
-                (mean_squares,) = calibrate_tiers(trained, [tier], 30)
+                (mean_squares,) = calibrate_tiers(trained, [tier], _IMAGES_OF_CALIBRATION)
                 size = self.training.batch_size
                 export_tflite(
                     path,
