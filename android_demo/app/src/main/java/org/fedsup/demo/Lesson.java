@@ -6,7 +6,7 @@ import java.util.SortedMap;
 /** One training of a pupil on all its drawings, kept after each epoch and undone if it fails. */
 final class Lesson {
     private final Pupil pupil;
-    private final TrainingSession session;
+    private final TrainingRun run;
     private final Score before;
     private final SortedMap<String, float[]> start;
     private final Checkpoint earlier;
@@ -17,8 +17,8 @@ final class Lesson {
         this.pupil = pupil;
         Trainer trainer = pupil.trainer();
         int count = pupil.examples().all().size();
-        session = new TrainingSession(trainer, pupil.examples().all(),
-                TrainingSession.Plan.of(count, trainer.batchSize()), seed);
+        run = new TrainingRun(trainer, pupil.examples().all(),
+                TrainingRun.Plan.of(count, trainer.batchSize()), seed);
         before = pupil.scoreAsItCame();
         start = trainer.weights();
         earlier = pupil.learned();
@@ -33,8 +33,8 @@ final class Lesson {
      */
     void step(boolean stop) throws IOException {
         over = true; // Also if the next line fails.
-        over = stop || !session.step();
-        float[] losses = session.losses();
+        over = stop || !run.step();
+        float[] losses = run.losses();
         if (losses.length == 0) {
             return;
         }
@@ -42,8 +42,8 @@ final class Lesson {
             undo();
         }
         // The last epoch was kept with its last step, before it was known to be the last.
-        if (over != session.epochEnded()) {
-            Score after = pupil.trainer().evaluate(session.examples());
+        if (over != run.epochEnded()) {
+            Score after = pupil.trainer().evaluate(run.examples());
             if (!Double.isFinite(after.loss())) {
                 undo();
             }
@@ -56,12 +56,12 @@ final class Lesson {
     }
 
     int steps() {
-        return session.steps();
+        return run.steps();
     }
 
     /** Loss of each step so far. */
     float[] losses() {
-        return session.losses();
+        return run.losses();
     }
 
     /** Score of the model as it came. */

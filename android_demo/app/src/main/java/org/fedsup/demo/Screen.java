@@ -36,6 +36,9 @@ final class Screen {
         boolean idle = ready && !state.training();
         boolean trained = state.after() != null;
         TextView problem = activity.findViewById(R.id.problem);
+        if (state.problem() != null && !state.problem().contentEquals(problem.getText())) {
+            activity.findViewById(R.id.scroll).scrollTo(0, 0); // Where it can be read.
+        }
         problem.setText(state.problem());
         problem.setVisibility(state.problem() == null ? View.GONE : View.VISIBLE);
         if (ready) {

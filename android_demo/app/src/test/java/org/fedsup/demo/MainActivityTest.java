@@ -279,11 +279,15 @@ public class MainActivityTest {
     @Test
     public void aWrongFileIsOneSentenceAndTheOldModelStays() throws Exception {
         String round = text(R.id.round);
+        View scroll = activity.findViewById(R.id.scroll);
+        scroll.scrollTo(0, 300);
+        assertEquals(300, scroll.getScrollY());
         openModel("no model at all".getBytes());
         TextView problem = activity.findViewById(R.id.problem);
         assertEquals(View.VISIBLE, problem.getVisibility());
         assertEquals("This is no model of fedsup: expected a .tflite that fedsup export wrote.",
                 text(R.id.problem));
+        assertEquals("it is where it can be read", 0, scroll.getScrollY());
         assertEquals(round, text(R.id.round));
         draw(Handwriting.draw(2, 0.1f, 0, new Random(1)));
         assertEquals("2", text(R.id.answer));

@@ -1,6 +1,7 @@
 package org.fedsup.demo;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Random;
@@ -9,7 +10,7 @@ import java.util.Random;
  * One training on all examples, a batch a call, so that whoever runs it can show, save, do
  * something else or stop in between.
  */
-public final class TrainingSession {
+public final class TrainingRun {
     /**
      * How long and how fast to train.
      *
@@ -39,7 +40,7 @@ public final class TrainingSession {
     private int done;
 
     /** Prepares a training on at least one example; the seed decides the order of the examples. */
-    public TrainingSession(Trainer trainer, List<Example> examples, Plan plan, long seed) {
+    public TrainingRun(Trainer trainer, List<Example> examples, Plan plan, long seed) {
         if (examples.isEmpty()) {
             throw new IllegalArgumentException("Expected at least one example, received none.");
         }
@@ -79,7 +80,7 @@ public final class TrainingSession {
 
     /** Loss of each step so far. */
     public float[] losses() {
-        return java.util.Arrays.copyOf(losses, done);
+        return Arrays.copyOf(losses, done);
     }
 
     /** What is trained on. */
