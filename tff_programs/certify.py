@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 from absl import flags
-from tflite.measure import measure
 
 from fedsup_tf import datasets
 from fedsup_tf.checkpoint import replace_file
@@ -22,6 +21,7 @@ from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report
 from tff_programs import flags as shared_flags
 from tflite.certify import certify
+from tflite.measure import measure
 
 FLAGS = flags.FLAGS
 shared_flags.define_data_flags()
