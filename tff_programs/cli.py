@@ -8,6 +8,7 @@ PROGRAMS = {
     "demo": "train a small supernet on handwritten digits, from nothing, in about two minutes",
     "train": "train a supernet by federated learning",
     "evaluate": "accuracy of subnets of a trained supernet, central and federated",
+    "profile": "measure how long the parts of subnets take in the phone's runtime",
     "search": "find the most accurate subnet of a trained supernet under a budget",
     "calibrate": "freeze what subnets' normalizations divide by",
     "export": "write subnets as .tflite files that infer and train on a phone",

@@ -29,7 +29,7 @@ def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.nda
         calls[label] = prepare_calls(model, [signatures.INFER], threads=1)[signatures.INFER]
         size = read_metadata(path).batch_sizes[signatures.INFER]
         right[label] = _guesses(model, images, size) == labels
-    taken = least_milliseconds(calls, _REPETITIONS)
+    taken = least_milliseconds(calls, _REPETITIONS, threads=1)
     first = next(iter(paths))
     rows = [("computes with", "file", "bytes", "ms", "accuracy", "difference")]
     for label, path in paths.items():

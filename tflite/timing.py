@@ -31,25 +31,31 @@ def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str,
     return {name: _call(interpreter.get_signature_runner(name)) for name in names}
 
 
-def least_milliseconds(calls: Mapping[str, Call], repetitions: int) -> dict[str, float]:
+def least_milliseconds(
+    calls: Mapping[str, Call], repetitions: int, threads: int
+) -> dict[str, float]:
     """The shortest time of each call, which finds none of its data in the processor's own cache.
 
     The calls take turns, so that what else the machine does meets all of them alike. What disturbs
     a call makes it longer and never shorter: the shortest time is that of the call itself. Were the
-    cache left as it is, a part of a net would find there what the whole net would not.
+    cache left as it is, a part of a net would find there what the whole net would not. On one
+    thread the time is what the processor spent on the call, without what it spent on other
+    programs meanwhile; on several it is what passed.
 
     Args:
       calls: By name.
       repetitions: Turns, after one that is not counted.
+      threads: On which each runs.
     """
     shortest = dict.fromkeys(calls, float("inf"))
+    clock = time.thread_time if threads == 1 else time.perf_counter
     others = np.ones(_CACHE_BYTES, np.int8)
     for repetition in range(repetitions + 1):
         for name, call in calls.items():
             np.negative(others, out=others)
-            start = time.perf_counter()
+            start = clock()
             call()
-            taken = 1e3 * (time.perf_counter() - start)
+            taken = 1e3 * (clock() - start)
             if repetition:
                 shortest[name] = min(shortest[name], taken)
     return shortest

@@ -1,0 +1,187 @@
+"""What one part of a subnet computes on a phone: its share of `infer` and of `train`, alone."""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from fedsup_tf import calibration, ops
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.block import under, with_prefixes
+from fedsup_tf.costs import map_size
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.parts import Part
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.supernet import Supernet
+from tflite.conversion import trace
+from tflite.phone_model import score
+from tflite.sgd_module import SgdModule
+
+# Stands for a part that computes nothing, which tells what a call itself costs.
+NOTHING = Part("nothing")
+
+
+class PartModel(SgdModule):
+    """A part with its variables, as `phone_model.PhoneModel` has them.
+
+    Inference folds the frozen mean squares into the kernels. A step of training goes forward, goes
+    back to the weights and to what entered the part (but not to the images), and moves the weights.
+    What the parts beside it would give, the maps that enter and the gradient that comes back, are
+    arguments here. Of what it would give them a single value is the result, so that nothing is
+    computed in vain and nothing large is copied.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        part: Part,
+        preprocessing: Preprocessing,
+        training: LocalTraining,
+    ):
+        """Makes the part with the supernet's weights.
+
+        Args:
+          supernet: Whose part it is.
+          part: One of `parts_of_space`, or `NOTHING`.
+          preprocessing: Normalization of the stem's images.
+          training: What a step of training does.
+        """
+        subnet = supernet.extract(_architecture_with(supernet.space, part))
+        prefixes = _prefixes(subnet, part)
+        weights = {
+            name: value.numpy()
+            for name, value in subnet.weights_by_name().items()
+            if name.startswith(prefixes)
+        }
+        shapes = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
+        ones = {name: tf.ones(shape).numpy() for name, shape in shapes.items()}
+        super().__init__(weights, ones, training)
+        self._space = subnet.space
+        self._part = part
+        self._compute = _compute(subnet, part, preprocessing)
+
+    def infer(self, batch_size: int):
+        """The traced share of `infer`, of `inputs` alone."""
+        return trace(self._infer, self._inputs(batch_size))
+
+    def train(self, batch_size: int):
+        """The traced share of `train`, of `inputs`, `upstream`, sample weights and learning rate.
+
+        The head's `upstream` are the labels.
+        """
+        return trace(
+            self._train,
+            self._inputs(batch_size),
+            self._upstream(batch_size),
+            tf.TensorSpec([batch_size], tf.float32, "sample_weights"),
+            tf.TensorSpec([], tf.float32, "learning_rate"),
+        )
+
+    def _inputs(self, batch: int) -> tf.TensorSpec:
+        space, part = self._space, self._part
+        if part.kind == "stem":
+            return tf.TensorSpec([batch, *space.image_shape], tf.uint8, "inputs")
+        if part.kind == "stage":
+            shape = [*map_size(space, part.stage), part.in_width]
+        elif part.kind == "head":
+            shape = [*map_size(space, len(space.stages)), part.in_width]
+        else:
+            shape = [1]
+        return tf.TensorSpec([batch, *shape], tf.float32, "inputs")
+
+    def _upstream(self, batch: int) -> tf.TensorSpec:
+        space, part = self._space, self._part
+        if part.kind == "head":
+            return tf.TensorSpec([batch], tf.int32, "upstream")
+        if part.kind == "stem":
+            shape = [*map_size(space, 0), space.stem_width]
+        elif part.kind == "stage":
+            shape = [*map_size(space, part.stage + 1), part.width]
+        else:
+            shape = [1]
+        return tf.TensorSpec([batch, *shape], tf.float32, "upstream")
+
+    # ------------------------------------------------------------------ compute
+
+    def _infer(self, inputs):
+        weights, frozen = self._read()
+        outputs, _ = self._compute(calibration.fold(weights, frozen), inputs, None)
+        return {"result": _first(outputs)}
+
+    def _train(self, inputs, upstream, sample_weights, learning_rate):
+        def gradients(weights):
+            with ops.builtin_operators():
+                return self._gradients(weights, inputs, upstream, sample_weights)
+
+        names = list(self._weights)
+        found = self._step(gradients, names, sample_weights, learning_rate, tf.zeros([1]))
+        return {"result": found}
+
+    def _gradients(self, weights, inputs, upstream, sample_weights):
+        entered = [] if self._part.kind == "stem" else [inputs]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([weights, entered])
+            outputs, mean_squares = self._compute(weights, inputs, sample_weights)
+        found = _first(outputs)
+        if self._part.kind == "head":
+            smoothing = self._training.label_smoothing
+            loss, correct, upstream = score(outputs, upstream, sample_weights, smoothing)
+            found += loss + correct
+        slopes, before = tape.gradient(outputs, (weights, entered), output_gradients=upstream)
+        return slopes, mean_squares, found + sum(map(_first, before))
+
+
+# Of weights by name, inputs and sample weights: outputs, and the mean squares by name.
+_Compute = Callable[[Mapping[str, tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, dict]]
+
+
+def _compute(subnet: Supernet, part: Part, preprocessing: Preprocessing) -> _Compute:
+    def nothing(weights, inputs, sample_weights):
+        del weights, sample_weights
+        return inputs * 2.0, {}
+
+    def stem(weights, inputs, sample_weights):
+        images = preprocessing.normalize(inputs)
+        maps = subnet.stem.forward(under("stem", weights), images)
+        norm = subnet.stem_norm
+        maps, found = norm.normalize(under(norm.name, weights), maps, sample_weights)
+        return maps, with_prefixes({norm: found})
+
+    def stage(weights, maps, sample_weights):
+        statistics = {}
+        for block in subnet.blocks[part.stage]:
+            maps, found = block.forward(under(block.name, weights), maps, sample_weights)
+            statistics.update(with_prefixes({block: found}))
+        return maps, statistics
+
+    def head(weights, inputs, sample_weights):
+        del sample_weights
+        return subnet.head.forward(under("head", weights), tf.reduce_mean(inputs, [1, 2])), {}
+
+    return {"nothing": nothing, "stem": stem, "stage": stage, "head": head}[part.kind]
+
+
+def _architecture_with(space: SearchSpace, part: Part) -> Architecture:
+    """The smallest subnet that has the part."""
+    smallest = space.smallest()
+    widths, depths, kernels = map(list, (smallest.widths, smallest.depths, smallest.kernels))
+    if part.kind == "stage":
+        widths[part.stage], depths[part.stage] = part.width, part.depth
+        kernels[part.stage] = part.kernel
+        if part.stage:
+            widths[part.stage - 1] = part.in_width
+    if part.kind == "head":
+        widths[-1] = part.in_width
+    return Architecture(tuple(widths), tuple(depths), tuple(kernels))
+
+
+def _prefixes(subnet: Supernet, part: Part) -> tuple[str, ...]:
+    """What the names of the part's tensors begin with."""
+    if part.kind == "stage":
+        return tuple(f"{block.name}/" for block in subnet.blocks[part.stage])
+    return {"nothing": (), "stem": ("stem/", "stem_norm/"), "head": ("head/",)}[part.kind]
+
+
+def _first(values: tf.Tensor) -> tf.Tensor:
+    """The first value, `(1,)`."""
+    return tf.reshape(tf.slice(values, [0] * len(values.shape), [1] * len(values.shape)), [1])

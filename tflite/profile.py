@@ -1,0 +1,293 @@
+"""Measures a `LatencyTable`: the parts of a space's subnets in the stock runtime, one by one.
+
+A part is timed alone, in a file that holds it as the exported file holds the whole subnet. What a
+call of the runtime costs, whatever it computes, is taken off each part and put into the stem's row,
+which every subnet has once. What then remains between sums of parts and whole subnets, such as the
+state of the caches, is one factor for inference and one for training, fitted on a few subnets; how
+far the table can be trusted is said on others.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.calibration import mean_square_shapes
+from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.latency import Latency, LatencyTable, Measurement
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.parts import Part, parts_of_space
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.supernet import Supernet
+from tflite import signatures
+from tflite.conversion import convert
+from tflite.export import BatchSizes, Origin, export_tflite
+from tflite.part_model import NOTHING, PartModel
+from tflite.timing import least_milliseconds, prepare_calls
+
+# Parts in a file: conversion has a fixed cost, and its memory grows with the file.
+_PARTS_IN_A_FILE = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """How latencies are measured.
+
+    Attributes:
+      train_batch_size: Images of a step of training.
+      infer_batch_size: Images of an inference.
+      threads: Of the runtime.
+      repetitions: Turns of which the shortest counts.
+    """
+
+    train_batch_size: int = 16
+    infer_batch_size: int = 1
+    threads: int = 1
+    repetitions: int = 30
+
+
+@dataclasses.dataclass
+class Profile:
+    """What has been measured so far, in milliseconds as they were.
+
+    Attributes:
+      space: The space whose parts are measured.
+      conditions: How.
+      parts: Latency of each part measured alone, the cost of a call taken off.
+      calls: What a call costs, once for each file of parts.
+      subnets: Latency of whole subnets.
+      loads: The machine's load average after each file, for people.
+    """
+
+    space: SearchSpace
+    conditions: Conditions
+    parts: dict[Part, Latency] = dataclasses.field(default_factory=dict)
+    calls: list[Latency] = dataclasses.field(default_factory=list)
+    subnets: dict[Architecture, Latency] = dataclasses.field(default_factory=dict)
+    loads: list[float] = dataclasses.field(default_factory=list)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes it as JSON, whole or not at all."""
+        fields = {
+            **self._identity(),
+            "parts": [[*part, *latency] for part, latency in self.parts.items()],
+            "calls": self.calls,
+            "subnets": [
+                [json.loads(architecture.to_json()), *latency]
+                for architecture, latency in self.subnets.items()
+            ],
+            "loads": self.loads,
+        }
+
+        def write(temporary):
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(fields, file)
+
+        replace_file(path, write)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Goes on from what `save` wrote.
+
+        Raises:
+          ValueError: If the file is damaged, or of another space or other conditions.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                fields = json.load(file)
+            identity = {name: fields[name] for name in self._identity()}
+            parts = {Part(*row[:-2]): Latency(*row[-2:]) for row in fields["parts"]}
+            subnets = {
+                Architecture.from_json(json.dumps(row[0])): Latency(*row[1:])
+                for row in fields["subnets"]
+            }
+            calls = [Latency(*call) for call in fields["calls"]]
+            loads = list(fields["loads"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{str(path)!r}: expected measurements of a profile that was interrupted, received "
+                f"something else ({error}). Remove the file to begin anew."
+            ) from error
+        if identity != self._identity():
+            raise ValueError(
+                f"{str(path)!r} holds measurements of {identity}, expected {self._identity()}. "
+                "Give the same flags to go on, or remove the file to begin anew."
+            )
+        self.parts, self.calls, self.subnets, self.loads = parts, calls, subnets, loads
+
+    def _identity(self) -> dict[str, Any]:
+        conditions = dataclasses.asdict(self.conditions)
+        return {"space": json.loads(self.space.to_json()), "conditions": conditions}
+
+
+class Profiler:
+    """Measures into a `Profile`."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        supernet: Supernet,
+        preprocessing: Preprocessing,
+        training: LocalTraining,
+        on_file: Callable[[Sequence[Part | Architecture]], None],
+    ):
+        """Makes the profiler.
+
+        Args:
+          profile: Where measurements are added.
+          supernet: Whose parts are measured, of the profile's space.
+          preprocessing: As of `export.export_tflite`.
+          training: Likewise.
+          on_file: Told what was measured in a file, after it is in the profile.
+        """
+        self._profile = profile
+        self._supernet = supernet
+        self._preprocessing = preprocessing
+        self._training = training
+        self._on_file = on_file
+
+    def measure_parts(self) -> None:
+        """Measures every part that is not in the profile."""
+        left = [p for p in parts_of_space(self._profile.space) if p not in self._profile.parts]
+        for start in range(0, len(left), _PARTS_IN_A_FILE):
+            parts = left[start : start + _PARTS_IN_A_FILE]
+            call, *latencies = self._time(self._convert_parts([NOTHING, *parts]), len(parts) + 1)
+            for part, latency in zip(parts, latencies, strict=True):
+                # A part of next to no work may by noise be faster than none.
+                own = (max(0.0, value - idle) for value, idle in zip(latency, call, strict=True))
+                self._profile.parts[part] = Latency(*own)
+            self._profile.calls.append(call)
+            self._profile.loads.append(os.getloadavg()[0])
+            self._on_file(parts)
+
+    def measure_subnets(self, architectures: Sequence[Architecture]) -> None:
+        """Measures exported subnets that are not in the profile."""
+        for architecture in architectures:
+            if architecture in self._profile.subnets:
+                continue
+            model = self._export(architecture)
+            conditions = self._profile.conditions
+            calls = prepare_calls(model, (signatures.INFER, signatures.TRAIN), conditions.threads)
+            taken = least_milliseconds(calls, conditions.repetitions, conditions.threads)
+            latency = Latency(taken[signatures.INFER], taken[signatures.TRAIN])
+            self._profile.subnets[architecture] = latency
+            self._profile.loads.append(os.getloadavg()[0])
+            self._on_file([architecture])
+
+    def _convert_parts(self, parts: Sequence[Part]) -> bytes:
+        conditions = self._profile.conditions
+        module, functions = tf.Module(), {}
+        module.parts = [
+            PartModel(self._supernet, part, self._preprocessing, self._training) for part in parts
+        ]
+        for number, part in enumerate(module.parts):
+            functions[f"infer_{number}"] = part.infer(conditions.infer_batch_size)
+            functions[f"train_{number}"] = part.train(conditions.train_batch_size)
+        return convert(module, functions)
+
+    def _time(self, model: bytes, parts: int) -> list[Latency]:
+        kinds = ("infer", "train")
+        names = [f"{kind}_{number}" for number in range(parts) for kind in kinds]
+        conditions = self._profile.conditions
+        calls = prepare_calls(model, names, conditions.threads)
+        taken = least_milliseconds(calls, conditions.repetitions, conditions.threads)
+        return [Latency(*(taken[f"{k}_{number}"] for k in kinds)) for number in range(parts)]
+
+    def _export(self, architecture: Architecture) -> bytes:
+        subnet = self._supernet.extract(architecture)
+        space, conditions = self._profile.space, self._profile.conditions
+        ones = {
+            name: np.ones(shape, np.float32)
+            for name, shape in mean_square_shapes(subnet.weight_shapes).items()
+        }
+        classes = tuple(map(str, range(space.classes)))
+        sizes = BatchSizes(conditions.train_batch_size, 1, conditions.infer_batch_size)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "subnet.tflite")
+            export_tflite(
+                path,
+                subnet,
+                ones,
+                self._preprocessing,
+                self._training,
+                Origin(space, "", 0, classes),
+                sizes,
+            )
+            with open(path, "rb") as file:
+                return file.read()
+
+
+def fit_table(
+    profile: Profile,
+    fitted_on: Sequence[Architecture],
+    checked_on: Sequence[Architecture],
+    machine: str,
+) -> LatencyTable:
+    """Makes the table of a profile that has every part, and these subnets.
+
+    Args:
+      profile: The measurements.
+      fitted_on: Subnets that the two factors are fitted on; none leaves the sums as they are.
+      checked_on: Others, on which the error is stated.
+      machine: What it was measured on, for people; the factors and loads are added.
+    """
+    call = Latency(*(statistics.median(column) for column in zip(*profile.calls, strict=True)))
+    rows = dict(profile.parts)
+    stem = Part.of_stem()
+    rows[stem] = Latency(*(sum(pair) for pair in zip(rows[stem], call, strict=True)))
+    idle = {"batch_size": 1, "threads": 1, "subnets": 0, "median_error": 0.0, "largest_error": 0.0}
+    sums = LatencyTable(profile.space, rows, machine, Measurement(**idle), Measurement(**idle))
+    factors = [_factor(sums, profile.subnets, fitted_on, kind) for kind in Latency._fields]
+    scaled = {
+        part: Latency(*(f * value for f, value in zip(factors, latency, strict=True)))
+        for part, latency in rows.items()
+    }
+    told = [machine]
+    if fitted_on:
+        told.append(
+            f"sums of parts times {factors[0]:.3f} (infer) and {factors[1]:.3f} (train), fitted on "
+            f"{len(fitted_on)} subnets other than those of the errors"
+        )
+    if profile.loads:
+        told.append(f"load average {min(profile.loads):.1f} to {max(profile.loads):.1f}")
+    table = LatencyTable(profile.space, scaled, "; ".join(told), sums.infer, sums.train)
+    conditions = profile.conditions
+    batches = (conditions.infer_batch_size, conditions.train_batch_size)
+    measurements = []
+    for kind, batch in zip(Latency._fields, batches, strict=True):
+        errors = relative_errors(table, profile.subnets, checked_on, kind)
+        measurements.append(
+            Measurement(
+                batch_size=batch,
+                threads=conditions.threads,
+                subnets=len(errors),
+                median_error=statistics.median(map(abs, errors)),
+                largest_error=max(map(abs, errors)),
+            )
+        )
+    return LatencyTable(profile.space, scaled, table.machine, *measurements)
+
+
+def relative_errors(
+    table: LatencyTable,
+    measured: Mapping[Architecture, Latency],
+    architectures: Sequence[Architecture],
+    kind: str,
+) -> list[float]:
+    """`(table - measured) / measured` of each; `kind` is a field of `Latency`."""
+    pairs = [(table.latency(a), measured[a]) for a in architectures]
+    return [getattr(said, kind) / getattr(true, kind) - 1 for said, true in pairs]
+
+
+def _factor(sums, measured, architectures, kind) -> float:
+    """By geometric mean what makes sums of parts the measured latencies."""
+    errors = relative_errors(sums, measured, architectures, kind)
+    return math.exp(-math.fsum(map(math.log1p, errors)) / max(1, len(errors)))
