@@ -22,7 +22,7 @@ from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tflite.profile import Conditions, Profile, Profiler, fit_table
-from tflite.timing import describe_machine
+from tflite.timing import describe_machine, keep_freed_memory
 
 FLAGS = flags.FLAGS
 _DEFAULTS = Conditions()
@@ -56,6 +56,7 @@ def main(argv) -> None:
     if not FLAGS.out:
         raise ValueError("Expected --out=FILE.json, where the table is written.")
     start = time.monotonic()
+    keep_freed_memory()
     supernet, preprocessing, training = _subject()
     space = supernet.space
     conditions = Conditions(
@@ -88,6 +89,7 @@ def main(argv) -> None:
 
     profiler = Profiler(profile, supernet, preprocessing, training, on_file)
     profiler.measure_parts()
+    print(f"exports {subnets} whole subnets and measures them", flush=True)
     profiler.measure_subnets([*checked_on, *fitted_on])
     table = fit_table(profile, fitted_on, checked_on, describe_machine())
     table.save(FLAGS.out)
