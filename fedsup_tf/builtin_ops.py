@@ -64,27 +64,58 @@ def average_pool_gradient(upstream: tf.Tensor, height: int, width: int) -> tf.Te
     return spread[:, :height, :width]
 
 
-def conv2d_gradients(
-    images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gradients of a convolution with padding SAME with respect to images and kernel."""
-    batch, height, width, channels = shape_of(images)
-    input_gradient = tf.nn.conv2d_transpose(
-        upstream, kernel, [batch, height, width, channels], stride, "SAME"
-    )
-    # The filter gradient is a convolution of the images with the upstream, batch and channels
-    # having changed places, and the upstream spread by the stride.
-    rows, columns, _, _ = shape_of(kernel)
-    paddings = [[0, 0], same_padding(height, rows, stride), same_padding(width, columns, stride)]
-    padded = tf.pad(images, [*paddings, [0, 0]])
-    filter_gradient = tf.nn.conv2d(
-        tf.transpose(padded, [3, 1, 2, 0]),
-        tf.transpose(upstream, [1, 2, 0, 3]),
-        1,
-        "VALID",
-        dilations=stride,
-    )[:, :rows, :columns]
-    return input_gradient, tf.transpose(filter_gradient, [1, 2, 0, 3])
+def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """Convolution with padding SAME, as the product of a matrix of patches.
+
+    Args:
+      images: `(batch, height, width, in)`, all known when traced.
+      kernel: `(side, side, in, out)`, likewise.
+      stride: 1 or 2.
+
+    Returns:
+      `(batch, ceil(height / stride), ceil(width / stride), out)`.
+    """
+    batch, height, width, _ = images.shape
+    filters = kernel.shape[3]
+    out_shape = [batch, -(-height // stride), -(-width // stride), filters]
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        patches = _patches(images, kernel.shape[0], stride)
+        matrix = tf.reshape(kernel, [1, -1, filters])
+
+        def gradient(upstream):
+            images_gradient = tf.nn.conv2d_transpose(upstream, kernel, images.shape, stride, "SAME")
+            rows = tf.reshape(upstream, [1, -1, filters])
+            return images_gradient, tf.reshape(_second_gradient(patches, rows), kernel.shape)
+
+        return tf.reshape(tf.matmul(patches, matrix), out_shape), gradient
+
+    return convolve(images, kernel)
+
+
+def _patches(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
+    """What the kernel covers at each of its places, `(1, places, side * side * in)`."""
+    batch, height, width, channels = images.shape
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    groups = -(-side // stride)
+    tall, wide = out_height + groups - 1, out_width + groups - 1
+    paddings = []
+    for length, extent in ((height, tall * stride), (width, wide * stride)):
+        before, _ = same_padding(length, side, stride)
+        paddings.append([before, max(extent - length - before, 0)])
+    padded = tf.pad(images, [[0, 0], *paddings, [0, 0]])
+    padded = _window(_window(padded, 1, 0, tall * stride), 2, 0, wide * stride)
+    rows = tf.reshape(padded, [batch, tall, stride, wide, stride * channels])
+    parts = []
+    for row in range(side):
+        first, phase = divmod(row, stride)
+        own = _window(_window(rows, 1, first, out_height), 2, phase, 1)
+        own = tf.reshape(own, [batch, out_height, wide, stride * channels])
+        for group in range(groups):
+            taps = min(stride, side - group * stride)
+            parts.append(_window(_window(own, 2, group, out_width), 3, 0, taps * channels))
+    return tf.reshape(tf.concat(parts, 3), [1, -1, side * side * channels])
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
