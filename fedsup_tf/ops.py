@@ -72,7 +72,6 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
     Returns:
       `(batch, ceil(height / stride), ceil(width / stride), out)`.
     """
-
     if _builtin_only.get():
         return builtin_ops.conv2d(images, kernel, stride)
 

@@ -10,12 +10,11 @@ import tensorflow_federated as tff
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.slicing import WEIGHTINGS
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregation import OverlapMeanFactory, SubnetUpdate
 from tff_programs.distribution import broadcast_subnet, client_data_type, select_subnets
-
-WEIGHTINGS = ("examples", "uniform")
 
 
 def build_fedsup_process(

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from absl import flags
 
+from fedsup_tf import slicing
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.checkpoint import replace_file
@@ -63,7 +64,7 @@ flags.DEFINE_float("temperature", _DEFAULTS.temperature, "Of the sandwich's dist
 flags.DEFINE_enum(
     "aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged."
 )
-flags.DEFINE_enum("weighting", "examples", process.WEIGHTINGS, "What a client counts by.")
+flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
 flags.DEFINE_enum(
     "server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update."
 )
