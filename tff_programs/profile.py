@@ -46,7 +46,7 @@ flags.DEFINE_integer("fit_subnets", 3, "Subnets that two factors are fitted on."
 flags.DEFINE_integer(
     "check_subnets", 3, "Others beside the smallest and largest for the error.", lower_bound=0
 )
-flags.DEFINE_integer("seed", 0, "Decides which subnets.", lower_bound=0)
+flags.DEFINE_integer("subnets_seed", 0, "Decides which subnets.", lower_bound=0)
 
 
 def main(argv) -> None:
@@ -124,7 +124,7 @@ def _subject() -> tuple[Supernet, Preprocessing, LocalTraining]:
 
 def _draw_subnets(space) -> tuple[list, list]:
     """Subnets to state the error on, and others to fit on; fewer of these if the space is small."""
-    rng = np.random.default_rng([FLAGS.seed, 0])
+    rng = np.random.default_rng([FLAGS.subnets_seed, 0])
     chosen = dict.fromkeys([space.smallest(), space.largest()])
     wanted = 2 + FLAGS.check_subnets + FLAGS.fit_subnets
     while len(chosen) < min(wanted, space.size):
