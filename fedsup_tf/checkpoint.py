@@ -45,7 +45,7 @@ def write_tensors(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()},
         {"fedsup-tf": json.dumps(header)},
     )
-    replace_file(path, lambda temporary: _write_bytes(temporary, data))
+    write_bytes(path, data)
 
 
 def read_tensors(
@@ -123,6 +123,28 @@ def fingerprint(tensors: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file whole or not at all, onto the disk before it takes its name."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    replace_file(path, write)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file as `write_bytes` does, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes anything that is JSON as `write_text` does, in lines for people."""
+    write_text(path, json.dumps(value, indent=1))
+
+
 def replace_file(path: str | os.PathLike, write: Callable[[str], None]) -> None:
     """Calls `write` with a temporary path beside `path`, then renames it to `path`."""
     path = os.fspath(path)
@@ -141,13 +163,6 @@ def replace_file(path: str | os.PathLike, write: Callable[[str], None]) -> None:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
-
-
-def _write_bytes(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _checked_header(path, kind, metadata) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.checkpoint import write_text
 from fedsup_tf.json_fields import expect_keys, parse_json
 from fedsup_tf.parts import Part, parts_of, parts_of_space
 from fedsup_tf.space import SearchSpace
@@ -175,12 +175,7 @@ class LatencyTable:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the table's JSON, whole or not at all."""
-
-        def write(temporary):
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
-
-        replace_file(path, write)
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatencyTable":

@@ -361,7 +361,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(trainer, tmp_path, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_bytes", full)
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         trainer.save_checkpoint(path)
     assert path.read_bytes() == whole

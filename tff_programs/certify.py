@@ -7,7 +7,6 @@ training needs the Flex delegate, and takes some minutes. FILE.certificate.json 
 exit code is 0 if every check holds, else 1.
 """
 
-import json
 import os
 import sys
 
@@ -15,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from fedsup_tf import datasets
-from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.checkpoint import write_json
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report
@@ -58,7 +57,7 @@ def main(argv) -> None:
         fields["measured"] = measure(path, subnet, preprocessing, with_flex=FLAGS.flex)
         print("\n" + certificate_report.measured_table(fields["measured"]))
     told = f"{path}.certificate.json"
-    replace_file(told, lambda temporary: _write_json(temporary, fields))
+    write_json(told, fields)
     failed = [check.name for check in certificate.checks if not check.holds]
     verdict = f"does not hold: {', '.join(failed)}" if failed else "holds"
     print(f"\n{os.path.basename(path)} {verdict}; {told}")
@@ -85,8 +84,3 @@ def _examples(supernet: Supernet, information: dict) -> tuple[np.ndarray, np.nda
         )
     chosen = random.permutation(len(dataset.test_labels))[:_MOST_IMAGES]
     return dataset.test_images[chosen], dataset.test_labels[chosen], f"{name}, test part"
-
-
-def _write_json(path: str, value) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)

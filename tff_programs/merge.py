@@ -6,13 +6,12 @@ reason and left out. Beside NEW.safetensors, NEW.merge.json tells what was done.
 """
 
 import glob
-import json
 import os
 
 from absl import flags
 
 from fedsup_tf import slicing
-from fedsup_tf.checkpoint import fingerprint, replace_file
+from fedsup_tf.checkpoint import fingerprint, write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tflite.merge import merge_updates
@@ -71,7 +70,7 @@ def main(argv) -> None:
         **merged.to_fields(),
     }
     told = f"{os.path.splitext(FLAGS.out)[0]}.merge.json"
-    replace_file(told, lambda temporary: _write_json(temporary, fields))
+    write_json(told, fields)
     print(_table(merged))
     print(f"\nRound {number}: {FLAGS.out}, {told}")
 
@@ -109,8 +108,3 @@ def _table(merged: MergeReport) -> str:
         f"tensors {len(reached)} changed, {whole} of them in every entry"
     )
     return "\n".join(lines)
-
-
-def _write_json(path: str, value) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)

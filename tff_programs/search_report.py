@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.budget import Budget, CostModel
-from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.checkpoint import replace_file, write_text
 from fedsup_tf.search import Candidate, Generation, SearchResult, pareto_front
 from tff_programs.report import format_table
 
@@ -140,15 +140,10 @@ def write_results(
     names = ("architecture.json", "front.csv", "front.png")
     paths = [os.path.join(folder, name) for name in names]
     best = evolution.best.architecture.to_json()
-    replace_file(paths[0], lambda temporary: _write_text(temporary, best + "\n"))
+    write_text(paths[0], best + "\n")
     replace_file(paths[1], lambda path: _write_fronts(path, evolution, drawn, costs.names))
     _draw(paths[2], evolution, drawn, rows, budget, costs, title)
     return paths
-
-
-def _write_text(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _all_candidates(evolution: SearchResult, drawn: SearchResult) -> list[Candidate]:

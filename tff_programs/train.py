@@ -16,7 +16,7 @@ from absl import flags
 from fedsup_tf import slicing
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.checkpoint import write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
@@ -268,10 +268,5 @@ def _keep_settings(path: str, space) -> dict:
                 "flags to continue it, or give another --out."
             )
     else:
-        replace_file(path, lambda temporary: _write_json(temporary, settings))
+        write_json(path, dict(sorted(settings.items())))
     return settings
-
-
-def _write_json(path: str, value) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes
-from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.checkpoint import write_text
 from fedsup_tf.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.parts import Part, parts_of_space
@@ -87,12 +87,7 @@ class Profile:
             ],
             "loads": self.loads,
         }
-
-        def write(temporary):
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(fields, file)
-
-        replace_file(path, write)
+        write_text(path, json.dumps(fields))
 
     def load(self, path: str | os.PathLike) -> None:
         """Goes on from what `save` wrote.
