@@ -91,6 +91,10 @@ class Supernet(keras.Model):
         named.update(with_prefixes({self.head: self.head.own_weights()}))
         return named
 
+    def values_by_name(self) -> dict[str, np.ndarray]:
+        """What the variables hold, by the same names."""
+        return {name: variable.numpy() for name, variable in self.weights_by_name().items()}
+
     def assign_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Sets every variable; names and shapes must be those of `weight_shapes`."""
         check_weights(weights, self.weight_shapes)
@@ -248,7 +252,7 @@ class Supernet(keras.Model):
           path: Where to write.
           information: Anything that is JSON to keep with it, such as the round.
         """
-        tensors = {name: value.numpy() for name, value in self.weights_by_name().items()}
+        tensors = self.values_by_name()
         metadata = {"space": self.space.to_json(), "information": dict(information or {})}
         checkpoint.write_tensors(path, "supernet", tensors, metadata)
 

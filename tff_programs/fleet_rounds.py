@@ -10,17 +10,15 @@ import time
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.checkpoint import fingerprint, replace_file
-from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tff_programs.assignment import Assignment, RoundPlan, default_tiers, parse_tiers
 from tff_programs.calibrated import calibrate_tiers
-from tff_programs.trained import TrainedSupernet
+from tff_programs.trained import TrainedSupernet, device_training
 from tflite.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge import merge_updates
 
-# Hyper-parameters of the training that its devices share.
-_OF_TRAINING = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
 _IMAGES_OF_CALIBRATION = 30
 
 
@@ -55,8 +53,7 @@ class Fleet:
         self._settings = settings
         of_training = trained.information["settings"]
         self.learning_rate = settings.learning_rate or of_training["learning_rate"]
-        fields = {name: of_training[name] for name in _OF_TRAINING}
-        self.training = LocalTraining(**fields)
+        self.training = device_training(trained.information)
         space = trained.supernet.space
         tiers = parse_tiers(space, of_training["tiers"], settings.seed)
         self.assignment = Assignment(
@@ -68,13 +65,14 @@ class Fleet:
         )
         self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
         self._templates = {}
+        self._base = fingerprint(trained.weights)
         # The trained one stays as it is, for the comparison.
         self.supernet, information = trained.supernet, trained.information
         self._done = 0
         path = self._path("supernet.safetensors")
         if os.path.exists(path):
             self.supernet, information = Supernet.load(path, space)
-            if information["fleet"]["base"] != fingerprint(trained.weights):
+            if information["fleet"]["base"] != self._base:
                 raise ValueError(
                     f"The fleet in {folder!r} began with another supernet. Give that one to "
                     "continue it, or another --out."
@@ -93,7 +91,8 @@ class Fleet:
         start = time.monotonic()
         plan = self.plan(number)
         folder = self._path(f"round_{number:03d}")
-        models = self._export(folder, plan)
+        supernet_hash = fingerprint(self.supernet.weights_by_name())
+        models = self._export(folder, plan, supernet_hash)
         workers = self._settings.processes or len(os.sched_getaffinity(0))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             jobs = [
@@ -103,14 +102,13 @@ class Fleet:
                 )
             ]
             updates = [job.result() for job in jobs]
-        merged = merge_updates(self.supernet, fingerprint(self.supernet.weights_by_name()), updates)
+        merged = merge_updates(self.supernet, supernet_hash, updates)
         for rejected in merged.rejected:
             print(f"  left out {rejected.name}: {rejected.reason}", flush=True)
-        base = fingerprint(self.trained.weights)
         self._information = {
             **self._information,
             "round": self.trained.information["round"] + number,
-            "fleet": {"base": base, "rounds": number},
+            "fleet": {"base": self._base, "rounds": number},
         }
         self.supernet.save(self._path("supernet.safetensors"), self._information)
         seconds = time.monotonic() - start
@@ -120,7 +118,7 @@ class Fleet:
 
     def accuracies(self, supernet: Supernet) -> dict[str, float]:
         """Test accuracy of each tier's subnet."""
-        weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+        weights = supernet.values_by_name()
         dataset = self.trained.dataset
         return {
             tier.name: self._accuracy(
@@ -144,35 +142,35 @@ class Fleet:
         """Who takes part in a round; not the rounds that the training had."""
         return self.assignment.plan(self.trained.information["round"] + number)
 
-    def _export(self, folder: str, plan: RoundPlan) -> dict:
-        """Writes a model for each architecture of the round."""
-        supernet_hash = fingerprint(self.supernet.weights_by_name())
+    def _export(self, folder: str, plan: RoundPlan, supernet_hash: str) -> dict[Architecture, str]:
+        """Writes a model for each architecture of the round; returns their paths."""
         trained = self.trained
         number = self._information["round"]
+        tiers = [tier for tier in self.assignment.tiers if tier.architecture in plan.architectures]
+        new = [tier for tier in tiers if tier.architecture not in self._templates]
+        found = calibrate_tiers(trained, new, _IMAGES_OF_CALIBRATION) if new else []
+        calibrated = dict(zip((tier.architecture for tier in new), found, strict=True))
         origin = Origin(trained.supernet.space, supernet_hash, number, trained.dataset.class_names)
         models = {}
-        for tier in self.assignment.tiers:
+        for tier in tiers:
             architecture = tier.architecture
-            if architecture not in plan.architectures:
-                continue
             subnet = self.supernet.extract(architecture)
             path = os.path.join(folder, f"{tier.name}.tflite")
-            if architecture not in self._templates:
-                (mean_squares,) = calibrate_tiers(trained, [tier], _IMAGES_OF_CALIBRATION)
-                size = self.training.batch_size
+            if architecture in calibrated:
                 export_tflite(
                     path,
                     subnet,
-                    mean_squares,
+                    calibrated[architecture],
                     trained.preprocessing,
                     self.training,
                     origin,
-                    BatchSizes(train=size),
+                    BatchSizes(train=self.training.batch_size),
                 )
-                self._templates[architecture] = path, mean_squares
-            template, mean_squares = self._templates[architecture]
-            weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
-            refresh_tflite(path, template, weights, mean_squares, supernet_hash, number)
+                self._templates[architecture] = path, calibrated[architecture]
+            else:
+                template, mean_squares = self._templates[architecture]
+                weights = subnet.values_by_name()
+                refresh_tflite(path, template, weights, mean_squares, supernet_hash, number)
             models[architecture] = path
         return models
 

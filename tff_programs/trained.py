@@ -8,6 +8,7 @@ from absl import flags
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.datasets import ImageDataset
+from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.partition import ClientIndices
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
@@ -16,6 +17,8 @@ from tff_programs.assignment import Tier, parse_tiers
 from tff_programs.flags import load_federated_data_from_flags
 
 FLAGS = flags.FLAGS
+# Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
+_OF_DEVICES = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
 _FLAGS_OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
 
 
@@ -66,12 +69,22 @@ def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
     dataset, partition = load_federated_data_from_flags()
     return TrainedSupernet(
         supernet=supernet,
-        weights={name: value.numpy() for name, value in supernet.weights_by_name().items()},
+        weights=supernet.values_by_name(),
         information=information,
         dataset=dataset,
         partition=partition,
         preprocessing=Preprocessing.from_json(information["preprocessing"]),
     )
+
+
+def device_training(information: dict[str, Any]) -> LocalTraining:
+    """How a device trains a subnet of a supernet: as the clients of its training did.
+
+    Args:
+      information: What was saved with the supernet; defaults stand for what is not in it.
+    """
+    settings = information.get("settings", {})
+    return LocalTraining(**{name: settings[name] for name in _OF_DEVICES if name in settings})
 
 
 def name_architectures(
