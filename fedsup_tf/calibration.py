@@ -12,9 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
-
-MEAN_SQUARE = "/mean_square"
 
 
 @tf.autograph.experimental.do_not_convert

@@ -19,6 +19,8 @@ from fedsup_tf.json_fields import expect_keys, parse_json, whole_numbers
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
+# Ends the name of a parametric normalization's frozen mean square.
+MEAN_SQUARE = "/mean_square"
 # An architecture's index in its space is an int32 key of a federated select.
 _LARGEST_INDEX = 2**31 - 1
 

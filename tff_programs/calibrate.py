@@ -49,7 +49,7 @@ def main(argv) -> None:
             path = os.path.join(FLAGS.out, f"{tier.name}.calibration.safetensors")
             write_calibration(path, mean_squares, tier.architecture, supernet_hash)
         subnet = trained.supernet.extract(tier.architecture)
-        weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
+        weights = subnet.values_by_name()
         for label, used in (("before", weights), ("calibrated", {**weights, **mean_squares})):
             shares = _accuracies(subnet, used, images, labels, trained.preprocessing)
             rows.append((tier.name, label, *(f"{100 * share:.1f} %" for share in shares)))

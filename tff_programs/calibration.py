@@ -13,7 +13,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
-from tff_programs.distribution import broadcast_subnet, client_data_type
+from tff_programs.distribution import broadcast_subnet, client_data_type, tensors_type
 
 # What is left after as many passes is smaller than the spread between samples of clients.
 _MOST_PASSES = 16
@@ -61,7 +61,7 @@ def build_federated_calibration(
     distribution = broadcast_subnet(supernet, architecture)
     data_type = client_data_type(supernet.space)
     shapes = _shapes(supernet, architecture)
-    mean_squares_type = _tensors_type(shapes)
+    mean_squares_type = tensors_type(shapes)
 
     @tff.tensorflow.computation(distribution.received_type, mean_squares_type, data_type)
     def count(received, mean_squares, data):
@@ -74,7 +74,7 @@ def build_federated_calibration(
         return OrderedDict(sums=tuple(sums.values()), examples=examples)
 
     @tff.federated_computation(
-        tff.FederatedType(_tensors_type(supernet.weight_shapes), tff.SERVER),
+        tff.FederatedType(tensors_type(supernet.weight_shapes), tff.SERVER),
         tff.FederatedType(mean_squares_type, tff.SERVER),
         tff.FederatedType(data_type, tff.CLIENTS),
     )
@@ -117,7 +117,7 @@ def calibrate_federated(
       group normalization.
     """
     shapes = _shapes(supernet, architecture)
-    weights = tuple(value.numpy() for value in supernet.weights_by_name().values())
+    weights = tuple(supernet.values_by_name().values())
     mean_squares = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     if not shapes:
         return mean_squares
@@ -158,7 +158,3 @@ def _largest_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.nda
 def _shapes(supernet: Supernet, architecture: Architecture) -> dict[str, tuple[int, ...]]:
     slices = supernet.slices(architecture)
     return mean_square_shapes({name: part.size for name, part in slices.items()})
-
-
-def _tensors_type(shapes) -> tff.Type:
-    return tff.to_type(tuple(tff.TensorType(np.float32, shape) for shape in shapes.values()))

@@ -1,7 +1,7 @@
 """How the server's weights reach the clients: each its own subnet, or one net for all."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,9 +71,9 @@ def select_subnets(supernet: Supernet, with_subnets: bool = False) -> Distributi
     With `with_subnets`, what is sent holds that subnet's own subnets (see `Supernet.slices`).
     """
     shapes = supernet.elastic_shapes(with_subnets)
-    sent_type = _tensors_type(shapes)
+    sent_type = tensors_type(shapes)
 
-    @tff.tensorflow.computation(_tensors_type(supernet.weight_shapes), np.int32)
+    @tff.tensorflow.computation(tensors_type(supernet.weight_shapes), np.int32)
     def cut(weights, index):
         slices = supernet.slices(supernet.code_at(index), with_subnets=with_subnets)
         subnet = slicing.take(dict(zip(shapes, weights, strict=True)), slices)
@@ -103,7 +103,7 @@ def broadcast_subnet(
     slices = supernet.slices(architecture, with_subnets=with_subnets)
     shapes = {name: part.size for name, part in slices.items()}
 
-    @tff.tensorflow.computation(_tensors_type(supernet.weight_shapes))
+    @tff.tensorflow.computation(tensors_type(supernet.weight_shapes))
     def cut(weights):
         return tuple(slicing.take(dict(zip(shapes, weights, strict=True)), slices).values())
 
@@ -116,8 +116,9 @@ def broadcast_subnet(
         weights = dict(zip(shapes, received, strict=True))
         return Received(weights, architecture, tf.constant(supernet.space.index(architecture)))
 
-    return Distribution(shapes, _tensors_type(shapes), send, open_broadcast)
+    return Distribution(shapes, tensors_type(shapes), send, open_broadcast)
 
 
-def _tensors_type(shapes) -> tff.Type:
+def tensors_type(shapes: Mapping[str, Sequence[int | None]]) -> tff.Type:
+    """Type of a tuple of float32 tensors of the given shapes; None is an unknown length."""
     return tff.to_type(tuple(tff.TensorType(np.float32, shape) for shape in shapes.values()))

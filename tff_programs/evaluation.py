@@ -15,7 +15,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.distribution import client_data_type, select_subnets
+from tff_programs.distribution import client_data_type, select_subnets, tensors_type
 
 # What a simulated round's clients hold of subnets at once, so that the worker's memory has a bound.
 _BYTES_OF_SUBNETS = 2**29
@@ -56,7 +56,7 @@ def build_federated_evaluation(
         return OrderedDict(correct=correct, examples=tf.shape(element["labels"])[0])
 
     @tff.federated_computation(
-        tff.FederatedType(_tensors_type(supernet.weight_shapes), tff.SERVER),
+        tff.FederatedType(tensors_type(supernet.weight_shapes), tff.SERVER),
         tff.FederatedType(data_type, tff.CLIENTS),
     )
     def evaluate(weights, client_data):
@@ -105,7 +105,7 @@ def build_candidate_evaluation(
     """
     supernet = Supernet(space)
     shapes = supernet.elastic_shapes()
-    weights_type = _tensors_type(supernet.weight_shapes)
+    weights_type = tensors_type(supernet.weight_shapes)
     data_type = candidate_data_type(space, candidates)
 
     # Server computation.
@@ -254,7 +254,3 @@ def halve_held_out(labels: np.ndarray, seed: int) -> np.ndarray:
         # The odd one of a class goes to either half by turns.
         is_for_search[shuffled[number % 2 :: 2]] = True
     return is_for_search
-
-
-def _tensors_type(shapes) -> tff.Type:
-    return tff.to_type(tuple(tff.TensorType(np.float32, shape) for shape in shapes.values()))

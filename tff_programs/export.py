@@ -15,20 +15,17 @@ from absl import flags
 
 from fedsup_tf.checkpoint import fingerprint
 from fedsup_tf.costs import architecture_cost
-from fedsup_tf.local_training import LocalTraining
 from tff_programs import report
 from tff_programs.assignment import Tier
 from tff_programs.calibrated import calibrate_tiers, read_calibration
 from tff_programs.flags import define_data_flags
 from tff_programs.inference_report import inference_table
-from tff_programs.trained import TrainedSupernet, load_trained, name_architectures
+from tff_programs.trained import TrainedSupernet, device_training, load_trained, name_architectures
 from tflite.export import BatchSizes, Origin, export_tflite
 from tflite.quantize import PRECISIONS, export_inference
 
 FLAGS = flags.FLAGS
 _DEFAULTS = BatchSizes()
-# Hyper-parameters that a step on a phone shares with one in the training.
-_OF_TRAINING = ("momentum", "weight_decay", "clip_value", "label_smoothing", "batch_size", "epochs")
 # Streams of random numbers: which images.
 _REPRESENTATIVE, _TEST = 7, 8
 _REPRESENTATIVE_IMAGES = 200
@@ -82,8 +79,7 @@ def main(argv) -> None:
         round=trained.information["round"],
         class_names=trained.dataset.class_names,
     )
-    settings = trained.information["settings"]
-    training = LocalTraining(**{name: settings[name] for name in _OF_TRAINING})
+    training = device_training(trained.information)
     batch_sizes = BatchSizes(
         FLAGS.train_batch_size, FLAGS.evaluate_batch_size, FLAGS.infer_batch_size
     )

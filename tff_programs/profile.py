@@ -21,13 +21,12 @@ from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
+from tff_programs.trained import device_training
 from tflite.profile import Conditions, Profile, Profiler, fit_table
 from tflite.timing import describe_machine, keep_freed_memory
 
 FLAGS = flags.FLAGS
 _DEFAULTS = Conditions()
-# Hyper-parameters that a step on a phone shares with one in the training.
-_OF_TRAINING = ("momentum", "weight_decay", "clip_value", "label_smoothing")
 
 flags.DEFINE_string("space", None, "Search space: a preset's name or a JSON file.")
 flags.DEFINE_string("supernet", None, "Or a trained supernet's file, whose space it is.")
@@ -111,15 +110,14 @@ def _subject() -> tuple[Supernet, Preprocessing, LocalTraining]:
     if FLAGS.supernet is None:
         supernet = Supernet(load_space(FLAGS.space))
         # Untrained branches are silent, and a machine may be fast with zeros.
-        weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+        weights = supernet.values_by_name()
         ones = {n: np.ones_like(v) for n, v in weights.items() if n.endswith("/gamma")}
         supernet.assign_weights({**weights, **ones})
         channels = supernet.space.image_shape[2]
         return supernet, Preprocessing((127.5,) * channels, (64.0,) * channels), LocalTraining()
     supernet, information = Supernet.load(FLAGS.supernet)
-    settings = information.get("settings", {})
-    training = LocalTraining(**{name: settings[name] for name in _OF_TRAINING if name in settings})
-    return supernet, Preprocessing.from_json(information["preprocessing"]), training
+    preprocessing = Preprocessing.from_json(information["preprocessing"])
+    return supernet, preprocessing, device_training(information)
 
 
 def _draw_subnets(space) -> tuple[list, list]:

@@ -139,7 +139,7 @@ def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> Non
 
 def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check]:
     fresh = Phone(path, metadata).state()
-    weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
+    weights = subnet.values_by_name()
     is_same = fresh.keys() >= weights.keys() and all(
         fresh[name].tobytes() == value.tobytes() for name, value in weights.items()
     )

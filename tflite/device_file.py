@@ -6,11 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import tflite_runtime.interpreter as runtime
 
+from fedsup_tf.space import MEAN_SQUARE
 from tflite import signatures
 from tflite.metadata import ModelMetadata, read_metadata
 
-# Ends the names of the frozen mean squares; what else `save` gives are weights of the supernet.
-MEAN_SQUARE = "/mean_square"
 _OPTIONAL = {signatures.TRAIN_HEAD}
 
 Runners = Mapping[str, runtime.SignatureRunner]
@@ -50,6 +49,7 @@ def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Ru
         raise _foreign(path, "a model that the runtime can open", reason) from error
     _check_signatures(path, runners, _forms(metadata))
     variables = metadata.variables
+    # What else `save` gives are weights of the supernet.
     weights = [name for name in variables if not name.endswith(MEAN_SQUARE)]
     parameters = sum(int(np.prod(variables[name])) for name in weights)
     if parameters != metadata.parameters:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fedsup_tf.space import MEAN_SQUARE
 from tflite import signatures
-from tflite.device_file import MEAN_SQUARE, open_model
+from tflite.device_file import open_model
 
 
 class DeviceModel:

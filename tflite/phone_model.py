@@ -47,7 +47,7 @@ class PhoneModel(SgdModule):
         training: LocalTraining,
     ):
         """Makes the model; the arguments are those of `export.export_tflite`."""
-        weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
+        weights = subnet.values_by_name()
         expected = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
         calibration.check_mean_squares(mean_squares, expected)
         super().__init__(weights, {name: mean_squares[name] for name in expected}, training)
