@@ -20,21 +20,41 @@ from fedsup_tf import builtin_ops
 from fedsup_tf.builtin_ops import maximum, same_padding, shape_of
 
 _raw = tf.raw_ops
-_builtin_only = contextvars.ContextVar("builtin_only", default=False)
+# How operations are traced; exactly one holds.
+_FAST, _BUILTIN, _QUANTIZABLE = range(3)
+_formulation = contextvars.ContextVar("formulation", default=_FAST)
+
+
+def builtin_operators() -> contextlib.AbstractContextManager[None]:
+    """Within this context, gradients are traced into TensorFlow Lite builtins alone."""
+    return _traced_as(_BUILTIN)
+
+
+def quantizable_operators() -> contextlib.AbstractContextManager[None]:
+    """Within this context, 1 x 1 convolutions are traced as convolutions.
+
+    A quantized convolution's kernel has a scale for each channel, a product's matrix one for all.
+    """
+    return _traced_as(_QUANTIZABLE)
 
 
 @contextlib.contextmanager
-def builtin_operators():
-    """Within this context, gradients are traced into TensorFlow Lite builtins alone."""
-    token = _builtin_only.set(True)
+def _traced_as(formulation: int):
+    token = _formulation.set(formulation)
     try:
         yield
     finally:
-        _builtin_only.reset(token)
+        _formulation.reset(token)
+
+
+def _is_builtin() -> bool:
+    return _formulation.get() == _BUILTIN
 
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """1 x 1 convolution with `kernel` `(1, 1, in, out)`, as a matrix product."""
+    """1 x 1 convolution with `kernel` `(1, 1, in, out)`, as a matrix product where that is fast."""
+    if _formulation.get() == _QUANTIZABLE:
+        return tf.nn.conv2d(images, kernel, 1, "SAME")
     _, height, width, channels = shape_of(images)
     filters = shape_of(kernel)[3]
     matrix = tf.reshape(kernel, [channels, filters])
@@ -44,7 +64,7 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`(rows, in) @ (in, out)`."""
-    return builtin_ops.matmul(rows, matrix) if _builtin_only.get() else tf.matmul(rows, matrix)
+    return builtin_ops.matmul(rows, matrix) if _is_builtin() else tf.matmul(rows, matrix)
 
 
 def average_pool(images: tf.Tensor) -> tf.Tensor:
@@ -58,7 +78,7 @@ def average_pool(images: tf.Tensor) -> tf.Tensor:
 
         return tf.nn.avg_pool2d(images, 2, 2, "SAME"), gradient
 
-    return pool(images) if _builtin_only.get() else tf.nn.avg_pool2d(images, 2, 2, "SAME")
+    return pool(images) if _is_builtin() else tf.nn.avg_pool2d(images, 2, 2, "SAME")
 
 
 def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
@@ -72,7 +92,7 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
     Returns:
       `(batch, ceil(height / stride), ceil(width / stride), out)`.
     """
-    if _builtin_only.get():
+    if _is_builtin():
         return builtin_ops.conv2d(images, kernel, stride)
 
     @tf.custom_gradient
@@ -115,7 +135,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
     """
     if stride == 1:
         kernel = _crop_unreachable_taps(images, kernel)
-    if _builtin_only.get():
+    if _is_builtin():
         return builtin_ops.depthwise_conv2d(images, kernel, stride)
     strides = [1, stride, stride, 1]
 
@@ -184,7 +204,7 @@ def relu6(values: tf.Tensor) -> tf.Tensor:
 
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """`upstream` where `result`, the value of ReLU6, lies strictly between 0 and 6; else zero."""
-    if _builtin_only.get():
+    if _is_builtin():
         return builtin_ops.relu6_gradient(upstream, result)
     return _raw.Relu6Grad(gradients=upstream, features=result)
 
@@ -267,7 +287,7 @@ def parametric_normalization(
 
 
 def _squared_difference(rows: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
-    if not _builtin_only.get():
+    if not _is_builtin():
         return tf.math.squared_difference(rows, vector)
     # The runtime's own operator is slow, as is a difference of unequal shapes.
     difference = rows + -vector

@@ -9,11 +9,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.checkpoint import replace_file
+from fedsup_tf.checkpoint import write_bytes
 from fedsup_tf.costs import architecture_cost
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
@@ -92,6 +93,39 @@ def export_tflite(
     names = {python_name: name for name, python_name in phone.python_names.items()}
     names |= {f"{python_name}/momentum": f"{name}/momentum" for python_name, name in names.items()}
     model = convert(phone, functions, names)
+    return write_model(
+        path,
+        model,
+        subnet,
+        preprocessing,
+        origin,
+        training=dataclasses.asdict(training),
+        batch_sizes=dataclasses.asdict(batch_sizes),
+        variables={name: tuple(value.shape) for name, value in phone.state.items()},
+    )
+
+
+def write_model(
+    path: str | os.PathLike,
+    model: bytes,
+    subnet: Supernet,
+    preprocessing: Preprocessing,
+    origin: Origin,
+    **use: Any,
+) -> ModelMetadata:
+    """Writes a converted subnet with its metadata behind it, whole or not at all.
+
+    Args:
+      path: Where to write.
+      model: What the converter gave, finished.
+      subnet: The subnet.
+      preprocessing: What the model does to images.
+      origin: The supernet it was cut from.
+      **use: The fields of `ModelMetadata` that say how the model is used.
+
+    Returns:
+      The metadata.
+    """
     architecture = subnet.space.smallest()  # Its only one.
     cost = architecture_cost(subnet.space, architecture)
     metadata = ModelMetadata(
@@ -101,14 +135,11 @@ def export_tflite(
         round=origin.round,
         class_names=tuple(origin.class_names),
         preprocessing=json.loads(preprocessing.to_json()),
-        training=dataclasses.asdict(training),
-        batch_sizes=dataclasses.asdict(batch_sizes),
-        variables={name: tuple(value.shape) for name, value in phone.state.items()},
         parameters=cost.parameters,
         macs=cost.macs,
+        **use,
     )
-    data = append_metadata(model, metadata)
-    replace_file(path, lambda temporary: _write_bytes(temporary, data))
+    write_bytes(path, append_metadata(model, metadata))
     return metadata
 
 
@@ -138,8 +169,7 @@ def refresh_tflite(
     check_weights(values, metadata.variables)
     model = flatbuffer.replace_variables(model, values)
     metadata = dataclasses.replace(metadata, supernet_hash=supernet_hash, round=round_number)
-    data = append_metadata(model, metadata)
-    replace_file(path, lambda temporary: _write_bytes(temporary, data))
+    write_bytes(path, append_metadata(model, metadata))
     return metadata
 
 
@@ -165,10 +195,3 @@ def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
         signatures.SAVE: trace(phone.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),
         signatures.RESTORE: restore.get_concrete_function(**state),
     }
-
-
-def _write_bytes(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

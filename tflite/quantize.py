@@ -4,8 +4,6 @@ Such a file has one signature, `infer`, of uint8 images and float32 logits, what
 with. No normalization is left but that of the images: each is in the convolution before it.
 """
 
-import itertools
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,15 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import calibration, ops
-from fedsup_tf.block import under
-from fedsup_tf.checkpoint import replace_file
-from fedsup_tf.costs import architecture_cost
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tflite import flatbuffer, signatures
 from tflite.conversion import trace
-from tflite.export import Origin
-from tflite.metadata import ModelMetadata, append_metadata
+from tflite.export import Origin, write_model
+from tflite.metadata import ModelMetadata
 
 # float32; weights in 16 bits; weights in 8 bits and maps in floats; weights and maps in 8 bits.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -59,7 +54,7 @@ def export_inference(
         not the subnet's.
     """
     _check(precision, representative)
-    weights = {name: value.numpy() for name, value in subnet.weights_by_name().items()}
+    weights = subnet.values_by_name()
     expected = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
     calibration.check_mean_squares(mean_squares, expected)
     folded = {
@@ -72,31 +67,24 @@ def export_inference(
 
     def infer(images):
         constants = {name: tf.constant(value) for name, value in folded.items()}
-        return {signatures.LOGITS: _forward(subnet, constants, preprocessing.normalize(images))}
+        with ops.quantizable_operators():
+            return {signatures.LOGITS: subnet.forward(constants, preprocessing.normalize(images))}
 
     shape = [batch_size, *subnet.space.image_shape]
     model = _convert(
         trace(infer, tf.TensorSpec(shape, tf.uint8, signatures.IMAGES)), precision, representative
     )
-    architecture = subnet.space.smallest()  # Its only one.
-    cost = architecture_cost(subnet.space, architecture)
-    metadata = ModelMetadata(
-        architecture=architecture,
-        space=origin.space,
-        supernet_hash=origin.supernet_hash,
-        round=origin.round,
-        class_names=tuple(origin.class_names),
-        preprocessing=json.loads(preprocessing.to_json()),
+    return write_model(
+        path,
+        model,
+        subnet,
+        preprocessing,
+        origin,
         training={},
         batch_sizes={signatures.INFER: batch_size},
         variables={},
-        parameters=cost.parameters,
-        macs=cost.macs,
         precision=precision,
     )
-    data = append_metadata(model, metadata)
-    replace_file(path, lambda temporary: _write_bytes(temporary, data))
-    return metadata
 
 
 def _check(precision: str, representative: np.ndarray | None) -> None:
@@ -109,35 +97,6 @@ def _check(precision: str, representative: np.ndarray | None) -> None:
             "Precision int8: expected images such as the model will meet, received none. Give some "
             "hundred training images."
         )
-
-
-def _forward(subnet: Supernet, weights: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """`Supernet.forward` of folded weights, its 1 x 1 convolutions as convolutions.
-
-    In training they are products of matrices, for which the runtime's quantization has one scale
-    for a whole kernel; a convolution's has one for each channel.
-    """
-
-    def pointwise(name, maps):
-        return tf.nn.conv2d(maps, weights[f"{name}/kernel"], 1, "SAME")
-
-    def normalize(norm, name, maps):
-        return norm.normalize(under(name, weights), maps)[0]
-
-    maps = tf.nn.conv2d(images, weights["stem/kernel"], subnet.stem.strides, "SAME")
-    maps = normalize(subnet.stem_norm, "stem_norm", maps)
-    for block in itertools.chain.from_iterable(subnet.blocks):
-        kernel = weights[f"{block.name}/depthwise/kernel"]
-        branch = ops.depthwise_conv2d(maps, kernel, block.strides)
-        branch = normalize(block.depthwise_norm, f"{block.name}/depthwise_norm", branch)
-        branch = pointwise(f"{block.name}/pointwise", branch)
-        branch = normalize(block.pointwise_norm, f"{block.name}/pointwise_norm", branch)
-        if block.strides == 2:
-            maps = ops.average_pool(maps)
-        if block.shortcut is not None and branch.shape[3] != maps.shape[3]:
-            maps = pointwise(f"{block.name}/shortcut", maps)
-        maps = branch + maps
-    return subnet.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
 
 
 def _convert(function, precision: str, representative: np.ndarray | None) -> bytes:
@@ -167,10 +126,3 @@ def _batches(images: np.ndarray, size: int) -> Callable:
             yield [images[start : start + size]]
 
     return batches
-
-
-def _write_bytes(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
