@@ -85,7 +85,7 @@ class SgdModule(tf.Module):
         Returns:
           What else `gradients` found.
         """
-        weights = {name: value.read_value() for name, value in self._weights.items()}
+        weights, kept = self._read()
 
         # A branch of its own, without variables, is what the runtime's delegate can take; and a
         # batch of no examples, all of weight 0, shall change nothing.
@@ -94,15 +94,14 @@ class SgdModule(tf.Module):
 
         def nothing():
             zeros = {name: tf.zeros(weights[name].shape) for name in trained}
-            kept = {name: value.read_value() for name, value in self._mean_squares.items()}
             return zeros, kept, found_in_nothing
 
         present = tf.reduce_sum(sample_weights) > 0
         slopes, mean_squares, found = tf.cond(present, compute, nothing)
         self._apply(weights, slopes, learning_rate, tf.cast(present, tf.float32))
         for name, variable in self._mean_squares.items():
-            old = variable.read_value()
-            variable.assign(old + (1 - MEAN_SQUARE_DECAY) * (mean_squares[name] - old))
+            follow = (1 - MEAN_SQUARE_DECAY) * (mean_squares[name] - kept[name])
+            variable.assign(kept[name] + follow)
         return found
 
     def _apply(self, weights, gradients, learning_rate, present):
