@@ -10,26 +10,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.checkpoint import fingerprint
 from fedsup_tf.local_training import ClientUpdate, LocalTraining, local_update
 from fedsup_tf.preprocessing import Preprocessing
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs import process
 from tff_programs.clients import client_element
 from tflite.merge import merge_updates
 from tflite.update_file import DeviceUpdate, write_update
 
-SPACE = SearchSpace(
-    name="tiny",
-    image_shape=(6, 6, 1),
-    classes=3,
-    stem_width=8,
-    stem_stride=1,
-    stages=(Stage("a", (8, 16), (1, 2), (3, 5)), Stage("b", (16, 24), (1, 2), (3, 5), 2)),
-)
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(batch_size=8)
 RATE = 0.05

@@ -4,24 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+from spaces import SPACE
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.preprocessing import Preprocessing
-from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import client_element
 from tff_programs.process import build_fedsup_process
 
-SPACE = SearchSpace(
-    name="tiny",
-    image_shape=(6, 6, 1),
-    classes=3,
-    stem_width=8,
-    stem_stride=1,
-    stages=(Stage("a", (8, 16), (1, 2), (3, 5)), Stage("b", (16, 24), (1, 2), (3, 5), 2)),
-)
 SUPERNET = Supernet(SPACE)
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(epochs=2, batch_size=8)

@@ -11,22 +11,15 @@ import zipfile
 import numpy as np
 import pytest
 import safetensors.numpy
+from spaces import SPACE
 
 from fedsup_tf import checkpoint
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.space import PRESETS, SearchSpace, Stage
+from fedsup_tf.space import PRESETS
 from fedsup_tf.supernet import Supernet
 from tflite.merge import subnet_shapes
 from tflite.update_file import DeviceUpdate, read_update, write_update
 
-SPACE = SearchSpace(
-    name="tiny",
-    image_shape=(6, 6, 1),
-    classes=3,
-    stem_width=8,
-    stem_stride=1,
-    stages=(Stage("a", (8, 16), (1, 2), (3, 5)), Stage("b", (16, 24), (1, 2), (3, 5), 2)),
-)
 SHAPES_OF = functools.partial(subnet_shapes, Supernet(SPACE))
 ARCHITECTURE = Architecture((8, 16), (1, 2), (5, 3))
 

@@ -1,0 +1,12 @@
+"""The search space of tests that need several of everything, and little of it."""
+
+from fedsup_tf.space import SearchSpace, Stage
+
+SPACE = SearchSpace(
+    name="tiny",
+    image_shape=(6, 6, 1),
+    classes=3,
+    stem_width=8,
+    stem_stride=1,
+    stages=(Stage("a", (8, 16), (1, 2), (3, 5)), Stage("b", (16, 24), (1, 2), (3, 5), 2)),
+)
