@@ -140,7 +140,7 @@ def test_what_fills_up_a_batch_changes_nothing(model_path, trainer, monkeypatch)
         noise = RANDOM.integers(0, high, (size - len(values), *values.shape[1:]))
         return np.concatenate([values, noise.astype(values.dtype)])
 
-    monkeypatch.setattr("tflite.device_model._filled", fill_with_noise)
+    monkeypatch.setattr("tflite.device_model.fill", fill_with_noise)
     results.append(other.train_batch(*batch, 0.1))
     assert results[0] == results[1]
     assert_same(trainer.state(), other.state())

@@ -10,6 +10,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from fedsup_tf.space import MEAN_SQUARE
 from tflite.check import Check, Phone, compare
 from tflite.metadata import ModelMetadata
 from tflite.phone_model import MEAN_SQUARE_DECAY
@@ -43,12 +44,12 @@ class TrainingChecks:
         labels: np.ndarray,
     ):
         """Prepares the checks; the arguments are those of `certify.certify`."""
-        self._open = lambda: Phone(path, metadata)
+        self._open = lambda: Phone(path)
         self._reference = reference
         self._images, self._labels = images, labels
         self._size = metadata.batch_sizes["train"]
         fresh = self._open().state()
-        names = [name for name in metadata.variables if not name.endswith("/mean_square")]
+        names = [name for name in metadata.variables if not name.endswith(MEAN_SQUARE)]
         self._frozen = [name for name in metadata.variables if name not in names]
         self._weights = {name: tf.constant(fresh[name]) for name in names}
         self._no_momenta = {name: tf.zeros_like(value) for name, value in self._weights.items()}

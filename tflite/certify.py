@@ -121,8 +121,8 @@ def certify(
         checks += _check_inference(path, metadata, subnet, preprocessing, images, labels)
         reference = Reference(subnet, preprocessing, training)
         checks += TrainingChecks(path, metadata, reference, images, labels).run(steps)
-        checks += _check_state(path, metadata, trainer, images, labels)
-        checks += _check_threads(path, metadata, images, labels)
+        checks += _check_state(path, trainer, images, labels)
+        checks += _check_threads(path, images, labels)
     return Certificate(path, metadata, len(model), operators, checks)
 
 
@@ -138,7 +138,7 @@ def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> Non
 
 
 def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check]:
-    fresh = Phone(path, metadata).state()
+    fresh = Phone(path).state()
     weights = subnet.values_by_name()
     is_same = fresh.keys() >= weights.keys() and all(
         fresh[name].tobytes() == value.tobytes() for name, value in weights.items()
@@ -159,7 +159,7 @@ def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check
 
 
 def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> list[Check]:
-    phone = Phone(path, metadata)
+    phone = Phone(path)
     state = phone.state()
     frozen = {name: tf.constant(state[name]) for name in state if name not in subnet.weight_shapes}
     weights = {name: tf.convert_to_tensor(v) for name, v in subnet.weights_by_name().items()}
@@ -173,7 +173,8 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
     batch = f"{len(images)} images in batches of {metadata.batch_sizes['infer']}"
     alone = np.concatenate([phone.infer(images[i : i + 1]) for i in range(min(8, len(images)))])
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, unfolded)
-    loss, correct = phone.evaluate(images, labels)
+    loss, accuracy = phone.evaluate(images, labels)
+    correct = round(accuracy * len(labels))
     right = int((unfolded.argmax(1) == labels).sum())
     mean = {"loss": np.asarray(tf.reduce_mean(losses))}
     evaluated = compare(
@@ -181,7 +182,7 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
         mean,
         {"loss": np.float32(loss)},
         tolerance,
-        f"{correct:.0f} right, Keras {right}",
+        f"{correct} right, Keras {right}",
     )
     # Equal logits of two classes may change places within rounding.
     close = np.sort(unfolded, 1)
@@ -202,12 +203,12 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
     ]
 
 
-def _check_state(path, metadata, trainer, images, labels) -> list[Check]:
-    phone = Phone(path, metadata)
+def _check_state(path, trainer, images, labels) -> list[Check]:
+    phone = Phone(path)
     for _ in range(2):
         phone.train(images, labels, LEARNING_RATE)
     state, logits = phone.state(), phone.infer(images[:4])
-    other = Phone(path, metadata)
+    other = Phone(path)
     other.restore(state)
     expected = {**state, "logits": logits}
     found = {**other.state(), "logits": other.infer(images[:4])}
@@ -231,11 +232,11 @@ def _check_state(path, metadata, trainer, images, labels) -> list[Check]:
     ]
 
 
-def _check_threads(path, metadata, images, labels) -> list[Check]:
+def _check_threads(path, images, labels) -> list[Check]:
     checks = []
     results = {}
     for threads in (1, *_THREADS):
-        phone = Phone(path, metadata, threads)
+        phone = Phone(path, threads)
         logits = phone.infer(images[:8])
         phone.train(images, labels, LEARNING_RATE)
         results[threads] = {"logits": logits, **phone.state()}

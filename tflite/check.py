@@ -1,14 +1,12 @@
 """One check of a certificate, and the runtime as the checks drive it."""
 
-import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import tflite_runtime.interpreter as runtime
 
 from tflite import signatures
-from tflite.metadata import ModelMetadata
+from tflite.device_model import DeviceModel, fill
 
 
 class Check(NamedTuple):
@@ -66,17 +64,8 @@ def compare(
     return Check(name, bool(absolute <= tolerance), float(absolute), relative, tolerance, note)
 
 
-class Phone:
-    """A file in the stock runtime, its signatures called as they are."""
-
-    def __init__(self, path: str | os.PathLike, metadata: ModelMetadata, threads: int = 1):
-        """Opens a file that `device_file.open_model` accepted."""
-        self._sizes = metadata.batch_sizes
-        interpreter = runtime.Interpreter(str(path), num_threads=threads)
-        # Before the signatures: only then the runtime's delegate of fast kernels is applied.
-        interpreter.allocate_tensors()
-        names = interpreter.get_signature_list()
-        self._run = {name: interpreter.get_signature_runner(name) for name in names}
+class Phone(DeviceModel):
+    """A file in the stock runtime, that also takes what no device would give it."""
 
     def train(self, images, labels, learning_rate, filler=None, weights=None) -> float:
         """A step on the first images that the signature takes; returns the loss.
@@ -88,49 +77,19 @@ class Phone:
           filler: What a short batch is filled up with, shaped like a whole one; zeros by default.
           weights: Sample weights of a whole batch; by default 1 for examples and 0 for filling.
         """
-        batch = self._batch(images, labels, self._sizes["train"], filler, weights)
-        outputs = self._run[signatures.TRAIN](**batch, learning_rate=np.float32(learning_rate))
-        return float(outputs[signatures.LOSS])
-
-    def evaluate(self, images, labels) -> tuple[float, float]:
-        """Loss and number of right answers of the first images that the signature takes."""
-        batch = self._batch(images, labels, self._sizes["evaluate"])
-        outputs = self._run[signatures.EVALUATE](**batch)
-        return float(outputs[signatures.LOSS]), float(outputs[signatures.CORRECT])
-
-    def infer(self, images) -> np.ndarray:
-        """Logits, in as many calls as needed."""
-        size = self._sizes["infer"]
-        parts = [
-            self._run[signatures.INFER](images=fill(images[start : start + size], size))
-            for start in range(0, len(images), size)
-        ]
-        return np.concatenate([part[signatures.LOGITS] for part in parts])[: len(images)]
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Every variable by name."""
-        return dict(self._run[signatures.SAVE](dummy=np.float32(0)))
-
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable and forgets the momentum."""
-        self._run[signatures.RESTORE](**state)
-
-    def _batch(self, images, labels, size, filler=None, weights=None):
+        size = self.metadata.batch_sizes["train"]
         count = min(len(images), size)
         images, labels = fill(images[:count], size), fill(labels[:count], size)
         if filler is not None:
             images[count:] = filler[count:size]
-        if weights is None:
-            weights = fill(np.ones(count, np.float32), size)
-        return {
-            signatures.IMAGES: images,
-            signatures.LABELS: labels,
-            signatures.SAMPLE_WEIGHTS: weights,
-        }
+        outputs = self._run[signatures.TRAIN](
+            images=images,
+            labels=labels,
+            sample_weights=fill(np.ones(count, np.float32), size) if weights is None else weights,
+            learning_rate=np.float32(learning_rate),
+        )
+        return float(outputs[signatures.LOSS])
 
-
-def fill(values: np.ndarray, size: int) -> np.ndarray:
-    """The values, zeros behind them up to `size`."""
-    filled = np.zeros((size, *values.shape[1:]), values.dtype)
-    filled[: len(values)] = values
-    return filled
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Sets every variable, to values that are not finite too, and forgets the momentum."""
+        self._run[signatures.RESTORE](**state)

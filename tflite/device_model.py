@@ -106,7 +106,7 @@ class DeviceModel:
         size = self.metadata.batch_sizes["infer"]
         parts = []
         for start in range(0, len(images), size):
-            part = _filled(images[start : start + size], size)
+            part = fill(images[start : start + size], size)
             parts.append(self._run[signatures.INFER](images=part)[signatures.LOGITS])
         return np.concatenate(parts)[: len(images)]
 
@@ -184,13 +184,14 @@ class DeviceModel:
 def _batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """The examples, filled up to `size` under weight 0."""
     return {
-        signatures.IMAGES: _filled(images, size),
-        signatures.LABELS: _filled(labels, size),
-        signatures.SAMPLE_WEIGHTS: _filled(np.ones(len(labels), np.float32), size),
+        signatures.IMAGES: fill(images, size),
+        signatures.LABELS: fill(labels, size),
+        signatures.SAMPLE_WEIGHTS: fill(np.ones(len(labels), np.float32), size),
     }
 
 
-def _filled(values: np.ndarray, size: int) -> np.ndarray:
+def fill(values: np.ndarray, size: int) -> np.ndarray:
+    """The values, zeros behind them up to `size`."""
     filled = np.zeros((size, *values.shape[1:]), values.dtype)
     filled[: len(values)] = values
     return filled

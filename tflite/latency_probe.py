@@ -23,7 +23,6 @@ from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet, has_weight_decay
 from tflite import reference, signatures
 from tflite.check import Phone
-from tflite.metadata import read_metadata
 from tflite.timing import keep_freed_memory
 
 # Threads of the runtime spin for a while after a call, and would take from the next engine.
@@ -46,7 +45,7 @@ def main(job: dict) -> list[dict]:
     images = random.integers(0, 256, (sizes["train"], *shape), np.uint8)
     labels = random.integers(0, subnet.space.classes, sizes["train"], np.int32)
     few = random.integers(0, 256, (sizes["infer"], *shape), np.uint8)
-    phone = Phone(job["path"], read_metadata(job["path"]), job["threads"])
+    phone = Phone(job["path"], job["threads"])
 
     def plain(weights, images):
         return reference.compute(subnet, weights, images).logits

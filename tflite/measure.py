@@ -106,7 +106,6 @@ def _measure_memory(engine: str, package: str, path, metadata) -> dict[str, Any]
         told = _run("memory_probe", job)
     except RuntimeError as error:
         return {**entry, "error": str(error)}
-    del told["train_ms"]
     return {**entry, **told, "training_bytes": told["peak_bytes"] - told["baseline_bytes"]}
 
 

@@ -1,4 +1,4 @@
-"""A process that trains an exported model and tells its memory and time, as one line of JSON.
+"""A process that trains an exported model and tells its memory, as one line of JSON.
 
 It runs by itself and loads nothing but NumPy and a runtime, so that its memory is theirs alone.
 Arguments, as one JSON object: `path`, `runtime` (`tflite_runtime` or `tensorflow`), `image_shape`,
@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import sys
-import time
 
 import numpy as np
 
@@ -38,12 +37,9 @@ def main(job: dict) -> dict:
         "learning_rate": np.float32(0.01),
     }
     values = {name: value for name, value in values.items() if name in inputs}
-    times = []
     for _ in range(job["steps"]):
-        begin = time.perf_counter()
         train(**values)
-        times.append(1e3 * (time.perf_counter() - begin))
-    return {"baseline_bytes": baseline, "peak_bytes": _peak_bytes(), "train_ms": times}
+    return {"baseline_bytes": baseline, "peak_bytes": _peak_bytes()}
 
 
 def _peak_bytes() -> int:

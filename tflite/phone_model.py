@@ -48,7 +48,7 @@ class PhoneModel(SgdModule):
     ):
         """Makes the model; the arguments are those of `export.export_tflite`."""
         weights = subnet.values_by_name()
-        expected = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
+        expected = calibration.mean_square_shapes(subnet.weight_shapes)
         calibration.check_mean_squares(mean_squares, expected)
         super().__init__(weights, {name: mean_squares[name] for name in expected}, training)
         self.image_shape = subnet.space.image_shape

@@ -55,7 +55,7 @@ def export_inference(
     """
     _check(precision, representative)
     weights = subnet.values_by_name()
-    expected = calibration.mean_square_shapes({n: value.shape for n, value in weights.items()})
+    expected = calibration.mean_square_shapes(subnet.weight_shapes)
     calibration.check_mean_squares(mean_squares, expected)
     folded = {
         name: value.numpy()
