@@ -58,7 +58,7 @@ public class MainActivityTest {
 
     private void settle() throws Exception {
         ShadowLooper.idleMainLooper();
-        LearnerTest.settle(application().learner());
+        LearnerCase.settle(application().learner());
         ShadowLooper.idleMainLooper();
     }
 
@@ -318,7 +318,7 @@ public class MainActivityTest {
         go.countDown();
         settle();
         assertTrue(application().learner().state().losses().length < steps);
-        application().learner().teach(LearnerTest.slanted(1).get(0));
+        application().learner().teach(LearnerCase.slanted(1).get(0));
         assertTrue(job.onStartJob(null));
         settle();
         assertEquals(11, application().learner().state().after().examples());

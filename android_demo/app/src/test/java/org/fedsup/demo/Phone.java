@@ -28,9 +28,9 @@ public final class Phone {
                 learner.teach(new Example(image, examples[place]));
             }
             learner.train(() -> {});
-            LearnerState state = LearnerTest.settle(learner);
+            LearnerState state = LearnerCase.settle(learner);
             learner.export(file -> copy(file.toPath(), update));
-            String problem = LearnerTest.settle(learner).problem();
+            String problem = LearnerCase.settle(learner).problem();
             if (problem != null) {
                 throw new IllegalStateException(problem);
             }

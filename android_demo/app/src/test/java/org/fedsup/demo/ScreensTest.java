@@ -32,7 +32,7 @@ public class ScreensTest {
         ActivityController<MainActivity> controller = Robolectric.buildActivity(MainActivity.class);
         activity = controller.setup().get();
         Learner learner = learner();
-        LearnerTest.slanted(DRAWINGS).forEach(learner::teach);
+        LearnerCase.slanted(DRAWINGS).forEach(learner::teach);
         DrawingView canvas = activity.findViewById(R.id.drawing);
         canvas.drawing().unpack(Handwriting.draw(7, 0.25f, 0.01f, new Random(3)).pack());
         controller.pause().stop().start().resume(); // Looks at the drawing.
@@ -50,7 +50,7 @@ public class ScreensTest {
 
     private static void settle() throws Exception {
         ShadowLooper.idleMainLooper();
-        LearnerTest.settle(learner());
+        LearnerCase.settle(learner());
         ShadowLooper.idleMainLooper();
     }
 
