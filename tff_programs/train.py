@@ -13,77 +13,29 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from absl import flags
 
-from fedsup_tf import slicing
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.architecture import Architecture
 from fedsup_tf.checkpoint import write_json
-from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
-from tff_programs import aggregation, process, report, schedule
+from tff_programs import process, report, schedule
 from tff_programs.assignment import Assignment, default_tiers, parse_tiers
 from tff_programs.clients import ClientData
 from tff_programs.flags import define_data_flags, load_federated_data_from_flags
 from tff_programs.runtime import local_execution
 from tff_programs.traffic import traffic_counter
+from tff_programs.train_flags import (
+    local_training_from_flags,
+    only_architecture_from_flags,
+    server_optimizer_from_flags,
+)
 from tff_programs.training import train
 
 FLAGS = flags.FLAGS
-_DEFAULTS = LocalTraining()
-# Flags that may differ when a run is continued.
+# Modules whose flags are the run's settings, and those flags that may differ when it is continued.
+_SETTINGS_MODULES = ("tff_programs.flags", "tff_programs.train_flags")
 _FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "clients_at_once")
 
 define_data_flags()
-flags.DEFINE_string("out", None, "Folder of the run; a run that is there is continued.")
-flags.DEFINE_string("space", "digits_small", "Search space: a preset's name or a JSON file.")
-flags.DEFINE_enum(
-    "normalization", "parametric", ["parametric", "group"], "The nets' normalization."
-)
-flags.DEFINE_enum(
-    "algorithm",
-    "e_fedsup",
-    ["e_fedsup", "fedsup", "fedavg"],
-    "e_fedsup: each client gets its tier's subnet. fedsup: all get the supernet and train a "
-    "sandwich of nets. fedavg: all train --architecture.",
-)
-flags.DEFINE_string("architecture", "largest", "Of fedavg: smallest, largest or a JSON file.")
-flags.DEFINE_integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
-flags.DEFINE_integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
-flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
-flags.DEFINE_integer("batch_size", _DEFAULTS.batch_size, "Local batch size.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "Clients' learning rate in the first round.")
-flags.DEFINE_enum("schedule", "constant", schedule.SCHEDULES, "Learning rate over the rounds.")
-flags.DEFINE_float("momentum", _DEFAULTS.momentum, "Clients' momentum.")
-flags.DEFINE_float("weight_decay", _DEFAULTS.weight_decay, "Clients' weight decay.")
-flags.DEFINE_float("clip_value", _DEFAULTS.clip_value, "Largest entry of a gradient; inf for none.")
-flags.DEFINE_float("label_smoothing", _DEFAULTS.label_smoothing, "Share spread over the classes.")
-flags.DEFINE_integer(
-    "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
-)
-flags.DEFINE_float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.")
-flags.DEFINE_enum(
-    "aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged."
-)
-flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
-flags.DEFINE_enum(
-    "server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update."
-)
-flags.DEFINE_float("server_learning_rate", 1.0, "Of the server optimizer.")
-flags.DEFINE_float(
-    "averaging", 0.0, "Share that the average of the rounds' weights keeps; 0: none."
-)
-flags.DEFINE_list(
-    "tiers",
-    [],
-    "Device tiers: smallest, largest, an architecture's JSON file or bounds of parameters such as "
-    "500000-900000, each with @SHARE if wanted. By default four from smallest to largest.",
-)
-flags.DEFINE_bool("redraw", False, "Draw another subnet within a tier's bounds each round.")
-flags.DEFINE_bool("cohort_sandwich", False, "Each round trains a smallest and a largest subnet.")
-flags.DEFINE_float("availability", 1.0, "Chance that a client that was asked answers.")
-flags.DEFINE_integer("evaluate_every", 10, "Rounds from one evaluation to the next.", lower_bound=1)
-flags.DEFINE_integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
-flags.DEFINE_integer("clients_at_once", 0, "Clients computed side by side; 0 for one a core.")
 
 
 def main(argv) -> None:
@@ -113,9 +65,9 @@ def main(argv) -> None:
         sandwich=FLAGS.cohort_sandwich,
         availability=FLAGS.availability,
     )
-    only = _only_architecture(space)
+    only = only_architecture_from_flags(space)
     supernet = Supernet(space)
-    local_training = _local_training()
+    local_training = local_training_from_flags()
     count_bytes = traffic_counter(supernet, with_subnets=local_training.sandwich > 1)
     learning = process.build_fedsup_process(
         space,
@@ -125,7 +77,7 @@ def main(argv) -> None:
         architecture=only,
         aggregation=FLAGS.aggregation,
         weighting=FLAGS.weighting,
-        server_optimizer=_server_optimizer(),
+        server_optimizer=server_optimizer_from_flags(),
         averaging=FLAGS.averaging,
         seed=FLAGS.seed,
     )
@@ -207,43 +159,11 @@ def main(argv) -> None:
         print(f"  {os.path.basename(paths[key])}")
 
 
-def _local_training() -> LocalTraining:
-    sandwich = FLAGS.sandwich
-    if sandwich is None:
-        sandwich = 3 if FLAGS.algorithm == "fedsup" else 1
-    return LocalTraining(
-        epochs=FLAGS.epochs,
-        batch_size=FLAGS.batch_size,
-        momentum=FLAGS.momentum,
-        weight_decay=FLAGS.weight_decay,
-        clip_value=FLAGS.clip_value,
-        label_smoothing=FLAGS.label_smoothing,
-        sandwich=sandwich,
-        temperature=FLAGS.temperature,
-    )
-
-
-def _only_architecture(space) -> Architecture | None:
-    if FLAGS.algorithm == "e_fedsup":
-        return None
-    if FLAGS.algorithm == "fedsup":
-        return space.largest()
-    return parse_tiers(space, [FLAGS.architecture], FLAGS.seed)[0].architecture
-
-
-def _server_optimizer():
-    if FLAGS.server_optimizer == "none":
-        return None
-    if FLAGS.server_optimizer == "sgdm":
-        return tff.learning.optimizers.build_sgdm(FLAGS.server_learning_rate, momentum=0.9)
-    return tff.learning.optimizers.build_adam(FLAGS.server_learning_rate, epsilon=1e-3)
-
-
 def _keep_settings(path: str, space) -> dict:
     """Writes the run's settings, or checks that a run to be continued had the same."""
     settings = {
         name: flag.value
-        for module in ("tff_programs.flags", "tff_programs.train")
+        for module in _SETTINGS_MODULES
         for name, flag in (
             (flag.name, flag) for flag in FLAGS.flags_by_module_dict().get(module, [])
         )
