@@ -1,6 +1,7 @@
 """Who trains which architecture in a round: device tiers, availability, the sandwich of a cohort.
 
-Everything is a pure function of a seed and a round, so that a resumed run makes the same rounds.
+Everything is a pure function of a seed, a round and the simulated time at which the last one ended,
+so that a resumed run makes the same rounds.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.bounds import feasible_range, sample_within
 from fedsup_tf.space import SearchSpace
+from tff_programs.simulated_time import SimulatedTime
 
 # Streams of random numbers that do not depend on each other.
 _TIERS, _COHORT, _ARCHITECTURES, _AVAILABILITY = range(4)
@@ -41,15 +43,19 @@ class RoundPlan(NamedTuple):
 
     Attributes:
       asked: Number of clients that were asked.
-      clients: Numbers of those that answered.
+      clients: Numbers of those that answered, and finished if time is simulated.
       architectures: What each of them trained.
       seeds: int32 `(answered, 2)`, the seed of each one's training.
+      begin_seconds: Simulated time at which the round begins.
+      end_seconds: Simulated time at which it ends.
     """
 
     asked: int
     clients: tuple[int, ...]
     architectures: tuple[Architecture, ...]
     seeds: np.ndarray
+    begin_seconds: float = 0.0
+    end_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +66,15 @@ class Assignment:
       space: Where architectures come from.
       tiers: The classes of devices; each client belongs to one for good.
       clients: Number of all clients.
-      clients_per_round: Number of clients asked in a round.
+      clients_per_round: Number of clients asked in a round, but for those asked beyond it by
+        `time`.
       seed: Decides all that is random.
       redraw: Whether a client of a tier with bounds gets another architecture within them in each
         round, instead of the tier's one.
       sandwich: Whether each round's first client trains the smallest and its second the largest
         architecture, whatever their tiers.
       availability: Chance that a client that was asked answers.
+      time: What rounds do with simulated time; by default none passes.
     """
 
     space: SearchSpace
@@ -77,12 +85,27 @@ class Assignment:
     redraw: bool = False
     sandwich: bool = False
     availability: float = 1.0
+    time: SimulatedTime | None = None
 
     def __post_init__(self):
         if not 1 <= self.clients_per_round <= self.clients:
             raise ValueError(
                 f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}."
             )
+        if self._asked > self.clients:
+            raise ValueError(
+                f"Expected to ask at most all {self.clients} clients, received "
+                f"{self.clients_per_round} a round and {self.time.over_asked} beyond them."
+            )
+        if self.time is not None and self.time.trace is not None:
+            described = len(self.time.trace.clients)
+            if described != self.clients:
+                raise ValueError(
+                    f"Expected an availability trace of {self.clients} clients, received one of "
+                    f"{described}."
+                )
+            # Refuses a trace in which a round would wait for ever.
+            self.time.trace.time_with(self._asked, 0.0)
         if self.sandwich and self.clients_per_round < 2:
             raise ValueError("A sandwich over the cohort needs at least 2 clients a round.")
         if not 0 < self.availability <= 1:
@@ -97,10 +120,24 @@ class Assignment:
         tiers = np.searchsorted(ends, np.arange(self.clients), side="right")
         return np.random.default_rng([self.seed, _TIERS]).permutation(tiers)
 
-    def plan(self, round_number: int) -> RoundPlan:
-        """Plans one round, counted from 0."""
+    @property
+    def _asked(self) -> int:
+        return self.clients_per_round + (0 if self.time is None else self.time.over_asked)
+
+    def plan(self, round_number: int, clock: float = 0.0) -> RoundPlan:
+        """Plans one round.
+
+        Args:
+          round_number: Counted from 0.
+          clock: `end_seconds` of the round before; 0 before the first.
+        """
+        begin, there = clock, self.clients
+        if self.time is not None:
+            begin = self.time.begin(clock, self._asked)
+            if self.time.trace is not None:
+                there = self.time.trace.available(begin)
         cohort_rng = np.random.default_rng([self.seed, _COHORT, round_number])
-        cohort = cohort_rng.choice(self.clients, self.clients_per_round, replace=False)
+        cohort = cohort_rng.choice(there, self._asked, replace=False)
         tier_of_clients = self.tier_of_clients()
         rng = np.random.default_rng([self.seed, _ARCHITECTURES, round_number])
         architectures = []
@@ -115,6 +152,15 @@ class Assignment:
                 architectures.append(tier.architecture)
         rng = np.random.default_rng([self.seed, _AVAILABILITY, round_number])
         answered = np.flatnonzero(rng.random(len(cohort)) < self.availability)
+        end = begin
+        if self.time is not None:
+            clients = [int(cohort[place]) for place in answered]
+            seconds = [
+                self.time.client_seconds(client, int(tier_of_clients[client]), architectures[place])
+                for client, place in zip(clients, answered, strict=True)
+            ]
+            reported, end = self.time.outcome(begin, clients, seconds, self.clients_per_round)
+            answered = answered[list(reported)]
         return RoundPlan(
             asked=len(cohort),
             clients=tuple(int(cohort[place]) for place in answered),
@@ -122,6 +168,8 @@ class Assignment:
             seeds=np.array(
                 [[self.seed + round_number, cohort[place]] for place in answered], np.int32
             ).reshape(-1, 2),
+            begin_seconds=begin,
+            end_seconds=end,
         )
 
 

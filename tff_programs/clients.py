@@ -71,26 +71,32 @@ class ClientData(tff.program.FederatedDataSource):
 
 
 class ClientDataIterator(tff.program.FederatedDataSourceIterator):
-    """Goes through the rounds; the number of the next round is all of its state."""
+    """Goes through the rounds; the next one's number and the simulated time are its state."""
 
-    def __init__(self, source: ClientData | None, round_number: int = 0):
-        """Makes an iterator that stands before round `round_number`."""
+    def __init__(self, source: ClientData | None, round_number: int = 0, clock: float = 0.0):
+        """Makes an iterator before round `round_number`, if that before it ended at `clock`."""
         self.source = source
         self.round_number = round_number
+        self.clock = clock
 
     @classmethod
     def from_bytes(cls, buffer: bytes) -> "ClientDataIterator":
         """See the base class; the data set is not in the bytes, set `source` before `select`."""
-        return cls(None, json.loads(buffer)["round"])
+        fields = json.loads(buffer)
+        return cls(None, fields["round"], fields.get("clock", 0.0))
 
     def to_bytes(self) -> bytes:
         """See the base class."""
-        return json.dumps({"round": self.round_number}).encode()
+        return json.dumps({"round": self.round_number, "clock": self.clock}).encode()
 
     @property
     def federated_type(self):
         """See the base class."""
         return self.source.federated_type
+
+    def plan(self) -> RoundPlan:
+        """Plan of the next round."""
+        return self.source.assignment.plan(self.round_number, self.clock)
 
     def select(self, k: int | None = None) -> list[tf.data.Dataset]:
         """Data of the next round's clients; how many is the assignment's to say, not `k`'s."""
@@ -98,6 +104,7 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
             raise ValueError(
                 f"Expected k to be {self.source.assignment.clients_per_round} or None, got {k}."
             )
-        plan = self.source.assignment.plan(self.round_number)
+        plan = self.plan()
         self.round_number += 1
+        self.clock = plan.end_seconds
         return self.source.select(plan)

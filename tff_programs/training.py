@@ -84,7 +84,7 @@ async def train(
 
     while done < rounds:
         start = time.monotonic()
-        plan = source.assignment.plan(iterator.round_number)
+        plan = iterator.plan()
         client_data = iterator.select()
         trained = OrderedDict()
         rejected = ()
@@ -107,6 +107,7 @@ async def train(
             answered=len(plan.clients),
             rejected=len(rejected),
             seconds=seconds,
+            simulated_seconds=plan.end_seconds,
             bytes_down_per_client=float(np.mean([down for down, _ in traffic] or [0])),
             bytes_up_per_client=float(np.mean([up for _, up in traffic] or [0])),
         )

@@ -1,0 +1,227 @@
+"""Which clients are there at what time: traces of availability, from a file or drawn by a seed."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedsup_tf.json_fields import expect_keys, parse_json
+
+HOUR = 3600
+DAY = 24 * HOUR
+# The time zones of one country, whose phones reach their server mostly at night.
+DEFAULT_UTC_OFFSETS_HOURS = (-8.0, -7.0, -6.0, -5.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AvailabilityTrace:
+    """When each client can take part, such as while it charges in a wireless network.
+
+    Its JSON form, in whole seconds, with one list of intervals for each client by its number:
+
+        {"period_seconds": 86400,
+         "clients": [[[0, 21600], [79200, 86400]],     from 22:00 to 6:00, over midnight
+                     [[3600, 28800]],
+                     []]}                              never there
+
+    An interval `[begin, end]` has its begin and not its end. All repeats after the period.
+
+    Attributes:
+      period_seconds: After which time all repeats.
+      clients: The intervals of each client, in order and apart from each other.
+    """
+
+    period_seconds: int
+    clients: tuple[tuple[tuple[int, int], ...], ...]
+
+    def __post_init__(self):
+        if type(self.period_seconds) is not int or self.period_seconds < 1:
+            raise ValueError(
+                "Availability trace: expected period_seconds as a whole number from 1, received "
+                f"{self.period_seconds!r}."
+            )
+        for client, intervals in enumerate(self.clients):
+            last = -1
+            for begin, end in intervals:
+                if not last < begin < end <= self.period_seconds:
+                    raise ValueError(
+                        f"Availability trace, client {client}: expected intervals [begin, end] "
+                        f"with 0 <= begin < end <= {self.period_seconds}, in order and apart from "
+                        f"each other, received {[list(interval) for interval in intervals]}. Join "
+                        "intervals that touch; split one that passes the period's end."
+                    )
+                last = end
+
+    @classmethod
+    def from_json(cls, text: str) -> "AvailabilityTrace":
+        """Reads what `to_json` wrote, or a person.
+
+        Raises:
+          ValueError: If a field is missing, unknown or not what it should be.
+        """
+        what = "Availability trace"
+        fields = parse_json(text, what)
+        names = {field.name for field in dataclasses.fields(cls)}
+        expect_keys(fields, names, names, what)
+        clients = fields["clients"]
+        if not isinstance(clients, list) or not clients:
+            raise ValueError(f"{what}: expected clients as a list with one entry or more.")
+        return cls(
+            fields["period_seconds"],
+            tuple(_intervals(given, f"{what}, client {n}") for n, given in enumerate(clients)),
+        )
+
+    def to_json(self) -> str:
+        """Text from which `from_json` makes an equal trace."""
+        return json.dumps(dataclasses.asdict(self))
+
+    def available(self, seconds: float) -> np.ndarray:
+        """Numbers of the clients that are there at a time, in order."""
+        phase = math.fmod(seconds, self.period_seconds)
+        clients, begins, ends = self._flat
+        return clients[(begins <= phase) & (phase < ends)]
+
+    def available_until(self, client: int, seconds: float) -> float:
+        """When a client that is there at a time leaves; infinity if it never does.
+
+        Raises:
+          ValueError: If the client is not there.
+        """
+        # Exact, as is every sum with whole seconds: the client is there when it is said to be.
+        phase = math.fmod(seconds, self.period_seconds)
+        intervals = self.clients[client]
+        for begin, end in intervals:
+            if begin <= phase < end:
+                if end < self.period_seconds or intervals[0][0] > 0:
+                    return seconds - phase + end
+                if begin == 0:
+                    return math.inf
+                return seconds - phase + end + intervals[0][1]
+        raise ValueError(
+            f"Expected a client that is available at {seconds} s, received client {client}, which "
+            "is not."
+        )
+
+    def time_with(self, count: int, seconds: float) -> float:
+        """The first time, not before `seconds`, when that many clients are there.
+
+        Raises:
+          ValueError: If so many are never there at once.
+        """
+        if count > self.most_available:
+            raise ValueError(
+                f"Expected to ask no more clients than are ever available at once, which are "
+                f"{self.most_available} of the trace's {len(self.clients)}; received {count}. Ask "
+                "fewer, or give another trace."
+            )
+        phase = math.fmod(seconds, self.period_seconds)
+        if len(self.available(seconds)) >= count:
+            return seconds
+        times, counts = self.changes
+        enough = times[counts >= count]
+        later = enough[enough > phase]
+        start = seconds - phase
+        return float(start + (later[0] if len(later) else self.period_seconds + enough[0]))
+
+    @property
+    def most_available(self) -> int:
+        """Number of clients that are there at the best time."""
+        return int(self.changes[1].max(initial=0))
+
+    @functools.cached_property
+    def changes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times within the period when clients come or leave, and how many are there from then."""
+        _, begins, ends = self._flat
+        moments = np.concatenate([begins, ends])
+        steps = np.repeat([1, -1], len(begins))
+        times, places = np.unique(moments, return_inverse=True)
+        return times, np.cumsum(np.bincount(places, steps, len(times))).astype(int)
+
+    @functools.cached_property
+    def _flat(self):
+        rows = [
+            (client, begin, end)
+            for client, intervals in enumerate(self.clients)
+            for begin, end in intervals
+        ]
+        return np.array(rows, np.int64).reshape(-1, 3).T
+
+
+def load_trace(path: str) -> AvailabilityTrace:
+    """Reads a trace's JSON file; errors name it."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    try:
+        return AvailabilityTrace.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def diurnal_trace(
+    clients: int,
+    seed: int,
+    utc_offsets_hours: Sequence[float] = DEFAULT_UTC_OFFSETS_HOURS,
+    days: int = 7,
+) -> AvailabilityTrace:
+    """Draws a trace of phones that can take part while they charge at night.
+
+    Production systems ask only phones that are idle, charging and in an unmetered network, so that
+    availability follows the night of the time zones they live in (arXiv 1902.01046, section 9;
+    arXiv 1812.02903, section 3). Here each client lives in one zone and has a bedtime; nine nights
+    in ten it charges from about then for about eight hours. The numbers are assumptions.
+
+    Args:
+      clients: Number of clients.
+      seed: Decides the trace.
+      utc_offsets_hours: The time zones, as local time minus UTC; second 0 is midnight in UTC.
+      days: After how many days all repeats.
+    """
+    if not utc_offsets_hours or not all(-12 <= offset <= 14 for offset in utc_offsets_hours):
+        raise ValueError(
+            "Expected time zones as hours from -12 to 14, one or more, received "
+            f"{list(utc_offsets_hours)}."
+        )
+    period = days * DAY
+    rng = np.random.default_rng([seed, clients])
+    drawn = []
+    for _ in range(clients):
+        bedtime = rng.uniform(21.5, 24.5) - rng.choice(utc_offsets_hours)
+        starts = bedtime + rng.normal(0, 0.5, days) + 24 * np.arange(days)
+        hours = np.clip(rng.normal(8, 1, days), 4, 11)
+        charges = rng.random(days) < 0.9
+        nights = zip(starts[charges] * HOUR, hours[charges] * HOUR, strict=True)
+        drawn.append(_within_period([(int(b), int(b + length)) for b, length in nights], period))
+    return AvailabilityTrace(period, tuple(drawn))
+
+
+def _within_period(intervals, period):
+    """Intervals moved into the period, split at its end and joined where they meet."""
+    parts = []
+    for begin, end in intervals:
+        length, begin = end - begin, begin % period
+        parts.append((begin, min(begin + length, period)))
+        if begin + length > period:
+            parts.append((0, begin + length - period))
+    joined = []
+    for begin, end in sorted(parts):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return tuple(joined)
+
+
+def _intervals(given: Any, what: str) -> tuple[tuple[int, int], ...]:
+    if not isinstance(given, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(value) is int for value in pair)
+        for pair in given
+    ):
+        raise ValueError(
+            f"{what}: expected a list of intervals [begin, end] in whole seconds, received "
+            f"{given!r}."
+        )
+    return tuple((begin, end) for begin, end in given)
