@@ -1,19 +1,21 @@
 """Aggregation that knows which part of the supernet each client's update covers."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf import slicing
+from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 
 KINDS = slicing.AGGREGATIONS
 
 
 class SubnetUpdate(NamedTuple):
-    """What a client sends to the server.
+    """What a client has for the server.
 
     Attributes:
       delta: Trained minus received weights, one tensor per tensor of the supernet, of the subnet's
@@ -43,99 +45,164 @@ class MeanUpdate(NamedTuple):
     covered: tuple
 
 
+class FloatUpload:
+    """Updates travel as they are."""
+
+    # Names of what `encode` measures, float32 scalars that are averaged over the clients.
+    measurements = ()
+
+    def encode(self, update: SubnetUpdate):
+        """Client computation: from the update to the structure of tensors that is sent."""
+        return update
+
+    def decode(self, message) -> tuple[SubnetUpdate, tuple]:
+        """Server computation: from what was sent to the update and its measurements."""
+        return message, ()
+
+
 class _Accumulator(NamedTuple):
-    total: tuple
-    coverage: tuple
+    sums: tuple
     weight: tf.Tensor
     loss: tf.Tensor
     examples: tf.Tensor
     clients: tf.Tensor
+    measured: tuple
     rejected: tf.Tensor
 
 
-class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
-    """Weighted mean of updates that each cover a part of the supernet (law of E-FedSup).
+class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
+    """Base of aggregations that take updates in one after the other, padded to the supernet's size.
 
-    With `"coverage"`, an entry's mean runs over the clients whose subnet holds it (arXiv
-    2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, an entry that a
-    client did not hold counting as unchanged (what the reference implementation does). Either way
-    an entry that no client holds does not change.
-
-    An update with a value that is not finite is left out, as if its client had not answered; the
-    measurements name the client. Updates are padded to the supernet's size one at a time as they
-    arrive, so that memory does not grow with their number.
+    Memory does not grow with the number of clients. A subclass says what it sums, and what it makes
+    of the sums. An update with a value that is not finite is left out, as if its client had not
+    answered; the measurements name the client.
 
     The created process has the type signature
 
-        next: (<()@SERVER, {SubnetUpdate}@CLIENTS, {float32}@CLIENTS> ->
-               <state=()@SERVER, result=MeanUpdate@SERVER, measurements=M@SERVER>)
+        next: (<S@SERVER, {SubnetUpdate}@CLIENTS, {float32}@CLIENTS> ->
+               <state=S@SERVER, result=MeanUpdate@SERVER, measurements=M@SERVER>)
 
     with M the mean `loss` by examples, the number of `examples`, the number of `clients` whose
-    updates were used, and `rejected`, the numbers of those whose updates were not.
+    updates were used, `rejected`, the numbers of those whose updates were not, the means of the
+    upload's measurements, and what a subclass adds. The server sees every client's update.
     """
 
-    def __init__(self, supernet: Supernet, kind: str = "coverage", with_subnets: bool = False):
+    def __init__(
+        self,
+        supernet: Supernet,
+        kind: str = "coverage",
+        with_subnets: bool = False,
+        upload: FloatUpload | None = None,
+    ):
         """Makes the factory.
 
         Args:
           supernet: The supernet whose subnets were trained.
           kind: One of `KINDS`.
           with_subnets: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
+          upload: How updates travel, as they are by default.
         """
         if kind not in KINDS:
             raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
-        self._supernet = supernet
-        self._kind = kind
-        self._with_subnets = with_subnets
+        self.supernet = supernet
+        self.kind = kind
+        self.with_subnets = with_subnets
+        self.upload = upload or FloatUpload()
+
+    def initial_state(self):
+        """Server computation: the state S before the first round."""
+        return ()
+
+    def zero(self):
+        """Server computation: sums over no clients, a structure of tensors that add up."""
+        raise NotImplementedError
+
+    def prepare(self, delta: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """Server computation: what of a finite update is added."""
+        return delta
+
+    def count(self, weight: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
+        """Server computation: what a client's entries count by, float32."""
+        return tf.where(finite, weight, 0.0)
+
+    def add(self, sums, one: Overlap, number: tf.Tensor):
+        """Server computation: the sums with one client's overlap, the `number`th, from 0."""
+        raise NotImplementedError
+
+    def finish(self, state, sums, weight: tf.Tensor):
+        """Server computation: from the state, the sums and the sum of weights to the mean update.
+
+        Returns:
+          The next state, the `Overlap` to divide, its sum of weights and an `OrderedDict` of
+          measurements.
+        """
+        raise NotImplementedError
 
     def create(
         self, value_type: tff.Type, weight_type: tff.Type
     ) -> tff.templates.AggregationProcess:
         """Creates the process for a `SubnetUpdate` type and a float32 weight."""
-        supernet, kind, with_subnets = self._supernet, self._kind, self._with_subnets
-        shapes = supernet.weight_shapes
+        supernet, shapes = self.supernet, self.supernet.weight_shapes
+
+        # Client computation.
+
+        @tff.tensorflow.computation(value_type)
+        def encode(update):
+            return self.upload.encode(update)
+
+        # Server computations.
+
+        @tff.tensorflow.computation
+        def initial_state():
+            return self.initial_state()
 
         @tff.tensorflow.computation
         def zero():
             return _Accumulator(
-                total=tuple(tf.zeros(shape) for shape in shapes.values()),
-                coverage=tuple(tf.zeros(shape) for shape in shapes.values()),
+                sums=self.zero(),
                 weight=0.0,
                 loss=0.0,
                 examples=0.0,
                 clients=0,
+                measured=(0.0,) * len(self.upload.measurements),
                 # Of unknown length, so that the accumulator keeps its type while it grows.
                 rejected=tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.int32), [None]),
             )
 
+        state_type = initial_state.type_signature.result
         accumulator_type = zero.type_signature.result
-
-        @tff.tensorflow.computation(
-            accumulator_type, tff.to_type(OrderedDict(update=value_type, weight=weight_type))
+        sent_type = tff.to_type(
+            OrderedDict(message=encode.type_signature.result, weight=weight_type)
         )
-        def accumulate(accumulator, weighted):
-            update, weight = weighted["update"], weighted["weight"]
+
+        @tff.tensorflow.computation(accumulator_type, sent_type)
+        def accumulate(accumulator, sent):
+            update, measured = self.upload.decode(sent["message"])
             finite = tf.reduce_all(
                 [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
                 + [tf.math.is_finite(update.loss)]
             )
-            use = tf.cast(finite, tf.float32)
             # Not a product with 0, which would keep what is not finite.
             delta = {
                 name: tf.where(finite, part, tf.zeros_like(part))
                 for name, part in zip(shapes, update.delta, strict=True)
             }
             code = supernet.code_at(update.architecture)
-            slices = supernet.slices(code, with_subnets=with_subnets)
-            one = slicing.overlap(delta, slices, shapes, weight * use)
-            loss = tf.where(finite, update.loss * update.examples, 0.0)
+            slices = supernet.slices(code, with_subnets=self.with_subnets)
+            weight = self.count(sent["weight"], finite)
+            one = slicing.overlap(self.prepare(delta), slices, shapes, weight)
+            number = accumulator.clients + tf.size(accumulator.rejected)
+            use = tf.cast(finite, tf.float32)
             return _Accumulator(
-                total=_add(accumulator.total, one.total.values()),
-                coverage=_add(accumulator.coverage, one.coverage.values()),
-                weight=accumulator.weight + weight * use,
-                loss=accumulator.loss + loss,
+                sums=self.add(accumulator.sums, one, number),
+                weight=accumulator.weight + weight,
+                loss=accumulator.loss + tf.where(finite, update.loss * update.examples, 0.0),
                 examples=accumulator.examples + update.examples * use,
                 clients=accumulator.clients + tf.cast(finite, tf.int32),
+                measured=tuple(
+                    total + tf.where(finite, part, 0.0)
+                    for total, part in zip(accumulator.measured, measured, strict=True)
+                ),
                 rejected=tf.concat(
                     [
                         accumulator.rejected,
@@ -147,34 +214,34 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(accumulator_type, accumulator_type)
         def merge(first, second):
-            merged = {
-                field: getattr(first, field) + getattr(second, field)
-                for field in ("weight", "loss", "examples", "clients")
-            }
-            return _Accumulator(
-                total=_add(first.total, second.total),
-                coverage=_add(first.coverage, second.coverage),
-                rejected=tf.concat([first.rejected, second.rejected], 0),
-                **merged,
+            merged = tf.nest.map_structure(
+                tf.add, first._replace(rejected=()), second._replace(rejected=())
             )
+            return merged._replace(rejected=tf.concat([first.rejected, second.rejected], 0))
 
         @tff.tensorflow.computation(accumulator_type)
         def report(accumulator):
-            coverage = dict(zip(shapes, accumulator.coverage, strict=True))
-            covered = tuple(part > 0 for part in accumulator.coverage)
-            total = dict(zip(shapes, accumulator.total, strict=True))
-            mean = slicing.average(slicing.Overlap(total, coverage), kind, accumulator.weight)
+            return accumulator
+
+        @tff.tensorflow.computation(state_type, accumulator_type)
+        def finish(state, accumulator):
+            state, sums, weight, measured = self.finish(state, accumulator.sums, accumulator.weight)
+            mean = slicing.average(sums, self.kind, weight)
+            covered = tuple(part > 0 for part in sums.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(accumulator.loss, accumulator.examples),
                 examples=accumulator.examples,
                 clients=accumulator.clients,
                 rejected=accumulator.rejected,
             )
-            return MeanUpdate(tuple(mean.values()), covered), measurements
+            clients = tf.cast(accumulator.clients, tf.float32)
+            for name, total in zip(self.upload.measurements, accumulator.measured, strict=True):
+                measurements[name] = tf.math.divide_no_nan(total, clients)
+            return state, MeanUpdate(tuple(mean.values()), covered), measurements | measured
 
         @tff.federated_computation
         def initialize():
-            return tff.federated_value((), tff.SERVER)
+            return tff.federated_eval(initial_state, tff.SERVER)
 
         @tff.federated_computation(
             initialize.type_signature.result,
@@ -182,14 +249,41 @@ class OverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
             tff.FederatedType(weight_type, tff.CLIENTS),
         )
         def next_fn(state, updates, weights):
-            weighted = tff.federated_zip(OrderedDict(update=updates, weight=weights))
-            mean, measurements = tff.federated_aggregate(
-                weighted, zero(), accumulate, merge, report
-            )
+            messages = tff.federated_map(encode, updates)
+            sent = tff.federated_zip(OrderedDict(message=messages, weight=weights))
+            sums = tff.federated_aggregate(sent, zero(), accumulate, merge, report)
+            state, mean, measurements = tff.federated_map(finish, (state, sums))
             return tff.templates.MeasuredProcessOutput(state, mean, measurements)
 
         return tff.templates.AggregationProcess(initialize, next_fn)
 
 
-def _add(first, second):
-    return tuple(a + b for a, b in zip(first, second, strict=True))
+class OverlapMeanFactory(StreamedOverlapFactory):
+    """Weighted mean of updates that each cover a part of the supernet (law of E-FedSup).
+
+    With `"coverage"`, an entry's mean runs over the clients whose subnet holds it (arXiv
+    2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, an entry that a
+    client did not hold counting as unchanged (what the reference implementation does). Either way
+    an entry that no client holds does not change.
+
+    Type signature and what the server learns: see `StreamedOverlapFactory`; S is `()`.
+    """
+
+    def zero(self):
+        """See the base class."""
+        shapes = self.supernet.weight_shapes.values()
+        return tuple(tuple(tf.zeros(shape) for shape in shapes) for _ in Overlap._fields)
+
+    def add(self, sums, one, number):
+        """See the base class."""
+        del number
+        return tuple(
+            tuple(total + part for total, part in zip(totals, parts.values(), strict=True))
+            for totals, parts in zip(sums, one, strict=True)
+        )
+
+    def finish(self, state, sums, weight):
+        """See the base class."""
+        names = self.supernet.weight_shapes
+        overlap = Overlap(*(dict(zip(names, parts, strict=True)) for parts in sums))
+        return state, overlap, weight, OrderedDict()

@@ -218,9 +218,8 @@ def build_fedsup_process(
             )
         )
         measured = aggregated.measurements
-        train_metrics = OrderedDict(
-            (name, measured[name]) for name in ("loss", "examples", "clients", "rejected")
-        )
+        names = tff.structure.name_list(measured.type_signature.member)
+        train_metrics = OrderedDict((name, measured[name]) for name in names)
         train_metrics["learning_rate"] = rate
         metrics = tff.federated_zip(OrderedDict(client_work=OrderedDict(train=train_metrics)))
         return tff.learning.templates.LearningProcessOutput(new_state, metrics)
