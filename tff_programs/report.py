@@ -27,6 +27,7 @@ def progress_line(report: RoundReport, rounds: int) -> str:
     if report.rejected:
         named = ", ".join(map(str, report.rejected))
         parts.append(f"left out, updates not finite: client {named}")
+    parts.append(f"simulated {format_seconds(metrics['simulated_seconds'])}")
     accuracies = accuracies_of(metrics)
     if accuracies:
         shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
@@ -86,8 +87,23 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def format_seconds(seconds: float) -> str:
+    """For people: hours, minutes and seconds, `26:03:09`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """A unit in which that many seconds are a handy number, and its seconds."""
+    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+    return next(((name, unit) for name, unit in units if seconds >= 2 * unit), ("seconds", 1.0))
+
+
 def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) -> None:
-    """Draws loss, and the tiers' accuracy, against rounds from the released metrics, to a PNG."""
+    """Draws loss, and the tiers' accuracy, from the released metrics to a PNG.
+
+    The upper row is against rounds; the lower, if the metrics have it, against simulated time.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,20 +111,40 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
 
     with open(metrics_csv, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    trained = [row for row in rows if row.get("loss")]
-    figure, (loss_axes, accuracy_axes) = pyplot.subplots(
-        1, 2, figsize=(11, 4.2), layout="constrained"
+    scales = [("round", [float(row["round"]) for row in rows])]
+    times = [float(row.get("simulated_seconds") or 0) for row in rows]
+    if any(times):
+        name, unit = time_unit(max(times))
+        scales.append((f"simulated {name}", [time / unit for time in times]))
+    figure, axes = pyplot.subplots(
+        len(scales), 2, figsize=(11, 4.2 * len(scales)), layout="constrained", squeeze=False
     )
-    losses = [float(row["loss"]) for row in trained]
-    loss_axes.plot([int(row["round"]) for row in trained], losses, color="0.35", linewidth=1.5)
-    loss_axes.set(xlabel="round", ylabel="clients' training loss", ylim=(0, None))
-    evaluated = [(int(row["round"]), accuracies_of(row)) for row in rows]
-    evaluated = [(number, accuracies) for number, accuracies in evaluated if accuracies]
-    colours = pyplot.get_cmap("viridis")
+    for (label, places), (loss_axes, accuracy_axes) in zip(scales, axes, strict=True):
+        _draw_losses(loss_axes, places, rows)
+        _draw_accuracies(accuracy_axes, places, rows, tiers, pyplot.get_cmap("viridis"))
+        for each in (loss_axes, accuracy_axes):
+            each.set_xlabel(label)
+            each.grid(alpha=0.25)
+            each.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
+    pyplot.close(figure)
+
+
+def _draw_losses(axes, places, rows):
+    trained = [(place, row) for place, row in zip(places, rows, strict=True) if row.get("loss")]
+    losses = [float(row["loss"]) for _, row in trained]
+    axes.plot([place for place, _ in trained], losses, color="0.35", linewidth=1.5)
+    axes.set(ylabel="clients' training loss", ylim=(0, None))
+
+
+def _draw_accuracies(axes, places, rows, tiers, colours):
+    evaluated = [(x, accuracies_of(row)) for x, row in zip(places, rows, strict=True)]
+    evaluated = [(x, accuracies) for x, accuracies in evaluated if accuracies]
     names = [tier.name for tier in tiers] if evaluated else []
     for place, name in enumerate(names):
-        points = [(number, 100 * a[name]) for number, a in evaluated if name in a]
-        accuracy_axes.plot(
+        points = [(x, 100 * accuracies[name]) for x, accuracies in evaluated if name in accuracies]
+        axes.plot(
             *zip(*points, strict=True),
             marker="o",
             markersize=3.5,
@@ -116,15 +152,9 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
             color=colours(0.85 * place / max(1, len(names) - 1)),
             label=f"{name}  {points[-1][1]:.1f} %",
         )
-    accuracy_axes.set(xlabel="round", ylabel="test accuracy, %", ylim=(0, 100))
+    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
     if names:
-        accuracy_axes.legend(loc="lower right", frameon=False)
-    for axes in (loss_axes, accuracy_axes):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
-    pyplot.close(figure)
+        axes.legend(loc="lower right", frameon=False)
 
 
 def run_paths(folder: str) -> dict[str, str]:

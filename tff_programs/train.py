@@ -22,6 +22,7 @@ from tff_programs.assignment import Assignment, default_tiers, parse_tiers
 from tff_programs.clients import ClientData
 from tff_programs.flags import define_data_flags, load_federated_data_from_flags
 from tff_programs.runtime import local_execution
+from tff_programs.time_flags import simulated_time_from_flags, time_settings
 from tff_programs.traffic import traffic_counter
 from tff_programs.train_flags import (
     local_training_from_flags,
@@ -32,7 +33,7 @@ from tff_programs.training import train
 
 FLAGS = flags.FLAGS
 # Modules whose flags are the run's settings, and those flags that may differ when it is continued.
-_SETTINGS_MODULES = ("tff_programs.flags", "tff_programs.train_flags")
+_SETTINGS_MODULES = ("tff_programs.flags", "tff_programs.train_flags", "tff_programs.time_flags")
 _FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "clients_at_once")
 
 define_data_flags()
@@ -55,6 +56,13 @@ def main(argv) -> None:
         normalization=FLAGS.normalization,
     )
     tiers = parse_tiers(space, FLAGS.tiers, FLAGS.seed) or default_tiers(space, FLAGS.seed)
+    only = only_architecture_from_flags(space)
+    supernet = Supernet(space)
+    local_training = local_training_from_flags()
+    count_bytes = traffic_counter(supernet, with_subnets=local_training.sandwich > 1)
+    simulated_time = simulated_time_from_flags(
+        space, tiers, partition, local_training, count_bytes, only, FLAGS.seed
+    )
     assignment = Assignment(
         space=space,
         tiers=tiers,
@@ -64,11 +72,8 @@ def main(argv) -> None:
         redraw=FLAGS.redraw,
         sandwich=FLAGS.cohort_sandwich,
         availability=FLAGS.availability,
+        time=simulated_time,
     )
-    only = only_architecture_from_flags(space)
-    supernet = Supernet(space)
-    local_training = local_training_from_flags()
-    count_bytes = traffic_counter(supernet, with_subnets=local_training.sandwich > 1)
     learning = process.build_fedsup_process(
         space,
         local_training,
@@ -97,7 +102,7 @@ def main(argv) -> None:
         }
 
     paths = report.run_paths(FLAGS.out)
-    settings = _keep_settings(paths["settings"], space)
+    settings = _keep_settings(paths["settings"], space, time_settings(simulated_time, tiers))
     print(
         f"{FLAGS.algorithm} of {space.name} ({space.size:,} subnets) on {dataset.name}: "
         f"{len(partition)} clients, {FLAGS.clients_per_round} a round, {FLAGS.rounds} rounds. "
@@ -159,7 +164,7 @@ def main(argv) -> None:
         print(f"  {os.path.basename(paths[key])}")
 
 
-def _keep_settings(path: str, space) -> dict:
+def _keep_settings(path: str, space, of_files: dict) -> dict:
     """Writes the run's settings, or checks that a run to be continued had the same."""
     settings = {
         name: flag.value
@@ -172,6 +177,7 @@ def _keep_settings(path: str, space) -> dict:
     if FLAGS.schedule == "constant":
         del settings["rounds"]
     settings["space"] = space.to_json()
+    settings.update(of_files)
     settings = json.loads(json.dumps(settings))
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
