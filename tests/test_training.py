@@ -21,12 +21,19 @@ SPACE = {
     "stem_stride": 1,
     "stages": [{"name": "a", "widths": [8, 16], "depths": [1, 2], "kernels": [3, 5], "stride": 2}],
 }
+# So slow that a night has time for a round or two.
+DEVICES = {
+    name: {"macs_per_second": 1e4 * n, "down_bytes_per_second": 50, "up_bytes_per_second": 20}
+    for n, name in enumerate(("smallest", "middle", "middle-large", "largest"), 1)
+}
 ROUNDS = 4
 
 
 def command(folder, *more):
     space = folder.parent / "space.json"
     space.write_text(json.dumps(SPACE))
+    devices = folder.parent / "devices.json"
+    devices.write_text(json.dumps(DEVICES))
     return [
         sys.executable,
         "-c",
@@ -37,6 +44,9 @@ def command(folder, *more):
         f"--rounds={ROUNDS}",
         "--clients_per_round=4",
         "--availability=0.7",
+        f"--devices={devices}",
+        "--availability_trace=diurnal",
+        "--over_asked=1",
         "--redraw",
         "--server_optimizer=sgdm",
         "--server_learning_rate=0.5",
@@ -114,6 +124,9 @@ def test_a_run_tells_and_keeps_what_it_did(whole_run):
     rows = metrics(folder)
     assert [int(row["round"]) for row in rows] == list(range(1, ROUNDS + 1))
     assert [bool(row["accuracy/smallest"]) for row in rows] == [False, True, False, True]
+    times = [float(row["simulated_seconds"]) for row in rows]
+    assert times == sorted(set(times))
+    assert f"simulated {int(times[-1]) // 3600}:" in printed
     final = {row.split()[0]: row for row in printed.splitlines() if row.rstrip().endswith("kB")}
     assert {"smallest", "largest"} <= final.keys()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
