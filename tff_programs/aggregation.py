@@ -125,8 +125,8 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         """Server computation: what a client's entries count by, float32."""
         return tf.where(finite, weight, 0.0)
 
-    def add(self, sums, one: Overlap, number: tf.Tensor):
-        """Server computation: the sums with one client's overlap, the `number`th, from 0."""
+    def add(self, sums, one: Overlap, weight: tf.Tensor, number: tf.Tensor):
+        """Server computation: the sums with the overlap and weight of the `number`th client."""
         raise NotImplementedError
 
     def finish(self, state, sums, weight: tf.Tensor):
@@ -194,7 +194,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
             number = accumulator.clients + tf.size(accumulator.rejected)
             use = tf.cast(finite, tf.float32)
             return _Accumulator(
-                sums=self.add(accumulator.sums, one, number),
+                sums=self.add(accumulator.sums, one, weight, number),
                 weight=accumulator.weight + weight,
                 loss=accumulator.loss + tf.where(finite, update.loss * update.examples, 0.0),
                 examples=accumulator.examples + update.examples * use,
@@ -274,9 +274,9 @@ class OverlapMeanFactory(StreamedOverlapFactory):
         shapes = self.supernet.weight_shapes.values()
         return tuple(tuple(tf.zeros(shape) for shape in shapes) for _ in Overlap._fields)
 
-    def add(self, sums, one, number):
+    def add(self, sums, one, weight, number):
         """See the base class."""
-        del number
+        del weight, number
         return tuple(
             tuple(total + part for total, part in zip(totals, parts.values(), strict=True))
             for totals, parts in zip(sums, one, strict=True)

@@ -1,0 +1,101 @@
+"""A robust mean keeps poisoned clients out, also where few honest ones are."""
+
+import numpy as np
+import pytest
+from spaces import SPACE
+from updates import SUPERNET, Update, assert_equal, overlap_mean, run
+
+from tff_programs.aggregation import OverlapMeanFactory
+from tff_programs.robust import RobustOverlapMeanFactory
+
+
+def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=None):
+    """Clients that agree on a direction but for noise, and some that send something else."""
+    ends = [SPACE.smallest(), SPACE.largest()]
+    direction = Update(99, SPACE.largest()).placed()
+    updates = []
+    for number in range(count):
+        update = Update(number, ends[number % 2] if architectures is None else architectures)
+        for name, (begin, size) in update.slices.items():
+            box = tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True))
+            update.delta[name] = direction[name][box] + 0.3 * update.delta[name]
+            if number in poisoned:
+                update.delta[name] = np.float32(attack) * update.delta[name]
+        updates.append(update)
+    return updates, [update for n, update in enumerate(updates) if n not in poisoned]
+
+
+@pytest.mark.parametrize("attack", [-10.0, -1.0, 30.0])
+def test_poisoned_updates_are_set_aside_whole(execution, attack):
+    # Client 7 trains the largest net, whose last entries only four honest clients hold.
+    updates, honest = honest_and_poisoned(attack=attack)
+    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.2, buckets=10)
+    (robust,) = run(execution, factory, updates)
+    (plain,) = run(execution, OverlapMeanFactory(SUPERNET), updates)
+    expected, covered = overlap_mean(honest)
+    for name in expected:
+        span = np.abs(expected[name]).max()
+        # Clipping to the median's size moves honest clients a little.
+        assert np.abs(robust.delta[name] - expected[name]).max() < 0.35 * span
+        assert np.array_equal(robust.covered[name], covered[name])
+    moved = np.mean([np.abs(plain.delta[n] - expected[n]).mean() for n in expected])
+    kept = np.mean([np.abs(robust.delta[n] - expected[n]).mean() for n in expected])
+    assert kept < 0.25 * moved
+    assert robust.measurements["set_aside"] == 2
+
+
+def test_looking_honest_on_the_core_buys_no_more_weight_elsewhere(execution):
+    updates, honest = honest_and_poisoned(poisoned=())
+    core = SUPERNET.slices(SPACE.smallest())
+    liar = updates[1]
+    for name, part in liar.delta.items():
+        outside = np.ones(part.shape, bool)
+        begin, size = core[name]
+        offset = [b - o for b, o in zip(begin, liar.slices[name].begin, strict=True)]
+        outside[tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))] = False
+        liar.delta[name] = np.where(outside, -100 * part, part)
+    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=10)
+    (robust,) = run(execution, factory, updates)
+    (plain,) = run(execution, OverlapMeanFactory(SUPERNET), updates)
+    largest = {name: np.abs(plain.delta[name]).max() for name in plain.delta}
+    assert max(largest.values()) > 30
+    assert max(np.abs(robust.delta[name]).max() for name in largest) < 10
+
+
+def test_without_suspicion_equal_updates_give_their_mean(execution):
+    updates = [Update(5, SPACE.largest()) for _ in range(3)]
+    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=3)
+    (result,) = run(execution, factory, updates)
+    assert_equal(result.delta, overlap_mean(updates)[0])
+    assert result.measurements["set_aside"] == 0
+
+
+@pytest.mark.parametrize("kind", ["coverage", "diluted"])
+def test_buckets_hold_several_clients_and_may_stay_empty(execution, kind):
+    updates, _ = honest_and_poisoned(count=4, poisoned=())
+    (few,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 3, kind), updates)
+    (many,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 16, kind), updates)
+    expected, covered = overlap_mean(updates, kind=kind)
+    for result in (few, many):
+        for name in expected:
+            assert np.array_equal(result.covered[name], covered[name])
+            span = np.abs(expected[name]).max()
+            assert np.abs(result.delta[name] - expected[name]).max() < 0.5 * span
+
+
+def test_an_update_that_is_not_finite_fills_no_bucket(execution):
+    updates = [Update(5, SPACE.largest()) for _ in range(4)]
+    next(iter(updates[2].delta.values())).flat[0] = np.nan
+    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=4)
+    (result,) = run(execution, factory, updates)
+    assert_equal(result.delta, overlap_mean(updates[:2])[0])
+    assert list(result.measurements["rejected"]) == [5]
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "buckets", "told"),
+    [(0.5, 10, "below 0.5, received 0.5"), (-0.1, 10, "from 0"), (0.1, 2, "at least 3 buckets")],
+)
+def test_shares_without_sense_are_refused(poisoned, buckets, told):
+    with pytest.raises(ValueError, match=told):
+        RobustOverlapMeanFactory(SUPERNET, poisoned, buckets)
