@@ -1,14 +1,15 @@
 """Differential privacy: what is clipped, where noise goes, what the account says."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from updates import SUPERNET, assert_equal, cohort, overlap_mean, run
 
-from tff_programs.privacy import PrivateOverlapMeanFactory, epsilon_after, rounds_within
+from tff_programs.privacy import PrivacyAccount, PrivateOverlapMeanFactory
 
-ACCOUNT = {"noise_multiplier": 4.0, "delta": 1e-5, "clients_per_round": 100, "clients": 10_000}
+ACCOUNT = PrivacyAccount(4.0, 1e-5, clients_per_round=100, clients=10_000)
 
 
 def private(noise_multiplier=1.0, clipping_norm=1.0, seed=(1, 2), kind="coverage"):
@@ -76,23 +77,23 @@ def test_epsilon_without_sampling_is_that_of_the_gaussian_mechanism():
     orders = np.linspace(1.01, 400, 20_000)
     renyi = rounds * 2 * orders / z**2
     bound = renyi + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1)
-    told = epsilon_after(rounds, z, delta, 10, 100, sampled=False)
+    told = PrivacyAccount(z, delta, 10, 100, sampled=False).epsilon_after(rounds)
     assert told == pytest.approx(bound.min(), rel=0.01)
 
 
 def test_sampling_costs_less_and_rounds_add_up():
-    sampled = [epsilon_after(rounds, **ACCOUNT) for rounds in (0, 1, 10, 100)]
+    sampled = [ACCOUNT.epsilon_after(rounds) for rounds in (0, 1, 10, 100)]
     assert sampled[0] == 0
     assert sampled == sorted(sampled)
-    assert sampled[3] < epsilon_after(100, **ACCOUNT, sampled=False)
-    assert epsilon_after(10, **(ACCOUNT | {"noise_multiplier": 8.0})) < sampled[2]
+    assert sampled[3] < dataclasses.replace(ACCOUNT, sampled=False).epsilon_after(100)
+    assert dataclasses.replace(ACCOUNT, noise_multiplier=8.0).epsilon_after(10) < sampled[2]
 
 
 def test_a_budget_holds_as_many_rounds_as_it_can():
-    budget = epsilon_after(12, **ACCOUNT)
-    assert rounds_within(budget, 500, **ACCOUNT) == 12
-    assert rounds_within(1e-9, 500, **ACCOUNT) == 0
-    assert rounds_within(1e9, 500, **ACCOUNT) == 500
+    budget = ACCOUNT.epsilon_after(12)
+    assert ACCOUNT.rounds_within(budget, 500) == 12
+    assert ACCOUNT.rounds_within(1e-9, 500) == 0
+    assert ACCOUNT.rounds_within(1e9, 500) == 500
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_poisoned_updates_are_set_aside_whole(execution, attack):
 
 
 def test_looking_honest_on_the_core_buys_no_more_weight_elsewhere(execution):
-    updates, honest = honest_and_poisoned(poisoned=())
+    updates, _ = honest_and_poisoned(poisoned=())
     core = SUPERNET.slices(SPACE.smallest())
     liar = updates[1]
     for name, part in liar.delta.items():

@@ -51,6 +51,10 @@ def command(folder, *more):
         "--server_optimizer=sgdm",
         "--server_learning_rate=0.5",
         "--evaluate_every=2",
+        "--weighting=uniform",
+        "--clipping=3",
+        "--noise_multiplier=0.01",
+        "--noise_seed=5",
         *more,
     ]
 

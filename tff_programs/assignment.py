@@ -92,7 +92,7 @@ class Assignment:
             raise ValueError(
                 f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}."
             )
-        if self._asked > self.clients:
+        if self.asked > self.clients:
             raise ValueError(
                 f"Expected to ask at most all {self.clients} clients, received "
                 f"{self.clients_per_round} a round and {self.time.over_asked} beyond them."
@@ -105,7 +105,7 @@ class Assignment:
                     f"{described}."
                 )
             # Refuses a trace in which a round would wait for ever.
-            self.time.trace.time_with(self._asked, 0.0)
+            self.time.trace.time_with(self.asked, 0.0)
         if self.sandwich and self.clients_per_round < 2:
             raise ValueError("A sandwich over the cohort needs at least 2 clients a round.")
         if not 0 < self.availability <= 1:
@@ -121,7 +121,8 @@ class Assignment:
         return np.random.default_rng([self.seed, _TIERS]).permutation(tiers)
 
     @property
-    def _asked(self) -> int:
+    def asked(self) -> int:
+        """Number of clients asked in a round."""
         return self.clients_per_round + (0 if self.time is None else self.time.over_asked)
 
     def plan(self, round_number: int, clock: float = 0.0) -> RoundPlan:
@@ -133,11 +134,11 @@ class Assignment:
         """
         begin, there = clock, self.clients
         if self.time is not None:
-            begin = self.time.begin(clock, self._asked)
+            begin = self.time.begin(clock, self.asked)
             if self.time.trace is not None:
                 there = self.time.trace.available(begin)
         cohort_rng = np.random.default_rng([self.seed, _COHORT, round_number])
-        cohort = cohort_rng.choice(there, self._asked, replace=False)
+        cohort = cohort_rng.choice(there, self.asked, replace=False)
         tier_of_clients = self.tier_of_clients()
         rng = np.random.default_rng([self.seed, _ARCHITECTURES, round_number])
         architectures = []

@@ -1,6 +1,6 @@
 """Differentially private aggregation, and the account of what it has cost."""
 
-import functools
+import dataclasses
 import math
 from collections import OrderedDict
 
@@ -28,8 +28,8 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
 
     Type signature: that of `StreamedOverlapFactory`, with S an `OrderedDict` of `seed` (int32
     `(2,)`) and `round` (int32); weights are ignored. The server sees every client's update and is
-    trusted with it; what holds for everybody else is the epsilon of `epsilon_after`, of the weights
-    alone: the measured loss and the number of examples are not private.
+    trusted with it; what holds for everybody else is the epsilon of `PrivacyAccount`. It is that of
+    the weights alone: the measured loss and the number of examples are not private.
     """
 
     def __init__(
@@ -92,49 +92,64 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         return next_state, Overlap(total, overlap.coverage), weight, measurements
 
 
-@functools.cache
-def epsilon_after(
-    rounds: int,
-    noise_multiplier: float,
-    delta: float,
-    clients_per_round: int,
-    clients: int,
-    sampled: bool = True,
-) -> float:
-    """The epsilon of (epsilon, delta)-differential privacy of the weights after some rounds.
+@dataclasses.dataclass(frozen=True)
+class PrivacyAccount:
+    """What rounds of `PrivateOverlapMeanFactory` cost.
 
-    Two populations are neighbours if one client's examples are others. Its clipped update then
-    moves a sum by up to twice the clipping norm, hence half the noise multiplier.
+    Two populations are neighbours if one client holds other examples, as many. Its clipped update
+    then moves a sum by up to twice the clipping norm, hence half the noise multiplier.
 
-    Args:
-      rounds: Number of rounds.
+    Attributes:
       noise_multiplier: See `PrivateOverlapMeanFactory`.
       delta: Chance that the bound does not hold; below one over the number of clients.
       clients_per_round: Number of clients asked in a round.
       clients: Number of all clients.
       sampled: Whether each round asks a uniformly random subset of all clients, which those who see
         the weights cannot know (Wang et al., arXiv 1808.00087); otherwise a client is counted as if
-        it took part in each round.
+        it took part in every round.
     """
-    if rounds == 0:
-        return 0.0
-    event = dp_accounting.GaussianDpEvent(noise_multiplier / 2)
-    if sampled:
-        event = dp_accounting.SampledWithoutReplacementDpEvent(clients, clients_per_round, event)
-    accountant = dp_accounting.rdp.RdpAccountant(
-        neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE
-    )
-    accountant.compose(event, rounds)
-    return float(accountant.get_epsilon(delta))
 
+    noise_multiplier: float
+    delta: float
+    clients_per_round: int
+    clients: int
+    sampled: bool = True
 
-def rounds_within(epsilon: float, most: int, **account) -> int:
-    """The largest number of rounds, up to `most`, whose `epsilon_after` is at most `epsilon`."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if epsilon_after(middle, **account) <= epsilon:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def __post_init__(self):
+        if not 0 < self.delta < 1:
+            raise ValueError(f"Privacy: expected a delta between 0 and 1, received {self.delta}.")
+
+    def __str__(self):
+        asked = f"{self.clients_per_round} of {self.clients} clients a round"
+        if self.sampled:
+            asked += ", drawn from a --seed that must stay secret"
+        return (
+            f"Epsilon is told at delta {self.delta:.1e}, of the weights alone, for one client's "
+            f"examples; {asked}."
+        )
+
+    def epsilon_after(self, rounds: int) -> float:
+        """The epsilon of (epsilon, delta)-differential privacy of the weights after `rounds`."""
+        if rounds == 0:
+            return 0.0
+        event = dp_accounting.GaussianDpEvent(self.noise_multiplier / 2)
+        if self.sampled:
+            event = dp_accounting.SampledWithoutReplacementDpEvent(
+                self.clients, self.clients_per_round, event
+            )
+        accountant = dp_accounting.rdp.RdpAccountant(
+            neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE
+        )
+        accountant.compose(event, rounds)
+        return float(accountant.get_epsilon(self.delta))
+
+    def rounds_within(self, epsilon: float, most: int) -> int:
+        """The largest number of rounds, up to `most`, that cost at most `epsilon`."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.epsilon_after(middle) <= epsilon:
+                low = middle
+            else:
+                high = middle - 1
+        return low

@@ -24,7 +24,7 @@ def build_fedsup_process(
     learning_rate: float | Callable[[tf.Tensor], tf.Tensor] = 0.1,
     *,
     architecture: Architecture | None = None,
-    aggregation: str = "coverage",
+    aggregation: str | tff.aggregators.WeightedAggregationFactory = "coverage",
     weighting: str = "examples",
     server_optimizer: tff.learning.optimizers.Optimizer | None = None,
     averaging: float = 0.0,
@@ -49,7 +49,8 @@ def build_fedsup_process(
 
     where D* is a sequence of ONE element that holds all of a client's round (see
     `client_data_type`), and M is `<client_work=<train=<loss=float32, examples=float32,
-    clients=int32, rejected=int32[?], learning_rate=float32>>>`.
+    clients=int32, rejected=int32[?], learning_rate=float32>>>` with what else the aggregation
+    measures.
 
     Args:
       space: The supernet's search space.
@@ -58,7 +59,9 @@ def build_fedsup_process(
       learning_rate: The clients' learning rate, or a function from the round (int32, from 0) to it,
         computed on the server and sent to the clients.
       architecture: The one subnet that all clients train; by default each client's own.
-      aggregation: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+      aggregation: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`; or any factory from
+        `SubnetUpdate` and float32 weights to `MeanUpdate`, made for this space and, with a sandwich
+        of more than 1, `with_subnets`.
       weighting: Whether a client counts by its `"examples"` or all clients `"uniform"`.
       server_optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were
         trained in the round; by default the mean update is added.
@@ -137,9 +140,9 @@ def build_fedsup_process(
     def client_weight(update):
         return update.examples if weighting == "examples" else tf.minimum(update.examples, 1.0)
 
-    aggregator = OverlapMeanFactory(supernet, aggregation, with_subnets).create(
-        value_type, tff.TensorType(np.float32)
-    )
+    if isinstance(aggregation, str):
+        aggregation = OverlapMeanFactory(supernet, aggregation, with_subnets)
+    aggregator = aggregation.create(value_type, tff.TensorType(np.float32))
 
     @tff.tensorflow.computation(
         weights_type,

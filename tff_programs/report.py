@@ -24,6 +24,13 @@ def progress_line(report: RoundReport, rounds: int) -> str:
         parts.append("no client answered, the supernet is unchanged")
     if len(report.plan.clients) < report.plan.asked:
         parts.append(f"{len(report.plan.clients)} of {report.plan.asked} clients answered")
+    if "clipped" in metrics:
+        parts.append(f"{metrics['clipped']:.0f} clipped to {metrics['clipping_norm']:.2g}")
+    for what in ("zeroed", "set_aside"):
+        if metrics.get(what):
+            parts.append(f"{metrics[what]:.0f} {what.replace('_', ' ')}")
+    if "epsilon" in metrics:
+        parts.append(f"epsilon {metrics['epsilon']:.3g}")
     if report.rejected:
         named = ", ".join(map(str, report.rejected))
         parts.append(f"left out, updates not finite: client {named}")

@@ -3,22 +3,33 @@
 import functools
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregation import SubnetUpdate
+from tff_programs.aggregation import FloatUpload, SubnetUpdate
 
 
-def traffic_counter(supernet: Supernet, with_subnets: bool = False):
-    """Returns `count(architecture) -> (bytes down, bytes up)` of one client."""
+def traffic_counter(
+    supernet: Supernet, with_subnets: bool = False, upload: FloatUpload | None = None
+):
+    """Returns `count(architecture) -> (bytes down, bytes up)` of one client.
+
+    Args:
+      supernet: The supernet whose subnets are trained.
+      with_subnets: Whether what travels holds the subnets' own subnets.
+      upload: How updates travel, as they are by default.
+    """
+    upload = upload or FloatUpload()
 
     @functools.cache
     def count(architecture: Architecture) -> tuple[int, int]:
         slices = supernet.slices(architecture, with_subnets=with_subnets)
         weights = tuple(np.zeros(part.size, np.float32) for part in slices.values())
         update = SubnetUpdate(weights, np.int32(0), np.int32(0), np.float32(0), np.float32(0))
-        return _serialized_bytes(weights), _serialized_bytes(update)
+        message = tf.nest.map_structure(np.asarray, upload.encode(update))
+        return _serialized_bytes(weights), _serialized_bytes(message)
 
     return count
 

@@ -18,6 +18,11 @@ from fedsup_tf.checkpoint import write_json
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import process, report, schedule
+from tff_programs.aggregation_flags import (
+    aggregator_from_flags,
+    privacy_from_flags,
+    upload_from_flags,
+)
 from tff_programs.assignment import Assignment, default_tiers, parse_tiers
 from tff_programs.clients import ClientData
 from tff_programs.flags import define_data_flags, load_federated_data_from_flags
@@ -33,7 +38,9 @@ from tff_programs.training import train
 
 FLAGS = flags.FLAGS
 # Modules whose flags are the run's settings, and those flags that may differ when it is continued.
-_SETTINGS_MODULES = ("tff_programs.flags", "tff_programs.train_flags", "tff_programs.time_flags")
+_SETTINGS_MODULES = tuple(
+    f"tff_programs.{name}" for name in ("flags", "train_flags", "aggregation_flags", "time_flags")
+)
 _FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "clients_at_once")
 
 define_data_flags()
@@ -59,7 +66,8 @@ def main(argv) -> None:
     only = only_architecture_from_flags(space)
     supernet = Supernet(space)
     local_training = local_training_from_flags()
-    count_bytes = traffic_counter(supernet, with_subnets=local_training.sandwich > 1)
+    with_subnets = local_training.sandwich > 1
+    count_bytes = traffic_counter(supernet, with_subnets, upload_from_flags())
     simulated_time = simulated_time_from_flags(
         space, tiers, partition, local_training, count_bytes, only, FLAGS.seed
     )
@@ -74,13 +82,14 @@ def main(argv) -> None:
         availability=FLAGS.availability,
         time=simulated_time,
     )
+    privacy = privacy_from_flags(assignment)
     learning = process.build_fedsup_process(
         space,
         local_training,
         dataset.preprocessing,
         schedule.build_schedule(FLAGS.schedule, FLAGS.learning_rate, FLAGS.rounds),
         architecture=only,
-        aggregation=FLAGS.aggregation,
+        aggregation=aggregator_from_flags(supernet, with_subnets),
         weighting=FLAGS.weighting,
         server_optimizer=server_optimizer_from_flags(),
         averaging=FLAGS.averaging,
@@ -109,6 +118,9 @@ def main(argv) -> None:
         f"Run folder: {FLAGS.out}",
         flush=True,
     )
+
+    if privacy is not None:
+        print(privacy, flush=True)
 
     def on_start(done):
         if done >= FLAGS.rounds:
@@ -150,6 +162,7 @@ def main(argv) -> None:
                 count_bytes=count_bytes if only is None else lambda _: count_bytes(only),
                 evaluate=evaluate,
                 evaluate_every=FLAGS.evaluate_every,
+                epsilon_after=None if privacy is None else privacy.epsilon_after,
                 on_start=on_start,
                 on_round=on_round,
                 on_evaluated=save,

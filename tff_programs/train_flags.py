@@ -3,11 +3,10 @@
 import tensorflow_federated as tff
 from absl import flags
 
-from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
-from tff_programs import aggregation, schedule
+from tff_programs import schedule
 from tff_programs.assignment import parse_tiers
 
 FLAGS = flags.FLAGS
@@ -40,10 +39,6 @@ flags.DEFINE_integer(
     "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
 )
 flags.DEFINE_float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.")
-flags.DEFINE_enum(
-    "aggregation", "coverage", aggregation.KINDS, "How overlapping slices are averaged."
-)
-flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
 flags.DEFINE_enum(
     "server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update."
 )

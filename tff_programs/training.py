@@ -39,6 +39,7 @@ async def train(
     count_bytes: Callable,
     evaluate: Callable[[tuple[np.ndarray, ...]], Mapping[str, float]],
     evaluate_every: int,
+    epsilon_after: Callable[[int], float] | None = None,
     on_start: Callable[[int], None],
     on_round: Callable[[RoundReport], None],
     on_evaluated: Callable[[int, tuple[np.ndarray, ...]], None],
@@ -57,6 +58,7 @@ async def train(
       count_bytes: From an architecture to the bytes that its client receives and sends.
       evaluate: From weights to accuracies by name.
       evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
+      epsilon_after: From a number of rounds to what they cost of privacy, released as `epsilon`.
       on_start: Called with the number of rounds already done.
       on_round: Called after each round with its report.
       on_evaluated: Called after each evaluation with the number of rounds done and the weights.
@@ -111,6 +113,8 @@ async def train(
             bytes_down_per_client=float(np.mean([down for down, _ in traffic] or [0])),
             bytes_up_per_client=float(np.mean([up for _, up in traffic] or [0])),
         )
+        if epsilon_after is not None:
+            flat["epsilon"] = epsilon_after(done)
         if done % evaluate_every == 0 or done == rounds:
             accuracies = await evaluate_and_keep()
             flat.update((f"accuracy/{name}", value) for name, value in accuracies.items())

@@ -1,0 +1,54 @@
+"""What `fedsup train` makes of the flags that say how updates are aggregated."""
+
+import csv
+
+import pytest
+
+PRIVATE = ["--noise_multiplier=0.5", "--clipping=1", "--weighting=uniform"]
+
+
+def test_flags_that_exclude_each_other_are_refused(tmp_path, run_programs):
+    wrong = {
+        "no noise. Nothing is private": ["--max_epsilon=3"],
+        "received --clipping=adaptive": ["--noise_multiplier=1", "--clipping=adaptive"],
+        "expected --weighting=uniform, received --weighting=examples": PRIVATE[:2],
+        "--noise_multiplier and --poisoned": [*PRIVATE, "--poisoned=0.1"],
+        "adaptive --zeroing would tell": [*PRIVATE, "--zeroing=adaptive"],
+        "none, adaptive or a norm such as 1.5, received 'much'": ["--clipping=much"],
+        "finite norm above 0": ["--zeroing=-1"],
+        "share from 0 and below 0.5, received 0.5": ["--poisoned=0.5"],
+        "delta between 0 and 1, received 1.0": [*PRIVATE, "--delta=1"],
+        "The budget holds 0 rounds": [*PRIVATE, "--max_epsilon=1"],
+    }
+    calls = [["train", f"--out={tmp_path / 'run'}", *arguments] for arguments in wrong.values()]
+    for expected, (_, error) in zip(wrong, run_programs(calls), strict=True):
+        assert expected in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_private_run_tells_epsilon_and_others_what_they_did(tmp_path, run_programs):
+    common = ["--rounds=2", "--clients_per_round=3", "--clients=6"]
+    calls = [
+        ["train", f"--out={tmp_path / 'private'}", *common, *PRIVATE],
+        ["train", f"--out={tmp_path / 'robust'}", *common, "--poisoned=0.3", "--compression=8bit"],
+        ["train", f"--out={tmp_path / 'adaptive'}", *common, "--clipping=adaptive", "--zeroing=9"],
+    ]
+    printed = [text for text, error in run_programs(calls) if not error]
+    assert len(printed) == 3
+    private, robust, adaptive = (_metrics(tmp_path / call[1].split("/")[-1]) for call in calls)
+    epsilons = [float(row["epsilon"]) for row in private]
+    assert 0 < epsilons[0] < epsilons[1]
+    assert f"epsilon {epsilons[1]:.3g}" in printed[0]
+    assert [row["set_aside"] for row in robust] == ["1.0", "1.0"]
+    assert all(0 < float(row["compression_error"]) < 0.1 for row in robust)
+    # A byte an entry up, four down.
+    for row in robust:
+        ratio = float(row["bytes_down_per_client"]) / float(row["bytes_up_per_client"])
+        assert ratio == pytest.approx(4, rel=0.1)
+    assert {"clipping_norm", "clipped", "zeroing_norm", "zeroed"} <= adaptive[0].keys()
+    assert adaptive[0]["clipping_norm"] != adaptive[1]["clipping_norm"]
+
+
+def _metrics(folder):
+    with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
