@@ -9,6 +9,9 @@ from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregation import FloatUpload, StreamedOverlapFactory
 
+# Root mean square of an update over the clients' median, above which it is scaled down.
+_LARGEST = 2.0
+
 
 class RobustOverlapMeanFactory(StreamedOverlapFactory):
     """Overlap mean of the updates left when the least trustworthy share of them is set aside.
@@ -19,10 +22,12 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
     every client votes, and are believed or set aside whole:
 
     1. Clients are put into buckets in turn, and a bucket's update is its clients' overlap mean.
-    2. A bucket's distance is that of its core from the median of all buckets' cores, entry by
-       entry. The share `poisoned` of the buckets, rounded up, that are farthest are set aside.
-    3. A bucket left whose update's root mean square, over what it covers, is above the median of
-       all buckets' is scaled down to it: looking honest on the core does not buy a client more
+    2. A bucket's direction is its core over the core's norm, for clients of small subnets take
+       longer steps there. Its distance is that of its direction from the median of all directions,
+       entry by entry. The share `poisoned` of the buckets, rounded up, that are farthest are set
+       aside.
+    3. A bucket left whose update's root mean square, over what it covers, is above twice the median
+       of all buckets' is scaled down to that: looking honest on the core does not buy a client
        weight elsewhere.
     4. The overlap mean runs over the buckets left.
 
@@ -99,8 +104,9 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         filled = weights > 0
         count = tf.reduce_sum(tf.cast(filled, tf.int32))
         core = self._core(dict(zip(names, means, strict=True)))
-        centre = _median(core, filled, count)
-        distances = tf.norm(core - centre, axis=1)
+        directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))
+        centre = _median(directions, filled, count)
+        distances = tf.norm(directions - centre, axis=1)
         aside = tf.cast(tf.math.ceil(self._poisoned * tf.cast(count, tf.float32)), tf.int32)
         # Of the filled buckets, ranked from the nearest.
         ranks = tf.argsort(tf.argsort(tf.where(filled, distances, math.inf)))
@@ -109,7 +115,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         squares = tf.add_n([_by_bucket(tf.square(mean)) for mean in means])
         covered = tf.add_n([_by_bucket(tf.cast(c > 0, tf.float32)) for c in coverages])
         sizes = tf.sqrt(tf.math.divide_no_nan(squares, covered))
-        bound = _median(sizes[:, tf.newaxis], filled, count)[0]
+        bound = _LARGEST * _median(sizes[:, tf.newaxis], filled, count)[0]
         scale = tf.minimum(1.0, tf.math.divide_no_nan(bound, sizes))
         use = tf.cast(kept, tf.float32)
         overlap = Overlap(
