@@ -7,6 +7,7 @@ import sys
 PROGRAMS = {
     "demo": "train a small supernet on handwritten digits, from nothing, in about two minutes",
     "train": "train a supernet by federated learning",
+    "worker": "compute clients for a train --workers= on another machine",
     "evaluate": "accuracy of subnets of a trained supernet, central and federated",
     "profile": "measure how long the parts of subnets take in the phone's runtime",
     "search": "find the most accurate subnet of a trained supernet under a budget",

@@ -1,5 +1,6 @@
 """Simulated clients: a `tff.program.FederatedDataSource` over a partition of a data set."""
 
+import functools
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,11 +9,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.costs import count_macs
 from fedsup_tf.datasets import ImageDataset
 from fedsup_tf.partition import ClientIndices
 from fedsup_tf.space import SearchSpace
 from tff_programs.assignment import Assignment, RoundPlan
 from tff_programs.distribution import client_data_type
+from tff_programs.subrounds import DeferredData
 
 
 def client_element(
@@ -34,12 +38,24 @@ class ClientData(tff.program.FederatedDataSource):
     """All clients and their training examples."""
 
     def __init__(
-        self, dataset: ImageDataset, partition: Sequence[ClientIndices], assignment: Assignment
+        self,
+        dataset: ImageDataset,
+        partition: Sequence[ClientIndices],
+        assignment: Assignment,
+        architecture: Architecture | None = None,
     ):
-        """Makes the source of the clients of `partition`, who train as `assignment` plans."""
+        """Makes the source of the clients of `partition`, who train as `assignment` plans.
+
+        Args:
+          dataset: Where examples come from.
+          partition: Each client's examples.
+          assignment: Who trains what in a round.
+          architecture: What all clients train instead, if they do.
+        """
         self.dataset = dataset
         self.partition = partition
         self.assignment = assignment
+        self.architecture = architecture
 
     @property
     def federated_type(self):
@@ -50,24 +66,33 @@ class ClientData(tff.program.FederatedDataSource):
         """See the base class."""
         return ClientDataIterator(self)
 
-    def select(self, plan: RoundPlan) -> list[tf.data.Dataset]:
-        """Data of the clients that answer in a round."""
-        selected = []
-        for client, architecture, seed in zip(
-            plan.clients, plan.architectures, plan.seeds, strict=True
-        ):
-            indices = self.partition[client].train
-            selected.append(
-                client_element(
-                    self.assignment.space,
-                    self.dataset.train_images[indices],
-                    self.dataset.train_labels[indices],
-                    architecture,
-                    client,
-                    seed,
-                )
+    def select(self, plan: RoundPlan) -> list[DeferredData]:
+        """Data of the clients that answer in a round, made when a worker is to have them."""
+        return [
+            DeferredData(
+                functools.partial(self._element, client, architecture, seed),
+                self._cost(client, architecture),
             )
-        return selected
+            for client, architecture, seed in zip(
+                plan.clients, plan.architectures, plan.seeds, strict=True
+            )
+        ]
+
+    def _element(self, client, architecture, seed):
+        indices = self.partition[client].train
+        return client_element(
+            self.assignment.space,
+            self.dataset.train_images[indices],
+            self.dataset.train_labels[indices],
+            architecture,
+            client,
+            seed,
+        )
+
+    def _cost(self, client, architecture):
+        """Multiply-accumulates of an epoch's forward passes."""
+        macs = count_macs(self.assignment.space, self.architecture or architecture)
+        return macs * len(self.partition[client].train)
 
 
 class ClientDataIterator(tff.program.FederatedDataSourceIterator):
@@ -98,7 +123,7 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
         """Plan of the next round."""
         return self.source.assignment.plan(self.round_number, self.clock)
 
-    def select(self, k: int | None = None) -> list[tf.data.Dataset]:
+    def select(self, k: int | None = None) -> list[DeferredData]:
         """Data of the next round's clients; how many is the assignment's to say, not `k`'s."""
         if k not in (None, self.source.assignment.clients_per_round):
             raise ValueError(

@@ -1,21 +1,18 @@
-"""The worker process in which client computations run."""
+"""Where TFF computations run: in a worker process of this program, or on workers elsewhere."""
 
 import contextlib
 import ctypes
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import grpc
 import portpicker
 import tensorflow_federated as tff
-from tensorflow_federated.python.core.environments.tensorflow_frontend import (
-    tensorflow_computation,
-)
 
-_MESSAGE_BYTES = 2**31 - 1
+from tff_programs import remote, worker_command
+from tff_programs.subrounds import SubroundContext
+
 _START_SECONDS = 60
 _PARENT_DEATH_SIGNAL = 1
 
@@ -24,69 +21,70 @@ _PARENT_DEATH_SIGNAL = 1
 def local_execution(clients_at_once: int | None = None) -> Iterator[None]:
     """Runs TFF computations of the `with` block in a worker process that ends with it.
 
-    The worker computes `clients_at_once` clients (by default one a core) with one thread each,
-    which on a CPU is faster than one client after the other with all threads. It ends with this
-    process even if that is killed.
+    The worker computes `clients_at_once` clients (by default one a core) with one thread each. It
+    ends with this process even if that is killed.
     """
-    clients_at_once = clients_at_once or len(os.sched_getaffinity(0))
+    clients_at_once = clients_at_once or worker_command.cores()
     port = portpicker.pick_unused_port()
-    binary = os.path.join(os.path.dirname(tff.__file__), "data", "worker_binary")
-    environment = {
-        **os.environ,
-        "TF_NUM_INTRAOP_THREADS": "1",
-        "TF_NUM_INTEROP_THREADS": str(max(2, clients_at_once)),
-        "MALLOC_ARENA_MAX": "2",
-    }
-    # A worker that held this program's pipes would keep a reader of its output waiting.
-    worker = subprocess.Popen(
-        [binary, f"--port={port}", f"--max_concurrent_computation_calls={clients_at_once}"],
-        env=environment,
+    # A worker that held this program's pipes would keep a reader of its output waiting. A session
+    # of its own, since Ctrl-C is for this program, which then ends the worker.
+    process = subprocess.Popen(
+        worker_command.arguments(port, clients_at_once),
+        executable=worker_command.binary_path(),
+        env=worker_command.environment(clients_at_once),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
         preexec_fn=_die_with_parent,
     )
+    worker = remote.RemoteWorker(f"localhost:{port}", clients_at_once, process)
     try:
-        tff.framework.set_default_context(
-            tff.program.NativeFederatedContext(_context(_stub(worker, port)))
-        )
+        _wait(worker)
+        _execute_on([worker])
         yield
     finally:
-        worker.kill()
-        worker.wait()
+        process.kill()
+        process.wait()
+        worker.disconnect()
+
+
+@contextlib.contextmanager
+def remote_execution(addresses: Sequence[str], deadline_seconds: float) -> Iterator[None]:
+    """Runs TFF computations of the `with` block on workers that `fedsup worker` started.
+
+    Args:
+      addresses: `host:port` of each.
+      deadline_seconds: How long to wait for those that are not up yet.
+    """
+    workers = remote.connect(addresses, deadline_seconds, _tell)
+    try:
+        _execute_on(workers)
+        yield
+    finally:
+        for worker in workers:
+            worker.disconnect()
+
+
+def _execute_on(workers):
+    context = SubroundContext(workers, _tell)
+    tff.framework.set_default_context(tff.program.NativeFederatedContext(context))
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
-def _stub(worker: subprocess.Popen, port: int):
-    options = [
-        ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-        ("grpc.max_send_message_length", _MESSAGE_BYTES),
-    ]
-    stub = tff.framework.RemoteExecutorGrpcStub(grpc.insecure_channel(f"localhost:{port}", options))
+def _wait(worker):
     deadline = time.monotonic() + _START_SECONDS
-    while not stub.is_ready:
-        if worker.poll() is not None or time.monotonic() > deadline:
+    while not worker.is_ready:
+        if worker.process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(
-                f"TFF's worker did not answer on port {port} within {_START_SECONDS} s (exit code "
-                f"{worker.poll()}). Check that the machine has memory and a free port."
+                f"TFF's worker did not answer at {worker.address} within {_START_SECONDS} s (exit "
+                f"code {worker.process.poll()}). Check that the machine has memory and a free port."
             )
         time.sleep(0.05)
-    return stub
-
-
-def _context(stub) -> tff.framework.AsyncExecutionContext:
-    def stack(cardinalities):
-        cardinalities.setdefault(tff.CLIENTS, 0)
-        executor = tff.framework.RemoteExecutor(stub)
-        executor.set_cardinalities(cardinalities)
-        return executor
-
-    return tff.framework.AsyncExecutionContext(
-        executor_fn=tff.framework.ResourceManagingExecutorFactory(stack),
-        compiler_fn=tff.backends.native.desugar_and_transform_to_native,
-        transform_args=tensorflow_computation.transform_args,
-        transform_result=tensorflow_computation.transform_result,
-    )

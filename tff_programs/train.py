@@ -25,8 +25,8 @@ from tff_programs.aggregation_flags import (
 )
 from tff_programs.assignment import Assignment, default_tiers, parse_tiers
 from tff_programs.clients import ClientData
+from tff_programs.execution_flags import execution_from_flags
 from tff_programs.flags import define_data_flags, load_federated_data_from_flags
-from tff_programs.runtime import local_execution
 from tff_programs.time_flags import simulated_time_from_flags, time_settings
 from tff_programs.traffic import traffic_counter
 from tff_programs.train_flags import (
@@ -151,11 +151,11 @@ def main(argv) -> None:
     state_manager = tff.program.FileProgramStateManager(
         paths["state"], keep_total=2, keep_first=False
     )
-    with local_execution(FLAGS.clients_at_once or None):
+    with execution_from_flags(FLAGS.clients_at_once or None):
         accuracies = asyncio.run(
             train(
                 learning,
-                ClientData(dataset, partition, assignment),
+                ClientData(dataset, partition, assignment, only),
                 FLAGS.rounds,
                 state_manager=state_manager,
                 metrics_manager=metrics_manager,
