@@ -129,6 +129,11 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         """Server computation: the sums with the overlap and weight of the `number`th client."""
         raise NotImplementedError
 
+    def merge(self, first, second, number: tf.Tensor):
+        """Server computation: the sums over `number` clients and those that follow, as one."""
+        del number
+        return tf.nest.map_structure(tf.add, first, second)
+
     def finish(self, state, sums, weight: tf.Tensor):
         """Server computation: from the state, the sums and the sum of weights to the mean update.
 
@@ -191,10 +196,9 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
             slices = supernet.slices(code, with_subnets=self.with_subnets)
             weight = self.count(sent["weight"], finite)
             one = slicing.overlap(self.prepare(delta), slices, shapes, weight)
-            number = accumulator.clients + tf.size(accumulator.rejected)
             use = tf.cast(finite, tf.float32)
             return _Accumulator(
-                sums=self.add(accumulator.sums, one, weight, number),
+                sums=self.add(accumulator.sums, one, weight, _number(accumulator)),
                 weight=accumulator.weight + weight,
                 loss=accumulator.loss + tf.where(finite, update.loss * update.examples, 0.0),
                 examples=accumulator.examples + update.examples * use,
@@ -214,10 +218,11 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(accumulator_type, accumulator_type)
         def merge(first, second):
-            merged = tf.nest.map_structure(
-                tf.add, first._replace(rejected=()), second._replace(rejected=())
-            )
-            return merged._replace(rejected=tf.concat([first.rejected, second.rejected], 0))
+            sums = self.merge(first.sums, second.sums, _number(first))
+            rejected = tf.concat([first.rejected, second.rejected], 0)
+            first, second = (part._replace(sums=(), rejected=()) for part in (first, second))
+            merged = tf.nest.map_structure(tf.add, first, second)
+            return merged._replace(sums=sums, rejected=rejected)
 
         @tff.tensorflow.computation(accumulator_type)
         def report(accumulator):
@@ -256,6 +261,11 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
             return tff.templates.MeasuredProcessOutput(state, mean, measurements)
 
         return tff.templates.AggregationProcess(initialize, next_fn)
+
+
+def _number(accumulator):
+    """Of the clients that were taken in."""
+    return accumulator.clients + tf.size(accumulator.rejected)
 
 
 class OverlapMeanFactory(StreamedOverlapFactory):

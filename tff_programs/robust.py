@@ -92,6 +92,12 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         )
         return (*added, tf.tensor_scatter_nd_add(weights, bucket, [weight]))
 
+    def merge(self, first, second, number):
+        """See the base class."""
+        # Goes on with the bucket where the first clients ended.
+        moved = tf.nest.map_structure(lambda part: tf.roll(part, number, 0), second)
+        return tf.nest.map_structure(tf.add, first, moved)
+
     def finish(self, state, sums, weight):
         """See the base class."""
         del weight

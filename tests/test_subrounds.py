@@ -1,0 +1,126 @@
+"""Large rounds in subrounds: who computes what, the same result, one compilation."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from spaces import SPACE
+
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+from tff_programs import clipping, shares, subrounds
+from tff_programs.aggregation import OverlapMeanFactory
+from tff_programs.clients import client_element
+from tff_programs.process import build_fedsup_process
+from tff_programs.robust import RobustOverlapMeanFactory
+from tff_programs.subrounds import DeferredData, SubroundContext
+
+SUPERNET = Supernet(SPACE)
+
+
+def test_clients_spread_evenly_by_cost():
+    rng = np.random.default_rng(0)
+    costs = rng.uniform(1, 10, 50)
+    spread = shares.spread(costs, [1, 1, 1])
+    assert sorted(client for share in spread for client in share) == list(range(50))
+    loads = [costs[share].sum() for share in spread]
+    assert max(loads) - min(loads) < 10 / 3
+
+
+def test_equal_costs_spread_by_number_and_capacity():
+    assert [len(share) for share in shares.spread([1.0] * 12, [1, 1])] == [6, 6]
+    assert [len(share) for share in shares.spread([1.0] * 12, [3, 1])] == [9, 3]
+    assert shares.spread([], [1, 1]) == [[], []]
+    assert shares.spread([5.0], [1, 1]) == [[0], []]
+
+
+@pytest.mark.parametrize(
+    ("clients", "sizes"), [(10, [10]), (11, [5, 6]), (25, [8, 8, 9]), (0, [0])]
+)
+def test_subrounds_are_few_and_even(clients, sizes):
+    cut = shares.subrounds(range(clients), 10)
+    assert [len(run) for run in cut] == sizes
+    assert [client for run in cut for client in run] == list(range(clients))
+
+
+def element(number, made):
+    def make():
+        made.append(number)
+        rng = np.random.default_rng(number)
+        return client_element(
+            SPACE,
+            rng.integers(0, 256, (9, 6, 6, 1)).astype(np.uint8),
+            rng.integers(0, 3, 9).astype(np.int32),
+            SPACE.sample(rng),
+            number,
+            (0, number),
+        )
+
+    return DeferredData(make)
+
+
+def run_round(context, process, clients):
+    """One round in a context that has clients' data made; returns weights, metrics, the order."""
+    made = []
+
+    async def compute():
+        with tff.framework.get_context_stack().install(tff.program.NativeFederatedContext(context)):
+            state = await tff.program.materialize_value(process.initialize())
+            output = process.next(state, [element(number, made) for number in range(clients)])
+            return await tff.program.materialize_value((output.state, output.metrics))
+
+    state, metrics = asyncio.run(compute())
+    return state, metrics["client_work"]["train"], made
+
+
+@pytest.fixture
+def contexts(execution):
+    """The session's worker, in contexts with subrounds of some clients."""
+    del execution
+    current = tff.framework.get_context_stack().current
+    worker = current._context._workers[0]
+    told = []
+    make = lambda size: SubroundContext([worker], told.append, size)
+    return SimpleNamespace(make=make, told=told)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "robust"])
+def test_subrounds_change_nothing_but_the_order_of_sums(contexts, kind):
+    mean = OverlapMeanFactory(SUPERNET)
+    aggregation = {
+        "adaptive": clipping.ClippingFactory(clipping.adaptive_clipping_norm(), mean),
+        "robust": RobustOverlapMeanFactory(SUPERNET, 0.2, 5),
+    }[kind]
+    process = build_fedsup_process(
+        SPACE,
+        LocalTraining(batch_size=4),
+        Preprocessing((128.0,), (64.0,)),
+        aggregation=aggregation,
+    )
+    whole, whole_metrics, made = run_round(contexts.make(100), process, 5)
+    assert made == [0, 1, 2, 3, 4]
+    # Of 2, 1 and 2 clients.
+    parts, parts_metrics, made = run_round(contexts.make(2), process, 5)
+    assert made == [0, 1, 2, 3, 4]
+    assert parts_metrics["clients"] == whole_metrics["clients"] == 5
+    assert parts_metrics["loss"] == pytest.approx(whole_metrics["loss"], rel=1e-5)
+    for first, second in zip(tf.nest.flatten(parts), tf.nest.flatten(whole), strict=True):
+        np.testing.assert_allclose(first, second, 0, 1e-6)
+
+
+def test_a_computation_is_compiled_once(contexts):
+    process = build_fedsup_process(
+        SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
+    )
+    context = contexts.make(2)
+    run_round(context, process, 5)
+    before = subrounds._compile_in_parts.cache_info().misses
+    whole = subrounds._compile_whole.cache_info().misses
+    for clients in (3, 4, 7):
+        run_round(context, process, clients)
+    assert subrounds._compile_in_parts.cache_info().misses == before
+    assert subrounds._compile_whole.cache_info().misses == whole
