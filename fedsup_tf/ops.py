@@ -14,6 +14,7 @@ width known when traced; batch and channels need not be.
 import contextlib
 import contextvars
 
+import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import builtin_ops
@@ -22,6 +23,8 @@ from fedsup_tf.builtin_ops import maximum, same_padding, shape_of
 _raw = tf.raw_ops
 # How operations are traced; exactly one holds.
 _FAST, _BUILTIN, _QUANTIZABLE = range(3)
+# Of a pixel and a pixel of the result, up to which products of all of them are fast: 4 x 4 maps.
+_MOST_PAIRS = 256
 _formulation = contextvars.ContextVar("formulation", default=_FAST)
 
 
@@ -159,7 +162,13 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
                     padding="SAME",
                 )
 
+            pairs = 1
+            for side in images.shape[1:3]:
+                pairs *= side * -(-side // stride)
+
             def large_filter_gradient():
+                if pairs <= _MOST_PAIRS:
+                    return _depthwise_filter_gradient_of_pairs(images, kernel, upstream, stride)
                 return _depthwise_filter_gradient(images, kernel, upstream, stride)
 
             # TensorFlow's kernel is the faster one up to 3 x 3, on maps that are not tiny.
@@ -239,6 +248,86 @@ def parametric_normalization(
       The result, of the shape of `images`, and the mean square, `(channels,)`, through which no
       gradient flows.
     """
+    if not _is_builtin() and sample_weights is None:
+        normalize = _fused_normalization(epsilon, activate)
+    else:
+        normalize = _normalization_of_rows(epsilon, activate, sample_weights)
+    result, mean_square = normalize(images, alpha, beta, gamma)
+    return tf.ensure_shape(result, images.shape), mean_square
+
+
+def _fused_normalization(epsilon: float, activate: bool):
+    """`normalize(images, alpha, beta, gamma)` in few passes over memory.
+
+    Batch normalization of a given mean and variance, which TensorFlow computes in one pass each
+    way, with alpha as the mean and the mean square as the variance; what flows through the mean
+    square is added by hand.
+    """
+    fused = {"epsilon": epsilon, "is_training": False}
+
+    @tf.custom_gradient
+    def normalize(images, alpha, beta, gamma):
+        batch, height, width, _ = shape_of(images)
+        count = tf.cast(batch * height * width, tf.float32)
+        # Mean and variance of the images themselves: one pass, and no difference of large squares.
+        moments = _raw.FusedBatchNormV3(
+            x=images,
+            scale=gamma,
+            offset=beta,
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=epsilon,
+            is_training=True,
+        )
+        shift = moments.batch_mean - alpha
+        # TensorFlow's variance divides by one less than the count.
+        unbiased = tf.maximum(count - 1, 1) / count
+        mean_square = moments.batch_variance * unbiased + shift * shift
+        outputs = _raw.FusedBatchNormV3(
+            x=images, scale=gamma, offset=beta, mean=alpha, variance=mean_square, **fused
+        )
+        result = tf.nn.relu6(outputs.y) if activate else outputs.y
+
+        def gradient(upstream, mean_square_upstream):
+            del mean_square_upstream
+            if activate:
+                upstream = relu6_gradient(upstream, result)
+            through = _raw.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=images,
+                scale=gamma,
+                reserve_space_1=alpha,
+                reserve_space_2=mean_square,
+                reserve_space_3=tf.zeros([0]),
+                **fused,
+            )
+            gamma_gradient, beta_gradient = through.scale_backprop, through.offset_backprop
+            inverse = tf.math.rsqrt(mean_square + epsilon)
+            # What flows through the mean square: proportional to x - alpha.
+            slope = -gamma_gradient * gamma * inverse / count
+            around = _raw.FusedBatchNormV3(
+                x=images,
+                scale=slope,
+                offset=tf.zeros_like(slope),
+                mean=alpha,
+                variance=mean_square,
+                **fused,
+            )
+            alpha_gradient = -inverse * (gamma * beta_gradient + slope * count * shift)
+            return (
+                through.x_backprop + around.y,
+                alpha_gradient,
+                beta_gradient,
+                gamma_gradient,
+            )
+
+        return (result, mean_square), gradient
+
+    return normalize
+
+
+def _normalization_of_rows(epsilon: float, activate: bool, sample_weights: tf.Tensor | None):
+    """`normalize(images, alpha, beta, gamma)` of builtins, or of weighted images."""
 
     @tf.custom_gradient
     def normalize(images, alpha, beta, gamma):
@@ -282,8 +371,7 @@ def parametric_normalization(
 
         return (tf.reshape(result, shape), mean_square), gradient
 
-    result, mean_square = normalize(images, alpha, beta, gamma)
-    return tf.ensure_shape(result, images.shape), mean_square
+    return normalize
 
 
 def _squared_difference(rows: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
@@ -329,26 +417,64 @@ def _depthwise_filter_gradient(images, kernel, upstream, stride):
     out_height, out_width = -(-height // stride), -(-width // stride)
     top, _ = same_padding(height, rows, stride)
     left, _ = same_padding(width, columns, stride)
-    # Extents that the kernel's walk touches, rounded up to whole strides.
-    tall = -(-((out_height - 1) * stride + rows) // stride) * stride
-    wide = -(-((out_width - 1) * stride + columns) // stride) * stride
-    bottom = maximum(tall - height - top, 0)
-    right = maximum(wide - width - left, 0)
-    merged = batch * channels
-    moved = tf.reshape(tf.transpose(images, [1, 2, 0, 3]), [1, height, width, merged])
-    moved = tf.pad(moved, [[0, 0], [top, bottom], [left, right], [0, 0]])[:, :tall, :wide]
-    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
-    if stride > 1:
+    # Extents that the kernel's walk touches, in whole strides.
+    tall = -(-((out_height - 1) * stride + rows) // stride)
+    wide = -(-((out_width - 1) * stride + columns) // stride)
+    bottom = maximum(tall * stride - height - top, 0)
+    right = maximum(wide * stride - width - left, 0)
+    moved = tf.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]])
+    moved = moved[:, : tall * stride, : wide * stride]
+    if stride == 1:
+        moved = tf.transpose(moved, [1, 2, 0, 3])
+    else:
         # Each phase of the stride becomes an image of its own.
-        phases = [tall // stride, stride, wide // stride, stride, merged]
-        moved = tf.transpose(tf.reshape(moved, phases), [1, 3, 0, 2, 4])
-        moved = tf.reshape(moved, [stride * stride, phases[0], phases[2], merged])
+        moved = tf.reshape(moved, [batch, tall, stride, wide, stride, channels])
+        moved = tf.transpose(moved, [2, 4, 1, 3, 0, 5])
+    merged = batch * channels
+    moved = tf.reshape(moved, [stride * stride, tall, wide, merged])
+    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
     taps = tf.nn.depthwise_conv2d(moved, filters, [1, 1, 1, 1], "VALID")
+    high, long = tall - out_height + 1, wide - out_width + 1
+    taps = tf.reduce_sum(tf.reshape(taps, [-1, high * long, batch, channels]), 2)
     if stride > 1:
-        high = tall // stride - out_height + 1
-        long = wide // stride - out_width + 1
-        taps = tf.reshape(taps, [stride, stride, high, long, merged])
-        taps = tf.transpose(taps, [2, 0, 3, 1, 4])
-        taps = tf.reshape(taps, [high * stride, long * stride, merged])[:rows, :columns]
-    taps = tf.reshape(taps, [rows, columns, batch, channels])
-    return tf.expand_dims(tf.reduce_sum(taps, 2), 3)
+        taps = tf.transpose(
+            tf.reshape(taps, [stride, stride, high, long, channels]), [2, 0, 3, 1, 4]
+        )
+    taps = tf.reshape(taps, [high * stride, long * stride, channels])
+    return tf.expand_dims(taps[:rows, :columns], 3)
+
+
+def _depthwise_filter_gradient_of_pairs(images, kernel, upstream, stride):
+    """Products of all pixels with all of the upstream, added up by the tap that links the two."""
+    batch, height, width, channels = shape_of(images)
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    first = tf.transpose(tf.reshape(images, [batch, height * width, channels]), [2, 1, 0])
+    second = tf.transpose(
+        tf.reshape(upstream, [batch, out_height * out_width, channels]), [2, 0, 1]
+    )
+    products = tf.reshape(
+        tf.matmul(first, second), [channels, height * width * out_height * out_width]
+    )
+    # By how much a pixel lies below and right of where the upstream's window begins.
+    below = np.subtract.outer(np.arange(height), stride * np.arange(out_height))
+    right = np.subtract.outer(np.arange(width), stride * np.arange(out_width))
+    down, across = (np.arange(part.min(), part.max() + 1) for part in (below, right))
+    links = np.einsum(
+        "yad,xbe->yxabde",
+        *(
+            (part[..., np.newaxis] == steps).astype(np.float32)
+            for part, steps in ((below, down), (right, across))
+        ),
+    )
+    links = tf.constant(links.reshape(products.shape[1], len(down) * len(across)))
+    taps = tf.matmul(links, products, transpose_a=True, transpose_b=True)
+    taps = tf.reshape(taps, [len(down), len(across), channels])
+    begins, sizes, paddings = [], shape_of(kernel)[:2], []
+    for size, side, steps in zip(sizes, (height, width), (down, across), strict=True):
+        before, _ = same_padding(side, size, stride)
+        begin = -before - int(steps[0])
+        padding = maximum(-begin, 0)
+        begins.append(begin + padding)
+        paddings.append([padding, maximum(begin + size - len(steps), 0)])
+    taps = tf.slice(tf.pad(taps, [*paddings, [0, 0]]), [*begins, 0], [*sizes, channels])
+    return tf.expand_dims(taps, 3)
