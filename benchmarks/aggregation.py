@@ -164,7 +164,7 @@ def draw(results, path):
     for place, (title, poisoned) in enumerate((("honest clients", False), ("2 of 20", True))):
         chosen = {n: r for n, r in results.items() if n.startswith("poisoned") == poisoned}
         for number, (name, result) in enumerate(chosen.items()):
-            label = f"{name.removeprefix('poisoned, ')}  {result['mean_accuracy']:.1f} %"
+            label = f"{name.removeprefix('poisoned: ')}  {result['mean_accuracy']:.1f} %"
             axes[place].plot(*result["curve"], label=label, color=colours(number % 10))
         axes[place].set(xlabel="round", title=title if not poisoned else f"{title} poisoned")
         axes[place].legend(frameon=False, fontsize=8)

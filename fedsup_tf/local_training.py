@@ -204,7 +204,7 @@ def _sandwich_gradients(supernet, weights, architecture, images, labels, seed, t
     students = [supernet.space.smallest()]
     for number in range(training.sandwich - 2):
         student_seed = tf.random.experimental.stateless_fold_in(seed, number + 1)
-        students.append(_random_subnet(supernet, architecture, student_seed))
+        students.append(random_subnet(supernet, architecture, student_seed))
     for student in students:
         slices = supernet.slices(student, within=architecture)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -221,8 +221,8 @@ def _mean_cross_entropy(targets, logits):
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
-def _random_subnet(supernet, within, seed):
-    """Code of a uniformly drawn subnet of the net `within`."""
+def random_subnet(supernet, within, seed):
+    """Code of a uniformly drawn subnet of the net `within`, int32."""
     if not isinstance(within, tf.Tensor):
         within = tf.constant(supernet.space.encode(within))
     draws = tf.random.stateless_uniform(tf.shape(within), seed)
