@@ -53,6 +53,15 @@ class Device:
             if value == float("inf") and field.name == "latency_seconds":
                 raise ValueError("Device: expected a finite latency_seconds, received infinity.")
 
+    def slowed(self, factor: float) -> "Device":
+        """A device that computes and sends that many times slower, at the same latency."""
+        return Device(
+            self.macs_per_second / factor,
+            self.down_bytes_per_second / factor,
+            self.up_bytes_per_second / factor,
+            self.latency_seconds,
+        )
+
 
 def default_devices(space: SearchSpace, tiers: Sequence[Tier]) -> tuple[Device, ...]:
     """A device for each tier, faster where the tier's net computes more.

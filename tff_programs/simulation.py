@@ -1,11 +1,14 @@
 """A training that is kept in memory alone, for notebooks: `training.train` without a folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_federated as tff
 
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.datasets import ImageDataset
+from fedsup_tf.partition import ClientIndices
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import ClientData
 from tff_programs.training import RoundReport, train
@@ -67,6 +70,38 @@ async def simulate(
         on_evaluated=keep,
     )
     return Simulation(tuple(released.values().values()), accuracies, latest)
+
+
+def client_accuracies(
+    accuracy: Callable,
+    weights: Mapping[str, np.ndarray],
+    dataset: ImageDataset,
+    partition: Sequence[ClientIndices],
+    architectures: Sequence[Architecture],
+    batch_size: int,
+) -> list[float]:
+    """Each client's share of its own test images that its net gets right.
+
+    Only a simulation knows it; a server learns sums over clients (`evaluation`).
+
+    Args:
+      accuracy: As `accuracy.build_accuracy` returns it.
+      weights: The supernet's, by tensor name.
+      dataset: The data set.
+      partition: The indices of each client.
+      architectures: The net of each client.
+      batch_size: Images normalized together.
+    """
+    return [
+        accuracy(
+            weights,
+            architecture,
+            dataset.test_images[indices.test],
+            dataset.test_labels[indices.test],
+            batch_size,
+        )
+        for indices, architecture in zip(partition, architectures, strict=True)
+    ]
 
 
 class _NoState(tff.program.ProgramStateManager):
