@@ -105,7 +105,7 @@ class ElasticBlock(keras.layers.Layer):
         if not self.always_present and branch.shape[3] is None:
             missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
             branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
-        result = tf.ensure_shape(branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None])
+        result = ops.known(branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None])
         return result, with_prefixes(found)
 
     def _project(self, weights, inputs):
@@ -114,11 +114,7 @@ class ElasticBlock(keras.layers.Layer):
             return inputs
         if filters is not None:
             return self.shortcut.forward(weights, inputs)
-        return tf.cond(
-            tf.size(weights["kernel"]) > 0,
-            lambda: self.shortcut.forward(weights, inputs),
-            lambda: inputs,
-        )
+        return ops.pointwise_conv2d_or_nothing(inputs, weights["kernel"])
 
 
 def uniform(seed: int, fan_in: int) -> keras.initializers.Initializer:

@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from fedsup_tf import slicing
+from fedsup_tf import ops, slicing
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import AnyArchitecture, Supernet, has_weight_decay
+
+# Under what name a net's vectors are packed; no tensor is called so.
+_VECTORS = "vectors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,26 +115,33 @@ def local_update(
     Returns:
       The update; equal inputs give equal updates.
     """
-    names = list(supernet.weight_shapes)
-    initial = {name: tf.convert_to_tensor(weights[name]) for name in names}
+    initial = _Packed(
+        {name: tf.convert_to_tensor(weights[name]) for name in supernet.weight_shapes}
+    )
     # SGD on variables, which may have unknown shapes, is much faster than on loop state.
-    variables = {name: _variable(initial[name]) for name in names}
-    momenta = {name: _variable(tf.zeros_like(initial[name])) for name in names}
+    variables = {name: _variable(value) for name, value in initial.packed.items()}
+    momenta = {name: _variable(tf.zeros_like(value)) for name, value in initial.packed.items()}
     examples = tf.shape(labels)[0]
 
     def step(indices, step_seed):
         batch = preprocessing.augment(
-            preprocessing.normalize(tf.gather(images, indices)), step_seed
+            _normalize(preprocessing, tf.gather(images, indices)), step_seed
         )
         current = {
-            name: tf.ensure_shape(variables[name].read_value(), initial[name].shape)
-            for name in names
+            name: ops.known(variables[name].read_value(), value.shape)
+            for name, value in initial.packed.items()
         }
         loss, gradients = _sandwich_gradients(
-            supernet, current, architecture, batch, tf.gather(labels, indices), step_seed, training
+            supernet,
+            current,
+            architecture,
+            batch,
+            tf.gather(labels, indices),
+            step_seed,
+            training,
+            initial.unpack,
         )
-        for name in names:
-            gradient = gradients[name]
+        for name, gradient in gradients.items():
             if training.clip_value != float("inf"):
                 gradient = tf.raw_ops.ClipByValue(
                     t=gradient,
@@ -169,10 +179,10 @@ def local_update(
             lambda number, _: number < training.epochs, epoch, (0, 0.0), parallel_iterations=1
         )
         delta = {
-            name: tf.ensure_shape(variables[name].read_value() - initial[name], initial[name].shape)
-            for name in names
+            name: ops.known(variables[name].read_value() - value, value.shape)
+            for name, value in initial.packed.items()
         }
-        return delta, total
+        return initial.unpack(delta), total
 
     delta, total = train()
     seen = tf.cast(examples, tf.float32) * training.epochs
@@ -183,19 +193,62 @@ def local_update(
     )
 
 
-def _sandwich_gradients(supernet, weights, architecture, images, labels, seed, training):
-    """Loss of the received net, and the sum of the gradients of all nets of the sandwich."""
+class _Packed:
+    """A net's weights with all vectors as one, so that a step has fewer and larger operations.
+
+    Attributes:
+      packed: The kernels by name, and the vectors one behind the other under `_VECTORS`.
+    """
+
+    def __init__(self, weights: Mapping[str, tf.Tensor]):
+        """Packs a net's weights."""
+        vectors = {name: value for name, value in weights.items() if len(value.shape) == 1}
+        self._names = list(weights)
+        self._shapes = {name: value.shape for name, value in vectors.items()}
+        self._lengths = tf.stack([tf.size(value) for value in vectors.values()])
+        self.packed = {name: value for name, value in weights.items() if name not in vectors}
+        self.packed[_VECTORS] = tf.concat(list(vectors.values()), 0)
+
+    def unpack(self, packed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Each tensor under its name, of values packed as `packed` is."""
+        parts = tf.split(packed[_VECTORS], self._lengths, num=len(self._shapes))
+        vectors = {
+            name: ops.known(part, shape)
+            for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
+        }
+        return {name: vectors[name] if name in vectors else packed[name] for name in self._names}
+
+
+def _normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
+    """`preprocessing.normalize` of whole rows, since TensorFlow is slow with few channels."""
+    _, height, width, channels = images.shape
+    rows = dataclasses.replace(
+        preprocessing,
+        mean=preprocessing.mean * width,
+        standard_deviation=preprocessing.standard_deviation * width,
+    )
+    normalized = rows.normalize(tf.reshape(images, [-1, height, 1, width * channels]))
+    return tf.reshape(normalized, [-1, height, width, channels])
+
+
+def _sandwich_gradients(
+    supernet, packed, architecture, images, labels, seed, training, unpack=dict
+):
+    """Loss of the received net, and the sum of the gradients of all nets of the sandwich.
+
+    `unpack` makes the net's weights by name of `packed`, which the gradients are those of.
+    """
     classes = supernet.space.classes
     targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
     targets += training.label_smoothing / classes
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(weights)
-        subnet = weights
+        tape.watch(packed)
+        subnet = unpack(packed)
         if training.sandwich > 1:
-            subnet = slicing.take(weights, supernet.slices(architecture, within=architecture))
+            subnet = slicing.take(subnet, supernet.slices(architecture, within=architecture))
         logits = supernet.forward(subnet, images)
         loss = _mean_cross_entropy(targets, logits)
-    gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+    gradients = tape.gradient(loss, packed, unconnected_gradients="zero")
     if training.sandwich == 1:
         return loss, gradients
 
@@ -208,11 +261,11 @@ def _sandwich_gradients(supernet, weights, architecture, images, labels, seed, t
     for student in students:
         slices = supernet.slices(student, within=architecture)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
-            logits = supernet.forward(slicing.take(weights, slices), images)
+            tape.watch(packed)
+            logits = supernet.forward(slicing.take(unpack(packed), slices), images)
             # The square keeps the gradient's size the same at every temperature.
             distillation = temperature**2 * _mean_cross_entropy(teacher, logits / temperature)
-        student_gradients = tape.gradient(distillation, weights, unconnected_gradients="zero")
+        student_gradients = tape.gradient(distillation, packed, unconnected_gradients="zero")
         gradients = {name: gradients[name] + student_gradients[name] for name in gradients}
     return loss, gradients
 

@@ -58,11 +58,61 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """1 x 1 convolution with `kernel` `(1, 1, in, out)`, as a matrix product where that is fast."""
     if _formulation.get() == _QUANTIZABLE:
         return tf.nn.conv2d(images, kernel, 1, "SAME")
-    _, height, width, channels = shape_of(images)
-    filters = shape_of(kernel)[3]
-    matrix = tf.reshape(kernel, [channels, filters])
-    product = matmul(tf.reshape(images, [-1, channels]), matrix)
-    return tf.reshape(product, [-1, height, width, filters])
+    if _is_builtin():
+        _, height, width, channels = shape_of(images)
+        filters = shape_of(kernel)[3]
+        matrix = tf.reshape(kernel, [channels, filters])
+        product = matmul(tf.reshape(images, [-1, channels]), matrix)
+        return tf.reshape(product, [-1, height, width, filters])
+    return _pointwise(images, kernel, may_be_absent=False)
+
+
+def pointwise_conv2d_or_nothing(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """`pointwise_conv2d`, or `images` themselves where the kernel turns out to be of size 0."""
+    return _pointwise(images, kernel, may_be_absent=True)
+
+
+def _pointwise(images: tf.Tensor, kernel: tf.Tensor, may_be_absent: bool) -> tf.Tensor:
+    height, width = images.shape[1:3]
+
+    def where_present(function, otherwise):
+        # Not a cond around it all: TensorFlow feeds none of its own into a gradient by hand.
+        return tf.cond(tf.size(kernel) > 0, function, otherwise) if may_be_absent else function()
+
+    @tf.custom_gradient
+    def convolve(images, kernel):
+        channels, filters = shape_of(kernel)[2:]
+        matrix = tf.squeeze(kernel, [0, 1])
+
+        def product():
+            result = tf.matmul(tf.reshape(images, [-1, channels]), matrix)
+            return tf.reshape(result, [-1, height, width, filters])
+
+        def gradient(upstream):
+            def products():
+                rows = tf.reshape(upstream, [-1, filters])
+                images_gradient = tf.matmul(rows, matrix, transpose_b=True)
+                images_gradient = tf.reshape(images_gradient, tf.shape(images))
+                inputs = tf.reshape(images, [-1, channels])
+                matrix_gradient = tf.matmul(inputs, rows, transpose_a=True)
+                return images_gradient, tf.reshape(matrix_gradient, [1, 1, channels, filters])
+
+            images_gradient, kernel_gradient = where_present(
+                products, lambda: (upstream, tf.zeros_like(kernel))
+            )
+            return known(images_gradient, images.shape), known(kernel_gradient, kernel.shape)
+
+        return where_present(product, lambda: images), gradient
+
+    result = convolve(images, kernel)
+    filters = None if may_be_absent else kernel.shape[3]
+    return known(result, [images.shape[0], height, width, filters])
+
+
+def known(tensor: tf.Tensor, shape) -> tf.Tensor:
+    """`tensor`, whose `shape` is known from elsewhere; costs nothing, unlike `ensure_shape`."""
+    tensor.set_shape(shape)
+    return tensor
 
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
@@ -179,7 +229,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
                 filter_gradient = (large_filter_gradient if side > 3 else small_filter_gradient)()
             else:
                 filter_gradient = tf.cond(side > 3, large_filter_gradient, small_filter_gradient)
-            return input_gradient, tf.ensure_shape(filter_gradient, kernel.shape)
+            return input_gradient, known(filter_gradient, kernel.shape)
 
         result = tf.nn.depthwise_conv2d(images, kernel, strides, "SAME")
         return result, gradient
@@ -189,7 +239,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
     result = convolve(_pad_channels(images, 3, channels), _pad_channels(kernel, 2, channels))
     result = leading_channels(result, channels)
     height, width = (-(-side // stride) for side in images.shape[1:3])
-    return tf.ensure_shape(result, [images.shape[0], height, width, kernel.shape[2]])
+    return known(result, [images.shape[0], height, width, kernel.shape[2]])
 
 
 def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
@@ -197,7 +247,7 @@ def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
     # Not images[..., :channels], whose gradient always copies.
     result = tf.slice(images, [0, 0, 0, 0], [-1, -1, -1, channels])
     channels = channels if isinstance(channels, int) else None
-    return tf.ensure_shape(result, [*images.shape[:3], channels])
+    return known(result, [*images.shape[:3], channels])
 
 
 def relu6(values: tf.Tensor) -> tf.Tensor:
@@ -253,7 +303,7 @@ def parametric_normalization(
     else:
         normalize = _normalization_of_rows(epsilon, activate, sample_weights)
     result, mean_square = normalize(images, alpha, beta, gamma)
-    return tf.ensure_shape(result, images.shape), mean_square
+    return known(result, images.shape), mean_square
 
 
 def _fused_normalization(epsilon: float, activate: bool):
@@ -268,7 +318,7 @@ def _fused_normalization(epsilon: float, activate: bool):
     @tf.custom_gradient
     def normalize(images, alpha, beta, gamma):
         batch, height, width, _ = shape_of(images)
-        count = tf.cast(batch * height * width, tf.float32)
+        share = 1.0 / tf.cast(batch * height * width, tf.float32)
         # Mean and variance of the images themselves: one pass, and no difference of large squares.
         moments = _raw.FusedBatchNormV3(
             x=images,
@@ -280,9 +330,8 @@ def _fused_normalization(epsilon: float, activate: bool):
             is_training=True,
         )
         shift = moments.batch_mean - alpha
-        # TensorFlow's variance divides by one less than the count.
-        unbiased = tf.maximum(count - 1, 1) / count
-        mean_square = moments.batch_variance * unbiased + shift * shift
+        # TensorFlow's variance divides by one less than the count, where that is above 0.
+        mean_square = moments.batch_variance * (1.0 - share) + shift * shift
         outputs = _raw.FusedBatchNormV3(
             x=images, scale=gamma, offset=beta, mean=alpha, variance=mean_square, **fused
         )
@@ -304,22 +353,17 @@ def _fused_normalization(epsilon: float, activate: bool):
             gamma_gradient, beta_gradient = through.scale_backprop, through.offset_backprop
             inverse = tf.math.rsqrt(mean_square + epsilon)
             # What flows through the mean square: proportional to x - alpha.
-            slope = -gamma_gradient * gamma * inverse / count
+            slope = gamma_gradient * gamma * inverse
             around = _raw.FusedBatchNormV3(
                 x=images,
-                scale=slope,
-                offset=tf.zeros_like(slope),
+                scale=slope * share,
+                offset=tf.zeros_like(alpha),
                 mean=alpha,
                 variance=mean_square,
                 **fused,
             )
-            alpha_gradient = -inverse * (gamma * beta_gradient + slope * count * shift)
-            return (
-                through.x_backprop + around.y,
-                alpha_gradient,
-                beta_gradient,
-                gamma_gradient,
-            )
+            alpha_gradient = inverse * (slope * shift - gamma * beta_gradient)
+            return through.x_backprop - around.y, alpha_gradient, beta_gradient, gamma_gradient
 
         return (result, mean_square), gradient
 
@@ -407,7 +451,7 @@ def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     # Not kernel[top:...], whose gradient is no builtin.
     sizes = [side - 2 * top, side - 2 * left, *shape_of(kernel)[2:]]
     static = [size if isinstance(size, int) else None for size in sizes]
-    return tf.ensure_shape(tf.slice(kernel, [top, left, 0, 0], sizes), static)
+    return known(tf.slice(kernel, [top, left, 0, 0], sizes), static)
 
 
 def _depthwise_filter_gradient(images, kernel, upstream, stride):

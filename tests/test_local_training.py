@@ -230,13 +230,13 @@ def test_a_sandwich_of_two_adds_the_smallest_taught_by_the_received(architecture
 
 
 def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch):
-    drawn, draw = [], local_training._random_subnet
+    drawn, draw = [], local_training.random_subnet
 
     def recording(*arguments):
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(local_training, "_random_subnet", recording)
+    monkeypatch.setattr(local_training, "random_subnet", recording)
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
     training = dataclasses.replace(WHOLE, sandwich=4, temperature=0.5)
     loss, gradients = local_training._sandwich_gradients(
@@ -265,7 +265,7 @@ def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
 
     @tf.function(input_signature=[tf.TensorSpec([2], tf.int32)])
     def draw(seed):
-        return local_training._random_subnet(SUPERNET, net, seed)
+        return local_training.random_subnet(SUPERNET, net, seed)
 
     draws = np.array([draw(tf.constant([seed, 7])) for seed in range(400)])
     for entries, choices, most in zip(draws.T, SPACE.choices, SPACE.encode(within), strict=True):
