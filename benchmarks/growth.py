@@ -2,9 +2,11 @@
 
 `uv run python benchmarks/growth.py` runs each point in a process of its own, so that peaks do not
 mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tiers in turn, 32 images
-each), and rounds of ten clients of the supernet with its widths times 1, 2 and 4 (128 images each).
-It prints a table and writes growth.json, clients.png and width.png to --out. Peaks are the system's
-`VmHWM`, of the program and of TFF's worker.
+each), rounds of ten clients of the supernet with its widths times 1, 2 and 4 (128 images each), and
+rounds of 20 clients of the largest subnet with 32 and with 320 images, from which follow what an
+example and what a client costs (docs/scale.md). It prints a table and writes growth.json,
+clients.png and width.png to --out. Peaks are the system's `VmHWM`, of the program and of TFF's
+worker.
 """
 
 import os
@@ -38,7 +40,9 @@ from tff_programs.subrounds import DeferredData
 _CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients of a round.")
 _WIDTHS = flags.DEFINE_list("widths", ["1", "2", "4"], "What the supernet's widths are times.")
 _OUT = flags.DEFINE_string("out", "runs/benchmark_growth", "Folder of the results.")
-_POINT = flags.DEFINE_string("point", None, "clients,width,images: measures this point alone.")
+_POINT = flags.DEFINE_string(
+    "point", None, "clients,width,images,tiers: measures this point alone."
+)
 
 
 def wide_space(factor):
@@ -65,10 +69,10 @@ def worker_pid():
     return next(child for child, name in names.items() if name.startswith("worker"))
 
 
-def measure_point(clients, width, images):
+def measure_point(clients, width, images, tiers):
     """Seconds of a round and peaks, after a first round of at most two subrounds."""
     space = wide_space(width)
-    architectures = [tier.architecture for tier in default_tiers(space, 0)]
+    architectures = [tier.architecture for tier in default_tiers(space, 0)][-tiers:]
 
     def data(number):
         def make():
@@ -87,7 +91,7 @@ def measure_point(clients, width, images):
     async def rounds():
         state = await tff.program.materialize_value(process.initialize())
         seconds = []
-        for count in [min(clients, 20), *[clients] * (3 if clients <= 10 else 1)]:
+        for count in [min(clients, 20), *[clients] * (3 if clients <= 20 else 1)]:
             start = time.perf_counter()
             output = process.next(state, [data(number) for number in range(count)])
             await tff.program.materialize_value((output.state, output.metrics))
@@ -107,9 +111,9 @@ def measure_point(clients, width, images):
         }
 
 
-def in_child(clients, width, images):
+def in_child(clients, width, images, tiers=4):
     """`measure_point` in a process of its own."""
-    point = f"--point={clients},{width},{images}"
+    point = f"--point={clients},{width},{images},{tiers}"
     result = subprocess.run(
         [sys.executable, __file__, point], capture_output=True, text=True, check=False
     )
@@ -117,7 +121,7 @@ def in_child(clients, width, images):
         raise RuntimeError(f"{point}: {result.stderr[-2000:]}")
     measured = json.loads(result.stdout.splitlines()[-1])
     print(
-        f"{clients} clients, width x {width}: {measured['seconds']:.1f} s, worker "
+        f"{clients} clients, width x {width}, {images} images: {measured['seconds']:.1f} s, worker "
         f"{measured['worker_mb']:.0f} MB, program {measured['program_mb']:.0f} MB",
         flush=True,
     )
@@ -158,6 +162,15 @@ def main(argv):
         return
     by_clients = [in_child(int(count), 1, 32) for count in _CLIENTS.value]
     by_width = [in_child(10, int(width), 128) for width in _WIDTHS.value]
+    few, many = (in_child(20, 1, images, tiers=1) for images in (32, 320))
+    cores = len(os.sched_getaffinity(0))
+    core_seconds_of_example = cores * (many["seconds"] - few["seconds"]) / 20 / (320 - 32)
+    largest = {
+        "core_seconds_of_example": core_seconds_of_example,
+        "core_seconds_of_client": cores * few["seconds"] / 20 - 32 * core_seconds_of_example,
+        "worker_mb": many["worker_mb"],
+        "program_mb": many["program_mb"],
+    }
     rows = [("dimension", "", "parameters", "seconds", "s/client", "worker MB", "program MB")]
     for dimension, points in (("clients", by_clients), ("width x", by_width)):
         for point in points:
@@ -174,8 +187,15 @@ def main(argv):
             )
     print()
     print(format_table(rows))
+    print(
+        f"largest subnet: {1e3 * largest['core_seconds_of_example']:.2f} ms of a core an example, "
+        f"{1e3 * largest['core_seconds_of_client']:.0f} ms a client"
+    )
     os.makedirs(_OUT.value, exist_ok=True)
-    write_json(os.path.join(_OUT.value, "growth.json"), {"clients": by_clients, "width": by_width})
+    write_json(
+        os.path.join(_OUT.value, "growth.json"),
+        {"clients": by_clients, "width": by_width, "largest": largest},
+    )
     draw(by_clients, "clients", "clients a round", os.path.join(_OUT.value, "clients.png"))
     draw(by_width, "width", "width of the supernet x", os.path.join(_OUT.value, "width.png"))
     print(f"In {_OUT.value}: growth.json, clients.png, width.png")
