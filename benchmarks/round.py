@@ -39,6 +39,7 @@ from fedsup_tf.checkpoint import replace_file, write_json
 from fedsup_tf.costs import count_macs
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
+from tff_programs import worker_command
 from tff_programs.clients import client_element
 from tff_programs.process import build_fedsup_process
 from tff_programs.report import format_table
@@ -122,6 +123,7 @@ class Plain:
         script = os.path.join(os.path.dirname(__file__), "plain_loop.py")
         self._process = subprocess.Popen(
             [sys.executable, script, f"--examples={_EXAMPLES.value}"],
+            env={**os.environ, **worker_command.environment(worker_command.cores())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -265,8 +265,8 @@ def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """`upstream` where `result`, the value of ReLU6, lies strictly between 0 and 6; else zero."""
     if _is_builtin():
         return builtin_ops.relu6_gradient(upstream, result)
-    # Relu6Grad compares entry by entry, which TFF's worker, built for the oldest of processors, does
-    # without vectors: 8 times as slow. Inside, the product is beyond 1 for any value above 1e-38.
+    # Relu6Grad compares entry by entry, which TFF's worker, built for old processors, does without
+    # vectors: 8 times as slow. Inside, the product is beyond 1 for all values above 1e-38.
     return upstream * tf.minimum(tf.minimum(result, 6.0 - result) * 1e38, 1.0)
 
 
