@@ -142,10 +142,14 @@ class Plain:
 
 
 def _materialize(call):
-    async def wait():
-        return await tff.program.materialize_value(call())
+    values = []
 
-    return asyncio.run(wait())
+    # What the coroutine returns asyncio would print to itself, 0.1 s for a state.
+    async def wait():
+        values.append(await tff.program.materialize_value(call()))
+
+    asyncio.run(wait())
+    return values[0]
 
 
 def _seconds(call, *arguments):

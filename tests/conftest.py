@@ -16,10 +16,14 @@ def execution():
     from tff_programs.runtime import local_execution
 
     def materialize(value):
-        async def wait():
-            return await tff.program.materialize_value(value())
+        values = []
 
-        return asyncio.run(wait())
+        # What the coroutine returns asyncio would print to itself, 0.1 s for a state.
+        async def wait():
+            values.append(await tff.program.materialize_value(value()))
+
+        asyncio.run(wait())
+        return values[0]
 
     with local_execution():
         yield materialize
