@@ -32,8 +32,8 @@ _CORES = len(os.sched_getaffinity(0))
 class PlainUpdate:
     """`local_update` of any subnet as a session of a graph that is built once."""
 
-    def __init__(self, supernet, sandwich=1):
-        """Builds the graph."""
+    def __init__(self, supernet, sandwich=1, threads=2):
+        """Builds the graph, whose operations run on as many threads."""
         v1 = tf.compat.v1
         shapes = supernet.elastic_shapes(sandwich > 1)
         with tf.Graph().as_default() as graph:
@@ -55,7 +55,12 @@ class PlainUpdate:
             )
             self._fetches = (update.delta, update.loss)
             self._initialize = v1.global_variables_initializer()
-            self._session = v1.Session(graph=graph)
+            config = v1.ConfigProto(
+                inter_op_parallelism_threads=threads,
+                intra_op_parallelism_threads=1,
+                use_per_session_threads=threads == 1,
+            )
+            self._session = v1.Session(graph=graph, config=config)
 
     def __call__(self, weights, code, images, labels, seed):
         """The client's delta by tensor name, and its loss."""
@@ -189,7 +194,7 @@ def main():
         elif request["what"] == "step":
             sandwich = request["sandwich"]
             if sandwich not in updates:
-                updates[sandwich] = PlainUpdate(supernet, sandwich)
+                updates[sandwich] = PlainUpdate(supernet, sandwich, threads=1)
             code = np.array(request["code"], np.int32)
             answer = step_ms(supernet, updates[sandwich], code, sandwich > 1)
         elif request["what"] == "drawn":

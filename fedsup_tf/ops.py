@@ -1,9 +1,8 @@
 """The net's operations, with gradients fast on CPU or made of TensorFlow Lite builtins alone.
 
 TensorFlow's own gradients of a convolution have no TensorFlow Lite counterpart, and its filter
-gradient of a depthwise convolution wider than 3 x 3 is several times slower than the convolution.
-Here that gradient is itself a depthwise convolution, over the channels of all images at once, which
-is both faster and a builtin. Where TensorFlow's kernel is faster it is used, except inside
+gradient of a depthwise convolution wider than 3 x 3 is several times slower than the convolution
+(see `filter_gradients`). Where TensorFlow's kernel is fast it is used, except inside
 `builtin_operators()`, in which every gradient is made of builtins. Values and gradients equal
 TensorFlow's own up to rounding either way.
 
@@ -14,17 +13,15 @@ width known when traced; batch and channels need not be.
 import contextlib
 import contextvars
 
-import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import builtin_ops
-from fedsup_tf.builtin_ops import maximum, same_padding, shape_of
+from fedsup_tf.builtin_ops import maximum, shape_of
+from fedsup_tf.filter_gradients import depthwise_filter_gradient
 
 _raw = tf.raw_ops
 # How operations are traced; exactly one holds.
 _FAST, _BUILTIN, _QUANTIZABLE = range(3)
-# Of a pixel and a pixel of the result, up to which products of all of them are fast: 4 x 4 maps.
-_MOST_PAIRS = 256
 _formulation = contextvars.ContextVar("formulation", default=_FAST)
 
 
@@ -212,14 +209,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
                     padding="SAME",
                 )
 
-            pairs = 1
-            for side in images.shape[1:3]:
-                pairs *= side * -(-side // stride)
-
             def large_filter_gradient():
-                if pairs <= _MOST_PAIRS:
-                    return _depthwise_filter_gradient_of_pairs(images, kernel, upstream, stride)
-                return _depthwise_filter_gradient(images, kernel, upstream, stride)
+                return depthwise_filter_gradient(images, kernel, upstream, stride)
 
             # TensorFlow's kernel is the faster one up to 3 x 3, on maps that are not tiny.
             side = shape_of(kernel)[0]
@@ -454,73 +445,3 @@ def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     sizes = [side - 2 * top, side - 2 * left, *shape_of(kernel)[2:]]
     static = [size if isinstance(size, int) else None for size in sizes]
     return known(tf.slice(kernel, [top, left, 0, 0], sizes), static)
-
-
-def _depthwise_filter_gradient(images, kernel, upstream, stride):
-    """Depthwise convolution of the images with the upstream, channels = batch x channels."""
-    batch, height, width, channels = shape_of(images)
-    rows, columns = shape_of(kernel)[:2]
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    top, _ = same_padding(height, rows, stride)
-    left, _ = same_padding(width, columns, stride)
-    # Extents that the kernel's walk touches, in whole strides.
-    tall = -(-((out_height - 1) * stride + rows) // stride)
-    wide = -(-((out_width - 1) * stride + columns) // stride)
-    bottom = maximum(tall * stride - height - top, 0)
-    right = maximum(wide * stride - width - left, 0)
-    moved = tf.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]])
-    moved = moved[:, : tall * stride, : wide * stride]
-    if stride == 1:
-        moved = tf.transpose(moved, [1, 2, 0, 3])
-    else:
-        # Each phase of the stride becomes an image of its own.
-        moved = tf.reshape(moved, [batch, tall, stride, wide, stride, channels])
-        moved = tf.transpose(moved, [2, 4, 1, 3, 0, 5])
-    merged = batch * channels
-    moved = tf.reshape(moved, [stride * stride, tall, wide, merged])
-    filters = tf.reshape(tf.transpose(upstream, [1, 2, 0, 3]), [out_height, out_width, merged, 1])
-    taps = tf.nn.depthwise_conv2d(moved, filters, [1, 1, 1, 1], "VALID")
-    high, long = tall - out_height + 1, wide - out_width + 1
-    taps = tf.reduce_sum(tf.reshape(taps, [-1, high * long, batch, channels]), 2)
-    if stride > 1:
-        taps = tf.transpose(
-            tf.reshape(taps, [stride, stride, high, long, channels]), [2, 0, 3, 1, 4]
-        )
-    taps = tf.reshape(taps, [high * stride, long * stride, channels])
-    return tf.expand_dims(taps[:rows, :columns], 3)
-
-
-def _depthwise_filter_gradient_of_pairs(images, kernel, upstream, stride):
-    """Products of all pixels with all of the upstream, added up by the tap that links the two."""
-    batch, height, width, channels = shape_of(images)
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    first = tf.transpose(tf.reshape(images, [batch, height * width, channels]), [2, 1, 0])
-    second = tf.transpose(
-        tf.reshape(upstream, [batch, out_height * out_width, channels]), [2, 0, 1]
-    )
-    products = tf.reshape(
-        tf.matmul(first, second), [channels, height * width * out_height * out_width]
-    )
-    # By how much a pixel lies below and right of where the upstream's window begins.
-    below = np.subtract.outer(np.arange(height), stride * np.arange(out_height))
-    right = np.subtract.outer(np.arange(width), stride * np.arange(out_width))
-    down, across = (np.arange(part.min(), part.max() + 1) for part in (below, right))
-    links = np.einsum(
-        "yad,xbe->yxabde",
-        *(
-            (part[..., np.newaxis] == steps).astype(np.float32)
-            for part, steps in ((below, down), (right, across))
-        ),
-    )
-    links = tf.constant(links.reshape(products.shape[1], len(down) * len(across)))
-    taps = tf.matmul(links, products, transpose_a=True, transpose_b=True)
-    taps = tf.reshape(taps, [len(down), len(across), channels])
-    begins, sizes, paddings = [], shape_of(kernel)[:2], []
-    for size, side, steps in zip(sizes, (height, width), (down, across), strict=True):
-        before, _ = same_padding(side, size, stride)
-        begin = -before - int(steps[0])
-        padding = maximum(-begin, 0)
-        begins.append(begin + padding)
-        paddings.append([padding, maximum(begin + size - len(steps), 0)])
-    taps = tf.slice(tf.pad(taps, [*paddings, [0, 0]]), [*begins, 0], [*sizes, channels])
-    return tf.expand_dims(taps, 3)

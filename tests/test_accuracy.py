@@ -5,8 +5,10 @@ import numpy as np
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.costs import count_parameters
 from fedsup_tf.preprocessing import Preprocessing
-from fedsup_tf.space import digits_small
+from fedsup_tf.slicing import count_values
+from fedsup_tf.space import digits_small, fedsup_cifar
 from fedsup_tf.supernet import Supernet
+from tff_programs.assignment import default_tiers
 from tff_programs.clients import client_element
 from tff_programs.evaluation import build_federated_evaluation
 from tff_programs.traffic import traffic_counter
@@ -64,10 +66,12 @@ def test_federated_evaluation_sums_the_clients_counts(execution):
     assert counts["examples"] == 71
 
 
-def test_bytes_are_those_serialized():
-    supernet = Supernet(SPACE)
+def test_bytes_are_those_of_the_slices_and_within_a_percent_nothing_else():
+    space = fedsup_cifar()
+    supernet = Supernet(space)
     count = traffic_counter(supernet)
-    for architecture in (SPACE.smallest(), SPACE.largest()):
-        values = 4 * count_parameters(SPACE, architecture)
-        down, up = count(architecture)
-        assert values < down < up < 1.05 * values + 10_000
+    for tier in default_tiers(space, 0):
+        values = 4 * count_parameters(space, tier.architecture)
+        assert values == 4 * count_values(supernet.slices(tier.architecture))
+        down, up = count(tier.architecture)
+        assert values < down < up < 1.01 * values
