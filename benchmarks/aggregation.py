@@ -80,6 +80,14 @@ class PoisonedFactory(tff.aggregators.WeightedAggregationFactory):
         return tff.templates.AggregationProcess(inner.initialize, next_fn)
 
 
+class MadeData(ClientData):
+    """Clients' data made at once, for contexts that do not know deferred data."""
+
+    def select(self, plan):
+        """See the base class."""
+        return [data.make() for data in super().select(plan)]
+
+
 def cases(poisoned):
     """Each case's name, its factory and whether clients count alike."""
 
@@ -186,7 +194,6 @@ def main(argv):
     )
     tiers = default_tiers(_SPACE, 0)
     assignment = Assignment(_SPACE, tiers, _CLIENTS, _ASKED, sandwich=True)
-    source = ClientData(dataset, clients, assignment)
     tier_of_clients = assignment.tier_of_clients()
     poisoned = [int(np.flatnonzero(tier_of_clients == tier)[0]) for tier in (0, len(tiers) - 1)]
     accuracy = build_accuracy(_SUPERNET, dataset.preprocessing)
@@ -200,7 +207,9 @@ def main(argv):
         if _ONLY.value and name not in _ONLY.value:
             continue
         start = time.monotonic()
-        with test_execution() if name == "secure sum" else local_execution():
+        secure = name == "secure sum"
+        source = (MadeData if secure else ClientData)(dataset, clients, assignment)
+        with test_execution() if secure else local_execution():
             simulation = train(factory, weighting, source, _ROUNDS.value, accuracy, tiers)
         seconds = time.monotonic() - start
         accuracies = [100 * simulation.accuracies[tier.name] for tier in tiers]
