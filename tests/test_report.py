@@ -1,0 +1,63 @@
+"""What people read of a run: times, and curves against rounds and against simulated time."""
+
+import struct
+
+import pytest
+
+from fedsup_tf.space import digits_small
+from tff_programs.assignment import Tier
+from tff_programs.report import draw_curves, format_seconds, time_unit
+from tff_programs.simulation import Simulation
+from tff_programs.simulation_report import cost_table, spent
+
+TIERS = (Tier("smallest", digits_small().smallest()),)
+
+
+def test_seconds_are_told_as_hours_minutes_and_seconds():
+    told = [format_seconds(seconds) for seconds in (0, 59.9, 3661, 26 * 3600 + 189)]
+    assert told == ["0:00:00", "0:00:59", "1:01:01", "26:03:09"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit"),
+    [
+        (100, ("seconds", 1)),
+        (120, ("minutes", 60)),
+        (7200, ("hours", 3600)),
+        (2e5, ("days", 86400)),
+    ],
+)
+def test_a_unit_is_the_largest_of_which_there_are_two(seconds, unit):
+    assert time_unit(seconds) == unit
+
+
+def height_of_curves(folder, column, values):
+    lines = [f"round,loss,accuracy/smallest{column}"]
+    lines += [f"{n},{2 / n},{n / 10}{value}" for n, value in enumerate(values, 1)]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    draw_curves(folder / "metrics.csv", folder / "curves.png", "title", TIERS)
+    return struct.unpack(">I", (folder / "curves.png").read_bytes()[20:24])[0]
+
+
+def test_curves_have_a_second_row_where_time_was_simulated(tmp_path):
+    without = height_of_curves(tmp_path, "", ["", ""])
+    with_time = height_of_curves(tmp_path, ",simulated_seconds", [",12.5", ",30"])
+    assert with_time == 2 * without
+
+
+def simulation(*rows):
+    names = ("answered", "bytes_down_per_client", "bytes_up_per_client", "simulated_seconds")
+    metrics = [dict(zip((*names, "accuracy/smallest"), row, strict=False)) for row in rows]
+    return Simulation(tuple(metrics), {}, {})
+
+
+def test_what_was_spent_adds_up_and_the_first_evaluation_good_enough_is_told():
+    run = simulation((2, 100, 50, 10.0), (3, 200, 100, 75.0, 0.5), (1, 10, 10, 80.0, 0.9))
+    total = spent(run)
+    assert total.rounds.tolist() == [1, 2, 3]
+    assert total.seconds.tolist() == [10, 75, 80]
+    assert total.bytes.tolist() == [300, 1200, 1220]
+    nets = {"smallest": ("run",)}
+    row = cost_table({"run": run}, nets, 0.5).splitlines()[-1].split()
+    assert row == ["smallest", "run", "2", "0:01:15", "1.2", "kB", "90.0", "%"]
+    assert "never" in cost_table({"run": run}, nets, 0.95)
