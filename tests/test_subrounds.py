@@ -124,3 +124,12 @@ def test_a_computation_is_compiled_once(contexts):
         run_round(context, process, clients)
     assert subrounds._compile_in_parts.cache_info().misses == before
     assert subrounds._compile_whole.cache_info().misses == whole
+
+
+def test_a_call_after_all_workers_are_lost_is_one_error():
+    @tff.tensorflow.computation
+    def one():
+        return tf.constant(1)
+
+    with pytest.raises(RuntimeError, match="Expected a worker, all are lost"):
+        asyncio.run(SubroundContext([], print).invoke(one, None))

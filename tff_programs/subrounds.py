@@ -130,6 +130,10 @@ class SubroundContext(tff.framework.AsyncContext):
             arg = await arg
         arg = _to_numpy(arg)
         self._readmit()
+        if not self._workers:
+            raise RuntimeError(
+                "Expected a worker, all are lost. Start workers again and repeat the command."
+            )
         parameter_type = comp.type_signature.parameter
         clients = 0
         if arg is not None:
