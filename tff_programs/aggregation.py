@@ -45,6 +45,34 @@ class MeanUpdate(NamedTuple):
     covered: tuple
 
 
+def finite_delta(
+    supernet: Supernet, update: SubnetUpdate
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Whether all of an update is finite, and its delta by tensor name: zeros if it is not."""
+    finite = tf.reduce_all(
+        [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
+        + [tf.math.is_finite(update.loss)]
+    )
+    # Not a product with 0, which would keep what is not finite.
+    delta = {
+        name: tf.where(finite, part, tf.zeros_like(part))
+        for name, part in zip(supernet.weight_shapes, update.delta, strict=True)
+    }
+    return finite, delta
+
+
+def overlap_of(
+    supernet: Supernet,
+    architecture: tf.Tensor,
+    delta: Mapping[str, tf.Tensor],
+    weight: tf.Tensor,
+    with_subnets: bool,
+) -> Overlap:
+    """One client's contribution at the supernet's size; `architecture` is a `SearchSpace.index`."""
+    slices = supernet.slices(supernet.code_at(architecture), with_subnets=with_subnets)
+    return slicing.overlap(delta, slices, supernet.weight_shapes, weight)
+
+
 class FloatUpload:
     """Updates travel as they are."""
 
@@ -147,7 +175,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         self, value_type: tff.Type, weight_type: tff.Type
     ) -> tff.templates.AggregationProcess:
         """Creates the process for a `SubnetUpdate` type and a float32 weight."""
-        supernet, shapes = self.supernet, self.supernet.weight_shapes
+        supernet = self.supernet
 
         # Client computation.
 
@@ -183,19 +211,11 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         @tff.tensorflow.computation(accumulator_type, sent_type)
         def accumulate(accumulator, sent):
             update, measured = self.upload.decode(sent["message"])
-            finite = tf.reduce_all(
-                [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
-                + [tf.math.is_finite(update.loss)]
-            )
-            # Not a product with 0, which would keep what is not finite.
-            delta = {
-                name: tf.where(finite, part, tf.zeros_like(part))
-                for name, part in zip(shapes, update.delta, strict=True)
-            }
-            code = supernet.code_at(update.architecture)
-            slices = supernet.slices(code, with_subnets=self.with_subnets)
+            finite, delta = finite_delta(supernet, update)
             weight = self.count(sent["weight"], finite)
-            one = slicing.overlap(self.prepare(delta), slices, shapes, weight)
+            one = overlap_of(
+                supernet, update.architecture, self.prepare(delta), weight, self.with_subnets
+            )
             use = tf.cast(finite, tf.float32)
             return _Accumulator(
                 sums=self.add(accumulator.sums, one, weight, _number(accumulator)),

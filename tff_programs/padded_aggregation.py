@@ -8,7 +8,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregation import KINDS, MeanUpdate
+from tff_programs.aggregation import KINDS, MeanUpdate, finite_delta, overlap_of
 from tff_programs.distribution import tensors_type
 
 
@@ -74,19 +74,9 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(value_type, weight_type)
         def pad(update, weight):
-            finite = tf.reduce_all(
-                [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
-                + [tf.math.is_finite(update.loss)]
-            )
+            finite, delta = finite_delta(supernet, update)
             use = tf.cast(finite, tf.float32)
-            delta = {
-                name: tf.where(finite, part, tf.zeros_like(part))
-                for name, part in zip(shapes, update.delta, strict=True)
-            }
-            slices = supernet.slices(
-                supernet.code_at(update.architecture), with_subnets=self._with_subnets
-            )
-            one = slicing.overlap(delta, slices, shapes, weight * use)
+            one = overlap_of(supernet, update.architecture, delta, weight * use, self._with_subnets)
             counts = OrderedDict(
                 weight=weight * use,
                 loss=tf.where(finite, update.loss * update.examples, 0.0),
