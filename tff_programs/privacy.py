@@ -1,6 +1,7 @@
 """Differentially private aggregation, and the account of what it has cost."""
 
 import dataclasses
+import functools
 import math
 from collections import OrderedDict
 
@@ -132,6 +133,13 @@ class PrivacyAccount:
         """The epsilon of (epsilon, delta)-differential privacy of the weights after `rounds`."""
         if rounds == 0:
             return 0.0
+        one = self._one_round
+        epsilon, _ = dp_accounting.rdp.compute_epsilon(one.orders, rounds * one.rdp, self.delta)
+        return float(epsilon)
+
+    @functools.cached_property
+    def _one_round(self) -> dp_accounting.rdp.RdpAccountant:
+        """The account of a round; rounds add up order by order."""
         event = dp_accounting.GaussianDpEvent(self.noise_multiplier / 2)
         if self.sampled:
             event = dp_accounting.SampledWithoutReplacementDpEvent(
@@ -140,8 +148,8 @@ class PrivacyAccount:
         accountant = dp_accounting.rdp.RdpAccountant(
             neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE
         )
-        accountant.compose(event, rounds)
-        return float(accountant.get_epsilon(self.delta))
+        accountant.compose(event)
+        return accountant
 
     def rounds_within(self, epsilon: float, most: int) -> int:
         """The largest number of rounds, up to `most`, that cost at most `epsilon`."""
