@@ -14,10 +14,11 @@ from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs import clipping, shares, subrounds
 from tff_programs.aggregation import OverlapMeanFactory
+from tff_programs.arguments import DeferredData
 from tff_programs.clients import client_element
 from tff_programs.process import build_fedsup_process
 from tff_programs.robust import RobustOverlapMeanFactory
-from tff_programs.subrounds import DeferredData, SubroundContext
+from tff_programs.subrounds import SubroundContext
 
 SUPERNET = Supernet(SPACE)
 

@@ -14,9 +14,9 @@ from fedsup_tf.costs import count_macs
 from fedsup_tf.datasets import ImageDataset
 from fedsup_tf.partition import ClientIndices
 from fedsup_tf.space import SearchSpace
+from tff_programs.arguments import DeferredData
 from tff_programs.assignment import Assignment, RoundPlan
 from tff_programs.distribution import client_data_type
-from tff_programs.subrounds import DeferredData
 
 
 def client_element(
@@ -129,7 +129,10 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
             raise ValueError(
                 f"Expected k to be {self.source.assignment.clients_per_round} or None, got {k}."
             )
-        plan = self.plan()
+        return self.follow(self.plan())
+
+    def follow(self, plan: RoundPlan) -> list[DeferredData]:
+        """Data of the clients of `plan`, which is the next round's; goes on behind it."""
         self.round_number += 1
         self.clock = plan.end_seconds
         return self.source.select(plan)

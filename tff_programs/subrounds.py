@@ -24,30 +24,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
-import tree
 from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation,
 )
 from tensorflow_federated.python.core.impl.executors import cardinalities_utils
 
 from tff_programs import remote, shares
+from tff_programs.arguments import costs_of, ingest, to_numpy
 
 # At least, so that an average round is one subround; 330 MB of a worker for `fedsup_cifar`.
 _CLIENTS_OF_SUBROUND = 10
-
-
-class DeferredData:
-    """A client's data that are made only when a worker is to have them.
-
-    Attributes:
-      make: Makes them, as a `tf.data.Dataset`.
-      cost: What the client's round computes, relative to other clients.
-    """
-
-    def __init__(self, make: Callable[[], tf.data.Dataset], cost: float = 1.0):
-        """Makes a client's data known."""
-        self.make = make
-        self.cost = cost
 
 
 class _Form(NamedTuple):
@@ -128,7 +114,7 @@ class SubroundContext(tff.framework.AsyncContext):
         """See the base class."""
         if asyncio.iscoroutine(arg):
             arg = await arg
-        arg = _to_numpy(arg)
+        arg = to_numpy(arg)
         self._readmit()
         if not self._workers:
             raise RuntimeError(
@@ -158,7 +144,7 @@ class SubroundContext(tff.framework.AsyncContext):
             argument = None
             if arg is not None:
                 executor = worker.executor(clients)
-                argument = await _ingest(executor, arg, parameter_type, range(clients), {}, ())
+                argument = await ingest(executor, arg, parameter_type, range(clients), {}, ())
             return await (await worker.call(clients, computation, argument)).compute()
 
         return await self._on_one(run)
@@ -166,7 +152,7 @@ class SubroundContext(tff.framework.AsyncContext):
     async def _in_subrounds(self, comp, arg, clients):
         form = _compile_in_parts(comp)
         parameter_type = form.up_to_merge.type_signature.parameter
-        costs = _costs(arg, parameter_type) or [1.0] * clients
+        costs = costs_of(arg, parameter_type) or [1.0] * clients
         share_of = functools.partial(self._share, form=form, arg=arg)
         if len(self._workers) == 1:
             return await self._on_one(
@@ -276,7 +262,7 @@ class SubroundContext(tff.framework.AsyncContext):
         for subround in shares.subrounds(clients, self._bound(worker)):
             size = len(subround)
             executor = worker.executor(size)
-            argument = await _ingest(executor, arg, parameter_type, subround, shared, (size,))
+            argument = await ingest(executor, arg, parameter_type, subround, shared, (size,))
             total = await worker.call(size, form.up_to_merge, argument)
             if size in totals:
                 both = await executor.create_struct([totals[size], total])
@@ -295,7 +281,7 @@ class SubroundContext(tff.framework.AsyncContext):
     async def _after_merge(self, worker, *, form, arg, partials):
         # The clients have done their part: this one knows none.
         parameter_type = form.up_to_merge.type_signature.parameter
-        argument = await _ingest(worker.executor(0), arg, parameter_type, (), {}, (0,))
+        argument = await ingest(worker.executor(0), arg, parameter_type, (), {}, (0,))
         first, *others = partials
         total = await worker.executor(0).create_value(first, form.accumulator_type)
         return await _finish(worker, 0, form, argument, total, others)
@@ -309,58 +295,3 @@ async def _finish(worker, size, form, argument, total, partials):
         total = await worker.call(size, form.merge, both)
     both = await executor.create_struct([argument, total])
     return await (await worker.call(size, form.after_merge, both)).compute()
-
-
-async def _ingest(executor, value, value_type, clients, shared, path):
-    """Sends an argument with some of the clients; what is not theirs once to each executor."""
-    if not _has_clients(value_type):
-        if path not in shared:
-            shared[path] = await executor.create_value(value, value_type)
-        return shared[path]
-    if isinstance(value_type, tff.FederatedType):
-        data = [value[client] for client in clients]
-        made = [one.make() if isinstance(one, DeferredData) else one for one in data]
-        return await executor.create_value(made, value_type)
-    parts = tff.structure.to_elements(tff.structure.from_container(value))
-    elements = [
-        (name, await _ingest(executor, part, part_type, clients, shared, (*path, place)))
-        for place, ((_, part), (name, part_type)) in enumerate(
-            zip(parts, tff.structure.to_elements(value_type), strict=True)
-        )
-    ]
-    return await executor.create_struct(tff.structure.Struct(elements))
-
-
-def _has_clients(value_type) -> bool:
-    if isinstance(value_type, tff.FederatedType):
-        return value_type.placement is tff.CLIENTS and not value_type.all_equal
-    if isinstance(value_type, tff.StructType):
-        return any(_has_clients(part) for _, part in tff.structure.iter_elements(value_type))
-    return False
-
-
-def _costs(value, value_type) -> list[float] | None:
-    """The clients' costs, if their data tell."""
-    if isinstance(value_type, tff.StructType):
-        parts = tff.structure.from_container(value)
-        told = (_costs(part, t) for part, t in zip(parts, value_type, strict=True))
-        return next((costs for costs in told if costs), None)
-    if _has_clients(value_type) and all(isinstance(data, DeferredData) for data in value):
-        return [data.cost for data in value]
-    return None
-
-
-def _to_numpy(arg):
-    """TensorFlow's tensors in an argument as arrays, as TFF's contexts do it."""
-
-    def convert(value):
-        is_structure = isinstance(value, tff.structure.Struct)
-        return tff.structure.to_odict_or_tuple(value) if is_structure else None
-
-    def whole(value):
-        return tensorflow_computation.transform_args(tree.traverse(convert, value))
-
-    if isinstance(arg, tff.structure.Struct):
-        elements = tff.structure.iter_elements(arg)
-        return tff.structure.Struct([(name, whole(value)) for name, value in elements])
-    return whole(arg)

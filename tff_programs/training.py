@@ -87,7 +87,7 @@ async def train(
     while done < rounds:
         start = time.monotonic()
         plan = iterator.plan()
-        client_data = iterator.select()
+        client_data = iterator.follow(plan)
         trained = OrderedDict()
         rejected = ()
         if plan.clients:
