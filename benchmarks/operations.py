@@ -13,7 +13,7 @@ import time
 
 import tensorflow as tf
 
-from fedsup_tf import ops
+from fedsup_tf import normalization, ops
 
 _BATCH = 32
 _REPETITIONS = 15
@@ -52,7 +52,7 @@ def cases():
         vectors = [tf.random.normal([channels]) for _ in range(3)]
         yield (
             f"normalization and ReLU6, {side}x{side}x{channels}",
-            lambda *inputs: ops.parametric_normalization(*inputs, 1e-5, True)[0],
+            lambda *inputs: normalization.parametric_normalization(*inputs, 1e-5, True)[0],
             lambda *inputs: plain_normalization(*inputs, 1e-5, True),
             (images, *vectors),
         )

@@ -12,7 +12,7 @@ weights are local to the layer; the owner puts its prefix before them.
 
 import tensorflow as tf
 
-from fedsup_tf import ops
+from fedsup_tf import normalization, ops
 from fedsup_tf.slicing import Slice, take
 from fedsup_tf.space import GROUP_SIZE
 
@@ -287,7 +287,7 @@ class ParametricNormalization(_ElasticNormalization):
             used in place of the batch's, and the result depends on the batch no more. With a
             `bias` `(channels,)` alone the rest is in the kernel before, see `calibration.fold`.
           inputs: `(batch, height, width, channels)`.
-          sample_weights: As of `ops.parametric_normalization`.
+          sample_weights: As of `normalization.parametric_normalization`.
 
         Returns:
           The result, and what else was found: `{"mean_square": (channels,)}`.
@@ -302,7 +302,7 @@ class ParametricNormalization(_ElasticNormalization):
             squares = tf.math.squared_difference(inputs, vectors["alpha"])
             found = {"mean_square": tf.reduce_mean(squares, [0, 1, 2])}
             return ops.relu6(result) if self.activate else result, found
-        result, mean_square = ops.parametric_normalization(
+        result, mean_square = normalization.parametric_normalization(
             inputs,
             epsilon=self.epsilon,
             activate=self.activate,

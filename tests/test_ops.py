@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import ops
+from fedsup_tf import normalization, ops
 
 MODES = {"fast": contextlib.nullcontext, "builtin": ops.builtin_operators}
 SIZES = [(1, 1, 1), (1, 5, 7), (3, 8, 8), (2, 2, 2), (2, 7, 4), (4, 16, 16)]
@@ -120,7 +120,7 @@ def test_parametric_normalization_equals_its_formula(mode, activate, size):
     )
     with MODES[mode]():
         actual = gradients(
-            lambda *inputs: ops.parametric_normalization(*inputs, 1e-5, activate)[0],
+            lambda *inputs: normalization.parametric_normalization(*inputs, 1e-5, activate)[0],
             (images, *vectors),
             0,
         )
@@ -133,7 +133,7 @@ def test_parametric_normalization_of_a_dead_channel_is_finite(size):
     images = np.zeros((*size, 3), np.float32)
     zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
     actual = gradients(
-        lambda *inputs: ops.parametric_normalization(*inputs, 1e-5, True)[0],
+        lambda *inputs: normalization.parametric_normalization(*inputs, 1e-5, True)[0],
         (images, zeros, zeros, ones),
         0,
     )
@@ -176,7 +176,7 @@ def weighted_normalization(images, weights, activate):
     vectors = [rng.normal(size=4).astype(np.float32) for _ in range(3)]
 
     def function(*inputs):
-        result, mean_square = ops.parametric_normalization(
+        result, mean_square = normalization.parametric_normalization(
             *inputs, 1e-5, activate, sample_weights=tf.constant(weights)
         )
         found.append(mean_square)
@@ -232,7 +232,7 @@ def test_a_weight_is_a_number_of_repetitions(mode, scale):
     found = []
 
     def repeated(images, *vectors):
-        result, mean_square = ops.parametric_normalization(
+        result, mean_square = normalization.parametric_normalization(
             tf.repeat(images, repeats, 0), *vectors, 1e-5
         )
         found.append(mean_square)
