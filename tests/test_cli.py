@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import commands
 import pytest
 
 from tff_programs.cli import PROGRAMS
@@ -10,7 +11,7 @@ from tff_programs.cli import PROGRAMS
 
 def fedsup(*arguments):
     return subprocess.run(
-        [sys.executable, "-c", "from tff_programs.cli import main; main()", *arguments],
+        commands.fedsup(*arguments),
         capture_output=True,
         text=True,
         check=False,

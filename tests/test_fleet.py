@@ -3,9 +3,9 @@
 import functools
 import shutil
 import subprocess
-import sys
 
 import pytest
+from commands import fedsup
 
 from fedsup_tf.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
@@ -38,9 +38,8 @@ def fleets(tmp_path_factory, trained_path, run_programs):
     weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
     supernet.assign_weights({**weights, "head/bias": weights["head/bias"] + 1})
     supernet.save(foreign, information)
-    program = [sys.executable, "-c", "from tff_programs.cli import main; main()"]
     with subprocess.Popen(
-        [*program, *command(trained_path, whole, 2)], stdout=subprocess.PIPE, text=True
+        fedsup(*command(trained_path, whole, 2)), stdout=subprocess.PIPE, text=True
     ) as process:
         printed = ""
         for line in process.stdout:

@@ -6,21 +6,13 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from commands import fedsup, train
 
 from fedsup_tf.checkpoint import read_tensors
 
-SPACE = {
-    "name": "tiny",
-    "image_shape": [8, 8, 1],
-    "classes": 10,
-    "stem_width": 8,
-    "stem_stride": 1,
-    "stages": [{"name": "a", "widths": [8, 16], "depths": [1, 2], "kernels": [3, 5], "stride": 2}],
-}
 # So slow that a night has time for a round or two.
 DEVICES = {
     name: {"macs_per_second": 1e4 * n, "down_bytes_per_second": 50, "up_bytes_per_second": 20}
@@ -30,18 +22,11 @@ ROUNDS = 4
 
 
 def command(folder, *more):
-    space = folder.parent / "space.json"
-    space.write_text(json.dumps(SPACE))
     devices = folder.parent / "devices.json"
     devices.write_text(json.dumps(DEVICES))
-    return [
-        sys.executable,
-        "-c",
-        "from tff_programs.cli import main; main()",
-        "train",
-        f"--out={folder}",
-        f"--space={space}",
-        f"--rounds={ROUNDS}",
+    return train(
+        folder,
+        ROUNDS,
         "--clients_per_round=4",
         "--availability=0.7",
         f"--devices={devices}",
@@ -56,7 +41,7 @@ def command(folder, *more):
         "--noise_multiplier=0.01",
         "--noise_seed=5",
         *more,
-    ]
+    )
 
 
 def run(folder, *more):
@@ -163,15 +148,12 @@ def test_evaluate_reads_what_train_wrote(whole_run):
     folder, _ = whole_run
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from tff_programs.cli import main; main()",
+        fedsup(
             "evaluate",
             str(folder / "supernet.safetensors"),
             "--architectures=tiers",
             "--test_batch_sizes=50",
-        ],
+        ),
         capture_output=True,
         text=True,
         check=False,

@@ -1,47 +1,24 @@
 """Rounds on workers of `fedsup worker`, in real processes: equal, and whole when one is killed."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import portpicker
 import pytest
+from commands import fedsup, train
 
 from fedsup_tf.checkpoint import read_tensors
 from tff_programs import remote, worker_command
 
-SPACE = {
-    "name": "tiny",
-    "image_shape": [8, 8, 1],
-    "classes": 10,
-    "stem_width": 8,
-    "stem_stride": 1,
-    "stages": [{"name": "a", "widths": [8, 16], "depths": [1], "kernels": [3, 5], "stride": 2}],
-}
 ROUNDS = 5
 
 
-def program(*arguments):
-    return [sys.executable, "-c", "from tff_programs.cli import main; main()", *arguments]
-
-
 def train_command(folder, *more):
-    space = folder.parent / "space.json"
-    space.write_text(json.dumps(SPACE))
-    return program(
-        "train",
-        f"--out={folder}",
-        f"--space={space}",
-        f"--rounds={ROUNDS}",
-        "--clients_per_round=8",
-        "--clipping=adaptive",
-        *more,
-    )
+    return train(folder, ROUNDS, "--clients_per_round=8", "--clipping=adaptive", *more)
 
 
 class Worker:
@@ -51,7 +28,7 @@ class Worker:
         self.port = port or portpicker.pick_unused_port()
         self.address = f"localhost:{self.port}"
         self.process = subprocess.Popen(
-            program("worker", f"--port={self.port}"), stdout=subprocess.PIPE, text=True
+            fedsup("worker", f"--port={self.port}"), stdout=subprocess.PIPE, text=True
         )
 
     def wait(self):
@@ -171,7 +148,7 @@ def test_a_taken_port_is_one_error():
         taken.listen()
         port = taken.getsockname()[1]
         result = subprocess.run(
-            program("worker", f"--port={port}"), capture_output=True, text=True, timeout=60
+            fedsup("worker", f"--port={port}"), capture_output=True, text=True, timeout=60
         )
     assert result.returncode == 1
     assert f"expected a free port, received --port={port}" in result.stderr.lower()
