@@ -82,7 +82,7 @@ class PlainRound:
         """Makes a session for each core, for clients of some examples."""
         self._examples = examples
         self._supernet = supernet
-        self._weights = {n: v.numpy() for n, v in supernet.weights_by_name().items()}
+        self._weights = supernet.values_by_name()
         self._sessions = queue.SimpleQueue()
         for _ in range(_CORES):
             self._sessions.put(PlainUpdate(supernet))
@@ -125,7 +125,7 @@ def step_ms(supernet, update, code, with_subnets):
     """Milliseconds of one step on one thread, from clients of 1 and of 17 batches."""
     architecture = SPACE.decode(code)
     slices = supernet.slices(architecture, with_subnets=with_subnets)
-    values = {n: v.numpy() for n, v in supernet.weights_by_name().items()}
+    values = supernet.values_by_name()
     weights = {n: v.numpy() for n, v in slicing.take(values, slices).items()}
     seconds = []
     for batches in (1, 17):

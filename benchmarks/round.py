@@ -260,7 +260,7 @@ def measure_evaluation():
     """Seconds to evaluate each tier's subnet, after one trace."""
     supernet = Supernet(SPACE)
     accuracy = build_accuracy(supernet, PREPROCESSING)
-    weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+    weights = supernet.values_by_name()
     images, labels = client_arrays(0, _TEST_IMAGES.value)
     accuracy(weights, TIERS[0].architecture, images[:50], labels[:50], 50)
     return {

@@ -274,7 +274,7 @@ def _mean_cross_entropy(targets, logits):
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
-def random_subnet(supernet, within, seed):
+def random_subnet(supernet: Supernet, within: AnyArchitecture, seed: tf.Tensor) -> tf.Tensor:
     """Code of a uniformly drawn subnet of the net `within`, int32."""
     if not isinstance(within, tf.Tensor):
         within = tf.constant(supernet.space.encode(within))
