@@ -107,10 +107,9 @@ class PlainRound:
             for name, box in boxes.items():
                 total[name][box] += weight * delta[name]
                 coverage[name][box] += weight
-        overlap = slicing.Overlap(total, coverage)
         mean = {
-            name: np.divide(part, overlap.coverage[name], where=overlap.coverage[name] > 0)
-            for name, part in overlap.total.items()
+            name: np.divide(part, coverage[name], where=coverage[name] > 0)
+            for name, part in total.items()
         }
         return {name: self._weights[name] + mean[name] for name in mean}
 

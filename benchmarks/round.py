@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import asyncio
 import collections
+import functools
 import json
 import platform
 import statistics
@@ -40,7 +41,8 @@ from fedsup_tf.costs import count_macs
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tff_programs import worker_command
-from tff_programs.clients import client_element
+from tff_programs.arguments import DeferredData
+from tff_programs.clients import client_cost, client_element
 from tff_programs.process import build_fedsup_process
 from tff_programs.report import format_table
 from tff_programs.runtime import local_execution
@@ -64,7 +66,17 @@ class OurRound:
     def __call__(self, architectures):
         """Runs one round from the initial state."""
         data = [
-            client_element(SPACE, *client_arrays(n, _EXAMPLES.value), architecture, n, (0, n))
+            DeferredData(
+                functools.partial(
+                    client_element,
+                    SPACE,
+                    *client_arrays(n, _EXAMPLES.value),
+                    architecture,
+                    n,
+                    (0, n),
+                ),
+                client_cost(SPACE, architecture, _EXAMPLES.value),
+            )
             for n, architecture in enumerate(architectures)
         ]
 

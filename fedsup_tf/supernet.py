@@ -1,5 +1,6 @@
 """The supernet: one Keras model whose slices are all the subnets of a search space."""
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import tensorflow as tf
 from fedsup_tf import checkpoint, layers, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock, under, uniform, with_prefixes
-from fedsup_tf.slicing import Slice
+from fedsup_tf.slicing import Grid, Slice
 from fedsup_tf.space import SearchSpace
 
 keras = tf.keras
@@ -154,8 +155,28 @@ class Supernet(keras.Model):
           with_subnets: As of `slices`.
         """
         lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
+        for slices in self._all_slices(with_subnets):
+            for name, part in slices.items():
+                for seen, length in zip(lengths[name], part.size, strict=True):
+                    seen.add(length)
+        return {
+            name: tuple(seen.pop() if len(seen) == 1 else None for seen in map(set, axes))
+            for name, axes in lengths.items()
+        }
+
+    @functools.cached_property
+    def grids(self) -> dict[str, Grid]:
+        """Each tensor's cells, of which the slices of all subnets are made."""
+        seen = [*self._all_slices(False), *self._all_slices(True)]
+        return {
+            name: Grid.of(shape, [slices[name] for slices in seen])
+            for name, shape in self.weight_shapes.items()
+        }
+
+    def _all_slices(self, with_subnets):
+        """Slices of as many subnets as have every slice of every tensor."""
         smallest = self.space.smallest()
-        # A tensor's size depends on its own stage's choice and on the width that enters it.
+        # A tensor's slice depends on its own stage's choice and on the width that enters it.
         for number, stage in enumerate(self.space.stages):
             entering = self.space.stages[number - 1].widths if number else (None,)
             for in_width, width, depth in itertools.product(entering, stage.widths, stage.depths):
@@ -166,14 +187,7 @@ class Supernet(keras.Model):
                     if in_width is not None:
                         widths[number - 1] = in_width
                     widths[number], depths[number], kernels[number] = width, depth, kernel
-                    subnet = Architecture(widths, depths, kernels)
-                    for name, part in self.slices(subnet, None, with_subnets).items():
-                        for seen, length in zip(lengths[name], part.size, strict=True):
-                            seen.add(length)
-        return {
-            name: tuple(seen.pop() if len(seen) == 1 else None for seen in map(set, axes))
-            for name, axes in lengths.items()
-        }
+                    yield self.slices(Architecture(widths, depths, kernels), None, with_subnets)
 
     def code_at(self, index: tf.Tensor) -> tf.Tensor:
         """In a graph, the int32 code of the architecture with that `SearchSpace.index`."""

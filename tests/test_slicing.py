@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.slicing import Overlap, Slice
+from fedsup_tf.slicing import Grid, Overlap, Slice
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 
@@ -39,6 +39,13 @@ def numbered(shapes):
         tensors[name] = np.arange(first, first + size, dtype=np.float32).reshape(shape)
         first += size
     return tensors
+
+
+def grids_of(shapes, *sent):
+    """Grids of tensors of these shapes, for such slices."""
+    return {
+        name: Grid.of(shape, [slices[name] for slices in sent]) for name, shape in shapes.items()
+    }
 
 
 def assert_equal(actual, expected):
@@ -103,6 +110,42 @@ def test_the_largest_takes_everything(supernet):
     assert_equal(slicing.take(weights, supernet.slices(TINY.largest(), with_subnets=True)), weights)
 
 
+# ---------------------------------------------------------------------------- grids
+
+
+def test_a_grid_has_the_slices_edges():
+    grid = Grid.of((5, 4), [Slice((1, 0), (3, 4)), Slice((2, 0), (1, 2)), Slice((0, 3), (0, 1))])
+    assert grid == Grid(((0, 1, 2, 3, 4, 5), (0, 2, 4)))
+    assert (grid.shape, grid.cells) == ((5, 4), (5, 2))
+
+
+def test_a_grid_without_slices_is_one_cell():
+    assert Grid.of((3, 4), []).cells == (1, 1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("with_subnets", [False, True])
+def test_cells_spread_to_exactly_what_a_slice_covers(supernet, seed, with_subnets):
+    architecture = TINY.sample(np.random.default_rng(seed))
+    slices = supernet.slices(architecture, with_subnets=with_subnets)
+    ones = {name: np.ones(part.size, np.float32) for name, part in slices.items()}
+    expected = slicing.place(ones, slices, supernet.weight_shapes)
+    for name, grid in supernet.grids.items():
+        spread = grid.spread(grid.cover(slices[name], tf.constant(1.0)))
+        np.testing.assert_array_equal(spread, expected[name], name, strict=True)
+
+
+def test_a_supernets_grids_are_coarse(supernet):
+    shapes = supernet.weight_shapes
+    assert {name: grid.shape for name, grid in supernet.grids.items()} == shapes
+    cells = {name: grid.cells for name, grid in supernet.grids.items()}
+    assert cells["stem/kernel"] == (1, 1, 1, 1)
+    # Kernels of 3 within 7, widths of 2 or 4.
+    assert cells["second_0/depthwise/kernel"] == (3, 3, 2, 1)
+    assert cells["second_0/pointwise/kernel"] == (1, 1, 2, 2)
+    assert cells["head/bias"] == (1,)
+
+
 # ------------------------------------------------------------- averages of overlaps
 
 
@@ -113,9 +156,10 @@ def add(first, second):
 def test_overlap_weighs_an_update_where_it_covers():
     slices = {"a": Slice((0, 1), (2, 1))}
     update = {"a": np.array([[2.0], [-3.0]], np.float32)}
-    made = slicing.overlap(update, slices, {"a": (2, 3)}, 10)
+    grids = grids_of({"a": (2, 3)}, slices)
+    made = slicing.overlap(update, slices, grids, 10)
     assert_equal(made.total, {"a": np.array([[0, 20, 0], [0, -30, 0]], np.float32)})
-    assert_equal(made.coverage, {"a": np.array([[0, 10, 0], [0, 10, 0]], np.float32)})
+    assert_equal(made.coverage, {"a": np.array([[0, 10, 0]], np.float32)})
 
 
 def test_average_is_over_those_that_cover_an_entry():
@@ -126,13 +170,16 @@ def test_average_is_over_those_that_cover_an_entry():
         ([5.0, 7.0], [], 3.0),
         ([9.0, 1.0, 4.0], [8.0], 0.5),
     ]
-    overlaps = None
-    for first, second, weight in sent:
+    boxes = [
+        {"a": Slice((0,), (len(first),)), "b": Slice((0,), (len(second),))}
+        for first, second, _ in sent
+    ]
+    grids = grids_of(shapes, *boxes)
+    overlaps = slicing.no_overlap(grids)
+    for (first, second, weight), slices in zip(sent, boxes, strict=True):
         update = {"a": np.array(first, np.float32), "b": np.array(second, np.float32)}
-        slices = {"a": Slice((0,), (len(first),)), "b": Slice((0,), (len(second),))}
-        made = slicing.overlap(update, slices, shapes, weight)
-        overlaps = made if overlaps is None else add(overlaps, made)
-    mean = slicing.average(overlaps)
+        overlaps = add(overlaps, slicing.overlap(update, slices, grids, weight))
+    mean = slicing.average(overlaps, grids)
     first = [(1 + 3 * 5 + 0.5 * 9) / 4.5, (3 * 7 + 0.5 * 1) / 3.5, 4.0, 0.0]
     np.testing.assert_allclose(mean["a"], first, rtol=1e-6)
     np.testing.assert_array_equal(mean["b"], [8, 0])
@@ -142,23 +189,27 @@ def test_average_of_a_centred_and_a_whole_kernel():
     shapes = {"kernel": (3, 3, 2, 1)}
     whole = np.arange(18, dtype=np.float32).reshape(shapes["kernel"])
     centre = np.full((1, 1, 1, 1), 100, np.float32)
+    all_of_it = {"kernel": Slice((0,) * 4, whole.shape)}
+    middle = {"kernel": Slice((1, 1, 0, 0), (1,) * 4)}
+    grids = grids_of(shapes, all_of_it, middle)
     overlaps = add(
-        slicing.overlap({"kernel": whole}, {"kernel": Slice((0,) * 4, whole.shape)}, shapes, 1),
-        slicing.overlap({"kernel": centre}, {"kernel": Slice((1, 1, 0, 0), (1,) * 4)}, shapes, 3),
+        slicing.overlap({"kernel": whole}, all_of_it, grids, 1),
+        slicing.overlap({"kernel": centre}, middle, grids, 3),
     )
     expected = whole.copy()
     expected[1, 1, 0, 0] = (whole[1, 1, 0, 0] + 3 * 100) / 4
-    np.testing.assert_array_equal(slicing.average(overlaps)["kernel"], expected)
+    np.testing.assert_array_equal(slicing.average(overlaps, grids)["kernel"], expected)
 
 
 def test_average_is_zero_where_none_covers_or_all_that_do_weigh_nothing():
     shapes = {"a": (3,)}
     slices = {"a": Slice((0,), (2,))}
     update = {"a": np.array([4.0, 5.0], np.float32)}
-    mean = slicing.average(slicing.overlap(update, slices, shapes, 0.0))
+    grids = grids_of(shapes, slices)
+    mean = slicing.average(slicing.overlap(update, slices, grids, 0.0), grids)
     np.testing.assert_array_equal(mean["a"], np.zeros(3))
-    covered_once = Overlap({"a": tf.constant([6.0, 0.0])}, {"a": tf.constant([2.0, 0.0])})
-    np.testing.assert_array_equal(slicing.average(covered_once)["a"], [3, 0])
+    covered_once = Overlap({"a": tf.constant([6.0, 8.0, 0.0])}, {"a": tf.constant([2.0, 0.0])})
+    np.testing.assert_array_equal(slicing.average(covered_once, grids)["a"], [3, 4, 0])
 
 
 def test_average_of_whole_updates_is_the_weighted_mean(supernet):
@@ -169,10 +220,10 @@ def test_average_of_whole_updates_is_the_weighted_mean(supernet):
         for _ in range(3)
     ]
     overlaps = [
-        slicing.overlap(update, slices, supernet.weight_shapes, weight)
+        slicing.overlap(update, slices, supernet.grids, weight)
         for update, weight in zip(updates, (1, 2, 5), strict=True)
     ]
-    mean = slicing.average(add(add(*overlaps[:2]), overlaps[2]))
+    mean = slicing.average(add(add(*overlaps[:2]), overlaps[2]), supernet.grids)
     for name in supernet.weight_shapes:
         stacked = [update[name] for update in updates]
         expected = np.average(stacked, axis=0, weights=(1, 2, 5))
@@ -194,7 +245,7 @@ def test_a_code_in_a_graph_moves_the_same_values_as_an_architecture(supernet):
     def there_and_back(code):
         slices = supernet.slices(code)
         taken = slicing.take(weights, slices)
-        made = slicing.overlap(taken, slices, shapes, 2.0)
+        made = slicing.overlap(taken, slices, supernet.grids, 2.0)
         return taken, made.total, made.coverage
 
     architectures = [
@@ -206,6 +257,6 @@ def test_a_code_in_a_graph_moves_the_same_values_as_an_architecture(supernet):
     for architecture in architectures:
         slices = supernet.slices(architecture)
         taken = slicing.take(weights, slices)
-        expected = taken, *slicing.overlap(taken, slices, shapes, 2.0)
+        expected = taken, *slicing.overlap(taken, slices, supernet.grids, 2.0)
         for actual, wanted in zip(there_and_back(TINY.encode(architecture)), expected, strict=True):
             assert_equal(actual, wanted)

@@ -12,7 +12,7 @@ from spaces import SPACE
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
-from tff_programs import clipping, shares, subrounds
+from tff_programs import clipping, mergeable, shares
 from tff_programs.aggregation import OverlapMeanFactory
 from tff_programs.arguments import DeferredData
 from tff_programs.clients import client_element
@@ -119,12 +119,12 @@ def test_a_computation_is_compiled_once(contexts):
     )
     context = contexts.make(2)
     run_round(context, process, 5)
-    before = subrounds._compile_in_parts.cache_info().misses
-    whole = subrounds._compile_whole.cache_info().misses
+    before = mergeable.compile_in_parts.cache_info().misses
+    whole = mergeable.compile_whole.cache_info().misses
     for clients in (3, 4, 7):
         run_round(context, process, clients)
-    assert subrounds._compile_in_parts.cache_info().misses == before
-    assert subrounds._compile_whole.cache_info().misses == whole
+    assert mergeable.compile_in_parts.cache_info().misses == before
+    assert mergeable.compile_whole.cache_info().misses == whole
 
 
 def test_a_call_after_all_workers_are_lost_is_one_error():

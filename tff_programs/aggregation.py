@@ -70,7 +70,12 @@ def overlap_of(
 ) -> Overlap:
     """One client's contribution at the supernet's size; `architecture` is a `SearchSpace.index`."""
     slices = supernet.slices(supernet.code_at(architecture), with_subnets=with_subnets)
-    return slicing.overlap(delta, slices, supernet.weight_shapes, weight)
+    return slicing.overlap(delta, slices, supernet.grids, weight)
+
+
+def covered_entries(supernet: Supernet, overlap: Overlap) -> dict[str, tf.Tensor]:
+    """Whether any client trained the entry, bool, for each tensor of the supernet."""
+    return {name: grid.spread(overlap.coverage[name] > 0) for name, grid in supernet.grids.items()}
 
 
 class FloatUpload:
@@ -251,8 +256,8 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         @tff.tensorflow.computation(state_type, accumulator_type)
         def finish(state, accumulator):
             state, sums, weight, measured = self.finish(state, accumulator.sums, accumulator.weight)
-            mean = slicing.average(sums, self.kind, weight)
-            covered = tuple(part > 0 for part in sums.coverage.values())
+            mean = slicing.average(sums, supernet.grids, self.kind, weight)
+            covered = tuple(covered_entries(supernet, sums).values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(accumulator.loss, accumulator.examples),
                 examples=accumulator.examples,
@@ -301,15 +306,18 @@ class OverlapMeanFactory(StreamedOverlapFactory):
 
     def zero(self):
         """See the base class."""
-        shapes = self.supernet.weight_shapes.values()
-        return tuple(tuple(tf.zeros(shape) for shape in shapes) for _ in Overlap._fields)
+        return Overlap(
+            *(tuple(parts.values()) for parts in slicing.no_overlap(self.supernet.grids))
+        )
 
     def add(self, sums, one, weight, number):
         """See the base class."""
         del weight, number
-        return tuple(
-            tuple(total + part for total, part in zip(totals, parts.values(), strict=True))
-            for totals, parts in zip(sums, one, strict=True)
+        return Overlap(
+            *(
+                tuple(total + part for total, part in zip(totals, parts.values(), strict=True))
+                for totals, parts in zip(sums, one, strict=True)
+            )
         )
 
     def finish(self, state, sums, weight):

@@ -1,14 +1,18 @@
 """Arguments of federated computations on their way to workers; clients' data are made then."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_federated as tff
 import tree
+from tensorflow_federated.proto.v0 import executor_pb2
 from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation,
 )
+from tensorflow_federated.python.core.impl.executors.value_serialization import serialize_value
+from tensorflow_federated.python.core.impl.types.type_serialization import serialize_type
 
 
 class DeferredData:
@@ -25,43 +29,60 @@ class DeferredData:
         self.cost = cost
 
 
-async def ingest(
-    executor: tff.framework.RemoteExecutor,
-    value: Any,
-    value_type: tff.Type,
-    clients: Sequence[int],
-    shared: dict,
-    path: tuple[int, ...],
-):
-    """Sends an argument with the data of some of its clients.
+class Argument:
+    """A computation's argument, sent to workers with the data of some of its clients each.
 
-    Args:
-      executor: Of the worker.
-      value: The argument, or a part of it.
-      value_type: Its TFF type.
-      clients: Numbers of the clients.
-      shared: What was sent to the executor before and is no client's, by its path.
-      path: Where the part is in the argument, behind what names the executor.
-
-    Returns:
-      The argument, embedded in the executor.
+    Attributes:
+      type: Its TFF type.
     """
-    if not _has_clients(value_type):
-        if path not in shared:
-            shared[path] = await executor.create_value(value, value_type)
-        return shared[path]
-    if isinstance(value_type, tff.FederatedType):
-        data = [value[client] for client in clients]
-        made = [one.make() if isinstance(one, DeferredData) else one for one in data]
-        return await executor.create_value(made, value_type)
-    parts = tff.structure.to_elements(tff.structure.from_container(value))
-    elements = [
-        (name, await ingest(executor, part, part_type, clients, shared, (*path, place)))
+
+    def __init__(self, value: Any, value_type: tff.Type):
+        """Takes an argument of such a type."""
+        self.type = value_type
+        self._value = value
+        # What is no client's as it travels, by its path in the argument.
+        self._serialized = {}
+
+    async def ingest(
+        self, executor: tff.framework.RemoteExecutor, clients: Sequence[int], shared: dict
+    ):
+        """Sends it to a worker.
+
+        Args:
+          executor: Of the worker, for as many clients.
+          clients: Numbers of the clients.
+          shared: What was sent to the executor before and is no client's, by its path.
+
+        Returns:
+          The argument, embedded in the executor.
+        """
+        return await self._ingest(executor, clients, shared, self._value, self.type, ())
+
+    async def _ingest(self, executor, clients, shared, value, value_type, path):
+        if not _has_clients(value_type):
+            if path not in shared:
+                if path not in self._serialized:
+                    self._serialized[path] = executor_pb2.Value()
+                    _serialize(value, value_type, self._serialized[path])
+                shared[path] = await executor.create_value(self._serialized[path], value_type)
+            return shared[path]
+        if isinstance(value_type, tff.FederatedType):
+            data = [value[client] for client in clients]
+            made = [one.make() if isinstance(one, DeferredData) else one for one in data]
+            return await executor.create_value(made, value_type)
+        parts = tff.structure.to_elements(tff.structure.from_container(value))
+        elements = []
         for place, ((_, part), (name, part_type)) in enumerate(
             zip(parts, tff.structure.to_elements(value_type), strict=True)
-        )
-    ]
-    return await executor.create_struct(tff.structure.Struct(elements))
+        ):
+            sent = self._ingest(executor, clients, shared, part, part_type, (*path, place))
+            elements.append((name, await sent))
+        return await executor.create_struct(tff.structure.Struct(elements))
+
+    @functools.cached_property
+    def costs(self) -> list[float] | None:
+        """The clients' costs, if their data tell."""
+        return _costs(self._value, self.type)
 
 
 def _has_clients(value_type: tff.Type) -> bool:
@@ -72,11 +93,31 @@ def _has_clients(value_type: tff.Type) -> bool:
     return False
 
 
-def costs_of(value: Any, value_type: tff.Type) -> list[float] | None:
-    """The clients' costs, if their data tell."""
+def _serialize(value, value_type, message):
+    """Writes a value into a message of TFF's.
+
+    TFF's own way copies all that is inside a structure for each structure around it.
+    """
+    if isinstance(value_type, tff.StructType):
+        parts = tff.structure.to_elements(tff.structure.from_container(value))
+        message.struct.SetInParent()
+        for (_, part), (name, part_type) in zip(
+            parts, tff.structure.to_elements(value_type), strict=True
+        ):
+            element = message.struct.element.add(name=name or "")
+            _serialize(part, part_type, element.value)
+    elif isinstance(value_type, tff.FederatedType) and value_type.all_equal:
+        message.federated.type.CopyFrom(serialize_type(value_type).federated)
+        _serialize(value, value_type.member, message.federated.value.add())
+    else:
+        whole, _ = serialize_value(value, value_type)
+        message.CopyFrom(whole)
+
+
+def _costs(value, value_type):
     if isinstance(value_type, tff.StructType):
         parts = tff.structure.from_container(value)
-        told = (costs_of(part, t) for part, t in zip(parts, value_type, strict=True))
+        told = (_costs(part, t) for part, t in zip(parts, value_type, strict=True))
         return next((costs for costs in told if costs), None)
     if _has_clients(value_type) and all(isinstance(data, DeferredData) for data in value):
         return [data.cost for data in value]

@@ -8,16 +8,22 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregation import KINDS, MeanUpdate, finite_delta, overlap_of
+from tff_programs.aggregation import (
+    KINDS,
+    MeanUpdate,
+    covered_entries,
+    finite_delta,
+    overlap_of,
+)
 from tff_programs.distribution import tensors_type
 
 
 class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
     """Overlap mean whose sums are made by factories of TFF's, such as `SecureSumFactory`.
 
-    TFF's sums need one shape for all clients: each client pads its weighted update, and its
-    weight where its subnet covers, to the supernet's size, and uploads both. An update that is not
-    finite is left out by the client itself.
+    TFF's sums need one shape for all clients: each client pads its weighted update to the
+    supernet's size, and uploads it with its weight in the cells that its subnet covers (see
+    `Supernet.grids`). An update that is not finite is left out by the client itself.
 
     The created process has the type signature
 
@@ -46,7 +52,8 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         Args:
           supernet: The supernet whose subnets were trained.
           total_sum: Sums weighted updates, a tuple of float32 tensors of the supernet's shapes.
-          coverage_sum: Sums weights where they cover, likewise, and the measured counts.
+          coverage_sum: Sums the weights in the cells they cover, a tuple of float32 tensors, and
+            the measured counts.
           kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
           with_subnets: Whether the updates hold the subnets' own subnets.
         """
@@ -64,11 +71,12 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         """Creates the process for a `SubnetUpdate` type and a float32 weight."""
         supernet, shapes = self._supernet, self._supernet.weight_shapes
         padded_type = tensors_type(shapes)
+        cells_type = tensors_type({name: grid.cells for name, grid in supernet.grids.items()})
         counts_type = tff.to_type(
             OrderedDict.fromkeys(("weight", "loss", "examples", "clients"), np.float32)
         )
         total_process = self._total_sum.create(padded_type)
-        coverage_process = self._coverage_sum.create(tff.to_type((padded_type, counts_type)))
+        coverage_process = self._coverage_sum.create(tff.to_type((cells_type, counts_type)))
 
         # Client computation.
 
@@ -87,19 +95,20 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
         # Server computation.
 
-        @tff.tensorflow.computation(padded_type, padded_type, counts_type)
+        @tff.tensorflow.computation(padded_type, cells_type, counts_type)
         def divide(totals, coverages, counts):
             overlap = slicing.Overlap(
                 dict(zip(shapes, totals, strict=True)), dict(zip(shapes, coverages, strict=True))
             )
-            mean = slicing.average(overlap, self._kind, counts["weight"])
+            mean = slicing.average(overlap, supernet.grids, self._kind, counts["weight"])
+            covered = covered_entries(supernet, overlap)
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(counts["loss"], counts["examples"]),
                 examples=counts["examples"],
                 clients=tf.cast(tf.round(counts["clients"]), tf.int32),
                 rejected=tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.int32), [None]),
             )
-            return MeanUpdate(tuple(mean.values()), tuple(c > 0 for c in coverages)), measurements
+            return MeanUpdate(tuple(mean.values()), tuple(covered.values())), measurements
 
         @tff.federated_computation
         def initialize():

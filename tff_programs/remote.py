@@ -12,6 +12,7 @@ import grpc
 import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.proto.v0 import executor_pb2
+from tensorflow_federated.python.core.impl.executors import remote_executor
 
 from tff_programs import worker_command
 
@@ -70,6 +71,23 @@ class _Stub(tff.framework.RemoteExecutorGrpcStub):
         return True
 
 
+class _Executor(tff.framework.RemoteExecutor):
+    """TFF's, and it passes on values as they travel."""
+
+    async def create_value(self, value, type_spec=None):
+        """See the base class; `value` may be an `executor_pb2.Value` of `type_spec`."""
+        if not isinstance(value, executor_pb2.Value):
+            return await super().create_value(value, type_spec)
+        request = executor_pb2.CreateValueRequest(executor=self._executor_id, value=value)
+        response = self._stub.create_value(request)
+        return remote_executor.RemoteValue(response.value_ref, type_spec, self)
+
+    async def fetch(self, value) -> executor_pb2.Value:
+        """Waits for a value of the executor, and gives it as it travels."""
+        request = executor_pb2.ComputeRequest(executor=self._executor_id, value_ref=value.reference)
+        return self._stub.compute(request).value
+
+
 class RemoteWorker:
     """One worker.
 
@@ -107,11 +125,11 @@ class RemoteWorker:
         """Whether the worker answers within some seconds, also while it computes."""
         return self._stub.answers(seconds)
 
-    def executor(self, clients: int) -> tff.framework.RemoteExecutor:
+    def executor(self, clients: int) -> _Executor:
         """The worker's executor for computations with that number of clients."""
         if clients not in self._executors:
             # Values are freed one by one: they are accumulators as large as the supernet.
-            executor = tff.framework.RemoteExecutor(self._stub, dispose_batch_size=1)
+            executor = _Executor(self._stub, dispose_batch_size=1)
             executor.set_cardinalities({tff.CLIENTS: clients})
             self._executors[clients] = (executor, {})
             if len(self._executors) > _EXECUTORS:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import tensorflow as tf
 
+from fedsup_tf import slicing
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregation import FloatUpload, StreamedOverlapFactory
@@ -71,13 +72,12 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
 
     def zero(self):
         """See the base class."""
-        shapes = self.supernet.weight_shapes.values()
-        # The sum of the weights of each bucket, by which `diluted` divides.
-        weights = tf.zeros([self._buckets])
-        sums = tuple(
-            tuple(tf.zeros([self._buckets, *shape]) for shape in shapes) for _ in Overlap._fields
+        # And the sum of the weights of each bucket, by which `diluted` divides.
+        sums = (
+            tuple(tf.zeros([self._buckets, *part.shape]) for part in parts.values())
+            for parts in slicing.no_overlap(self.supernet.grids)
         )
-        return (*sums, weights)
+        return (*sums, tf.zeros([self._buckets]))
 
     def add(self, sums, one, weight, number):
         """See the base class."""
@@ -103,9 +103,14 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         del weight
         names = list(self.supernet.weight_shapes)
         totals, coverages, weights = sums
+        grids = self.supernet.grids.values()
+        spread = [
+            tf.map_fn(grid.spread, coverage)
+            for grid, coverage in zip(grids, coverages, strict=True)
+        ]
         means = [
             tf.math.divide_no_nan(total, coverage)
-            for total, coverage in zip(totals, coverages, strict=True)
+            for total, coverage in zip(totals, spread, strict=True)
         ]
         filled = weights > 0
         count = tf.reduce_sum(tf.cast(filled, tf.int32))
@@ -119,7 +124,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         kept = filled & (ranks < count - aside)
 
         squares = tf.add_n([_by_bucket(tf.square(mean)) for mean in means])
-        covered = tf.add_n([_by_bucket(tf.cast(c > 0, tf.float32)) for c in coverages])
+        covered = tf.add_n([_by_bucket(tf.cast(c > 0, tf.float32)) for c in spread])
         sizes = tf.sqrt(tf.math.divide_no_nan(squares, covered))
         bound = _LARGEST * _median(sizes[:, tf.newaxis], filled, count)[0]
         scale = tf.minimum(1.0, tf.math.divide_no_nan(bound, sizes))

@@ -1,7 +1,8 @@
-"""Where TFF computations run: in a worker process of this program, or on workers elsewhere."""
+"""Where TFF computations run: in worker processes of this program, or on workers elsewhere."""
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import time
@@ -19,34 +20,54 @@ _PARENT_DEATH_SIGNAL = 1
 
 @contextlib.contextmanager
 def local_execution(clients_at_once: int | None = None) -> Iterator[None]:
-    """Runs TFF computations of the `with` block in a worker process that ends with it.
+    """Runs TFF computations of the `with` block in worker processes that end with it.
 
-    The worker computes `clients_at_once` clients (by default one a core) with one thread each. It
-    ends with this process even if that is killed.
+    There are `clients_at_once` of them (by default one a core), of one thread each: a process that
+    computes several clients waits a quarter of its time for its own threads and locks. Where every
+    core has one, it stays there, and TensorFlow leaves out what makes threads work together. They
+    end with this process even if that is killed.
     """
-    clients_at_once = clients_at_once or worker_command.cores()
+    cores = sorted(os.sched_getaffinity(0))
+    count = clients_at_once or len(cores)
+    workers = []
+    try:
+        for number in range(count):
+            core = cores[number % len(cores)] if count >= len(cores) else None
+            workers.append(_start_worker(core))
+        for worker in workers:
+            _wait(worker)
+        _execute_on(workers)
+        yield
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.wait()
+            worker.disconnect()
+
+
+def _start_worker(core: int | None) -> remote.RemoteWorker:
+    """A worker process that computes one client at a time, on a core if one is named."""
+
+    def prepare():
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
     port = portpicker.pick_unused_port()
     # A worker that held this program's pipes would keep a reader of its output waiting. A session
     # of its own, since Ctrl-C is for this program, which then ends the worker.
     process = subprocess.Popen(
-        worker_command.arguments(port, clients_at_once),
+        worker_command.arguments(port, 1),
         executable=worker_command.binary_path(),
-        env=worker_command.environment(clients_at_once),
+        env=worker_command.environment(1),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=prepare,
     )
-    worker = remote.RemoteWorker(f"localhost:{port}", clients_at_once, process)
-    try:
-        _wait(worker)
-        _execute_on([worker])
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        worker.disconnect()
+    return remote.RemoteWorker(f"localhost:{port}", 1, process)
 
 
 @contextlib.contextmanager
@@ -73,10 +94,6 @@ def _execute_on(workers):
 
 def _tell(line: str) -> None:
     print(line, flush=True)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _wait(worker):

@@ -9,8 +9,9 @@ import numpy as np
 def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int]]:
     """Divides clients among workers so that all are done at about the same time.
 
-    The dearest client first, each goes where it would be done first. No worker is then done later
-    than the mean by more than one client.
+    How many a worker gets is in proportion to its speed, whatever the clients cost: it builds its
+    sessions anew for each number of clients that it has not met. The dearest client first, each
+    goes where it would be done first of the workers that lack one.
 
     Args:
       costs: What each client's round computes.
@@ -19,12 +20,16 @@ def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int
     Returns:
       For each worker the numbers of its clients, in increasing order.
     """
+    capacities = np.asarray(capacities, float)
+    ends = (len(costs) * np.cumsum(capacities) / capacities.sum() + 0.5).astype(int)
+    lacking = np.diff(ends, prepend=0)
     shares = [[] for _ in capacities]
     loads = np.zeros(len(capacities))
-    capacities = np.asarray(capacities, float)
     for client in np.argsort(-np.asarray(costs, float), kind="stable"):
-        worker = int(np.argmin((loads + costs[client]) / capacities))
+        done = np.where(lacking > 0, (loads + costs[client]) / capacities, np.inf)
+        worker = int(np.argmin(done))
         loads[worker] += costs[client]
+        lacking[worker] -= 1
         shares[worker].append(int(client))
     return [sorted(share) for share in shares]
 

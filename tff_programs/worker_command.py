@@ -71,6 +71,6 @@ def environment(clients_at_once: int) -> Mapping[str, str]:
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_NUM_INTRAOP_THREADS": "1",
-        "TF_NUM_INTEROP_THREADS": str(max(2, clients_at_once)),
+        "TF_NUM_INTEROP_THREADS": str(clients_at_once),
         "MALLOC_ARENA_MAX": "2",
     }

@@ -58,10 +58,9 @@ def merge_updates(
       ValueError: If a choice is unknown, or if no update can be used.
     """
     _check_choices(aggregation, weighting, clip_norm)
-    shapes = supernet.weight_shapes
-    zeros = {name: tf.zeros(shape) for name, shape in shapes.items()}
-    overlaps, everyone = Overlap(zeros, zeros), 0.0
-    counts = {name: np.zeros(shape, np.int32) for name, shape in shapes.items()}
+    grids = supernet.grids
+    overlaps, everyone = slicing.no_overlap(grids), 0.0
+    counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
     used, rejected, duplicates, first_names = [], [], [], {}
     for source in updates:
         name = _name(source)
@@ -82,17 +81,18 @@ def merge_updates(
             continue
         everyone += weight
         for tensor, part in supernet.slices(update.architecture).items():
-            box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
-            counts[tensor][box] += 1
+            counts[tensor] += grids[tensor].cover(part, 1.0)
         first_names[update.identity] = name
         used.append(UsedUpdate(name, update.identity, update.architecture, update.examples, norm))
     if not used:
         _refuse(rejected)
-    mean = slicing.average(overlaps, aggregation, everyone)
+    mean = slicing.average(overlaps, grids, aggregation, everyone)
     weights = {name: value + mean[name] for name, value in supernet.weights_by_name().items()}
     supernet.assign_weights(weights)
     coverage = {
-        name: TensorCoverage(int(count.max()), float(np.mean(count > 0)))
+        name: TensorCoverage(
+            int(tf.reduce_max(count)), float(np.mean(grids[name].spread(count > 0)))
+        )
         for name, count in counts.items()
     }
     return MergeReport(tuple(used), tuple(rejected), tuple(duplicates), coverage)
@@ -165,7 +165,7 @@ def _overlap(supernet, update, weight, norm, clip_norm) -> Overlap:
     if clip_norm is not None and norm > clip_norm:
         scale = np.float32(clip_norm / norm)
         delta = {name: value * scale for name, value in delta.items()}
-    return slicing.overlap(delta, slices, supernet.weight_shapes, weight)
+    return slicing.overlap(delta, slices, supernet.grids, weight)
 
 
 def _add(first: Overlap, second: Overlap) -> Overlap:
