@@ -32,6 +32,14 @@ def test_clients_spread_evenly_by_cost():
     assert max(loads) - min(loads) < 10 / 3
 
 
+def test_two_clients_are_swapped_where_the_dearest_first_is_not_the_best():
+    # Three against two of each would be 2 apart: 7 + 4 + 2 + 2 + 1 and 7 + 4 + 2 + 1 + 1.
+    costs = [1, 1, 1, 2, 2, 2, 4, 4, 7, 7]
+    spread = shares.spread(costs, [1, 1])
+    assert sorted(sum(costs[client] for client in share) for share in spread) == [15, 16]
+    assert [len(share) for share in spread] == [5, 5]
+
+
 def test_equal_costs_spread_by_number_and_capacity():
     assert [len(share) for share in shares.spread([1.0] * 12, [1, 1])] == [6, 6]
     assert [len(share) for share in shares.spread([1.0] * 12, [3, 1])] == [9, 3]

@@ -11,7 +11,8 @@ def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int
 
     How many a worker gets is in proportion to its speed, whatever the clients cost: it builds its
     sessions anew for each number of clients that it has not met. The dearest client first, each
-    goes where it would be done first of the workers that lack one.
+    goes where it would be done first of the workers that lack one; then the slowest and the fastest
+    worker swap two clients, as long as that lets both be done earlier than the slowest was.
 
     Args:
       costs: What each client's round computes.
@@ -20,17 +21,32 @@ def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int
     Returns:
       For each worker the numbers of its clients, in increasing order.
     """
-    capacities = np.asarray(capacities, float)
+    costs, capacities = np.asarray(costs, float), np.asarray(capacities, float)
     ends = (len(costs) * np.cumsum(capacities) / capacities.sum() + 0.5).astype(int)
     lacking = np.diff(ends, prepend=0)
     shares = [[] for _ in capacities]
     loads = np.zeros(len(capacities))
-    for client in np.argsort(-np.asarray(costs, float), kind="stable"):
+    for client in np.argsort(-costs, kind="stable"):
         done = np.where(lacking > 0, (loads + costs[client]) / capacities, np.inf)
         worker = int(np.argmin(done))
         loads[worker] += costs[client]
         lacking[worker] -= 1
         shares[worker].append(int(client))
+    for _ in costs:
+        done = loads / capacities
+        slow, fast = int(np.argmax(done)), int(np.argmin(done))
+        if not shares[slow] or not shares[fast]:
+            break
+        moved = np.subtract.outer(costs[shares[slow]], costs[shares[fast]])
+        later = np.maximum(
+            (loads[slow] - moved) / capacities[slow], (loads[fast] + moved) / capacities[fast]
+        )
+        first, second = np.unravel_index(np.argmin(later), later.shape)
+        if later[first, second] >= done[slow] * (1 - 1e-9):
+            break
+        loads[slow] -= moved[first, second]
+        loads[fast] += moved[first, second]
+        shares[slow][first], shares[fast][second] = shares[fast][second], shares[slow][first]
     return [sorted(share) for share in shares]
 
 

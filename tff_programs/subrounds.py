@@ -119,9 +119,10 @@ class SubroundContext(tff.framework.AsyncContext):
                 )
                 if share
             ]
+            work.sort(key=lambda share: -sum(costs[client] for client in share.clients))
             if final is None:
-                # The last to be sent its clients, so that the others' sums are there when it ends.
-                final = work[-1]
+                # The longest, sent first: the others' sums are there when it ends.
+                final = work[0]
             ended = await asyncio.gather(
                 *(self._partial(share, final) for share in work), return_exceptions=True
             )
