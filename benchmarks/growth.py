@@ -5,8 +5,8 @@ mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tier
 each), rounds of ten clients of the supernet with its widths times 1, 2 and 4 (128 images each), and
 rounds of 20 clients of the largest subnet with 32 and with 320 images, from which follow what an
 example and what a client costs (docs/scale.md). It prints a table and writes growth.json,
-clients.png and width.png to --out. Peaks are the system's `VmHWM`, of the program and of TFF's
-worker.
+clients.png and width.png to --out. Peaks are the system's `VmHWM`, of the program and of
+TFF's workers together, one a core.
 """
 
 import os
@@ -32,7 +32,7 @@ from fedsup_tf.costs import count_parameters
 from fedsup_tf.local_training import LocalTraining
 from tff_programs.arguments import DeferredData
 from tff_programs.assignment import default_tiers
-from tff_programs.clients import client_element
+from tff_programs.clients import client_cost, client_element
 from tff_programs.process import build_fedsup_process
 from tff_programs.report import format_table
 from tff_programs.runtime import local_execution
@@ -61,12 +61,12 @@ def peak_mb(pid):
     return int(line.split()[1]) / 1000
 
 
-def worker_pid():
-    """TFF's worker, the child of this process."""
+def worker_pids():
+    """TFF's workers, children of this process."""
     tasks = pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children")
     children = [int(child) for task in tasks for child in task.read_text().split()]
     names = {c: pathlib.Path(f"/proc/{c}/comm").read_text().strip() for c in children}
-    return next(child for child, name in names.items() if name.startswith("worker"))
+    return [child for child, name in names.items() if name.startswith("worker")]
 
 
 def measure_point(clients, width, images, tiers):
@@ -75,18 +75,20 @@ def measure_point(clients, width, images, tiers):
     architectures = [tier.architecture for tier in default_tiers(space, 0)][-tiers:]
 
     def data(number):
+        architecture = architectures[number % len(architectures)]
+
         def make():
             rng = np.random.default_rng(number)
             return client_element(
                 space,
                 rng.integers(0, 256, (images, *space.image_shape), np.uint8),
                 rng.integers(0, space.classes, images, np.int32),
-                architectures[number % len(architectures)],
+                architecture,
                 number,
                 (0, number),
             )
 
-        return DeferredData(make)
+        return DeferredData(make, client_cost(space, architecture, images))
 
     async def rounds():
         state = await tff.program.materialize_value(process.initialize())
@@ -109,7 +111,7 @@ def measure_point(clients, width, images, tiers):
             "seconds": seconds,
             "program_seconds": program_seconds,
             "program_mb": peak_mb(os.getpid()),
-            "worker_mb": peak_mb(worker_pid()),
+            "worker_mb": sum(map(peak_mb, worker_pids())),
         }
 
 
@@ -123,8 +125,8 @@ def in_child(clients, width, images, tiers=4):
         raise RuntimeError(f"{point}: {result.stderr[-2000:]}")
     measured = json.loads(result.stdout.splitlines()[-1])
     print(
-        f"{clients} clients, width x {width}, {images} images: {measured['seconds']:.1f} s, worker "
-        f"{measured['worker_mb']:.0f} MB, program {measured['program_mb']:.0f} MB",
+        f"{clients} clients, width x {width}, {images} images: {measured['seconds']:.1f} s, "
+        f"workers {measured['worker_mb']:.0f} MB, program {measured['program_mb']:.0f} MB",
         flush=True,
     )
     return measured
@@ -174,7 +176,7 @@ def main(argv):
         "worker_mb": many["worker_mb"],
         "program_mb": many["program_mb"],
     }
-    rows = [("dimension", "", "parameters", "seconds", "s/client", "worker MB", "program MB")]
+    rows = [("dimension", "", "parameters", "seconds", "s/client", "workers MB", "program MB")]
     for dimension, points in (("clients", by_clients), ("width x", by_width)):
         for point in points:
             rows.append(

@@ -1,6 +1,7 @@
 """Large rounds in subrounds: who computes what, the same result, one compilation."""
 
 import asyncio
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from spaces import SPACE
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
-from tff_programs import clipping, mergeable, shares
+from tff_programs import clipping, mergeable, remote, runtime, shares
 from tff_programs.aggregation import OverlapMeanFactory
 from tff_programs.arguments import DeferredData
 from tff_programs.clients import client_element
@@ -133,6 +134,32 @@ def test_a_computation_is_compiled_once(contexts):
         run_round(context, process, clients)
     assert mergeable.compile_in_parts.cache_info().misses == before
     assert mergeable.compile_whole.cache_info().misses == whole
+
+
+def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypatch):
+    monkeypatch.setattr(remote, "PROBE_EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "PROBE_SECONDS", 2.0)
+    process = build_fedsup_process(
+        SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
+    )
+    workers = [runtime._start_worker(None), runtime._start_worker(None)]
+    try:
+        for worker in workers:
+            runtime._wait(worker)
+        expected, _, _ = run_round(SubroundContext(workers, print), process, 5)
+        told = []
+        context = SubroundContext(workers, told.append)
+        workers[1].process.send_signal(signal.SIGSTOP)
+        actual, metrics, _ = run_round(context, process, 5)
+        assert [line for line in told if "is lost (no answer within 2 s)" in line] == told != []
+        assert metrics["clients"] == 5
+        for first, second in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+            np.testing.assert_allclose(first, second, 0, 1e-6)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
+            worker.disconnect()
 
 
 def test_a_call_after_all_workers_are_lost_is_one_error():

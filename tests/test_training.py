@@ -106,6 +106,27 @@ def test_a_run_killed_at_two_moments_ends_as_a_whole_one(whole_run, tmp_path):
     assert metrics(folder) == metrics(whole)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_a_program_ends_its_workers(tmp_path, number):
+    process = subprocess.Popen(
+        command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for printed in process.stdout:
+        if printed.startswith("round 1/"):
+            break
+    workers = children_of(process.pid)
+    assert len(workers) == len(os.sched_getaffinity(0))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if number == signal.SIGINT:
+        assert "fedsup train: stopped." in errors
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "a worker outlived its program"
+        time.sleep(0.1)
+
+
 def test_a_run_tells_and_keeps_what_it_did(whole_run):
     folder, printed = whole_run
     for number in range(1, ROUNDS + 1):
