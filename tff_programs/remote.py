@@ -109,6 +109,7 @@ class RemoteWorker:
         self._channel = grpc.insecure_channel(self.address, _CHANNEL_OPTIONS)
         self._stub = _Stub(self._channel)
         self._executors = collections.OrderedDict()
+        self._making = threading.Lock()
         self._is_connected = True
 
     def disconnect(self) -> None:
@@ -127,17 +128,19 @@ class RemoteWorker:
 
     def executor(self, clients: int) -> _Executor:
         """The worker's executor for computations with that number of clients."""
-        if clients not in self._executors:
-            # Values are freed one by one: they are accumulators as large as the supernet.
-            executor = _Executor(self._stub, dispose_batch_size=1)
-            executor.set_cardinalities({tff.CLIENTS: clients})
-            self._executors[clients] = (executor, {})
-            if len(self._executors) > _EXECUTORS:
-                _, (oldest, computations) = self._executors.popitem(last=False)
-                computations.clear()
-                oldest.close()
-        self._executors.move_to_end(clients)
-        return self._executors[clients][0]
+        # A worker receives others' sums in one thread while it is sent clients in another.
+        with self._making:
+            if clients not in self._executors:
+                # Values are freed one by one: they are accumulators as large as the supernet.
+                executor = _Executor(self._stub, dispose_batch_size=1)
+                executor.set_cardinalities({tff.CLIENTS: clients})
+                self._executors[clients] = (executor, {})
+                if len(self._executors) > _EXECUTORS:
+                    _, (oldest, computations) = self._executors.popitem(last=False)
+                    computations.clear()
+                    oldest.close()
+            self._executors.move_to_end(clients)
+            return self._executors[clients][0]
 
     async def call(self, clients: int, computation, argument=None):
         """Starts a compiled computation on values of the executor for `clients`.

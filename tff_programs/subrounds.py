@@ -199,7 +199,8 @@ class SubroundContext(tff.framework.AsyncContext):
                 "workers again and repeat the command, it goes on after the last round that was "
                 "saved."
             ) from error
-        worker.connect()
+        if worker.process is None:
+            worker.connect()
         self._lost.append(worker)
         left = ", ".join(left.address for left in self._workers)
         self._tell(f"{name} is lost ({error}). What it had to do goes on with {left}.")
