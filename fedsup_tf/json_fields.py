@@ -1,8 +1,21 @@
 """Fields out of JSON that a person may have written, with errors that name what is wrong."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
+
+
+def read_json_text(path: str | os.PathLike, what: str) -> str:
+    """Text of a file that should hold `what`; that there is none is a ValueError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ValueError(
+            f"{path}: expected a JSON file of {what}, received none that can be read: {reason}."
+        ) from error
 
 
 def parse_json(text: str, what: str) -> Mapping[str, Any]:

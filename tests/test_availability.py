@@ -1,6 +1,7 @@
 """Traces of availability: who is there, until when, the first time with enough, files, nights."""
 
 import math
+import pathlib
 
 import pytest
 
@@ -8,6 +9,19 @@ from tff_programs.availability import DAY, HOUR, AvailabilityTrace, diurnal_trac
 
 # Client 0 over the period's end, client 1 twice, client 2 never, client 3 always.
 TRACE = AvailabilityTrace(100, (((0, 10), (90, 100)), ((5, 20), (50, 60)), (), ((0, 100),)))
+
+
+def test_the_example_has_a_night_for_each_of_twenty_clients():
+    path = pathlib.Path(__file__).parent.parent / "experiments" / "nights.json"
+    trace = load_trace(path)
+    assert (len(trace.clients), trace.period_seconds) == (20, DAY)
+    hours = [sum(end - begin for begin, end in intervals) / HOUR for intervals in trace.clients]
+    assert all(7 <= length <= 9 for length in hours)
+
+
+def test_a_missing_file_is_named_with_its_flag(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json: expected .*--availability_trace.*No such"):
+        load_trace(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(

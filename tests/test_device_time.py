@@ -1,6 +1,7 @@
 """Seconds of a device's round, by hand; devices out of a file."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from spaces import SPACE
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.costs import count_macs
 from fedsup_tf.local_training import LocalTraining
-from tff_programs.assignment import Tier
+from fedsup_tf.space import fedsup_cifar
+from tff_programs.assignment import Tier, default_tiers
 from tff_programs.device_time import (
     REFERENCE_MACS_PER_SECOND,
     Device,
@@ -84,6 +86,19 @@ def test_devices_are_read_from_a_file_in_the_tiers_order(tmp_path):
     path.write_text(devices_to_json(DEVICES, TIERS))
     assert load_devices(path, TIERS) == DEVICES
     assert load_devices(path, TIERS[::-1]) == DEVICES[::-1]
+
+
+def test_the_example_is_one_of_the_default_tiers():
+    path = pathlib.Path(__file__).parent.parent / "experiments" / "devices.json"
+    space = fedsup_cifar()
+    devices = load_devices(path, default_tiers(space, 0))
+    speeds = [device.macs_per_second for device in devices]
+    assert speeds == sorted(speeds)
+
+
+def test_a_missing_file_is_named_with_its_flag(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json: expected .*--devices.*No such file"):
+        load_devices(tmp_path / "none.json", TIERS)
 
 
 GOOD = {"macs_per_second": 1e9, "down_bytes_per_second": 1e6, "up_bytes_per_second": 1e5}

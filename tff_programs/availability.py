@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsup_tf.json_fields import expect_keys, parse_json
+from fedsup_tf.json_fields import expect_keys, parse_json, read_json_text
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -153,8 +153,7 @@ class AvailabilityTrace:
 
 def load_trace(path: str) -> AvailabilityTrace:
     """Reads a trace's JSON file; errors name it."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
+    text = read_json_text(path, "when clients are available (--availability_trace)")
     try:
         return AvailabilityTrace.from_json(text)
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.costs import architecture_cost, head_cost, stage_cost, stem_cost
-from fedsup_tf.json_fields import expect_keys, parse_json
+from fedsup_tf.json_fields import expect_keys, parse_json, read_json_text
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from tff_programs.assignment import Tier
@@ -96,8 +96,7 @@ def load_devices(path: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
     Raises:
       ValueError: If a tier or field is missing or unknown, or not what it should be.
     """
-    with open(path, encoding="utf-8") as file:
-        fields = parse_json(file.read(), path)
+    fields = parse_json(read_json_text(path, "each tier's device (--devices)"), path)
     names = {tier.name for tier in tiers}
     expect_keys(fields, names, names, f"{path}, devices by tier")
     known = {field.name for field in dataclasses.fields(Device)}

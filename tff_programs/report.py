@@ -114,14 +114,15 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     with open(metrics_csv, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     scales = [("round", [float(row["round"]) for row in rows])]
     times = [float(row.get("simulated_seconds") or 0) for row in rows]
     if any(times):
-        name, unit = time_unit(max(times))
+        # All of a run may lie hours after its begin, when the first clients came.
+        name, unit = time_unit(max(times) - min(times))
         scales.append((f"simulated {name}", [time / unit for time in times]))
     figure, axes = pyplot.subplots(
         len(scales), 2, figsize=(11, 4.2 * len(scales)), layout="constrained", squeeze=False
@@ -131,6 +132,7 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
         _draw_accuracies(accuracy_axes, places, rows, tiers, pyplot.get_cmap("viridis"))
         for each in (loss_axes, accuracy_axes):
             each.set_xlabel(label)
+            each.xaxis.set_major_locator(ticker.MaxNLocator(integer=label == "round"))
             each.grid(alpha=0.25)
             each.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
