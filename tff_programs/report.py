@@ -121,11 +121,20 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
     scales = [("round", [float(row["round"]) for row in rows])]
     times = [float(row.get("simulated_seconds") or 0) for row in rows]
     if any(times):
-        # All of a run may lie hours after its begin, when the first clients came.
-        name, unit = time_unit(max(times) - min(times))
-        scales.append((f"simulated {name}", [time / unit for time in times]))
+        span = max(times) - min(times)
+        name, unit = time_unit(span)
+        label, begin = f"simulated {name}", 0
+        if min(times) > 2 * span:  # The first clients came long after the begin.
+            begin = int(min(times))
+            label += f" after {format_seconds(begin)}"
+        scales.append((label, [(time - begin) / unit for time in times]))
     figure, axes = pyplot.subplots(
-        len(scales), 2, figsize=(11, 4.2 * len(scales)), layout="constrained", squeeze=False
+        len(scales),
+        2,
+        sharex="row",
+        squeeze=False,
+        figsize=(11, 4.2 * len(scales)),
+        layout="constrained",
     )
     for (label, places), (loss_axes, accuracy_axes) in zip(scales, axes, strict=True):
         _draw_losses(loss_axes, places, rows)

@@ -60,7 +60,9 @@ flags.DEFINE_integer(
     "candidates_per_round", 8, "Subnets that a client receives in a round.", lower_bound=1
 )
 flags.DEFINE_integer("client_batch_size", 50, "Images normalized together.", lower_bound=1)
-flags.DEFINE_integer("clients_at_once", 0, "Clients computed side by side; 0 for one a core.")
+flags.DEFINE_integer(
+    "clients_at_once", 0, "Clients computed side by side, a process each; 0 for one a core."
+)
 
 
 def main(argv) -> None:

@@ -57,7 +57,9 @@ flags.DEFINE_bool("cohort_sandwich", False, "Each round trains a smallest and a 
 flags.DEFINE_float("availability", 1.0, "Chance that a client that was asked answers.")
 flags.DEFINE_integer("evaluate_every", 10, "Rounds from one evaluation to the next.", lower_bound=1)
 flags.DEFINE_integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
-flags.DEFINE_integer("clients_at_once", 0, "Clients computed side by side; 0 for one a core.")
+flags.DEFINE_integer(
+    "clients_at_once", 0, "Clients computed side by side, a process each; 0 for one a core."
+)
 
 
 def local_training_from_flags() -> LocalTraining:
