@@ -62,8 +62,10 @@ class Argument:
         if not _has_clients(value_type):
             if path not in shared:
                 if path not in self._serialized:
-                    self._serialized[path] = executor_pb2.Value()
-                    _serialize(value, value_type, self._serialized[path])
+                    # Known when it is whole, since other workers' threads look here.
+                    message = executor_pb2.Value()
+                    _serialize(value, value_type, message)
+                    self._serialized[path] = message
                 shared[path] = await executor.create_value(self._serialized[path], value_type)
             return shared[path]
         if isinstance(value_type, tff.FederatedType):
