@@ -68,11 +68,11 @@ class Grid(NamedTuple):
         return covered
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
-        """Gives every entry its cell's value: from shape `cells` to `shape`."""
+        """Gives every entry its cell's value: from shape `(..., *cells)` to `(..., *shape)`."""
         # From the last axis on, so that what is gathered later are whole rows.
-        for axis, edges in reversed(list(enumerate(self.edges))):
+        for axis, edges in enumerate(reversed(self.edges), 1):
             cell_of_entry = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-            values = tf.gather(values, tf.constant(cell_of_entry, tf.int32), axis=axis)
+            values = tf.gather(values, tf.constant(cell_of_entry, tf.int32), axis=-axis)
         return values
 
 
@@ -81,7 +81,8 @@ class Overlap(NamedTuple):
 
     Attributes:
       total: For each tensor of the supernet, the weighted sum of the updates.
-      coverage: For each cell of its grid, the sum of the weights of the updates that cover it.
+      coverage: For each cell of its grid, the sum of the weights of the updates that cover it; of
+        `by_entry` for each entry.
     """
 
     total: dict[str, tf.Tensor]
@@ -138,26 +139,26 @@ def overlap(
     )
 
 
+def by_entry(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
+    """The overlap with its coverage for each entry in place of each cell."""
+    coverage = {name: grids[name].spread(cells) for name, cells in overlaps.coverage.items()}
+    return Overlap(overlaps.total, coverage)
+
+
 def average(
-    overlaps: Overlap,
-    grids: Mapping[str, Grid],
-    aggregation: str = "coverage",
-    weight: tf.Tensor | float | None = None,
+    overlaps: Overlap, aggregation: str = "coverage", weight: tf.Tensor | float | None = None
 ) -> dict[str, tf.Tensor]:
     """Mean update of each entry; zero where no client covered it.
 
     Args:
-      overlaps: The sum over the clients.
-      grids: Each tensor's.
+      overlaps: The sum over the clients, `by_entry`.
       aggregation: `"coverage"`: over the clients that covered the entry. `"diluted"`: over all
         clients, an entry that a client did not cover counting as unchanged.
       weight: The sum of all clients' weights, for `"diluted"`.
     """
-    totals, coverage = overlaps
+    totals, divisors = overlaps
     if aggregation == "diluted":
         divisors = dict.fromkeys(totals, weight)
-    else:
-        divisors = {name: grids[name].spread(coverage[name]) for name in totals}
     return {name: tf.math.divide_no_nan(total, divisors[name]) for name, total in totals.items()}
 
 

@@ -179,7 +179,7 @@ def test_average_is_over_those_that_cover_an_entry():
     for (first, second, weight), slices in zip(sent, boxes, strict=True):
         update = {"a": np.array(first, np.float32), "b": np.array(second, np.float32)}
         overlaps = add(overlaps, slicing.overlap(update, slices, grids, weight))
-    mean = slicing.average(overlaps, grids)
+    mean = slicing.average(slicing.by_entry(overlaps, grids))
     first = [(1 + 3 * 5 + 0.5 * 9) / 4.5, (3 * 7 + 0.5 * 1) / 3.5, 4.0, 0.0]
     np.testing.assert_allclose(mean["a"], first, rtol=1e-6)
     np.testing.assert_array_equal(mean["b"], [8, 0])
@@ -198,7 +198,9 @@ def test_average_of_a_centred_and_a_whole_kernel():
     )
     expected = whole.copy()
     expected[1, 1, 0, 0] = (whole[1, 1, 0, 0] + 3 * 100) / 4
-    np.testing.assert_array_equal(slicing.average(overlaps, grids)["kernel"], expected)
+    np.testing.assert_array_equal(
+        slicing.average(slicing.by_entry(overlaps, grids))["kernel"], expected
+    )
 
 
 def test_average_is_zero_where_none_covers_or_all_that_do_weigh_nothing():
@@ -206,10 +208,13 @@ def test_average_is_zero_where_none_covers_or_all_that_do_weigh_nothing():
     slices = {"a": Slice((0,), (2,))}
     update = {"a": np.array([4.0, 5.0], np.float32)}
     grids = grids_of(shapes, slices)
-    mean = slicing.average(slicing.overlap(update, slices, grids, 0.0), grids)
+    overlaps = slicing.overlap(update, slices, grids, 0.0)
+    mean = slicing.average(slicing.by_entry(overlaps, grids))
     np.testing.assert_array_equal(mean["a"], np.zeros(3))
     covered_once = Overlap({"a": tf.constant([6.0, 8.0, 0.0])}, {"a": tf.constant([2.0, 0.0])})
-    np.testing.assert_array_equal(slicing.average(covered_once, grids)["a"], [3, 4, 0])
+    np.testing.assert_array_equal(
+        slicing.average(slicing.by_entry(covered_once, grids))["a"], [3, 4, 0]
+    )
 
 
 def test_average_of_whole_updates_is_the_weighted_mean(supernet):
@@ -223,7 +228,8 @@ def test_average_of_whole_updates_is_the_weighted_mean(supernet):
         slicing.overlap(update, slices, supernet.grids, weight)
         for update, weight in zip(updates, (1, 2, 5), strict=True)
     ]
-    mean = slicing.average(add(add(*overlaps[:2]), overlaps[2]), supernet.grids)
+    total = add(add(*overlaps[:2]), overlaps[2])
+    mean = slicing.average(slicing.by_entry(total, supernet.grids))
     for name in supernet.weight_shapes:
         stacked = [update[name] for update in updates]
         expected = np.average(stacked, axis=0, weights=(1, 2, 5))

@@ -73,11 +73,6 @@ def overlap_of(
     return slicing.overlap(delta, slices, supernet.grids, weight)
 
 
-def covered_entries(supernet: Supernet, overlap: Overlap) -> dict[str, tf.Tensor]:
-    """Whether any client trained the entry, bool, for each tensor of the supernet."""
-    return {name: grid.spread(overlap.coverage[name] > 0) for name, grid in supernet.grids.items()}
-
-
 class FloatUpload:
     """Updates travel as they are."""
 
@@ -171,8 +166,8 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         """Server computation: from the state, the sums and the sum of weights to the mean update.
 
         Returns:
-          The next state, the `Overlap` to divide, its sum of weights and an `OrderedDict` of
-          measurements.
+          The next state, the `Overlap` to divide (`slicing.by_entry`), its sum of weights and an
+          `OrderedDict` of measurements.
         """
         raise NotImplementedError
 
@@ -256,8 +251,8 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         @tff.tensorflow.computation(state_type, accumulator_type)
         def finish(state, accumulator):
             state, sums, weight, measured = self.finish(state, accumulator.sums, accumulator.weight)
-            mean = slicing.average(sums, supernet.grids, self.kind, weight)
-            covered = tuple(covered_entries(supernet, sums).values())
+            mean = slicing.average(sums, self.kind, weight)
+            covered = tuple(part > 0 for part in sums.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(accumulator.loss, accumulator.examples),
                 examples=accumulator.examples,
@@ -324,4 +319,4 @@ class OverlapMeanFactory(StreamedOverlapFactory):
         """See the base class."""
         names = self.supernet.weight_shapes
         overlap = Overlap(*(dict(zip(names, parts, strict=True)) for parts in sums))
-        return state, overlap, weight, OrderedDict()
+        return state, slicing.by_entry(overlap, self.supernet.grids), weight, OrderedDict()

@@ -30,16 +30,11 @@ class DeferredData:
 
 
 class Argument:
-    """A computation's argument, sent to workers with the data of some of its clients each.
-
-    Attributes:
-      type: Its TFF type.
-    """
+    """A computation's argument, sent to workers with the data of some of its clients each."""
 
     def __init__(self, value: Any, value_type: tff.Type):
         """Takes an argument of such a type."""
-        self.type = value_type
-        self._value = value
+        self._value, self._type = value, value_type
         # What is no client's as it travels, by its path in the argument.
         self._serialized = {}
 
@@ -56,7 +51,7 @@ class Argument:
         Returns:
           The argument, embedded in the executor.
         """
-        return await self._ingest(executor, clients, shared, self._value, self.type, ())
+        return await self._ingest(executor, clients, shared, self._value, self._type, ())
 
     async def _ingest(self, executor, clients, shared, value, value_type, path):
         if not _has_clients(value_type):
@@ -84,7 +79,7 @@ class Argument:
     @functools.cached_property
     def costs(self) -> list[float] | None:
         """The clients' costs, if their data tell."""
-        return _costs(self._value, self.type)
+        return _costs(self._value, self._type)
 
 
 def _has_clients(value_type: tff.Type) -> bool:

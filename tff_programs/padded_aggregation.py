@@ -8,13 +8,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregation import (
-    KINDS,
-    MeanUpdate,
-    covered_entries,
-    finite_delta,
-    overlap_of,
-)
+from tff_programs.aggregation import KINDS, MeanUpdate, finite_delta, overlap_of
 from tff_programs.distribution import tensors_type
 
 
@@ -100,15 +94,16 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
             overlap = slicing.Overlap(
                 dict(zip(shapes, totals, strict=True)), dict(zip(shapes, coverages, strict=True))
             )
-            mean = slicing.average(overlap, supernet.grids, self._kind, counts["weight"])
-            covered = covered_entries(supernet, overlap)
+            overlap = slicing.by_entry(overlap, supernet.grids)
+            mean = slicing.average(overlap, self._kind, counts["weight"])
+            covered = tuple(part > 0 for part in overlap.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(counts["loss"], counts["examples"]),
                 examples=counts["examples"],
                 clients=tf.cast(tf.round(counts["clients"]), tf.int32),
                 rejected=tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.int32), [None]),
             )
-            return MeanUpdate(tuple(mean.values()), tuple(covered.values())), measurements
+            return MeanUpdate(tuple(mean.values()), covered), measurements
 
         @tff.federated_computation
         def initialize():

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregation import FloatUpload, OverlapMeanFactory, covered_entries
+from tff_programs.aggregation import FloatUpload, OverlapMeanFactory
 
 
 class PrivateOverlapMeanFactory(OverlapMeanFactory):
@@ -84,11 +84,11 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         state, overlap, weight, measurements = super().finish(state, sums, weight)
         stddev = self._noise_multiplier * self._clipping_norm
         round_seed = tf.random.experimental.stateless_fold_in(state["seed"], state["round"])
-        total, covered = {}, covered_entries(self.supernet, overlap)
+        total = {}
         for number, (name, part) in enumerate(overlap.total.items()):
             seed = tf.random.experimental.stateless_fold_in(round_seed, number)
             noise = tf.random.stateless_normal(part.shape, seed, stddev=stddev)
-            total[name] = tf.where(covered[name], part + noise, 0.0)
+            total[name] = tf.where(overlap.coverage[name] > 0, part + noise, 0.0)
         next_state = OrderedDict(seed=state["seed"], round=state["round"] + 1)
         return next_state, Overlap(total, overlap.coverage), weight, measurements
 

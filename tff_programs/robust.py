@@ -103,11 +103,8 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         del weight
         names = list(self.supernet.weight_shapes)
         totals, coverages, weights = sums
-        grids = self.supernet.grids.values()
-        spread = [
-            tf.map_fn(grid.spread, coverage)
-            for grid, coverage in zip(grids, coverages, strict=True)
-        ]
+        grids = self.supernet.grids
+        spread = [grids[name].spread(part) for name, part in zip(names, coverages, strict=True)]
         means = [
             tf.math.divide_no_nan(total, coverage)
             for total, coverage in zip(totals, spread, strict=True)
@@ -133,6 +130,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
             total=_combine(names, totals, use * scale),
             coverage=_combine(names, coverages, use),
         )
+        overlap = slicing.by_entry(overlap, grids)
         return state, overlap, tf.reduce_sum(weights * use), OrderedDict(set_aside=aside)
 
     def _core(self, means):

@@ -44,7 +44,8 @@ class WorkerShare:
         self._subrounds = shares.subrounds(clients, bound)
         # By their number of clients, since a value belongs to the executor for that many.
         self._totals, self._sent = {}, {}
-        self._received = []
+        # Others' accumulators on the worker, by their identity.
+        self._received = {}
 
     async def compute(self, sending: threading.Lock) -> None:
         """Computes the clients; what comes of it stays on the worker.
@@ -78,29 +79,27 @@ class WorkerShare:
         ]
 
     async def receive(self, partials: Sequence[executor_pb2.Value]) -> None:
-        """Takes another share's accumulators, which `finish` will not have to send."""
+        """Takes other shares' accumulators, which `finish` will not have to send."""
         executor = self.worker.executor(self._last_size)
         for partial in partials:
-            sent = await executor.create_value(partial, self._form.accumulator_type)
-            self._received.append((partial, sent))
+            if id(partial) not in self._received:
+                sent = await executor.create_value(partial, self._form.accumulator_type)
+                self._received[id(partial)] = sent
 
     async def finish(self, partials: Sequence[executor_pb2.Value]):
         """The computation's result, of its own clients and of all others' accumulators."""
         size = self._last_size
-        executor = self.worker.executor(size)
         own = [
             await self.worker.executor(other).fetch(total)
             for other, total in self._totals.items()
             if other != size
         ]
-        received = {id(partial): sent for partial, sent in self._received}
+        partials = [*own, *partials]
+        await self.receive(partials)
         total = self._totals[size]
-        for partial in [*own, *partials]:
-            sent = received.get(id(partial))
-            if sent is None:
-                sent = await executor.create_value(partial, self._form.accumulator_type)
-            total = await self._merge(size, total, sent)
-        both = await executor.create_struct([self._sent[size], total])
+        for partial in partials:
+            total = await self._merge(size, total, self._received.pop(id(partial)))
+        both = await self.worker.executor(size).create_struct([self._sent[size], total])
         return await (await self.worker.call(size, self._form.after_merge, both)).compute()
 
     @property

@@ -86,7 +86,7 @@ def merge_updates(
         used.append(UsedUpdate(name, update.identity, update.architecture, update.examples, norm))
     if not used:
         _refuse(rejected)
-    mean = slicing.average(overlaps, grids, aggregation, everyone)
+    mean = slicing.average(slicing.by_entry(overlaps, grids), aggregation, everyone)
     weights = {name: value + mean[name] for name, value in supernet.weights_by_name().items()}
     supernet.assign_weights(weights)
     coverage = {
