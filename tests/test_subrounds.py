@@ -1,6 +1,7 @@
 """Large rounds in subrounds: who computes what, the same result, one compilation."""
 
 import asyncio
+import contextlib
 import signal
 from types import SimpleNamespace
 
@@ -142,9 +143,11 @@ def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypa
     process = build_fedsup_process(
         SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
     )
-    workers = [runtime._start_worker(None), runtime._start_worker(None)]
-    try:
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(runtime._worker_process(None)) for _ in range(2)]
+        workers = [remote.RemoteWorker(f"localhost:{port}", 1, p) for port, p in started]
         for worker in workers:
+            stack.callback(worker.disconnect)
             runtime._wait(worker)
         expected, _, _ = run_round(SubroundContext(workers, print), process, 5)
         told = []
@@ -155,11 +158,6 @@ def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypa
         assert metrics["clients"] == 5
         for first, second in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
             np.testing.assert_allclose(first, second, 0, 1e-6)
-    finally:
-        for worker in workers:
-            worker.process.kill()
-            worker.process.wait()
-            worker.disconnect()
 
 
 def test_a_call_after_all_workers_are_lost_is_one_error():

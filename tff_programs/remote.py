@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 import tensorflow as tf
 import tensorflow_federated as tff
-from tensorflow_federated.proto.v0 import executor_pb2
+from tensorflow_federated.proto.v0 import executor_pb2, executor_pb2_grpc
 from tensorflow_federated.python.core.impl.executors import remote_executor
 
 from tff_programs import worker_command
@@ -40,7 +40,21 @@ class WorkerLostError(RuntimeError):
 
 
 class _Stub(tff.framework.RemoteExecutorGrpcStub):
-    """TFF's stub; to free what a lost worker held is done, and nothing waits for it."""
+    """TFF's stub; to free what a lost worker held is done, and nothing waits for it.
+
+    gRPC watches a channel's state in a thread, which may crash the process if that forks meanwhile,
+    as it does to start a worker. TFF's stub has the channel watched for good: this one only until
+    it is ready.
+    """
+
+    def __init__(self, channel: grpc.Channel):
+        self._channel = channel
+        self._stub = executor_pb2_grpc.ExecutorGroupStub(channel)
+        self._ready = grpc.channel_ready_future(channel)
+
+    @property
+    def is_ready(self):
+        return self._ready.done()
 
     def dispose(self, request):
         self._free(self._stub.Dispose, request)

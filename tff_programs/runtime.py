@@ -29,25 +29,27 @@ def local_execution(clients_at_once: int | None = None) -> Iterator[None]:
     """
     cores = sorted(os.sched_getaffinity(0))
     count = clients_at_once or len(cores)
-    workers = []
-    try:
-        for number in range(count):
-            core = cores[number % len(cores)] if count >= len(cores) else None
-            workers.append(_start_worker(core))
+    with contextlib.ExitStack() as stack:
+        # All before the first is connected to: gRPC's threads and a fork do not go together.
+        started = [
+            stack.enter_context(
+                _worker_process(cores[number % len(cores)] if count >= len(cores) else None)
+            )
+            for number in range(count)
+        ]
+        workers = []
+        for port, process in started:
+            workers.append(remote.RemoteWorker(f"localhost:{port}", 1, process))
+            stack.callback(workers[-1].disconnect)
         for worker in workers:
             _wait(worker)
         _execute_on(workers)
         yield
-    finally:
-        for worker in workers:
-            worker.process.kill()
-        for worker in workers:
-            worker.process.wait()
-            worker.disconnect()
 
 
-def _start_worker(core: int | None) -> remote.RemoteWorker:
-    """A worker process that computes one client at a time, on a core if one is named."""
+@contextlib.contextmanager
+def _worker_process(core: int | None) -> Iterator[tuple[int, subprocess.Popen]]:
+    """A process that computes one client at a time, on a core if one is named; and its port."""
 
     def prepare():
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
@@ -67,7 +69,11 @@ def _start_worker(core: int | None) -> remote.RemoteWorker:
         start_new_session=True,
         preexec_fn=prepare,
     )
-    return remote.RemoteWorker(f"localhost:{port}", 1, process)
+    try:
+        yield port, process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager

@@ -207,6 +207,8 @@ class SubroundContext(tff.framework.AsyncContext):
 
     def _readmit(self):
         for worker in [lost for lost in self._lost if lost.is_ready]:
+            if not worker.answers(remote.PROBE_SECONDS):
+                continue  # It came and is gone again.
             try:
                 worker.check()
             except RuntimeError as error:
