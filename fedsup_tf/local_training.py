@@ -125,7 +125,7 @@ def local_update(
 
     def step(indices, step_seed):
         batch = preprocessing.augment(
-            _normalize(preprocessing, tf.gather(images, indices)), step_seed
+            preprocessing.normalize(tf.gather(images, indices)), step_seed
         )
         current = {
             name: ops.known(variables[name].read_value(), value.shape)
@@ -217,18 +217,6 @@ class _Packed:
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
         return {name: vectors[name] if name in vectors else packed[name] for name in self._names}
-
-
-def _normalize(preprocessing: Preprocessing, images: tf.Tensor) -> tf.Tensor:
-    """`preprocessing.normalize` of whole rows, since TensorFlow is slow with few channels."""
-    _, height, width, channels = images.shape
-    rows = dataclasses.replace(
-        preprocessing,
-        mean=preprocessing.mean * width,
-        standard_deviation=preprocessing.standard_deviation * width,
-    )
-    normalized = rows.normalize(tf.reshape(images, [-1, height, 1, width * channels]))
-    return tf.reshape(normalized, [-1, height, width, channels])
 
 
 def _sandwich_gradients(

@@ -41,7 +41,7 @@ def parametric_normalization(
     if not ops.is_builtin() and sample_weights is None:
         normalize = _fused_normalization(epsilon, activate)
     else:
-        normalize = _normalization_of_rows(epsilon, activate, sample_weights)
+        normalize = _normalization_of_means(epsilon, activate, sample_weights)
     result, mean_square = normalize(images, alpha, beta, gamma)
     return ops.known(result, images.shape), mean_square
 
@@ -110,64 +110,53 @@ def _fused_normalization(epsilon: float, activate: bool):
     return normalize
 
 
-def _normalization_of_rows(epsilon: float, activate: bool, sample_weights: tf.Tensor | None):
-    """`normalize(images, alpha, beta, gamma)` of builtins, or of weighted images."""
+def _normalization_of_means(epsilon: float, activate: bool, sample_weights: tf.Tensor | None):
+    """`normalize(images, alpha, beta, gamma)` of builtins, or of weighted images.
+
+    Sums are means over each image's pixels, then over images: the runtime has fast ones.
+    """
 
     @tf.custom_gradient
     def normalize(images, alpha, beta, gamma):
-        shape = tf.stack(shape_of(images))
-        rows = tf.reshape(images, [-1, shape_of(images)[3]])
-        count = tf.cast(tf.shape(rows)[0], tf.float32)
-        # Each row's share of the mean, where they are not all 1 / count.
-        shares = None
-        if sample_weights is not None:
-            shares = _row_shares(sample_weights, images.shape[1] * images.shape[2])
+        batch, height, width, _ = shape_of(images)
+        pixels = float(height * width)
+        if sample_weights is None:
+            shares = tf.fill([batch], 1.0 / tf.cast(batch, tf.float32))
+        else:
+            shares = sample_weights / tf.maximum(tf.reduce_sum(sample_weights), 1e-30)
 
         def mean(values):
-            if shares is None:
-                return tf.reduce_sum(values, 0) / count
-            return tf.reshape(ops.matmul(tf.reshape(shares, [1, -1]), values), [-1])
+            per_image = tf.reduce_mean(values, [1, 2])
+            return tf.reshape(ops.matmul(tf.reshape(shares, [1, -1]), per_image), [-1])
 
-        mean_square = mean(_squared_difference(rows, alpha))
+        def total(values):
+            return tf.reduce_sum(tf.reduce_mean(values, [1, 2]), 0) * pixels
+
+        difference = images - alpha
+        mean_square = mean(difference * difference)
         inverse = tf.math.rsqrt(mean_square + epsilon)
         scale = gamma * inverse
-        result = rows * scale + (beta - alpha * scale)
+        result = difference * scale + beta
         if activate:
             result = tf.nn.relu6(result)
 
         def gradient(upstream, mean_square_upstream):
             del mean_square_upstream
-            upstream = tf.reshape(upstream, tf.shape(rows))
             if activate:
                 upstream = ops.relu6_gradient(upstream, result)
-            beta_gradient = tf.reduce_sum(upstream, 0)
-            gamma_gradient = inverse * (tf.reduce_sum(upstream * rows, 0) - alpha * beta_gradient)
-            # What flows through r: proportional to x - alpha and to the row's share.
-            slope = -gamma_gradient * gamma * inverse * inverse
-            alpha_gradient = -(scale * beta_gradient + slope * (mean(rows) - alpha))
-            if shares is None:
-                slope = slope / count
-                row_gradient = upstream * scale + (rows * slope + -alpha * slope)
-            else:
-                row_gradient = upstream * scale + (rows * slope + -alpha * slope) * shares
-            row_gradient = tf.reshape(row_gradient, shape)
-            return row_gradient, alpha_gradient, beta_gradient, gamma_gradient
+            beta_gradient = total(upstream)
+            gamma_gradient = total(upstream * difference) * inverse
+            # What flows through r: proportional to x - alpha and to the image's share.
+            slope = -gamma_gradient * scale * inverse
+            alpha_gradient = -(scale * beta_gradient + slope * mean(difference))
+            slopes = tf.reshape(shares, [-1, 1, 1, 1]) * (slope / pixels)
+            return (
+                upstream * scale + difference * slopes,
+                alpha_gradient,
+                beta_gradient,
+                gamma_gradient,
+            )
 
-        return (tf.reshape(result, shape), mean_square), gradient
+        return (result, mean_square), gradient
 
     return normalize
-
-
-def _squared_difference(rows: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
-    if not ops.is_builtin():
-        return tf.math.squared_difference(rows, vector)
-    # The runtime's own operator is slow, as is a difference of unequal shapes.
-    difference = rows + -vector
-    return difference * difference
-
-
-def _row_shares(sample_weights: tf.Tensor, pixels: int) -> tf.Tensor:
-    """Share of each pixel's row in a weighted mean, `(batch * pixels, 1)`; 0 if all weigh 0."""
-    total = tf.maximum(tf.reduce_sum(sample_weights), 1e-30) * float(pixels)
-    shares = tf.reshape(sample_weights / total, [-1, 1, 1])
-    return tf.reshape(tf.tile(shares, [1, pixels, 1]), [-1, 1])

@@ -15,7 +15,7 @@ import contextvars
 
 import tensorflow as tf
 
-from fedsup_tf import builtin_ops
+from fedsup_tf import builtin_depthwise, builtin_ops
 from fedsup_tf.builtin_ops import maximum, shape_of
 from fedsup_tf.filter_gradients import depthwise_filter_gradient
 
@@ -187,7 +187,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
     if stride == 1:
         kernel = _crop_unreachable_taps(images, kernel)
     if is_builtin():
-        return builtin_ops.depthwise_conv2d(images, kernel, stride)
+        return builtin_depthwise.depthwise_conv2d(images, kernel, stride)
     strides = [1, stride, stride, 1]
 
     @tf.custom_gradient

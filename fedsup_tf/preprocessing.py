@@ -58,7 +58,7 @@ class Preprocessing:
         """`(images - mean) / standard_deviation`, in operations that every TFLite runtime has.
 
         Args:
-          images: `(batch, height, width, channels)`, uint8.
+          images: `(batch, height, width, channels)`, uint8; the batch may be unknown when traced.
 
         Returns:
           `(batch, height, width, channels)`, float32.
@@ -75,9 +75,12 @@ class Preprocessing:
                 f"Expected images of {len(self.mean)} channels, received shape {images.shape}. "
                 "Load the data set with the image_shape that the model was made for."
             )
-        mean = tf.constant(self.mean, tf.float32)
-        scale = tf.constant([1.0 / value for value in self.standard_deviation], tf.float32)
-        return (tf.cast(images, tf.float32) - mean) * scale
+        # Whole rows at a time: operations on few channels are slow in every engine.
+        _, height, width, channels = images.shape
+        mean = tf.constant(self.mean * width, tf.float32)
+        scale = tf.constant([1.0 / value for value in self.standard_deviation] * width, tf.float32)
+        rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
+        return tf.reshape((rows - mean) * scale, [-1, height, width, channels])
 
     def augment(self, images, seed) -> "tf.Tensor":
         """Crops and flips each image on its own, at random.

@@ -8,6 +8,9 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
+from tflite import delegation
+from tflite.graph_edit import add_alike, add_constant, builtin_of, operator_code
+
 _FILE_IDENTIFIER = b"TFL3"
 # Bytes from which zeros are worth an operator.
 _LEAST_ZEROS = 256
@@ -50,9 +53,7 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
       delegate of fast kernels wants the weights of a file that only infers as constants.
     * Tensors lose their names, a third of a small file and of no use to the runtime, and graphs
       theirs, which count the functions that the process traced.
-    * Branches come before what calls them. The runtime offers its graphs to the delegate of fast
-      kernels one after the other, and ends at the first that reads a variable; a branch that reads
-      none, which is what trains, must come earlier.
+    * The graphs get the form in which the delegate of fast kernels helps (`delegation`).
     * A constant that is several outputs of a branch becomes a tensor for each; the runtime would
       hand over only one of them, and leave what happens to be in memory in the others.
     """
@@ -73,7 +74,7 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
         for tensor in graph.tensors:
             tensor.name = None
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
-    _put_branches_first(parsed)
+    delegation.prepare(parsed)
     _drop_unused_buffers(parsed)
     return _pack(parsed, len(model))
 
@@ -95,7 +96,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
         constants |= {number for number, tensor in enumerate(graph.tensors) if tensor.buffer}
         handles, replaced = {}, set()
         for operator in graph.operators:
-            builtin = parsed.operatorCodes[operator.opcodeIndex].builtinCode
+            builtin = builtin_of(parsed, operator)
             if builtin == schema.BuiltinOperator.VAR_HANDLE:
                 handles[operator.outputs[0]] = operator.builtinOptions.sharedName.decode()
             elif builtin == schema.BuiltinOperator.ASSIGN_VARIABLE:
@@ -105,7 +106,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
                     # Equal constants are one tensor, so that each variable gets a new one.
                     value = np.asarray(values[name], "<f4")
                     _check_shape(name, value, graph.tensors[old])
-                    operator.inputs = [handle, _add_constant(parsed, graph, value)]
+                    operator.inputs = [handle, add_constant(parsed, graph, value)]
                     replaced.add(old)
                     missing.discard(name)
         read = {tensor for operator in graph.operators for tensor in operator.inputs}
@@ -133,7 +134,7 @@ def _filled(model, graph) -> set[int]:
     return {
         operator.outputs[0]
         for operator in graph.operators
-        if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.FILL
+        if builtin_of(model, operator) == schema.BuiltinOperator.FILL
     }
 
 
@@ -157,10 +158,46 @@ class _SharingBuilder(flatbuffers.Builder):
         return self._written[key]
 
 
+class _Once:
+    """What is written once however often it is referred to."""
+
+    def __init__(self, value):
+        self._value = value
+        self._offset = None
+
+    def Pack(self, builder):  # noqa: N802, the name in the schema's objects.
+        """Its offset."""
+        if self._offset is None:
+            self._offset = self._value.Pack(builder)
+        return self._offset
+
+
 def _pack(model, size: int) -> bytes:
+    written = {}
+
+    def once(value):
+        return value and written.setdefault(_contents(value), _Once(value))
+
+    # Tensors described alike and operators' equal options are a quarter of a small file.
+    model = copy.copy(model)
+    model.subgraphs = [copy.copy(graph) for graph in model.subgraphs]
+    for graph in model.subgraphs:
+        graph.tensors = [once(tensor) for tensor in graph.tensors]
+        graph.operators = [copy.copy(operator) for operator in graph.operators]
+        for operator in graph.operators:
+            operator.builtinOptions = once(operator.builtinOptions)
     builder = _SharingBuilder(size)
     builder.Finish(model.Pack(builder), _FILE_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _contents(value):
+    """A key that is equal for equal objects of the schema."""
+    if hasattr(value, "Pack"):
+        return type(value), *(_contents(field) for field in vars(value).values())
+    if isinstance(value, list | np.ndarray):
+        return tuple(map(_contents, value))
+    return value
 
 
 def _part_outputs(graph) -> None:
@@ -168,8 +205,7 @@ def _part_outputs(graph) -> None:
     outputs = []
     for number in map(int, graph.outputs):
         if number in outputs:
-            graph.tensors.append(copy.copy(graph.tensors[number]))
-            number = len(graph.tensors) - 1
+            number = add_alike(graph, number)
         outputs.append(number)
     graph.outputs = outputs
 
@@ -184,41 +220,14 @@ def _fill_zeros(model, graph) -> None:
         if not is_float or data is None or len(data) < _LEAST_ZEROS or np.any(data):
             continue
         if zero is None:
-            zero = _add_constant(model, graph, np.zeros([], np.float32))
-        sides = _add_constant(model, graph, np.asarray(tensor.shape, np.int32))
+            zero = add_constant(model, graph, np.zeros([], np.float32))
+        sides = add_constant(model, graph, np.asarray(tensor.shape, np.int32))
         tensor.buffer = 0  # The empty one: the tensor is computed.
         fill = schema.OperatorT()
-        fill.opcodeIndex = _operator_code(model, schema.BuiltinOperator.FILL)
+        fill.opcodeIndex = operator_code(model, schema.BuiltinOperator.FILL)
         fill.inputs, fill.outputs = [sides, zero], [number]
         added.append(fill)
     graph.operators = added + graph.operators
-
-
-def _put_branches_first(model) -> None:
-    """Orders the graphs, and renumbers all that refers to them."""
-    branches = set()
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            if isinstance(operator.builtinOptions, schema.IfOptionsT):
-                branches |= {
-                    operator.builtinOptions.thenSubgraphIndex,
-                    operator.builtinOptions.elseSubgraphIndex,
-                }
-    # A graph without operators ends the offering too.
-    first = {number for number in branches if model.subgraphs[number].operators}
-    order = sorted(range(len(model.subgraphs)), key=lambda number: number not in first)
-    place = {number: new for new, number in enumerate(order)}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            options = operator.builtinOptions
-            if isinstance(options, schema.IfOptionsT):
-                options.thenSubgraphIndex = place[options.thenSubgraphIndex]
-                options.elseSubgraphIndex = place[options.elseSubgraphIndex]
-            elif isinstance(options, schema.CallOnceOptionsT):
-                options.initSubgraphIndex = place[options.initSubgraphIndex]
-    for signature in model.signatureDefs:
-        signature.subgraphIndex = place[signature.subgraphIndex]
-    model.subgraphs = [model.subgraphs[number] for number in order]
 
 
 def _is_empty(quantization) -> bool:
@@ -242,30 +251,6 @@ def _drop_unused_buffers(model) -> None:
     for entry in model.metadata or []:
         entry.buffer = place[entry.buffer]
     model.buffers = [model.buffers[0], *(model.buffers[number] for number in filled)]
-
-
-def _add_constant(model, graph, value: np.ndarray) -> int:
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(value.tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor = schema.TensorT()
-    tensor.shape = list(value.shape)
-    is_float = value.dtype == np.float32
-    tensor.type = schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT32
-    tensor.buffer = len(model.buffers) - 1
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
-def _operator_code(model, builtin: int) -> int:
-    for number, code in enumerate(model.operatorCodes):
-        if code.builtinCode == builtin:
-            return number
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _operator_name(code) -> str:

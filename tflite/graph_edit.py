@@ -1,0 +1,45 @@
+"""Small edits of a model's graphs, as the flatbuffer schema's objects."""
+
+import copy
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+
+def builtin_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
+    """Which of `schema.BuiltinOperator` an operator is."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    # Files before 2020 say the code in the deprecated field.
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_code(model: schema.ModelT, builtin: int) -> int:
+    """Index of the code of a builtin operator, added if need be."""
+    for number, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin:
+            return number
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def add_constant(model: schema.ModelT, graph: schema.SubGraphT, value: np.ndarray) -> int:
+    """Number of a new tensor of the graph that holds `value`, of float32 or int32."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.shape = list(value.shape)
+    is_float = value.dtype == np.float32
+    tensor.type = schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT32
+    tensor.buffer = len(model.buffers) - 1
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def add_alike(graph: schema.SubGraphT, number: int) -> int:
+    """Number of a new tensor of the graph that is described as the given one is."""
+    graph.tensors.append(copy.copy(graph.tensors[number]))
+    return len(graph.tensors) - 1
