@@ -37,6 +37,17 @@ def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     return tf.reshape(product, [shape_of(rows)[0], shape_of(matrix)[1]])
 
 
+def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """1 x 1 convolution with `kernel` `(1, 1, in, out)`.
+
+    Kernel and gradient keep their shape: the runtime copies what enters or leaves a graph when that
+    is changed.
+    """
+    _, height, width, channels = shape_of(images)
+    product = _batched_products(tf.reshape(images, [1, 1, -1, channels]), kernel)
+    return tf.reshape(product, [-1, height, width, shape_of(kernel)[3]])
+
+
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """`upstream` where `result` of ReLU6 lies strictly between 0 and 6, else zero.
 
@@ -147,7 +158,7 @@ def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
 
 @tf.custom_gradient
 def _batched_products(first, second):
-    """`tf.matmul` of `(batch, rows, inner)` and `(batch, inner, columns)`."""
+    """`tf.matmul` of matrices as `each_transposed` takes them."""
 
     def gradient(upstream):
         return (
@@ -160,14 +171,21 @@ def _batched_products(first, second):
 
 def _second_gradient(first, upstream):
     """Gradient of a product's second factor; the smaller of the two matrices is transposed."""
-    inner, columns = first.shape[2], upstream.shape[2]
+    inner, columns = first.shape[-1], upstream.shape[-1]
     if inner is None or columns is None or inner <= columns:
         return tf.matmul(each_transposed(first), upstream)
     return each_transposed(tf.matmul(each_transposed(upstream), first))
 
 
 def each_transposed(matrices: tf.Tensor) -> tf.Tensor:
-    """Each matrix transposed, in a form that the converter does not merge into a product."""
-    batch, rows, columns = shape_of(matrices)
-    turned = tf.transpose(tf.reshape(matrices, [batch, rows, 1, columns]), [0, 3, 2, 1])
-    return tf.reshape(turned, [batch, columns, rows])
+    """Each matrix transposed, in a form that the converter does not merge into a product.
+
+    Args:
+      matrices: `(batch, rows, columns)` or, one alone, `(1, 1, rows, columns)`.
+    """
+    *batch, rows, columns = shape_of(matrices)
+    if len(batch) > 1:
+        turned = tf.transpose(matrices, [0, 3, 1, 2])
+    else:
+        turned = tf.transpose(tf.reshape(matrices, [*batch, rows, 1, columns]), [0, 3, 2, 1])
+    return tf.reshape(turned, [*batch, columns, rows])

@@ -18,7 +18,6 @@ from tff_programs import flags as shared_flags
 from tff_programs.device_data import Examples, read_examples, split_by_class
 from tff_programs.device_report import Scores
 from tflite.runner import DeviceTrainer
-from tflite.timing import keep_freed_memory
 from tflite.update_file import write_update
 
 FLAGS = flags.FLAGS
@@ -48,7 +47,6 @@ def main(argv) -> None:
         raise ValueError(f"Expected the model's .tflite file, received {argv[1:]}.")
     if not FLAGS.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
-    keep_freed_memory()  # A step of a large net takes half as long again without.
     trainer = DeviceTrainer(argv[1], FLAGS.threads)
     examples = _examples(trainer)
     kept = np.arange(len(examples.labels))

@@ -23,7 +23,7 @@ from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tff_programs.trained import device_training
 from tflite.profile import Conditions, Profile, Profiler, fit_table
-from tflite.timing import describe_machine, keep_freed_memory
+from tflite.timing import describe_machine
 
 FLAGS = flags.FLAGS
 _DEFAULTS = Conditions()
@@ -55,7 +55,6 @@ def main(argv) -> None:
     if not FLAGS.out:
         raise ValueError("Expected --out=FILE.json, where the table is written.")
     start = time.monotonic()
-    keep_freed_memory()
     supernet, preprocessing, training = _subject()
     space = supernet.space
     conditions = Conditions(

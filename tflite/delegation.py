@@ -16,9 +16,6 @@ _LEAST_DETOUR_BYTES = 1024
 def prepare(model: schema.ModelT) -> None:
     """Rewrites the graphs; they compute what they did, bit for bit.
 
-    * Branches come before what calls them. The runtime offers its graphs to the delegate one after
-      the other, and ends at the first that reads a variable; a branch that reads none, which is
-      what trains, must come earlier.
     * A sum of two tensors is an addition, which the delegate has, and the sum of many has not.
     * A large tensor's change of shape goes by way of a shape that the delegate refuses. It would
       copy, where the runtime's own operator leaves the data in place.
@@ -26,7 +23,6 @@ def prepare(model: schema.ModelT) -> None:
     for graph in model.subgraphs:
         _add_pairs(model, graph)
         _keep_reshapes(model, graph)
-    _put_branches_first(model)
 
 
 def _add_pairs(model, graph) -> None:
@@ -42,9 +38,9 @@ def _keep_reshapes(model, graph) -> None:
     operators = []
     for operator in graph.operators:
         if builtin_of(model, operator) == schema.BuiltinOperator.RESHAPE:
-            result = operator.outputs[0]
-            if _is_detourable(graph.tensors[result]):
-                between, detour = _detour(model, graph, operator, result)
+            ends = operator.inputs[0], operator.outputs[0]
+            if all(_is_detourable(graph.tensors[end]) for end in ends):
+                between, detour = _detour(model, graph, operator, ends[1])
                 operators.append(detour)
                 operator.inputs = [between, *operator.inputs[1:]]
         operators.append(operator)
@@ -70,30 +66,3 @@ def _is_detourable(tensor) -> bool:
         and len(tensor.shape) <= _DELEGATE_DIMENSIONS
         and 4 * math.prod(tensor.shape) >= _LEAST_DETOUR_BYTES
     )
-
-
-def _put_branches_first(model) -> None:
-    """Orders the graphs, and renumbers all that refers to them."""
-    branches = set()
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            if isinstance(operator.builtinOptions, schema.IfOptionsT):
-                branches |= {
-                    operator.builtinOptions.thenSubgraphIndex,
-                    operator.builtinOptions.elseSubgraphIndex,
-                }
-    # A graph without operators ends the offering too.
-    first = {number for number in branches if model.subgraphs[number].operators}
-    order = sorted(range(len(model.subgraphs)), key=lambda number: number not in first)
-    place = {number: new for new, number in enumerate(order)}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            options = operator.builtinOptions
-            if isinstance(options, schema.IfOptionsT):
-                options.thenSubgraphIndex = place[options.thenSubgraphIndex]
-                options.elseSubgraphIndex = place[options.elseSubgraphIndex]
-            elif isinstance(options, schema.CallOnceOptionsT):
-                options.initSubgraphIndex = place[options.initSubgraphIndex]
-    for signature in model.signatureDefs:
-        signature.subgraphIndex = place[signature.subgraphIndex]
-    model.subgraphs = [model.subgraphs[number] for number in order]

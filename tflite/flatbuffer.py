@@ -9,7 +9,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite import delegation
-from tflite.graph_edit import add_alike, add_constant, builtin_of, operator_code
+from tflite.graph_edit import add_constant, builtin_of, operator_code
 
 _FILE_IDENTIFIER = b"TFL3"
 # Bytes from which zeros are worth an operator.
@@ -54,8 +54,6 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
     * Tensors lose their names, a third of a small file and of no use to the runtime, and graphs
       theirs, which count the functions that the process traced.
     * The graphs get the form in which the delegate of fast kernels helps (`delegation`).
-    * A constant that is several outputs of a branch becomes a tensor for each; the runtime would
-      hand over only one of them, and leave what happens to be in memory in the others.
     """
     parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     for signature in parsed.signatureDefs:
@@ -68,7 +66,6 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
             if isinstance(operator.builtinOptions, schema.VarHandleOptionsT):
                 name = operator.builtinOptions.sharedName.decode()
                 operator.builtinOptions.sharedName = names.get(name, name)
-        _part_outputs(graph)
         if fill_zeros:
             _fill_zeros(parsed, graph)
         for tensor in graph.tensors:
@@ -198,16 +195,6 @@ def _contents(value):
     if isinstance(value, list | np.ndarray):
         return tuple(map(_contents, value))
     return value
-
-
-def _part_outputs(graph) -> None:
-    """Gives each output of the graph a tensor of its own."""
-    outputs = []
-    for number in map(int, graph.outputs):
-        if number in outputs:
-            number = add_alike(graph, number)
-        outputs.append(number)
-    graph.outputs = outputs
 
 
 def _fill_zeros(model, graph) -> None:

@@ -23,7 +23,6 @@ from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet, has_weight_decay
 from tflite import reference, signatures
 from tflite.check import Phone
-from tflite.timing import keep_freed_memory
 
 # Threads of the runtime spin for a while after a call, and would take from the next engine.
 _REST_SECONDS = 0.02
@@ -34,7 +33,6 @@ _LEAST_CALLS = 3
 
 def main(job: dict) -> list[dict]:
     """Returns median and least milliseconds for each engine."""
-    keep_freed_memory()  # As `fedsup device` does, and for all engines alike.
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(1)
     subnet, _ = Supernet.load(job["subnet"])

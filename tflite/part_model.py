@@ -109,12 +109,12 @@ class PartModel(SgdModule):
         return {"result": _first(outputs)}
 
     def _train(self, inputs, upstream, sample_weights, learning_rate):
-        def gradients(weights):
-            with ops.builtin_operators():
-                return self._gradients(weights, inputs, upstream, sample_weights)
-
-        names = list(self._weights)
-        found = self._step(gradients, names, sample_weights, learning_rate, tf.zeros([1]))
+        weights, kept = self._read()
+        with ops.builtin_operators():
+            gradients, mean_squares, found = self._gradients(
+                weights, inputs, upstream, sample_weights
+            )
+        self._step(weights, gradients, kept, mean_squares, sample_weights, learning_rate)
         return {"result": found}
 
     def _gradients(self, weights, inputs, upstream, sample_weights):

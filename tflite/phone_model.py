@@ -95,15 +95,7 @@ class PhoneModel(SgdModule):
         return self._compute(calibration.fold(weights, frozen), images)[0]
 
     def _train(self, images, labels, sample_weights, learning_rate, trained):
-        def gradients(weights):
-            return self._gradients(weights, images, labels, sample_weights, trained)
-
-        loss, correct = self._step(
-            gradients, trained, sample_weights, learning_rate, found_in_nothing=(0.0, 0.0)
-        )
-        return {signatures.LOSS: loss, signatures.CORRECT: correct}
-
-    def _gradients(self, weights, images, labels, sample_weights, trained):
+        weights, kept = self._read()
         moved = {name: weights[name] for name in trained}
         with ops.builtin_operators():
             images = self._preprocessing.normalize(images)
@@ -115,7 +107,8 @@ class PhoneModel(SgdModule):
             smoothing = self._training.label_smoothing
             loss, correct, slope = score(logits, labels, sample_weights, smoothing)
             gradients = tape.gradient(logits, moved, output_gradients=slope)
-        return gradients, mean_squares, (loss, correct)
+        self._step(weights, gradients, kept, mean_squares, sample_weights, learning_rate)
+        return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
 
 def score(

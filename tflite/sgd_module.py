@@ -1,7 +1,6 @@
 """Weights that train on a phone: variables, their momentum, and a step of SGD that moves them."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -11,9 +10,6 @@ from fedsup_tf.supernet import has_weight_decay
 
 # Share that a frozen mean square keeps of itself in a step of training; the rest is the batch's.
 MEAN_SQUARE_DECAY = 0.9
-
-# Weights by name to gradients by name, the batch's mean squares by name, and what else was found.
-Gradients = Callable[[dict[str, tf.Tensor]], tuple[dict, dict, Any]]
 
 
 class SgdModule(tf.Module):
@@ -67,45 +63,25 @@ class SgdModule(tf.Module):
 
     def _step(
         self,
-        gradients: Gradients,
-        trained: list[str],
+        weights: Mapping[str, tf.Tensor],
+        gradients: Mapping[str, tf.Tensor],
+        kept: Mapping[str, tf.Tensor],
+        mean_squares: Mapping[str, tf.Tensor],
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
-        found_in_nothing: Any,
-    ) -> Any:
+    ) -> None:
         """One step of SGD: clip, decay and momentum as in `local_update`.
 
         Args:
-          gradients: What computes the gradients of the weights named `trained`.
-          trained: Names of the weights to move.
+          weights: As `_read` gave them.
+          gradients: Of the weights that are to move, by name.
+          kept: The frozen mean squares, as `_read` gave them.
+          mean_squares: The batch's.
           sample_weights: `(batch,)`; if all are 0 the step changes nothing.
           learning_rate: A scalar.
-          found_in_nothing: What is found in such a batch.
-
-        Returns:
-          What else `gradients` found.
         """
-        weights, kept = self._read()
-
-        # A branch of its own, without variables, is what the runtime's delegate can take; and a
-        # batch of no examples, all of weight 0, shall change nothing.
-        def compute():
-            return gradients(weights)
-
-        def nothing():
-            zeros = {name: tf.zeros(weights[name].shape) for name in trained}
-            return zeros, kept, found_in_nothing
-
-        present = tf.reduce_sum(sample_weights) > 0
-        slopes, mean_squares, found = tf.cond(present, compute, nothing)
-        self._apply(weights, slopes, learning_rate, tf.cast(present, tf.float32))
-        for name, variable in self._mean_squares.items():
-            follow = (1 - MEAN_SQUARE_DECAY) * (mean_squares[name] - kept[name])
-            variable.assign(kept[name] + follow)
-        return found
-
-    def _apply(self, weights, gradients, learning_rate, present):
         training = self._training
+        present = tf.cast(tf.reduce_sum(sample_weights) > 0, tf.float32)
         keep = 1 - present * (1 - training.momentum)
         for name, gradient in gradients.items():
             weight = weights[name]
@@ -116,6 +92,9 @@ class SgdModule(tf.Module):
             momentum = keep * self._momenta[name].read_value() + gradient
             self._momenta[name].assign(momentum)
             self._weights[name].assign(weight - (present * learning_rate) * momentum)
+        follow = present * (1 - MEAN_SQUARE_DECAY)
+        for name, variable in self._mean_squares.items():
+            variable.assign(kept[name] + follow * (mean_squares[name] - kept[name]))
 
 
 def _clip(values, limit):

@@ -1,6 +1,5 @@
 """How long signatures take in the stock runtime, on a machine that does other things too."""
 
-import ctypes
 import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -13,9 +12,6 @@ import tflite_runtime.interpreter as runtime
 Call = Callable[[], Any]
 # More than the cache of a core.
 _CACHE_BYTES = 8 << 20
-# Parameters of GNU's malloc: from how many free bytes on it gives some back, and how many blocks
-# at most it gets from the system one by one.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str, Call]:
@@ -63,21 +59,6 @@ def least_milliseconds(
             if repetition:
                 shortest[name] = min(shortest[name], taken)
     return shortest
-
-
-def keep_freed_memory() -> None:
-    """Makes the process keep memory that it frees, where its C library is GNU's.
-
-    The runtime frees a branch's memory after each call. Blocks above 32 MB go back to the system
-    then, and to get them page by page anew made a step of a large net 1.6 times as long, which no
-    sum of parts can tell.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # Another C library.
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_MMAP_MAX, 0)
 
 
 def describe_machine() -> str:

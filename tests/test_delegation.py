@@ -1,0 +1,75 @@
+"""Graphs rewritten for the delegate of fast kernels compute what they did."""
+
+from collections import Counter
+
+import numpy as np
+import tensorflow as tf
+import tflite_runtime.interpreter as runtime
+from tensorflow.lite.python import schema_py_generated as schema
+
+from tflite import flatbuffer
+
+FEW, MANY = (3, 4), (64, 128)
+
+
+def convert(shape):
+    """A product whose shape changes twice, and a sum of three and one of two."""
+
+    def function(first, second):
+        product = tf.matmul(first[tf.newaxis], second[tf.newaxis])
+        turned = tf.transpose(tf.reshape(product, [-1, shape[0], 1]), [2, 1, 0])
+        pair = tf.raw_ops.AddN(inputs=[first, tf.nn.relu(first)])
+        three = tf.raw_ops.AddN(inputs=[first, tf.nn.relu(first), first])
+        return {"product": tf.reshape(turned, [-1]), "pair": pair, "three": three}
+
+    specs = [tf.TensorSpec(shape), tf.TensorSpec(shape[::-1])]
+    traced = tf.function(function, input_signature=specs).get_concrete_function()
+    return tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module()).convert()
+
+
+def run(model):
+    interpreter = runtime.Interpreter(model_content=model)
+    interpreter.allocate_tensors()
+    random = np.random.default_rng(0)
+    for detail in interpreter.get_input_details():
+        value = random.normal(size=detail["shape"]).astype(np.float32)
+        interpreter.set_tensor(detail["index"], value)
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+
+def reshaped_to(model):
+    """Numbers of dimensions that changes of shape give, and how often."""
+    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    (graph,) = parsed.subgraphs
+    return Counter(
+        len(graph.tensors[operator.outputs[0]].shape)
+        for operator in graph.operators
+        if parsed.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.RESHAPE
+    )
+
+
+def test_rewritten_graphs_compute_the_same_bits():
+    for shape in (FEW, MANY):
+        model = convert(shape)
+        mended = flatbuffer.finish_model(model, {})
+        for expected, found in zip(run(model), run(mended), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_sum_of_two_is_an_addition():
+    model = convert(FEW)
+    before = flatbuffer.count_operators(model)
+    after = flatbuffer.count_operators(flatbuffer.finish_model(model, {}))
+    assert (before["ADD_N"], after["ADD_N"], after["ADD"] - before["ADD"]) == (2, 1, 1)
+
+
+def test_what_is_large_changes_its_shape_where_the_delegate_does_not_copy():
+    model = convert(MANY)
+    mended = flatbuffer.finish_model(model, {})
+    large = sum(reshaped_to(model).values()) - reshaped_to(model)[7]
+    assert large >= 2
+    assert reshaped_to(mended)[7] >= 2
+    assert reshaped_to(flatbuffer.finish_model(mended, {})) == reshaped_to(mended)
+    few = convert(FEW)
+    assert reshaped_to(flatbuffer.finish_model(few, {})) == reshaped_to(few)
