@@ -20,14 +20,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.builtin_ops import concatenate, each_transposed, same_padding, window
+from fedsup_tf.builtin_ops import concatenate, concatenations, each_transposed, same_padding, window
 
 # Nanoseconds by measurement on x86, of a value and its gradients together: of a pair's weight in an
 # image, entry by entry; of an entry of a matrix; of a multiplication in a product; of an entry that
 # is copied into blocks; of an entry that is transposed there and back; of the calls for a channel.
 _PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.45, 1.0, 1 / 30, 0.6, 0.25, 750
-# The runtime's delegate concatenates as many at once.
-_BLOCKS = (1, 2, 4)
+# As many times as much for a copy that is concatenated once more.
+_COPIED_AGAIN = 1.25
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -46,8 +46,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
     across = _Walk(width, kernel.shape[1], stride)
     costs = {
         blocks: _block_cost(batch, channels, down, across, blocks)
-        for blocks in _BLOCKS
-        if blocks == 1 or _divides(blocks, down)
+        for blocks in range(1, down.places + 1)
+        if down.places % blocks == 0
     }
     pairs = height * width * down.places * across.places
     cheapest = min(costs, key=costs.get)
@@ -98,17 +98,14 @@ class _Walk(NamedTuple):
         return range(first, (pixels - 1 + self.before) // self.stride + 1)
 
 
-def _divides(blocks: int, down: _Walk) -> bool:
-    return down.places % blocks == 0 and down.length == down.places * down.stride
-
-
 def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: int) -> float:
     rows, places = down.length, down.places // blocks
     copied = 0
     if blocks > 1:
         rows = len(down.reached_from(places))
-        back = len(down.reaching(down.length // blocks))
+        back = len(down.reaching(places * down.stride))
         copied = batch * blocks * (rows * across.length + back * across.places)
+        copied *= _COPIED_AGAIN ** (concatenations(blocks) - 1)
     entries = rows * across.length * places * across.places
     transposed = batch * (down.length * across.length + down.places * across.places)
     products = _ENTRY * entries + _PRODUCT * batch * blocks * entries
@@ -162,10 +159,11 @@ def _block_products(
     images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _Walk, blocks: int
 ) -> tf.Tensor:
     batch, height, width, channels = images.shape
-    places, pixels = range(down.places // blocks), range(height // blocks)
+    places, pixels = range(down.places // blocks), range(height)
     # Rows of a block of the result with the pixels' rows that it reaches, and the other way round.
     reached, reaching = range(height), range(down.places)
     if blocks > 1:
+        pixels = range(len(places) * down.stride)
         reached, reaching = down.reached_from(len(places)), down.reaching(len(pixels))
     links = down.links(reached, places), across.all_links()
     turned_links = [link.swapaxes(1, 2) for link in links]
@@ -174,7 +172,7 @@ def _block_products(
     @tf.custom_gradient
     def multiply(images, kernel):
         maps = _channels_first(images)
-        maps = _windows(maps, width, height // blocks, reached, blocks)
+        maps = _windows(maps, width, len(pixels), reached, blocks)
         maps = tf.reshape(maps, [channels, batch * blocks, -1])
         matrices = _matrices(kernel, *links)
 
@@ -183,7 +181,9 @@ def _block_products(
             around = _windows(rows, across.places, len(places), reaching, blocks)
             around = tf.reshape(around, [channels, batch * blocks, -1])
             turned = each_transposed(matrices) if blocks == 1 else _matrices(kernel, *back)
-            images_gradient = _channels_last(tf.matmul(around, turned), images.shape)
+            slopes = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
+            # The last block's rows go beyond those of an odd map.
+            images_gradient = _channels_last(window(slopes, 1, 0, height * width), images.shape)
             rows = tf.reshape(rows, [channels, batch * blocks, -1])
             slopes = tf.matmul(each_transposed(rows), maps)
             return images_gradient, tf.reshape(_taps(slopes, *turned_links), kernel.shape)

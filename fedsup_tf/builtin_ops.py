@@ -147,6 +147,11 @@ def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
     return tensors[0]
 
 
+def concatenations(tensors: int) -> int:
+    """How often `concatenate` copies each of so many tensors."""
+    return 0 if tensors == 1 else 1 + concatenations(-(-tensors // _MOST_CONCATENATED))
+
+
 def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
     """Part of an axis; the gradient of `tf.slice` is a builtin, that of indexing is not."""
     if begin == 0 and length == tensor.shape[axis]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import normalization, ops
+from fedsup_tf import builtin_depthwise, normalization, ops
 
 MODES = {"fast": contextlib.nullcontext, "builtin": ops.builtin_operators}
 SIZES = [(1, 1, 1), (1, 5, 7), (3, 8, 8), (2, 2, 2), (2, 7, 4), (4, 16, 16)]
@@ -78,12 +78,15 @@ def test_conv2d_equals_tensorflow(mode, stride, side, size):
     assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("channels", [0, 4])
-def test_pointwise_conv2d_equals_tensorflow(channels):
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("fast", 0), ("fast", 4), ("builtin", 4), ("builtin", 9)]
+)
+def test_pointwise_conv2d_equals_tensorflow(mode, channels):
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, 5, 3, channels)).astype(np.float32)
     kernel = rng.normal(size=(1, 1, channels, 6)).astype(np.float32)
-    actual = gradients(ops.pointwise_conv2d, (images, kernel), 0)
+    with MODES[mode]():
+        actual = gradients(ops.pointwise_conv2d, (images, kernel), 0)
     if channels:
         assert_same(
             actual, gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), (images, kernel), 0)
@@ -252,3 +255,46 @@ def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
         actual, _ = weighted_normalization(random_images(), np.zeros(4, np.float32), True)
     assert all(np.isfinite(value).all() for value in actual)
     assert not actual[-1].any()
+
+
+# Formulations of a depthwise convolution of which the runtime's fastest is chosen.
+
+FORMULATIONS = ("pairs", 1, 2, 3, 7, 14)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("size", [(2, 14, 5), (3, 13, 4), (2, 28, 6), (1, 3, 3)])
+def test_each_formulation_of_depthwise_conv2d_equals_tensorflow(formulation, stride, side, size):
+    down, across = (builtin_depthwise._Walk(length, side, stride) for length in size[1:])
+    if formulation != "pairs" and down.places % formulation:
+        pytest.skip("The rows cannot be divided so.")
+    rng = np.random.default_rng(side)
+    images = rng.normal(size=(*size, 6)).astype(np.float32)
+    kernel = rng.normal(size=(side, side, 6, 1)).astype(np.float32)
+
+    def function(images, kernel):
+        if formulation == "pairs":
+            return builtin_depthwise._pair_products(images, kernel, down, across)
+        return builtin_depthwise._block_products(images, kernel, down, across, formulation)
+
+    expected = gradients(
+        lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], "SAME"),
+        (images, kernel),
+        0,
+    )
+    assert_same(gradients(function, (images, kernel), 0), expected)
+
+
+def test_the_formulation_fits_the_map(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(builtin_depthwise, "_pair_products", lambda *_: chosen.append("pairs"))
+    monkeypatch.setattr(builtin_depthwise, "_block_products", lambda *rest: chosen.append(rest[4]))
+    for side, channels in ((2, 512), (8, 128), (16, 32), (64, 32), (67, 32)):
+        images, kernel = tf.zeros((32, side, side, channels)), tf.zeros((5, 5, channels, 1))
+        builtin_depthwise.depthwise_conv2d(images, kernel, 1)
+    assert chosen[:3] == ["pairs", 1, 4]
+    # A matrix of all pixels by all pixels of such a map would fill the memory.
+    assert chosen[3] >= 16
+    assert chosen[4] == 67
