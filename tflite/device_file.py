@@ -8,6 +8,7 @@ import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.space import MEAN_SQUARE
 from tflite import signatures
+from tflite.interpreter import open_interpreter
 from tflite.metadata import ModelMetadata, read_metadata
 
 _OPTIONAL = {signatures.TRAIN_HEAD}
@@ -20,7 +21,7 @@ def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Ru
 
     Args:
       path: A file that `export.export_tflite` wrote.
-      threads: Of the runtime, from 1.
+      threads: As `interpreter.open_interpreter` takes them.
 
     Returns:
       What the file says about itself, and its signatures by name.
@@ -39,9 +40,7 @@ def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Ru
             f"precision {metadata.precision}. Give the file that fedsup export wrote beside it."
         )
     try:
-        interpreter = runtime.Interpreter(str(path), num_threads=threads)
-        # Only now the runtime brings in its delegate of fast kernels; a signature alone does not.
-        interpreter.allocate_tensors()
+        interpreter = open_interpreter(threads, model_path=str(path))
         names = list(interpreter.get_signature_list())
         runners = {name: interpreter.get_signature_runner(name) for name in names}
     except (ValueError, RuntimeError) as error:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tflite_runtime.interpreter as runtime
 
+from tflite.interpreter import open_interpreter
+
 Call = Callable[[], Any]
 # More than the cache of a core.
 _CACHE_BYTES = 8 << 20
@@ -23,11 +25,9 @@ def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str,
     Args:
       model: A `.tflite`, with or without metadata behind it.
       names: Of the signatures.
-      threads: Of the runtime.
+      threads: As `interpreter.open_interpreter` takes them.
     """
-    interpreter = runtime.Interpreter(model_content=model, num_threads=threads)
-    # Only now the runtime brings in its delegate of fast kernels; a signature alone does not.
-    interpreter.allocate_tensors()
+    interpreter = open_interpreter(threads, model_content=model)
     return {name: _call(interpreter.get_signature_runner(name)) for name in names}
 
 
