@@ -45,7 +45,8 @@ public final class Trainer implements Closeable {
      * Loads a model.
      *
      * @param file all bytes of a .tflite that fedsup export wrote
-     * @param threads threads for the larger operations; 1 is best for small images
+     * @param threads threads for the larger operations; 1 is best for small images, and where the runtime's
+     *     two pools of so many threads have not a core each
      * @throws UnusableFileException if it is another file
      */
     public Trainer(byte[] file, int threads) throws UnusableFileException {
