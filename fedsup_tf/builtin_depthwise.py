@@ -123,6 +123,7 @@ def _pair_products(images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _W
 
     @tf.custom_gradient
     def multiply(images, kernel):
+        values = tf.reshape(images, [batch, pixels, 1, channels])
         weights = tf.matmul(links, tf.reshape(kernel, [1, -1, channels]))
 
         def gradient(upstream):
@@ -131,20 +132,15 @@ def _pair_products(images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _W
             products = rows * tf.reshape(weights, [1, pixels, places * channels])
             products = tf.reshape(products, [batch * pixels, places, 1, channels])
             images_gradient = tf.reduce_mean(products, [1, 2]) * float(places)
-            products = tf.reshape(images, [batch, pixels, 1, channels]) * tf.reshape(
-                upstream, [batch, 1, places, channels]
-            )
+            products = values * tf.reshape(upstream, [batch, 1, places, channels])
             products = tf.reshape(products, [1, batch, 1, pixels * places * channels])
             slopes = tf.reduce_mean(products, [1, 2]) * float(batch)
             slopes = tf.reshape(slopes, [1, pixels * places, channels])
-            return (
-                tf.reshape(images_gradient, images.shape),
-                tf.reshape(tf.matmul(links, slopes, transpose_a=True), kernel.shape),
-            )
+            # The runtime turns the few links; turned here the file would hold them twice.
+            taps = tf.matmul(links, slopes, transpose_a=True)
+            return tf.reshape(images_gradient, images.shape), tf.reshape(taps, kernel.shape)
 
-        products = tf.reshape(images, [batch, pixels, 1, channels]) * tf.reshape(
-            weights, [1, pixels, places, channels]
-        )
+        products = values * tf.reshape(weights, [1, pixels, places, channels])
         products = tf.reshape(products, [batch, pixels, 1, places * channels])
         result = tf.reduce_mean(products, [1, 2]) * float(pixels)
         return tf.reshape(result, [batch, down.places, across.places, channels]), gradient
@@ -181,9 +177,9 @@ def _block_products(
             around = _windows(rows, across.places, len(places), reaching, blocks)
             around = tf.reshape(around, [channels, batch * blocks, -1])
             turned = each_transposed(matrices) if blocks == 1 else _matrices(kernel, *back)
-            slopes = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
+            found = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
             # The last block's rows go beyond those of an odd map.
-            images_gradient = _channels_last(window(slopes, 1, 0, height * width), images.shape)
+            images_gradient = _channels_last(window(found, 1, 0, height * width), images.shape)
             rows = tf.reshape(rows, [channels, batch * blocks, -1])
             slopes = tf.matmul(each_transposed(rows), maps)
             return images_gradient, tf.reshape(_taps(slopes, *turned_links), kernel.shape)

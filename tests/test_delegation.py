@@ -8,6 +8,7 @@ import tflite_runtime.interpreter as runtime
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite import flatbuffer
+from tflite.graph_edit import builtin_of, parse
 
 FEW, MANY = (3, 4), (64, 128)
 
@@ -40,12 +41,12 @@ def run(model):
 
 def reshaped_to(model):
     """Numbers of dimensions that changes of shape give, and how often."""
-    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    parsed = parse(model)
     (graph,) = parsed.subgraphs
     return Counter(
         len(graph.tensors[operator.outputs[0]].shape)
         for operator in graph.operators
-        if parsed.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.RESHAPE
+        if builtin_of(parsed, operator) == schema.BuiltinOperator.RESHAPE
     )
 
 

@@ -10,6 +10,7 @@ import tflite_runtime.interpreter as runtime
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite import conversion, flatbuffer
+from tflite.graph_edit import parse
 
 SHAPE = (8, 10)
 RANDOM = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -67,10 +68,6 @@ def models():
 @pytest.fixture(scope="module")
 def finished(models):
     return models[1]
-
-
-def parse(model):
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
 
 
 def run(model, names=None):

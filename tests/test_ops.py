@@ -43,11 +43,8 @@ def unknown_shapes(function, static_axes):
     return call
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [1, 3, 5, 7])
-@pytest.mark.parametrize("size", SIZES)
-def test_depthwise_conv2d_equals_tensorflow(mode, stride, side, size):
+def depthwise_case(size, side, stride):
+    """Images and a kernel, and TensorFlow's value and gradients."""
     rng = np.random.default_rng(side)
     images = rng.normal(size=(*size, 6)).astype(np.float32)
     kernel = rng.normal(size=(side, side, 6, 1)).astype(np.float32)
@@ -56,12 +53,21 @@ def test_depthwise_conv2d_equals_tensorflow(mode, stride, side, size):
         (images, kernel),
         0,
     )
+    return (images, kernel), expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+@pytest.mark.parametrize("size", SIZES)
+def test_depthwise_conv2d_equals_tensorflow(mode, stride, side, size):
+    inputs, expected = depthwise_case(size, side, stride)
     with MODES[mode]():
         function = lambda x, w: ops.depthwise_conv2d(x, w, stride)
-        assert_same(gradients(function, (images, kernel), 0), expected)
+        assert_same(gradients(function, inputs, 0), expected)
         if size[1] == size[2] and mode == "fast":
             traced = unknown_shapes(function, ([1, 2], []))
-            assert_same(gradients(traced, (images, kernel), 0), expected)
+            assert_same(gradients(traced, inputs, 0), expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -264,22 +270,15 @@ def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
 @pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize("size", [(2, 14, 5), (3, 13, 4), (2, 28, 6), (1, 3, 3)])
 def test_each_formulation_of_depthwise_conv2d_equals_tensorflow(stride, side, size):
-    rng = np.random.default_rng(side)
-    images = rng.normal(size=(*size, 6)).astype(np.float32)
-    kernel = rng.normal(size=(side, side, 6, 1)).astype(np.float32)
-    expected = gradients(
-        lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], "SAME"),
-        (images, kernel),
-        0,
-    )
+    inputs, expected = depthwise_case(size, side, stride)
     walks = [builtin_depthwise._Walk(length, side, stride) for length in size[1:]]
     by_pairs = lambda x, w: builtin_depthwise._pair_products(x, w, *walks)
-    assert_same(gradients(by_pairs, (images, kernel), 0), expected)
+    assert_same(gradients(by_pairs, inputs, 0), expected)
     divisors = [n for n in range(1, walks[0].places + 1) if walks[0].places % n == 0]
     assert len(divisors) > 1
     for blocks in divisors:
         in_blocks = lambda x, w, n=blocks: builtin_depthwise._block_products(x, w, *walks, n)
-        assert_same(gradients(in_blocks, (images, kernel), 0), expected)
+        assert_same(gradients(in_blocks, inputs, 0), expected)
 
 
 def test_the_formulation_fits_the_map(monkeypatch):

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import tflite_runtime.interpreter as runtime
 
 from tff_programs.report import format_table
 from tflite import signatures
+from tflite.interpreter import open_interpreter
 from tflite.metadata import read_metadata
 from tflite.timing import least_milliseconds, prepare_calls
 
@@ -49,8 +49,7 @@ def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.nda
 
 
 def _guesses(model: bytes, images: np.ndarray, size: int) -> np.ndarray:
-    interpreter = runtime.Interpreter(model_content=model, num_threads=1)
-    interpreter.allocate_tensors()
+    interpreter = open_interpreter(1, model_content=model)
     infer = interpreter.get_signature_runner(signatures.INFER)
     guesses = []
     for start in range(0, len(images), size):

@@ -9,7 +9,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite import delegation
-from tflite.graph_edit import add_constant, builtin_of, operator_code
+from tflite.graph_edit import add_constant, builtin_of, operator_code, parse
 
 _FILE_IDENTIFIER = b"TFL3"
 # Bytes from which zeros are worth an operator.
@@ -23,14 +23,12 @@ _NAMES = {
 
 def count_operators(model: bytes) -> Counter:
     """How often each operator occurs, by name; one that is not a builtin as `custom:NAME`."""
-    parsed = schema.Model.GetRootAsModel(model, 0)
-    counts = Counter()
-    for number in range(parsed.SubgraphsLength()):
-        graph = parsed.Subgraphs(number)
-        for place in range(graph.OperatorsLength()):
-            code = parsed.OperatorCodes(graph.Operators(place).OpcodeIndex())
-            counts[_operator_name(code)] += 1
-    return counts
+    parsed = parse(model)
+    return Counter(
+        _operator_name(parsed, operator)
+        for graph in parsed.subgraphs
+        for operator in graph.operators or ()
+    )
 
 
 def check_builtin_only(model: bytes) -> None:
@@ -55,7 +53,7 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
       theirs, which count the functions that the process traced.
     * The graphs get the form in which the delegate of fast kernels helps (`delegation`).
     """
-    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    parsed = parse(model)
     for signature in parsed.signatureDefs:
         for tensor in [*(signature.inputs or []), *(signature.outputs or [])]:
             name = tensor.name.decode()
@@ -86,7 +84,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
     Raises:
       ValueError: If the model has no such variable, or one of another shape.
     """
-    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    parsed = parse(model)
     missing = set(values)
     for graph in parsed.subgraphs:
         constants = _filled(parsed, graph)
@@ -240,10 +238,8 @@ def _drop_unused_buffers(model) -> None:
     model.buffers = [model.buffers[0], *(model.buffers[number] for number in filled)]
 
 
-def _operator_name(code) -> str:
-    # Files before 2020 say the code in the deprecated field.
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-    name = _NAMES[number]
+def _operator_name(model, operator) -> str:
+    name = _NAMES[builtin_of(model, operator)]
     if name != "CUSTOM":
         return name
-    return f"custom:{code.CustomCode().decode()}"
+    return f"custom:{model.operatorCodes[operator.opcodeIndex].customCode.decode()}"

@@ -1,9 +1,14 @@
-"""Small edits of a model's graphs, as the flatbuffer schema's objects."""
+"""A model's graphs as the flatbuffer schema's objects, and small edits of them."""
 
 import copy
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
+
+
+def parse(model: bytes) -> schema.ModelT:
+    """The model as objects."""
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
 
 
 def builtin_of(model: schema.ModelT, operator: schema.OperatorT) -> int:

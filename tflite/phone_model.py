@@ -101,9 +101,7 @@ class PhoneModel(SgdModule):
             images = self._preprocessing.normalize(images)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(moved)
-                logits, mean_squares = self._compute(
-                    {**weights, **moved}, images, sample_weights=sample_weights
-                )
+                logits, mean_squares = self._compute(weights, images, sample_weights=sample_weights)
             smoothing = self._training.label_smoothing
             loss, correct, slope = score(logits, labels, sample_weights, smoothing)
             gradients = tape.gradient(logits, moved, output_gradients=slope)
