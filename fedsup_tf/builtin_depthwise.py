@@ -15,19 +15,20 @@ of two ways, whichever is estimated to be faster:
   the result's rows by the rows that it reaches, and the images are transposed to channels first.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.builtin_ops import concatenate, concatenations, each_transposed, same_padding, window
+from fedsup_tf.builtin_ops import each_transposed, same_padding, window
 
 # Nanoseconds by measurement on x86, of a value and its gradients together: of a pair's weight in an
-# image, entry by entry; of an entry of a matrix; of a multiplication in a product; of an entry that
-# is copied into blocks; of an entry that is transposed there and back; of the calls for a channel.
-_PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.45, 1.0, 1 / 30, 0.6, 0.25, 750
-# As many times as much for a copy that is concatenated once more.
-_COPIED_AGAIN = 1.25
+# image, entry by entry; of an entry of a matrix; of a multiplication in a product; of rows that are
+# copied into a block together; of an entry that is transposed there and back; of the calls for a
+# channel; and of those for all of them, beyond what pairs have.
+_PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.7, 1.65, 1 / 36, 5, 0.8, 700
+_ALL_CALLS = 30_000
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -49,9 +50,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
         for blocks in range(1, down.places + 1)
         if down.places % blocks == 0
     }
-    pairs = height * width * down.places * across.places
     cheapest = min(costs, key=costs.get)
-    if _PAIR * batch * channels * pairs < costs[cheapest]:
+    if _pair_cost(batch, channels, down, across) < costs[cheapest]:
         return _pair_products(images, kernel, down, across)
     return _block_products(images, kernel, down, across, cheapest)
 
@@ -98,18 +98,29 @@ class _Walk(NamedTuple):
         return range(first, (pixels - 1 + self.before) // self.stride + 1)
 
 
+def _pair_cost(batch: int, channels: int, down: _Walk, across: _Walk) -> float:
+    pairs = down.length * down.places * across.length * across.places
+    weights = _ENTRY + _PRODUCT * down.taps * across.taps
+    return channels * pairs * (_PAIR * batch + weights)
+
+
 def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: int) -> float:
     rows, places = down.length, down.places // blocks
-    copied = 0
+    copies = 0
     if blocks > 1:
-        rows = len(down.reached_from(places))
-        back = len(down.reaching(places * down.stride))
-        copied = batch * blocks * (rows * across.length + back * across.places)
-        copied *= _COPIED_AGAIN ** (concatenations(blocks) - 1)
+        step = places * down.stride
+        rows, back = len(down.reached_from(places)), len(down.reaching(step))
+        copies = rows // _together(step, rows) + back // _together(places, back)
     entries = rows * across.length * places * across.places
     transposed = batch * (down.length * across.length + down.places * across.places)
-    products = _ENTRY * entries + _PRODUCT * batch * blocks * entries
-    return channels * (products + _COPY * copied + _TRANSPOSE * transposed + _CALLS)
+    products = (_ENTRY + _PRODUCT * batch * blocks) * entries
+    copied = _COPY * batch * blocks * copies
+    return _ALL_CALLS + channels * (products + copied + _TRANSPOSE * transposed + _CALLS)
+
+
+def _together(step: int, rows: int) -> int:
+    """Rows that are neighbours in every window of so many, windows so many rows apart."""
+    return math.gcd(step, rows)
 
 
 # ------------------------------------------------------------- entry by entry
@@ -217,10 +228,16 @@ def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -
     """
     if blocks == 1:
         return maps
-    below = rows.stop + (blocks - 1) * step - maps.shape[1] // width
-    padded = tf.pad(maps, [[0, 0], [max(-rows.start, 0) * width, max(below, 0) * width]])
-    begins = [(max(rows.start, 0) + block * step) * width for block in range(blocks)]
-    return concatenate([window(padded, 1, begin, len(rows) * width) for begin in begins], 1)
+    chunk = _together(step, len(rows))
+    height = maps.shape[1] // width
+    above, needed = -rows.start, (blocks - 1) * step + len(rows)
+    below = max(needed - above - height, 0)
+    below += -(above + height + below) % chunk
+    padded = tf.pad(maps, [[0, 0], [above * width, below * width]])
+    chunks = tf.reshape(padded, [maps.shape[0], -1, chunk * width])
+    begins = np.arange(blocks) * (step // chunk)
+    chosen = np.add.outer(begins, np.arange(len(rows) // chunk))
+    return tf.gather(chunks, chosen.reshape(-1).astype(np.int32), axis=1)
 
 
 def _matrices(kernel: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:

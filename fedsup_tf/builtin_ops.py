@@ -7,9 +7,12 @@ written as batched ones and never with a transposed second factor.
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 _MOST_CONCATENATED = 4
+# Of a product that adds up over rows.
+_ROWS_AT_ONCE = 512
 
 
 def shape_of(tensor: tf.Tensor) -> list:
@@ -33,8 +36,9 @@ def same_padding(side: int, kernel, stride: int):
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`(rows, in) @ (in, out)` as a batch of one product."""
-    product = _batched_products(tf.expand_dims(rows, 0), tf.expand_dims(matrix, 0))
-    return tf.reshape(product, [shape_of(rows)[0], shape_of(matrix)[1]])
+    rows, matrix = (tf.expand_dims(tf.expand_dims(factor, 0), 0) for factor in (rows, matrix))
+    product = _batched_products(rows, matrix)
+    return tf.squeeze(product, [0, 1])
 
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -68,15 +72,13 @@ def average_pool_gradient(upstream: tf.Tensor, height: int, width: int) -> tf.Te
       height: Of the pooled images.
       width: Likewise.
     """
-    _, rows, columns, channels = shape_of(upstream)
     # The last row and column of an odd map average over fewer pixels.
     share = [[0.5] * (side // 2) + [1.0] * (side % 2) for side in (height, width)]
     scale = tf.tensordot(tf.constant(share[0]), tf.constant(share[1]), 0)
     upstream = upstream * scale[..., tf.newaxis]
-    across = tf.reshape(upstream, [-1, columns, 1, channels])
-    across = tf.reshape(tf.concat([across, across], 2), [-1, rows, 1, 2 * columns * channels])
-    spread = tf.reshape(tf.concat([across, across], 2), [-1, 2 * rows, 2 * columns, channels])
-    return window(window(spread, 1, 0, height), 2, 0, width)
+    for axis, side in ((2, width), (1, height)):
+        upstream = tf.gather(upstream, np.arange(side, dtype=np.int32) // 2, axis=axis)
+    return upstream
 
 
 def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -117,17 +119,18 @@ def _patches(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
     tall, wide = out_height + groups - 1, out_width + groups - 1
     rows = tf.reshape(images, [batch * height, width * channels])
     rows = tf.reshape(_padded(rows, width, wide, side, stride), [batch, -1])
-    rows = _padded(rows, height, tall, side, stride)
-    rows = tf.reshape(rows, [batch, tall, stride, wide, stride * channels])
-    parts = []
-    for row in range(side):
-        first, phase = divmod(row, stride)
-        own = window(window(rows, 1, first, out_height), 2, phase, 1)
-        own = tf.reshape(own, [batch, out_height, wide, stride * channels])
-        for group in range(groups):
-            taps = min(stride, side - group * stride)
-            parts.append(window(window(own, 2, group, out_width), 3, 0, taps * channels))
-    return tf.reshape(concatenate(parts, 3), [1, -1, side * side * channels])
+    rows = tf.reshape(_padded(rows, height, tall, side, stride), [batch * tall * stride, -1])
+    across = []
+    for group in range(groups):
+        step = stride * channels
+        own = window(rows, 1, group * step, out_width * step)
+        taps = min(stride, side - group * stride)
+        across.append(window(tf.reshape(own, [-1, out_width, step]), 2, 0, taps * channels))
+    rows = tf.reshape(concatenate(across, 2), [batch, tall * stride, -1])
+    places = stride * np.arange(out_height, dtype=np.int32)
+    down = [tf.gather(rows, places + row, axis=1) for row in range(side)]
+    down = [tf.reshape(part, [1, -1, side * channels]) for part in down]
+    return concatenate(down, 2)
 
 
 def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) -> tf.Tensor:
@@ -147,11 +150,6 @@ def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
     return tensors[0]
 
 
-def concatenations(tensors: int) -> int:
-    """How often `concatenate` copies each of so many tensors."""
-    return 0 if tensors == 1 else 1 + concatenations(-(-tensors // _MOST_CONCATENATED))
-
-
 def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
     """Part of an axis; the gradient of `tf.slice` is a builtin, that of indexing is not."""
     if begin == 0 and length == tensor.shape[axis]:
@@ -168,18 +166,33 @@ def _batched_products(first, second):
     def gradient(upstream):
         return (
             tf.matmul(upstream, each_transposed(second)),
-            _second_gradient(first, upstream),
+            tf.reshape(_second_gradient(first, upstream), shape_of(second)),
         )
 
     return tf.matmul(first, second), gradient
 
 
 def _second_gradient(first, upstream):
-    """Gradient of a product's second factor; the smaller of the two matrices is transposed."""
-    inner, columns = first.shape[-1], upstream.shape[-1]
-    if inner is None or columns is None or inner <= columns:
-        return tf.matmul(each_transposed(first), upstream)
-    return each_transposed(tf.matmul(each_transposed(upstream), first))
+    """Gradient of a product's second factor; the smaller of the two matrices is transposed.
+
+    Many rows are multiplied in parts: the entries of a column in very long rows would fall on the
+    same few places of the processor's cache.
+    """
+    rows, inner, columns = first.shape[-2], first.shape[-1], upstream.shape[-1]
+    is_swapped = None not in (inner, columns) and inner > columns
+    if is_swapped:
+        first, upstream = upstream, first
+    parts = 1 if rows is None or rows % _ROWS_AT_ONCE else rows // _ROWS_AT_ONCE
+    if parts > 1:
+        first, upstream = (
+            tf.reshape(each, [parts, _ROWS_AT_ONCE, each.shape[-1]]) for each in (first, upstream)
+        )
+    product = tf.matmul(each_transposed(first), upstream)
+    if parts > 1:
+        inner, columns = product.shape[1:]
+        product = tf.reduce_mean(tf.reshape(product, [1, parts, 1, -1]), [1, 2]) * float(parts)
+        product = tf.reshape(product, [1, inner, columns])
+    return each_transposed(product) if is_swapped else product
 
 
 def each_transposed(matrices: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
+from tff_programs import certificate_report
 from tflite import certified_training, flatbuffer, phone_model
 from tflite.certify import certify
 from tflite.check import compare
+from tflite.engine_latency import measure_latency
 from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.metadata import append_metadata, split_model
+from tflite.measure import measure
+from tflite.metadata import append_metadata, read_metadata, split_model
 from tflite.reference import Reference, compute
 from tflite.sides import largest_difference, settle
 
@@ -207,3 +211,45 @@ def test_compare_refuses_what_is_not_equal(value):
     assert not compare("x", expected, {"a": np.float32([value, 2])}, 0.05).holds
     assert not compare("x", expected, {"a": np.float32([1])}, 0.1).holds
     assert not compare("x", expected, {}, 0.1).holds
+
+
+# Measurements.
+
+
+def test_every_engine_is_measured(path):
+    measured = measure(path, SUBNET, PREPROCESSING, (1,), repetitions=12, with_flex=True)
+    assert [entry["engine"] for entry in measured["latency"]] == [
+        "the file",
+        "TensorFlow, fedsup_tf",
+        "TensorFlow, its gradients",
+        "Flex export",
+    ]
+    for entry in measured["latency"]:
+        assert "error" not in entry
+        for signature in ("infer", "train"):
+            assert 0 < entry[f"least_{signature}_ms"] <= entry[f"{signature}_ms"]
+    own, flex = measured["memory"]
+    assert min(own["training_bytes"], flex["training_bytes"]) > 0
+    assert 20 * own["runtime_bytes"] < flex["runtime_bytes"]
+    assert measured["files"]["this"] == os.path.getsize(path)
+
+
+def test_an_engine_that_fails_is_named_and_the_others_are_measured(path, tmp_path):
+    broken = tmp_path / "flex.tflite"
+    broken.write_bytes(b"no model")
+    metadata = read_metadata(path)
+    job = {
+        "path": path,
+        "flex_path": str(broken),
+        "image_shape": SPACE.image_shape,
+        "classes": SPACE.classes,
+        "batch_sizes": metadata.batch_sizes,
+        "threads": 1,
+    }
+    flex, own = measure_latency(["Flex export", "the file"], job, repetitions=1)
+    assert "train_ms" not in flex
+    assert "model" in flex["error"].lower()
+    assert own["train_ms"] > 0
+    measured = {"latency": [flex, own], "memory": [], "files": {}, "load": (0.0,) * 3}
+    measured |= {"repetitions": 1, "batch_sizes": metadata.batch_sizes}
+    assert flex["error"] in certificate_report.measured_table(measured)

@@ -336,6 +336,12 @@ def test_all_operators_are_builtins(model):
     assert not [name for name in operators if name.startswith("custom:")]
 
 
+def test_no_operator_is_slow_where_kernels_are_variables(model):
+    operators = flatbuffer.count_operators(split_model(model.path)[0])
+    assert operators["BATCH_MATMUL"]
+    assert not {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "IF"} & operators.keys()
+
+
 @pytest.mark.parametrize("architecture", ["smallest", "largest"])
 def test_a_file_is_not_much_larger_than_its_weights(tmp_path, architecture):
     space = digits_small()

@@ -285,10 +285,11 @@ def test_the_formulation_fits_the_map(monkeypatch):
     chosen = []
     monkeypatch.setattr(builtin_depthwise, "_pair_products", lambda *_: chosen.append("pairs"))
     monkeypatch.setattr(builtin_depthwise, "_block_products", lambda *rest: chosen.append(rest[4]))
-    for side, channels in ((2, 512), (8, 128), (16, 32), (64, 32), (67, 32)):
+    sides = ((2, 512), (4, 256), (8, 128), (16, 32), (64, 32), (67, 32))
+    for side, channels in sides:
         images, kernel = tf.zeros((32, side, side, channels)), tf.zeros((5, 5, channels, 1))
         builtin_depthwise.depthwise_conv2d(images, kernel, 1)
-    assert chosen[:3] == ["pairs", 1, 4]
+    assert chosen[:4] == ["pairs", 1, 4, 8]
     # A matrix of all pixels by all pixels of such a map would fill the memory.
-    assert chosen[3] >= 16
-    assert chosen[4] == 67
+    assert chosen[4] >= 16
+    assert chosen[5] == 67

@@ -26,17 +26,11 @@ def checks_table(certificate: Certificate, examples: str) -> str:
 
 def measured_table(measured: Mapping[str, Any]) -> str:
     """Time, memory and size, a line for each engine."""
-    rows = [("engine", "threads", "infer ms", "train ms", "least")]
+    rows = [("engine", "threads", "infer ms", "train ms", "least", "")]
     for entry in measured["latency"]:
-        rows.append(
-            (
-                entry["engine"],
-                str(entry["threads"]),
-                _milliseconds(entry["infer_ms"]),
-                _milliseconds(entry["train_ms"]),
-                _milliseconds(entry["least_train_ms"]),
-            )
-        )
+        names = ("infer_ms", "train_ms", "least_train_ms")
+        times = (f"{entry[name]:.2f}" if name in entry else "-" for name in names)
+        rows.append((entry["engine"], str(entry["threads"]), *times, entry.get("error", "")))
     memory = [("engine", "", "baseline", "peak", "of training", "library")]
     for entry in measured["memory"]:
         sizes = ("baseline_bytes", "peak_bytes", "training_bytes", "runtime_bytes")
@@ -49,7 +43,7 @@ def measured_table(measured: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             report.format_table(rows),
-            f"medians of {measured['repetitions']} alternating calls, train batch "
+            f"medians of {measured['repetitions']} calls in alternating turns, train batch "
             f"{measured['batch_sizes']['train']}, infer batch {measured['batch_sizes']['infer']}; "
             f"load of the machine {load}",
             "",
@@ -66,7 +60,3 @@ def _even(lines):
 
 def _number(value):
     return "-" if value is None else f"{value:.1e}"
-
-
-def _milliseconds(value):
-    return "-" if value is None else f"{value:.2f}"

@@ -1,7 +1,7 @@
 """Time, memory and size of an exported model, beside TensorFlow's and beside the usual export's.
 
 Each measurement is a process of its own: memory since a process only tells its peak, and time since
-TensorFlow takes its number of threads once.
+a phone's process has one engine, whose threads no other's disturb.
 """
 
 import importlib.util
@@ -16,6 +16,8 @@ from typing import Any
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
+from tflite.engine_latency import measure_latency
+from tflite.latency_probe import ENGINES, FILE, FLEX
 from tflite.metadata import read_metadata
 from tflite.stock_export import export_stock
 
@@ -29,17 +31,19 @@ def measure(
     subnet: Supernet,
     preprocessing: Preprocessing,
     threads: tuple[int, ...] = (1, 2),
-    repetitions: int = 20,
+    repetitions: int = 40,
     with_flex: bool = False,
 ) -> dict[str, Any]:
     """Measures a file; two threads on a busy machine say little, since the runtime's spin.
+
+    Engines take turns of some calls, so that whatever else the machine does meets them all.
 
     Args:
       path: A file that `export.export_tflite` wrote.
       subnet: The subnet, as `Supernet.extract` gives it.
       preprocessing: Normalization of the images.
       threads: Numbers of threads that are timed.
-      repetitions: Calls that are timed, of each engine in turn.
+      repetitions: Calls of each signature that are timed, of each engine.
       with_flex: Whether to make and measure the usual export too.
 
     Returns:
@@ -63,16 +67,18 @@ def measure(
             "subnet": checkpoint,
             "preprocessing": preprocessing.to_json(),
             "training": metadata.training,
+            "image_shape": metadata.space.image_shape,
+            "classes": metadata.space.classes,
             "batch_sizes": metadata.batch_sizes,
-            "repetitions": repetitions,
             "flex_path": flex_path,
         }
+        engines = ENGINES if with_flex else [name for name in ENGINES if name != FLEX]
         latency = []
         for count in threads:
-            latency += _run("latency_probe", {**job, "threads": count})
-        memory = [_measure_memory("the file", "tflite_runtime", path, metadata)]
+            latency += measure_latency(engines, {**job, "threads": count}, repetitions)
+        memory = [_measure_memory(FILE, "tflite_runtime", path, metadata)]
         if flex_path:
-            memory.append(_measure_memory("Flex export", "tensorflow", flex_path, metadata))
+            memory.append(_measure_memory(FLEX, "tensorflow", flex_path, metadata))
     return {
         "batch_sizes": dict(metadata.batch_sizes),
         "repetitions": repetitions,
@@ -103,21 +109,18 @@ def _measure_memory(engine: str, package: str, path, metadata) -> dict[str, Any]
         "threads": 1,
     }
     try:
-        told = _run("memory_probe", job)
+        told = _probe_memory(job)
     except RuntimeError as error:
         return {**entry, "error": str(error)}
     return {**entry, **told, "training_bytes": told["peak_bytes"] - told["baseline_bytes"]}
 
 
-def _run(probe: str, job: dict[str, Any]):
-    """Runs a probe of this folder; `-P` keeps the folder's modules from hiding others."""
-    if probe == "memory_probe":
-        command = [sys.executable, "-P", str(_FOLDER / f"{probe}.py")]
-    else:
-        command = [sys.executable, "-m", f"{_FOLDER.name}.{probe}"]
+def _probe_memory(job: dict[str, Any]) -> dict[str, int]:
+    # -P keeps the folder's modules from hiding others.
+    command = [sys.executable, "-P", str(_FOLDER / "memory_probe.py"), json.dumps(job)]
     try:
         result = subprocess.run(
-            [*command, json.dumps(job)],
+            command,
             cwd=_FOLDER.parent,
             capture_output=True,
             text=True,
@@ -125,8 +128,8 @@ def _run(probe: str, job: dict[str, Any]):
             timeout=_MOST_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{probe}: no result within {_MOST_SECONDS} s.") from error
+        raise RuntimeError(f"no result within {_MOST_SECONDS} s") from error
     if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"ended with {result.returncode}"]
-        raise RuntimeError(f"{probe}: {lines[-1]}")
+        lines = result.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"ended with {result.returncode}")
     return json.loads(result.stdout.splitlines()[-1])

@@ -105,7 +105,8 @@ class PartModel(SgdModule):
 
     def _infer(self, inputs):
         weights, frozen = self._read()
-        outputs, _ = self._compute(calibration.fold(weights, frozen), inputs, None)
+        with ops.builtin_operators():
+            outputs, _ = self._compute(calibration.fold(weights, frozen), inputs, None)
         return {"result": _first(outputs)}
 
     def _train(self, inputs, upstream, sample_weights, learning_rate):
