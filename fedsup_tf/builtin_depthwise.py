@@ -23,12 +23,14 @@ import tensorflow as tf
 
 from fedsup_tf.builtin_ops import each_transposed, same_padding, window
 
-# Nanoseconds by measurement on x86, of a value and its gradients together: of a pair's weight in an
-# image, entry by entry; of an entry of a matrix; of a multiplication in a product; of rows that are
-# copied into a block together; of an entry that is transposed there and back; of the calls for a
-# channel; and of those for all of them, beyond what pairs have.
-_PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.7, 1.65, 1 / 36, 5, 0.8, 700
-_ALL_CALLS = 30_000
+# Nanoseconds by measurement on x86: of a pair's weight in an image, entry by entry; of an entry of
+# a matrix; of a multiplication in a product; of rows that are copied into a block together; of an
+# entry that is transposed there and back; of the calls for a channel; and of those for all of them,
+# beyond what pairs have. All but the multiplication are of a value and its gradients together.
+_PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.66, 1.5, 0.01, 5.5, 0.8, 600
+_ALL_CALLS = 25_000
+# A product is computed in squares of so many rows and columns.
+_SQUARE = 16
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -100,22 +102,36 @@ class _Walk(NamedTuple):
 
 def _pair_cost(batch: int, channels: int, down: _Walk, across: _Walk) -> float:
     pairs = down.length * down.places * across.length * across.places
-    weights = _ENTRY + _PRODUCT * down.taps * across.taps
+    weights = _ENTRY + 3 * _PRODUCT * down.taps * across.taps
     return channels * pairs * (_PAIR * batch + weights)
 
 
 def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: int) -> float:
-    rows, places = down.length, down.places // blocks
-    copies = 0
+    windows, places = batch * blocks, down.places // blocks
+    step = places * down.stride if blocks > 1 else down.length
+    reached, reaching, copies = down.length, down.places, 0
     if blocks > 1:
-        step = places * down.stride
-        rows, back = len(down.reached_from(places)), len(down.reaching(step))
-        copies = rows // _together(step, rows) + back // _together(places, back)
-    entries = rows * across.length * places * across.places
+        reached, reaching = len(down.reached_from(places)), len(down.reaching(step))
+        copies = reached // _together(step, reached) + reaching // _together(places, reaching)
+    pixels, results = reached * across.length, places * across.places
+    products = (
+        _multiplications(windows, pixels, results)
+        + _multiplications(windows, reaching * across.places, step * across.length)
+        + _multiplications(results, windows, pixels)
+    )
     transposed = batch * (down.length * across.length + down.places * across.places)
-    products = (_ENTRY + _PRODUCT * batch * blocks) * entries
-    copied = _COPY * batch * blocks * copies
-    return _ALL_CALLS + channels * (products + copied + _TRANSPOSE * transposed + _CALLS)
+    return _ALL_CALLS + channels * (
+        _ENTRY * pixels * results
+        + _PRODUCT * products
+        + _COPY * windows * copies
+        + _TRANSPOSE * transposed
+        + _CALLS
+    )
+
+
+def _multiplications(rows: int, inner: int, columns: int) -> int:
+    rows, columns = (_SQUARE * -(-length // _SQUARE) for length in (rows, columns))
+    return rows * inner * columns
 
 
 def _together(step: int, rows: int) -> int:
