@@ -182,7 +182,11 @@ run_tests() {
   (cd "$tests/java" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g') \
     >"$build/test-names"
   # shellcheck disable=SC2046  # Names of classes have no spaces.
-  run_java org.junit.runner.JUnitCore $(cat "$build/test-names")
+  run_java org.junit.runner.JUnitCore $(cat "$build/test-names") 2>&1 | tee "$build/tests.log"
+  if ! grep -q 'Created TensorFlow Lite XNNPACK delegate' "$build/tests.log"; then
+    echo "The engine ran without the fast kernels that it has on a phone." >&2
+    exit 1
+  fi
 }
 
 [ $# -gt 0 ] || set -- fetch apk test

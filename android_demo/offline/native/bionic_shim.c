@@ -1,6 +1,7 @@
 /* What Android's libtensorflowlite_jni.so needs of Android's C library and glibc has not, or has
    otherwise. For tests on Linux alone; patch_library.py renames what is called shim_ here. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -23,10 +24,10 @@ size_t __strlen_chk(const char *text, size_t room) {
   return strlen(text);
 }
 
+/* The engine's fast kernels, XNNPACK's, ask for Android's version and want 20 at least. */
 int __system_property_get(const char *name, char *value) {
-  (void)name;
-  value[0] = 0;
-  return 0;
+  strcpy(value, strcmp(name, "ro.build.version.sdk") ? "" : "34");
+  return (int)strlen(value);
 }
 
 void android_set_abort_message(const char *message) { fprintf(stderr, "abort: %s\n", message); }
@@ -67,6 +68,15 @@ size_t shim_fwrite(const void *data, size_t size, size_t count, void *file) {
 int shim_fflush(void *file) { return fflush(file ? file_of(file) : NULL); }
 
 /* ------------------------------------------------------------------ other numbers and sizes */
+
+/* Without a library, Android looks into the caller's own too, which a JVM has loaded for itself. */
+void *shim_dlsym(void *library, const char *name) {
+  Dl_info caller;
+  void *found = dlsym(library ? library : RTLD_DEFAULT, name);
+  if (found || library || !dladdr(__builtin_return_address(0), &caller)) return found;
+  library = dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  return library ? dlsym(library, name) : NULL;
+}
 
 /* Android numbers the names of sysconf differently. */
 long shim_sysconf(int name) {

@@ -12,7 +12,7 @@ import tempfile
 
 # Functions whose arguments differ between the C libraries; bionic_shim.c has one of each.
 _RENAMED = (
-    "fprintf vfprintf fputc fwrite fflush sysconf pthread_cond_init pthread_cond_signal "
+    "fprintf vfprintf fputc fwrite fflush sysconf dlsym pthread_cond_init pthread_cond_signal "
     "pthread_cond_broadcast pthread_cond_wait pthread_cond_timedwait pthread_cond_destroy"
 ).split()
 _LIBRARIES = {"libc.so": "libc.so.6", "libm.so": "libm.so.6", "liblog.so": "libbionicshim.so"}

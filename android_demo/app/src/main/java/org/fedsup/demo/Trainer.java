@@ -55,7 +55,7 @@ public final class Trainer implements Closeable {
         ByteBuffer model = Buffers.rewound(Buffers.bytes(file.length).put(file));
         Interpreter.Options options = new Interpreter.Options();
         options.setNumThreads(threads);
-        options.setUseXNNPACK(false); // It packs constant weights; these change every step.
+        options.setUseXNNPACK(true); // The kernels that fedsup certify holds a file's training against.
         Interpreter opened = null;
         try {
             opened = new Interpreter(model, options);
