@@ -13,7 +13,6 @@ from fedsup_tf.parts import Part, parts_of
 from fedsup_tf.space import SearchSpace
 
 _FLOAT_BYTES = 4
-_FILE_OVERHEAD_BYTES = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,8 @@ class CostModel:
     Every cost is a sum over the stem, the stages and the head, as `costs` explains:
 
     - `parameters`, `macs`: those of `costs`.
-    - `file_bytes`: an upper estimate, 4 bytes a parameter and 200 kB for the file's graphs.
+    - `file_bytes`: the most that `fedsup certify` lets the file have, as `costs` says, each part
+      rounded up.
     - `train_memory_bytes`: an estimate from the sizes of the maps. At the turn from the forward to
       the backward pass there are the weights and their momenta, and all the maps that a gradient
       needs: what enters each convolution, and what enters and leaves each normalization. The
@@ -121,11 +121,11 @@ class CostModel:
             cost, values = costs.stage_cost(space, *choice), self._stage_maps(*choice)
         else:
             cost, values = costs.head_cost(space, part.in_width), self._head_maps(part.in_width)
-        overhead = _FILE_OVERHEAD_BYTES if part.kind == "stem" else 0
+        overhead = costs.FILE_OVERHEAD_BYTES if part.kind == "stem" else 0
         vector = [
             cost.parameters,
             cost.macs,
-            _FLOAT_BYTES * cost.parameters + overhead,
+            math.ceil(costs.FILE_BYTES_PER_PARAMETER * cost.parameters) + overhead,
             # Weights, momenta, gradients.
             _FLOAT_BYTES * (3 * cost.parameters + self.train_batch_size * values),
         ]

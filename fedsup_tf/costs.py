@@ -9,6 +9,10 @@ from typing import NamedTuple
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.space import SearchSpace
 
+# A subnet's `.tflite` has at most so many bytes: for each parameter, and for graphs and metadata.
+FILE_BYTES_PER_PARAMETER = 4.6
+FILE_OVERHEAD_BYTES = 200_000
+
 
 class Cost(NamedTuple):
     """Cost of a net or of a part of it.

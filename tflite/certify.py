@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from fedsup_tf import calibration
 from fedsup_tf.checkpoint import fingerprint
-from fedsup_tf.costs import architecture_cost
+from fedsup_tf.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
@@ -29,9 +29,6 @@ from tflite.runner import DeviceTrainer
 # Relative to the largest logit: a few hundred roundings, one for each addition of a long sum.
 _INFER_TOLERANCE = 2e-5
 _THREADS = (2, 4)
-# A file may have this share of its weights' bytes, and as many bytes for graphs and metadata.
-_SIZE_SHARE = 1.15
-_SIZE_REST = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +144,7 @@ def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check
     compared = compare("fresh weights", weights, fresh, 0.0, note)
     ours = {name: list(getattr(preprocessing, name)) for name in ("mean", "standard_deviation")}
     theirs = {name: list(metadata.preprocessing[name]) for name in ours}
-    limit = int(_SIZE_SHARE * 4 * metadata.parameters) + _SIZE_REST
+    limit = int(FILE_BYTES_PER_PARAMETER * metadata.parameters) + FILE_OVERHEAD_BYTES
     cost = architecture_cost(subnet.space, subnet.space.smallest())
     told = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
     return [

@@ -10,7 +10,7 @@ from tflite.graph_edit import add_alike, add_constant, builtin_of, operator_code
 # Tensors of more dimensions are none of the delegate's.
 _DELEGATE_DIMENSIONS = 6
 # From so many bytes on a copy costs more than the delegate's work in one piece is worth.
-_LEAST_DETOUR_BYTES = 1024
+_LEAST_DETOUR_BYTES = 16_384
 
 
 def prepare(model: schema.ModelT) -> None:

@@ -70,6 +70,7 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
             tensor.name = None
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
     delegation.prepare(parsed)
+    _share_buffers(parsed)
     _drop_unused_buffers(parsed)
     return _pack(parsed, len(model))
 
@@ -217,6 +218,16 @@ def _fill_zeros(model, graph) -> None:
 
 def _is_empty(quantization) -> bool:
     return quantization is None or quantization.scale is None or not len(quantization.scale)
+
+
+def _share_buffers(model) -> None:
+    """Lets tensors of equal values, such as shapes, name one buffer, and be described alike."""
+    first = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if data is not None and len(data):
+                tensor.buffer = first.setdefault(np.asarray(data).tobytes(), tensor.buffer)
 
 
 def _drop_unused_buffers(model) -> None:

@@ -15,6 +15,9 @@ MEAN_SQUARE_DECAY = 0.9
 class SgdModule(tf.Module):
     """Weights by name with their momentum and their frozen mean squares.
 
+    Vectors share one momentum, joined in order, and move together: the many operators that would
+    move each by itself take longer than what they compute, and make the file larger.
+
     A step of training is one of `local_update` on the same batch: the normalizations use the
     batch's mean squares. Inference uses the frozen ones; training lets them follow the weights, at
     no cost, since it computes the batch's anyway.
@@ -40,10 +43,13 @@ class SgdModule(tf.Module):
             name: tf.Variable(value, dtype=tf.float32, name=names[name])
             for name, value in mean_squares.items()
         }
-        self._momenta = {
-            name: tf.Variable(tf.zeros_like(value), name=f"{names[name]}/momentum")
-            for name, value in weights.items()
-        }
+        vectors = [name for name, value in weights.items() if np.ndim(value) == 1]
+        kernels = [[name] for name in weights if name not in vectors]
+        self._moved_together = [*kernels, vectors] if vectors else kernels
+        self._momenta = []
+        for group in self._moved_together:
+            zeros = tf.zeros_like(_joined(weights, group))
+            self._momenta.append(tf.Variable(zeros, name=f"{names[group[0]]}/momentum"))
 
     @property
     def state(self) -> dict[str, tf.Variable]:
@@ -51,7 +57,7 @@ class SgdModule(tf.Module):
         return {**self._weights, **self._mean_squares}
 
     def _forget_momentum(self) -> None:
-        for momentum in self._momenta.values():
+        for momentum in self._momenta:
             momentum.assign(tf.zeros(momentum.shape))
 
     def _read(self) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
@@ -74,7 +80,7 @@ class SgdModule(tf.Module):
 
         Args:
           weights: As `_read` gave them.
-          gradients: Of the weights that are to move, by name.
+          gradients: Of the weights that are to move, by name; of all vectors or of none.
           kept: The frozen mean squares, as `_read` gave them.
           mean_squares: The batch's.
           sample_weights: `(batch,)`; if all are 0 the step changes nothing.
@@ -83,18 +89,36 @@ class SgdModule(tf.Module):
         training = self._training
         present = tf.cast(tf.reduce_sum(sample_weights) > 0, tf.float32)
         keep = 1 - present * (1 - training.momentum)
-        for name, gradient in gradients.items():
-            weight = weights[name]
+        for names, momentum in zip(self._moved_together, self._momenta, strict=True):
+            if names[0] not in gradients:
+                continue
+            gradient, weight = _joined(gradients, names), _joined(weights, names)
             if training.clip_value != float("inf"):
                 gradient = _clip(gradient, training.clip_value)
-            if training.weight_decay and has_weight_decay(name):
+            if training.weight_decay and has_weight_decay(names[0]):
                 gradient += (present * training.weight_decay) * weight
-            momentum = keep * self._momenta[name].read_value() + gradient
-            self._momenta[name].assign(momentum)
-            self._weights[name].assign(weight - (present * learning_rate) * momentum)
-        follow = present * (1 - MEAN_SQUARE_DECAY)
-        for name, variable in self._mean_squares.items():
-            variable.assign(kept[name] + follow * (mean_squares[name] - kept[name]))
+            gradient += keep * momentum.read_value()
+            momentum.assign(gradient)
+            _assign(self._weights, names, weight - (present * learning_rate) * gradient)
+        names = list(self._mean_squares)
+        if names:
+            before = _joined(kept, names)
+            follow = present * (1 - MEAN_SQUARE_DECAY)
+            after = before + follow * (_joined(mean_squares, names) - before)
+            _assign(self._mean_squares, names, after)
+
+
+def _joined(values, names):
+    """The one value of that name, or all vectors behind each other."""
+    return tf.concat([values[name] for name in names], 0) if len(names) > 1 else values[names[0]]
+
+
+def _assign(variables, names, joined) -> None:
+    """Sets the variables that `_joined` read."""
+    lengths = [variables[name].shape[0] for name in names]
+    parts = tf.split(joined, lengths) if len(names) > 1 else [joined]
+    for name, part in zip(names, parts, strict=True):
+        variables[name].assign(part)
 
 
 def _clip(values, limit):
