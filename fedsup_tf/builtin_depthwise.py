@@ -107,11 +107,10 @@ def _pair_cost(batch: int, channels: int, down: _Walk, across: _Walk) -> float:
 
 
 def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: int) -> float:
-    windows, places = batch * blocks, down.places // blocks
-    step = places * down.stride if blocks > 1 else down.length
-    reached, reaching, copies = down.length, down.places, 0
+    windows = batch * blocks
+    places, step, reached, reaching = map(len, _block_rows(down, blocks))
+    copies = 0
     if blocks > 1:
-        reached, reaching = len(down.reached_from(places)), len(down.reaching(step))
         copies = reached // _together(step, reached) + reaching // _together(places, reaching)
     pixels, results = reached * across.length, places * across.places
     products = (
@@ -132,6 +131,16 @@ def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: i
 def _multiplications(rows: int, inner: int, columns: int) -> int:
     rows, columns = (_SQUARE * -(-length // _SQUARE) for length in (rows, columns))
     return rows * inner * columns
+
+
+def _block_rows(down: _Walk, blocks: int) -> tuple[range, range, range, range]:
+    """Rows of the first block: places, pixels, the pixels these places reach, and the other way."""
+    places = range(down.places // blocks)
+    if blocks == 1:
+        pixels = range(down.length)
+        return places, pixels, pixels, places
+    pixels = range(len(places) * down.stride)
+    return places, pixels, down.reached_from(len(places)), down.reaching(len(pixels))
 
 
 def _together(step: int, rows: int) -> int:
@@ -182,12 +191,7 @@ def _block_products(
     images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _Walk, blocks: int
 ) -> tf.Tensor:
     batch, height, width, channels = images.shape
-    places, pixels = range(down.places // blocks), range(height)
-    # Rows of a block of the result with the pixels' rows that it reaches, and the other way round.
-    reached, reaching = range(height), range(down.places)
-    if blocks > 1:
-        pixels = range(len(places) * down.stride)
-        reached, reaching = down.reached_from(len(places)), down.reaching(len(pixels))
+    places, pixels, reached, reaching = _block_rows(down, blocks)
     links = down.links(reached, places), across.all_links()
     turned_links = [link.swapaxes(1, 2) for link in links]
     back = down.links(pixels, reaching).swapaxes(1, 2), turned_links[1]
@@ -236,7 +240,7 @@ def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -
       maps: `(maps, height * width)`.
       width: Of the maps.
       step: Rows from block to block.
-      rows: Of the first block; rows beyond the map are zeros.
+      rows: Of the first block, from 0 or before it; rows beyond the map are zeros.
       blocks: How many.
 
     Returns:
@@ -248,7 +252,7 @@ def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -
     height = maps.shape[1] // width
     above, needed = -rows.start, (blocks - 1) * step + len(rows)
     below = max(needed - above - height, 0)
-    below += -(above + height + below) % chunk
+    below += -(above + height + below) % chunk  # Whole chunks.
     padded = tf.pad(maps, [[0, 0], [above * width, below * width]])
     chunks = tf.reshape(padded, [maps.shape[0], -1, chunk * width])
     begins = np.arange(blocks) * (step // chunk)

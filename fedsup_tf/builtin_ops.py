@@ -36,6 +36,7 @@ def same_padding(side: int, kernel, stride: int):
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`(rows, in) @ (in, out)` as a batch of one product."""
+    # Of four dimensions: with three the converter refuses a product of a single row.
     rows, matrix = (tf.expand_dims(tf.expand_dims(factor, 0), 0) for factor in (rows, matrix))
     product = _batched_products(rows, matrix)
     return tf.squeeze(product, [0, 1])
@@ -120,9 +121,8 @@ def _patches(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
     rows = tf.reshape(images, [batch * height, width * channels])
     rows = tf.reshape(_padded(rows, width, wide, side, stride), [batch, -1])
     rows = tf.reshape(_padded(rows, height, tall, side, stride), [batch * tall * stride, -1])
-    across = []
+    across, step = [], stride * channels
     for group in range(groups):
-        step = stride * channels
         own = window(rows, 1, group * step, out_width * step)
         taps = min(stride, side - group * stride)
         across.append(window(tf.reshape(own, [-1, out_width, step]), 2, 0, taps * channels))

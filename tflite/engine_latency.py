@@ -24,7 +24,7 @@ _TURN = 10
 # Threads spin for a while after a call, and would take from the next engine.
 _REST_SECONDS = 0.05
 # Until a process is ready, or has had its turn.
-_MOST_SECONDS = 900
+MOST_SECONDS = 900
 
 
 def measure_latency(
@@ -106,13 +106,18 @@ class _Process:
     def _answer(self) -> str:
         """The process' next line; empty if there will be none, and `_error` says why."""
         output = self._process.stdout
-        if not select.select([output], [], [], _MOST_SECONDS)[0]:
-            self._error = f"no answer within {_MOST_SECONDS} s"
+        if not select.select([output], [], [], MOST_SECONDS)[0]:
+            self._error = f"no answer within {MOST_SECONDS} s"
             return ""
         line = output.readline()
         if not line:
             code = self._process.wait()
             self._messages.seek(0)
-            lines = self._messages.read().strip().splitlines()
-            self._error = lines[-1] if lines else f"ended with {code}"
+            self._error = last_words(self._messages.read(), code)
         return line
+
+
+def last_words(messages: str, code: int) -> str:
+    """Why a process ended: the last line that it wrote as an error, or its exit code."""
+    lines = messages.strip().splitlines()
+    return lines[-1] if lines else f"ended with {code}"

@@ -16,14 +16,13 @@ from typing import Any
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
-from tflite.engine_latency import measure_latency
+from tflite.engine_latency import MOST_SECONDS, last_words, measure_latency
 from tflite.latency_probe import ENGINES, FILE, FLEX
 from tflite.metadata import read_metadata
 from tflite.stock_export import export_stock
 
 _FOLDER = Path(__file__).parent
 _MEMORY_STEPS = 5
-_MOST_SECONDS = 900
 
 
 def measure(
@@ -125,11 +124,10 @@ def _probe_memory(job: dict[str, Any]) -> dict[str, int]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_MOST_SECONDS,
+            timeout=MOST_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"no result within {_MOST_SECONDS} s") from error
+        raise RuntimeError(f"no answer within {MOST_SECONDS} s") from error
     if result.returncode:
-        lines = result.stderr.strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"ended with {result.returncode}")
+        raise RuntimeError(last_words(result.stderr, result.returncode))
     return json.loads(result.stdout.splitlines()[-1])

@@ -97,9 +97,9 @@ class SgdModule(tf.Module):
                 gradient = _clip(gradient, training.clip_value)
             if training.weight_decay and has_weight_decay(names[0]):
                 gradient += (present * training.weight_decay) * weight
-            gradient += keep * momentum.read_value()
-            momentum.assign(gradient)
-            _assign(self._weights, names, weight - (present * learning_rate) * gradient)
+            velocity = gradient + keep * momentum.read_value()
+            momentum.assign(velocity)
+            _assign(self._weights, names, weight - (present * learning_rate) * velocity)
         names = list(self._mean_squares)
         if names:
             before = _joined(kept, names)
