@@ -147,9 +147,9 @@ def _normalization_of_means(epsilon: float, activate: bool, sample_weights: tf.T
             beta_gradient = total(upstream)
             gamma_gradient = total(upstream * difference) * inverse
             # What flows through r: proportional to x - alpha and to the image's share.
-            slope = -gamma_gradient * scale * inverse
-            alpha_gradient = -(scale * beta_gradient + slope * mean(difference))
-            slopes = tf.reshape(shares, [-1, 1, 1, 1]) * (slope / pixels)
+            slope = gamma_gradient * inverse
+            alpha_gradient = (slope * mean(difference) - beta_gradient) * scale
+            slopes = tf.reshape(shares, [-1, 1, 1, 1]) * (slope * scale * (-1.0 / pixels))
             return (
                 upstream * scale + difference * slopes,
                 alpha_gradient,

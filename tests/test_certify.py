@@ -11,16 +11,16 @@ import tensorflow as tf
 from fedsup_tf import calibration, checkpoint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report
-from tflite import certified_training, flatbuffer, phone_model
+from tflite import certified_training, phone_model
 from tflite.certify import certify
-from tflite.check import compare
+from tflite.check import Phone, compare
 from tflite.engine_latency import measure_latency
-from tflite.export import BatchSizes, Origin, export_tflite
+from tflite.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.measure import measure
-from tflite.metadata import append_metadata, read_metadata, split_model
+from tflite.metadata import read_metadata
 from tflite.reference import Reference, compute
 from tflite.sides import largest_difference, settle
 
@@ -101,12 +101,12 @@ def test_a_batch_without_weights_changes_nothing(certificate):
 
 
 def test_a_changed_weight_is_found(path, tmp_path):
-    model, metadata = split_model(path)
-    value = WEIGHTS["stem/kernel"].numpy()
-    value[0, 0, 0, 0] = np.nextafter(value[0, 0, 0, 0], np.float32(9))
+    metadata, weights = read_metadata(path), Phone(path).state()
+    kernel = weights["stem/kernel"]
+    kernel[0, 0, 0, 0] = np.nextafter(kernel[0, 0, 0, 0], np.float32(9))
+    frozen = {name: weights.pop(name) for name in list(weights) if name.endswith(MEAN_SQUARE)}
     changed = tmp_path / "changed.tflite"
-    model = flatbuffer.replace_variables(model, {"stem/kernel": value})
-    changed.write_bytes(append_metadata(model, metadata))
+    refresh_tflite(changed, path, weights, frozen, metadata.supernet_hash, metadata.round)
     assert "fresh weights" in failed(certify_here(str(changed)))
 
 

@@ -47,10 +47,10 @@ def largest_parts():
 
 def test_parts_have_the_weights_of_the_subnet_each_once():
     subnet = make_supernet().extract(SPACE.largest())
-    names = [name for part in largest_parts() for name in make_part(part).state]
+    names = [name for part in largest_parts() for name in make_part(part).shapes]
     expected = [*subnet.weight_shapes, *mean_square_shapes(subnet.weight_shapes)]
     assert sorted(names) == sorted(expected)
-    assert not make_part(NOTHING).state
+    assert not make_part(NOTHING).shapes
 
 
 def test_parts_after_each_other_infer_as_the_subnet():
@@ -63,28 +63,28 @@ def test_parts_after_each_other_infer_as_the_subnet():
     for part in largest_parts():
         model = make_part(part)
         assert model.infer(3).inputs[0].shape == maps.shape
-        maps, _ = model._compute(fold(*model._read()), maps, None)
+        maps, _ = model._compute(fold(*model._unpack(model._read())), maps, None)
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
 def test_a_part_of_a_step_moves_its_weights_as_the_gradient_says():
     part = Part.of_stage(1, 16, 16, 2, 5)
     model = make_part(part)
-    before = {name: value.numpy() for name, value in model._weights.items()}
+    before, _ = model._unpack(model._read())
     train = model.train(4)
     maps, upstream = (
         tf.constant(RANDOM.normal(size=spec.shape), tf.float32)
         for spec in train.structured_input_signature[0][:2]
     )
     with tf.GradientTape() as tape:
-        weights = {name: tf.constant(value) for name, value in before.items()}
-        tape.watch(weights)
-        outputs, _ = model._compute(weights, maps, None)
-    expected = tape.gradient(outputs, weights, output_gradients=upstream)
+        tape.watch(before)
+        outputs, _ = model._compute(before, maps, None)
+    expected = tape.gradient(outputs, before, output_gradients=upstream)
     train(maps, upstream, tf.ones(4), tf.constant(0.5))
-    for name, variable in model._weights.items():
+    after, _ = model._unpack(model._read())
+    for name, value in after.items():
         moved = before[name] - 0.5 * np.clip(expected[name], -1, 1)
-        np.testing.assert_allclose(variable, moved, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(value, moved, atol=1e-4, err_msg=name)
 
 
 def test_converted_parts_of_every_kind_run():

@@ -23,6 +23,7 @@ from fedsup_tf.supernet import Supernet, check_weights
 from tflite import flatbuffer, signatures
 from tflite.conversion import convert, trace
 from tflite.metadata import ModelMetadata, append_metadata, split_model
+from tflite.packing import pack, packing
 from tflite.phone_model import PhoneModel
 
 
@@ -101,7 +102,7 @@ def export_tflite(
         origin,
         training=dataclasses.asdict(training),
         batch_sizes=dataclasses.asdict(batch_sizes),
-        variables={name: tuple(value.shape) for name, value in phone.state.items()},
+        variables=phone.shapes,
     )
 
 
@@ -167,7 +168,10 @@ def refresh_tflite(
     model, metadata = split_model(model_path)
     values = {**weights, **mean_squares}
     check_weights(values, metadata.variables)
-    model = flatbuffer.replace_variables(model, values)
+    packed = {
+        name: pack(values, shapes).numpy() for name, shapes in packing(metadata.variables).items()
+    }
+    model = flatbuffer.replace_variables(model, packed)
     metadata = dataclasses.replace(metadata, supernet_hash=supernet_hash, round=round_number)
     write_bytes(path, append_metadata(model, metadata))
     return metadata
@@ -183,8 +187,8 @@ def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
 
     rate = tf.TensorSpec([], tf.float32, signatures.LEARNING_RATE)
     state = {
-        phone.python_names[name]: tf.TensorSpec(value.shape, tf.float32, phone.python_names[name])
-        for name, value in phone.state.items()
+        phone.python_names[name]: tf.TensorSpec(shape, tf.float32, phone.python_names[name])
+        for name, shape in phone.shapes.items()
     }
     restore = tf.function(phone.restore, autograph=False)
     return {

@@ -104,18 +104,19 @@ class PartModel(SgdModule):
     # ------------------------------------------------------------------ compute
 
     def _infer(self, inputs):
-        weights, frozen = self._read()
+        weights, frozen = self._unpack(self._read())
         with ops.builtin_operators():
             outputs, _ = self._compute(calibration.fold(weights, frozen), inputs, None)
         return {"result": _first(outputs)}
 
     def _train(self, inputs, upstream, sample_weights, learning_rate):
-        weights, kept = self._read()
+        packed = self._read()
+        weights, _ = self._unpack(packed)
         with ops.builtin_operators():
             gradients, mean_squares, found = self._gradients(
                 weights, inputs, upstream, sample_weights
             )
-        self._step(weights, gradients, kept, mean_squares, sample_weights, learning_rate)
+        self._step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {"result": found}
 
     def _gradients(self, weights, inputs, upstream, sample_weights):

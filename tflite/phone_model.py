@@ -11,12 +11,13 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tflite import signatures
+from tflite.packing import HEAD_KERNEL
 from tflite.sgd_module import MEAN_SQUARE_DECAY, SgdModule
 
 __all__ = ["MEAN_SQUARE_DECAY", "PhoneModel", "Scores", "score"]
 
 # Trained by `train_head`: the classifier and the normalizations' vectors.
-_HEAD = ("head/kernel", "head/bias", "/alpha", "/beta", "/gamma")
+_HEAD = (HEAD_KERNEL, "head/bias", "/alpha", "/beta", "/gamma")
 
 
 class Scores(NamedTuple):
@@ -59,11 +60,11 @@ class PhoneModel(SgdModule):
 
     def train(self, images, labels, sample_weights, learning_rate):
         """One step of SGD; see `signatures`."""
-        return self._train(images, labels, sample_weights, learning_rate, list(self._weights))
+        return self._train(images, labels, sample_weights, learning_rate, self.weight_names)
 
     def train_head(self, images, labels, sample_weights, learning_rate):
         """One step of SGD on the classifier and the normalizations alone."""
-        names = [name for name in self._weights if name.endswith(_HEAD)]
+        names = [name for name in self.weight_names if name.endswith(_HEAD)]
         return self._train(images, labels, sample_weights, learning_rate, names)
 
     def infer(self, images):
@@ -76,28 +77,28 @@ class PhoneModel(SgdModule):
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
     def save(self, dummy):
-        """Every variable of `state`."""
+        """Every weight and frozen mean square."""
         del dummy
-        return {self.python_names[name]: value.read_value() for name, value in self.state.items()}
+        weights, frozen = self._unpack(self._read())
+        return {self.python_names[name]: value for name, value in {**weights, **frozen}.items()}
 
     def restore(self, **values):
-        """Sets every variable of `state` and forgets the momentum."""
-        for name, variable in self.state.items():
-            variable.assign(values[self.python_names[name]])
-        self._forget_momentum()
+        """Sets every weight and frozen mean square, and forgets the momentum."""
+        self._set({name: values[self.python_names[name]] for name in self.shapes})
         return {signatures.OK: tf.constant(1)}
 
     # ------------------------------------------------------------------ compute
 
     def _infer(self, images):
-        weights, frozen = self._read()
+        weights, frozen = self._unpack(self._read())
         images = self._preprocessing.normalize(images)
         # Not for the gradients: with kernels that are variables the usual operators are slow.
         with ops.builtin_operators():
             return self._compute(calibration.fold(weights, frozen), images)[0]
 
     def _train(self, images, labels, sample_weights, learning_rate, trained):
-        weights, kept = self._read()
+        packed = self._read()
+        weights, _ = self._unpack(packed)
         moved = {name: weights[name] for name in trained}
         with ops.builtin_operators():
             images = self._preprocessing.normalize(images)
@@ -107,7 +108,7 @@ class PhoneModel(SgdModule):
             smoothing = self._training.label_smoothing
             loss, correct, slope = score(logits, labels, sample_weights, smoothing)
             gradients = tape.gradient(logits, moved, output_gradients=slope)
-        self._step(weights, gradients, kept, mean_squares, sample_weights, learning_rate)
+        self._step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
 

@@ -7,20 +7,27 @@ import tensorflow as tf
 
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import has_weight_decay
+from tflite.packing import MEAN_SQUARES, pack, packing, unpack
 
 # Share that a frozen mean square keeps of itself in a step of training; the rest is the batch's.
 MEAN_SQUARE_DECAY = 0.9
+
+Tensors = dict[str, tf.Tensor]
 
 
 class SgdModule(tf.Module):
     """Weights by name with their momentum and their frozen mean squares.
 
-    Vectors share one momentum, joined in order, and move together: the many operators that would
-    move each by itself take longer than what they compute, and make the file larger.
-
     A step of training is one of `local_update` on the same batch: the normalizations use the
     batch's mean squares. Inference uses the frozen ones; training lets them follow the weights, at
     no cost, since it computes the batch's anyway.
+
+    Attributes:
+      shapes: Of the weights and of the frozen mean squares, by name.
+      weight_names: Those of the weights.
+      variable_shapes: Of the variables by name; see `packing`.
+      python_names: What TensorFlow calls tensors and variables. It takes names of a form of its own
+        only, but a stage's name may be any text.
     """
 
     def __init__(
@@ -32,56 +39,53 @@ class SgdModule(tf.Module):
         """Makes the variables, with no momentum."""
         super().__init__()
         self._training = training
-        # What TensorFlow calls the variables. It takes names of a form of its own only, but a
-        # stage's name may be any text.
-        names = {name: f"variable_{i}" for i, name in enumerate([*weights, *mean_squares])}
-        self.python_names = names
-        self._weights = {
-            name: tf.Variable(value, name=names[name]) for name, value in weights.items()
-        }
-        self._mean_squares = {
-            name: tf.Variable(value, dtype=tf.float32, name=names[name])
-            for name, value in mean_squares.items()
-        }
-        vectors = [name for name, value in weights.items() if np.ndim(value) == 1]
-        kernels = [[name] for name in weights if name not in vectors]
-        self._moved_together = [*kernels, vectors] if vectors else kernels
-        self._momenta = []
-        for group in self._moved_together:
-            zeros = tf.zeros_like(_joined(weights, group))
-            self._momenta.append(tf.Variable(zeros, name=f"{names[group[0]]}/momentum"))
+        values = {**weights, **mean_squares}
+        self.weight_names = list(weights)
+        self.shapes = {name: tuple(np.shape(value)) for name, value in values.items()}
+        self._packing = packing(self.shapes)
+        names = dict.fromkeys([*self.shapes, *self._packing])
+        self.python_names = {name: f"variable_{i}" for i, name in enumerate(names)}
+        self._variables, self._momenta = {}, {}
+        for variable, shapes in self._packing.items():
+            value, name = pack(values, shapes), self.python_names[variable]
+            self._variables[variable] = tf.Variable(value, name=name)
+            if variable != MEAN_SQUARES:
+                zeros = tf.zeros_like(value)
+                self._momenta[variable] = tf.Variable(zeros, name=f"{name}/momentum")
 
-    @property
-    def state(self) -> dict[str, tf.Variable]:
-        """The weights and the frozen mean squares by name."""
-        return {**self._weights, **self._mean_squares}
+    def _read(self) -> Tensors:
+        """Values of the variables."""
+        return {name: variable.read_value() for name, variable in self._variables.items()}
 
-    def _forget_momentum(self) -> None:
-        for momentum in self._momenta:
+    def _unpack(self, packed: Tensors) -> tuple[Tensors, Tensors]:
+        """The weights and the frozen mean squares of what `_read` gave."""
+        tensors = {}
+        for variable, shapes in self._packing.items():
+            tensors |= unpack(packed[variable], shapes)
+        weights = {name: tensors.pop(name) for name in self.weight_names}
+        return weights, tensors
+
+    def _set(self, tensors: Tensors) -> None:
+        """Sets weights and frozen mean squares, and forgets the momentum."""
+        for name, variable in self._variables.items():
+            variable.assign(pack(tensors, self._packing[name]))
+        for momentum in self._momenta.values():
             momentum.assign(tf.zeros(momentum.shape))
-
-    def _read(self) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """Values of the weights and of the frozen mean squares."""
-        return (
-            {name: value.read_value() for name, value in self._weights.items()},
-            {name: value.read_value() for name, value in self._mean_squares.items()},
-        )
 
     def _step(
         self,
-        weights: Mapping[str, tf.Tensor],
-        gradients: Mapping[str, tf.Tensor],
-        kept: Mapping[str, tf.Tensor],
-        mean_squares: Mapping[str, tf.Tensor],
+        packed: Tensors,
+        gradients: Tensors,
+        mean_squares: Tensors,
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> None:
         """One step of SGD: clip, decay and momentum as in `local_update`.
 
         Args:
-          weights: As `_read` gave them.
-          gradients: Of the weights that are to move, by name; of all vectors or of none.
-          kept: The frozen mean squares, as `_read` gave them.
+          packed: As `_read` gave it.
+          gradients: Of the weights that are to move, by name; of all that share a variable or of
+            none of them.
           mean_squares: The batch's.
           sample_weights: `(batch,)`; if all are 0 the step changes nothing.
           learning_rate: A scalar.
@@ -89,36 +93,22 @@ class SgdModule(tf.Module):
         training = self._training
         present = tf.cast(tf.reduce_sum(sample_weights) > 0, tf.float32)
         keep = 1 - present * (1 - training.momentum)
-        for names, momentum in zip(self._moved_together, self._momenta, strict=True):
-            if names[0] not in gradients:
+        for variable, momentum in self._momenta.items():
+            shapes, weight = self._packing[variable], packed[variable]
+            if gradients.keys().isdisjoint(shapes):
                 continue
-            gradient, weight = _joined(gradients, names), _joined(weights, names)
+            gradient = pack(gradients, shapes)
             if training.clip_value != float("inf"):
                 gradient = _clip(gradient, training.clip_value)
-            if training.weight_decay and has_weight_decay(names[0]):
+            if training.weight_decay and has_weight_decay(next(iter(shapes))):
                 gradient += (present * training.weight_decay) * weight
             velocity = gradient + keep * momentum.read_value()
             momentum.assign(velocity)
-            _assign(self._weights, names, weight - (present * learning_rate) * velocity)
-        names = list(self._mean_squares)
-        if names:
-            before = _joined(kept, names)
+            self._variables[variable].assign(weight - (present * learning_rate) * velocity)
+        if MEAN_SQUARES in packed:
+            before, found = packed[MEAN_SQUARES], pack(mean_squares, self._packing[MEAN_SQUARES])
             follow = present * (1 - MEAN_SQUARE_DECAY)
-            after = before + follow * (_joined(mean_squares, names) - before)
-            _assign(self._mean_squares, names, after)
-
-
-def _joined(values, names):
-    """The one value of that name, or all vectors behind each other."""
-    return tf.concat([values[name] for name in names], 0) if len(names) > 1 else values[names[0]]
-
-
-def _assign(variables, names, joined) -> None:
-    """Sets the variables that `_joined` read."""
-    lengths = [variables[name].shape[0] for name in names]
-    parts = tf.split(joined, lengths) if len(names) > 1 else [joined]
-    for name, part in zip(names, parts, strict=True):
-        variables[name].assign(part)
+            self._variables[MEAN_SQUARES].assign(before + follow * (found - before))
 
 
 def _clip(values, limit):
