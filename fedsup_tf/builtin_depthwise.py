@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.builtin_ops import each_transposed, same_padding, window
+from fedsup_tf.builtin_ops import SQUARE, each_transposed, same_padding, window
 
 # Nanoseconds by measurement on x86: of a pair's weight in an image, entry by entry; of an entry of
 # a matrix; of a multiplication in a product; of rows that are copied into a block together; of an
@@ -29,8 +29,6 @@ from fedsup_tf.builtin_ops import each_transposed, same_padding, window
 # beyond what pairs have. All but the multiplication are of a value and its gradients together.
 _PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.66, 1.5, 0.01, 5.5, 0.8, 600
 _ALL_CALLS = 25_000
-# A product is computed in squares of so many rows and columns.
-_SQUARE = 16
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -129,7 +127,7 @@ def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: i
 
 
 def _multiplications(rows: int, inner: int, columns: int) -> int:
-    rows, columns = (_SQUARE * -(-length // _SQUARE) for length in (rows, columns))
+    rows, columns = (SQUARE * -(-length // SQUARE) for length in (rows, columns))
     return rows * inner * columns
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+# A product is computed in squares of so many rows and columns.
+SQUARE = 16
 _MOST_CONCATENATED = 4
 # Of a product that adds up over rows.
 _ROWS_AT_ONCE = 512
@@ -94,43 +96,51 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
       `(batch, ceil(height / stride), ceil(width / stride), out)`.
     """
     batch, height, width, _ = images.shape
-    filters = kernel.shape[3]
+    side, filters = kernel.shape[1], kernel.shape[3]
     out_shape = [batch, -(-height // stride), -(-width // stride), filters]
 
     @tf.custom_gradient
     def convolve(images, kernel):
-        patches = _patches(images, kernel.shape[0], stride)
+        taps = _taps(images, side, stride)
+        patches = tf.reshape(each_transposed(taps), [1, -1, taps.shape[1]])
         matrix = tf.reshape(kernel, [1, -1, filters])
 
         def gradient(upstream):
             images_gradient = tf.nn.conv2d_transpose(upstream, kernel, images.shape, stride, "SAME")
-            rows = tf.reshape(upstream, [1, -1, filters])
-            return images_gradient, tf.reshape(_second_gradient(patches, rows), kernel.shape)
+            rows = tf.reshape(upstream, [batch, -1, filters])
+            matrices = _sum_over_first(tf.matmul(_whole_squares(taps), rows))
+            matrices = window(matrices, 1, 0, taps.shape[1])
+            return images_gradient, tf.reshape(matrices, kernel.shape)
 
         return tf.reshape(tf.matmul(patches, matrix), out_shape), gradient
 
     return convolve(images, kernel)
 
 
-def _patches(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
-    """What the kernel covers at each of its places, `(1, places, side * side * in)`."""
+def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
+    """What each of the kernel's entries meets at its places, `(batch, side * side * in, places)`.
+
+    Neighbouring places lie side by side, so that whole rows of them are copied.
+    """
     batch, height, width, channels = images.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
     groups = -(-side // stride)
     tall, wide = out_height + groups - 1, out_width + groups - 1
     rows = tf.reshape(images, [batch * height, width * channels])
     rows = tf.reshape(_padded(rows, width, wide, side, stride), [batch, -1])
-    rows = tf.reshape(_padded(rows, height, tall, side, stride), [batch * tall * stride, -1])
-    across, step = [], stride * channels
+    rows = tf.reshape(_padded(rows, height, tall, side, stride), [-1, wide, stride * channels])
+    # The pixels that a stride passes over are maps of their own.
+    maps, across = tf.transpose(rows, [0, 2, 1]), []
     for group in range(groups):
-        own = window(rows, 1, group * step, out_width * step)
-        taps = min(stride, side - group * stride)
-        across.append(window(tf.reshape(own, [-1, out_width, step]), 2, 0, taps * channels))
-    rows = tf.reshape(concatenate(across, 2), [batch, tall * stride, -1])
-    places = stride * np.arange(out_height, dtype=np.int32)
-    down = [tf.gather(rows, places + row, axis=1) for row in range(side)]
-    down = [tf.reshape(part, [1, -1, side * channels]) for part in down]
-    return concatenate(down, 2)
+        columns = min(stride, side - group * stride)
+        own = window(maps, 1, 0, columns * channels)
+        across.append(window(own, 2, group, out_width))
+    rows = tf.reshape(concatenate(across, 1), [batch, tall * stride, -1])
+    down = np.add.outer(np.arange(side), stride * np.arange(out_height))
+    rows = tf.gather(rows, down.reshape(-1).astype(np.int32), axis=1)
+    rows = tf.reshape(rows, [batch * side, out_height, side * channels, out_width])
+    rows = tf.transpose(rows, [0, 2, 1, 3])
+    return tf.reshape(rows, [batch, side * side * channels, out_height * out_width])
 
 
 def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) -> tf.Tensor:
@@ -140,6 +150,21 @@ def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) 
     after = max(strides * stride - length - before, 0)
     padded = tf.pad(rows, [[0, 0], [before * entries, after * entries]])
     return window(padded, 1, 0, strides * stride * entries)
+
+
+def _whole_squares(matrices: tf.Tensor) -> tf.Tensor:
+    """`(batch, rows, columns)` with rows of zeros up to what a product computes fast."""
+    batch, rows, columns = matrices.shape
+    flat = tf.reshape(matrices, [batch, rows * columns])
+    padded = tf.pad(flat, [[0, 0], [0, -rows % SQUARE * columns]])
+    return tf.reshape(padded, [batch, -1, columns])
+
+
+def _sum_over_first(values: tf.Tensor) -> tf.Tensor:
+    """`(n, ...)` to `(1, ...)`, as a mean, of which the runtime has a fast one."""
+    count, *shape = values.shape
+    total = tf.reduce_mean(tf.reshape(values, [1, count, 1, -1]), [1, 2]) * float(count)
+    return tf.reshape(total, [1, *shape])
 
 
 def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
@@ -189,9 +214,7 @@ def _second_gradient(first, upstream):
         )
     product = tf.matmul(each_transposed(first), upstream)
     if parts > 1:
-        inner, columns = product.shape[1:]
-        product = tf.reduce_mean(tf.reshape(product, [1, parts, 1, -1]), [1, 2]) * float(parts)
-        product = tf.reshape(product, [1, inner, columns])
+        product = _sum_over_first(product)
     return each_transposed(product) if is_swapped else product
 
 
