@@ -1,7 +1,5 @@
 """A model's graphs as the flatbuffer schema's objects, and small edits of them."""
 
-import copy
-
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
@@ -31,20 +29,13 @@ def operator_code(model: schema.ModelT, builtin: int) -> int:
 
 
 def add_constant(model: schema.ModelT, graph: schema.SubGraphT, value: np.ndarray) -> int:
-    """Number of a new tensor of the graph that holds `value`, of float32 or int32."""
+    """Number of a new tensor of the graph that holds `value`, of float32, int32 or int64."""
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(value.tobytes(), np.uint8)
     model.buffers.append(buffer)
     tensor = schema.TensorT()
     tensor.shape = list(value.shape)
-    is_float = value.dtype == np.float32
-    tensor.type = schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT32
+    tensor.type = getattr(schema.TensorType, value.dtype.name.upper())
     tensor.buffer = len(model.buffers) - 1
     graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
-def add_alike(graph: schema.SubGraphT, number: int) -> int:
-    """Number of a new tensor of the graph that is described as the given one is."""
-    graph.tensors.append(copy.copy(graph.tensors[number]))
     return len(graph.tensors) - 1
