@@ -514,6 +514,16 @@ def test_a_batch_larger_than_the_exported_is_refused(trainer):
         trainer.train_batch(IMAGES[:9], LABELS[:9], 0.1)
 
 
+def test_threads_change_no_bit(model_path):
+    states = []
+    for threads in (1, 2, 4):
+        trainer = DeviceTrainer(model_path, threads)
+        trainer.fit(IMAGES, LABELS, **FIT)
+        states.append(trainer.state())
+    assert_same(states[0], states[1])
+    assert_same(states[0], states[2])
+
+
 @pytest.mark.parametrize("threads", [0, 1.0, None])
 def test_threads_are_a_number(model_path, threads):
     with pytest.raises(ValueError, match="threads as a whole number from 1"):

@@ -38,7 +38,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float("held_out_share", 0.2, "Part of the examples held out, with --patience.")
 flags.DEFINE_boolean("head_only", False, "Trains the classifier and the normalizations alone.")
-flags.DEFINE_integer("threads", 1, "Of the runtime; small nets are slower with more.")
+flags.DEFINE_integer("threads", 1, "Most threads; a step runs on one or on all, what is faster.")
 
 
 def main(argv) -> None:

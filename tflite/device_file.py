@@ -1,14 +1,16 @@
 """Opens an exported `.tflite` in the stock runtime, if its signatures are those it announces."""
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.space import MEAN_SQUARE
 from tflite import signatures
-from tflite.interpreter import open_interpreter
+from tflite.interpreter import open_interpreter, set_threads
 from tflite.metadata import ModelMetadata, read_metadata
 
 _OPTIONAL = {signatures.TRAIN_HEAD}
@@ -16,15 +18,26 @@ _OPTIONAL = {signatures.TRAIN_HEAD}
 Runners = Mapping[str, runtime.SignatureRunner]
 
 
-def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Runners]:
+class OpenedModel(NamedTuple):
+    """A model in the runtime.
+
+    Attributes:
+      metadata: What the file says about itself.
+      runners: Its signatures by name.
+      set_threads: On how many they compute from now on.
+    """
+
+    metadata: ModelMetadata
+    runners: Runners
+    set_threads: Callable[[int], None]
+
+
+def open_model(path: str | os.PathLike, threads: int) -> OpenedModel:
     """Opens a model.
 
     Args:
       path: A file that `export.export_tflite` wrote.
       threads: As `interpreter.open_interpreter` takes them.
-
-    Returns:
-      What the file says about itself, and its signatures by name.
 
     Raises:
       ValueError: If the file is missing, damaged or not such a file.
@@ -54,7 +67,7 @@ def open_model(path: str | os.PathLike, threads: int) -> tuple[ModelMetadata, Ru
     if parameters != metadata.parameters:
         announced = f"{metadata.parameters:,} weights as its metadata announce"
         raise _foreign(path, announced, f"{parameters:,}")
-    return metadata, runners
+    return OpenedModel(metadata, runners, functools.partial(set_threads, interpreter))
 
 
 def _check_signatures(path, runners: Runners, forms: Mapping[str, tuple[dict, dict]]) -> None:

@@ -20,6 +20,7 @@ class DeviceModel:
       metadata: What the file says about itself.
       weight_names: The variables that are the supernet's, in the metadata's order.
       can_train_head: Whether the file can train the classifier and normalizations alone.
+      set_threads: On how many threads it computes from now on.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
@@ -27,13 +28,13 @@ class DeviceModel:
 
         Args:
           path: A file that `export.export_tflite` wrote.
-          threads: Of the runtime, from 1. For small nets more are slower.
+          threads: Of the runtime's matrix products, from 1.
 
         Raises:
           ValueError: If the file is missing, damaged or not such a file.
         """
         self._path = str(path)
-        self.metadata, self._run = open_model(path, threads)
+        self.metadata, self._run, self.set_threads = open_model(path, threads)
         names = self.metadata.variables
         self.weight_names = tuple(name for name in names if not name.endswith(MEAN_SQUARE))
         self.can_train_head = signatures.TRAIN_HEAD in self._run

@@ -20,7 +20,11 @@ def open_interpreter(threads: int, **source: Any) -> runtime.Interpreter:
     interpreter = runtime.Interpreter(**source, num_threads=1)
     # Only now the runtime brings in its delegate; a signature alone does not.
     interpreter.allocate_tensors()
-    if threads > 1:
-        # The runtime's own setter, which its Python class calls before the delegate is there only.
-        interpreter._interpreter.SetNumThreads(threads)
+    set_threads(interpreter, threads)
     return interpreter
+
+
+def set_threads(interpreter: runtime.Interpreter, threads: int) -> None:
+    """Computes the matrix products of an opened model on so many threads from now on."""
+    # The runtime's own setter, which its Python class calls before the delegate is there only.
+    interpreter._interpreter.SetNumThreads(threads)

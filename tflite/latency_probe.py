@@ -8,6 +8,7 @@ then it reads lines of a signature and a number of calls, as in `train 5`, and a
 line of JSON, the milliseconds of each call.
 """
 
+import functools
 import json
 import sys
 import time
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from tflite import signatures
-from tflite.interpreter import open_interpreter
+from tflite.interpreter import open_interpreter, set_threads
+from tflite.thread_choice import ThreadChoice
 
 Call = Callable[[], Any]
 # However many steps are timed, the weights stay.
@@ -58,7 +60,11 @@ def _time(call: Call, count: int) -> list[float]:
 def _exported(job, few, batch) -> dict[str, Call]:
     interpreter = open_interpreter(job["threads"], model_path=job["path"])
     weights = np.ones(job["batch_sizes"]["train"], np.float32)
-    return _runners(interpreter, few, {**batch, signatures.SAMPLE_WEIGHTS: weights})
+    calls = _runners(interpreter, few, {**batch, signatures.SAMPLE_WEIGHTS: weights})
+    # As `DeviceTrainer` does it.
+    choice = ThreadChoice(functools.partial(set_threads, interpreter), job["threads"])
+    train = functools.partial(choice.run, calls[signatures.TRAIN])
+    return {**calls, signatures.TRAIN: train}
 
 
 def _stock_export(job, few, batch) -> dict[str, Call]:

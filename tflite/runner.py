@@ -15,6 +15,7 @@ from tflite.device_checkpoint import Progress, read_progress, write_progress
 from tflite.device_epoch import DivergedError, EpochReport, check_finite, run_epoch
 from tflite.device_model import DeviceModel
 from tflite.metadata import ModelMetadata
+from tflite.thread_choice import ThreadChoice
 from tflite.update_file import DeviceUpdate
 
 __all__ = ["DeviceTrainer", "EpochReport"]
@@ -37,12 +38,13 @@ class DeviceTrainer:
 
         Args:
           path: A file that `export.export_tflite` wrote.
-          threads: Of the runtime, from 1. Small nets are slower with more.
+          threads: That are allowed, from 1. Steps run on one or on all, see `ThreadChoice`.
 
         Raises:
           ValueError: If the file is missing, damaged or not such a file.
         """
         self._model = DeviceModel(path, threads)
+        self._threads = ThreadChoice(self._model.set_threads, threads)
         self._received = self._model.state()
         self._best: Mapping[str, np.ndarray] | None = None
         self.history: list[EpochReport] = []
@@ -87,7 +89,9 @@ class DeviceTrainer:
         head_only: bool = False,
     ) -> tuple[float, float]:
         """See `DeviceModel.train_batch`; it counts as no epoch."""
-        return self._model.train_batch(images, labels, learning_rate, head_only=head_only)
+        return self._threads.run(
+            lambda: self._model.train_batch(images, labels, learning_rate, head_only=head_only)
+        )
 
     def fit(
         self,
