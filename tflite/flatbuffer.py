@@ -112,7 +112,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
     if missing:
         raise ValueError(
             f"The model has no variables {sorted(missing)[:5]}. Give values of the same "
-            "architecture."
+            "architecture, or export the model again with this version."
         )
     return _pack(parsed, len(model))
 

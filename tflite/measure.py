@@ -41,7 +41,8 @@ def measure(
       path: A file that `export.export_tflite` wrote.
       subnet: The subnet, as `Supernet.extract` gives it.
       preprocessing: Normalization of the images.
-      threads: Numbers of threads that are timed.
+      threads: Numbers of threads that engines may use; the file's steps run as `DeviceTrainer` does
+        them, on so many or on one.
       repetitions: Calls of each signature that are timed, of each engine.
       with_flex: Whether to make and measure the usual export too.
 

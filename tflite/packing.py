@@ -40,7 +40,8 @@ def pack(
 ) -> tf.Tensor:
     """A variable's value: its one tensor as it is, or several as one vector."""
     if len(shapes) == 1:
-        return tf.convert_to_tensor(*(tensors[name] for name in shapes))
+        (name,) = shapes
+        return tf.convert_to_tensor(tensors[name])
     return tf.concat([tf.reshape(tensors[name], [-1]) for name in shapes], 0)
 
 

@@ -25,7 +25,6 @@ class SgdModule(tf.Module):
     Attributes:
       shapes: Of the weights and of the frozen mean squares, by name.
       weight_names: Those of the weights.
-      variable_shapes: Of the variables by name; see `packing`.
       python_names: What TensorFlow calls tensors and variables. It takes names of a form of its own
         only, but a stage's name may be any text.
     """
