@@ -19,7 +19,7 @@ from fedsup_tf.supernet import Supernet
 from tflite import flatbuffer
 from tflite.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.metadata import read_metadata, split_model
-from tflite.phone_model import MEAN_SQUARE_DECAY
+from tflite.phone_model import MEAN_SQUARE_DECAY, PhoneModel
 
 BATCH = 8
 RATE = 0.05
@@ -413,6 +413,16 @@ def test_a_refreshed_model_computes_what_a_new_export_does(exported, tiny, tmp_p
     refresh_tflite(path, path, fresh.weights, fresh.mean_squares, fresh.hash, 7)
     assert_same(Phone(path).state(), fresh.state)
     assert abs(path.stat().st_size - fresh.path.stat().st_size) < 2000
+
+
+def test_mean_squares_of_double_precision_are_rounded(tiny):
+    doubles = {name: value.astype(np.float64) for name, value in tiny.mean_squares.items()}
+    case = tiny.case
+    phone = PhoneModel(tiny.subnet, doubles, case.preprocessing, case.training)
+    assert {variable.dtype for variable in phone.trainable_variables} == {tf.float32}
+    saved = phone.save(tf.constant(0.0))
+    for name, value in tiny.state.items():
+        np.testing.assert_array_equal(saved[phone.python_names[name]], value)
 
 
 @pytest.mark.parametrize("missing", ["head/bias", "stem_norm/mean_square"])

@@ -46,7 +46,7 @@ class SgdModule(tf.Module):
         self.python_names = {name: f"variable_{i}" for i, name in enumerate(names)}
         self._variables, self._momenta = {}, {}
         for variable, shapes in self._packing.items():
-            value, name = pack(values, shapes), self.python_names[variable]
+            value, name = tf.cast(pack(values, shapes), tf.float32), self.python_names[variable]
             self._variables[variable] = tf.Variable(value, name=name)
             if variable != MEAN_SQUARES:
                 zeros = tf.zeros_like(value)
