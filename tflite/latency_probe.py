@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tflite import signatures
-from tflite.interpreter import open_interpreter, set_threads
+from tflite.device_file import open_model
 from tflite.thread_choice import ThreadChoice
 
 Call = Callable[[], Any]
@@ -58,11 +58,12 @@ def _time(call: Call, count: int) -> list[float]:
 
 
 def _exported(job, few, batch) -> dict[str, Call]:
-    interpreter = open_interpreter(job["threads"], model_path=job["path"])
+    opened = open_model(job["path"], job["threads"])
     weights = np.ones(job["batch_sizes"]["train"], np.float32)
-    calls = _runners(interpreter, few, {**batch, signatures.SAMPLE_WEIGHTS: weights})
+    batch = {**batch, signatures.SAMPLE_WEIGHTS: weights}
+    calls = _calls(opened.runners.__getitem__, few, batch)
     # As `DeviceTrainer` does it.
-    choice = ThreadChoice(functools.partial(set_threads, interpreter), job["threads"])
+    choice = ThreadChoice(opened.set_threads, job["threads"])
     train = functools.partial(choice.run, calls[signatures.TRAIN])
     return {**calls, signatures.TRAIN: train}
 
@@ -72,12 +73,11 @@ def _stock_export(job, few, batch) -> dict[str, Call]:
 
     interpreter = tf.lite.Interpreter(job["flex_path"], num_threads=job["threads"])
     interpreter.allocate_tensors()
-    return _runners(interpreter, few, batch)
+    return _calls(interpreter.get_signature_runner, few, batch)
 
 
-def _runners(interpreter, few: Mapping, batch: Mapping) -> dict[str, Call]:
-    infer = interpreter.get_signature_runner(signatures.INFER)
-    train = interpreter.get_signature_runner(signatures.TRAIN)
+def _calls(runner_of: Callable, few: Mapping, batch: Mapping) -> dict[str, Call]:
+    infer, train = runner_of(signatures.INFER), runner_of(signatures.TRAIN)
     return {signatures.INFER: lambda: infer(**few), signatures.TRAIN: lambda: train(**batch)}
 
 

@@ -42,8 +42,6 @@ class ThreadChoice:
 
     def run(self, step: Callable[[], Result]) -> Result:
         """What the step returns."""
-        if len(self._candidates) == 1:
-            return step()
         trial = self._steps % _PERIOD // _TRIAL
         is_trial = trial < len(self._candidates)
         if is_trial:
