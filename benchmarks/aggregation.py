@@ -20,10 +20,10 @@ import tensorflow_federated as tff
 from absl import app, flags, logging
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.checkpoint import replace_file, write_json
-from fedsup_tf.datasets import load_dataset
+from fedsup_tf.data.datasets import load_dataset
+from fedsup_tf.data.partition import partition
+from fedsup_tf.files.checkpoint import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.partition import partition
 from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
 from tff_programs import clipping

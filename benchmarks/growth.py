@@ -27,9 +27,9 @@ import tensorflow_federated as tff
 from absl import app, flags, logging
 from round_data import PREPROCESSING, SPACE
 
-from fedsup_tf.checkpoint import replace_file, write_json
-from fedsup_tf.costs import count_parameters
+from fedsup_tf.files.checkpoint import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.costs import count_parameters
 from tff_programs.arguments import DeferredData
 from tff_programs.assignment import default_tiers
 from tff_programs.clients import client_cost, client_element

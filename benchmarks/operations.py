@@ -13,7 +13,7 @@ import time
 
 import tensorflow as tf
 
-from fedsup_tf import normalization, ops
+from fedsup_tf.ops import normalization, ops
 
 _BATCH = 32
 _REPETITIONS = 15

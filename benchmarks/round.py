@@ -36,9 +36,9 @@ from absl import app, flags, logging
 from round_data import BATCH, EXAMPLES, PREPROCESSING, SPACE, TIERS, client_arrays, cohort
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.checkpoint import replace_file, write_json
-from fedsup_tf.costs import count_macs
+from fedsup_tf.files.checkpoint import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.costs import count_macs
 from fedsup_tf.supernet import Supernet
 from tff_programs import worker_command
 from tff_programs.arguments import DeferredData

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import fedsup_cifar
 from tff_programs.assignment import default_tiers
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 
 

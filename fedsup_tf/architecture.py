@@ -7,7 +7,7 @@ import dataclasses
 import json
 import operator
 
-from fedsup_tf.json_fields import expect_keys, parse_json, whole_numbers
+from fedsup_tf.files.json_schema import expect_keys, parse_json, whole_numbers
 
 # The fields of an architecture, in the order in which a space encodes them.
 DIMENSIONS = ("widths", "depths", "kernels")

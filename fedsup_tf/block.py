@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from fedsup_tf import layers, ops
+from fedsup_tf import layers
+from fedsup_tf.ops import ops
 from fedsup_tf.slicing import Slice
 from fedsup_tf.space import Stage
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
 

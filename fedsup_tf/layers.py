@@ -12,7 +12,7 @@ weights are local to the layer; the owner puts its prefix before them.
 
 import tensorflow as tf
 
-from fedsup_tf import normalization, ops
+from fedsup_tf.ops import normalization, ops
 from fedsup_tf.slicing import Slice, take
 from fedsup_tf.space import GROUP_SIZE
 

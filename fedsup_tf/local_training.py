@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from fedsup_tf import ops, slicing
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf import slicing
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.ops import ops
 from fedsup_tf.supernet import AnyArchitecture, Supernet, has_weight_decay
 
 # Under what name a net's vectors are packed; no tensor is called so.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.architecture import DIMENSIONS, Architecture
-from fedsup_tf.json_fields import expect_keys, parse_json, whole_numbers
+from fedsup_tf.files.json_schema import expect_keys, parse_json, whole_numbers
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import checkpoint, layers, slicing
+from fedsup_tf import layers, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock, under, uniform, with_prefixes
+from fedsup_tf.files import checkpoint
 from fedsup_tf.slicing import Grid, Slice
 from fedsup_tf.space import SearchSpace
 

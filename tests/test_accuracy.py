@@ -3,8 +3,8 @@
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.costs import count_parameters
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.slicing import count_values
 from fedsup_tf.space import digits_small, fedsup_cifar
 from fedsup_tf.supernet import Supernet

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration, checkpoint, datasets
+from fedsup_tf import calibration
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.data import datasets
+from fedsup_tf.data.partition import partition
+from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.partition import partition
 from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.export import BatchSizes, Origin, export_tflite

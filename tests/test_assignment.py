@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from fedsup_tf.costs import count_parameters
+from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import digits_small
 from tff_programs.assignment import Assignment, Tier, default_tiers, parse_tiers
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedsup_tf import bounds, costs
+from fedsup_tf.search import bounds, costs
 from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
 
 COSTS = costs.Cost._fields

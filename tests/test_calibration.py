@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from fedsup_tf import calibration
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import calibration as federated_calibration

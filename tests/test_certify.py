@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration, checkpoint
+from fedsup_tf import calibration
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fedsup_tf import checkpoint
+from fedsup_tf.files import checkpoint
 from fedsup_tf.space import digits_small, fedsup_cifar
 from fedsup_tf.supernet import Supernet
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import archives, datasets
-from fedsup_tf.datasets import DatasetError, load_dataset
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data import archives, datasets
+from fedsup_tf.data.datasets import DatasetError, load_dataset
+from fedsup_tf.data.preprocessing import Preprocessing
 
 RANDOM = np.random.default_rng(0)
 

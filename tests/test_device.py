@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedsup_tf import datasets
-from fedsup_tf.checkpoint import fingerprint, read_tensors
+from fedsup_tf.data import datasets
+from fedsup_tf.data.partition import partition
+from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.partition import partition
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import device_report

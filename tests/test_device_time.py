@@ -8,8 +8,8 @@ import pytest
 from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.costs import count_macs
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.costs import count_macs
 from fedsup_tf.space import fedsup_cifar
 from tff_programs.assignment import Tier, default_tiers
 from tff_programs.device_time import (

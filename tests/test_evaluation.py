@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.datasets import load_dataset
-from fedsup_tf.latency import Latency, LatencyTable, Measurement
-from fedsup_tf.parts import parts_of_space
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.datasets import load_dataset
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.search.cost_parts import parts_of_space
+from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import evaluation

@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 import tflite_runtime.interpreter as runtime
 
-from fedsup_tf import calibration, checkpoint
+from fedsup_tf import calibration
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage, digits_small
 from fedsup_tf.supernet import Supernet
 from tflite import flatbuffer

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedsup_tf import calibration
-from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs.calibrated import write_calibration
 from tflite.device_model import DeviceModel

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from commands import fedsup
 
-from fedsup_tf.checkpoint import fingerprint, read_tensors
+from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
 from tff_programs.assignment import Assignment, parse_tiers
 from tflite.merge import merge_updates, subnet_shapes

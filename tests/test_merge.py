@@ -13,9 +13,9 @@ import tensorflow_federated as tff
 from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import ClientUpdate, LocalTraining, local_update
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs import process

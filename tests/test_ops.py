@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import builtin_depthwise, normalization, ops
+from fedsup_tf.ops import builtin_depthwise, normalization, ops
 
 MODES = {"fast": contextlib.nullcontext, "builtin": ops.builtin_operators}
 SIZES = [(1, 1, 1), (1, 5, 7), (3, 8, 8), (2, 2, 2), (2, 7, 4), (4, 16, 16)]

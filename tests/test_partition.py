@@ -5,7 +5,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from fedsup_tf.partition import ClientIndices, label_counts, partition
+from fedsup_tf.data.partition import ClientIndices, label_counts, partition
 from tff_programs import data
 from tff_programs.flags import load_federated_data_from_flags
 

@@ -8,8 +8,8 @@ from spaces import SPACE
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import client_element
 from tff_programs.process import build_fedsup_process

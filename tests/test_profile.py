@@ -10,10 +10,10 @@ import tensorflow as tf
 from absl.testing import flagsaver
 
 from fedsup_tf.calibration import fold, mean_square_shapes
-from fedsup_tf.latency import Latency, LatencyTable
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.parts import Part, parts_of, parts_of_space
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
+from fedsup_tf.search.latency import Latency, LatencyTable
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import profile as program

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.calibration import fold, mean_square_shapes
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.inference_report import inference_table

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import checkpoint
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tflite.device_epoch import DivergedError, EpochReport, check_finite
@@ -594,7 +594,7 @@ def test_a_device_needs_no_tensorflow(model_path, tmp_path):
     program = f"""
 import json, sys
 import numpy as np
-from fedsup_tf import datasets, partition
+from fedsup_tf.data import datasets, partition
 from tflite.runner import DeviceTrainer
 from tflite.update_file import write_update
 examples = np.load({str(tmp_path / "examples.npz")!r})

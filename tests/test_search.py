@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from fedsup_tf import costs
-from fedsup_tf.budget import COSTS, Budget, CostModel
-from fedsup_tf.feasible import FeasibleSet, least_cost
-from fedsup_tf.latency import Latency, LatencyTable, Measurement
-from fedsup_tf.parts import Part, parts_of, parts_of_space
-from fedsup_tf.search import Candidate, pareto_front, random_search, search
+from fedsup_tf.search import costs
+from fedsup_tf.search.budget import COSTS, Budget, CostModel
+from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
+from fedsup_tf.search.evolution import Candidate, pareto_front, random_search, search
+from fedsup_tf.search.feasible import FeasibleSet, least_cost
+from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
 
 # Widths fall and do not nest from stage to stage, so that the cheapest is at no greedy choice.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fedsup_tf import costs
+from fedsup_tf.search import costs
 from fedsup_tf.space import (
     Architecture,
     SearchSpace,

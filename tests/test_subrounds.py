@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from spaces import SPACE
 
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs import clipping, mergeable, remote, runtime, shares
 from tff_programs.aggregation import OverlapMeanFactory

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import costs, slicing
+from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock
+from fedsup_tf.search import costs
 from fedsup_tf.space import SearchSpace, Stage, digits_small
 from fedsup_tf.supernet import Supernet, has_weight_decay
 

@@ -11,7 +11,7 @@ import time
 import pytest
 from commands import fedsup, train
 
-from fedsup_tf.checkpoint import read_tensors
+from fedsup_tf.files.checkpoint import read_tensors
 
 # So slow that a night has time for a round or two.
 DEVICES = {

@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 from spaces import SPACE
 
-from fedsup_tf import checkpoint
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files import checkpoint
 from fedsup_tf.space import PRESETS
 from fedsup_tf.supernet import Supernet
 from tflite.merge import subnet_shapes

@@ -11,7 +11,7 @@ import portpicker
 import pytest
 from commands import fedsup, train
 
-from fedsup_tf.checkpoint import read_tensors
+from fedsup_tf.files.checkpoint import read_tensors
 from tff_programs import remote, worker_command
 
 ROUNDS = 5

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.bounds import feasible_range, sample_within
+from fedsup_tf.search.bounds import feasible_range, sample_within
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulated_time import SimulatedTime
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsup_tf.json_fields import expect_keys, parse_json, read_json_text
+from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
 
 HOUR = 3600
 DAY = 24 * HOUR

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import flags
 
 from fedsup_tf.accuracy import count_correct
-from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs import report
 from tff_programs.calibrated import calibrate_tiers, write_calibration
 from tff_programs.flags import define_data_flags

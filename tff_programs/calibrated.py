@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsup_tf import checkpoint
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files import checkpoint
 from tff_programs.assignment import Tier
 from tff_programs.calibration import CalibrationPass, calibrate_federated
 from tff_programs.clients import client_element

@@ -11,7 +11,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tff_programs.distribution import broadcast_subnet, client_data_type, tensors_type
 

@@ -13,9 +13,9 @@ import sys
 import numpy as np
 from absl import flags
 
-from fedsup_tf import datasets
-from fedsup_tf.checkpoint import write_json
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data import datasets
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report
 from tff_programs import flags as shared_flags

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.costs import count_macs
-from fedsup_tf.datasets import ImageDataset
-from fedsup_tf.partition import ClientIndices
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.search.costs import count_macs
 from fedsup_tf.space import SearchSpace
 from tff_programs.arguments import DeferredData
 from tff_programs.assignment import Assignment, RoundPlan

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from fedsup_tf.checkpoint import replace_file
-from fedsup_tf.datasets import ImageDataset
-from fedsup_tf.partition import ClientIndices, label_counts
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices, label_counts
+from fedsup_tf.files.checkpoint import replace_file
 from tff_programs import flags as shared_flags
 
 FLAGS = flags.FLAGS

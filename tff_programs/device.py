@@ -12,7 +12,7 @@ import os
 import numpy as np
 from absl import flags
 
-from fedsup_tf.checkpoint import fingerprint
+from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs import device_report
 from tff_programs import flags as shared_flags
 from tff_programs.device_data import Examples, read_examples, split_by_class

@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.costs import architecture_cost, head_cost, stage_cost, stem_cost
-from fedsup_tf.json_fields import expect_keys, parse_json, read_json_text
+from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.costs import architecture_cost, head_cost, stage_cost, stem_cost
 from fedsup_tf.space import SearchSpace
 from tff_programs.assignment import Tier
 

@@ -11,7 +11,7 @@ import tensorflow_federated as tff
 from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.costs import architecture_cost
+from fedsup_tf.search.costs import architecture_cost
 from tff_programs import report
 from tff_programs.clients import client_element
 from tff_programs.evaluation import build_federated_evaluation

@@ -12,7 +12,7 @@ import tensorflow_federated as tff
 from fedsup_tf import slicing
 from fedsup_tf.accuracy import count_correct
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.distribution import client_data_type, select_subnets, tensors_type

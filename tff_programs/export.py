@@ -13,8 +13,8 @@ import time
 import numpy as np
 from absl import flags
 
-from fedsup_tf.checkpoint import fingerprint
-from fedsup_tf.costs import architecture_cost
+from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.search.costs import architecture_cost
 from tff_programs import report
 from tff_programs.assignment import Tier
 from tff_programs.calibrated import calibrate_tiers, read_calibration

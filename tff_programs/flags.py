@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from fedsup_tf import datasets, partition
+from fedsup_tf.data import datasets, partition
 
 FLAGS = flags.FLAGS
 

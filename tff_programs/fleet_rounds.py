@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.checkpoint import fingerprint, replace_file
+from fedsup_tf.files.checkpoint import fingerprint, replace_file
 from fedsup_tf.supernet import Supernet
 from tff_programs.assignment import Assignment, RoundPlan, default_tiers, parse_tiers
 from tff_programs.calibrated import calibrate_tiers

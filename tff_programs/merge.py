@@ -11,7 +11,7 @@ import os
 from absl import flags
 
 from fedsup_tf import slicing
-from fedsup_tf.checkpoint import fingerprint, write_json
+from fedsup_tf.files.checkpoint import fingerprint, write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tflite.merge import merge_updates

@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.slicing import WEIGHTINGS
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet

@@ -14,10 +14,10 @@ import time
 import numpy as np
 from absl import flags
 
-from fedsup_tf.latency import LatencyTable
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.parts import Part, parts_of_space
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.search.cost_parts import Part, parts_of_space
+from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import report

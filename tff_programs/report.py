@@ -4,8 +4,8 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 
-from fedsup_tf.checkpoint import replace_file
-from fedsup_tf.costs import architecture_cost
+from fedsup_tf.files.checkpoint import replace_file
+from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
 from tff_programs.assignment import Tier
 from tff_programs.training import RoundReport

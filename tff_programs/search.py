@@ -14,10 +14,10 @@ from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.budget import Budget, CostModel
-from fedsup_tf.feasible import FeasibleSet
-from fedsup_tf.latency import LatencyTable
-from fedsup_tf.search import random_search, search
+from fedsup_tf.search.budget import Budget, CostModel
+from fedsup_tf.search.evolution import random_search, search
+from fedsup_tf.search.feasible import FeasibleSet
+from fedsup_tf.search.latency import LatencyTable
 from tff_programs import search_report
 from tff_programs.evaluation import CandidateEvaluation, Examples, halve_held_out
 from tff_programs.flags import define_data_flags

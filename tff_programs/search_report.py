@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.budget import Budget, CostModel
-from fedsup_tf.checkpoint import replace_file, write_text
-from fedsup_tf.search import Candidate, Generation, SearchResult, pareto_front
+from fedsup_tf.files.checkpoint import replace_file, write_text
+from fedsup_tf.search.budget import Budget, CostModel
+from fedsup_tf.search.evolution import Candidate, Generation, SearchResult, pareto_front
 from tff_programs.report import format_table
 
 _INK, _FAINT = "#22303c", "#9aa5af"

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.datasets import ImageDataset
-from fedsup_tf.partition import ClientIndices
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.supernet import Supernet
 from tff_programs.clients import ClientData
 from tff_programs.training import RoundReport, train

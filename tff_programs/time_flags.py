@@ -8,8 +8,8 @@ from typing import Any
 from absl import flags
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.partition import ClientIndices
 from fedsup_tf.space import SearchSpace
 from tff_programs.assignment import Tier
 from tff_programs.availability import (

@@ -14,7 +14,7 @@ import tensorflow_federated as tff
 from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.checkpoint import write_json
+from fedsup_tf.files.checkpoint import write_json
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import process, report, schedule

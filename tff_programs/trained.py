@@ -7,10 +7,10 @@ import numpy as np
 from absl import flags
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.datasets import ImageDataset
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.partition import ClientIndices
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.assignment import Tier, parse_tiers

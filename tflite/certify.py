@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import calibration
-from fedsup_tf.checkpoint import fingerprint
-from fedsup_tf.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.supernet import Supernet
 from tflite import flatbuffer
 from tflite.certified_training import LEARNING_RATE, TrainingChecks

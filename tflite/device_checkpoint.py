@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedsup_tf.checkpoint import read_tensors, write_tensors
-from fedsup_tf.json_fields import expect_keys
+from fedsup_tf.files.checkpoint import read_tensors, write_tensors
+from fedsup_tf.files.json_schema import expect_keys
 from tflite.device_epoch import EpochReport
 from tflite.metadata import ModelMetadata
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.checkpoint import write_bytes
-from fedsup_tf.costs import architecture_cost
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import write_bytes
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet, check_weights
 from tflite import flatbuffer, signatures

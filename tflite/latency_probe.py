@@ -101,8 +101,8 @@ def _tensorflow(job, few, batch, forward) -> dict[str, Call]:
     """Inference and a step of SGD as TensorFlow trains at its fastest: in place, on variables."""
     import tensorflow as tf
 
+    from fedsup_tf.data.preprocessing import Preprocessing
     from fedsup_tf.local_training import LocalTraining
-    from fedsup_tf.preprocessing import Preprocessing
     from fedsup_tf.supernet import Supernet, has_weight_decay
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])

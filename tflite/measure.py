@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
 from tflite.engine_latency import MOST_SECONDS, last_words, measure_latency
 from tflite.latency_probe import ENGINES, FILE, FLEX

@@ -17,7 +17,7 @@ import zlib
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.json_fields import expect_keys
+from fedsup_tf.files.json_schema import expect_keys
 from fedsup_tf.space import SearchSpace
 
 ENTRY = "fedsup.json"

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from fedsup_tf import calibration, ops
+from fedsup_tf import calibration
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import under, with_prefixes
-from fedsup_tf.costs import map_size
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.parts import Part
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.ops import ops
+from fedsup_tf.search.cost_parts import Part
+from fedsup_tf.search.costs import map_size
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tflite.conversion import trace

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import calibration, ops
+from fedsup_tf import calibration
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
 from tflite import signatures
 from tflite.packing import HEAD_KERNEL

@@ -21,11 +21,11 @@ import tensorflow as tf
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes
-from fedsup_tf.checkpoint import write_text
-from fedsup_tf.latency import Latency, LatencyTable, Measurement
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import write_text
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.parts import Part, parts_of_space
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.search.cost_parts import Part, parts_of_space
+from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tflite import signatures

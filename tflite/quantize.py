@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import calibration, ops
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf import calibration
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
 from tflite import flatbuffer, signatures
 from tflite.conversion import trace

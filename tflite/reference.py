@@ -13,8 +13,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fedsup_tf.block import under
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.space import GROUP_SIZE
 from fedsup_tf.supernet import Supernet, has_weight_decay
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet, has_weight_decay
 from tflite import reference, signatures
 

@@ -36,10 +36,10 @@ from typing import Any
 
 import numpy as np
 
-from fedsup_tf import checkpoint
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.costs import count_parameters
-from fedsup_tf.json_fields import expect_keys
+from fedsup_tf.files import checkpoint
+from fedsup_tf.files.json_schema import expect_keys
+from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import SearchSpace
 
 # A subnet's tensors by name with their shapes, absent ones left out.

@@ -14,8 +14,8 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * Float tensors and JSON metadata in a safetensors file, as fedsup_tf/checkpoint.py writes them;
- * tflite/update_file.py says what the bytes are.
+ * Float tensors and JSON metadata in a safetensors file, as fedsup_tf/files/checkpoint.py writes
+ * them; tflite/update_file.py says what the bytes are.
  *
  * @param metadata any JSON
  * @param values row-major values of each tensor by name

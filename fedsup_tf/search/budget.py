@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from fedsup_tf import costs
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.latency import LatencyTable
-from fedsup_tf.parts import Part, parts_of
+from fedsup_tf.search import costs
+from fedsup_tf.search.cost_parts import Part, parts_of
+from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import SearchSpace
 
 _FLOAT_BYTES = 4

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.budget import Budget, CostModel
-from fedsup_tf.parts import Part
+from fedsup_tf.search.budget import Budget, CostModel
+from fedsup_tf.search.cost_parts import Part
 
 _UNIFORM_TRIES = 200
 # More than the rounding of sums in another order, less than any cost means.

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.checkpoint import write_text
-from fedsup_tf.json_fields import expect_keys, parse_json
-from fedsup_tf.parts import Part, parts_of, parts_of_space
+from fedsup_tf.files.checkpoint import write_text
+from fedsup_tf.files.json_schema import expect_keys, parse_json
+from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.space import SearchSpace
 
 _WHAT = "A latency table"

@@ -7,7 +7,7 @@ maps. Both formulations here are exact, and made of operations that are fast.
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.builtin_ops import maximum, same_padding, shape_of
+from fedsup_tf.ops.builtin import maximum, same_padding, shape_of
 
 # Of a pixel and a pixel of the result, up to which products of all of them are fast: 4 x 4 maps.
 _MOST_PAIRS = 256

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedsup_tf import costs
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.search import costs
 from fedsup_tf.space import SearchSpace
 
 _UNIFORM_TRIES = 200

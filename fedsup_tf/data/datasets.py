@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedsup_tf import archives
-from fedsup_tf.archives import DatasetError, Splits
-from fedsup_tf.preprocessing import Preprocessing
+from fedsup_tf.data import archives
+from fedsup_tf.data.archives import DatasetError, Splits
+from fedsup_tf.data.preprocessing import Preprocessing
 
 __all__ = ["DATASETS", "DatasetError", "ImageDataset", "load_dataset"]
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.builtin_ops import SQUARE, each_transposed, same_padding, window
+from fedsup_tf.ops.builtin import SQUARE, each_transposed, same_padding, window
 
 # Nanoseconds by measurement on x86: of a pair's weight in an image, entry by entry; of an entry of
 # a matrix; of a multiplication in a product; of rows that are copied into a block together; of an

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.budget import Budget, CostModel
-from fedsup_tf.feasible import FeasibleSet
+from fedsup_tf.search.budget import Budget, CostModel
+from fedsup_tf.search.feasible import FeasibleSet
 from fedsup_tf.space import SearchSpace
 
 _TRIES_PER_CHILD = 50

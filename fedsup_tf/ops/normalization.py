@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from fedsup_tf import ops
-from fedsup_tf.builtin_ops import shape_of
+from fedsup_tf.ops import ops
+from fedsup_tf.ops.builtin import shape_of
 
 _raw = tf.raw_ops
 

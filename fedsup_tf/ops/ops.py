@@ -2,7 +2,7 @@
 
 TensorFlow's own gradients of a convolution have no TensorFlow Lite counterpart, and its filter
 gradient of a depthwise convolution wider than 3 x 3 is several times slower than the convolution
-(see `filter_gradients`). Where TensorFlow's kernel is fast it is used, except inside
+(see `depthwise_gradient`). Where TensorFlow's kernel is fast it is used, except inside
 `builtin_operators()`, in which every gradient is made of builtins. Values and gradients equal
 TensorFlow's own up to rounding either way.
 
@@ -15,9 +15,9 @@ import contextvars
 
 import tensorflow as tf
 
-from fedsup_tf import builtin_depthwise, builtin_ops
-from fedsup_tf.builtin_ops import maximum, shape_of
-from fedsup_tf.filter_gradients import depthwise_filter_gradient
+from fedsup_tf.ops import builtin, builtin_depthwise
+from fedsup_tf.ops.builtin import maximum, shape_of
+from fedsup_tf.ops.depthwise_gradient import depthwise_filter_gradient
 
 _raw = tf.raw_ops
 # How operations are traced; exactly one holds.
@@ -57,7 +57,7 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     if _formulation.get() == _QUANTIZABLE:
         return tf.nn.conv2d(images, kernel, 1, "SAME")
     if is_builtin():
-        return builtin_ops.pointwise_conv2d(images, kernel)
+        return builtin.pointwise_conv2d(images, kernel)
     return _pointwise(images, kernel, may_be_absent=False)
 
 
@@ -111,7 +111,7 @@ def known(tensor: tf.Tensor, shape) -> tf.Tensor:
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`(rows, in) @ (in, out)`."""
-    return builtin_ops.matmul(rows, matrix) if is_builtin() else tf.matmul(rows, matrix)
+    return builtin.matmul(rows, matrix) if is_builtin() else tf.matmul(rows, matrix)
 
 
 def average_pool(images: tf.Tensor) -> tf.Tensor:
@@ -121,7 +121,7 @@ def average_pool(images: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def pool(images):
         def gradient(upstream):
-            return builtin_ops.average_pool_gradient(upstream, height, width)
+            return builtin.average_pool_gradient(upstream, height, width)
 
         return tf.nn.avg_pool2d(images, 2, 2, "SAME"), gradient
 
@@ -140,7 +140,7 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
       `(batch, ceil(height / stride), ceil(width / stride), out)`.
     """
     if is_builtin():
-        return builtin_ops.conv2d(images, kernel, stride)
+        return builtin.conv2d(images, kernel, stride)
 
     @tf.custom_gradient
     def convolve(images, kernel):
@@ -252,7 +252,7 @@ def relu6(values: tf.Tensor) -> tf.Tensor:
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """`upstream` where `result`, the value of ReLU6, lies strictly between 0 and 6; else zero."""
     if is_builtin():
-        return builtin_ops.relu6_gradient(upstream, result)
+        return builtin.relu6_gradient(upstream, result)
     # Relu6Grad compares entry by entry, which TFF's worker, built for old processors, does without
     # vectors: 8 times as slow. Inside, the product is beyond 1 for all values above 1e-38.
     return upstream * tf.minimum(tf.minimum(result, 6.0 - result) * 1e38, 1.0)

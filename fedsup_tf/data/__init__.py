@@ -1,0 +1,1 @@
+"""Image data sets: archives, preprocessing and federated partitions."""

@@ -1,0 +1,1 @@
+"""Files: safetensors checkpoints, atomic writes, JSON that people write."""

@@ -1,0 +1,1 @@
+"""Operations of the net with their gradients: fast ones, and ones of builtins alone."""

@@ -1,0 +1,1 @@
+"""Search for architectures: evolution, costs, latencies, budgets and bounds."""
