@@ -23,9 +23,9 @@ from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
-from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.merge import subnet_shapes
-from tflite.update_file import read_update
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.format.update_file import read_update
+from tflite.merge.merge import subnet_shapes
 
 BUILD = Path(__file__).parents[1] / "android_demo/offline/build.sh"
 CLIENTS, WRITER = 20, 3

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tflite import metadata, signatures, update_file
+from tflite.format import metadata, signatures, update_file
 
 APP = Path(__file__).parents[1] / "android_demo/app/src/main/java/org/fedsup/demo"
 

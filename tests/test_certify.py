@@ -15,15 +15,16 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report
-from tflite import certified_training, phone_model
-from tflite.certify import certify
-from tflite.check import Phone, compare
-from tflite.engine_latency import measure_latency
-from tflite.export import BatchSizes, Origin, export_tflite, refresh_tflite
-from tflite.measure import measure
-from tflite.metadata import read_metadata
-from tflite.reference import Reference, compute
-from tflite.sides import largest_difference, settle
+from tflite.certify import certified_training
+from tflite.certify.certify import certify
+from tflite.certify.checks import Phone, compare
+from tflite.certify.reference import Reference, compute
+from tflite.certify.relu_ties import largest_difference, settle
+from tflite.export import training_module
+from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
+from tflite.format.metadata import read_metadata
+from tflite.profiling.compare_engines import measure
+from tflite.profiling.engine_process import measure_latency
 
 SPACE = SearchSpace(
     name="tiny",
@@ -119,13 +120,13 @@ def test_another_preprocessing_is_found(tmp_path):
 
 
 def test_a_wrong_gradient_is_found_and_not_explained_away(tmp_path, monkeypatch):
-    step = phone_model.PhoneModel._step
+    step = training_module.PhoneModel._step
 
     def wrong(self, weights, gradients, *rest):
         name = "stem_norm/beta"
         return step(self, weights, {**gradients, name: gradients[name] * 1.01}, *rest)
 
-    monkeypatch.setattr(phone_model.PhoneModel, "_step", wrong)
+    monkeypatch.setattr(training_module.PhoneModel, "_step", wrong)
     found = failed(certify_here(export(tmp_path / "wrong.tflite")))
     assert {"train, single steps", "train, free run", "train, batch of one"} <= found
     assert not {"infer, frozen", "evaluate", "train, losses"} & found

@@ -5,8 +5,8 @@ import tensorflow as tf
 import tflite_runtime.interpreter as runtime
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tflite import flatbuffer
-from tflite.graph_edit import builtin_of, parse
+from tflite.flatbuffer import flatbuffer
+from tflite.flatbuffer.schema import builtin_of, parse
 
 FEW, MANY = (3, 4), (64, 128)
 

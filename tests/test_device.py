@@ -18,10 +18,10 @@ from fedsup_tf.supernet import Supernet
 from tff_programs import device_report
 from tff_programs.device_data import read_examples, split_by_class
 from tff_programs.device_report import Scores
-from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.merge import merge_updates
-from tflite.metadata import read_metadata
-from tflite.runner import DeviceTrainer, EpochReport
+from tflite.device.trainer import DeviceTrainer, EpochReport
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.format.metadata import read_metadata
+from tflite.merge.merge import merge_updates
 
 SPACE = SearchSpace(
     name="tiny",
@@ -174,14 +174,14 @@ def test_a_run_goes_on_where_it_ended(model_path, tmp_path):
 # Ends itself in the midst of the third epoch, as a phone's system ends an app.
 KILLED = """
 import os, sys
-from tflite import runner
-real, calls = runner.DeviceTrainer.train_batch, []
+from tflite.device import trainer
+real, calls = trainer.DeviceTrainer.train_batch, []
 def train_batch(self, *arguments, **options):
     calls.append(1)
     if len(calls) == int(os.environ["LAST_STEP"]):
         os.kill(os.getpid(), 9)
     return real(self, *arguments, **options)
-runner.DeviceTrainer.train_batch = train_batch
+trainer.DeviceTrainer.train_batch = train_batch
 from tff_programs.cli import main
 main()
 """

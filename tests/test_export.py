@@ -17,10 +17,10 @@ from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace, Stage, digits_small
 from fedsup_tf.supernet import Supernet
-from tflite import flatbuffer
-from tflite.export import BatchSizes, Origin, export_tflite, refresh_tflite
-from tflite.metadata import read_metadata, split_model
-from tflite.phone_model import MEAN_SQUARE_DECAY, PhoneModel
+from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
+from tflite.export.training_module import MEAN_SQUARE_DECAY, PhoneModel
+from tflite.flatbuffer import flatbuffer
+from tflite.format.metadata import read_metadata, split_model
 
 BATCH = 8
 RATE = 0.05

@@ -9,9 +9,9 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tff_programs.calibrated import write_calibration
-from tflite.device_model import DeviceModel
-from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.metadata import read_metadata
+from tflite.device.model import DeviceModel
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.format.metadata import read_metadata
 
 REFUSED = {
     "unknown": (["--architecture=middle"], "'middle': expected smallest, largest, an arch"),

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tflite_runtime.interpreter as runtime
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tflite import conversion, flatbuffer
-from tflite.graph_edit import parse
+from tflite.export import conversion
+from tflite.flatbuffer import flatbuffer
+from tflite.flatbuffer.schema import parse
 
 SHAPE = (8, 10)
 RANDOM = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)

@@ -10,9 +10,9 @@ from commands import fedsup
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
 from tff_programs.assignment import Assignment, parse_tiers
-from tflite.merge import merge_updates, subnet_shapes
-from tflite.metadata import read_metadata
-from tflite.update_file import read_update
+from tflite.format.metadata import read_metadata
+from tflite.format.update_file import read_update
+from tflite.merge.merge import merge_updates, subnet_shapes
 
 CLIENTS = 3
 

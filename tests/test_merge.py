@@ -20,8 +20,8 @@ from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs import process
 from tff_programs.clients import client_element
-from tflite.merge import merge_updates
-from tflite.update_file import DeviceUpdate, write_update
+from tflite.format.update_file import DeviceUpdate, write_update
+from tflite.merge.merge import merge_updates
 
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(batch_size=8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tflite.packing import HEAD_KERNEL, pack, packing, unpack
+from tflite.export.packing import HEAD_KERNEL, pack, packing, unpack
 
 SHAPES = {
     "stem/kernel": (3, 3, 1, 8),

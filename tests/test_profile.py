@@ -17,10 +17,10 @@ from fedsup_tf.search.latency import Latency, LatencyTable
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs import profile as program
-from tflite.conversion import convert
-from tflite.part_model import NOTHING, PartModel
-from tflite.profile import Conditions, Profile, Profiler, fit_table, relative_errors
-from tflite.timing import least_milliseconds, prepare_calls
+from tflite.export.conversion import convert
+from tflite.profiling.part_module import NOTHING, PartModel
+from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table, relative_errors
+from tflite.profiling.timing import least_milliseconds, prepare_calls
 
 STAGES = (Stage("a", (8, 16), (1,), (3,), 1), Stage("b", (16,), (1, 2), (3, 5), 2))
 SPACE = SearchSpace("some", (8, 8, 1), 4, 8, 1, STAGES)

@@ -10,11 +10,11 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.inference_report import inference_table
-from tflite.export import Origin
-from tflite.flatbuffer import count_operators
-from tflite.metadata import read_metadata, split_model
-from tflite.quantize import PRECISIONS, export_inference
-from tflite.runner import DeviceTrainer
+from tflite.device.trainer import DeviceTrainer
+from tflite.export.export import Origin
+from tflite.export.quantize import PRECISIONS, export_inference
+from tflite.flatbuffer.flatbuffer import count_operators
+from tflite.format.metadata import read_metadata, split_model
 
 # A shortcut with a convolution, with a pool, with both, and with neither; kernels of 1,024 values,
 # below which the converter leaves them as they are.

@@ -16,11 +16,11 @@ from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tflite.device_epoch import DivergedError, EpochReport, check_finite
-from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.metadata import ENTRY, append_metadata, read_metadata
-from tflite.runner import DeviceTrainer
-from tflite.update_file import read_update, write_update
+from tflite.device.epoch import DivergedError, EpochReport, check_finite
+from tflite.device.trainer import DeviceTrainer
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.format.metadata import ENTRY, append_metadata, read_metadata
+from tflite.format.update_file import read_update, write_update
 
 SPACE = SearchSpace(
     name="tiny",
@@ -140,7 +140,7 @@ def test_what_fills_up_a_batch_changes_nothing(model_path, trainer, monkeypatch)
         noise = RANDOM.integers(0, high, (size - len(values), *values.shape[1:]))
         return np.concatenate([values, noise.astype(values.dtype)])
 
-    monkeypatch.setattr("tflite.device_model.fill", fill_with_noise)
+    monkeypatch.setattr("tflite.device.model.fill", fill_with_noise)
     results.append(other.train_batch(*batch, 0.1))
     assert results[0] == results[1]
     assert_same(trainer.state(), other.state())
@@ -595,8 +595,8 @@ def test_a_device_needs_no_tensorflow(model_path, tmp_path):
 import json, sys
 import numpy as np
 from fedsup_tf.data import datasets, partition
-from tflite.runner import DeviceTrainer
-from tflite.update_file import write_update
+from tflite.device.trainer import DeviceTrainer
+from tflite.format.update_file import write_update
 examples = np.load({str(tmp_path / "examples.npz")!r})
 trainer = DeviceTrainer({str(model_path)!r})
 trainer.fit(examples["images"], examples["labels"], epochs=2, learning_rate=0.05, seed=3)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tflite import thread_choice
-from tflite.thread_choice import ThreadChoice
+from tflite.device import thread_tuner
+from tflite.device.thread_tuner import ThreadChoice
 
-TRIAL, PERIOD = thread_choice._TRIAL, thread_choice._PERIOD
+TRIAL, PERIOD = thread_tuner._TRIAL, thread_tuner._PERIOD
 
 
 class Machine:

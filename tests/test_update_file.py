@@ -17,8 +17,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.space import PRESETS
 from fedsup_tf.supernet import Supernet
-from tflite.merge import subnet_shapes
-from tflite.update_file import DeviceUpdate, read_update, write_update
+from tflite.format.update_file import DeviceUpdate, read_update, write_update
+from tflite.merge.merge import subnet_shapes
 
 SHAPES_OF = functools.partial(subnet_shapes, Supernet(SPACE))
 ARCHITECTURE = Architecture((8, 16), (1, 2), (5, 3))
@@ -127,7 +127,7 @@ def test_reading_and_writing_load_no_tensorflow(tmp_path):
     write_by_hand(tmp_path / "update")
     shapes = {name: value.shape for name, value in make_update().delta.items()}
     program = (
-        "import sys; from tflite.update_file import read_update, write_update;"
+        "import sys; from tflite.format.update_file import read_update, write_update;"
         "from fedsup_tf.space import SearchSpace;"
         f"space = SearchSpace.from_json({SPACE.to_json()!r});"
         f"update = read_update({str(tmp_path / 'update')!r}, space, lambda _: {shapes!r});"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_programs import report
-from tflite.certify import Certificate
+from tflite.certify.certify import Certificate
 
 
 def checks_table(certificate: Certificate, examples: str) -> str:

@@ -19,8 +19,8 @@ from fedsup_tf.files.checkpoint import write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs import certificate_report
 from tff_programs import flags as shared_flags
-from tflite.certify import certify
-from tflite.measure import measure
+from tflite.certify.certify import certify
+from tflite.profiling.compare_engines import measure
 
 FLAGS = flags.FLAGS
 shared_flags.define_data_flags()

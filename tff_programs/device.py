@@ -17,8 +17,8 @@ from tff_programs import device_report
 from tff_programs import flags as shared_flags
 from tff_programs.device_data import Examples, read_examples, split_by_class
 from tff_programs.device_report import Scores
-from tflite.runner import DeviceTrainer
-from tflite.update_file import write_update
+from tflite.device.trainer import DeviceTrainer
+from tflite.format.update_file import write_update
 
 FLAGS = flags.FLAGS
 shared_flags.define_data_flags()

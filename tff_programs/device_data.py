@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tflite.metadata import ModelMetadata
+from tflite.format.metadata import ModelMetadata
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 # What Pillow and NumPy raise for files that are damaged or of another kind.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedsup_tf.files.checkpoint import replace_file
-from tflite.device_epoch import EpochReport
+from tflite.device.epoch import EpochReport
 
 _BAR = 20
 _INK, _FAINT, _TRAINED, _HELD_OUT = "#22303c", "#9aa5af", "#3b6fb6", "#e07b39"

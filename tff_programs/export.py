@@ -21,8 +21,8 @@ from tff_programs.calibrated import calibrate_tiers, read_calibration
 from tff_programs.flags import define_data_flags
 from tff_programs.inference_report import inference_table
 from tff_programs.trained import TrainedSupernet, device_training, load_trained, name_architectures
-from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.quantize import PRECISIONS, export_inference
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.export.quantize import PRECISIONS, export_inference
 
 FLAGS = flags.FLAGS
 _DEFAULTS = BatchSizes()

@@ -16,8 +16,8 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.assignment import Assignment, RoundPlan, default_tiers, parse_tiers
 from tff_programs.calibrated import calibrate_tiers
 from tff_programs.trained import TrainedSupernet, device_training
-from tflite.export import BatchSizes, Origin, export_tflite, refresh_tflite
-from tflite.merge import merge_updates
+from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
+from tflite.merge.merge import merge_updates
 
 _IMAGES_OF_CALIBRATION = 30
 

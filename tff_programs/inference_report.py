@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from tff_programs.report import format_table
-from tflite import signatures
-from tflite.interpreter import open_interpreter
-from tflite.metadata import read_metadata
-from tflite.timing import least_milliseconds, prepare_calls
+from tflite.device.interpreter import open_interpreter
+from tflite.format import signatures
+from tflite.format.metadata import read_metadata
+from tflite.profiling.timing import least_milliseconds, prepare_calls
 
 _REPETITIONS = 100
 

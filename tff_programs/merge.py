@@ -14,8 +14,8 @@ from fedsup_tf import slicing
 from fedsup_tf.files.checkpoint import fingerprint, write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
-from tflite.merge import merge_updates
-from tflite.merge_report import MergeReport
+from tflite.merge.merge import merge_updates
+from tflite.merge.merge_report import MergeReport
 
 FLAGS = flags.FLAGS
 # Rows of the table; the JSON file has all.

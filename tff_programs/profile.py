@@ -22,8 +22,8 @@ from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs import report
 from tff_programs.trained import device_training
-from tflite.profile import Conditions, Profile, Profiler, fit_table
-from tflite.timing import describe_machine
+from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table
+from tflite.profiling.timing import describe_machine
 
 FLAGS = flags.FLAGS
 _DEFAULTS = Conditions()

@@ -12,9 +12,9 @@ import numpy as np
 from sklearn import datasets
 from tflite_runtime.interpreter import Interpreter
 
-from tflite import signatures
-from tflite.metadata import ModelMetadata, read_metadata
-from tflite.update_file import DeviceUpdate, write_update
+from tflite.format import signatures
+from tflite.format.metadata import ModelMetadata, read_metadata
+from tflite.format.update_file import DeviceUpdate, write_update
 
 _LEARNING_RATE = 0.05
 # Examples of each step: whole batches and short ones.

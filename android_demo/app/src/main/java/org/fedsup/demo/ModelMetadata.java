@@ -14,7 +14,7 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** What a model says about itself: a zip archive behind it, as tflite/metadata.py tells. */
+/** What a model says about itself: a zip archive behind it, as tflite/format/metadata.py tells. */
 public final class ModelMetadata {
     private static final String ENTRY = "fedsup.json";
     private static final String HASH_ENTRY = "model.sha256";

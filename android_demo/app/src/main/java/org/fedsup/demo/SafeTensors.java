@@ -15,7 +15,7 @@ import org.json.JSONObject;
 
 /**
  * Float tensors and JSON metadata in a safetensors file, as fedsup_tf/files/checkpoint.py writes
- * them; tflite/update_file.py says what the bytes are.
+ * them; tflite/format/update_file.py says what the bytes are.
  *
  * @param metadata any JSON
  * @param values row-major values of each tensor by name

@@ -4,8 +4,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Names of a model's signatures and of their tensors, the same as in tflite/signatures.py, which
- * says what each of them is.
+ * Names of a model's signatures and of their tensors, the same as in tflite/format/signatures.py,
+ * which says what each of them is.
  */
 final class Signatures {
     static final String TRAIN = "train";

@@ -9,7 +9,7 @@ import org.json.JSONObject;
 
 /**
  * What a phone sends back: the change of its subnet's weights, in the format of
- * tflite/update_file.py, for fedsup merge.
+ * tflite/format/update_file.py, for fedsup merge.
  *
  * @param delta trained minus received weights by name
  * @param before score of the received weights on the examples trained on

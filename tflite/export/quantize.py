@@ -15,10 +15,11 @@ from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
-from tflite import flatbuffer, signatures
-from tflite.conversion import trace
-from tflite.export import Origin, write_model
-from tflite.metadata import ModelMetadata
+from tflite.export.conversion import trace
+from tflite.export.export import Origin, write_model
+from tflite.flatbuffer import flatbuffer
+from tflite.format import signatures
+from tflite.format.metadata import ModelMetadata
 
 # float32; weights in 16 bits; weights in 8 bits and maps in floats; weights and maps in 8 bits.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")

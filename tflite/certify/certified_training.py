@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.space import MEAN_SQUARE
-from tflite.check import Check, Phone, compare
-from tflite.metadata import ModelMetadata
-from tflite.phone_model import MEAN_SQUARE_DECAY
-from tflite.reference import Reference
-from tflite.sides import Settled, largest_difference, settle
+from tflite.certify.checks import Check, Phone, compare
+from tflite.certify.reference import Reference
+from tflite.certify.relu_ties import Settled, largest_difference, settle
+from tflite.export.training_module import MEAN_SQUARE_DECAY
+from tflite.format.metadata import ModelMetadata
 
 LEARNING_RATE = 0.05
 # Of a weight after one step: roundings of a weight of size 1 are 1.2e-7, and a step's own were

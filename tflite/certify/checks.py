@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tflite import signatures
-from tflite.device_model import DeviceModel, fill
+from tflite.device.model import DeviceModel, fill
+from tflite.format import signatures
 
 
 class Check(NamedTuple):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import has_weight_decay
-from tflite.packing import MEAN_SQUARES, pack, packing, unpack
+from tflite.export.packing import MEAN_SQUARES, pack, packing, unpack
 
 # Share that a frozen mean square keeps of itself in a step of training; the rest is the batch's.
 MEAN_SQUARE_DECAY = 0.9

@@ -1,6 +1,6 @@
 """How long a subnet's inference and training take with each engine, side by side.
 
-Each engine is a process of its own (`latency_probe`), and they take turns: whatever else the
+Each engine is a process of its own (`engine_worker`), and they take turns: whatever else the
 machine does meets them all, and the threads of none disturb another's.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from tflite import signatures
+from tflite.format import signatures
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 # Calls that follow each other, as in training, before the next engine has its turn.
 _TURN = 10
 # Threads spin for a while after a call, and would take from the next engine.
@@ -33,8 +33,8 @@ def measure_latency(
     """Times `infer` and `train`.
 
     Args:
-      engines: Of `latency_probe.ENGINES`.
-      job: What `latency_probe` takes, without the engine.
+      engines: Of `engine_worker.ENGINES`.
+      job: What `engine_worker` takes, without the engine.
       repetitions: Calls of each signature that are timed, of each engine.
 
     Returns:
@@ -66,7 +66,7 @@ class _Process:
         self._error = None
         self._messages = tempfile.TemporaryFile("w+", encoding="utf-8")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tflite.latency_probe", json.dumps(job)],
+            [sys.executable, "-m", "tflite.profiling.engine_worker", json.dumps(job)],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -19,12 +19,12 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.supernet import Supernet
-from tflite import flatbuffer
-from tflite.certified_training import LEARNING_RATE, TrainingChecks
-from tflite.check import Check, Phone, compare
-from tflite.metadata import ModelMetadata, read_metadata
-from tflite.reference import Reference
-from tflite.runner import DeviceTrainer
+from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
+from tflite.certify.checks import Check, Phone, compare
+from tflite.certify.reference import Reference
+from tflite.device.trainer import DeviceTrainer
+from tflite.flatbuffer import flatbuffer
+from tflite.format.metadata import ModelMetadata, read_metadata
 
 # Relative to the largest logit: a few hundred roundings, one for each addition of a long sum.
 _INFER_TOLERANCE = 2e-5

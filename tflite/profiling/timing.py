@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tflite_runtime.interpreter as runtime
 
-from tflite.interpreter import open_interpreter
+from tflite.device.interpreter import open_interpreter
 
 Call = Callable[[], Any]
 # More than the cache of a core.

@@ -20,11 +20,12 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet, check_weights
-from tflite import flatbuffer, signatures
-from tflite.conversion import convert, trace
-from tflite.metadata import ModelMetadata, append_metadata, split_model
-from tflite.packing import pack, packing
-from tflite.phone_model import PhoneModel
+from tflite.export.conversion import convert, trace
+from tflite.export.packing import pack, packing
+from tflite.export.training_module import PhoneModel
+from tflite.flatbuffer import flatbuffer
+from tflite.format import signatures
+from tflite.format.metadata import ModelMetadata, append_metadata, split_model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from fedsup_tf.files.checkpoint import read_tensors, write_tensors
 from fedsup_tf.files.json_schema import expect_keys
-from tflite.device_epoch import EpochReport
-from tflite.metadata import ModelMetadata
+from tflite.device.epoch import EpochReport
+from tflite.format.metadata import ModelMetadata
 
 _KIND = "device checkpoint"
 _FIELDS = {"base_hash", "architecture", "history", "notes"}

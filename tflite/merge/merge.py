@@ -11,14 +11,14 @@ from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
-from tflite.merge_report import (
+from tflite.format.update_file import DeviceUpdate, check_shapes, read_update
+from tflite.merge.merge_report import (
     DuplicateUpdate,
     MergeReport,
     RejectedUpdate,
     TensorCoverage,
     UsedUpdate,
 )
-from tflite.update_file import DeviceUpdate, check_shapes, read_update
 
 # Reasons quote what a file says, which may be long.
 _REASON_LENGTH = 400

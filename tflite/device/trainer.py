@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from tflite.device_checkpoint import Progress, read_progress, write_progress
-from tflite.device_epoch import DivergedError, EpochReport, check_finite, run_epoch
-from tflite.device_model import DeviceModel
-from tflite.metadata import ModelMetadata
-from tflite.thread_choice import ThreadChoice
-from tflite.update_file import DeviceUpdate
+from tflite.device.checkpoint import Progress, read_progress, write_progress
+from tflite.device.epoch import DivergedError, EpochReport, check_finite, run_epoch
+from tflite.device.model import DeviceModel
+from tflite.device.thread_tuner import ThreadChoice
+from tflite.format.metadata import ModelMetadata
+from tflite.format.update_file import DeviceUpdate
 
 __all__ = ["DeviceTrainer", "EpochReport"]
 

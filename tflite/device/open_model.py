@@ -9,9 +9,9 @@ import numpy as np
 import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.space import MEAN_SQUARE
-from tflite import signatures
-from tflite.interpreter import open_interpreter, set_threads
-from tflite.metadata import ModelMetadata, read_metadata
+from tflite.device.interpreter import open_interpreter, set_threads
+from tflite.format import signatures
+from tflite.format.metadata import ModelMetadata, read_metadata
 
 _OPTIONAL = {signatures.TRAIN_HEAD}
 

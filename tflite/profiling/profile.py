@@ -28,11 +28,11 @@ from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tflite import signatures
-from tflite.conversion import convert
-from tflite.export import BatchSizes, Origin, export_tflite
-from tflite.part_model import NOTHING, PartModel
-from tflite.timing import least_milliseconds, prepare_calls
+from tflite.export.conversion import convert
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.format import signatures
+from tflite.profiling.part_module import NOTHING, PartModel
+from tflite.profiling.timing import least_milliseconds, prepare_calls
 
 # Parts in a file: conversion has a fixed cost, and its memory grows with the file.
 _PARTS_IN_A_FILE = 6

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tflite.graph_edit import add_constant, builtin_of, operator_code
+from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code
 
 # From so many bytes on a copy costs more than the delegate's work in one piece is worth.
 _LEAST_BYTES = 16_384

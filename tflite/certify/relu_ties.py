@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tflite.reference import Reference, Step, passes_gradient
+from tflite.certify.reference import Reference, Step, passes_gradient
 
 # A comparison is open if its value lies within so many times the largest rounding error that was
 # met in its channel; another engine's rounding is not the reference's.

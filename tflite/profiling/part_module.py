@@ -14,16 +14,16 @@ from fedsup_tf.search.cost_parts import Part
 from fedsup_tf.search.costs import map_size
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tflite.conversion import trace
-from tflite.phone_model import score
-from tflite.sgd_module import SgdModule
+from tflite.export.conversion import trace
+from tflite.export.sgd_module import SgdModule
+from tflite.export.training_module import score
 
 # Stands for a part that computes nothing, which tells what a call itself costs.
 NOTHING = Part("nothing")
 
 
 class PartModel(SgdModule):
-    """A part with its variables, as `phone_model.PhoneModel` has them.
+    """A part with its variables, as `training_module.PhoneModel` has them.
 
     Inference folds the frozen mean squares into the kernels. A step of training goes forward, goes
     back to the weights and to what entered the part (but not to the images), and moves the weights.

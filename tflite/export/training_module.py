@@ -11,9 +11,9 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
-from tflite import signatures
-from tflite.packing import HEAD_KERNEL
-from tflite.sgd_module import MEAN_SQUARE_DECAY, SgdModule
+from tflite.export.packing import HEAD_KERNEL
+from tflite.export.sgd_module import MEAN_SQUARE_DECAY, SgdModule
+from tflite.format import signatures
 
 __all__ = ["MEAN_SQUARE_DECAY", "PhoneModel", "Scores", "score"]
 

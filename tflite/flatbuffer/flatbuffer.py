@@ -8,8 +8,8 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tflite import delegation
-from tflite.graph_edit import add_constant, builtin_of, operator_code, parse
+from tflite.flatbuffer import xnnpack_passes
+from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code, parse
 
 _FILE_IDENTIFIER = b"TFL3"
 # Bytes from which zeros are worth an operator.
@@ -69,7 +69,7 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
         for tensor in graph.tensors:
             tensor.name = None
             tensor.quantization = None if _is_empty(tensor.quantization) else tensor.quantization
-    delegation.prepare(parsed)
+    xnnpack_passes.prepare(parsed)
     _share_buffers(parsed)
     _drop_unused_buffers(parsed)
     return _pack(parsed, len(model))

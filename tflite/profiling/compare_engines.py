@@ -16,10 +16,10 @@ from typing import Any
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
-from tflite.engine_latency import MOST_SECONDS, last_words, measure_latency
-from tflite.latency_probe import ENGINES, FILE, FLEX
-from tflite.metadata import read_metadata
-from tflite.stock_export import export_stock
+from tflite.format.metadata import read_metadata
+from tflite.profiling.engine_process import MOST_SECONDS, last_words, measure_latency
+from tflite.profiling.engine_worker import ENGINES, FILE, FLEX
+from tflite.profiling.flex_export import export_stock
 
 _FOLDER = Path(__file__).parent
 _MEMORY_STEPS = 5
@@ -121,7 +121,7 @@ def _probe_memory(job: dict[str, Any]) -> dict[str, int]:
     try:
         result = subprocess.run(
             command,
-            cwd=_FOLDER.parent,
+            cwd=_FOLDER.parents[1],
             capture_output=True,
             text=True,
             check=False,

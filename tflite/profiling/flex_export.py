@@ -12,7 +12,8 @@ import tensorflow as tf
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet, has_weight_decay
-from tflite import reference, signatures
+from tflite.certify import reference
+from tflite.format import signatures
 
 
 class StockModel(tf.Module):

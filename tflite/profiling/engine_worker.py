@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from tflite import signatures
-from tflite.device_file import open_model
-from tflite.thread_choice import ThreadChoice
+from tflite.device.open_model import open_model
+from tflite.device.thread_tuner import ThreadChoice
+from tflite.format import signatures
 
 Call = Callable[[], Any]
 # However many steps are timed, the weights stay.
@@ -89,7 +89,7 @@ def _own_gradients(job, few, batch) -> dict[str, Call]:
 
 
 def _tensorflow_gradients(job, few, batch) -> dict[str, Call]:
-    from tflite import reference
+    from tflite.certify import reference
 
     def forward(subnet, weights, images):
         return reference.compute(subnet, weights, images).logits

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tflite import flatbuffer
+from tflite.flatbuffer import flatbuffer
 
 
 def trace(function: Callable, *specs: tf.TensorSpec) -> Any:

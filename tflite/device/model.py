@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedsup_tf.space import MEAN_SQUARE
-from tflite import signatures
-from tflite.device_file import open_model
+from tflite.device.open_model import open_model
+from tflite.format import signatures
 
 
 class DeviceModel:

@@ -1,0 +1,1 @@
+"""Training on a device, with the stock runtime and without TensorFlow."""

@@ -1,0 +1,1 @@
+"""Export of subnets: files that infer and train, and files that only infer."""

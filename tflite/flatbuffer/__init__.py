@@ -1,0 +1,1 @@
+"""The flatbuffer of a model: reading, passes over its graphs, writing."""

@@ -1,0 +1,1 @@
+"""The format of what phones receive and send: signatures, metadata, update files."""

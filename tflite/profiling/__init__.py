@@ -1,0 +1,1 @@
+"""Measurements: latency tables of parts, engines side by side."""
