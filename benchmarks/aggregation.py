@@ -26,20 +26,20 @@ from fedsup_tf.files.checkpoint import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
-from tff_programs import clipping
-from tff_programs.aggregation import OverlapMeanFactory
-from tff_programs.assignment import Assignment, default_tiers
-from tff_programs.clients import ClientData
-from tff_programs.compression import EightBitUpload
-from tff_programs.padded_aggregation import secure_overlap_mean
-from tff_programs.privacy import PrivacyAccount, PrivateOverlapMeanFactory
-from tff_programs.process import build_fedsup_process
-from tff_programs.report import format_table
-from tff_programs.robust import RobustOverlapMeanFactory
-from tff_programs.runtime import local_execution
-from tff_programs.schedule import build_schedule
-from tff_programs.simulation import simulate
-from tff_programs.traffic import traffic_counter
+from tff_programs.aggregators import clipping
+from tff_programs.aggregators.compression import EightBitUpload
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
+from tff_programs.aggregators.padded_overlap_mean import secure_overlap_mean
+from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanFactory
+from tff_programs.aggregators.robust import RobustOverlapMeanFactory
+from tff_programs.execution.contexts import local_execution
+from tff_programs.learning.message_size import traffic_counter
+from tff_programs.learning.schedule import build_schedule
+from tff_programs.learning.training_process import build_fedsup_process
+from tff_programs.reports.report import format_table
+from tff_programs.simulation.clients import ClientData
+from tff_programs.simulation.in_memory import simulate
+from tff_programs.simulation.round_plan import Assignment, default_tiers
 
 _ROUNDS = flags.DEFINE_integer("rounds", 60, "Rounds of each run.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")

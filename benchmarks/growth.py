@@ -30,12 +30,12 @@ from round_data import PREPROCESSING, SPACE
 from fedsup_tf.files.checkpoint import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import count_parameters
-from tff_programs.arguments import DeferredData
-from tff_programs.assignment import default_tiers
-from tff_programs.clients import client_cost, client_element
-from tff_programs.process import build_fedsup_process
-from tff_programs.report import format_table
-from tff_programs.runtime import local_execution
+from tff_programs.execution.contexts import local_execution
+from tff_programs.execution.streaming import DeferredData
+from tff_programs.learning.training_process import build_fedsup_process
+from tff_programs.reports.report import format_table
+from tff_programs.simulation.clients import client_cost, client_element
+from tff_programs.simulation.round_plan import default_tiers
 
 _CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients of a round.")
 _WIDTHS = flags.DEFINE_list("widths", ["1", "2", "4"], "What the supernet's widths are times.")

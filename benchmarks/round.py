@@ -40,12 +40,12 @@ from fedsup_tf.files.checkpoint import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import count_macs
 from fedsup_tf.supernet import Supernet
-from tff_programs import worker_command
-from tff_programs.arguments import DeferredData
-from tff_programs.clients import client_cost, client_element
-from tff_programs.process import build_fedsup_process
-from tff_programs.report import format_table
-from tff_programs.runtime import local_execution
+from tff_programs.execution import worker_command
+from tff_programs.execution.contexts import local_execution
+from tff_programs.execution.streaming import DeferredData
+from tff_programs.learning.training_process import build_fedsup_process
+from tff_programs.reports.report import format_table
+from tff_programs.simulation.clients import client_cost, client_element
 
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Measured times of each.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", EXAMPLES, "Images of a client.", lower_bound=1)

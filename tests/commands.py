@@ -15,7 +15,7 @@ SPACE = {
 
 def fedsup(*arguments):
     """The command that `fedsup` with these arguments is."""
-    return [sys.executable, "-c", "from tff_programs.cli import main; main()", *arguments]
+    return [sys.executable, "-c", "from tff_programs.programs.cli import main; main()", *arguments]
 
 
 def train(folder, rounds, *more):

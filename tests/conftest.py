@@ -13,7 +13,7 @@ def execution():
     """Runs TFF computations; returns a function that waits for their results."""
     import tensorflow_federated as tff
 
-    from tff_programs.runtime import local_execution
+    from tff_programs.execution.contexts import local_execution
 
     def materialize(value):
         values = []
@@ -54,7 +54,8 @@ from absl import flags
 from absl.testing import flagsaver
 told = []
 for name, *arguments in json.loads(sys.argv[1]):
-    program, printed, error = importlib.import_module("tff_programs." + name), io.StringIO(), ""
+    program = importlib.import_module("tff_programs.programs." + name)
+    printed, error = io.StringIO(), ""
     with flagsaver.flagsaver(), contextlib.redirect_stdout(printed):
         try:
             program.main(flags.FLAGS([name, *arguments]))

@@ -8,10 +8,10 @@ from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.slicing import count_values
 from fedsup_tf.space import digits_small, fedsup_cifar
 from fedsup_tf.supernet import Supernet
-from tff_programs.assignment import default_tiers
-from tff_programs.clients import client_element
-from tff_programs.evaluation import build_federated_evaluation
-from tff_programs.traffic import traffic_counter
+from tff_programs.learning.evaluation import build_federated_evaluation
+from tff_programs.learning.message_size import traffic_counter
+from tff_programs.simulation.clients import client_element
+from tff_programs.simulation.round_plan import default_tiers
 
 SPACE = digits_small()
 PREPROCESSING = Preprocessing((4.0,), (6.0,))

@@ -9,10 +9,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from updates import SUPERNET, Update, assert_equal, build, cohort, element, overlap_mean, run
 
-from tff_programs import clipping
-from tff_programs.aggregation import FloatUpload, OverlapMeanFactory
-from tff_programs.compression import EightBitUpload
-from tff_programs.padded_aggregation import PaddedOverlapMeanFactory, secure_overlap_mean
+from tff_programs.aggregators import clipping
+from tff_programs.aggregators.compression import EightBitUpload
+from tff_programs.aggregators.overlap_mean import FloatUpload, OverlapMeanFactory
+from tff_programs.aggregators.padded_overlap_mean import (
+    PaddedOverlapMeanFactory,
+    secure_overlap_mean,
+)
 
 
 @pytest.mark.parametrize("kind", ["coverage", "diluted"])
@@ -193,7 +196,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def _tensors(update, delta):
-    from tff_programs.aggregation import SubnetUpdate
+    from tff_programs.aggregators.overlap_mean import SubnetUpdate
 
     return SubnetUpdate(
         tuple(map(tf.constant, delta)),

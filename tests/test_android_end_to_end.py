@@ -131,7 +131,7 @@ class Story:
     def merged(self) -> Supernet:
         """The supernet after the phone's update."""
         out = self.folder / "merged.safetensors"
-        program = "from tff_programs.cli import main; main()"
+        program = "from tff_programs.programs.cli import main; main()"
         arguments = ["merge", self.base, self.update, f"--out={out}"]
         subprocess.run([sys.executable, "-c", program, *arguments], check=True)
         return Supernet.load(out)[0]

@@ -5,7 +5,13 @@ import pathlib
 
 import pytest
 
-from tff_programs.availability import DAY, HOUR, AvailabilityTrace, diurnal_trace, load_trace
+from tff_programs.simulation.availability import (
+    DAY,
+    HOUR,
+    AvailabilityTrace,
+    diurnal_trace,
+    load_trace,
+)
 
 # Client 0 over the period's end, client 1 twice, client 2 never, client 3 always.
 TRACE = AvailabilityTrace(100, (((0, 10), (90, 100)), ((5, 20), (50, 60)), (), ((0, 100),)))

@@ -9,9 +9,9 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs import calibration as federated_calibration
-from tff_programs.calibrated import read_calibration, write_calibration
-from tff_programs.clients import client_element
+from tff_programs.learning import calibration as federated_calibration
+from tff_programs.programs.calibration_files import read_calibration, write_calibration
+from tff_programs.simulation.clients import client_element
 
 SPACE = SearchSpace(
     name="tiny",

@@ -14,7 +14,7 @@ from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs import certificate_report
+from tff_programs.reports import certificate_report
 from tflite.certify import certified_training
 from tflite.certify.certify import certify
 from tflite.certify.checks import Phone, compare

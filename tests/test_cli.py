@@ -6,7 +6,7 @@ import sys
 import commands
 import pytest
 
-from tff_programs.cli import PROGRAMS
+from tff_programs.programs.cli import PROGRAMS
 
 
 def fedsup(*arguments):
@@ -20,7 +20,8 @@ def fedsup(*arguments):
 
 def test_help_names_every_program_without_loading_tensorflow():
     script = (
-        "import sys; sys.argv = ['fedsup', '--help']; from tff_programs.cli import main; main();"
+        "import sys; sys.argv = ['fedsup', '--help'];"
+        "from tff_programs.programs.cli import main; main();"
         "print('tensorflow' in sys.modules, 'numpy' in sys.modules)"
     )
     result = subprocess.run(

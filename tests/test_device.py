@@ -15,9 +15,9 @@ from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs import device_report
-from tff_programs.device_data import read_examples, split_by_class
-from tff_programs.device_report import Scores
+from tff_programs.programs.personal_examples import read_examples, split_by_class
+from tff_programs.reports import device_report
+from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer, EpochReport
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.metadata import read_metadata
@@ -35,7 +35,7 @@ SPACE = SearchSpace(
 RUNNER = """
 import contextlib, io, json, os, sys
 from absl import flags
-from tff_programs.cli import main
+from tff_programs.programs.cli import main
 results = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv, out = ["fedsup", "device", *arguments], io.StringIO()
@@ -46,7 +46,7 @@ for arguments in json.loads(sys.argv[1]):
             main()
         except SystemExit as error:
             code = error.code or 0
-    if "tff_programs.device" in sys.modules:
+    if "tff_programs.programs.device" in sys.modules:
         for name in flags.FLAGS:
             flags.FLAGS[name].unparse()
     results.append([code, out.getvalue()])
@@ -182,7 +182,7 @@ def train_batch(self, *arguments, **options):
         os.kill(os.getpid(), 9)
     return real(self, *arguments, **options)
 trainer.DeviceTrainer.train_batch = train_batch
-from tff_programs.cli import main
+from tff_programs.programs.cli import main
 main()
 """
 

@@ -11,8 +11,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import count_macs
 from fedsup_tf.space import fedsup_cifar
-from tff_programs.assignment import Tier, default_tiers
-from tff_programs.device_time import (
+from tff_programs.simulation.device_speed import (
     REFERENCE_MACS_PER_SECOND,
     Device,
     DeviceTime,
@@ -22,6 +21,7 @@ from tff_programs.device_time import (
     mean_macs_within,
     training_macs,
 )
+from tff_programs.simulation.round_plan import Tier, default_tiers
 
 TIERS = (Tier("large", SPACE.largest()), Tier("small", SPACE.smallest()))
 DEVICES = (Device(2e6, 1000, 500, 0.25), Device(5e5, 800, 100))

@@ -15,8 +15,8 @@ from fedsup_tf.search.cost_parts import parts_of_space
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs import evaluation
-from tff_programs.evaluation import CandidateEvaluation, Examples, halve_held_out
+from tff_programs.learning import evaluation
+from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
 
 # Every kind of elastic dimension, so that candidates' tensors differ in every axis.
 SPACE = SearchSpace(
@@ -109,7 +109,7 @@ SCRIPT = """
 import contextlib, io, json, sys
 from absl import flags
 from absl.testing import flagsaver
-from tff_programs import search
+from tff_programs.programs import search
 told = {}
 for name, arguments in json.loads(sys.argv[1]).items():
     printed = io.StringIO()

@@ -8,7 +8,7 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
-from tff_programs.calibrated import write_calibration
+from tff_programs.programs.calibration_files import write_calibration
 from tflite.device.model import DeviceModel
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.metadata import read_metadata

@@ -18,8 +18,8 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import ClientUpdate, LocalTraining, local_update
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs import process
-from tff_programs.clients import client_element
+from tff_programs.learning import training_process
+from tff_programs.simulation.clients import client_element
 from tflite.format.update_file import DeviceUpdate, write_update
 from tflite.merge.merge import merge_updates
 
@@ -109,7 +109,7 @@ def merged(updates, **choices):
 
 def federated_round(execution, devices):
     """The weights after a TFF round of `(number, architecture, examples)` devices."""
-    learning = process.build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
+    learning = training_process.build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
     state = execution(learning.initialize)
     weights = tff.learning.models.ModelWeights(tuple(BASE.values()), ())
     state = execution(lambda: learning.set_model_weights(state, weights))
@@ -150,7 +150,7 @@ def test_one_update_merged_is_its_round_to_the_bit(execution, monkeypatch):
         }
         return ClientUpdate(delta, tf.constant(13.0), tf.constant(update.loss_before))
 
-    monkeypatch.setattr(process, "local_update", send_update)
+    monkeypatch.setattr(training_process, "local_update", send_update)
     expected = federated_round(execution, [(0, MIDDLE, 13)])
     actual, _ = merged([update])
     assert_same_bits(actual, expected)
@@ -339,7 +339,7 @@ def test_updates_are_held_one_at_a_time():
 
 PROGRAM = """
 import json, sys
-from tff_programs.cli import main
+from tff_programs.programs.cli import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["fedsup", "merge", *arguments]
     try:

@@ -6,8 +6,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from fedsup_tf.data.partition import ClientIndices, label_counts, partition
-from tff_programs import data
-from tff_programs.flags import load_federated_data_from_flags
+from tff_programs.programs import data
+from tff_programs.programs.flags.data_flags import load_federated_data_from_flags
 
 CLASSES = 10
 TRAIN = np.random.default_rng(1).permutation(np.repeat(np.arange(CLASSES), 60))

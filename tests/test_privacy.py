@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from updates import SUPERNET, assert_equal, cohort, overlap_mean, run
 
-from tff_programs.privacy import PrivacyAccount, PrivateOverlapMeanFactory
+from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanFactory
 
 ACCOUNT = PrivacyAccount(4.0, 1e-5, clients_per_round=100, clients=10_000)
 

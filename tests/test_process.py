@@ -11,8 +11,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.supernet import Supernet
-from tff_programs.clients import client_element
-from tff_programs.process import build_fedsup_process
+from tff_programs.learning.training_process import build_fedsup_process
+from tff_programs.simulation.clients import client_element
 
 SUPERNET = Supernet(SPACE)
 PREPROCESSING = Preprocessing((128.0,), (64.0,))

@@ -16,7 +16,7 @@ from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.search.latency import Latency, LatencyTable
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs import profile as program
+from tff_programs.programs import profile as program
 from tflite.export.conversion import convert
 from tflite.profiling.part_module import NOTHING, PartModel
 from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table, relative_errors

@@ -9,7 +9,7 @@ from fedsup_tf.calibration import fold, mean_square_shapes
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs.inference_report import inference_table
+from tff_programs.reports.inference_report import inference_table
 from tflite.device.trainer import DeviceTrainer
 from tflite.export.export import Origin
 from tflite.export.quantize import PRECISIONS, export_inference

@@ -5,10 +5,10 @@ import struct
 import pytest
 
 from fedsup_tf.space import digits_small
-from tff_programs.assignment import Tier
-from tff_programs.report import draw_curves, format_seconds, time_unit
-from tff_programs.simulation import Simulation
-from tff_programs.simulation_report import cost_table, spent
+from tff_programs.reports.report import draw_curves, format_seconds, time_unit
+from tff_programs.reports.simulation_report import cost_table, spent
+from tff_programs.simulation.in_memory import Simulation
+from tff_programs.simulation.round_plan import Tier
 
 TIERS = (Tier("smallest", digits_small().smallest()),)
 

@@ -5,8 +5,8 @@ import pytest
 from spaces import SPACE
 from updates import SUPERNET, Update, assert_equal, overlap_mean, run
 
-from tff_programs.aggregation import OverlapMeanFactory
-from tff_programs.robust import RobustOverlapMeanFactory
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
+from tff_programs.aggregators.robust import RobustOverlapMeanFactory
 
 
 def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=None):

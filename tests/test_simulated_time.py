@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from spaces import SPACE
 
-from tff_programs.assignment import Assignment, Tier
-from tff_programs.availability import AvailabilityTrace, diurnal_trace
-from tff_programs.clients import ClientData, ClientDataIterator
-from tff_programs.simulated_time import SimulatedTime
+from tff_programs.simulation.availability import AvailabilityTrace, diurnal_trace
+from tff_programs.simulation.clients import ClientData, ClientDataIterator
+from tff_programs.simulation.round_clock import SimulatedTime
+from tff_programs.simulation.round_plan import Assignment, Tier
 
 TIERS = (Tier("small", SPACE.smallest()), Tier("large", SPACE.largest()))
 

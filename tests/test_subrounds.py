@@ -14,13 +14,15 @@ from spaces import SPACE
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
-from tff_programs import clipping, mergeable, remote, runtime, shares
-from tff_programs.aggregation import OverlapMeanFactory
-from tff_programs.arguments import DeferredData
-from tff_programs.clients import client_element
-from tff_programs.process import build_fedsup_process
-from tff_programs.robust import RobustOverlapMeanFactory
-from tff_programs.subrounds import SubroundContext
+from tff_programs.aggregators import clipping
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
+from tff_programs.aggregators.robust import RobustOverlapMeanFactory
+from tff_programs.execution import compilation, load_balancing, remote_worker
+from tff_programs.execution.context import SubroundContext
+from tff_programs.execution.contexts import _wait, _worker_process
+from tff_programs.execution.streaming import DeferredData
+from tff_programs.learning.training_process import build_fedsup_process
+from tff_programs.simulation.clients import client_element
 
 SUPERNET = Supernet(SPACE)
 
@@ -28,7 +30,7 @@ SUPERNET = Supernet(SPACE)
 def test_clients_spread_evenly_by_cost():
     rng = np.random.default_rng(0)
     costs = rng.uniform(1, 10, 50)
-    spread = shares.spread(costs, [1, 1, 1])
+    spread = load_balancing.spread(costs, [1, 1, 1])
     assert sorted(client for share in spread for client in share) == list(range(50))
     loads = [costs[share].sum() for share in spread]
     assert max(loads) - min(loads) < 10 / 3
@@ -37,23 +39,23 @@ def test_clients_spread_evenly_by_cost():
 def test_two_clients_are_swapped_where_the_dearest_first_is_not_the_best():
     # Three against two of each would be 2 apart: 7 + 4 + 2 + 2 + 1 and 7 + 4 + 2 + 1 + 1.
     costs = [1, 1, 1, 2, 2, 2, 4, 4, 7, 7]
-    spread = shares.spread(costs, [1, 1])
+    spread = load_balancing.spread(costs, [1, 1])
     assert sorted(sum(costs[client] for client in share) for share in spread) == [15, 16]
     assert [len(share) for share in spread] == [5, 5]
 
 
 def test_equal_costs_spread_by_number_and_capacity():
-    assert [len(share) for share in shares.spread([1.0] * 12, [1, 1])] == [6, 6]
-    assert [len(share) for share in shares.spread([1.0] * 12, [3, 1])] == [9, 3]
-    assert shares.spread([], [1, 1]) == [[], []]
-    assert shares.spread([5.0], [1, 1]) == [[0], []]
+    assert [len(share) for share in load_balancing.spread([1.0] * 12, [1, 1])] == [6, 6]
+    assert [len(share) for share in load_balancing.spread([1.0] * 12, [3, 1])] == [9, 3]
+    assert load_balancing.spread([], [1, 1]) == [[], []]
+    assert load_balancing.spread([5.0], [1, 1]) == [[0], []]
 
 
 @pytest.mark.parametrize(
     ("clients", "sizes"), [(10, [10]), (11, [5, 6]), (25, [8, 8, 9]), (0, [0])]
 )
 def test_subrounds_are_few_and_even(clients, sizes):
-    cut = shares.subrounds(range(clients), 10)
+    cut = load_balancing.subrounds(range(clients), 10)
     assert [len(run) for run in cut] == sizes
     assert [client for run in cut for client in run] == list(range(clients))
 
@@ -129,26 +131,26 @@ def test_a_computation_is_compiled_once(contexts):
     )
     context = contexts.make(2)
     run_round(context, process, 5)
-    before = mergeable.compile_in_parts.cache_info().misses
-    whole = mergeable.compile_whole.cache_info().misses
+    before = compilation.compile_in_parts.cache_info().misses
+    whole = compilation.compile_whole.cache_info().misses
     for clients in (3, 4, 7):
         run_round(context, process, clients)
-    assert mergeable.compile_in_parts.cache_info().misses == before
-    assert mergeable.compile_whole.cache_info().misses == whole
+    assert compilation.compile_in_parts.cache_info().misses == before
+    assert compilation.compile_whole.cache_info().misses == whole
 
 
 def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypatch):
-    monkeypatch.setattr(remote, "PROBE_EVERY_SECONDS", 0.5)
-    monkeypatch.setattr(remote, "PROBE_SECONDS", 2.0)
+    monkeypatch.setattr(remote_worker, "PROBE_EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(remote_worker, "PROBE_SECONDS", 2.0)
     process = build_fedsup_process(
         SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
     )
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(runtime._worker_process(None)) for _ in range(2)]
-        workers = [remote.RemoteWorker(f"localhost:{port}", 1, p) for port, p in started]
+        started = [stack.enter_context(_worker_process(None)) for _ in range(2)]
+        workers = [remote_worker.RemoteWorker(f"localhost:{port}", 1, p) for port, p in started]
         for worker in workers:
             stack.callback(worker.disconnect)
-            runtime._wait(worker)
+            _wait(worker)
         expected, _, _ = run_round(SubroundContext(workers, print), process, 5)
         told = []
         context = SubroundContext(workers, told.append)

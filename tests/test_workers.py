@@ -12,7 +12,7 @@ import pytest
 from commands import fedsup, train
 
 from fedsup_tf.files.checkpoint import read_tensors
-from tff_programs import remote, worker_command
+from tff_programs.execution import remote_worker, worker_command
 
 ROUNDS = 5
 
@@ -158,7 +158,7 @@ def test_a_worker_that_never_comes_is_named():
     address = f"localhost:{portpicker.pick_unused_port()}"
     told = []
     with pytest.raises(RuntimeError, match=f"Expected workers at {address}.*within 3 s"):
-        remote.connect([address], 3.0, told.append)
+        remote_worker.connect([address], 3.0, told.append)
     assert told == [f"Waiting up to 3 s for workers at {address}."]
 
 
@@ -176,7 +176,7 @@ def test_another_version_is_refused(name, told):
     process = subprocess.Popen(arguments, executable=binary, stderr=subprocess.DEVNULL)
     try:
         with pytest.raises(RuntimeError, match=rf"Worker localhost:{port}: expected.*{told}"):
-            remote.connect([f"localhost:{port}"], 20.0, print)
+            remote_worker.connect([f"localhost:{port}"], 20.0, print)
     finally:
         process.kill()
         process.wait()
@@ -188,7 +188,7 @@ def test_another_version_is_refused(name, told):
 )
 def test_addresses_without_sense_are_refused(addresses, told):
     with pytest.raises(ValueError, match=told):
-        remote.connect(addresses, 1.0, print)
+        remote_worker.connect(addresses, 1.0, print)
 
 
 def test_ending_the_program_leaves_workers_that_it_did_not_start(tmp_path, workers):

@@ -1,0 +1,1 @@
+"""Aggregators of subnets' updates: overlap means, clipping, robustness, privacy."""

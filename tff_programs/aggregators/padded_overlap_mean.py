@@ -1,0 +1,155 @@
+"""Overlap means over any of TFF's own sums: secure, compressed, rotated."""
+
+from collections import OrderedDict
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf import slicing
+from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators.overlap_mean import KINDS, MeanUpdate, finite_delta, overlap_of
+from tff_programs.learning.distribution import tensors_type
+
+
+class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
+    """Overlap mean whose sums are made by factories of TFF's, such as `SecureSumFactory`.
+
+    TFF's sums need one shape for all clients: each client pads its weighted update to the
+    supernet's size, and uploads it with its weight in the cells that its subnet covers (see
+    `Supernet.grids`). An update that is not finite is left out by the client itself.
+
+    The created process has the type signature
+
+        next: (<<T, C>@SERVER, {SubnetUpdate}@CLIENTS, {float32}@CLIENTS> ->
+               <state=<T, C>@SERVER, result=MeanUpdate@SERVER, measurements=M@SERVER>)
+
+    with T and C the states of the two sums and M the mean `loss` by examples, the number of
+    `examples`, of `clients` whose updates were used, and `rejected`, which is empty: nobody but the
+    client knows.
+
+    The server learns what the sums show it. With `secure_overlap_mean` that is the sums alone, of
+    updates, coverage, losses, examples and clients, and no single client's. Which subnet a client
+    trains the server knows anyway, since it sent it.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        total_sum: tff.aggregators.UnweightedAggregationFactory,
+        coverage_sum: tff.aggregators.UnweightedAggregationFactory,
+        kind: str = "coverage",
+        with_subnets: bool = False,
+    ):
+        """Makes the factory.
+
+        Args:
+          supernet: The supernet whose subnets were trained.
+          total_sum: Sums weighted updates, a tuple of float32 tensors of the supernet's shapes.
+          coverage_sum: Sums the weights in the cells they cover, a tuple of float32 tensors, and
+            the measured counts.
+          kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+          with_subnets: Whether the updates hold the subnets' own subnets.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
+        self._supernet = supernet
+        self._total_sum = total_sum
+        self._coverage_sum = coverage_sum
+        self._kind = kind
+        self._with_subnets = with_subnets
+
+    def create(
+        self, value_type: tff.Type, weight_type: tff.Type
+    ) -> tff.templates.AggregationProcess:
+        """Creates the process for a `SubnetUpdate` type and a float32 weight."""
+        supernet, shapes = self._supernet, self._supernet.weight_shapes
+        padded_type = tensors_type(shapes)
+        cells_type = tensors_type({name: grid.cells for name, grid in supernet.grids.items()})
+        counts_type = tff.to_type(
+            OrderedDict.fromkeys(("weight", "loss", "examples", "clients"), np.float32)
+        )
+        total_process = self._total_sum.create(padded_type)
+        coverage_process = self._coverage_sum.create(tff.to_type((cells_type, counts_type)))
+
+        # Client computation.
+
+        @tff.tensorflow.computation(value_type, weight_type)
+        def pad(update, weight):
+            finite, delta = finite_delta(supernet, update)
+            use = tf.cast(finite, tf.float32)
+            one = overlap_of(supernet, update.architecture, delta, weight * use, self._with_subnets)
+            counts = OrderedDict(
+                weight=weight * use,
+                loss=tf.where(finite, update.loss * update.examples, 0.0),
+                examples=update.examples * use,
+                clients=use,
+            )
+            return tuple(one.total.values()), (tuple(one.coverage.values()), counts)
+
+        # Server computation.
+
+        @tff.tensorflow.computation(padded_type, cells_type, counts_type)
+        def divide(totals, coverages, counts):
+            overlap = slicing.Overlap(
+                dict(zip(shapes, totals, strict=True)), dict(zip(shapes, coverages, strict=True))
+            )
+            overlap = slicing.by_entry(overlap, supernet.grids)
+            mean = slicing.average(overlap, self._kind, counts["weight"])
+            covered = tuple(part > 0 for part in overlap.coverage.values())
+            measurements = OrderedDict(
+                loss=tf.math.divide_no_nan(counts["loss"], counts["examples"]),
+                examples=counts["examples"],
+                clients=tf.cast(tf.round(counts["clients"]), tf.int32),
+                rejected=tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.int32), [None]),
+            )
+            return MeanUpdate(tuple(mean.values()), covered), measurements
+
+        @tff.federated_computation
+        def initialize():
+            return tff.federated_zip((total_process.initialize(), coverage_process.initialize()))
+
+        @tff.federated_computation(
+            initialize.type_signature.result,
+            tff.FederatedType(value_type, tff.CLIENTS),
+            tff.FederatedType(weight_type, tff.CLIENTS),
+        )
+        def next_fn(state, updates, weights):
+            total_state, coverage_state = state
+            totals, coverages = tff.federated_map(pad, (updates, weights))
+            total_output = total_process.next(total_state, totals)
+            coverage_output = coverage_process.next(coverage_state, coverages)
+            coverage, counts = coverage_output.result
+            mean, measurements = tff.federated_map(divide, (total_output.result, coverage, counts))
+            return tff.templates.MeasuredProcessOutput(
+                tff.federated_zip((total_output.state, coverage_output.state)), mean, measurements
+            )
+
+        return tff.templates.AggregationProcess(initialize, next_fn)
+
+
+def secure_overlap_mean(
+    supernet: Supernet, bound: float, kind: str = "coverage", with_subnets: bool = False
+) -> PaddedOverlapMeanFactory:
+    """Overlap mean whose sums are secure sums of 32-bit integers.
+
+    TFF describes secure sums and runs them in its test context (`tff.backends.test`), where the
+    parts of a cryptographic protocol are replaced by plain sums of the same integers: results are
+    those of the protocol, the secrecy is not. The native context refuses them: TFF ships no such
+    protocol.
+
+    Args:
+      supernet: The supernet whose subnets were trained.
+      bound: Largest absolute value of a weighted entry and of a client's weight, examples and sum
+        of losses; what is beyond it is clipped. Sums are exact to `bound` x 2**-32 a client.
+      kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+      with_subnets: Whether the updates hold the subnets' own subnets.
+    """
+    return PaddedOverlapMeanFactory(
+        supernet,
+        tff.aggregators.SecureSumFactory(bound, -bound),
+        # From 0, so that what nobody covers sums to 0 exactly.
+        tff.aggregators.SecureSumFactory(bound, 0.0),
+        kind,
+        with_subnets,
+    )

@@ -1,0 +1,164 @@
+"""Aggregation that a stated share of poisoned clients cannot steer."""
+
+import math
+from collections import OrderedDict
+
+import tensorflow as tf
+
+from fedsup_tf import slicing
+from fedsup_tf.slicing import Overlap
+from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators.overlap_mean import FloatUpload, StreamedOverlapFactory
+
+# Root mean square of an update over the clients' median, above which it is scaled down.
+_LARGEST = 2.0
+
+
+class RobustOverlapMeanFactory(StreamedOverlapFactory):
+    """Overlap mean of the updates left when the least trustworthy share of them is set aside.
+
+    An entry that only large subnets hold is covered by few clients: a median or a trimmed mean of
+    each entry by itself (Yin et al., arXiv 1803.01498) could not outvote one poisoned client there.
+    But all subnets hold the smallest one, the core. So updates are judged on the core, where
+    every client votes, and are believed or set aside whole:
+
+    1. Clients are put into buckets in turn, and a bucket's update is its clients' overlap mean.
+    2. A bucket's direction is its core over the core's norm, for clients of small subnets take
+       longer steps there. Its distance is that of its direction from the median of all directions,
+       entry by entry. The share `poisoned` of the buckets, rounded up, that are farthest are set
+       aside.
+    3. A bucket left whose update's root mean square, over what it covers, is above twice the median
+       of all buckets' is scaled down to that: looking honest on the core does not buy a client
+       weight elsewhere.
+    4. The overlap mean runs over the buckets left.
+
+    With as many buckets as clients each is judged by itself. With fewer, memory stays bounded (the
+    supernet's size twice for each bucket) and a poisoned client spoils its bucket: with n clients
+    `poisoned` must then be the share of spoilt buckets, below one half.
+
+    Type signature: that of `StreamedOverlapFactory`, S is `()`; M has also `set_aside`, the number
+    of buckets set aside, int32. The server sees every update: secure sums and this exclude each
+    other.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        poisoned: float,
+        buckets: int,
+        kind: str = "coverage",
+        with_subnets: bool = False,
+        upload: FloatUpload | None = None,
+    ):
+        """Makes the factory.
+
+        Args:
+          supernet: The supernet whose subnets were trained.
+          poisoned: Share of the buckets that may be poisoned, from 0 and below 0.5.
+          buckets: Number of buckets, usually of clients a round, at least 3.
+          kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+          with_subnets: Whether the updates hold the subnets' own subnets.
+          upload: How updates travel, as they are by default.
+        """
+        super().__init__(supernet, kind, with_subnets, upload)
+        if not 0 <= poisoned < 0.5:
+            raise ValueError(
+                f"Robust mean: expected a poisoned share from 0 and below 0.5, received {poisoned}."
+            )
+        if type(buckets) is not int or buckets < 3:
+            raise ValueError(f"Robust mean: expected at least 3 buckets, received {buckets}.")
+        self._poisoned = poisoned
+        self._buckets = buckets
+
+    def zero(self):
+        """See the base class."""
+        # And the sum of the weights of each bucket, by which `diluted` divides.
+        sums = (
+            tuple(tf.zeros([self._buckets, *part.shape]) for part in parts.values())
+            for parts in slicing.no_overlap(self.supernet.grids)
+        )
+        return (*sums, tf.zeros([self._buckets]))
+
+    def add(self, sums, one, weight, number):
+        """See the base class."""
+        bucket = [[number % self._buckets]]
+        *overlaps, weights = sums
+        added = tuple(
+            tuple(
+                tf.tensor_scatter_nd_add(total, bucket, part[tf.newaxis])
+                for total, part in zip(totals, parts.values(), strict=True)
+            )
+            for totals, parts in zip(overlaps, one, strict=True)
+        )
+        return (*added, tf.tensor_scatter_nd_add(weights, bucket, [weight]))
+
+    def merge(self, first, second, number):
+        """See the base class."""
+        # Goes on with the bucket where the first clients ended.
+        moved = tf.nest.map_structure(lambda part: tf.roll(part, number, 0), second)
+        return tf.nest.map_structure(tf.add, first, moved)
+
+    def finish(self, state, sums, weight):
+        """See the base class."""
+        del weight
+        names = list(self.supernet.weight_shapes)
+        totals, coverages, weights = sums
+        grids = self.supernet.grids
+        spread = [grids[name].spread(part) for name, part in zip(names, coverages, strict=True)]
+        means = [
+            tf.math.divide_no_nan(total, coverage)
+            for total, coverage in zip(totals, spread, strict=True)
+        ]
+        filled = weights > 0
+        count = tf.reduce_sum(tf.cast(filled, tf.int32))
+        core = self._core(dict(zip(names, means, strict=True)))
+        directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))
+        centre = _median(directions, filled, count)
+        distances = tf.norm(directions - centre, axis=1)
+        aside = tf.cast(tf.math.ceil(self._poisoned * tf.cast(count, tf.float32)), tf.int32)
+        # Of the filled buckets, ranked from the nearest.
+        ranks = tf.argsort(tf.argsort(tf.where(filled, distances, math.inf)))
+        kept = filled & (ranks < count - aside)
+
+        squares = tf.add_n([_by_bucket(tf.square(mean)) for mean in means])
+        covered = tf.add_n([_by_bucket(tf.cast(c > 0, tf.float32)) for c in spread])
+        sizes = tf.sqrt(tf.math.divide_no_nan(squares, covered))
+        bound = _LARGEST * _median(sizes[:, tf.newaxis], filled, count)[0]
+        scale = tf.minimum(1.0, tf.math.divide_no_nan(bound, sizes))
+        use = tf.cast(kept, tf.float32)
+        overlap = Overlap(
+            total=_combine(names, totals, use * scale),
+            coverage=_combine(names, coverages, use),
+        )
+        overlap = slicing.by_entry(overlap, grids)
+        return state, overlap, tf.reduce_sum(weights * use), OrderedDict(set_aside=aside)
+
+    def _core(self, means):
+        """The smallest subnet's entries of each bucket, `(buckets, entries)`."""
+        slices = self.supernet.slices(self.supernet.space.smallest())
+        parts = []
+        for name, mean in means.items():
+            begin, size = slices[name]
+            part = tf.slice(mean, (0, *begin), (self._buckets, *size))
+            parts.append(tf.reshape(part, [self._buckets, -1]))
+        return tf.concat(parts, 1)
+
+
+def _median(rows, filled, count):
+    """Median of each column over the rows that are filled."""
+    ordered = tf.sort(tf.where(filled[:, tf.newaxis], rows, math.inf), axis=0)
+    # Without any row filled, of zeros, which nobody takes.
+    last = tf.maximum(count - 1, 0)
+    middle = (tf.gather(ordered, last // 2) + tf.gather(ordered, (last + 1) // 2)) / 2
+    return tf.where(tf.math.is_finite(middle), middle, 0.0)
+
+
+def _by_bucket(values):
+    return tf.reduce_sum(tf.reshape(values, [tf.shape(values)[0], -1]), 1)
+
+
+def _combine(names, stacked, weights):
+    """Sum over the buckets, each times its weight."""
+    return {
+        name: tf.tensordot(weights, values, 1) for name, values in zip(names, stacked, strict=True)
+    }

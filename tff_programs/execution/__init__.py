@@ -1,0 +1,1 @@
+"""Execution of TFF computations: contexts, workers, subrounds, load balancing."""

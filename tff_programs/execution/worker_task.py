@@ -1,0 +1,111 @@
+"""What one worker computes of a computation with clients: in subrounds, merged where they are."""
+
+import collections
+import contextlib
+import threading
+from collections.abc import Sequence
+
+from tensorflow_federated.proto.v0 import executor_pb2
+
+from tff_programs.execution import load_balancing, remote_worker
+from tff_programs.execution.compilation import Form
+from tff_programs.execution.streaming import Argument
+
+
+class WorkerShare:
+    """What one worker computes of a computation's clients.
+
+    Attributes:
+      worker: The worker.
+      clients: The clients' numbers.
+    """
+
+    def __init__(
+        self,
+        worker: remote_worker.RemoteWorker,
+        form: Form,
+        argument: Argument,
+        clients: Sequence[int],
+        bound: int,
+    ):
+        """Makes the share.
+
+        Args:
+          worker: Who computes it.
+          form: The computation.
+          argument: Its argument.
+          clients: Numbers of the share's clients, at least one.
+          bound: Most clients of a subround.
+        """
+        self.worker = worker
+        self.clients = clients
+        self._form = form
+        self._argument = argument
+        self._subrounds = load_balancing.subrounds(clients, bound)
+        # By their number of clients, since a value belongs to the executor for that many.
+        self._totals, self._sent = {}, {}
+        # Others' accumulators on the worker, by their identity.
+        self._received = {}
+
+    async def compute(self, sending: threading.Lock) -> None:
+        """Computes the clients; what comes of it stays on the worker.
+
+        Args:
+          sending: Held while clients are sent, by one worker of this machine at a time.
+        """
+        form, worker = self._form, self.worker
+        shared = collections.defaultdict(dict)
+        running = collections.deque()
+        for subround in self._subrounds:
+            size = len(subround)
+            executor = worker.executor(size)
+            # The interpreter makes one argument at a time; the first worker shall soon have its.
+            with sending if worker.process else contextlib.nullcontext():
+                sent = await self._argument.ingest(executor, subround, shared[size])
+            total = await worker.call(size, form.up_to_merge, sent)
+            if size in self._totals:
+                total = await self._merge(size, self._totals[size], total)
+            self._totals[size], self._sent[size] = total, sent
+            running.append(await worker.call(size, form.is_done, total))
+            if len(running) > 1:
+                await running.popleft().compute()
+        await running.popleft().compute()
+
+    async def partials(self, sending: threading.Lock) -> list[executor_pb2.Value]:
+        """Computes the clients; an accumulator for each number of clients of a subround."""
+        await self.compute(sending)
+        return [
+            await self.worker.executor(size).fetch(total) for size, total in self._totals.items()
+        ]
+
+    async def receive(self, partials: Sequence[executor_pb2.Value]) -> None:
+        """Takes other shares' accumulators, which `finish` will not have to send."""
+        executor = self.worker.executor(self._last_size)
+        for partial in partials:
+            if id(partial) not in self._received:
+                sent = await executor.create_value(partial, self._form.accumulator_type)
+                self._received[id(partial)] = sent
+
+    async def finish(self, partials: Sequence[executor_pb2.Value]):
+        """The computation's result, of its own clients and of all others' accumulators."""
+        size = self._last_size
+        own = [
+            await self.worker.executor(other).fetch(total)
+            for other, total in self._totals.items()
+            if other != size
+        ]
+        partials = [*own, *partials]
+        await self.receive(partials)
+        total = self._totals[size]
+        for partial in partials:
+            total = await self._merge(size, total, self._received.pop(id(partial)))
+        both = await self.worker.executor(size).create_struct([self._sent[size], total])
+        return await (await self.worker.call(size, self._form.after_merge, both)).compute()
+
+    @property
+    def _last_size(self):
+        return len(self._subrounds[-1])
+
+    async def _merge(self, size, first, second):
+        both = await self.worker.executor(size).create_struct([first, second])
+        return await self.worker.call(size, self._form.merge, both)

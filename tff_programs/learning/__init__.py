@@ -1,0 +1,1 @@
+"""The learning process: distribution, local training, evaluation, calibration."""

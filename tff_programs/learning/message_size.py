@@ -1,0 +1,48 @@
+"""Bytes that a client receives and sends in a round, as TFF serializes them."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators.overlap_mean import FloatUpload, SubnetUpdate
+
+
+def traffic_counter(
+    supernet: Supernet, with_subnets: bool = False, upload: FloatUpload | None = None
+):
+    """Returns `count(architecture) -> (bytes down, bytes up)` of one client.
+
+    Args:
+      supernet: The supernet whose subnets are trained.
+      with_subnets: Whether what travels holds the subnets' own subnets.
+      upload: How updates travel, as they are by default.
+    """
+    upload = upload or FloatUpload()
+
+    @functools.cache
+    def count(architecture: Architecture) -> tuple[int, int]:
+        slices = supernet.slices(architecture, with_subnets=with_subnets)
+        weights = tuple(np.zeros(part.size, np.float32) for part in slices.values())
+        update = SubnetUpdate(weights, np.int32(0), np.int32(0), np.float32(0), np.float32(0))
+        message = tf.nest.map_structure(np.asarray, upload.encode(update))
+        return _serialized_bytes(weights), _serialized_bytes(message)
+
+    return count
+
+
+def _serialized_bytes(value) -> int:
+    def type_of(part):
+        if isinstance(part, np.ndarray | np.generic):
+            return tff.TensorType(part.dtype, part.shape)
+        return (
+            type(part)(*map(type_of, part))
+            if hasattr(part, "_fields")
+            else tuple(map(type_of, part))
+        )
+
+    message, _ = tff.framework.serialize_value(value, tff.to_type(type_of(value)))
+    return message.ByteSize()

@@ -1,0 +1,258 @@
+"""FedSup and E-FedSup as a `tff.learning.templates.LearningProcess`."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.slicing import WEIGHTINGS
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, SubnetUpdate
+from tff_programs.learning.distribution import broadcast_subnet, client_data_type, select_subnets
+
+
+def build_fedsup_process(
+    space: SearchSpace,
+    local_training: LocalTraining,
+    preprocessing: Preprocessing,
+    learning_rate: float | Callable[[tf.Tensor], tf.Tensor] = 0.1,
+    *,
+    architecture: Architecture | None = None,
+    aggregation: str | tff.aggregators.WeightedAggregationFactory = "coverage",
+    weighting: str = "examples",
+    server_optimizer: tff.learning.optimizers.Optimizer | None = None,
+    averaging: float = 0.0,
+    seed: int = 0,
+) -> tff.learning.templates.LearningProcess:
+    """Builds the federated training of a supernet (arXiv 2206.01366, algorithms 1 and 2).
+
+    * E-FedSup: without `architecture`, each client receives only the slices of the subnet that its
+      data names, through `tff.federated_select`, and sends back only those. One traced computation
+      serves every subnet.
+    * FedSup: `architecture=space.largest()` broadcasts the supernet to all;
+      `local_training.sandwich` is then the number of nets of each step.
+    * FedAvg: an `architecture` and a sandwich of 1 trains that one net.
+
+    The type signatures, with W the supernet's weights as `tff.learning.models.ModelWeights` and S
+    `tff.learning.templates.LearningAlgorithmState`:
+
+        initialize: ( -> S@SERVER)
+        next: (<state=S@SERVER, client_data={D*}@CLIENTS> -> <state=S@SERVER, metrics=M@SERVER>)
+        get_model_weights: (S -> W)
+        set_model_weights: (<S, W> -> S)
+
+    where D* is a sequence of ONE element that holds all of a client's round (see
+    `client_data_type`), and M is `<client_work=<train=<loss=float32, examples=float32,
+    clients=int32, rejected=int32[?], learning_rate=float32>>>` with what else the aggregation
+    measures.
+
+    Args:
+      space: The supernet's search space.
+      local_training: The clients' hyper-parameters.
+      preprocessing: Normalization and augmentation of the images.
+      learning_rate: The clients' learning rate, or a function from the round (int32, from 0) to it,
+        computed on the server and sent to the clients.
+      architecture: The one subnet that all clients train; by default each client's own.
+      aggregation: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`; or any factory from
+        `SubnetUpdate` and float32 weights to `MeanUpdate`, made for this space and, with a sandwich
+        of more than 1, `with_subnets`.
+      weighting: Whether a client counts by its `"examples"` or all clients `"uniform"`.
+      server_optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were
+        trained in the round; by default the mean update is added.
+      averaging: If above 0, `get_model_weights` gives the exponential average over the rounds of
+        the weights from which clients train, that keeps at most this share of itself in each
+        round. It evens out whose data the last rounds saw; PN has no statistics that averaging
+        would spoil.
+      seed: Seed of the initial weights.
+
+    Returns:
+      The process.
+    """
+    if not 0 <= averaging < 1:
+        raise ValueError(f"Expected averaging from 0 and below 1, received {averaging}.")
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
+        )
+    supernet = Supernet(space, seed)
+    with_subnets = local_training.sandwich > 1
+    if architecture is None:
+        distribution = select_subnets(supernet, with_subnets)
+    else:
+        distribution = broadcast_subnet(supernet, architecture, with_subnets)
+    data_type = client_data_type(space)
+
+    # Server computations.
+
+    @tff.tensorflow.computation
+    def initial_state():
+        # Built anew, since these variables live in this computation's graph.
+        variables = Supernet(space, seed).weights_by_name().values()
+        weights = tuple(variable.read_value() for variable in variables)
+        optimizer = ()
+        if server_optimizer is not None:
+            specs = tuple(tf.TensorSpec(shape) for shape in supernet.weight_shapes.values())
+            optimizer = server_optimizer.initialize(specs)
+        average = weights if averaging else ()
+        return tff.learning.models.ModelWeights(weights, ()), (optimizer, average)
+
+    weights_type, finalizer_type = initial_state.type_signature.result
+
+    @tff.tensorflow.computation(np.int32)
+    def round_learning_rate(round_number):
+        rate = learning_rate(round_number) if callable(learning_rate) else learning_rate
+        return tf.cast(rate, tf.float32)
+
+    # Client computations.
+
+    @tff.tensorflow.computation(distribution.received_type, data_type, np.float32)
+    def client_update(received, data, rate):
+        element = data.get_single_element()
+        subnet = distribution.open(received, element)
+        update = local_update(
+            supernet,
+            subnet.weights,
+            subnet.architecture,
+            element["images"],
+            element["labels"],
+            element["seed"],
+            rate,
+            local_training,
+            preprocessing,
+        )
+        return SubnetUpdate(
+            delta=tuple(update.delta.values()),
+            architecture=subnet.index,
+            client=element["client"],
+            examples=update.examples,
+            loss=update.loss,
+        )
+
+    value_type = client_update.type_signature.result
+
+    @tff.tensorflow.computation(value_type)
+    def client_weight(update):
+        return update.examples if weighting == "examples" else tf.minimum(update.examples, 1.0)
+
+    if isinstance(aggregation, str):
+        aggregation = OverlapMeanFactory(supernet, aggregation, with_subnets)
+    aggregator = aggregation.create(value_type, tff.TensorType(np.float32))
+
+    @tff.tensorflow.computation(
+        weights_type,
+        finalizer_type,
+        aggregator.next.type_signature.result.result.member,
+        np.int32,
+    )
+    def finalize(weights, finalizer, mean, round_number):
+        optimizer, average = finalizer
+        if server_optimizer is None:
+            trainable = tuple(w + d for w, d in zip(weights.trainable, mean.delta, strict=True))
+        else:
+            gradients = tuple(-delta for delta in mean.delta)
+            stepped_optimizer, stepped = server_optimizer.next(
+                optimizer, tuple(weights.trainable), gradients
+            )
+            trainable = _where_covered(mean.covered, stepped, tuple(weights.trainable))
+            optimizer = OrderedDict(
+                (
+                    key,
+                    _where_covered(mean.covered, stepped_optimizer[key], value)
+                    if isinstance(value, tuple | list)
+                    else stepped_optimizer[key],
+                )
+                for key, value in optimizer.items()
+            )
+        if averaging:
+            # A young average forgets its start faster.
+            done = tf.cast(round_number, tf.float32)
+            kept = tf.minimum(averaging, (1 + done) / (10 + done))
+            average = tuple(
+                old + (1 - kept) * (new - old) for old, new in zip(average, trainable, strict=True)
+            )
+        return tff.learning.models.ModelWeights(trainable, ()), (optimizer, average)
+
+    @tff.tensorflow.computation(np.int32)
+    def increment(round_number):
+        return round_number + 1
+
+    @tff.federated_computation
+    def initialize():
+        weights, finalizer = tff.federated_eval(initial_state, tff.SERVER)
+        return tff.federated_zip(
+            tff.learning.templates.LearningAlgorithmState(
+                global_model_weights=weights,
+                distributor=tff.federated_value((), tff.SERVER),
+                client_work=tff.federated_value(0, tff.SERVER),
+                aggregator=aggregator.initialize(),
+                finalizer=finalizer,
+            )
+        )
+
+    @tff.federated_computation(
+        initialize.type_signature.result, tff.FederatedType(data_type, tff.CLIENTS)
+    )
+    def next_fn(state, client_data):
+        weights = state.global_model_weights
+        rate = tff.federated_map(round_learning_rate, state.client_work)
+        received = distribution.send(weights.trainable, client_data)
+        updates = tff.federated_map(
+            client_update, (received, client_data, tff.federated_broadcast(rate))
+        )
+        aggregated = aggregator.next(
+            state.aggregator, updates, tff.federated_map(client_weight, updates)
+        )
+        new_weights, new_finalizer = tff.federated_map(
+            finalize, (weights, state.finalizer, aggregated.result, state.client_work)
+        )
+        new_state = tff.federated_zip(
+            tff.learning.templates.LearningAlgorithmState(
+                global_model_weights=new_weights,
+                distributor=state.distributor,
+                client_work=tff.federated_map(increment, state.client_work),
+                aggregator=aggregated.state,
+                finalizer=new_finalizer,
+            )
+        )
+        measured = aggregated.measurements
+        names = tff.structure.name_list(measured.type_signature.member)
+        train_metrics = OrderedDict((name, measured[name]) for name in names)
+        train_metrics["learning_rate"] = rate
+        metrics = tff.federated_zip(OrderedDict(client_work=OrderedDict(train=train_metrics)))
+        return tff.learning.templates.LearningProcessOutput(new_state, metrics)
+
+    state_type = initialize.type_signature.result.member
+
+    @tff.tensorflow.computation(state_type)
+    def get_model_weights(state):
+        _, average = state.finalizer
+        if averaging:
+            return tff.learning.models.ModelWeights(tuple(average), ())
+        return state.global_model_weights
+
+    @tff.tensorflow.computation(state_type, weights_type)
+    def set_model_weights(state, weights):
+        optimizer, _ = state.finalizer
+        average = tuple(weights.trainable) if averaging else ()
+        return tff.learning.templates.LearningAlgorithmState(
+            global_model_weights=weights,
+            distributor=state.distributor,
+            client_work=state.client_work,
+            aggregator=state.aggregator,
+            finalizer=(optimizer, average),
+        )
+
+    return tff.learning.templates.LearningProcess(
+        initialize, next_fn, get_model_weights, set_model_weights
+    )
+
+
+def _where_covered(covered, new, old):
+    """`new` on the entries that were trained, else `old`, so that momentum moves nothing else."""
+    return tuple(tf.where(c, n, o) for c, n, o in zip(covered, new, old, strict=True))

@@ -1,0 +1,68 @@
+"""fedsup calibrate SUPERNET: freezes what subnets' normalizations divide by.
+
+Clients sum, over their own images, what each normalization meets; the server learns sums alone. A
+table shows test accuracy against the number of images that are inferred together, before (they
+share their normalization) and after (each image stands for itself).
+"""
+
+import os
+
+import tensorflow as tf
+from absl import flags
+
+from fedsup_tf.accuracy import count_correct
+from fedsup_tf.files.checkpoint import fingerprint
+from tff_programs.programs.calibration_files import calibrate_tiers, write_calibration
+from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.reports import report
+
+FLAGS = flags.FLAGS
+_BATCH_SIZES = (1, 8, 32, 256)
+
+define_data_flags()
+flags.DEFINE_string("out", None, "Folder for a NAME.calibration.safetensors of each subnet.")
+flags.DEFINE_list(
+    "architectures",
+    ["tiers"],
+    "Which subnets: tiers (those of the training), one of them by name, smallest, largest, an "
+    "architecture's JSON file, or bounds of parameters.",
+)
+flags.DEFINE_integer("images_per_client", 30, "Images that a client computes.", lower_bound=1)
+flags.DEFINE_integer("test_images", 10_000, "Test images of the table.", lower_bound=1)
+
+
+def main(argv) -> None:
+    """Calibrates subnets of the supernet that the first argument names."""
+    if len(argv) != 2:
+        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
+    trained = load_trained(argv[1])
+    space = trained.supernet.space
+    tiers = name_architectures(FLAGS.architectures, space, trained.information, FLAGS.seed)
+    supernet_hash = fingerprint(trained.weights)
+    images = trained.dataset.test_images[: FLAGS.test_images]
+    labels = trained.dataset.test_labels[: FLAGS.test_images]
+    rows = [("subnet", "", *(f"batch {size}" for size in _BATCH_SIZES))]
+    found = calibrate_tiers(trained, tiers, FLAGS.images_per_client)
+    for tier, mean_squares in zip(tiers, found, strict=True):
+        if FLAGS.out:
+            path = os.path.join(FLAGS.out, f"{tier.name}.calibration.safetensors")
+            write_calibration(path, mean_squares, tier.architecture, supernet_hash)
+        subnet = trained.supernet.extract(tier.architecture)
+        weights = subnet.values_by_name()
+        for label, used in (("before", weights), ("calibrated", {**weights, **mean_squares})):
+            shares = _accuracies(subnet, used, images, labels, trained.preprocessing)
+            rows.append((tier.name, label, *(f"{100 * share:.1f} %" for share in shares)))
+    print(f"\nTest accuracy on {len(labels):,} images against the batch of inference")
+    print(report.format_table(rows))
+
+
+def _accuracies(subnet, weights, images, labels, preprocessing) -> list[float]:
+    weights = {name: tf.constant(value) for name, value in weights.items()}
+
+    @tf.function(autograph=False)
+    def count(images, labels, batch_size):
+        return count_correct(subnet, weights, images, labels, batch_size, preprocessing)
+
+    arrays = (tf.constant(images), tf.constant(labels))
+    return [int(count(*arrays, tf.constant(size))) / len(labels) for size in _BATCH_SIZES]

@@ -1,0 +1,90 @@
+"""A subnet with its frozen mean squares: from clients, or from a file that holds them."""
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.files import checkpoint
+from tff_programs.execution.contexts import local_execution
+from tff_programs.learning.calibration import CalibrationPass, calibrate_federated
+from tff_programs.programs.checkpoint import TrainedSupernet
+from tff_programs.simulation.clients import client_element
+from tff_programs.simulation.round_plan import Tier
+
+# Stream of random numbers of which images of a client calibrate.
+_IMAGES = 6
+
+
+def calibrate_tiers(
+    trained: TrainedSupernet, tiers: Sequence[Tier], images_per_client: int
+) -> list[dict[str, np.ndarray]]:
+    """Calibrates subnets on some training images of every client, telling each pass.
+
+    Args:
+      trained: The supernet and its clients.
+      tiers: The subnets.
+      images_per_client: Most images that a client computes.
+
+    Returns:
+      Each subnet's mean squares.
+    """
+    space, dataset = trained.supernet.space, trained.dataset
+    found = []
+    with local_execution():
+        for tier in tiers:
+            print(f"{tier.name}: {tier.architecture}", flush=True)
+            client_data = []
+            for client, indices in enumerate(trained.partition):
+                rng = np.random.default_rng([client, _IMAGES])
+                chosen = rng.permutation(indices.train)[:images_per_client]
+                images, labels = dataset.train_images[chosen], dataset.train_labels[chosen]
+                client_data.append(
+                    client_element(space, images, labels, tier.architecture, client, np.zeros(2))
+                )
+            found.append(
+                calibrate_federated(
+                    trained.supernet,
+                    tier.architecture,
+                    trained.preprocessing,
+                    client_data,
+                    on_pass=_print_pass,
+                )
+            )
+    return found
+
+
+def _print_pass(done: CalibrationPass) -> None:
+    told = f"changed by {100 * done.change:.1f} %" if done.number > 1 else "normalized by batches"
+    print(f"  calibration {done.number}: {done.examples:,} clients' images, {told}", flush=True)
+
+
+def write_calibration(
+    path: str | os.PathLike,
+    mean_squares: dict[str, np.ndarray],
+    architecture: Architecture,
+    supernet_hash: str,
+) -> None:
+    """Writes mean squares with the subnet and the supernet that they belong to."""
+    metadata = {"architecture": json.loads(architecture.to_json()), "supernet_hash": supernet_hash}
+    checkpoint.write_tensors(path, "calibration", mean_squares, metadata)
+
+
+def read_calibration(
+    path: str | os.PathLike, architecture: Architecture, supernet_hash: str
+) -> dict[str, np.ndarray]:
+    """Reads what `write_calibration` wrote.
+
+    Raises:
+      ValueError: If the file is damaged, or belongs to another subnet or supernet.
+    """
+    mean_squares, metadata = checkpoint.read_tensors(path, "calibration")
+    found = Architecture.from_json(json.dumps(metadata["architecture"]))
+    if found != architecture or metadata["supernet_hash"] != supernet_hash:
+        raise ValueError(
+            f"{str(path)!r}: expected the calibration of {architecture} of this supernet, received "
+            f"that of {found} of supernet {metadata['supernet_hash'][:12]}. Calibrate anew."
+        )
+    return mean_squares

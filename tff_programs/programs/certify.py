@@ -1,0 +1,86 @@
+"""fedsup certify FILE.tflite --supernet=CHECKPOINT: holds an exported model against its subnet.
+
+What the stock runtime computes from the file is compared with what TensorFlow computes from the
+checkpoint: inference, every weight after each training step, save and restore, threads. --measure
+adds time, memory and size beside TensorFlow's; --flex compares with the usual export, whose
+training needs the Flex delegate, and takes some minutes. FILE.certificate.json holds it all. The
+exit code is 0 if every check holds, else 1.
+"""
+
+import os
+import sys
+
+import numpy as np
+from absl import flags
+
+from fedsup_tf.data import datasets
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import write_json
+from fedsup_tf.supernet import Supernet
+from tff_programs.programs.flags import data_flags
+from tff_programs.reports import certificate_report
+from tflite.certify.certify import certify
+from tflite.profiling.compare_engines import measure
+
+FLAGS = flags.FLAGS
+data_flags.define_data_flags()
+flags.DEFINE_string("supernet", None, "The checkpoint that the file was exported from.")
+flags.DEFINE_integer("steps", 10, "Training steps that are compared.", lower_bound=1)
+flags.DEFINE_boolean("measure", False, "Measures time, memory and size too.")
+flags.DEFINE_boolean("flex", False, "Measures the usual export with the Flex delegate too.")
+# Enough for a few steps of different examples; more only take longer to load into memory.
+_MOST_IMAGES = 2048
+
+
+def main(argv) -> None:
+    """Certifies the file that the argument names."""
+    if len(argv) != 2:
+        raise ValueError(f"Expected one argument, the .tflite file; received {argv[1:]}.")
+    if not FLAGS.supernet:
+        raise ValueError(
+            "Expected --supernet=CHECKPOINT, the supernet that the file was exported from."
+        )
+    path = argv[1]
+    supernet, information = Supernet.load(FLAGS.supernet)
+    if "preprocessing" not in information:
+        raise ValueError(
+            f"{FLAGS.supernet!r}: expected the preprocessing of a training in it, found none. Give "
+            "a supernet that `fedsup train` wrote."
+        )
+    preprocessing = Preprocessing.from_json(information["preprocessing"])
+    images, labels, name = _examples(supernet, information)
+    certificate = certify(path, supernet, preprocessing, images, labels, FLAGS.steps)
+    print(certificate_report.checks_table(certificate, name), flush=True)
+    fields = {**certificate.to_fields(), "examples": name}
+    if FLAGS.measure or FLAGS.flex:
+        subnet = supernet.extract(certificate.metadata.architecture)
+        fields["measured"] = measure(path, subnet, preprocessing, with_flex=FLAGS.flex)
+        print("\n" + certificate_report.measured_table(fields["measured"]))
+    told = f"{path}.certificate.json"
+    write_json(told, fields)
+    failed = [check.name for check in certificate.checks if not check.holds]
+    verdict = f"does not hold: {', '.join(failed)}" if failed else "holds"
+    print(f"\n{os.path.basename(path)} {verdict}; {told}")
+    sys.exit(1 if failed else 0)
+
+
+def _examples(supernet: Supernet, information: dict) -> tuple[np.ndarray, np.ndarray, str]:
+    """Images and labels of the training's data set, or random ones where it is not at hand."""
+    space = supernet.space
+    name = information.get("settings", {}).get("dataset")
+    if FLAGS["dataset"].present or name is None:
+        name = FLAGS.dataset
+    random = np.random.default_rng(FLAGS.seed)
+    try:
+        dataset = datasets.load_dataset(name, FLAGS.data_dir, space.image_shape)
+    except ValueError as error:
+        print(f"random images in place of {name}: {error}", file=sys.stderr)
+        images = random.integers(0, 256, (_MOST_IMAGES // 8, *space.image_shape), np.uint8)
+        return images, random.integers(0, space.classes, len(images), np.int32), "random images"
+    if len(dataset.class_names) > space.classes:
+        raise ValueError(
+            f"Expected a data set of at most {space.classes} classes, received {name}. Give "
+            "--dataset, the one of the training."
+        )
+    chosen = random.permutation(len(dataset.test_labels))[:_MOST_IMAGES]
+    return dataset.test_images[chosen], dataset.test_labels[chosen], f"{name}, test part"

@@ -1,0 +1,118 @@
+"""A trained supernet from its checkpoint, with the data and the clients it was trained with."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.supernet import Supernet
+from tff_programs.programs.flags.data_flags import load_federated_data_from_flags
+from tff_programs.simulation.round_plan import Tier, parse_tiers
+
+FLAGS = flags.FLAGS
+# Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
+_OF_DEVICES = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
+_FLAGS_OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
+
+
+class TrainedSupernet(NamedTuple):
+    """What a program that follows a training begins with.
+
+    Attributes:
+      supernet: The trained supernet.
+      weights: Its weights by tensor name.
+      information: What was saved with it.
+      dataset: The data set it was trained on.
+      partition: The indices of each client.
+      preprocessing: Normalization of the images in the training.
+    """
+
+    supernet: Supernet
+    weights: dict[str, np.ndarray]
+    information: dict[str, Any]
+    dataset: ImageDataset
+    partition: list[ClientIndices]
+    preprocessing: Preprocessing
+
+
+def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
+    """Loads a checkpoint, and the data that its settings name.
+
+    A data flag that was given stands against the settings.
+
+    Args:
+      path: The supernet's file.
+      own_flags: Data flags that mean something else to the program, so that the settings stand.
+
+    Raises:
+      ValueError: If the file is not a whole supernet, or not that of a training.
+      SystemExit: With one line that says what is wrong with the flags or the data.
+    """
+    supernet, information = Supernet.load(path)
+    missing = [name for name in ("settings", "preprocessing") if name not in information]
+    if missing:
+        raise ValueError(
+            f"{path!r}: expected the {' and '.join(missing)} of a training in it, found none. Give "
+            "a supernet that `fedsup train` wrote."
+        )
+    for name in _FLAGS_OF_DATA:
+        if name in information["settings"] and (name in own_flags or not FLAGS[name].present):
+            FLAGS[name].value = information["settings"][name]
+    FLAGS.image_shape = [str(side) for side in supernet.space.image_shape]
+    dataset, partition = load_federated_data_from_flags()
+    return TrainedSupernet(
+        supernet=supernet,
+        weights=supernet.values_by_name(),
+        information=information,
+        dataset=dataset,
+        partition=partition,
+        preprocessing=Preprocessing.from_json(information["preprocessing"]),
+    )
+
+
+def device_training(information: dict[str, Any]) -> LocalTraining:
+    """How a device trains a subnet of a supernet: as the clients of its training did.
+
+    Args:
+      information: What was saved with the supernet; defaults stand for what is not in it.
+    """
+    settings = information.get("settings", {})
+    return LocalTraining(**{name: settings[name] for name in _OF_DEVICES if name in settings})
+
+
+def name_architectures(
+    entries: Sequence[str], space: SearchSpace, information: dict[str, Any], seed: int
+) -> list[Tier]:
+    """Subnets that a person asked for, each with its name.
+
+    Args:
+      entries: Each `tiers` (all those of the training), the name of one of them, or what
+        `assignment.parse_tiers` takes: `smallest`, `largest`, an architecture's JSON file, or
+        bounds of parameters.
+      space: The supernet's search space.
+      information: What was saved with the supernet.
+      seed: Decides the architecture that stands for bounds.
+
+    Raises:
+      ValueError: If an entry is none of these.
+    """
+    trained = [
+        Tier(name, Architecture.from_json(text)) for name, text in information.get("tiers", [])
+    ]
+    by_name = {tier.name: tier for tier in trained}
+    chosen = []
+    for entry in entries:
+        if entry == "tiers":
+            chosen += trained
+        elif entry in by_name:
+            chosen.append(by_name[entry])
+        else:
+            chosen += parse_tiers(space, [entry], seed)
+    return chosen

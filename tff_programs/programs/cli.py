@@ -1,0 +1,67 @@
+"""The console command `fedsup`: finds the program, imports it only then, and runs it."""
+
+import importlib
+import os
+import sys
+
+PROGRAMS = {
+    "demo": "train a small supernet on handwritten digits, from nothing, in about two minutes",
+    "train": "train a supernet by federated learning",
+    "worker": "compute clients for a train --workers= on another machine",
+    "evaluate": "accuracy of subnets of a trained supernet, central and federated",
+    "profile": "measure how long the parts of subnets take in the phone's runtime",
+    "search": "find the most accurate subnet of a trained supernet under a budget",
+    "calibrate": "freeze what subnets' normalizations divide by",
+    "export": "write subnets as .tflite files that infer and train on a phone",
+    "certify": "hold an exported subnet against TensorFlow: every weight of every step, time",
+    "data": "load a data set, divide it among clients and show who holds what",
+    "device": "train an exported subnet on one person's examples, as the app on a phone does",
+    "fleet": "rounds whose clients are processes with a .tflite and their own images",
+    "merge": "add what phones learned, the updates they sent, to a supernet",
+}
+
+_USAGE = """fedsup: one federated supernet, a trainable subnet for every class of phone
+
+usage: fedsup PROGRAM [--flag=value ...] [--flagfile=FILE]
+
+{programs}
+
+fedsup PROGRAM --help lists a program's flags.
+"""
+
+
+def main() -> None:
+    """Runs the program that the first argument names."""
+    names = sys.argv[1:2]
+    if not names or names[0] in ("-h", "--help", "help"):
+        lines = (f"  {name:10s} {text}" for name, text in PROGRAMS.items())
+        print(_USAGE.format(programs="\n".join(lines)))
+        return
+    name = names[0]
+    if name not in PROGRAMS:
+        sys.exit(f"fedsup: expected a program of {', '.join(PROGRAMS)}, received {name!r}.")
+    # TensorFlow's and gRPC's start-up messages say nothing about the run.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from absl import app, flags, logging
+
+    logging.set_verbosity(logging.WARNING)
+    program = importlib.import_module(f"tff_programs.programs.{name}")
+    if "--help" in sys.argv[2:] or "-h" in sys.argv[2:]:
+        modules = sorted(
+            module for module in flags.FLAGS.flags_by_module_dict() if "tff_" in module
+        )
+        print(program.__doc__, *(flags.FLAGS.module_help(module) for module in modules), sep="\n")
+        return
+
+    def run(argv):
+        try:
+            return program.main(argv)
+        except KeyboardInterrupt:
+            sys.exit(f"fedsup {name}: stopped.")
+        except (ValueError, OSError, RuntimeError, flags.Error) as error:
+            if os.environ.get("FEDSUP_TRACEBACK"):
+                raise
+            sys.exit(f"fedsup {name}: {error}")
+
+    app.run(run, argv=[f"fedsup {name}", *sys.argv[2:]])

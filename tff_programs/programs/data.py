@@ -1,0 +1,208 @@
+"""fedsup data: shows a data set and who holds what of it, as a table and a picture.
+
+`fedsup data --dataset=fashion_mnist --partition=dirichlet --clients=100 --plot=partition.png`
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices, label_counts
+from fedsup_tf.files.checkpoint import replace_file
+from tff_programs.programs.flags import data_flags
+
+FLAGS = flags.FLAGS
+data_flags.define_data_flags()
+flags.adopt_module_key_flags(data_flags)
+flags.DEFINE_string("plot", None, "Draws who holds which classes to this PNG file.")
+
+_INK, _FAINT, _STRIPE = "#22303c", "#7a8793", "#f3f5f7"
+_COLOURS = (
+    "#3b6fb6", "#e07b39", "#3f9b6c", "#c8504f", "#8567b0",
+    "#a0745a", "#d778b0", "#6f7f8c", "#b3a02c", "#2ba6b5",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the data set and its partition, and draws it if asked to."""
+    if len(argv) > 1:
+        sys.exit(f"Expected flags only, received {argv[1]!r}. See --help.")
+    dataset, clients = data_flags.load_federated_data_from_flags()
+    counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
+    print(describe(dataset, clients, _partition_name()))
+    if FLAGS.plot is not None:
+        title = f"{dataset.name}, {_partition_name()}"
+        try:
+            save_png(plot_partition(counts, dataset.class_names, title), Path(FLAGS.plot))
+        except OSError as error:
+            sys.exit(f"--plot={FLAGS.plot}: {error}")
+        print(f"plot                {FLAGS.plot}")
+
+
+def _partition_name() -> str:
+    details = {
+        "iid": "",
+        "shard": f"{FLAGS.classes_per_client} classes per client, ",
+        "dirichlet": f"beta {FLAGS.beta:g}, ",
+    }
+    return f"{FLAGS.partition} partition, {details[FLAGS.partition]}seed {FLAGS.seed}"
+
+
+def describe(dataset: ImageDataset, clients: Sequence[ClientIndices], partition_name: str) -> str:
+    """Makes the table that the program prints.
+
+    Args:
+      dataset: The data set.
+      clients: The indices of each client.
+      partition_name: How it was divided, in words.
+
+    Returns:
+      Lines of text.
+    """
+    counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
+    height, width, channels = dataset.train_images.shape[1:]
+    rows = {
+        "train examples": counts.sum(axis=1),
+        "test examples": np.array([len(client.test) for client in clients]),
+        "classes": (counts > 0).sum(axis=1),
+    }
+    lines = [
+        f"data set            {dataset.name}, {len(dataset.class_names)} classes",
+        f"images              {height} x {width} x {channels}",
+        f"train / test        {len(dataset.train_labels):,} / {len(dataset.test_labels):,} "
+        "examples",
+        f"partition           {partition_name}",
+        f"clients             {len(clients):,}",
+        f"  of each client    {'min':>8}{'median':>8}{'max':>8}",
+    ]
+    for name, values in rows.items():
+        numbers = (values.min(), np.median(values), values.max())
+        # A median may lie halfway between two whole numbers.
+        cells = "".join(f"{f'{number:,.1f}'.removesuffix('.0'):>8}" for number in numbers)
+        lines.append(f"  {name:<18}{cells}")
+    return "\n".join(lines)
+
+
+def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
+    """Draws a matrix of clients and classes; a bubble's area is a number of training examples.
+
+    Args:
+      counts: `(clients, classes)`, training examples.
+      class_names: A name for each class.
+      title: Name of the data set and its partition.
+
+    Returns:
+      The figure; bars above the matrix show the size of each client.
+    """
+    clients, classes = counts.shape
+    column, row = np.clip(11.5 / clients, 0.13, 0.46), np.clip(4.6 / classes, 0.15, 0.36)
+    left = 0.45 + 0.075 * max(map(len, class_names))
+    below, above, gap, bars_height = 0.74, 0.62, 0.1, 0.95
+    plot_width, plot_height = np.clip(column * clients, 5.2, 60), row * classes
+    width, height = left + plot_width + 0.35, below + plot_height + gap + bars_height + above
+    figure = Figure(figsize=(width, height), facecolor="white")
+    bars, matrix = (
+        figure.add_axes((left / width, bottom / height, plot_width / width, tall / height))
+        for bottom, tall in ((below + plot_height + gap, bars_height), (below, plot_height))
+    )
+    colours = [_COLOURS[i] if classes <= len(_COLOURS) else _COLOURS[0] for i in range(classes)]
+    _draw_bars(bars, counts, colours)
+    # Where columns are narrow, a large bubble may reach into the next: the small stay visible.
+    reach = 1.0 if clients <= 40 else 1.6
+    diameter = 72 * 0.94 * min(reach * plot_width / clients, row)
+    legend = _draw_bubbles(matrix, counts, colours, class_names, diameter)
+    for axes in (bars, matrix):
+        axes.set_xlim(-0.5, clients - 0.5)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
+    text = {"ha": "left", "color": _INK}
+    top, start = 1 - 0.16 / height, left / width
+    figure.text(start, top, title, va="top", size=12.5, weight="bold", **text)
+    figure.text(start, 0.24 / height, "client", va="center", size=9, **text)
+    figure.legend(
+        handles=legend,
+        loc="center right",
+        bbox_to_anchor=((left + plot_width) / width, 0.24 / height),
+        ncols=len(legend),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=_INK,
+        columnspacing=1.2,
+        handlelength=max(1.2, diameter / 8.5),
+        handletextpad=0.5,
+        borderaxespad=0,
+        borderpad=0,
+    )
+    return figure
+
+
+def _draw_bars(axes: Axes, counts: np.ndarray, colours: Sequence[str]) -> None:
+    totals = np.zeros(len(counts))
+    # From below: the first class is uppermost, as in the matrix.
+    for label, colour in reversed(list(enumerate(colours))):
+        axes.bar(range(len(counts)), counts[:, label], 0.72, totals, color=colour, linewidth=0)
+        totals += counts[:, label]
+    largest = int(totals.max())
+    axes.set_ylim(0, largest * 1.04)
+    axes.set_yticks([0, largest], ["0", f"{largest:,}"])
+    axes.set_xticks([])
+    axes.set_ylabel("examples", size=8.5, color=_FAINT, labelpad=2)
+
+
+def _draw_bubbles(
+    axes: Axes,
+    counts: np.ndarray,
+    colours: Sequence[str],
+    class_names: Sequence[str],
+    diameter: float,
+) -> list[PathCollection]:
+    """Draws the matrix and returns what its legend shows."""
+    clients, classes = counts.shape
+    for label in range(0, classes, 2):
+        axes.axhspan(label - 0.5, label + 0.5, color=_STRIPE, linewidth=0, zorder=0)
+    # Areas are in square points. One example stays visible beside thousands.
+    scale = diameter**2 / counts.max()
+    client, label = np.nonzero(counts)
+    areas = np.maximum(counts[client, label] * scale, 3.0)
+    order = np.argsort(-areas, kind="stable")
+    axes.scatter(
+        client[order],
+        label[order],
+        areas[order],
+        [colours[i] for i in label[order]],
+        edgecolors="white",
+        # A white edge parts large bubbles and would eat up small ones.
+        linewidths=np.where(areas[order] > 20, 0.4, 0),
+        clip_on=False,
+        zorder=2,
+    )
+    axes.set_ylim(classes - 0.5, -0.5)
+    axes.set_yticks(range(classes), class_names)
+    steps = (1, 5, 10, 50, 100, 500, 1000)
+    step = next((step for step in steps if clients / step <= 25), clients)
+    axes.set_xticks(np.arange(0, clients, step))
+    # Round numbers, the largest not above the largest bubble.
+    wanted = [max(1.0, counts.max() * share) for share in (0.1, 0.4, 1)]
+    digits = [10 ** int(np.log10(value)) for value in wanted]
+    samples = sorted({int(v // d) * d for v, d in zip(wanted, digits, strict=True)})
+    handles = [
+        axes.scatter([], [], sample * scale, _FAINT, linewidths=0, label=f"{sample:,}")
+        for sample in samples
+    ]
+    return [axes.scatter([], [], 0, label="training examples"), *handles]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes a PNG whole or not at all: beside its place first, then renamed into it."""
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,99 @@
+"""fedsup evaluate CHECKPOINT: accuracy of subnets on the test set and on clients' own test data.
+
+The data set and its partition are those that the supernet was trained with; `--data_dir` says where
+the archive is, if it is not where the loader looks by itself.
+"""
+
+import asyncio
+
+import numpy as np
+import tensorflow_federated as tff
+from absl import flags
+
+from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.search.costs import architecture_cost
+from tff_programs.execution.contexts import local_execution
+from tff_programs.learning.evaluation import build_federated_evaluation
+from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.reports import report
+from tff_programs.simulation.clients import client_element
+
+FLAGS = flags.FLAGS
+
+define_data_flags()
+flags.DEFINE_list(
+    "architectures",
+    ["tiers"],
+    "Which subnets: tiers (those of the training), smallest, largest, an architecture's JSON file, "
+    "or bounds of parameters.",
+)
+flags.DEFINE_list("test_batch_sizes", ["1", "32", "256"], "Images normalized together.")
+flags.DEFINE_integer("client_batch_size", 32, "The same, on the clients.", lower_bound=1)
+
+
+def main(argv) -> None:
+    """Evaluates the checkpoint that the first argument names."""
+    if len(argv) != 2:
+        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
+    batch_sizes = _whole_numbers(FLAGS.test_batch_sizes)
+    supernet, weights, information, dataset, partition, preprocessing = load_trained(argv[1])
+    space = supernet.space
+    tiers = name_architectures(FLAGS.architectures, space, information, FLAGS.seed)
+    print(
+        f"{space.name} after round {information['round']}, {dataset.name}: "
+        f"{len(dataset.test_labels):,} test images, {len(partition)} clients"
+    )
+
+    accuracy = build_accuracy(supernet, preprocessing)
+    federated = build_federated_evaluation(space, preprocessing, FLAGS.client_batch_size)
+    rows = [
+        (
+            "subnet",
+            "architecture",
+            "parameters",
+            "MACs",
+            *(f"test, batch {size}" for size in batch_sizes),
+            f"clients, batch {FLAGS.client_batch_size}",
+        )
+    ]
+    with local_execution():
+        for tier in tiers:
+            cost = architecture_cost(space, tier.architecture)
+            shares = [
+                accuracy(weights, tier.architecture, dataset.test_images, dataset.test_labels, size)
+                for size in batch_sizes
+            ]
+            client_data = [
+                client_element(
+                    space,
+                    dataset.test_images[indices.test],
+                    dataset.test_labels[indices.test],
+                    tier.architecture,
+                    client,
+                    np.zeros(2),
+                )
+                for client, indices in enumerate(partition)
+            ]
+            counts = asyncio.run(_evaluate(federated, weights, client_data))
+            shares.append(counts["correct"] / counts["examples"])
+            rows.append(
+                (
+                    tier.name,
+                    str(tier.architecture),
+                    f"{cost.parameters:,}",
+                    f"{cost.macs:,}",
+                    *(f"{100 * share:.1f} %" for share in shares),
+                )
+            )
+    print(report.format_table(rows))
+
+
+async def _evaluate(federated, weights, client_data):
+    return await tff.program.materialize_value(federated(tuple(weights.values()), client_data))
+
+
+def _whole_numbers(texts: list[str]) -> list[int]:
+    if not all(text.isdigit() and int(text) > 0 for text in texts):
+        raise ValueError(f"Expected --test_batch_sizes as whole numbers from 1, received {texts}.")
+    return [int(text) for text in texts]

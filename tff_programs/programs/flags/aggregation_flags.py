@@ -1,0 +1,177 @@
+"""Flags of `fedsup train` that say what the server makes of the clients' updates."""
+
+import secrets
+
+import tensorflow_federated as tff
+from absl import flags
+
+from fedsup_tf import slicing
+from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators import clipping, overlap_mean
+from tff_programs.aggregators.compression import EightBitUpload
+from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanFactory
+from tff_programs.aggregators.robust import RobustOverlapMeanFactory
+from tff_programs.simulation.round_plan import Assignment
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum(
+    "aggregation", "coverage", overlap_mean.KINDS, "How overlapping slices are averaged."
+)
+flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
+flags.DEFINE_string(
+    "clipping", "none", "Largest l2 norm of an update; adaptive: the clients' 80th percentile."
+)
+flags.DEFINE_string(
+    "zeroing",
+    "none",
+    "Norm above which an update counts as no change; adaptive: far above the clients' norms.",
+)
+flags.DEFINE_enum(
+    "compression", "none", ["none", "8bit"], "How updates travel: as floats, or in 8 bits an entry."
+)
+flags.DEFINE_float(
+    "poisoned",
+    0.0,
+    "Share of a round's clients that may be poisoned; above 0, the updates farthest from the "
+    "others' are set aside.",
+    lower_bound=0,
+)
+flags.DEFINE_float(
+    "noise_multiplier",
+    0.0,
+    "Differential privacy: deviation of the noise on sums, over --clipping's norm.",
+    lower_bound=0,
+)
+flags.DEFINE_float("delta", None, "Of (epsilon, delta); by default 0.1 over the number of clients.")
+flags.DEFINE_float("max_epsilon", None, "Privacy budget: a run that would cost more is refused.")
+flags.DEFINE_integer(
+    "noise_seed",
+    None,
+    "Decides the privacy noise, for experiments: who knows it can subtract the noise. By default "
+    "drawn by the system and kept in the run's state.",
+    lower_bound=0,
+)
+
+
+def upload_from_flags() -> overlap_mean.FloatUpload:
+    """How updates travel."""
+    return EightBitUpload() if FLAGS.compression == "8bit" else overlap_mean.FloatUpload()
+
+
+def aggregator_from_flags(
+    supernet: Supernet, with_subnets: bool
+) -> tff.aggregators.WeightedAggregationFactory:
+    """What the server makes of updates.
+
+    Args:
+      supernet: The supernet whose subnets are trained.
+      with_subnets: Whether the updates hold the subnets' own subnets.
+
+    Raises:
+      ValueError: If flags exclude each other.
+    """
+    clipping_norm = _norm("clipping")
+    zeroing_norm = _norm("zeroing")
+    options = {
+        "kind": FLAGS.aggregation,
+        "with_subnets": with_subnets,
+        "upload": upload_from_flags(),
+    }
+    if FLAGS.noise_multiplier:
+        _check_private(clipping_norm, zeroing_norm)
+        # The factory clips by itself, and what it clips it does not tell.
+        factory = PrivateOverlapMeanFactory(
+            supernet, clipping_norm, FLAGS.noise_multiplier, _noise_seed(), **options
+        )
+        clipping_norm = None
+    elif FLAGS.poisoned:
+        factory = RobustOverlapMeanFactory(
+            supernet, FLAGS.poisoned, max(3, FLAGS.clients_per_round), **options
+        )
+    else:
+        factory = overlap_mean.OverlapMeanFactory(supernet, **options)
+    if clipping_norm is not None:
+        if clipping_norm == "adaptive":
+            clipping_norm = clipping.adaptive_clipping_norm()
+        factory = clipping.ClippingFactory(clipping_norm, factory)
+    if zeroing_norm is not None:
+        if zeroing_norm == "adaptive":
+            zeroing_norm = clipping.adaptive_zeroing_norm()
+        factory = clipping.ZeroingFactory(zeroing_norm, factory)
+    return factory
+
+
+def privacy_from_flags(assignment: Assignment) -> PrivacyAccount | None:
+    """The account of a private run; None if it is not private.
+
+    Raises:
+      ValueError: If all rounds together would cost more than the budget.
+    """
+    if not FLAGS.noise_multiplier:
+        if FLAGS.max_epsilon is not None:
+            raise ValueError(
+                "--max_epsilon: expected --noise_multiplier and a norm for --clipping with it, "
+                "received no noise. Nothing is private without."
+            )
+        return None
+    clients = assignment.clients
+    account = PrivacyAccount(
+        noise_multiplier=FLAGS.noise_multiplier,
+        delta=0.1 / clients if FLAGS.delta is None else FLAGS.delta,
+        clients_per_round=assignment.asked,
+        clients=clients,
+        # Who is asked among those available is not a random subset of all.
+        sampled=assignment.time is None or assignment.time.trace is None,
+    )
+    budget = FLAGS.max_epsilon
+    cost = account.epsilon_after(FLAGS.rounds)
+    if budget is not None and cost > budget:
+        raise ValueError(
+            f"--max_epsilon: expected {FLAGS.rounds} rounds to cost at most {budget:g}, they would "
+            f"cost {cost:.3g} at delta {account.delta:.1e}. The budget holds "
+            f"{account.rounds_within(budget, FLAGS.rounds)} rounds; or give more "
+            "--noise_multiplier, or ask fewer of more --clients."
+        )
+    return account
+
+
+def _norm(name: str) -> float | str | None:
+    value = FLAGS[name].value
+    if value in ("none", "adaptive"):
+        return None if value == "none" else value
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(
+            f"--{name}: expected none, adaptive or a norm such as 1.5, received {value!r}."
+        ) from error
+
+
+def _check_private(clipping_norm, zeroing_norm) -> None:
+    if not isinstance(clipping_norm, float):
+        raise ValueError(
+            "--noise_multiplier: expected a norm such as --clipping=0.5 with it, received "
+            f"--clipping={FLAGS.clipping}. Noise is measured in that norm."
+        )
+    if zeroing_norm == "adaptive":
+        raise ValueError(
+            "--noise_multiplier: an adaptive --zeroing would tell of norms without noise; expected "
+            "none or a norm."
+        )
+    if FLAGS.weighting != "uniform":
+        raise ValueError(
+            "--noise_multiplier: expected --weighting=uniform, received "
+            f"--weighting={FLAGS.weighting}. Privacy counts every client alike."
+        )
+    if FLAGS.poisoned:
+        raise ValueError(
+            "--noise_multiplier and --poisoned: expected one of them. What is set aside shows in "
+            "the weights without noise."
+        )
+
+
+def _noise_seed() -> tuple[int, int]:
+    if FLAGS.noise_seed is not None:
+        return (FLAGS.noise_seed, 0)
+    return (secrets.randbits(31), secrets.randbits(31))

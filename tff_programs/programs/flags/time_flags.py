@@ -1,0 +1,121 @@
+"""Flags of simulated time: devices' speeds, when they are available, what the server awaits."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.space import SearchSpace
+from tff_programs.simulation.availability import (
+    DEFAULT_UTC_OFFSETS_HOURS,
+    AvailabilityTrace,
+    diurnal_trace,
+    load_trace,
+)
+from tff_programs.simulation.device_speed import (
+    DeviceTime,
+    default_devices,
+    devices_to_json,
+    load_devices,
+)
+from tff_programs.simulation.round_clock import SimulatedTime
+from tff_programs.simulation.round_plan import Tier
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "devices",
+    None,
+    "JSON file of each tier's device: multiply-accumulates, bytes down and bytes up per second, "
+    "latency. By default a measured speed of one core, an assumed factor from it to each tier, and "
+    "an assumed network.",
+)
+flags.DEFINE_string(
+    "availability_trace",
+    None,
+    "When clients are available, in simulated time: a JSON file of intervals, or diurnal for "
+    "phones that charge at night. By default always.",
+)
+flags.DEFINE_list(
+    "utc_offsets",
+    [f"{hours:g}" for hours in DEFAULT_UTC_OFFSETS_HOURS],
+    "Time zones of --availability_trace=diurnal, in hours from UTC.",
+)
+flags.DEFINE_integer(
+    "over_asked",
+    0,
+    "Clients asked beyond --clients_per_round, whose updates are taken from the first to finish.",
+    lower_bound=0,
+)
+flags.DEFINE_float(
+    "round_deadline", None, "Longest simulated seconds of a round; clients not done are lost."
+)
+flags.register_validator(
+    "round_deadline",
+    lambda seconds: seconds is None or seconds > 0,
+    "Expected seconds above 0.",
+)
+
+
+def simulated_time_from_flags(
+    space: SearchSpace,
+    tiers: Sequence[Tier],
+    partition: Sequence[ClientIndices],
+    training: LocalTraining,
+    count_bytes: Callable[[Architecture], tuple[int, int]],
+    architecture: Architecture | None,
+    seed: int,
+) -> SimulatedTime:
+    """What rounds do with simulated time.
+
+    Args:
+      space: Where architectures come from.
+      tiers: The classes of devices.
+      partition: The indices of each client.
+      training: The clients' hyper-parameters.
+      count_bytes: From an architecture to the bytes that its client receives and sends.
+      architecture: The one net that all clients train; None where each trains its own.
+      seed: Decides a drawn trace.
+
+    Raises:
+      ValueError: If a flag or a file that it names is not what it should be.
+    """
+    devices = load_devices(FLAGS.devices, tiers) if FLAGS.devices else default_devices(space, tiers)
+    examples = tuple(len(indices.train) for indices in partition)
+    deadline = math.inf if FLAGS.round_deadline is None else FLAGS.round_deadline
+    return SimulatedTime(
+        DeviceTime(space, devices, training, examples, count_bytes, architecture),
+        _trace_from_flags(len(partition), seed),
+        FLAGS.over_asked,
+        deadline,
+    )
+
+
+def time_settings(time: SimulatedTime, tiers: Sequence[Tier]) -> dict[str, Any]:
+    """What stands for the flags' files in a run's settings: their content."""
+    digest = None
+    if time.trace is not None:
+        digest = hashlib.sha256(time.trace.to_json().encode()).hexdigest()
+    return {
+        "devices": devices_to_json(time.client_seconds.devices, tiers),
+        "availability_trace": digest,
+    }
+
+
+def _trace_from_flags(clients: int, seed: int) -> AvailabilityTrace | None:
+    if FLAGS.availability_trace is None:
+        return None
+    if FLAGS.availability_trace != "diurnal":
+        return load_trace(FLAGS.availability_trace)
+    try:
+        offsets = [float(hours) for hours in FLAGS.utc_offsets]
+    except ValueError as error:
+        raise ValueError(
+            f"--utc_offsets: expected hours such as -8,-5, received {FLAGS.utc_offsets}."
+        ) from error
+    return diurnal_trace(clients, seed, offsets)

@@ -1,0 +1,207 @@
+"""A fleet: a server that exports and merges, and clients that are processes of their own."""
+
+import concurrent.futures
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.checkpoint import fingerprint, replace_file
+from fedsup_tf.supernet import Supernet
+from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet, device_training
+from tff_programs.simulation.round_plan import Assignment, RoundPlan, default_tiers, parse_tiers
+from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
+from tflite.merge.merge import merge_updates
+
+_IMAGES_OF_CALIBRATION = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class FleetSettings:
+    """How a fleet runs.
+
+    Attributes:
+      rounds: Number of all rounds.
+      clients_per_round: Clients of a round.
+      learning_rate: Of the clients; None for that of the training.
+      processes: Clients computed side by side; 0 for one a core.
+      test_batch_size: Images normalized together in a test.
+      seed: Decides who takes part.
+    """
+
+    rounds: int
+    clients_per_round: int
+    learning_rate: float | None
+    processes: int
+    test_batch_size: int
+    seed: int
+
+
+class Fleet:
+    """The server of a fleet, and the processes of its clients."""
+
+    def __init__(self, trained: TrainedSupernet, folder: str, settings: FleetSettings):
+        """Makes the fleet, or opens the one in `folder`."""
+        self.trained = trained
+        self._folder = folder
+        self._settings = settings
+        of_training = trained.information["settings"]
+        self.learning_rate = settings.learning_rate or of_training["learning_rate"]
+        self.training = device_training(trained.information)
+        space = trained.supernet.space
+        tiers = parse_tiers(space, of_training["tiers"], settings.seed)
+        self.assignment = Assignment(
+            space=space,
+            tiers=tiers or default_tiers(space, settings.seed),
+            clients=len(trained.partition),
+            clients_per_round=settings.clients_per_round,
+            seed=settings.seed,
+        )
+        self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+        self._templates = {}
+        self._base = fingerprint(trained.weights)
+        # The trained one stays as it is, for the comparison.
+        self.supernet, information = trained.supernet, trained.information
+        self._done = 0
+        path = self._path("supernet.safetensors")
+        if os.path.exists(path):
+            self.supernet, information = Supernet.load(path, space)
+            if information["fleet"]["base"] != self._base:
+                raise ValueError(
+                    f"The fleet in {folder!r} began with another supernet. Give that one to "
+                    "continue it, or another --out."
+                )
+            self._done = information["fleet"]["rounds"]
+            print(f"Continuing after round {self._done}.", flush=True)
+        else:
+            self.supernet = Supernet(space)
+            self.supernet.assign_weights(trained.weights)
+        self._information = information
+
+    def run_round(self, number: int) -> None:
+        """Runs one round, counted from 1; nothing if it was run before."""
+        if number <= self._done:
+            return
+        start = time.monotonic()
+        plan = self.plan(number)
+        folder = self._path(f"round_{number:03d}")
+        supernet_hash = fingerprint(self.supernet.weights_by_name())
+        models = self._export(folder, plan, supernet_hash)
+        workers = self._settings.processes or len(os.sched_getaffinity(0))
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            jobs = [
+                pool.submit(self._train_client, folder, models[architecture], client, int(seed[1]))
+                for client, architecture, seed in zip(
+                    plan.clients, plan.architectures, plan.seeds, strict=True
+                )
+            ]
+            updates = [job.result() for job in jobs]
+        merged = merge_updates(self.supernet, supernet_hash, updates)
+        for rejected in merged.rejected:
+            print(f"  left out {rejected.name}: {rejected.reason}", flush=True)
+        self._information = {
+            **self._information,
+            "round": self.trained.information["round"] + number,
+            "fleet": {"base": self._base, "rounds": number},
+        }
+        self.supernet.save(self._path("supernet.safetensors"), self._information)
+        seconds = time.monotonic() - start
+        self.print_accuracies(
+            f"round {number}/{self._settings.rounds} | {len(updates)} clients", seconds
+        )
+
+    def accuracies(self, supernet: Supernet) -> dict[str, float]:
+        """Test accuracy of each tier's subnet."""
+        weights = supernet.values_by_name()
+        dataset = self.trained.dataset
+        return {
+            tier.name: self._accuracy(
+                weights,
+                tier.architecture,
+                dataset.test_images,
+                dataset.test_labels,
+                self._settings.test_batch_size,
+            )
+            for tier in self.assignment.tiers
+        }
+
+    def print_accuracies(self, label: str, seconds: float | None = None) -> None:
+        """Prints a line with the accuracy of each tier."""
+        shares = self.accuracies(self.supernet)
+        told = "  ".join(f"{name} {100 * share:.1f}" for name, share in shares.items())
+        took = "" if seconds is None else f" | {seconds:.0f} s"
+        print(f"{label}{took} | accuracy % {told}", flush=True)
+
+    def plan(self, number: int) -> RoundPlan:
+        """Who takes part in a round; not the rounds that the training had."""
+        return self.assignment.plan(self.trained.information["round"] + number)
+
+    def _export(self, folder: str, plan: RoundPlan, supernet_hash: str) -> dict[Architecture, str]:
+        """Writes a model for each architecture of the round; returns their paths."""
+        trained = self.trained
+        number = self._information["round"]
+        tiers = [tier for tier in self.assignment.tiers if tier.architecture in plan.architectures]
+        new = [tier for tier in tiers if tier.architecture not in self._templates]
+        found = calibrate_tiers(trained, new, _IMAGES_OF_CALIBRATION) if new else []
+        calibrated = dict(zip((tier.architecture for tier in new), found, strict=True))
+        origin = Origin(trained.supernet.space, supernet_hash, number, trained.dataset.class_names)
+        models = {}
+        for tier in tiers:
+            architecture = tier.architecture
+            subnet = self.supernet.extract(architecture)
+            path = os.path.join(folder, f"{tier.name}.tflite")
+            if architecture in calibrated:
+                export_tflite(
+                    path,
+                    subnet,
+                    calibrated[architecture],
+                    trained.preprocessing,
+                    self.training,
+                    origin,
+                    BatchSizes(train=self.training.batch_size),
+                )
+                self._templates[architecture] = path, calibrated[architecture]
+            else:
+                template, mean_squares = self._templates[architecture]
+                weights = subnet.values_by_name()
+                refresh_tflite(path, template, weights, mean_squares, supernet_hash, number)
+            models[architecture] = path
+        return models
+
+    def _train_client(self, folder: str, model: str, client: int, seed: int) -> str:
+        """Runs one client's process, and returns the path of its update."""
+        own = os.path.join(folder, f"client_{client:04d}")
+        os.makedirs(own, exist_ok=True)
+        dataset, indices = self.trained.dataset, self.trained.partition[client]
+        examples = os.path.join(own, "examples.npz")
+        arrays = {
+            "images": dataset.train_images[indices.train],
+            "labels": dataset.train_labels[indices.train],
+            "test_images": dataset.test_images[indices.test],
+            "test_labels": dataset.test_labels[indices.test],
+        }
+        replace_file(examples, lambda temporary: np.savez(temporary, **arrays))
+        command = [
+            *(sys.executable, "-c", "from tff_programs.programs.cli import main; main()"),
+            *("device", model),
+            f"--data={examples}",
+            f"--out={own}",
+            f"--epochs={self.training.epochs}",
+            f"--learning_rate={self.learning_rate}",
+            f"--seed={seed}",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
+        (gain,) = (line for line in done.stdout.splitlines() if line.startswith("personal"))
+        print(f"  client {client}, {os.path.basename(model)}: {gain}", flush=True)
+        return os.path.join(own, "update.safetensors")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder, name)

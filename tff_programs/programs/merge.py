@@ -1,0 +1,110 @@
+"""fedsup merge SUPERNET UPDATE... --out=NEW.safetensors: adds what phones learned to a supernet.
+
+An UPDATE is a file that a phone sent, or a folder: then all *.safetensors in it. Updates that are
+damaged, of another search space, started from another supernet or already merged are named with the
+reason and left out. Beside NEW.safetensors, NEW.merge.json tells what was done.
+"""
+
+import glob
+import os
+
+from absl import flags
+
+from fedsup_tf import slicing
+from fedsup_tf.files.checkpoint import fingerprint, write_json
+from fedsup_tf.supernet import Supernet
+from tff_programs.reports import report
+from tflite.merge.merge import merge_updates
+from tflite.merge.merge_report import MergeReport
+
+FLAGS = flags.FLAGS
+# Rows of the table; the JSON file has all.
+_ROWS = 20
+
+flags.DEFINE_string("out", None, "Where the new supernet is written.")
+flags.DEFINE_enum(
+    "aggregation", "coverage", slicing.AGGREGATIONS, "How overlapping slices are averaged."
+)
+flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
+flags.DEFINE_float("clip_norm", None, "Largest L2 norm of an update; larger ones are scaled down.")
+
+
+def main(argv) -> None:
+    """Merges the updates that the arguments name."""
+    if len(argv) < 3:
+        raise ValueError(
+            f"Expected the supernet's file and at least one update or folder; received {argv[1:]}."
+        )
+    if not FLAGS.out:
+        raise ValueError("Expected --out=FILE, where the new supernet is written.")
+    paths = _files(argv[2:])
+    if any(os.path.realpath(path) == os.path.realpath(FLAGS.out) for path in paths):
+        raise ValueError(f"--out={FLAGS.out} is one of the updates. Choose another file.")
+    supernet, information = Supernet.load(argv[1])
+    base_hash = fingerprint(supernet.weights_by_name())
+    merged_before = information.get("merged", [])
+    merged = merge_updates(
+        supernet,
+        base_hash,
+        paths,
+        aggregation=FLAGS.aggregation,
+        weighting=FLAGS.weighting,
+        clip_norm=FLAGS.clip_norm,
+        already_merged=frozenset(merged_before),
+    )
+    number = information.get("round", 0) + 1
+    identities = [update.identity for update in merged.used]
+    supernet.save(
+        FLAGS.out, {**information, "round": number, "merged": [*merged_before, *identities]}
+    )
+    fields = {
+        "base": {"path": argv[1], "hash": base_hash, "round": number - 1},
+        "supernet": {
+            "path": FLAGS.out,
+            "hash": fingerprint(supernet.weights_by_name()),
+            "round": number,
+        },
+        "aggregation": FLAGS.aggregation,
+        "weighting": FLAGS.weighting,
+        "clip_norm": FLAGS.clip_norm,
+        **merged.to_fields(),
+    }
+    told = f"{os.path.splitext(FLAGS.out)[0]}.merge.json"
+    write_json(told, fields)
+    print(_table(merged))
+    print(f"\nRound {number}: {FLAGS.out}, {told}")
+
+
+def _files(arguments: list[str]) -> list[str]:
+    """The arguments, each folder replaced by the update files in it."""
+    paths = []
+    for argument in arguments:
+        if not os.path.isdir(argument):
+            paths.append(argument)
+            continue
+        # Files that begin with a dot are still being written.
+        inside = sorted(glob.glob(os.path.join(glob.escape(argument), "*.safetensors")))
+        if not inside:
+            raise ValueError(f"Expected *.safetensors in the folder {argument!r}, found none.")
+        paths += inside
+    return paths
+
+
+def _table(merged: MergeReport) -> str:
+    rows = [("update", "architecture", "examples", "norm")]
+    rows += [
+        (update.name, str(update.architecture), f"{update.examples:,}", f"{update.norm:.4g}")
+        for update in merged.used[:_ROWS]
+    ]
+    lines = [report.format_table(rows)]
+    if len(merged.used) > _ROWS:
+        lines.append(f"and {len(merged.used) - _ROWS} more")
+    lines += [f"counted once: {name}, the same as {first}" for name, first in merged.duplicates]
+    lines += [f"left out: {name}: {reason}" for name, reason in merged.rejected]
+    reached = [reach for reach in merged.coverage.values() if reach.updates]
+    whole = sum(reach.share == 1 for reach in reached)
+    lines.append(
+        f"{len(merged.used)} used, {len(merged.rejected)} left out; of {len(merged.coverage)} "
+        f"tensors {len(reached)} changed, {whole} of them in every entry"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,152 @@
+"""fedsup profile --space=SPACE --out=table.json: milliseconds of the parts of subnets, measured.
+
+Each part of a space's subnets (the stem, each choice of each stage, the head) is timed on this
+machine in the stock runtime, for inference and for a step of training. `fedsup search
+--latency_table` then knows the latency of any subnet as a sum. The table says how far its sums are
+from whole subnets: the smallest, the largest and some drawn at random. A run that was killed goes
+on when it is called again. Times are the shortest of many turns, and on one thread the processor's
+own, so that the machine may do other things meanwhile, but the less the better.
+"""
+
+import os
+import time
+
+import numpy as np
+from absl import flags
+
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.cost_parts import Part, parts_of_space
+from fedsup_tf.search.latency import LatencyTable
+from fedsup_tf.space import load_space
+from fedsup_tf.supernet import Supernet
+from tff_programs.programs.checkpoint import device_training
+from tff_programs.reports import report
+from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table
+from tflite.profiling.timing import describe_machine
+
+FLAGS = flags.FLAGS
+_DEFAULTS = Conditions()
+
+flags.DEFINE_string("space", None, "Search space: a preset's name or a JSON file.")
+flags.DEFINE_string("supernet", None, "Or a trained supernet's file, whose space it is.")
+flags.DEFINE_string("out", None, "The table to write, a JSON file.")
+flags.DEFINE_integer("threads", _DEFAULTS.threads, "Of the runtime.", lower_bound=1)
+flags.DEFINE_integer(
+    "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "infer_batch_size", _DEFAULTS.infer_batch_size, "Images of an inference.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "repetitions", _DEFAULTS.repetitions, "Turns, of which the shortest counts.", lower_bound=1
+)
+flags.DEFINE_integer("fit_subnets", 3, "Subnets that two factors are fitted on.", lower_bound=0)
+flags.DEFINE_integer(
+    "check_subnets", 3, "Others beside the smallest and largest for the error.", lower_bound=0
+)
+flags.DEFINE_integer("subnets_seed", 0, "Decides which subnets.", lower_bound=0)
+
+
+def main(argv) -> None:
+    """Measures the table."""
+    if len(argv) != 1:
+        raise ValueError(f"Expected flags alone, received {argv[1:]}.")
+    if not FLAGS.out:
+        raise ValueError("Expected --out=FILE.json, where the table is written.")
+    start = time.monotonic()
+    supernet, preprocessing, training = _subject()
+    space = supernet.space
+    conditions = Conditions(
+        FLAGS.train_batch_size, FLAGS.infer_batch_size, FLAGS.threads, FLAGS.repetitions
+    )
+    profile = Profile(space, conditions)
+    partial = f"{FLAGS.out}.partial"
+    total = len(parts_of_space(space))
+    if os.path.exists(partial):
+        profile.load(partial)
+        print(f"goes on from {partial}: {len(profile.parts)} of {total} parts", flush=True)
+    checked_on, fitted_on = _draw_subnets(space)
+    subnets = len(checked_on) + len(fitted_on)
+
+    def on_file(measured):
+        profile.save(partial)
+        for item in measured:
+            if isinstance(item, Part):
+                latency, place = profile.parts[item], f"part {_place(profile.parts, item)}/{total}"
+                told = " ".join(f"{k} {v}" for k, v in item._asdict().items() if k in _shown(item))
+            else:
+                latency = profile.subnets[item]
+                place = f"subnet {_place(profile.subnets, item)}/{subnets}"
+                told = str(item)
+            print(
+                f"{time.monotonic() - start:4.0f} s | {place} | infer {latency.infer_ms:.3f} ms, "
+                f"train {latency.train_ms:.2f} ms | {told}",
+                flush=True,
+            )
+
+    profiler = Profiler(profile, supernet, preprocessing, training, on_file)
+    profiler.measure_parts()
+    print(f"exports {subnets} whole subnets and measures them", flush=True)
+    profiler.measure_subnets([*checked_on, *fitted_on])
+    table = fit_table(profile, fitted_on, checked_on, describe_machine())
+    table.save(FLAGS.out)
+    os.remove(partial)
+    print(f"\n{_errors_table(table, profile, checked_on, fitted_on)}\n")
+    for name in ("infer", "train"):
+        measurement = getattr(table, name)
+        print(
+            f"{name}: median error {100 * measurement.median_error:.1f} %, largest "
+            f"{100 * measurement.largest_error:.1f} %, on {measurement.subnets} subnets"
+        )
+    print(f"{table.machine}\n{time.monotonic() - start:.0f} s, {FLAGS.out}")
+
+
+def _subject() -> tuple[Supernet, Preprocessing, LocalTraining]:
+    """The supernet to measure, and what is done with its images and in a step of training."""
+    if (FLAGS.space is None) == (FLAGS.supernet is None):
+        raise ValueError("Expected one of --space and --supernet: what to measure.")
+    if FLAGS.supernet is None:
+        supernet = Supernet(load_space(FLAGS.space))
+        # Untrained branches are silent, and a machine may be fast with zeros.
+        weights = supernet.values_by_name()
+        ones = {n: np.ones_like(v) for n, v in weights.items() if n.endswith("/gamma")}
+        supernet.assign_weights({**weights, **ones})
+        channels = supernet.space.image_shape[2]
+        return supernet, Preprocessing((127.5,) * channels, (64.0,) * channels), LocalTraining()
+    supernet, information = Supernet.load(FLAGS.supernet)
+    preprocessing = Preprocessing.from_json(information["preprocessing"])
+    return supernet, preprocessing, device_training(information)
+
+
+def _draw_subnets(space) -> tuple[list, list]:
+    """Subnets to state the error on, and others to fit on; fewer of these if the space is small."""
+    rng = np.random.default_rng([FLAGS.subnets_seed, 0])
+    chosen = dict.fromkeys([space.smallest(), space.largest()])
+    wanted = 2 + FLAGS.check_subnets + FLAGS.fit_subnets
+    while len(chosen) < min(wanted, space.size):
+        chosen[space.sample(rng)] = None
+    chosen = list(chosen)
+    return chosen[: 2 + FLAGS.check_subnets], chosen[2 + FLAGS.check_subnets :]
+
+
+def _errors_table(table: LatencyTable, profile: Profile, checked_on, fitted_on) -> str:
+    rows = [("subnet", "", "infer ms", "sum", "error", "train ms", "sum", "error")]
+    for architecture in [*checked_on, *fitted_on]:
+        cells = []
+        for said, true in zip(
+            table.latency(architecture), profile.subnets[architecture], strict=True
+        ):
+            cells += [f"{true:.2f}", f"{said:.2f}", f"{100 * (said / true - 1):+.1f} %"]
+        use = "checked" if architecture in checked_on else "fitted on"
+        rows.append((str(architecture), use, *cells))
+    return report.format_table(rows)
+
+
+def _shown(part: Part) -> tuple[str, ...]:
+    """The fields of its kind."""
+    return {"stem": ("kind",), "head": ("kind", "in_width")}.get(part.kind, part._fields[1:])
+
+
+def _place(measured, item) -> int:
+    return list(measured).index(item) + 1

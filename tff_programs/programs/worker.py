@@ -1,0 +1,52 @@
+"""fedsup worker: computes clients for a `fedsup train --workers=` on another machine.
+
+The process is TFF's own worker, it has replaced the program that started it: whatever ends the one
+ends the other. It serves whoever reaches its port, unencrypted: let nobody but the training
+program reach it.
+"""
+
+import os
+import socket
+
+from absl import flags
+
+from tff_programs.execution import worker_command
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_integer("port", 10000, "Where it listens.", lower_bound=1, upper_bound=65535)
+flags.DEFINE_integer(
+    "clients_at_once", 0, "Clients computed side by side; 0 for one a core.", lower_bound=0
+)
+
+
+def main(argv) -> None:
+    """Becomes a worker."""
+    if len(argv) > 1:
+        raise ValueError(f"Expected flags alone, received {argv[1:]}.")
+    clients_at_once = FLAGS.clients_at_once or worker_command.cores()
+    binary = worker_command.binary_path()
+    _check_port(FLAGS.port)
+    versions = ", ".join(" ".join(pair) for pair in worker_command.versions().items())
+    print(
+        f"Worker of {versions} on port {FLAGS.port}: {clients_at_once} clients at once.",
+        flush=True,
+    )
+    os.execve(
+        binary,
+        worker_command.arguments(FLAGS.port, clients_at_once),
+        worker_command.environment(clients_at_once),
+    )
+
+
+def _check_port(port: int) -> None:
+    # TFF's worker would only log that it cannot listen, and go on.
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"Expected a free port, received --port={port}: {error.strerror}. Give another, or "
+                "end what listens there."
+            ) from error

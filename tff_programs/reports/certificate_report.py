@@ -1,0 +1,62 @@
+"""How a certificate is shown: the table of its checks and that of its measurements."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tff_programs.reports import report
+from tflite.certify.certify import Certificate
+
+
+def checks_table(certificate: Certificate, examples: str) -> str:
+    """A line about the file and one about each check, notes below."""
+    metadata = certificate.metadata
+    rows = [("check", "holds", "absolute", "relative", "tolerance")]
+    for check in certificate.checks:
+        numbers = (check.absolute, check.relative, check.tolerance)
+        rows.append((check.name, "yes" if check.holds else "NO", *map(_number, numbers)))
+    lines = report.format_table(rows).splitlines()
+    notes = ["", "", *(check.note for check in certificate.checks)]
+    told = [f"{line}  {note}".rstrip() for line, note in zip(_even(lines), notes, strict=True)]
+    head = (
+        f"{metadata.architecture}, {metadata.parameters:,} parameters, supernet of round "
+        f"{metadata.round}; examples: {examples}\n"
+    )
+    return head + "\n".join(told)
+
+
+def measured_table(measured: Mapping[str, Any]) -> str:
+    """Time, memory and size, a line for each engine."""
+    rows = [("engine", "threads", "infer ms", "train ms", "least", "")]
+    for entry in measured["latency"]:
+        names = ("infer_ms", "train_ms", "least_train_ms")
+        times = (f"{entry[name]:.2f}" if name in entry else "-" for name in names)
+        rows.append((entry["engine"], str(entry["threads"]), *times, entry.get("error", "")))
+    memory = [("engine", "", "baseline", "peak", "of training", "library")]
+    for entry in measured["memory"]:
+        sizes = ("baseline_bytes", "peak_bytes", "training_bytes", "runtime_bytes")
+        told = (report.format_bytes(entry[name]) if entry.get(name) else "-" for name in sizes)
+        memory.append((entry["engine"], entry.get("error", ""), *told))
+    sizes = [
+        f"{name} file {report.format_bytes(count)}" for name, count in measured["files"].items()
+    ]
+    load = ", ".join(f"{value:.1f}" for value in measured["load"])
+    return "\n".join(
+        [
+            report.format_table(rows),
+            f"medians of {measured['repetitions']} calls in alternating turns, train batch "
+            f"{measured['batch_sizes']['train']}, infer batch {measured['batch_sizes']['infer']}; "
+            f"load of the machine {load}",
+            "",
+            report.format_table(memory),
+            "; ".join(sizes),
+        ]
+    )
+
+
+def _even(lines):
+    width = max(map(len, lines))
+    return [line.ljust(width) for line in lines]
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.1e}"

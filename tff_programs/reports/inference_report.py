@@ -1,0 +1,59 @@
+"""What exported files cost and give where they infer: bytes, milliseconds, accuracy."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from tff_programs.reports.report import format_table
+from tflite.device.interpreter import open_interpreter
+from tflite.format import signatures
+from tflite.format.metadata import read_metadata
+from tflite.profiling.timing import least_milliseconds, prepare_calls
+
+_REPETITIONS = 100
+
+
+def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.ndarray) -> str:
+    """A line for each file, its accuracy beside that of the first.
+
+    Args:
+      paths: Files with the signature `infer`, by what they are called.
+      images: Test images, `(examples, height, width, channels)`, uint8.
+      labels: `(examples,)`.
+    """
+    calls, right = {}, {}
+    for label, path in paths.items():
+        with open(path, "rb") as file:
+            model = file.read()
+        calls[label] = prepare_calls(model, [signatures.INFER], threads=1)[signatures.INFER]
+        size = read_metadata(path).batch_sizes[signatures.INFER]
+        right[label] = _guesses(model, images, size) == labels
+    taken = least_milliseconds(calls, _REPETITIONS, threads=1)
+    first = next(iter(paths))
+    rows = [("computes with", "file", "bytes", "ms", "accuracy", "difference")]
+    for label, path in paths.items():
+        share = right[label].mean()
+        change = share - right[first].mean()
+        rows.append(
+            (
+                label,
+                path,
+                f"{os.path.getsize(path):,}",
+                f"{taken[label]:.2f}",
+                f"{100 * share:.2f} %",
+                "" if label == first else f"{100 * change:+.2f}",
+            )
+        )
+    return format_table(rows)
+
+
+def _guesses(model: bytes, images: np.ndarray, size: int) -> np.ndarray:
+    interpreter = open_interpreter(1, model_content=model)
+    infer = interpreter.get_signature_runner(signatures.INFER)
+    guesses = []
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        batch = np.resize(part, (size, *images.shape[1:]))
+        guesses.append(infer(images=batch)[signatures.LOGITS][: len(part)].argmax(1))
+    return np.concatenate(guesses)

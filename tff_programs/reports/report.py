@@ -1,0 +1,188 @@
+"""What a run shows: its progress line, its final table and the picture of its curves."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+
+from fedsup_tf.files.checkpoint import replace_file
+from fedsup_tf.search.costs import architecture_cost
+from fedsup_tf.space import SearchSpace
+from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.training_loop import RoundReport
+
+
+def progress_line(report: RoundReport, rounds: int) -> str:
+    """One line about a round."""
+    metrics = report.metrics
+    parts = [f"round {report.number:>{len(str(rounds))}}/{rounds}"]
+    if report.plan.clients:
+        speed = metrics.get("examples", 0) / max(metrics["seconds"], 1e-9)
+        parts += [f"loss {metrics['loss']:.3f}", f"{speed:,.0f} examples/s"]
+        down, up = metrics["bytes_down_per_client"], metrics["bytes_up_per_client"]
+        parts.append(f"{format_bytes(down)} down {format_bytes(up)} up a client")
+    else:
+        parts.append("no client answered, the supernet is unchanged")
+    if len(report.plan.clients) < report.plan.asked:
+        parts.append(f"{len(report.plan.clients)} of {report.plan.asked} clients answered")
+    if "clipped" in metrics:
+        parts.append(f"{metrics['clipped']:.0f} clipped to {metrics['clipping_norm']:.2g}")
+    for what in ("zeroed", "set_aside"):
+        if metrics.get(what):
+            parts.append(f"{metrics[what]:.0f} {what.replace('_', ' ')}")
+    if "epsilon" in metrics:
+        parts.append(f"epsilon {metrics['epsilon']:.3g}")
+    if report.rejected:
+        named = ", ".join(map(str, report.rejected))
+        parts.append(f"left out, updates not finite: client {named}")
+    parts.append(f"simulated {format_seconds(metrics['simulated_seconds'])}")
+    accuracies = accuracies_of(metrics)
+    if accuracies:
+        shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
+        parts.append(f"accuracy % {shares}")
+    return " | ".join(parts)
+
+
+def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The accuracies among flat metrics, by tier."""
+    prefix = "accuracy/"
+    return {
+        name[len(prefix) :]: float(value)
+        for name, value in metrics.items()
+        if name.startswith(prefix) and value != ""
+    }
+
+
+def final_table(
+    space: SearchSpace, tiers: Sequence[Tier], accuracies: Mapping[str, float], count_bytes
+) -> str:
+    """Tier, architecture, costs, accuracy and a client's bytes, a line each."""
+    rows = [("tier", "architecture", "parameters", "MACs", "accuracy", "bytes a round")]
+    for tier in tiers:
+        cost = architecture_cost(space, tier.architecture)
+        rows.append(
+            (
+                tier.name,
+                str(tier.architecture),
+                f"{cost.parameters:,}",
+                f"{cost.macs:,}",
+                f"{100 * accuracies[tier.name]:.1f} %",
+                format_bytes(sum(count_bytes(tier.architecture))),
+            )
+        )
+    return format_table(rows)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns wide enough for their cells, text to the left and figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number > 1 else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def format_bytes(count: float) -> str:
+    """For people: `3.1 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def format_seconds(seconds: float) -> str:
+    """For people: hours, minutes and seconds, `26:03:09`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """A unit in which that many seconds are a handy number, and its seconds."""
+    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+    return next(((name, unit) for name, unit in units if seconds >= 2 * unit), ("seconds", 1.0))
+
+
+def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) -> None:
+    """Draws loss, and the tiers' accuracy, from the released metrics to a PNG.
+
+    The upper row is against rounds; the lower, if the metrics have it, against simulated time.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
+    with open(metrics_csv, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scales = [("round", [float(row["round"]) for row in rows])]
+    times = [float(row.get("simulated_seconds") or 0) for row in rows]
+    if any(times):
+        span = max(times) - min(times)
+        name, unit = time_unit(span)
+        label, begin = f"simulated {name}", 0
+        if min(times) > 2 * span:  # The first clients came long after the begin.
+            begin = int(min(times))
+            label += f" after {format_seconds(begin)}"
+        scales.append((label, [(time - begin) / unit for time in times]))
+    figure, axes = pyplot.subplots(
+        len(scales),
+        2,
+        sharex="row",
+        squeeze=False,
+        figsize=(11, 4.2 * len(scales)),
+        layout="constrained",
+    )
+    for (label, places), (loss_axes, accuracy_axes) in zip(scales, axes, strict=True):
+        _draw_losses(loss_axes, places, rows)
+        _draw_accuracies(accuracy_axes, places, rows, tiers, pyplot.get_cmap("viridis"))
+        for each in (loss_axes, accuracy_axes):
+            each.set_xlabel(label)
+            each.xaxis.set_major_locator(ticker.MaxNLocator(integer=label == "round"))
+            each.grid(alpha=0.25)
+            each.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
+    pyplot.close(figure)
+
+
+def _draw_losses(axes, places, rows):
+    trained = [(place, row) for place, row in zip(places, rows, strict=True) if row.get("loss")]
+    losses = [float(row["loss"]) for _, row in trained]
+    axes.plot([place for place, _ in trained], losses, color="0.35", linewidth=1.5)
+    axes.set(ylabel="clients' training loss", ylim=(0, None))
+
+
+def _draw_accuracies(axes, places, rows, tiers, colours):
+    evaluated = [(x, accuracies_of(row)) for x, row in zip(places, rows, strict=True)]
+    evaluated = [(x, accuracies) for x, accuracies in evaluated if accuracies]
+    names = [tier.name for tier in tiers] if evaluated else []
+    for place, name in enumerate(names):
+        points = [(x, 100 * accuracies[name]) for x, accuracies in evaluated if name in accuracies]
+        axes.plot(
+            *zip(*points, strict=True),
+            marker="o",
+            markersize=3.5,
+            linewidth=1.8,
+            color=colours(0.85 * place / max(1, len(names) - 1)),
+            label=f"{name}  {points[-1][1]:.1f} %",
+        )
+    axes.set(ylabel="test accuracy, %", ylim=(0, 100))
+    if names:
+        axes.legend(loc="lower right", frameon=False)
+
+
+def run_paths(folder: str) -> dict[str, str]:
+    """Where a run keeps its files."""
+    names = {
+        "settings": "settings.json",
+        "metrics": "metrics.csv",
+        "tensorboard": "tensorboard",
+        "state": "state",
+        "supernet": "supernet.safetensors",
+        "curves": "curves.png",
+    }
+    return {key: os.path.join(folder, name) for key, name in names.items()}

@@ -1,0 +1,1 @@
+"""Simulated federations: tiers, round plans, availability, time, the training loop."""

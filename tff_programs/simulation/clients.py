@@ -1,0 +1,147 @@
+"""Simulated clients: a `tff.program.FederatedDataSource` over a partition of a data set."""
+
+import functools
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.search.costs import count_macs
+from fedsup_tf.space import SearchSpace
+from tff_programs.execution.streaming import DeferredData
+from tff_programs.learning.distribution import client_data_type
+from tff_programs.simulation.round_plan import Assignment, RoundPlan
+
+
+def client_element(
+    space: SearchSpace, images, labels, architecture, client: int, seed
+) -> tf.data.Dataset:
+    """One client's data of a round, as `client_data_type` asks for."""
+    return tf.data.Dataset.from_tensors(
+        OrderedDict(
+            architecture=np.int32(space.index(architecture)),
+            client=np.int32(client),
+            seed=np.asarray(seed, np.int32),
+            images=images,
+            labels=labels,
+        )
+    )
+
+
+def client_cost(space: SearchSpace, architecture: Architecture, examples: int) -> float:
+    """How long a client's round takes, relative to other clients of the space.
+
+    Small nets wait more for memory: a step of `fedsup_cifar`'s smallest has an eighth of the
+    multiply-accumulates of the largest's, and takes a quarter of its time.
+    """
+    macs = count_macs(space, architecture) + count_macs(space, space.largest()) / 8
+    return macs * examples
+
+
+class ClientData(tff.program.FederatedDataSource):
+    """All clients and their training examples."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        partition: Sequence[ClientIndices],
+        assignment: Assignment,
+        architecture: Architecture | None = None,
+    ):
+        """Makes the source of the clients of `partition`, who train as `assignment` plans.
+
+        Args:
+          dataset: Where examples come from.
+          partition: Each client's examples.
+          assignment: Who trains what in a round.
+          architecture: What all clients train instead, if they do.
+        """
+        self.dataset = dataset
+        self.partition = partition
+        self.assignment = assignment
+        self.architecture = architecture
+
+    @property
+    def federated_type(self):
+        """See the base class."""
+        return tff.FederatedType(client_data_type(self.assignment.space), tff.CLIENTS)
+
+    def iterator(self) -> "ClientDataIterator":
+        """See the base class."""
+        return ClientDataIterator(self)
+
+    def select(self, plan: RoundPlan) -> list[DeferredData]:
+        """Data of the clients that answer in a round, made when a worker is to have them."""
+        return [
+            DeferredData(
+                functools.partial(self._element, client, architecture, seed),
+                client_cost(
+                    self.assignment.space,
+                    self.architecture or architecture,
+                    len(self.partition[client].train),
+                ),
+            )
+            for client, architecture, seed in zip(
+                plan.clients, plan.architectures, plan.seeds, strict=True
+            )
+        ]
+
+    def _element(self, client, architecture, seed):
+        indices = self.partition[client].train
+        return client_element(
+            self.assignment.space,
+            self.dataset.train_images[indices],
+            self.dataset.train_labels[indices],
+            architecture,
+            client,
+            seed,
+        )
+
+
+class ClientDataIterator(tff.program.FederatedDataSourceIterator):
+    """Goes through the rounds; the next one's number and the simulated time are its state."""
+
+    def __init__(self, source: ClientData | None, round_number: int = 0, clock: float = 0.0):
+        """Makes an iterator before round `round_number`, if that before it ended at `clock`."""
+        self.source = source
+        self.round_number = round_number
+        self.clock = clock
+
+    @classmethod
+    def from_bytes(cls, buffer: bytes) -> "ClientDataIterator":
+        """See the base class; the data set is not in the bytes, set `source` before `select`."""
+        fields = json.loads(buffer)
+        return cls(None, fields["round"], fields.get("clock", 0.0))
+
+    def to_bytes(self) -> bytes:
+        """See the base class."""
+        return json.dumps({"round": self.round_number, "clock": self.clock}).encode()
+
+    @property
+    def federated_type(self):
+        """See the base class."""
+        return self.source.federated_type
+
+    def plan(self) -> RoundPlan:
+        """Plan of the next round."""
+        return self.source.assignment.plan(self.round_number, self.clock)
+
+    def select(self, k: int | None = None) -> list[DeferredData]:
+        """Data of the next round's clients; how many is the assignment's to say, not `k`'s."""
+        if k not in (None, self.source.assignment.clients_per_round):
+            raise ValueError(
+                f"Expected k to be {self.source.assignment.clients_per_round} or None, got {k}."
+            )
+        return self.follow(self.plan())
+
+    def follow(self, plan: RoundPlan) -> list[DeferredData]:
+        """Data of the clients of `plan`, which is the next round's; goes on behind it."""
+        self.round_number += 1
+        self.clock = plan.end_seconds
+        return self.source.select(plan)

@@ -1,0 +1,186 @@
+"""How long a device's round takes: its computations by its speed, its bytes by its network."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.costs import architecture_cost, head_cost, stage_cost, stem_cost
+from fedsup_tf.space import SearchSpace
+from tff_programs.simulation.round_plan import Tier
+
+# A step computes the outputs, the gradients of the activations and those of the weights, each with
+# about the multiply-accumulates of the outputs alone.
+_FORWARD_AND_BACKWARD = 3
+# Measured with exported files, one thread of an AMD EPYC core: 3 x 1.64 M MACs x 32 images in
+# 12.5 ms, the smallest net of `fedsup_cifar` (its largest: 24.4e9). See the README's Export.
+REFERENCE_MACS_PER_SECOND = 12.6e9
+# Assumptions, not measurements: the slowest tier's devices compute at an eighth of the reference,
+# the fastest at its speed; all have the same network.
+_SLOWEST_SHARE = 1 / 8
+_DOWN_BYTES_PER_SECOND = 1.25e6
+_UP_BYTES_PER_SECOND = 0.25e6
+_LATENCY_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a device can do.
+
+    Attributes:
+      macs_per_second: Multiply-accumulates that it computes in training.
+      down_bytes_per_second: What it receives.
+      up_bytes_per_second: What it sends.
+      latency_seconds: Spent in each round whatever the net, such as on connections.
+    """
+
+    macs_per_second: float
+    down_bytes_per_second: float
+    up_bytes_per_second: float
+    latency_seconds: float = 0.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = "from 0" if field.name == "latency_seconds" else "above 0"
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not (0 <= value if least == "from 0" else 0 < value):
+                raise ValueError(
+                    f"Device: expected {field.name} as a number {least}, received {value!r}."
+                )
+            if value == float("inf") and field.name == "latency_seconds":
+                raise ValueError("Device: expected a finite latency_seconds, received infinity.")
+
+    def slowed(self, factor: float) -> "Device":
+        """A device that computes and sends that many times slower, at the same latency."""
+        return Device(
+            self.macs_per_second / factor,
+            self.down_bytes_per_second / factor,
+            self.up_bytes_per_second / factor,
+            self.latency_seconds,
+        )
+
+
+def default_devices(space: SearchSpace, tiers: Sequence[Tier]) -> tuple[Device, ...]:
+    """A device for each tier, faster where the tier's net computes more.
+
+    The reference speed is measured; the factors from it to the tiers, the network and the latency
+    are assumptions.
+    """
+    macs = sorted({architecture_cost(space, tier.architecture).macs for tier in tiers})
+    devices = []
+    for tier in tiers:
+        rank = macs.index(architecture_cost(space, tier.architecture).macs)
+        place = rank / (len(macs) - 1) if len(macs) > 1 else 1.0
+        devices.append(
+            Device(
+                REFERENCE_MACS_PER_SECOND * _SLOWEST_SHARE ** (1 - place),
+                _DOWN_BYTES_PER_SECOND,
+                _UP_BYTES_PER_SECOND,
+                _LATENCY_SECONDS,
+            )
+        )
+    return tuple(devices)
+
+
+def load_devices(path: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
+    """Reads the devices of all tiers, in the tiers' order, from a JSON file.
+
+    It has an entry for each tier by its name; `latency_seconds` may be left out:
+
+        {"smallest": {"macs_per_second": 1.5e9, "down_bytes_per_second": 1250000,
+                      "up_bytes_per_second": 250000, "latency_seconds": 0.2}, ...}
+
+    Raises:
+      ValueError: If a tier or field is missing or unknown, or not what it should be.
+    """
+    fields = parse_json(read_json_text(path, "each tier's device (--devices)"), path)
+    names = {tier.name for tier in tiers}
+    expect_keys(fields, names, names, f"{path}, devices by tier")
+    known = {field.name for field in dataclasses.fields(Device)}
+    devices = {}
+    for name, values in fields.items():
+        expect_keys(values, known, known - {"latency_seconds"}, f"{path}, tier {name!r}")
+        try:
+            devices[name] = Device(**values)
+        except ValueError as error:
+            raise ValueError(f"{path}, tier {name!r}: {error}") from error
+    return tuple(devices[tier.name] for tier in tiers)
+
+
+def devices_to_json(devices: Sequence[Device], tiers: Sequence[Tier]) -> str:
+    """Text of a file that `load_devices` reads."""
+    named: Mapping[str, Device] = {t.name: d for t, d in zip(tiers, devices, strict=True)}
+    return json.dumps({name: dataclasses.asdict(device) for name, device in named.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceTime:
+    """Seconds of clients' rounds.
+
+    Attributes:
+      space: Where architectures come from.
+      devices: The device of each tier.
+      training: The clients' hyper-parameters.
+      examples: Number of training examples of each client.
+      count_bytes: From an architecture to the bytes that its client receives and sends.
+      architecture: The one net that all clients train; None where each trains its own.
+    """
+
+    space: SearchSpace
+    devices: tuple[Device, ...]
+    training: LocalTraining
+    examples: tuple[int, ...]
+    count_bytes: Callable[[Architecture], tuple[int, int]]
+    architecture: Architecture | None = None
+
+    def __call__(self, client: int, tier: int, architecture: Architecture) -> float:
+        """Seconds from asking a client of a tier to train an architecture to its whole update."""
+        architecture = self.architecture or architecture
+        device = self.devices[tier]
+        down, up = self.count_bytes(architecture)
+        macs = training_macs(self.space, architecture, self.training) * self.examples[client]
+        return (
+            device.latency_seconds
+            + down / device.down_bytes_per_second
+            + macs / device.macs_per_second
+            + up / device.up_bytes_per_second
+        )
+
+
+def training_macs(space: SearchSpace, architecture: Architecture, training: LocalTraining) -> float:
+    """Multiply-accumulates that one example costs in all epochs of a round.
+
+    The random nets of a sandwich count by their mean.
+    """
+    macs = architecture_cost(space, architecture).macs
+    if training.sandwich > 1:
+        macs += architecture_cost(space, space.smallest()).macs
+        macs += (training.sandwich - 2) * mean_macs_within(space, architecture)
+    return _FORWARD_AND_BACKWARD * training.epochs * macs
+
+
+def mean_macs_within(space: SearchSpace, architecture: Architecture) -> float:
+    """Mean multiply-accumulates of the uniformly drawn subnets of a subnet, for one image."""
+    space.check(architecture)
+    total = float(stem_cost(space).macs)
+    in_widths = (space.stem_width,)
+    choices = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
+    for number, most in enumerate(choices):
+        stage = space.stages[number]
+        widths, depths, kernels = (
+            tuple(value for value in values if value <= limit)
+            for values, limit in zip((stage.widths, stage.depths, stage.kernels), most, strict=True)
+        )
+        costs = [
+            stage_cost(space, number, in_width, width, depth, kernel).macs
+            for in_width in in_widths
+            for width in widths
+            for depth in depths
+            for kernel in kernels
+        ]
+        total += sum(costs) / len(costs)
+        in_widths = widths
+    return total + sum(head_cost(space, width).macs for width in in_widths) / len(in_widths)

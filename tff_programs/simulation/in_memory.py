@@ -1,0 +1,117 @@
+"""A training that is kept in memory alone, for notebooks: `training.train` without a folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_federated as tff
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.supernet import Supernet
+from tff_programs.simulation.clients import ClientData
+from tff_programs.simulation.training_loop import RoundReport, train
+
+
+class Simulation(NamedTuple):
+    """What a training did.
+
+    Attributes:
+      metrics: Each round's flat metrics by name, as `training.train` releases them.
+      accuracies: The last evaluation's, by name.
+      weights: The supernet's after the last round, by tensor name.
+    """
+
+    metrics: tuple[Mapping[str, float], ...]
+    accuracies: Mapping[str, float]
+    weights: dict[str, np.ndarray]
+
+
+async def simulate(
+    process: tff.learning.templates.LearningProcess,
+    source: ClientData,
+    rounds: int,
+    *,
+    count_bytes: Callable,
+    evaluate: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]],
+    evaluate_every: int,
+    on_round: Callable[[RoundReport], None] = lambda report: None,
+) -> Simulation:
+    """Trains from the first round to the last, in the context that is set.
+
+    Args:
+      process: The federated training.
+      source: The clients.
+      rounds: Number of rounds.
+      count_bytes: From an architecture to the bytes that its client receives and sends.
+      evaluate: From the supernet's weights by tensor name to accuracies by name.
+      evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
+      on_round: Called after each round with its report.
+    """
+    names = tuple(Supernet(source.assignment.space).weight_shapes)
+    released, latest = tff.program.MemoryReleaseManager(), {}
+
+    def keep(done, weights):
+        del done
+        latest.update(zip(names, weights, strict=True))
+
+    accuracies = await train(
+        process,
+        source,
+        rounds,
+        state_manager=_NoState(),
+        metrics_manager=released,
+        count_bytes=count_bytes,
+        evaluate=lambda weights: evaluate(dict(zip(names, weights, strict=True))),
+        evaluate_every=evaluate_every,
+        on_start=lambda done: None,
+        on_round=on_round,
+        on_evaluated=keep,
+    )
+    return Simulation(tuple(released.values().values()), accuracies, latest)
+
+
+def client_accuracies(
+    accuracy: Callable,
+    weights: Mapping[str, np.ndarray],
+    dataset: ImageDataset,
+    partition: Sequence[ClientIndices],
+    architectures: Sequence[Architecture],
+    batch_size: int,
+) -> list[float]:
+    """Each client's share of its own test images that its net gets right.
+
+    Only a simulation knows it; a server learns sums over clients (`evaluation`).
+
+    Args:
+      accuracy: As `accuracy.build_accuracy` returns it.
+      weights: The supernet's, by tensor name.
+      dataset: The data set.
+      partition: The indices of each client.
+      architectures: The net of each client.
+      batch_size: Images normalized together.
+    """
+    return [
+        accuracy(
+            weights,
+            architecture,
+            dataset.test_images[indices.test],
+            dataset.test_labels[indices.test],
+            batch_size,
+        )
+        for indices, architecture in zip(partition, architectures, strict=True)
+    ]
+
+
+class _NoState(tff.program.ProgramStateManager):
+    """Saves nothing, so that every training begins at its first round."""
+
+    async def get_versions(self):
+        return None
+
+    async def load(self, version, structure):
+        raise tff.program.ProgramStateNotFoundError(version)
+
+    async def save(self, program_state, version):
+        pass

@@ -1,0 +1,78 @@
+"""What a round does with time: when it begins, whose updates arrive, when it ends."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fedsup_tf.architecture import Architecture
+from tff_programs.simulation.availability import AvailabilityTrace
+
+
+class Outcome(NamedTuple):
+    """How a round went.
+
+    Attributes:
+      reported: Places, among the clients that trained, of those whose updates count.
+      end_seconds: When the server had all it waited for.
+    """
+
+    reported: tuple[int, ...]
+    end_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulatedTime:
+    """The clock of a synchronous server.
+
+    As production systems do (arXiv 1902.01046, section 2.2), the server waits until as many clients
+    are available as it wants to ask, may ask more than it needs, and may end a round at a deadline.
+    A client whose availability ends before it is done is lost for the round.
+
+    Attributes:
+      client_seconds: From a client's number, its tier's and an architecture to the seconds its
+        round takes.
+      trace: When clients are available; None if they always are.
+      over_asked: Clients asked beyond those that are needed. The first to finish are taken.
+      deadline_seconds: Longest time of a round; infinity for none.
+    """
+
+    client_seconds: Callable[[int, int, Architecture], float]
+    trace: AvailabilityTrace | None = None
+    over_asked: int = 0
+    deadline_seconds: float = math.inf
+
+    def __post_init__(self):
+        if self.over_asked < 0:
+            raise ValueError(f"Expected over_asked from 0, received {self.over_asked}.")
+        if not self.deadline_seconds > 0:
+            raise ValueError(f"Expected a deadline above 0 s, received {self.deadline_seconds}.")
+
+    def begin(self, clock: float, asked: int) -> float:
+        """When a round that asks that many clients begins, if the last ended at `clock`."""
+        return clock if self.trace is None else self.trace.time_with(asked, clock)
+
+    def outcome(
+        self, begin: float, clients: Sequence[int], seconds: Sequence[float], needed: int
+    ) -> Outcome:
+        """Lets a round's clients train.
+
+        Args:
+          begin: When the round begins.
+          clients: Those that answered.
+          seconds: What each one's round takes.
+          needed: Number of updates with which the server is content.
+        """
+        done, ends = [], [begin]
+        for place, (client, duration) in enumerate(zip(clients, seconds, strict=True)):
+            finish = begin + duration
+            leaves = begin + self.deadline_seconds
+            if self.trace is not None:
+                leaves = min(leaves, self.trace.available_until(client, begin))
+            if finish <= leaves:
+                done.append((finish, place))
+            # The server learns at once that a client has left.
+            ends.append(min(finish, leaves))
+        done = sorted(done)[:needed]
+        end = done[-1][0] if len(done) == needed else max(ends)
+        return Outcome(tuple(sorted(place for _, place in done)), end)
