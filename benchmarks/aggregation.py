@@ -39,7 +39,8 @@ from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.reports.report import format_table
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.in_memory import simulate
-from tff_programs.simulation.round_plan import Assignment, default_tiers
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import default_tiers
 
 _ROUNDS = flags.DEFINE_integer("rounds", 60, "Rounds of each run.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")

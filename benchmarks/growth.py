@@ -35,7 +35,7 @@ from tff_programs.execution.streaming import DeferredData
 from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.reports.report import format_table
 from tff_programs.simulation.clients import client_cost, client_element
-from tff_programs.simulation.round_plan import default_tiers
+from tff_programs.simulation.tiers import default_tiers
 
 _CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients of a round.")
 _WIDTHS = flags.DEFINE_list("widths", ["1", "2", "4"], "What the supernet's widths are times.")

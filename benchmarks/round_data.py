@@ -6,7 +6,7 @@ import numpy as np
 
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import fedsup_cifar
-from tff_programs.simulation.round_plan import default_tiers
+from tff_programs.simulation.tiers import default_tiers
 
 SPACE = fedsup_cifar()
 TIERS = default_tiers(SPACE, 0)

@@ -11,7 +11,7 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.learning.evaluation import build_federated_evaluation
 from tff_programs.learning.message_size import traffic_counter
 from tff_programs.simulation.clients import client_element
-from tff_programs.simulation.round_plan import default_tiers
+from tff_programs.simulation.tiers import default_tiers
 
 SPACE = digits_small()
 PREPROCESSING = Preprocessing((4.0,), (6.0,))

@@ -196,7 +196,7 @@ def test_an_unknown_kind_is_refused():
 
 
 def _tensors(update, delta):
-    from tff_programs.aggregators.overlap_mean import SubnetUpdate
+    from tff_programs.types import SubnetUpdate
 
     return SubnetUpdate(
         tuple(map(tf.constant, delta)),

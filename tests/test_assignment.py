@@ -7,7 +7,8 @@ import pytest
 
 from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import digits_small
-from tff_programs.simulation.round_plan import Assignment, Tier, default_tiers, parse_tiers
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import Tier, default_tiers, parse_tiers
 
 SPACE = digits_small()
 

@@ -21,7 +21,7 @@ from tff_programs.simulation.device_speed import (
     mean_macs_within,
     training_macs,
 )
-from tff_programs.simulation.round_plan import Tier, default_tiers
+from tff_programs.simulation.tiers import Tier, default_tiers
 
 TIERS = (Tier("large", SPACE.largest()), Tier("small", SPACE.smallest()))
 DEVICES = (Device(2e6, 1000, 500, 0.25), Device(5e5, 800, 100))

@@ -9,7 +9,8 @@ from commands import fedsup
 
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
-from tff_programs.simulation.round_plan import Assignment, parse_tiers
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import parse_tiers
 from tflite.format.metadata import read_metadata
 from tflite.format.update_file import read_update
 from tflite.merge.merge import merge_updates, subnet_shapes

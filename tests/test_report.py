@@ -8,7 +8,7 @@ from fedsup_tf.space import digits_small
 from tff_programs.reports.report import draw_curves, format_seconds, time_unit
 from tff_programs.reports.simulation_report import cost_table, spent
 from tff_programs.simulation.in_memory import Simulation
-from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.tiers import Tier
 
 TIERS = (Tier("smallest", digits_small().smallest()),)
 

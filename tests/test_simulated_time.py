@@ -7,7 +7,8 @@ from spaces import SPACE
 from tff_programs.simulation.availability import AvailabilityTrace, diurnal_trace
 from tff_programs.simulation.clients import ClientData, ClientDataIterator
 from tff_programs.simulation.round_clock import SimulatedTime
-from tff_programs.simulation.round_plan import Assignment, Tier
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import Tier
 
 TIERS = (Tier("small", SPACE.smallest()), Tier("large", SPACE.largest()))
 

@@ -9,8 +9,7 @@ from spaces import SPACE
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import SubnetUpdate
-from tff_programs.learning.distribution import tensors_type
+from tff_programs.types import SubnetUpdate, tensors_type
 
 SUPERNET = Supernet(SPACE)
 SHAPES = SUPERNET.weight_shapes

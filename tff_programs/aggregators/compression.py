@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tff_programs.aggregators.overlap_mean import FloatUpload, SubnetUpdate
+from tff_programs.aggregators.overlap_mean import FloatUpload
+from tff_programs.types import SubnetUpdate
 
 _LEVELS = 127
 

@@ -10,39 +10,9 @@ import tensorflow_federated as tff
 from fedsup_tf import slicing
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
+from tff_programs.types import MeanUpdate, SubnetUpdate
 
 KINDS = slicing.AGGREGATIONS
-
-
-class SubnetUpdate(NamedTuple):
-    """What a client has for the server.
-
-    Attributes:
-      delta: Trained minus received weights, one tensor per tensor of the supernet, of the subnet's
-        sizes.
-      architecture: The subnet's `SearchSpace.index`, int32.
-      client: The client's number, int32.
-      examples: Number of its examples, float32.
-      loss: Its mean training loss, float32.
-    """
-
-    delta: tuple
-    architecture: tf.Tensor
-    client: tf.Tensor
-    examples: tf.Tensor
-    loss: tf.Tensor
-
-
-class MeanUpdate(NamedTuple):
-    """What the server makes of all clients' updates.
-
-    Attributes:
-      delta: Mean update of every entry of the supernet, one tensor per tensor.
-      covered: Whether any client trained the entry, bool, likewise.
-    """
-
-    delta: tuple
-    covered: tuple
 
 
 def finite_delta(

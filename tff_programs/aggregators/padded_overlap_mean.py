@@ -8,8 +8,8 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import KINDS, MeanUpdate, finite_delta, overlap_of
-from tff_programs.learning.distribution import tensors_type
+from tff_programs.aggregators.overlap_mean import KINDS, finite_delta, overlap_of
+from tff_programs.types import MeanUpdate, tensors_type
 
 
 class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):

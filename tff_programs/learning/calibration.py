@@ -13,7 +13,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
-from tff_programs.learning.distribution import broadcast_subnet, client_data_type, tensors_type
+from tff_programs.learning.distribution import broadcast_subnet
+from tff_programs.types import client_data_type, tensors_type
 
 # What is left after as many passes is smaller than the spread between samples of clients.
 _MOST_PASSES = 16
@@ -44,7 +45,7 @@ def build_federated_calibration(
     """Builds one pass of a calibration.
 
     Its type signature, with W the tuple of the supernet's weights, M the tuple of the subnet's mean
-    squares and D* as in `distribution.client_data_type`:
+    squares and D* as in `types.client_data_type`:
 
         (<weights=W@SERVER, mean_squares=M@SERVER, client_data={D*}@CLIENTS> ->
          <sums=M, examples=float32>@SERVER)

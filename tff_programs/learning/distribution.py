@@ -1,7 +1,6 @@
 """How the server's weights reach the clients: each its own subnet, or one net for all."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +9,8 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import AnyArchitecture, Supernet
+from tff_programs.types import client_data_type, tensors_type
 
 
 class Received(NamedTuple):
@@ -44,25 +43,6 @@ class Distribution(NamedTuple):
     received_type: tff.Type
     send: Callable
     open: Callable[..., Received]
-
-
-def client_data_type(space: SearchSpace) -> tff.SequenceType:
-    """Type of what a client brings to a round: a sequence of one element.
-
-    Its fields are `architecture` (the `SearchSpace.index` of the subnet it trains, int32), `client`
-    (its number, int32), `seed` (int32 `(2,)`, of its shuffles), `images` (uint8 `(examples, height,
-    width, channels)`) and `labels` (int32 `(examples,)`). One element, because iterating over a
-    data set inside a worker is several times slower than slicing tensors.
-    """
-    return tff.SequenceType(
-        OrderedDict(
-            architecture=tff.TensorType(np.int32),
-            client=tff.TensorType(np.int32),
-            seed=tff.TensorType(np.int32, [2]),
-            images=tff.TensorType(np.uint8, [None, *space.image_shape]),
-            labels=tff.TensorType(np.int32, [None]),
-        )
-    )
 
 
 def select_subnets(supernet: Supernet, with_subnets: bool = False) -> Distribution:
@@ -117,8 +97,3 @@ def broadcast_subnet(
         return Received(weights, architecture, tf.constant(supernet.space.index(architecture)))
 
     return Distribution(shapes, tensors_type(shapes), send, open_broadcast)
-
-
-def tensors_type(shapes: Mapping[str, Sequence[int | None]]) -> tff.Type:
-    """Type of a tuple of float32 tensors of the given shapes; None is an unknown length."""
-    return tff.to_type(tuple(tff.TensorType(np.float32, shape) for shape in shapes.values()))

@@ -15,7 +15,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.learning.distribution import client_data_type, select_subnets, tensors_type
+from tff_programs.learning.distribution import select_subnets
+from tff_programs.types import client_data_type, tensors_type
 
 # What a simulated round's clients hold of subnets at once, so that the worker's memory has a bound.
 _BYTES_OF_SUBNETS = 2**29

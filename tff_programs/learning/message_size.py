@@ -8,7 +8,8 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import FloatUpload, SubnetUpdate
+from tff_programs.aggregators.overlap_mean import FloatUpload
+from tff_programs.types import SubnetUpdate
 
 
 def traffic_counter(

@@ -13,8 +13,9 @@ from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.slicing import WEIGHTINGS
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, SubnetUpdate
-from tff_programs.learning.distribution import broadcast_subnet, client_data_type, select_subnets
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
+from tff_programs.learning.distribution import broadcast_subnet, select_subnets
+from tff_programs.types import SubnetUpdate, client_data_type
 
 
 def build_fedsup_process(

@@ -12,7 +12,7 @@ from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.calibration import CalibrationPass, calibrate_federated
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
-from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.tiers import Tier
 
 # Stream of random numbers of which images of a client calibrate.
 _IMAGES = 6

@@ -14,7 +14,7 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.data_flags import load_federated_data_from_flags
-from tff_programs.simulation.round_plan import Tier, parse_tiers
+from tff_programs.simulation.tiers import Tier, parse_tiers
 
 FLAGS = flags.FLAGS
 # Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.

@@ -25,7 +25,7 @@ from tff_programs.programs.checkpoint import (
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.reports import report
 from tff_programs.reports.inference_report import inference_table
-from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.tiers import Tier
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.export.quantize import PRECISIONS, export_inference
 

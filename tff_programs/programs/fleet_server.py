@@ -15,7 +15,8 @@ from fedsup_tf.files.checkpoint import fingerprint, replace_file
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, device_training
-from tff_programs.simulation.round_plan import Assignment, RoundPlan, default_tiers, parse_tiers
+from tff_programs.simulation.round_plan import Assignment, RoundPlan
+from tff_programs.simulation.tiers import default_tiers, parse_tiers
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
 

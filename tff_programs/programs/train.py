@@ -34,7 +34,8 @@ from tff_programs.programs.flags.train_flags import (
 )
 from tff_programs.reports import report
 from tff_programs.simulation.clients import ClientData
-from tff_programs.simulation.round_plan import Assignment, default_tiers, parse_tiers
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import default_tiers, parse_tiers
 from tff_programs.simulation.training_loop import train
 
 FLAGS = flags.FLAGS

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fedsup_tf.files.checkpoint import replace_file
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
-from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.tiers import Tier
 from tff_programs.simulation.training_loop import RoundReport
 
 

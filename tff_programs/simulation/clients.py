@@ -15,8 +15,8 @@ from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.search.costs import count_macs
 from fedsup_tf.space import SearchSpace
 from tff_programs.execution.streaming import DeferredData
-from tff_programs.learning.distribution import client_data_type
 from tff_programs.simulation.round_plan import Assignment, RoundPlan
+from tff_programs.types import client_data_type
 
 
 def client_element(

@@ -9,7 +9,7 @@ from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import architecture_cost, head_cost, stage_cost, stem_cost
 from fedsup_tf.space import SearchSpace
-from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.tiers import Tier
 
 # A step computes the outputs, the gradients of the activations and those of the weights, each with
 # about the multiply-accumulates of the outputs alone.

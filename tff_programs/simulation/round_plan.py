@@ -1,41 +1,22 @@
-"""Who trains which architecture in a round: device tiers, availability, the sandwich of a cohort.
+"""Who trains which architecture in a round: availability, the sandwich of a cohort.
 
 Everything is a pure function of a seed, a round and the simulated time at which the last one ended,
 so that a resumed run makes the same rounds.
 """
 
 import dataclasses
-import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.search.bounds import feasible_range, sample_within
+from fedsup_tf.search.bounds import sample_within
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.round_clock import SimulatedTime
+from tff_programs.simulation.tiers import TIERS_STREAM, Tier
 
-# Streams of random numbers that do not depend on each other.
-_TIERS, _COHORT, _ARCHITECTURES, _AVAILABILITY = range(4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tier:
-    """A class of devices.
-
-    Attributes:
-      name: What reports call it.
-      architecture: The subnet its devices train, and by which the tier is evaluated.
-      share: Its part of all clients, relative to those of the other tiers.
-      bounds: Least and greatest number of parameters its devices can hold; None for devices that
-        train `architecture` alone.
-    """
-
-    name: str
-    architecture: Architecture
-    share: float = 1.0
-    bounds: tuple[int, int] | None = None
+# Streams of random numbers that do not depend on each other; `TIERS_STREAM` is another.
+_COHORT, _ARCHITECTURES, _AVAILABILITY = range(1, 4)
 
 
 class RoundPlan(NamedTuple):
@@ -118,7 +99,7 @@ class Assignment:
         shares = np.array([tier.share for tier in self.tiers])
         ends = np.round(np.cumsum(shares) / shares.sum() * self.clients).astype(int)
         tiers = np.searchsorted(ends, np.arange(self.clients), side="right")
-        return np.random.default_rng([self.seed, _TIERS]).permutation(tiers)
+        return np.random.default_rng([self.seed, TIERS_STREAM]).permutation(tiers)
 
     @property
     def asked(self) -> int:
@@ -172,65 +153,3 @@ class Assignment:
             begin_seconds=begin,
             end_seconds=end,
         )
-
-
-def default_tiers(space: SearchSpace, seed: int) -> tuple[Tier, ...]:
-    """Four equal tiers: smallest, two between, largest."""
-    if space.size == 1:
-        return (Tier("only", space.smallest()),)
-    least, greatest = feasible_range(space, "parameters")
-    between = []
-    for name, low, high in (("middle", 0.2, 0.45), ("middle-large", 0.65, 0.9)):
-        bounds = tuple(round(least + (greatest - least) * part) for part in (low, high))
-        between.append(_bounded_tier(space, name, bounds, 1.0, seed))
-    return (
-        Tier("smallest", space.smallest()),
-        *between,
-        Tier("largest", space.largest()),
-    )
-
-
-def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[Tier, ...]:
-    """Reads tiers from text.
-
-    Args:
-      space: Where architectures come from.
-      entries: Each `WHAT` or `WHAT@SHARE`, WHAT being `smallest`, `largest`, the path of an
-        architecture's JSON file, or bounds of parameters such as `500000-900000`.
-      seed: Decides the architecture that stands for bounds.
-
-    Raises:
-      ValueError: If an entry is none of these.
-    """
-    tiers = []
-    for entry in entries:
-        what, _, share_text = entry.partition("@")
-        try:
-            share = float(share_text) if share_text else 1.0
-        except ValueError:
-            share = 0.0
-        if share <= 0:
-            raise ValueError(f"Tier {entry!r}: expected a share above 0 behind the @.")
-        low, dash, high = what.partition("-")
-        if what in ("smallest", "largest"):
-            tiers.append(Tier(what, getattr(space, what)(), share))
-        elif os.path.isfile(what):
-            with open(what, encoding="utf-8") as file:
-                architecture = Architecture.from_json(file.read())
-            space.check(architecture)
-            name = os.path.splitext(os.path.basename(what))[0]
-            tiers.append(Tier(name, architecture, share))
-        elif dash and low.isdigit() and high.isdigit():
-            tiers.append(_bounded_tier(space, what, (int(low), int(high)), share, seed))
-        else:
-            raise ValueError(
-                f"Tier {entry!r}: expected smallest, largest, an architecture's JSON file or "
-                "bounds of parameters such as 500000-900000, with a share such as @2 behind it if "
-                "wanted."
-            )
-    return tuple(tiers)
-
-
-def _bounded_tier(space, name, bounds, share, seed):
-    rng = np.random.default_rng([seed, _TIERS, *bounds])
-    return Tier(name, sample_within(space, rng, "parameters", *bounds), share, bounds)

@@ -24,7 +24,7 @@ from tff_programs.simulation.device_speed import (
     load_devices,
 )
 from tff_programs.simulation.round_clock import SimulatedTime
-from tff_programs.simulation.round_plan import Tier
+from tff_programs.simulation.tiers import Tier
 
 FLAGS = flags.FLAGS
 

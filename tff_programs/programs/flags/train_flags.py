@@ -7,7 +7,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from tff_programs.learning import schedule
-from tff_programs.simulation.round_plan import parse_tiers
+from tff_programs.simulation.tiers import parse_tiers
 
 FLAGS = flags.FLAGS
 _DEFAULTS = LocalTraining()
