@@ -27,7 +27,7 @@ from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.update_file import read_update
 from tflite.merge.merge import subnet_shapes
 
-BUILD = Path(__file__).parents[1] / "android_demo/offline/build.sh"
+BUILD = Path(__file__).parents[2] / "android_demo/offline/build.sh"
 CLIENTS, WRITER = 20, 3
 ROUND = 4
 

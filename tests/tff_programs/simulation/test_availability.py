@@ -18,7 +18,7 @@ TRACE = AvailabilityTrace(100, (((0, 10), (90, 100)), ((5, 20), (50, 60)), (), (
 
 
 def test_the_example_has_a_night_for_each_of_twenty_clients():
-    path = pathlib.Path(__file__).parent.parent / "experiments" / "nights.json"
+    path = pathlib.Path(__file__).parents[3] / "experiments" / "nights.json"
     trace = load_trace(path)
     assert (len(trace.clients), trace.period_seconds) == (20, DAY)
     hours = [sum(end - begin for begin, end in intervals) / HOUR for intervals in trace.clients]

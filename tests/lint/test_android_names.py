@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tflite.format import metadata, signatures, update_file
 
-APP = Path(__file__).parents[1] / "android_demo/app/src/main/java/org/fedsup/demo"
+APP = Path(__file__).parents[2] / "android_demo/app/src/main/java/org/fedsup/demo"
 
 
 def java(name: str) -> str:

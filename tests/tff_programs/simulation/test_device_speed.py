@@ -89,7 +89,7 @@ def test_devices_are_read_from_a_file_in_the_tiers_order(tmp_path):
 
 
 def test_the_example_is_one_of_the_default_tiers():
-    path = pathlib.Path(__file__).parent.parent / "experiments" / "devices.json"
+    path = pathlib.Path(__file__).parents[3] / "experiments" / "devices.json"
     space = fedsup_cifar()
     devices = load_devices(path, default_tiers(space, 0))
     speeds = [device.macs_per_second for device in devices]

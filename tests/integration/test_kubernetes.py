@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-PATH = pathlib.Path(__file__).parent.parent / "docs" / "kubernetes.yaml"
+PATH = pathlib.Path(__file__).parents[2] / "docs" / "kubernetes.yaml"
 OBJECTS = list(yaml.safe_load_all(PATH.read_text(encoding="utf-8")))
 BY_KIND = {thing["kind"]: thing for thing in OBJECTS}
 
