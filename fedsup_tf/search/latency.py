@@ -1,6 +1,6 @@
 """A `LatencyTable`: milliseconds of the parts of a space's subnets on one machine.
 
-An architecture's latency is the sum of its parts' (`parts.parts_of`).
+An architecture's latency is the sum of its parts' (`cost_parts.parts_of`).
 """
 
 import dataclasses

@@ -94,7 +94,7 @@ def name_architectures(
 
     Args:
       entries: Each `tiers` (all those of the training), the name of one of them, or what
-        `assignment.parse_tiers` takes: `smallest`, `largest`, an architecture's JSON file, or
+        `tiers.parse_tiers` takes: `smallest`, `largest`, an architecture's JSON file, or
         bounds of parameters.
       space: The supernet's search space.
       information: What was saved with the supernet.

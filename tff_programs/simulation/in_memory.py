@@ -1,4 +1,4 @@
-"""A training that is kept in memory alone, for notebooks: `training.train` without a folder."""
+"""A training kept in memory alone, for notebooks: `training_loop.train` without a folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Simulation(NamedTuple):
     """What a training did.
 
     Attributes:
-      metrics: Each round's flat metrics by name, as `training.train` releases them.
+      metrics: Each round's flat metrics by name, as `training_loop.train` releases them.
       accuracies: The last evaluation's, by name.
       weights: The supernet's after the last round, by tensor name.
     """

@@ -1,6 +1,6 @@
 """Checks of a certificate that train: every weight after each step, beside TensorFlow's.
 
-Two right engines part where a value before ReLU6 lies within rounding of 0 or 6 (`sides`). With
+Two right engines part where a value before ReLU6 lies within rounding of 0 or 6 (`relu_ties`). With
 those few comparisons decided as the exported model decided them, a step agrees to single roundings
 of the weights, and a run of ten steps stays there; with the reference's own it drifts to 1e-3.
 """

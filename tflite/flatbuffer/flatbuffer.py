@@ -51,7 +51,7 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
       delegate of fast kernels wants the weights of a file that only infers as constants.
     * Tensors lose their names, a third of a small file and of no use to the runtime, and graphs
       theirs, which count the functions that the process traced.
-    * The graphs get the form in which the delegate of fast kernels helps (`delegation`).
+    * The graphs get the form in which the delegate of fast kernels helps (`xnnpack_passes`).
     """
     parsed = parse(model)
     for signature in parsed.signatureDefs:
