@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -260,7 +261,9 @@ class Supernet(keras.Model):
 
     # -------------------------------------------------------------------- files
 
-    def save(self, path, information: Mapping[str, Any] | None = None) -> None:
+    def save_checkpoint(
+        self, path: str | os.PathLike, information: Mapping[str, Any] | None = None
+    ) -> None:
         """Writes weights and space to one safetensors file, whole or not at all.
 
         Args:
@@ -272,8 +275,10 @@ class Supernet(keras.Model):
         checkpoint.write_tensors(path, "supernet", tensors, metadata)
 
     @classmethod
-    def load(cls, path, space: SearchSpace | None = None) -> tuple["Supernet", dict[str, Any]]:
-        """Reads what `save` wrote, bit for bit.
+    def load_checkpoint(
+        cls, path: str | os.PathLike, space: SearchSpace | None = None
+    ) -> tuple["Supernet", dict[str, Any]]:
+        """Reads a supernet and its information from a file that `save_checkpoint` wrote.
 
         Args:
           path: The file.

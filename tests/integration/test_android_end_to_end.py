@@ -62,7 +62,7 @@ class Story:
         self.supernet = self.train(np.sort(np.concatenate(others)))
         self.architecture = self.supernet.space.smallest()
         self.base = folder / "supernet.safetensors"
-        self.supernet.save(self.base, {"round": ROUND})
+        self.supernet.save_checkpoint(self.base, {"round": ROUND})
 
     def train(self, examples: np.ndarray) -> Supernet:
         """A supernet that knows digits, but not well."""
@@ -134,7 +134,7 @@ class Story:
         program = "from tff_programs.programs.cli import main; main()"
         arguments = ["merge", self.base, self.update, f"--out={out}"]
         subprocess.run([sys.executable, "-c", program, *arguments], check=True)
-        return Supernet.load(out)[0]
+        return Supernet.load_checkpoint(out)[0]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def main(argv) -> None:
             "Expected --supernet=CHECKPOINT, the supernet that the file was exported from."
         )
     path = argv[1]
-    supernet, information = Supernet.load(FLAGS.supernet)
+    supernet, information = Supernet.load_checkpoint(FLAGS.supernet)
     if "preprocessing" not in information:
         raise ValueError(
             f"{FLAGS.supernet!r}: expected the preprocessing of a training in it, found none. Give "

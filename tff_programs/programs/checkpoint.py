@@ -55,7 +55,7 @@ def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
       ValueError: If the file is not a whole supernet, or not that of a training.
       SystemExit: With one line that says what is wrong with the flags or the data.
     """
-    supernet, information = Supernet.load(path)
+    supernet, information = Supernet.load_checkpoint(path)
     missing = [name for name in ("settings", "preprocessing") if name not in information]
     if missing:
         raise ValueError(

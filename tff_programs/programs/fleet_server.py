@@ -72,7 +72,7 @@ class Fleet:
         self._done = 0
         path = self._path("supernet.safetensors")
         if os.path.exists(path):
-            self.supernet, information = Supernet.load(path, space)
+            self.supernet, information = Supernet.load_checkpoint(path, space)
             if information["fleet"]["base"] != self._base:
                 raise ValueError(
                     f"The fleet in {folder!r} began with another supernet. Give that one to "
@@ -111,7 +111,7 @@ class Fleet:
             "round": self.trained.information["round"] + number,
             "fleet": {"base": self._base, "rounds": number},
         }
-        self.supernet.save(self._path("supernet.safetensors"), self._information)
+        self.supernet.save_checkpoint(self._path("supernet.safetensors"), self._information)
         seconds = time.monotonic() - start
         self.print_accuracies(
             f"round {number}/{self._settings.rounds} | {len(updates)} clients", seconds

@@ -40,7 +40,7 @@ def main(argv) -> None:
     paths = _files(argv[2:])
     if any(os.path.realpath(path) == os.path.realpath(FLAGS.out) for path in paths):
         raise ValueError(f"--out={FLAGS.out} is one of the updates. Choose another file.")
-    supernet, information = Supernet.load(argv[1])
+    supernet, information = Supernet.load_checkpoint(argv[1])
     base_hash = fingerprint(supernet.weights_by_name())
     merged_before = information.get("merged", [])
     merged = merge_updates(
@@ -54,7 +54,7 @@ def main(argv) -> None:
     )
     number = information.get("round", 0) + 1
     identities = [update.identity for update in merged.used]
-    supernet.save(
+    supernet.save_checkpoint(
         FLAGS.out, {**information, "round": number, "merged": [*merged_before, *identities]}
     )
     fields = {

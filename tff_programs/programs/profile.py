@@ -114,7 +114,7 @@ def _subject() -> tuple[Supernet, Preprocessing, LocalTraining]:
         supernet.assign_weights({**weights, **ones})
         channels = supernet.space.image_shape[2]
         return supernet, Preprocessing((127.5,) * channels, (64.0,) * channels), LocalTraining()
-    supernet, information = Supernet.load(FLAGS.supernet)
+    supernet, information = Supernet.load_checkpoint(FLAGS.supernet)
     preprocessing = Preprocessing.from_json(information["preprocessing"])
     return supernet, preprocessing, device_training(information)
 

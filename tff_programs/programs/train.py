@@ -143,7 +143,7 @@ def main(argv) -> None:
             "class_names": list(dataset.class_names),
             "tiers": [[tier.name, tier.architecture.to_json()] for tier in tiers],
         }
-        supernet.save(paths["supernet"], information)
+        supernet.save_checkpoint(paths["supernet"], information)
 
     metrics_manager = tff.program.GroupingReleaseManager(
         [

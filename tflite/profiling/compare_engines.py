@@ -55,7 +55,7 @@ def measure(
     files = {"this": os.path.getsize(path)}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = os.path.join(folder, "subnet.safetensors")
-        subnet.save(checkpoint)
+        subnet.save_checkpoint(checkpoint)
         flex_path = None
         if with_flex:
             flex_path = os.path.join(folder, "flex.tflite")

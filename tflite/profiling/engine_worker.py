@@ -107,7 +107,7 @@ def _tensorflow(job, few, batch, forward) -> dict[str, Call]:
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    subnet, _ = Supernet.load(job["subnet"])
+    subnet, _ = Supernet.load_checkpoint(job["subnet"])
     preprocessing = Preprocessing.from_json(job["preprocessing"])
     training = LocalTraining(**job["training"])
     variables = {name: tf.Variable(value) for name, value in subnet.weights_by_name().items()}

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+import tensorflow as tf
 
 from fedsup_tf.files import checkpoint
 from fedsup_tf.space import digits_small, fedsup_cifar
@@ -16,13 +17,13 @@ from fedsup_tf.supernet import Supernet
 def saved(tmp_path):
     supernet = Supernet(digits_small(), seed=3)
     path = tmp_path / "supernet.safetensors"
-    supernet.save(path, {"round": 7, "names": ["a"]})
+    supernet.save_checkpoint(path, {"round": 7, "names": ["a"]})
     return supernet, path
 
 
 def test_a_supernet_comes_back_bit_for_bit(saved):
     supernet, path = saved
-    loaded, information = Supernet.load(path, digits_small())
+    loaded, information = Supernet.load_checkpoint(path, digits_small())
     assert information == {"round": 7, "names": ["a"]}
     assert loaded.space == supernet.space
     for name, value in supernet.weights_by_name().items():
@@ -31,8 +32,8 @@ def test_a_supernet_comes_back_bit_for_bit(saved):
 
 def test_an_extracted_subnet_comes_back_too(tmp_path):
     subnet = Supernet(digits_small()).extract(digits_small().smallest())
-    subnet.save(tmp_path / "subnet.safetensors")
-    loaded, _ = Supernet.load(tmp_path / "subnet.safetensors")
+    subnet.save_checkpoint(tmp_path / "subnet.safetensors")
+    loaded, _ = Supernet.load_checkpoint(tmp_path / "subnet.safetensors")
     images = np.ones((2, 8, 8, 1), np.float32)
     np.testing.assert_array_equal(loaded(images), subnet(images))
 
@@ -40,7 +41,7 @@ def test_an_extracted_subnet_comes_back_too(tmp_path):
 def test_a_supernet_of_another_space_is_refused_with_both_named(saved):
     _, path = saved
     with pytest.raises(ValueError, match=r"digits_small.*fedsup_cifar"):
-        Supernet.load(path, fedsup_cifar())
+        Supernet.load_checkpoint(path, fedsup_cifar())
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 20_000])
@@ -48,19 +49,19 @@ def test_a_truncated_file_is_refused(saved, keep):
     _, path = saved
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="cannot be read"):
-        Supernet.load(path)
+        Supernet.load_checkpoint(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="found none"):
-        Supernet.load(tmp_path / "none")
+        Supernet.load_checkpoint(tmp_path / "none")
 
 
 def test_a_foreign_file_is_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     safetensors.numpy.save_file({"x": np.zeros(3)}, path)
     with pytest.raises(ValueError, match="unknown file"):
-        Supernet.load(path)
+        Supernet.load_checkpoint(path)
 
 
 def test_a_file_of_another_version_is_refused(tmp_path):
@@ -68,7 +69,7 @@ def test_a_file_of_another_version_is_refused(tmp_path):
     header = {"kind": "fedsup-tf supernet", "version": 99, "metadata": {}}
     safetensors.numpy.save_file({"x": np.zeros(3)}, path, {"fedsup-tf": json.dumps(header)})
     with pytest.raises(ValueError, match="version 99"):
-        Supernet.load(path)
+        Supernet.load_checkpoint(path)
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):
@@ -81,6 +82,20 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     supernet.weights_by_name()["head/bias"].assign(np.ones(10))
     with pytest.raises(OSError, match=r"No space left on device.*unchanged"):
-        supernet.save(path)
+        supernet.save_checkpoint(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_keras_saves_and_loads_a_supernet_in_its_own_format(tmp_path):
+    supernet = Supernet(digits_small(), seed=3)
+    changed = {name: value + 0.01 for name, value in supernet.values_by_name().items()}
+    supernet.assign_weights(changed)
+    path = tmp_path / "supernet.keras"
+    supernet.save(path)
+    supernet.save(path, overwrite=True)
+    loaded = tf.keras.models.load_model(path)
+    assert isinstance(loaded, Supernet)
+    assert loaded.space == supernet.space
+    for name, value in loaded.values_by_name().items():
+        np.testing.assert_array_equal(value, changed[name])

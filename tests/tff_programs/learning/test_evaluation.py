@@ -158,8 +158,8 @@ def runs(supernet, tmp_path_factory):
         "preprocessing": dataset.preprocessing.to_json(),
         "tiers": [["smallest", SPACE.smallest().to_json()], ["largest", SPACE.largest().to_json()]],
     }
-    supernet.save(folder / "supernet.safetensors", information)
-    supernet.save(folder / "untrained.safetensors")
+    supernet.save_checkpoint(folder / "supernet.safetensors", information)
+    supernet.save_checkpoint(folder / "untrained.safetensors")
     measured = Measurement(1, 1, 0, 0.0, 0.0)
     rows = {part: Latency(1.0 + part.depth, 3.0 + part.width) for part in parts_of_space(SPACE)}
     LatencyTable(SPACE, rows, "a phone", measured, measured).save(folder / "table.json")

@@ -25,7 +25,7 @@ REFUSED = {
 def made(tmp_path_factory, trained_path, run_programs):
     """Folder of what the program wrote, the supernet, mean squares, and what was told."""
     folder = tmp_path_factory.mktemp("exports")
-    supernet, information = Supernet.load(trained_path)
+    supernet, information = Supernet.load_checkpoint(trained_path)
     architecture = supernet.space.largest()
     rng = np.random.default_rng(0)
     mean_squares = {

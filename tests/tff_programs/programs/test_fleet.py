@@ -35,10 +35,10 @@ def fleets(tmp_path_factory, trained_path, run_programs):
     """A fleet that ran through, one that was cut off, and what the programs printed and raised."""
     folder = tmp_path_factory.mktemp("fleets")
     whole, parts, foreign = (folder / name for name in ("whole", "parts", "foreign.safetensors"))
-    supernet, information = Supernet.load(trained_path)
+    supernet, information = Supernet.load_checkpoint(trained_path)
     weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
     supernet.assign_weights({**weights, "head/bias": weights["head/bias"] + 1})
-    supernet.save(foreign, information)
+    supernet.save_checkpoint(foreign, information)
     with subprocess.Popen(
         fedsup(*command(trained_path, whole, 2)), stdout=subprocess.PIPE, text=True
     ) as process:
@@ -78,7 +78,7 @@ def test_a_fleet_cut_off_ends_as_one_that_ran_through(fleets):
 
 def test_a_fleets_supernet_is_the_merge_of_what_its_clients_sent(fleets, trained_path):
     whole, _, _ = fleets
-    supernet, information = Supernet.load(trained_path)
+    supernet, information = Supernet.load_checkpoint(trained_path)
     assignment = Assignment(
         supernet.space, parse_tiers(supernet.space, information["settings"]["tiers"], 0), 6, CLIENTS
     )

@@ -170,8 +170,8 @@ def test_the_fingerprint_is_the_documented_one():
 
 def test_the_fingerprint_of_a_supernet_survives_its_file(tmp_path):
     supernet = Supernet(SPACE, seed=3)
-    supernet.save(tmp_path / "supernet.safetensors")
-    loaded, _ = Supernet.load(tmp_path / "supernet.safetensors")
+    supernet.save_checkpoint(tmp_path / "supernet.safetensors")
+    loaded, _ = Supernet.load_checkpoint(tmp_path / "supernet.safetensors")
     prints = [checkpoint.fingerprint(net.weights_by_name()) for net in (supernet, loaded)]
     assert prints[0] == prints[1]
 
@@ -271,7 +271,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         archive.writestr("head/bias", b"0" * 100)
     with pytest.raises(ValueError, match="cannot be read"):
         read(path)
-    Supernet(SPACE).save(path)
+    Supernet(SPACE).save_checkpoint(path)
     with pytest.raises(ValueError, match="received 'fedsup-tf supernet'"):
         read(path)
     safetensors.numpy.save_file(DELTA, path)

@@ -352,7 +352,7 @@ for arguments in json.loads(sys.argv[1]):
 
 def test_the_program_writes_a_new_supernet_and_tells_what_is_in_it(tmp_path):
     base, new, folder = tmp_path / "base.safetensors", tmp_path / "new.safetensors", tmp_path / "in"
-    make_supernet().save(base, {"round": 7, "settings": {"a": 1}})
+    make_supernet().save_checkpoint(base, {"round": 7, "settings": {"a": 1}})
     before = base.read_bytes()
     updates = [make_update(0, ACROSS[0]), make_update(1, ACROSS[1], examples=9)]
     for number, update in enumerate(updates):
@@ -391,7 +391,7 @@ def test_the_program_writes_a_new_supernet_and_tells_what_is_in_it(tmp_path):
     assert "ended with None" not in told[5]
 
     assert base.read_bytes() == before
-    supernet, information = Supernet.load(new)
+    supernet, information = Supernet.load_checkpoint(new)
     assert_same_bits(values_of(supernet), merged(updates, aggregation="diluted")[0])
     identities = [update.identity for update in updates]
     assert information == {"round": 8, "settings": {"a": 1}, "merged": identities}
