@@ -313,6 +313,14 @@ class Supernet(keras.Model):
         del custom_objects
         return cls(**{**config, "space": SearchSpace.from_json(config["space"])})
 
+    def get_build_config(self):
+        """Returns the shape that `build_from_config` takes; the space alone decides it."""
+        return {"input_shape": [None, *self.space.image_shape]} if self.built else None
+
+    def build_from_config(self, config):
+        """Adds the variables, so that Keras can read them from a `.keras` file."""
+        self.build(config["input_shape"])
+
     def _dimensions(self, architecture):
         if isinstance(architecture, Architecture):
             self.space.check(architecture)
