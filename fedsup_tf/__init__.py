@@ -1,1 +1,23 @@
-"""The supernet, its subnets and the algorithm; TensorFlow and NumPy alone."""
+"""The model and the algorithm: search spaces, the supernet, local training, data and search.
+
+Names are loaded when they are used (PEP 562): `import fedsup_tf` alone loads no TensorFlow.
+"""
+
+from fedsup_tf.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "fedsup_tf.accuracy": ["build_accuracy"],
+        "fedsup_tf.architecture": ["Architecture"],
+        "fedsup_tf.data.datasets": ["load_dataset"],
+        "fedsup_tf.data.partition": ["partition"],
+        "fedsup_tf.data.preprocessing": ["Preprocessing"],
+        "fedsup_tf.local_training": ["LocalTraining", "local_update"],
+        "fedsup_tf.search.budget": ["Budget", "CostModel"],
+        "fedsup_tf.search.evolution": ["search_architectures"],
+        "fedsup_tf.search.latency": ["LatencyTable"],
+        "fedsup_tf.space": ["SearchSpace", "Stage", "digits_small", "fedsup_cifar", "load_space"],
+        "fedsup_tf.supernet": ["Supernet"],
+    },
+)

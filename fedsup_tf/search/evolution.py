@@ -71,7 +71,7 @@ class Generation(NamedTuple):
     evaluations: int
 
 
-def search(
+def search_architectures(
     space: SearchSpace,
     fitness: Fitness,
     budget: Budget,

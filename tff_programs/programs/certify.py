@@ -19,7 +19,7 @@ from fedsup_tf.files.checkpoint import write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags import data_flags
 from tff_programs.reports import certificate_report
-from tflite.certify.certify import certify
+from tflite.certify.certify import certify_tflite
 from tflite.profiling.compare_engines import measure
 
 FLAGS = flags.FLAGS
@@ -49,7 +49,7 @@ def main(argv) -> None:
         )
     preprocessing = Preprocessing.from_json(information["preprocessing"])
     images, labels, name = _examples(supernet, information)
-    certificate = certify(path, supernet, preprocessing, images, labels, FLAGS.steps)
+    certificate = certify_tflite(path, supernet, preprocessing, images, labels, FLAGS.steps)
     print(certificate_report.checks_table(certificate, name), flush=True)
     fields = {**certificate.to_fields(), "examples": name}
     if FLAGS.measure or FLAGS.flex:

@@ -15,7 +15,7 @@ from absl import flags
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
-from fedsup_tf.search.evolution import random_search, search
+from fedsup_tf.search.evolution import random_search, search_architectures
 from fedsup_tf.search.feasible import FeasibleSet
 from fedsup_tf.search.latency import LatencyTable
 from tff_programs.execution.contexts import local_execution
@@ -115,7 +115,7 @@ def main(argv) -> None:
     initial += [space.smallest(), space.largest()]
     with local_execution(FLAGS.clients_at_once or None):
         print("evolution", flush=True)
-        evolution = search(
+        evolution = search_architectures(
             *arguments,
             np.random.default_rng([seed, _EVOLUTION]),
             generations=FLAGS.generations,

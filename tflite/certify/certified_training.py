@@ -43,7 +43,7 @@ class TrainingChecks:
         images: np.ndarray,
         labels: np.ndarray,
     ):
-        """Prepares the checks; the arguments are those of `certify.certify`."""
+        """Prepares the checks; the arguments are those of `certify_tflite`."""
         self._open = lambda: Phone(path)
         self._reference = reference
         self._images, self._labels = images, labels

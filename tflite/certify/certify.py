@@ -72,7 +72,7 @@ class Certificate:
         }
 
 
-def certify(
+def certify_tflite(
     path: str | os.PathLike,
     supernet: Supernet,
     preprocessing: Preprocessing,

@@ -10,7 +10,7 @@ import pytest
 from fedsup_tf.search import costs
 from fedsup_tf.search.budget import COSTS, Budget, CostModel
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
-from fedsup_tf.search.evolution import Candidate, pareto_front, random_search, search
+from fedsup_tf.search.evolution import Candidate, pareto_front, random_search, search_architectures
 from fedsup_tf.search.feasible import FeasibleSet, least_cost
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
@@ -261,7 +261,7 @@ def test_a_search_keeps_to_its_budget_and_scores_nothing_twice():
     budget = Budget(parameters=500_000, macs=5e6)
     fitness = Scores(space, space.largest())
     told = []
-    result = search(
+    result = search_architectures(
         space,
         fitness,
         budget,
@@ -290,20 +290,20 @@ def test_evolution_finds_the_best_where_random_search_does_not():
     space = fedsup_cifar()
     model = CostModel(space)
     target = space.decode([64, 64, 256, 512, 1, 2, 1, 2, 5, 3, 7, 5])
-    found = {search: 0, random_search: 0}
+    found = {search_architectures: 0, random_search: 0}
     for seed in range(4):
         for method, arguments in (
-            (search, {"generations": 12, "population": 16}),
+            (search_architectures, {"generations": 12, "population": 16}),
             (random_search, {"evaluations": 192}),
         ):
             result = method(space, Scores(space, target), Budget(), model, rng(seed), **arguments)
             assert len(result.candidates) == 192
             found[method] += result.best.architecture == target
-    assert found[search] == 4
+    assert found[search_architectures] == 4
     assert found[random_search] == 0
 
 
-@pytest.mark.parametrize("method", [search, random_search])
+@pytest.mark.parametrize("method", [search_architectures, random_search])
 def test_a_search_is_that_of_its_seed(method):
     space = digits_small()
     model = CostModel(space)
@@ -315,7 +315,7 @@ def test_a_search_is_that_of_its_seed(method):
     assert results[0] != results[2]
 
 
-@pytest.mark.parametrize("method", [search, random_search])
+@pytest.mark.parametrize("method", [search_architectures, random_search])
 def test_a_search_ends_when_all_within_the_budget_are_scored(method):
     space = digits_small()
     model = CostModel(space)
@@ -331,7 +331,7 @@ def test_a_search_ends_when_all_within_the_budget_are_scored(method):
     assert all(fitness.calls)
 
 
-@pytest.mark.parametrize("method", [search, random_search])
+@pytest.mark.parametrize("method", [search_architectures, random_search])
 def test_a_search_begins_with_what_it_was_given_if_the_budget_allows(method):
     space = digits_small()
     model = CostModel(space)
@@ -344,7 +344,9 @@ def test_a_search_begins_with_what_it_was_given_if_the_budget_allows(method):
 
 def test_a_space_of_one_point_is_searched():
     space = digits_small().only(digits_small().smallest())
-    result = search(space, Scores(space, space.smallest()), Budget(), CostModel(space), rng())
+    result = search_architectures(
+        space, Scores(space, space.smallest()), Budget(), CostModel(space), rng()
+    )
     assert [candidate.architecture for candidate in result.candidates] == [space.smallest()]
 
 
@@ -361,7 +363,9 @@ def test_the_front_holds_what_nothing_surpasses():
 
 def test_of_equally_accurate_candidates_the_one_of_fewer_macs_is_best():
     space = digits_small()
-    result = search(space, lambda many: [0.5] * len(many), Budget(), CostModel(space), rng())
+    result = search_architectures(
+        space, lambda many: [0.5] * len(many), Budget(), CostModel(space), rng()
+    )
     least = min(candidate.costs["macs"] for candidate in result.candidates)
     assert result.best.costs["macs"] == least
 
@@ -370,16 +374,18 @@ def test_of_equally_accurate_candidates_the_one_of_fewer_macs_is_best():
 def test_a_fitness_that_scores_wrongly_is_refused(scores):
     space = digits_small()
     with pytest.raises(ValueError, match="Expected the fitness to give 4 finite accuracies"):
-        search(space, lambda _: scores, Budget(), CostModel(space), rng(), population=4)
+        search_architectures(
+            space, lambda _: scores, Budget(), CostModel(space), rng(), population=4
+        )
 
 
 def test_arguments_out_of_range_are_refused():
     space = digits_small()
     fitness, model = Scores(space, space.smallest()), CostModel(space)
     with pytest.raises(ValueError, match="population to be at least 1"):
-        search(space, fitness, Budget(), model, rng(), population=0)
+        search_architectures(space, fitness, Budget(), model, rng(), population=0)
     with pytest.raises(ValueError, match="evaluations to be at least 1"):
         random_search(space, fitness, Budget(), model, rng(), evaluations=0)
     with pytest.raises(ValueError, match="cost model of search space 'uneven'"):
-        search(UNEVEN, fitness, Budget(), model, rng())
+        search_architectures(UNEVEN, fitness, Budget(), model, rng())
     assert not fitness.calls

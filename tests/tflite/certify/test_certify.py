@@ -16,7 +16,7 @@ from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.reports import certificate_report
 from tflite.certify import certified_training
-from tflite.certify.certify import certify
+from tflite.certify.certify import certify_tflite
 from tflite.certify.checks import Phone, compare
 from tflite.certify.reference import Reference, compute
 from tflite.certify.relu_ties import largest_difference, settle
@@ -72,7 +72,7 @@ def path(tmp_path_factory):
 
 
 def certify_here(path, supernet=SUPERNET, steps=2, **options):
-    return certify(path, supernet, PREPROCESSING, IMAGES, LABELS, steps, **options)
+    return certify_tflite(path, supernet, PREPROCESSING, IMAGES, LABELS, steps, **options)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,81 @@
+"""The packages' exports: what they name is there, and what is not used is not loaded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedsup_tf
+import tflite
+from fedsup_tf.lazy import lazy_exports
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(program: str) -> str:
+    """What a Python process of its own prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("package", [fedsup_tf, tflite], ids=lambda package: package.__name__)
+def test_a_package_shows_its_exports_alone_and_each_is_what_it_is_called(package):
+    assert dir(package) == package.__all__ == sorted(package.__all__)
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert value.__name__ == name
+        assert value.__module__.startswith(f"{package.__name__}.")
+        assert value.__doc__
+
+
+def test_importing_a_package_loads_neither_numpy_nor_tensorflow():
+    told = run(
+        "import sys, fedsup_tf, tflite; dir(fedsup_tf), dir(tflite)\n"
+        "print({'numpy', 'tensorflow', 'tflite_runtime'} & sys.modules.keys())"
+    )
+    assert told == "set()"
+
+
+def test_what_a_device_and_a_server_need_of_a_file_loads_no_tensorflow():
+    told = run(
+        "import sys\n"
+        "from tflite import DeviceTrainer, DeviceUpdate, read_metadata, read_update, write_update\n"
+        "from fedsup_tf import Architecture, Budget, CostModel, SearchSpace, load_space\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    assert told == "False"
+
+
+def test_a_star_import_brings_the_exports():
+    told = run("from tflite import *\nprint(export_tflite.__module__, 'lazy_exports' in globals())")
+    assert told == "tflite.export.export False"
+
+
+def test_a_name_that_is_not_exported_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'tflite' has no attribute 'export_onnx'"):
+        _ = tflite.export_onnx
+    with pytest.raises(ImportError, match="cannot import name 'export_onnx'"):
+        from tflite import export_onnx  # noqa: F401
+
+
+def test_a_name_of_two_modules_is_refused():
+    with pytest.raises(ValueError, match=r"each name once, received \['a'\] twice"):
+        lazy_exports("package", {"package.one": ["a"], "package.two": ["a", "b"]})
+
+
+@pytest.mark.parametrize("package", [fedsup_tf, tflite], ids=lambda package: package.__name__)
+def test_a_notebook_completes_the_exports_and_nothing_else(package):
+    told = run(
+        "from IPython.core.completer import provisionalcompleter\n"
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        f"shell.run_cell('import {package.__name__}')\n"
+        f"text = '{package.__name__}.'\n"
+        "with provisionalcompleter():\n"
+        "    print(*[found.text for found in shell.Completer.completions(text, len(text))])"
+    )
+    assert sorted(told.split()) == package.__all__
