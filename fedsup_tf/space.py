@@ -147,7 +147,7 @@ class SearchSpace:
         """The architecture with the most of every dimension: the whole supernet."""
         return self.decode([values[-1] for values in self.choices])
 
-    def only(self, architecture: Architecture) -> "SearchSpace":
+    def fixed_architecture(self, architecture: Architecture) -> "SearchSpace":
         """The space whose single point is `architecture`."""
         self.check(architecture)
         stages = tuple(

@@ -202,7 +202,7 @@ class Supernet(keras.Model):
     def extract(self, architecture: Architecture) -> "Supernet":
         """The subnet as a model of its own: the supernet of the space with that single point."""
         slices = self.slices(architecture)
-        subnet = Supernet(self.space.only(architecture), self.seed)
+        subnet = Supernet(self.space.fixed_architecture(architecture), self.seed)
         weights = slicing.take(self.weights_by_name(), slices)
         subnet.assign_weights({name: weights[name].numpy() for name in subnet.weight_shapes})
         return subnet

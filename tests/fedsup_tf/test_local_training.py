@@ -109,7 +109,7 @@ def one_net(weights, images, labels, smoothing=0.0):
 def student_net(weights, within, student, images, teacher, temperature):
     """Gradients of distillation into a subnet on its own, put where its weights came from."""
     slices = SUPERNET.slices(student, within=within)
-    subnet = Supernet(SPACE.only(student))
+    subnet = Supernet(SPACE.fixed_architecture(student))
     cut = slicing.take(weights, slices)
     own = {name: cut[name] for name in subnet.weight_shapes}
     soft = tf.nn.softmax(teacher / temperature)

@@ -287,7 +287,7 @@ def test_smallest_and_largest():
 
 
 def test_the_space_of_one_architecture_holds_it_alone():
-    only = TINY.only(MIDDLE)
+    only = TINY.fixed_architecture(MIDDLE)
     assert only.size == 1
     assert only.smallest() == only.largest() == MIDDLE
     assert (only.name, only.classes, only.stages[1].stride) == ("tiny", 3, 2)
@@ -407,7 +407,7 @@ def test_a_mutant_reaches_every_value():
 
 def test_the_only_architecture_of_a_space_mutates_to_itself():
     rng = np.random.default_rng(0)
-    assert TINY.only(MIDDLE).mutate(MIDDLE, rng, 1.0) == MIDDLE
+    assert TINY.fixed_architecture(MIDDLE).mutate(MIDDLE, rng, 1.0) == MIDDLE
 
 
 def test_a_child_takes_every_entry_from_either_parent():

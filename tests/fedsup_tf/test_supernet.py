@@ -75,7 +75,7 @@ def test_a_subnet_within_the_supernet_computes_as_it_does_extracted(supernet):
     images = random_images(supernet.space)
     for architecture in architectures(supernet.space, 6):
         subnet = supernet.extract(architecture)
-        assert subnet.space == supernet.space.only(architecture)
+        assert subnet.space == supernet.space.fixed_architecture(architecture)
         np.testing.assert_array_equal(supernet(images, architecture), subnet(images))
 
 
@@ -270,7 +270,7 @@ def test_names_are_block_then_layer_then_weight(tiny):
 def test_a_shortcut_convolution_is_there_only_where_a_width_can_change(tiny):
     shortcuts = [name for name in tiny.weight_shapes if "/shortcut/" in name]
     assert shortcuts == [f"{stage}_0/shortcut/kernel" for stage in ("first", "second", "third")]
-    only = Supernet(TINY.only(Architecture((3, 6, 6), (3, 1, 2), (7, 5, 3))))
+    only = Supernet(TINY.fixed_architecture(Architecture((3, 6, 6), (3, 1, 2), (7, 5, 3))))
     assert [name for name in only.weight_shapes if "/shortcut/" in name] == [
         "second_0/shortcut/kernel"
     ]
@@ -305,7 +305,7 @@ def test_with_subnets_a_block_of_equal_widths_has_the_shortcut_that_lesser_ones_
 
 
 def test_elastic_shapes_of_one_architecture_are_all_known():
-    subnet = Supernet(TINY.only(TINY.smallest()))
+    subnet = Supernet(TINY.fixed_architecture(TINY.smallest()))
     # What the net has not at all, such as an absent block, has a length of 0.
     assert subnet.elastic_shapes() == subnet.weight_shapes
 

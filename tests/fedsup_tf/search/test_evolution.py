@@ -343,7 +343,7 @@ def test_a_search_begins_with_what_it_was_given_if_the_budget_allows(method):
 
 
 def test_a_space_of_one_point_is_searched():
-    space = digits_small().only(digits_small().smallest())
+    space = digits_small().fixed_architecture(digits_small().smallest())
     result = search_architectures(
         space, Scores(space, space.smallest()), Budget(), CostModel(space), rng()
     )

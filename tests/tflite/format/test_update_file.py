@@ -146,7 +146,7 @@ def test_the_shapes_of_an_architecture_are_those_of_its_extracted_net(preset):
     space, rng = PRESETS[preset](), np.random.default_rng(0)
     supernet = Supernet(space)
     for architecture in (space.smallest(), space.largest(), *(space.sample(rng) for _ in "abcd")):
-        expected = Supernet(space.only(architecture)).weight_shapes
+        expected = Supernet(space.fixed_architecture(architecture)).weight_shapes
         assert subnet_shapes(supernet, architecture) == expected
 
 

@@ -88,7 +88,9 @@ def make_update(number, architecture, examples=3, **changes):
     fields = dict(
         delta={
             name: rng.normal(size=shape).astype(np.float32)
-            for name, shape in Supernet(SPACE.only(architecture)).weight_shapes.items()
+            for name, shape in Supernet(
+                SPACE.fixed_architecture(architecture)
+            ).weight_shapes.items()
         },
         architecture=architecture,
         base_hash=BASE_HASH,
@@ -215,7 +217,7 @@ def test_unusable_updates_are_named_and_do_not_stop_the_others(tmp_path):
     other_space = SearchSpace(**{**vars(SPACE), "classes": 4})
     foreign = {
         name: np.zeros(shape, np.float32)
-        for name, shape in Supernet(other_space.only(MIDDLE)).weight_shapes.items()
+        for name, shape in Supernet(other_space.fixed_architecture(MIDDLE)).weight_shapes.items()
     }
     outside = Architecture((8, 40), (1, 1), (3, 3))
     huge = {name: np.full_like(v, 3e38) for name, v in good[0].delta.items()}
