@@ -120,10 +120,10 @@ class PlainRound:
         }
 
 
-def step_ms(supernet, update, code, with_subnets):
+def step_ms(supernet, update, code, nested):
     """Milliseconds of one step on one thread, from clients of 1 and of 17 batches."""
     architecture = SPACE.decode(code)
-    slices = supernet.slices(architecture, with_subnets=with_subnets)
+    slices = supernet.slices(architecture, nested=nested)
     values = supernet.values_by_name()
     weights = {n: v.numpy() for n, v in slicing.take(values, slices).items()}
     seconds = []

@@ -58,9 +58,7 @@ class ElasticBlock(keras.layers.Layer):
         parts = [self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm]
         return parts if self.shortcut is None else [*parts, self.shortcut]
 
-    def slices(
-        self, in_width, width, kernel, present, within_kernel, with_subnets
-    ) -> dict[str, Slice]:
+    def slices(self, in_width, width, kernel, present, within_kernel, nested) -> dict[str, Slice]:
         """The block's slices; `present` is 0 or 1, the others as in `Supernet.slices`."""
         in_used, out_used = in_width * present, width * present
         parts = {
@@ -70,7 +68,7 @@ class ElasticBlock(keras.layers.Layer):
             self.pointwise_norm: self.pointwise_norm.slices(out_used),
         }
         if self.shortcut is not None:
-            is_used = 1 if with_subnets else _one_if_different(in_width, width)
+            is_used = 1 if nested else _one_if_different(in_width, width)
             parts[self.shortcut] = self.shortcut.slices(in_width, width * is_used)
         return with_prefixes(parts)
 

@@ -104,7 +104,7 @@ def local_update(
     Args:
       supernet: Whose subnets are trained; its own variables are not used.
       weights: The received weights by tensor name, of static or unknown sizes; for a sandwich
-        those of `Supernet.slices(..., with_subnets=True)`.
+        those of `Supernet.slices(..., nested=True)`.
       architecture: Which subnet they are.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.

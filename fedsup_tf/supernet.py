@@ -65,8 +65,7 @@ class Supernet(keras.Model):
         self.head = layers.ElasticDense(space.classes, head_initializer, name="head")
         # Shapes of the supernet's tensors by name, in the order of its variables.
         self.weight_shapes = {
-            name: part.size
-            for name, part in self.slices(space.largest(), with_subnets=True).items()
+            name: part.size for name, part in self.slices(space.largest(), nested=True).items()
         }
 
     # ---------------------------------------------------------------- variables
@@ -111,14 +110,14 @@ class Supernet(keras.Model):
         self,
         architecture: AnyArchitecture,
         within: AnyArchitecture | None = None,
-        with_subnets: bool = False,
+        nested: bool = False,
     ) -> dict[str, Slice]:
         """Which part of each tensor a subnet uses.
 
         Args:
           architecture: The subnet.
           within: The net whose tensors are cut and that holds the subnet; by default the supernet.
-          with_subnets: Whether the slices shall hold every subnet of the subnet too. A block of
+          nested: Whether the slices shall hold every subnet of the subnet too. A block of
             equal widths has no shortcut convolution, but with a smaller width before it needs one.
 
         Returns:
@@ -143,21 +142,21 @@ class Supernet(keras.Model):
                     kernels[number],
                     present,
                     outer_kernels[number],
-                    with_subnets,
+                    nested,
                 )
                 slices.update(with_prefixes({block: parts}))
                 width = widths[number]
         slices.update(with_prefixes({self.head: self.head.slices(width)}))
         return slices
 
-    def elastic_shapes(self, with_subnets: bool = False) -> dict[str, tuple[int | None, ...]]:
+    def elastic_shapes(self, nested: bool = False) -> dict[str, tuple[int | None, ...]]:
         """Shape of each tensor over all subnets: None on an axis whose length is not the same.
 
         Args:
-          with_subnets: As of `slices`.
+          nested: As of `slices`.
         """
         lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
-        for slices in self._all_slices(with_subnets):
+        for slices in self._all_slices(nested):
             for name, part in slices.items():
                 for seen, length in zip(lengths[name], part.size, strict=True):
                     seen.add(length)
@@ -175,7 +174,7 @@ class Supernet(keras.Model):
             for name, shape in self.weight_shapes.items()
         }
 
-    def _all_slices(self, with_subnets):
+    def _all_slices(self, nested):
         """Slices of as many subnets as have every slice of every tensor."""
         smallest = self.space.smallest()
         # A tensor's slice depends on its own stage's choice and on the width that enters it.
@@ -189,7 +188,7 @@ class Supernet(keras.Model):
                     if in_width is not None:
                         widths[number - 1] = in_width
                     widths[number], depths[number], kernels[number] = width, depth, kernel
-                    yield self.slices(Architecture(widths, depths, kernels), None, with_subnets)
+                    yield self.slices(Architecture(widths, depths, kernels), None, nested)
 
     def code_at(self, index: tf.Tensor) -> tf.Tensor:
         """In a graph, the int32 code of the architecture with that `SearchSpace.index`."""

@@ -36,7 +36,7 @@ def weights_of(architecture, supernet=SUPERNET):
     rng = np.random.default_rng(0)
     return {
         name: (0.5 * rng.normal(size=part.size)).astype(np.float32)
-        for name, part in supernet.slices(architecture, with_subnets=True).items()
+        for name, part in supernet.slices(architecture, nested=True).items()
     }
 
 
@@ -54,10 +54,10 @@ def in_a_graph(training, architecture=None, preprocessing=PREPROCESSING, superne
     placeholder = tf.compat.v1.placeholder
     with tf.Graph().as_default() as graph:
         if architecture is None:
-            shapes = supernet.elastic_shapes(with_subnets=True)
+            shapes = supernet.elastic_shapes(nested=True)
             code = placeholder(tf.int32, [len(supernet.space.choices)])
         else:
-            slices = supernet.slices(architecture, with_subnets=True)
+            slices = supernet.slices(architecture, nested=True)
             shapes = {name: part.size for name, part in slices.items()}
             code = architecture
         received = {name: placeholder(tf.float32, shape) for name, shape in shapes.items()}

@@ -94,7 +94,7 @@ def test_slices_nest_from_smallest_through_any_to_largest(supernet, seed):
     rng = np.random.default_rng(seed)
     middle = TINY.sample(rng)
     nested = [
-        supernet.slices(architecture, with_subnets=True)
+        supernet.slices(architecture, nested=True)
         for architecture in (TINY.smallest(), middle, TINY.largest())
     ]
     for name in supernet.weight_shapes:
@@ -107,7 +107,7 @@ def test_slices_nest_from_smallest_through_any_to_largest(supernet, seed):
 
 def test_the_largest_takes_everything(supernet):
     weights = numbered(supernet.weight_shapes)
-    assert_equal(slicing.take(weights, supernet.slices(TINY.largest(), with_subnets=True)), weights)
+    assert_equal(slicing.take(weights, supernet.slices(TINY.largest(), nested=True)), weights)
 
 
 # ---------------------------------------------------------------------------- grids
@@ -124,10 +124,10 @@ def test_a_grid_without_slices_is_one_cell():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("with_subnets", [False, True])
-def test_cells_spread_to_exactly_what_a_slice_covers(supernet, seed, with_subnets):
+@pytest.mark.parametrize("nested", [False, True])
+def test_cells_spread_to_exactly_what_a_slice_covers(supernet, seed, nested):
     architecture = TINY.sample(np.random.default_rng(seed))
-    slices = supernet.slices(architecture, with_subnets=with_subnets)
+    slices = supernet.slices(architecture, nested=nested)
     ones = {name: np.ones(part.size, np.float32) for name, part in slices.items()}
     expected = slicing.place(ones, slices, supernet.weight_shapes)
     for name, grid in supernet.grids.items():

@@ -239,7 +239,7 @@ def test_slices_within_a_subnet_cut_what_slices_of_the_supernet_cut(supernet):
         codes = np.stack([space.encode(space.sample(rng)) for _ in range(2)])
         inner, outer = (space.decode(code) for code in (codes.min(0), codes.max(0)))
         slices = supernet.slices(inner)
-        received = slicing.take(weights, supernet.slices(outer, with_subnets=True))
+        received = slicing.take(weights, supernet.slices(outer, nested=True))
         nested = slicing.take(received, supernet.slices(inner, within=outer))
         for name, value in slicing.take(weights, slices).items():
             np.testing.assert_array_equal(nested[name], value)
@@ -276,14 +276,14 @@ def test_a_shortcut_convolution_is_there_only_where_a_width_can_change(tiny):
     ]
 
 
-@pytest.mark.parametrize("with_subnets", [False, True])
-def test_elastic_shapes_know_exactly_the_lengths_that_never_change(supernet, with_subnets):
+@pytest.mark.parametrize("nested", [False, True])
+def test_elastic_shapes_know_exactly_the_lengths_that_never_change(supernet, nested):
     space = supernet.space
     rng = np.random.default_rng(4)
     indices = range(space.size) if space.size < 400 else rng.integers(space.size, size=400)
     seen = {}
     for index in indices:
-        for name, part in supernet.slices(space.at(index), None, with_subnets).items():
+        for name, part in supernet.slices(space.at(index), None, nested).items():
             seen.setdefault(name, []).append(part.size)
     expected = {
         name: tuple(
@@ -291,13 +291,13 @@ def test_elastic_shapes_know_exactly_the_lengths_that_never_change(supernet, wit
         )
         for name, sizes in seen.items()
     }
-    assert supernet.elastic_shapes(with_subnets) == expected
+    assert supernet.elastic_shapes(nested) == expected
 
 
-def test_with_subnets_a_block_of_equal_widths_has_the_shortcut_that_lesser_ones_need():
+def test_nested_slices_of_a_block_of_equal_widths_have_the_shortcut_that_narrower_ones_need():
     supernet = Supernet(SPACES["returning"])
     equal = Architecture((4, 4), (1, 1), (3, 3))
-    alone, shared = (supernet.slices(equal, None, with_subnets) for with_subnets in (False, True))
+    alone, shared = (supernet.slices(equal, None, nested) for nested in (False, True))
     for name, part in shared.items():
         assert part.size == ((1, 1, 4, 4) if "/shortcut/" in name else alone[name].size)
         if "/shortcut/" in name:
@@ -420,7 +420,7 @@ def test_weights_of_another_name_or_shape_are_an_error_and_assign_nothing(change
 def test_a_block_that_may_be_absent_returns_its_inputs_where_it_is():
     block = ElasticBlock(Stage("s", (4,), (1, 2), (3,)), 1, (4,), "parametric", 0)
     block.build(None)
-    none = block.slices(4, 4, 3, present=0, within_kernel=3, with_subnets=False)
+    none = block.slices(4, 4, 3, present=0, within_kernel=3, nested=False)
     weights = {
         f"{layer.name}/{name}": value
         for layer in block.sublayers()

@@ -36,10 +36,10 @@ def overlap_of(
     architecture: tf.Tensor,
     delta: Mapping[str, tf.Tensor],
     weight: tf.Tensor,
-    with_subnets: bool,
+    nested: bool,
 ) -> Overlap:
     """One client's contribution at the supernet's size; `architecture` is a `SearchSpace.index`."""
-    slices = supernet.slices(supernet.code_at(architecture), with_subnets=with_subnets)
+    slices = supernet.slices(supernet.code_at(architecture), nested=nested)
     return slicing.overlap(delta, slices, supernet.grids, weight)
 
 
@@ -89,7 +89,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         self,
         supernet: Supernet,
         kind: str = "coverage",
-        with_subnets: bool = False,
+        nested: bool = False,
         upload: FloatUpload | None = None,
     ):
         """Makes the factory.
@@ -97,14 +97,14 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         Args:
           supernet: The supernet whose subnets were trained.
           kind: One of `KINDS`.
-          with_subnets: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
+          nested: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
           upload: How updates travel, as they are by default.
         """
         if kind not in KINDS:
             raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
         self.supernet = supernet
         self.kind = kind
-        self.with_subnets = with_subnets
+        self.nested = nested
         self.upload = upload or FloatUpload()
 
     def initial_state(self):
@@ -184,7 +184,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
             finite, delta = finite_delta(supernet, update)
             weight = self.count(sent["weight"], finite)
             one = overlap_of(
-                supernet, update.architecture, self.prepare(delta), weight, self.with_subnets
+                supernet, update.architecture, self.prepare(delta), weight, self.nested
             )
             use = tf.cast(finite, tf.float32)
             return _Accumulator(

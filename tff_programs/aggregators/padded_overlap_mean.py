@@ -39,7 +39,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         total_sum: tff.aggregators.UnweightedAggregationFactory,
         coverage_sum: tff.aggregators.UnweightedAggregationFactory,
         kind: str = "coverage",
-        with_subnets: bool = False,
+        nested: bool = False,
     ):
         """Makes the factory.
 
@@ -49,7 +49,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
           coverage_sum: Sums the weights in the cells they cover, a tuple of float32 tensors, and
             the measured counts.
           kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-          with_subnets: Whether the updates hold the subnets' own subnets.
+          nested: Whether the updates hold the subnets' own subnets.
         """
         if kind not in KINDS:
             raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
@@ -57,7 +57,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         self._total_sum = total_sum
         self._coverage_sum = coverage_sum
         self._kind = kind
-        self._with_subnets = with_subnets
+        self._nested = nested
 
     def create(
         self, value_type: tff.Type, weight_type: tff.Type
@@ -78,7 +78,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         def pad(update, weight):
             finite, delta = finite_delta(supernet, update)
             use = tf.cast(finite, tf.float32)
-            one = overlap_of(supernet, update.architecture, delta, weight * use, self._with_subnets)
+            one = overlap_of(supernet, update.architecture, delta, weight * use, self._nested)
             counts = OrderedDict(
                 weight=weight * use,
                 loss=tf.where(finite, update.loss * update.examples, 0.0),
@@ -129,7 +129,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
 
 def secure_overlap_mean(
-    supernet: Supernet, bound: float, kind: str = "coverage", with_subnets: bool = False
+    supernet: Supernet, bound: float, kind: str = "coverage", nested: bool = False
 ) -> PaddedOverlapMeanFactory:
     """Overlap mean whose sums are secure sums of 32-bit integers.
 
@@ -143,7 +143,7 @@ def secure_overlap_mean(
       bound: Largest absolute value of a weighted entry and of a client's weight, examples and sum
         of losses; what is beyond it is clipped. Sums are exact to `bound` x 2**-32 a client.
       kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-      with_subnets: Whether the updates hold the subnets' own subnets.
+      nested: Whether the updates hold the subnets' own subnets.
     """
     return PaddedOverlapMeanFactory(
         supernet,
@@ -151,5 +151,5 @@ def secure_overlap_mean(
         # From 0, so that what nobody covers sums to 0 exactly.
         tff.aggregators.SecureSumFactory(bound, 0.0),
         kind,
-        with_subnets,
+        nested,
     )

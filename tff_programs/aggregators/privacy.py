@@ -40,7 +40,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         noise_multiplier: float,
         seed: tuple[int, int],
         kind: str = "coverage",
-        with_subnets: bool = False,
+        nested: bool = False,
         upload: FloatUpload | None = None,
     ):
         """Makes the factory.
@@ -51,10 +51,10 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
           noise_multiplier: Standard deviation of the noise over `clipping_norm`.
           seed: Two secret int32 that decide the noise.
           kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-          with_subnets: Whether the updates hold the subnets' own subnets.
+          nested: Whether the updates hold the subnets' own subnets.
           upload: How updates travel, as they are by default.
         """
-        super().__init__(supernet, kind, with_subnets, upload)
+        super().__init__(supernet, kind, nested, upload)
         for name, value in (
             ("clipping norm", clipping_norm),
             ("noise multiplier", noise_multiplier),

@@ -47,7 +47,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         poisoned: float,
         buckets: int,
         kind: str = "coverage",
-        with_subnets: bool = False,
+        nested: bool = False,
         upload: FloatUpload | None = None,
     ):
         """Makes the factory.
@@ -57,10 +57,10 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
           poisoned: Share of the buckets that may be poisoned, from 0 and below 0.5.
           buckets: Number of buckets, usually of clients a round, at least 3.
           kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-          with_subnets: Whether the updates hold the subnets' own subnets.
+          nested: Whether the updates hold the subnets' own subnets.
           upload: How updates travel, as they are by default.
         """
-        super().__init__(supernet, kind, with_subnets, upload)
+        super().__init__(supernet, kind, nested, upload)
         if not 0 <= poisoned < 0.5:
             raise ValueError(
                 f"Robust mean: expected a poisoned share from 0 and below 0.5, received {poisoned}."

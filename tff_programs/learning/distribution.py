@@ -45,17 +45,17 @@ class Distribution(NamedTuple):
     open: Callable[..., Received]
 
 
-def select_subnets(supernet: Supernet, with_subnets: bool = False) -> Distribution:
+def select_subnets(supernet: Supernet, nested: bool = False) -> Distribution:
     """Sends each client only the slices of the subnet that its data names (E-FedSup).
 
-    With `with_subnets`, what is sent holds that subnet's own subnets (see `Supernet.slices`).
+    With `nested`, what is sent holds that subnet's own subnets (see `Supernet.slices`).
     """
-    shapes = supernet.elastic_shapes(with_subnets)
+    shapes = supernet.elastic_shapes(nested)
     sent_type = tensors_type(shapes)
 
     @tff.tensorflow.computation(tensors_type(supernet.weight_shapes), np.int32)
     def cut(weights, index):
-        slices = supernet.slices(supernet.code_at(index), with_subnets=with_subnets)
+        slices = supernet.slices(supernet.code_at(index), nested=nested)
         subnet = slicing.take(dict(zip(shapes, weights, strict=True)), slices)
         return tuple(tf.ensure_shape(subnet[name], shape) for name, shape in shapes.items())
 
@@ -77,10 +77,10 @@ def select_subnets(supernet: Supernet, with_subnets: bool = False) -> Distributi
 
 
 def broadcast_subnet(
-    supernet: Supernet, architecture: Architecture, with_subnets: bool = False
+    supernet: Supernet, architecture: Architecture, nested: bool = False
 ) -> Distribution:
     """Sends all clients the one subnet: FedSup if it is the largest, else FedAvg of that net."""
-    slices = supernet.slices(architecture, with_subnets=with_subnets)
+    slices = supernet.slices(architecture, nested=nested)
     shapes = {name: part.size for name, part in slices.items()}
 
     @tff.tensorflow.computation(tensors_type(supernet.weight_shapes))

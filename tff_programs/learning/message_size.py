@@ -12,21 +12,19 @@ from tff_programs.aggregators.overlap_mean import FloatUpload
 from tff_programs.types import SubnetUpdate
 
 
-def traffic_counter(
-    supernet: Supernet, with_subnets: bool = False, upload: FloatUpload | None = None
-):
+def traffic_counter(supernet: Supernet, nested: bool = False, upload: FloatUpload | None = None):
     """Returns `count(architecture) -> (bytes down, bytes up)` of one client.
 
     Args:
       supernet: The supernet whose subnets are trained.
-      with_subnets: Whether what travels holds the subnets' own subnets.
+      nested: Whether what travels holds the subnets' own subnets.
       upload: How updates travel, as they are by default.
     """
     upload = upload or FloatUpload()
 
     @functools.cache
     def count(architecture: Architecture) -> tuple[int, int]:
-        slices = supernet.slices(architecture, with_subnets=with_subnets)
+        slices = supernet.slices(architecture, nested=nested)
         weights = tuple(np.zeros(part.size, np.float32) for part in slices.values())
         update = SubnetUpdate(weights, np.int32(0), np.int32(0), np.float32(0), np.float32(0))
         message = tf.nest.map_structure(np.asarray, upload.encode(update))

@@ -62,7 +62,7 @@ def build_fedsup_process(
       architecture: The one subnet that all clients train; by default each client's own.
       aggregation: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`; or any factory from
         `SubnetUpdate` and float32 weights to `MeanUpdate`, made for this space and, with a sandwich
-        of more than 1, `with_subnets`.
+        of more than 1, `nested`.
       weighting: Whether a client counts by its `"examples"` or all clients `"uniform"`.
       server_optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were
         trained in the round; by default the mean update is added.
@@ -82,11 +82,11 @@ def build_fedsup_process(
             f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
         )
     supernet = Supernet(space, seed)
-    with_subnets = local_training.sandwich > 1
+    nested = local_training.sandwich > 1
     if architecture is None:
-        distribution = select_subnets(supernet, with_subnets)
+        distribution = select_subnets(supernet, nested)
     else:
-        distribution = broadcast_subnet(supernet, architecture, with_subnets)
+        distribution = broadcast_subnet(supernet, architecture, nested)
     data_type = client_data_type(space)
 
     # Server computations.
@@ -142,7 +142,7 @@ def build_fedsup_process(
         return update.examples if weighting == "examples" else tf.minimum(update.examples, 1.0)
 
     if isinstance(aggregation, str):
-        aggregation = OverlapMeanFactory(supernet, aggregation, with_subnets)
+        aggregation = OverlapMeanFactory(supernet, aggregation, nested)
     aggregator = aggregation.create(value_type, tff.TensorType(np.float32))
 
     @tff.tensorflow.computation(

@@ -69,8 +69,8 @@ def main(argv) -> None:
     only = only_architecture_from_flags(space)
     supernet = Supernet(space)
     local_training = local_training_from_flags()
-    with_subnets = local_training.sandwich > 1
-    count_bytes = traffic_counter(supernet, with_subnets, upload_from_flags())
+    nested = local_training.sandwich > 1
+    count_bytes = traffic_counter(supernet, nested, upload_from_flags())
     simulated_time = simulated_time_from_flags(
         space, tiers, partition, local_training, count_bytes, only, FLAGS.seed
     )
@@ -92,7 +92,7 @@ def main(argv) -> None:
         dataset.preprocessing,
         schedule.build_schedule(FLAGS.schedule, FLAGS.learning_rate, FLAGS.rounds),
         architecture=only,
-        aggregation=aggregator_from_flags(supernet, with_subnets),
+        aggregation=aggregator_from_flags(supernet, nested),
         weighting=FLAGS.weighting,
         server_optimizer=server_optimizer_from_flags(),
         averaging=FLAGS.averaging,

@@ -70,7 +70,7 @@ class Elements:
 
 
 def plain_update(weights, client, training=TRAINING):
-    slices = SUPERNET.slices(client.architecture, with_subnets=training.sandwich > 1)
+    slices = SUPERNET.slices(client.architecture, nested=training.sandwich > 1)
     return local_update(
         SUPERNET,
         slicing.take(weights, slices),
@@ -198,7 +198,7 @@ def test_a_sandwich_within_each_clients_own_subnet(execution):
     client, weights = Client(0, architecture, 16), initial_weights()
     actual, _, _ = run(execution, process, [client], weights=weights)
     delta = plain_update(weights, client, training).delta
-    slices = SUPERNET.slices(architecture, with_subnets=True)
+    slices = SUPERNET.slices(architecture, nested=True)
     placed = slicing.place(delta, slices, SUPERNET.weight_shapes)
     assert_close(actual, {name: weights[name] + placed[name].numpy() for name in weights})
     assert np.abs(placed["b_0/shortcut/kernel"]).max() > 0

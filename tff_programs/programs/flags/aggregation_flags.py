@@ -60,13 +60,13 @@ def upload_from_flags() -> overlap_mean.FloatUpload:
 
 
 def aggregator_from_flags(
-    supernet: Supernet, with_subnets: bool
+    supernet: Supernet, nested: bool
 ) -> tff.aggregators.WeightedAggregationFactory:
     """What the server makes of updates.
 
     Args:
       supernet: The supernet whose subnets are trained.
-      with_subnets: Whether the updates hold the subnets' own subnets.
+      nested: Whether the updates hold the subnets' own subnets.
 
     Raises:
       ValueError: If flags exclude each other.
@@ -75,7 +75,7 @@ def aggregator_from_flags(
     zeroing_norm = _norm("zeroing")
     options = {
         "kind": FLAGS.aggregation,
-        "with_subnets": with_subnets,
+        "nested": nested,
         "upload": upload_from_flags(),
     }
     if FLAGS.noise_multiplier:
