@@ -12,8 +12,10 @@ import tensorflow as tf
 
 Tensors = Mapping[str, tf.Tensor]
 
-# What an entry's mean update runs over, and what an update counts by.
-AGGREGATIONS = ("coverage", "diluted")
+# Whose weights the sum of an entry's updates is divided by: those of the clients that trained the
+# entry, or those of all clients.
+DIVISORS = ("coverage", "diluted")
+# A client's weight: its number of examples, or 1.
 WEIGHTINGS = ("examples", "uniform")
 
 
@@ -146,18 +148,18 @@ def by_entry(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
 
 
 def average(
-    overlaps: Overlap, aggregation: str = "coverage", weight: tf.Tensor | float | None = None
+    overlaps: Overlap, divisor: str = "coverage", weight: tf.Tensor | float | None = None
 ) -> dict[str, tf.Tensor]:
     """Mean update of each entry; zero where no client covered it.
 
     Args:
       overlaps: The sum over the clients, `by_entry`.
-      aggregation: `"coverage"`: over the clients that covered the entry. `"diluted"`: over all
+      divisor: `"coverage"`: over the clients that covered the entry. `"diluted"`: over all
         clients, an entry that a client did not cover counting as unchanged.
       weight: The sum of all clients' weights, for `"diluted"`.
     """
     totals, divisors = overlaps
-    if aggregation == "diluted":
+    if divisor == "diluted":
         divisors = dict.fromkeys(totals, weight)
     return {name: tf.math.divide_no_nan(total, divisors[name]) for name, total in totals.items()}
 

@@ -51,7 +51,7 @@ def cohort(count=4):
     return [Update(n, a, examples=10.0 + n) for n, a in enumerate(architectures[:count])]
 
 
-def overlap_mean(updates, weights=None, kind="coverage"):
+def overlap_mean(updates, weights=None, divisor="coverage"):
     """The mean update of each entry, and who is covered, in NumPy."""
     weights = [update.examples for update in updates] if weights is None else weights
     mean, covered = {}, {}
@@ -61,8 +61,8 @@ def overlap_mean(updates, weights=None, kind="coverage"):
         total = sum(w * p[name].astype(np.float64) for w, p in zip(weights, placed, strict=True))
         coverage = sum(w * m[name] for w, m in zip(weights, masks, strict=True))
         covered[name] = coverage > 0
-        divisor = sum(weights) if kind == "diluted" else coverage
-        mean[name] = np.where(covered[name], total / np.maximum(divisor, 1e-30), 0.0)
+        weight = sum(weights) if divisor == "diluted" else coverage
+        mean[name] = np.where(covered[name], total / np.maximum(weight, 1e-30), 0.0)
     return mean, covered
 
 

@@ -12,7 +12,7 @@ from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.types import MeanUpdate, SubnetUpdate
 
-KINDS = slicing.AGGREGATIONS
+DIVISORS = slicing.DIVISORS
 
 
 def finite_delta(
@@ -88,7 +88,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
     def __init__(
         self,
         supernet: Supernet,
-        kind: str = "coverage",
+        divisor: str = "coverage",
         nested: bool = False,
         upload: FloatUpload | None = None,
     ):
@@ -96,14 +96,16 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
 
         Args:
           supernet: The supernet whose subnets were trained.
-          kind: One of `KINDS`.
+          divisor: One of `DIVISORS`.
           nested: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
           upload: How updates travel, as they are by default.
         """
-        if kind not in KINDS:
-            raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
+        if divisor not in DIVISORS:
+            raise ValueError(
+                f"Expected an aggregation of {', '.join(DIVISORS)}, received {divisor!r}."
+            )
         self.supernet = supernet
-        self.kind = kind
+        self.divisor = divisor
         self.nested = nested
         self.upload = upload or FloatUpload()
 
@@ -221,7 +223,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         @tff.tensorflow.computation(state_type, accumulator_type)
         def finish(state, accumulator):
             state, sums, weight, measured = self.finish(state, accumulator.sums, accumulator.weight)
-            mean = slicing.average(sums, self.kind, weight)
+            mean = slicing.average(sums, self.divisor, weight)
             covered = tuple(part > 0 for part in sums.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(accumulator.loss, accumulator.examples),

@@ -8,7 +8,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import KINDS, finite_delta, overlap_of
+from tff_programs.aggregators.overlap_mean import DIVISORS, finite_delta, overlap_of
 from tff_programs.types import MeanUpdate, tensors_type
 
 
@@ -38,7 +38,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         supernet: Supernet,
         total_sum: tff.aggregators.UnweightedAggregationFactory,
         coverage_sum: tff.aggregators.UnweightedAggregationFactory,
-        kind: str = "coverage",
+        divisor: str = "coverage",
         nested: bool = False,
     ):
         """Makes the factory.
@@ -48,15 +48,17 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
           total_sum: Sums weighted updates, a tuple of float32 tensors of the supernet's shapes.
           coverage_sum: Sums the weights in the cells they cover, a tuple of float32 tensors, and
             the measured counts.
-          kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+          divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
           nested: Whether the updates hold the subnets' own subnets.
         """
-        if kind not in KINDS:
-            raise ValueError(f"Expected an aggregation of {', '.join(KINDS)}, received {kind!r}.")
+        if divisor not in DIVISORS:
+            raise ValueError(
+                f"Expected an aggregation of {', '.join(DIVISORS)}, received {divisor!r}."
+            )
         self._supernet = supernet
         self._total_sum = total_sum
         self._coverage_sum = coverage_sum
-        self._kind = kind
+        self._divisor = divisor
         self._nested = nested
 
     def create(
@@ -95,7 +97,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
                 dict(zip(shapes, totals, strict=True)), dict(zip(shapes, coverages, strict=True))
             )
             overlap = slicing.by_entry(overlap, supernet.grids)
-            mean = slicing.average(overlap, self._kind, counts["weight"])
+            mean = slicing.average(overlap, self._divisor, counts["weight"])
             covered = tuple(part > 0 for part in overlap.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(counts["loss"], counts["examples"]),
@@ -129,7 +131,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
 
 def secure_overlap_mean(
-    supernet: Supernet, bound: float, kind: str = "coverage", nested: bool = False
+    supernet: Supernet, bound: float, divisor: str = "coverage", nested: bool = False
 ) -> PaddedOverlapMeanFactory:
     """Overlap mean whose sums are secure sums of 32-bit integers.
 
@@ -142,7 +144,7 @@ def secure_overlap_mean(
       supernet: The supernet whose subnets were trained.
       bound: Largest absolute value of a weighted entry and of a client's weight, examples and sum
         of losses; what is beyond it is clipped. Sums are exact to `bound` x 2**-32 a client.
-      kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+      divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
       nested: Whether the updates hold the subnets' own subnets.
     """
     return PaddedOverlapMeanFactory(
@@ -150,6 +152,6 @@ def secure_overlap_mean(
         tff.aggregators.SecureSumFactory(bound, -bound),
         # From 0, so that what nobody covers sums to 0 exactly.
         tff.aggregators.SecureSumFactory(bound, 0.0),
-        kind,
+        divisor,
         nested,
     )

@@ -39,7 +39,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         clipping_norm: float,
         noise_multiplier: float,
         seed: tuple[int, int],
-        kind: str = "coverage",
+        divisor: str = "coverage",
         nested: bool = False,
         upload: FloatUpload | None = None,
     ):
@@ -50,11 +50,11 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
           clipping_norm: Largest l2 norm of an update.
           noise_multiplier: Standard deviation of the noise over `clipping_norm`.
           seed: Two secret int32 that decide the noise.
-          kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+          divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
           nested: Whether the updates hold the subnets' own subnets.
           upload: How updates travel, as they are by default.
         """
-        super().__init__(supernet, kind, nested, upload)
+        super().__init__(supernet, divisor, nested, upload)
         for name, value in (
             ("clipping norm", clipping_norm),
             ("noise multiplier", noise_multiplier),

@@ -46,7 +46,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         supernet: Supernet,
         poisoned: float,
         buckets: int,
-        kind: str = "coverage",
+        divisor: str = "coverage",
         nested: bool = False,
         upload: FloatUpload | None = None,
     ):
@@ -56,11 +56,11 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
           supernet: The supernet whose subnets were trained.
           poisoned: Share of the buckets that may be poisoned, from 0 and below 0.5.
           buckets: Number of buckets, usually of clients a round, at least 3.
-          kind: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
+          divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
           nested: Whether the updates hold the subnets' own subnets.
           upload: How updates travel, as they are by default.
         """
-        super().__init__(supernet, kind, nested, upload)
+        super().__init__(supernet, divisor, nested, upload)
         if not 0 <= poisoned < 0.5:
             raise ValueError(
                 f"Robust mean: expected a poisoned share from 0 and below 0.5, received {poisoned}."

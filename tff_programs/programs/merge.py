@@ -23,7 +23,7 @@ _ROWS = 20
 
 flags.DEFINE_string("out", None, "Where the new supernet is written.")
 flags.DEFINE_enum(
-    "aggregation", "coverage", slicing.AGGREGATIONS, "How overlapping slices are averaged."
+    "aggregation", "coverage", slicing.DIVISORS, "How overlapping slices are averaged."
 )
 flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
 flags.DEFINE_float("clip_norm", None, "Largest L2 norm of an update; larger ones are scaled down.")

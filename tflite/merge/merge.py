@@ -44,7 +44,7 @@ def merge_updates(
       supernet: Whose weights are changed; not at all if an error is raised.
       base_hash: `checkpoint.fingerprint` of the supernet that the devices' subnets were cut from.
       updates: Files, or updates already read, of any mix of architectures.
-      aggregation: One of `slicing.AGGREGATIONS`: whether an entry's mean runs over the updates that
+      aggregation: One of `slicing.DIVISORS`: whether an entry's mean runs over the updates that
         cover it, or over all.
       weighting: One of `slicing.WEIGHTINGS`: whether an update counts by its examples or all count
         the same.
@@ -106,7 +106,7 @@ def subnet_shapes(supernet: Supernet, architecture: Architecture) -> dict[str, t
 
 def _check_choices(aggregation, weighting, clip_norm) -> None:
     choices = (
-        ("an aggregation", slicing.AGGREGATIONS, aggregation),
+        ("an aggregation", slicing.DIVISORS, aggregation),
         ("a weighting", slicing.WEIGHTINGS, weighting),
     )
     for what, known, value in choices:

@@ -18,11 +18,11 @@ from tff_programs.aggregators.padded_overlap_mean import (
 )
 
 
-@pytest.mark.parametrize("kind", ["coverage", "diluted"])
-def test_the_overlap_mean_weighs_by_examples(execution, kind):
+@pytest.mark.parametrize("divisor", ["coverage", "diluted"])
+def test_the_overlap_mean_weighs_by_examples(execution, divisor):
     updates = cohort()
-    (result,) = run(execution, OverlapMeanFactory(SUPERNET, kind), updates)
-    mean, covered = overlap_mean(updates, kind=kind)
+    (result,) = run(execution, OverlapMeanFactory(SUPERNET, divisor), updates)
+    mean, covered = overlap_mean(updates, divisor=divisor)
     assert_equal(result.delta, mean)
     assert all(np.array_equal(result.covered[name], covered[name]) for name in mean)
     assert result.measurements["clients"] == 4
@@ -136,7 +136,7 @@ def test_tffs_own_sums_serve_for_padded_updates(execution):
     sums = tff.aggregators.HadamardTransformFactory(tff.aggregators.SumFactory())
     factory = PaddedOverlapMeanFactory(SUPERNET, sums, tff.aggregators.SumFactory(), "diluted")
     (result,) = run(execution, factory, updates)
-    assert_equal(result.delta, overlap_mean(updates, kind="diluted")[0], 1e-4)
+    assert_equal(result.delta, overlap_mean(updates, divisor="diluted")[0], 1e-4)
     assert result.measurements["loss"] == pytest.approx(
         sum(u.loss * u.examples for u in updates) / 46
     )

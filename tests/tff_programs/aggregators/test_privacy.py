@@ -12,19 +12,19 @@ from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanF
 ACCOUNT = PrivacyAccount(4.0, 1e-5, clients_per_round=100, clients=10_000)
 
 
-def private(noise_multiplier=1.0, clipping_norm=1.0, seed=(1, 2), kind="coverage"):
-    return PrivateOverlapMeanFactory(SUPERNET, clipping_norm, noise_multiplier, seed, kind)
+def private(noise_multiplier=1.0, clipping_norm=1.0, seed=(1, 2), divisor="coverage"):
+    return PrivateOverlapMeanFactory(SUPERNET, clipping_norm, noise_multiplier, seed, divisor)
 
 
-@pytest.mark.parametrize("kind", ["coverage", "diluted"])
-def test_without_much_noise_it_is_the_clipped_unweighted_mean(execution, kind):
+@pytest.mark.parametrize("divisor", ["coverage", "diluted"])
+def test_without_much_noise_it_is_the_clipped_unweighted_mean(execution, divisor):
     updates = cohort()
     norms = [update.norm() for update in updates]
     bound = float(np.median(norms))
-    (result,) = run(execution, private(1e-9, bound, kind=kind), updates)
+    (result,) = run(execution, private(1e-9, bound, divisor=divisor), updates)
     for update, norm in zip(updates, norms, strict=True):
         update.delta = {name: d * min(1.0, bound / norm) for name, d in update.delta.items()}
-    assert_equal(result.delta, overlap_mean(updates, weights=[1.0] * 4, kind=kind)[0])
+    assert_equal(result.delta, overlap_mean(updates, weights=[1.0] * 4, divisor=divisor)[0])
 
 
 def test_noise_lies_on_covered_sums_alone_and_is_of_its_size(execution):

@@ -81,12 +81,12 @@ def test_without_suspicion_equal_updates_give_their_mean(execution):
     assert result.measurements["set_aside"] == 0
 
 
-@pytest.mark.parametrize("kind", ["coverage", "diluted"])
-def test_buckets_hold_several_clients_and_may_stay_empty(execution, kind):
+@pytest.mark.parametrize("divisor", ["coverage", "diluted"])
+def test_buckets_hold_several_clients_and_may_stay_empty(execution, divisor):
     updates, _ = honest_and_poisoned(count=4, poisoned=())
-    (few,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 3, kind), updates)
-    (many,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 16, kind), updates)
-    expected, covered = overlap_mean(updates, kind=kind)
+    (few,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 3, divisor), updates)
+    (many,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 16, divisor), updates)
+    expected, covered = overlap_mean(updates, divisor=divisor)
     for result in (few, many):
         for name in expected:
             assert np.array_equal(result.covered[name], covered[name])

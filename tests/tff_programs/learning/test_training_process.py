@@ -84,7 +84,7 @@ def plain_update(weights, client, training=TRAINING):
     )
 
 
-def plain_round(weights, clients, kind="coverage", weighting="examples"):
+def plain_round(weights, clients, divisor="coverage", weighting="examples"):
     """The same round as a loop; returns the new weights and the covered entries."""
     total = {name: np.zeros(shape, np.float64) for name, shape in SUPERNET.weight_shapes.items()}
     coverage = {name: np.zeros_like(value) for name, value in total.items()}
@@ -99,8 +99,8 @@ def plain_round(weights, clients, kind="coverage", weighting="examples"):
             coverage[name][box] += weight
     new = {}
     for name, value in weights.items():
-        divisor = np.maximum(coverage[name], 1e-30) if kind == "coverage" else everyone
-        new[name] = value + (total[name] / divisor).astype(np.float32)
+        weight = np.maximum(coverage[name], 1e-30) if divisor == "coverage" else everyone
+        new[name] = value + (total[name] / weight).astype(np.float32)
     return new, {name: value > 0 for name, value in coverage.items()}
 
 
@@ -119,14 +119,16 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("kind", "weighting"), [("coverage", "examples"), ("diluted", "uniform")])
-def test_a_round_equals_a_plain_loop(execution, kind, weighting):
+@pytest.mark.parametrize(
+    ("divisor", "weighting"), [("coverage", "examples"), ("diluted", "uniform")]
+)
+def test_a_round_equals_a_plain_loop(execution, divisor, weighting):
     clients, weights = cohort(), initial_weights()
     process = build_fedsup_process(
-        SPACE, TRAINING, PREPROCESSING, RATE, aggregation=kind, weighting=weighting
+        SPACE, TRAINING, PREPROCESSING, RATE, aggregation=divisor, weighting=weighting
     )
     actual, metrics, _ = run(execution, process, clients, weights=weights)
-    expected, _ = plain_round(weights, clients, kind, weighting)
+    expected, _ = plain_round(weights, clients, divisor, weighting)
     assert_close(actual, expected)
     losses = [float(plain_update(weights, client).loss) for client in clients]
     sizes = [len(client.labels) for client in clients]

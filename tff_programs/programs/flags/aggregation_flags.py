@@ -16,7 +16,7 @@ from tff_programs.simulation.round_plan import Assignment
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum(
-    "aggregation", "coverage", overlap_mean.KINDS, "How overlapping slices are averaged."
+    "aggregation", "coverage", overlap_mean.DIVISORS, "How overlapping slices are averaged."
 )
 flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
 flags.DEFINE_string(
