@@ -9,6 +9,7 @@ import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 
 /**
@@ -38,13 +39,15 @@ public final class Learner implements Closeable {
             task -> new Thread(task, "learner"));
     private final List<Consumer<LearnerState>> watchers = new CopyOnWriteArrayList<>();
     private volatile LearnerState state = LearnerState.LOADING;
-    private volatile boolean cancelled;
+    /** Number of calls of cancel: a training ends when it has grown since the training was asked for. */
+    private final AtomicInteger cancellations = new AtomicInteger();
 
     // What follows is the worker's alone.
     private Pupil pupil;
     private boolean builtIn = true;
     private Lesson lesson;
-    private byte[] lookedAt;
+    private byte[] image;
+    private float[] answer;
     private String problem;
 
     /**
@@ -80,9 +83,12 @@ public final class Learner implements Closeable {
         watchers.remove(watcher);
     }
 
-    /** Asks what an image shows; null asks nothing more. */
-    public void look(byte[] image) {
-        submit(() -> lookedAt = image);
+    /**
+     * Classifies an image, and again whenever the model has changed; null ends that. While it
+     * trains, the answer is renewed after each epoch.
+     */
+    public void classify(byte[] newImage) {
+        submit(() -> infer(newImage));
     }
 
     /** Adds a labelled drawing. */
@@ -90,31 +96,34 @@ public final class Learner implements Closeable {
         ask(() -> pupil.examples().add(example));
     }
 
-    /** Takes the last drawing back. */
-    public void unteach() {
+    /** Removes the drawing that was added last. */
+    public void removeLast() {
         ask(() -> pupil.examples().removeNewest());
     }
 
     /** Trains on all drawings; calls {@code finished} on the screen however that ends. */
     public void train(Runnable finished) {
-        cancelled = false;
-        submit(() -> begin(true, finished));
+        int asked = cancellations.get();
+        submit(() -> begin(true, asked, finished));
     }
 
     /** Trains if the drawings are not as many as those that it was trained on last. */
     public void trainOnNew(Runnable finished) {
-        cancelled = false;
-        submit(() -> begin(false, finished));
+        int asked = cancellations.get();
+        submit(() -> begin(false, asked, finished));
     }
 
-    /** Ends the training after its step; what it learned so far stays. */
+    /** Ends each training asked for so far after its step; what it learned so far stays. */
     public void cancel() {
-        cancelled = true;
+        cancellations.incrementAndGet();
     }
 
     /** Makes the model as it came. */
     public void forget() {
-        askIdle(() -> pupil.forget());
+        askIdle(() -> {
+            pupil.forget();
+            infer(image);
+        });
     }
 
     /** Deletes all drawings. */
@@ -173,7 +182,7 @@ public final class Learner implements Closeable {
 
     // ------------------------------------------------------------- what the worker does
 
-    /** A task that a person asked for: it makes what went wrong before old news. */
+    /** Runs a task that a person asked for; clears the previous error. */
     private void ask(Task task) {
         submit(() -> {
             problem = null;
@@ -222,7 +231,7 @@ public final class Learner implements Closeable {
                 losses,
                 lesson != null ? lesson.before() : learned != null ? learned.before() : null,
                 learned != null ? learned.after() : null,
-                pupil == null || lookedAt == null ? null : pupil.trainer().infer(lookedAt),
+                answer,
                 problem);
         state = published;
         screen.execute(() -> watchers.forEach(watcher -> watcher.accept(published)));
@@ -249,32 +258,51 @@ public final class Learner implements Closeable {
         }
         pupil = opened;
         builtIn = isBuiltIn;
-        pupil.remember();
+        try {
+            pupil.remember();
+        } finally {
+            infer(image);
+        }
     }
 
-    private void begin(boolean again, Runnable finished) {
+    /** Answers what an image shows, if there is one, and keeps the image if that is possible. */
+    private void infer(byte[] newImage) {
+        image = null;
+        answer = null;
+        if (newImage != null && pupil != null) {
+            answer = pupil.trainer().infer(newImage);
+        }
+        image = newImage;
+    }
+
+    private void begin(boolean again, int asked, Runnable finished) {
         int drawings = pupil == null ? 0 : pupil.examples().all().size();
         boolean known = pupil != null && pupil.learned() != null
                 && pupil.learned().after().examples() == drawings;
-        if (drawings == 0 || lesson != null || known && !again) {
+        boolean cancelled = cancellations.get() != asked;
+        if (drawings == 0 || lesson != null || cancelled || known && !again) {
             screen.execute(finished);
             return;
         }
         problem = null;
         lesson = new Lesson(pupil, System.nanoTime());
-        submit(() -> trainOn(finished));
+        submit(() -> trainOn(asked, finished));
     }
 
     /** One step; the next is a task of its own, so that others come in between. */
-    private void trainOn(Runnable finished) throws IOException {
+    private void trainOn(int asked, Runnable finished) throws IOException {
+        Lesson running = lesson;
         try {
-            lesson.step(cancelled);
+            running.step(cancellations.get() != asked);
         } finally {
-            if (lesson.isOver()) {
+            if (running.isOver()) {
                 lesson = null;
                 screen.execute(finished);
             } else {
-                submit(() -> trainOn(finished));
+                submit(() -> trainOn(asked, finished));
+            }
+            if (running.isOver() || running.epochEnded()) {
+                infer(image);
             }
         }
     }

@@ -55,6 +55,11 @@ final class Lesson {
         return over;
     }
 
+    /** Whether the last step ended a pass over the drawings. */
+    boolean epochEnded() {
+        return run.epochEnded();
+    }
+
     int steps() {
         return run.steps();
     }

@@ -39,9 +39,9 @@ public final class MainActivity extends Activity {
         learner = ((DemoApplication) getApplication()).learner();
         screen = new Screen(this, this::teach);
         canvas = findViewById(R.id.drawing);
-        canvas.setOnDrawn(this::look);
+        canvas.setOnDrawn(this::classify);
         onClick(R.id.clear, view -> canvas.clear());
-        onClick(R.id.undo, view -> learner.unteach());
+        onClick(R.id.undo, view -> learner.removeLast());
         onClick(R.id.train, view -> trainOrStop());
         onClick(R.id.share, view -> learner.export(this::share));
         onClick(R.id.save, view -> learner.export(this::save));
@@ -63,7 +63,7 @@ public final class MainActivity extends Activity {
     protected void onStart() {
         super.onStart();
         learner.watch(watcher);
-        look();
+        classify();
     }
 
     @Override
@@ -86,10 +86,10 @@ public final class MainActivity extends Activity {
 
     // ------------------------------------------------------------------ what taps do
 
-    private void look() {
+    private void classify() {
         byte[] image = canvas.drawing().isEmpty() ? null : DigitImage.of(canvas.drawing());
         screen.showPreview(image);
-        learner.look(image);
+        learner.classify(image);
     }
 
     private void teach(int label) {

@@ -101,7 +101,7 @@ public class LearnerFilesTest extends LearnerCase {
     public void aDamagedCheckpointIsToldAndTheModelIsAsItCame() throws Exception {
         Learner learner = open();
         byte[] image = slanted(1).get(0).image();
-        learner.look(image);
+        learner.classify(image);
         float[] asItCame = settle(learner).answer();
         teach(learner, 20);
         train(learner);
@@ -115,7 +115,7 @@ public class LearnerFilesTest extends LearnerCase {
             learner.worker.awaitTermination(60, TimeUnit.SECONDS);
             Files.write(checkpoint().toPath(), damaged);
             learner = open();
-            learner.look(image);
+            learner.classify(image);
             LearnerState state = settle(learner);
             assertTrue(state.problem(), state.problem().startsWith("What was learned here could not be"));
             assertNull(state.after());

@@ -14,6 +14,8 @@ import java.io.InputStreamReader;
 import java.nio.file.Files;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.IdentityHashMap;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
@@ -34,11 +36,11 @@ public class LearnerTest extends LearnerCase {
         assertTrue(trained.toString(), trained.after().loss() < 0.5 * trained.before().loss());
         assertEquals(trained.steps(), trained.losses().length);
         byte[] image = slanted(3).get(2).image();
-        learner.look(image);
+        learner.classify(image);
         float[] answer = settle(learner).answer();
 
         Learner again = restart(learner);
-        again.look(image);
+        again.classify(image);
         LearnerState state = settle(again);
         assertArrayEquals(answer, state.answer(), 0f);
         assertEquals(trained.before(), state.before());
@@ -54,7 +56,7 @@ public class LearnerTest extends LearnerCase {
         AtomicReference<LearnerState> meanwhile = new AtomicReference<>();
         learner.watch(state -> {
             if (state.training() && state.losses().length == 2) {
-                learner.look(slanted(1).get(0).image());
+                learner.classify(slanted(1).get(0).image());
             }
             if (state.training() && state.answer() != null) {
                 meanwhile.compareAndSet(null, state);
@@ -83,6 +85,64 @@ public class LearnerTest extends LearnerCase {
     }
 
     @Test
+    public void aTrainingOnItsOwnDoesNotUndoAStop() throws Exception {
+        Learner learner = open();
+        teach(learner, 40);
+        CountDownLatch finished = new CountDownLatch(1);
+        learner.watch(state -> {
+            if (state.training() && state.losses().length == 4) {
+                learner.cancel();
+                learner.trainOnNew(finished::countDown); // The phone was put on its charger.
+            }
+        });
+        LearnerState stopped = train(learner);
+        assertTrue(stopped.losses().length + " steps", stopped.losses().length < 10);
+        assertTrue(finished.await(60, TimeUnit.SECONDS));
+    }
+
+    @Test
+    public void aStopBeforeTheFirstStepIsNotForgotten() throws Exception {
+        Learner learner = open();
+        teach(learner, 10);
+        CountDownLatch finished = new CountDownLatch(1);
+        learner.worker.execute(() -> { // Holds the training up until it is stopped.
+            learner.train(finished::countDown);
+            learner.cancel();
+        });
+        assertTrue(finished.await(60, TimeUnit.SECONDS));
+        assertNull(settle(learner).after());
+        assertEquals(10, train(learner).after().examples());
+    }
+
+    @Test
+    public void anImageThatIsNoneIsAProblemAndTheNextIsAnswered() throws Exception {
+        Learner learner = open();
+        learner.classify(new byte[3]);
+        LearnerState state = settle(learner);
+        assertNotNull(state.problem());
+        assertNull(state.answer());
+        teach(learner, 10);
+        assertNull(train(learner).problem());
+        learner.classify(slanted(1).get(0).image());
+        assertNotNull(settle(learner).answer());
+    }
+
+    @Test
+    public void whileItTrainsItInfersOnceAnEpoch() throws Exception {
+        Learner learner = open();
+        teach(learner, 40);
+        learner.classify(slanted(1).get(0).image());
+        Set<float[]> answers = Collections.newSetFromMap(new IdentityHashMap<>());
+        learner.watch(state -> {
+            if (state.training()) {
+                answers.add(state.answer());
+            }
+        });
+        int steps = train(learner).steps();
+        assertTrue(answers.size() + " in " + steps, answers.size() > 2 && answers.size() < steps / 2);
+    }
+
+    @Test
     public void aTrainingOfNothingEndsAtOnce() throws Exception {
         Learner learner = open();
         assertNull(train(learner).after());
@@ -108,11 +168,11 @@ public class LearnerTest extends LearnerCase {
     public void forgetsWhenTold() throws Exception {
         Learner learner = open();
         byte[] image = slanted(1).get(0).image();
-        learner.look(image);
+        learner.classify(image);
         float[] asItCame = settle(learner).answer();
         teach(learner, 20);
         assertFalse(Arrays.equals(asItCame, train(learner).answer()));
-        learner.unteach();
+        learner.removeLast();
         learner.forget();
         LearnerState state = settle(learner);
         assertNull(state.after());
