@@ -1,4 +1,4 @@
-"""Law 2: what is cut out and put back is the same; and averages over overlapping slices."""
+"""Law 2 (docs/laws.md): what is cut out and put back is the same; and averages of overlaps."""
 
 import itertools
 

@@ -68,7 +68,7 @@ def tiny():
     return randomized(TINY)
 
 
-# --------------------------------------------------------- law 1: a subnet is a supernet
+# ---------------------------------------- law 1 (docs/laws.md): a subnet is a supernet
 
 
 def test_a_subnet_within_the_supernet_computes_as_it_does_extracted(supernet):
@@ -217,7 +217,7 @@ def test_a_code_of_another_length_is_an_error(tiny):
         tiny(random_images(TINY), tf.zeros([8], tf.int32))
 
 
-# --------------------------------------------------------------- law 5: slices are counted
+# ------------------------------------------ law 5 (docs/laws.md): slices are counted
 
 
 def test_slices_hold_as_many_values_as_the_cost_says_and_the_subnet_has(supernet):

@@ -1,4 +1,4 @@
-"""The Android app calls a model's signatures and tensors by the names that the exporter gives."""
+"""Law 9 (docs/laws.md): the app calls signatures and tensors by the names that the exporter gives."""
 
 import re
 from pathlib import Path

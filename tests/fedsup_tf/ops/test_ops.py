@@ -1,4 +1,4 @@
-"""Law 10: values and gradients of ops equal TensorFlow's own."""
+"""Law 10 (docs/laws.md): values and gradients of ops equal TensorFlow's own."""
 
 import contextlib
 

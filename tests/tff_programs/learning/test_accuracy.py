@@ -1,4 +1,4 @@
-"""Counting right answers, on the server and on clients, and what a round's traffic weighs."""
+"""Counting right answers, on the server and on clients; law 5 (docs/laws.md): bytes of a round."""
 
 import numpy as np
 

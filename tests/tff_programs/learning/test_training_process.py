@@ -1,4 +1,4 @@
-"""Laws 3 and 4: what a TFF round computes, against plain loops of the same parts."""
+"""Law 3 and law 4 (docs/laws.md): what a TFF round computes, against plain loops."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Law 6: a run that is killed and started again ends as one that never was; and what runs keep."""
+"""Law 6 (docs/laws.md): a killed run ends as one that was not killed; and what runs keep."""
 
 import csv
 import json

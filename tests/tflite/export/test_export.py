@@ -1,4 +1,4 @@
-"""Law 7: an exported subnet computes, trains and keeps what the Keras subnet does."""
+"""Law 7 (docs/laws.md): an exported subnet computes, trains and keeps what Keras' subnet does."""
 
 import dataclasses
 import hashlib
@@ -208,7 +208,7 @@ def assert_near(found, expected):
         np.testing.assert_allclose(found[name], value, rtol=2e-6, atol=2e-6, err_msg=name)
 
 
-# Law 7.
+# Law 7: steps and inference.
 
 
 def test_a_fresh_model_holds_the_subnet_to_the_bit(model):

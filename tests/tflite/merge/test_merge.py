@@ -1,4 +1,4 @@
-"""Law 8: devices' updates merged are what they make in a TFF round; and what is left out."""
+"""Law 8 (docs/laws.md): updates merged are what they make in a round; and what is left out."""
 
 import dataclasses
 import json
