@@ -1,4 +1,4 @@
-"""Law 9 (docs/laws.md): the app calls signatures and tensors by the names that the exporter gives."""
+"""Law 9 (docs/laws.md): the app calls signatures and tensors by the names of the exporter."""
 
 import re
 from pathlib import Path
