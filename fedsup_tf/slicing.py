@@ -162,8 +162,3 @@ def average(
     if divisor == "diluted":
         divisors = dict.fromkeys(totals, weight)
     return {name: tf.math.divide_no_nan(total, divisors[name]) for name, total in totals.items()}
-
-
-def count_values(slices: Mapping[str, Slice]) -> int:
-    """Number of values in static slices."""
-    return sum(int(np.prod(part.size)) for part in slices.values())

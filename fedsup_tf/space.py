@@ -162,14 +162,6 @@ class SearchSpace:
         )
         return dataclasses.replace(self, stages=stages)
 
-    def contains(self, architecture: Architecture) -> bool:
-        """Whether `architecture` is a point of this space."""
-        try:
-            self.check(architecture)
-        except ValueError:
-            return False
-        return True
-
     def check(self, architecture: Architecture) -> None:
         """Raises a ValueError that names the stage if `architecture` is not in the space."""
         if len(architecture.widths) != len(self.stages):

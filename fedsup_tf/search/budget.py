@@ -113,14 +113,9 @@ class CostModel:
         return self._part(part)
 
     def _uncached_part(self, part: Part) -> np.ndarray:
-        space = self.space
-        choice = (part.stage, part.in_width, part.width, part.depth, part.kernel)
-        if part.kind == "stem":
-            cost, values = costs.stem_cost(space), self._stem_maps()
-        elif part.kind == "stage":
-            cost, values = costs.stage_cost(space, *choice), self._stage_maps(*choice)
-        else:
-            cost, values = costs.head_cost(space, part.in_width), self._head_maps(part.in_width)
+        cost = costs.part_cost(self.space, part)
+        maps = {"stem": self._stem_maps, "stage": self._stage_maps, "head": self._head_maps}
+        values = maps[part.kind](part)
         overhead = costs.FILE_OVERHEAD_BYTES if part.kind == "stem" else 0
         vector = [
             cost.parameters,
@@ -141,17 +136,18 @@ class CostModel:
         """Maps that a normalization keeps beside its output."""
         return 1 if self.space.normalization == "parametric" else 2
 
-    def _stem_maps(self) -> int:
+    def _stem_maps(self, part: Part) -> int:
+        del part
         image = math.prod(self.space.image_shape)
         pixels = math.prod(costs.map_size(self.space, 0))
         return image + self._maps_of_a_norm * pixels * self.space.stem_width
 
-    def _stage_maps(self, number: int, in_width: int, width: int, depth: int, kernel: int) -> int:
-        del kernel
-        in_pixels = math.prod(costs.map_size(self.space, number))
-        pixels = math.prod(costs.map_size(self.space, number + 1))
+    def _stage_maps(self, part: Part) -> int:
+        in_pixels = math.prod(costs.map_size(self.space, part.stage))
+        pixels = math.prod(costs.map_size(self.space, part.stage + 1))
+        in_width, width = part.in_width, part.width
         values = 0
-        for _ in range(depth):
+        for _ in range(part.depth):
             values += in_pixels * in_width
             # The first normalization's, and its output, which enters the pointwise convolution.
             values += (self._maps_of_a_norm + 1) * pixels * in_width
@@ -162,6 +158,6 @@ class CostModel:
             in_pixels, in_width = pixels, width
         return values
 
-    def _head_maps(self, in_width: int) -> int:
+    def _head_maps(self, part: Part) -> int:
         pixels = math.prod(costs.map_size(self.space, len(self.space.stages)))
-        return (pixels + 1) * in_width + self.space.classes
+        return (pixels + 1) * part.in_width + self.space.classes

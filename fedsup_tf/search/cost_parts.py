@@ -1,9 +1,10 @@
 """The parts of subnets whose costs add up: the stem, each stage by its choice, and the head.
 
-They are those of `costs.architecture_cost`: what a stage costs depends on its own choice and on the
-width that enters it.
+Parameters, multiply-accumulates, memory and milliseconds of a subnet are sums over its parts: what
+a stage costs depends on its own choice and on the width that enters it alone.
 """
 
+import itertools
 from typing import NamedTuple
 
 from fedsup_tf.architecture import Architecture
@@ -11,15 +12,15 @@ from fedsup_tf.space import SearchSpace
 
 
 class Part(NamedTuple):
-    """One of them; fields that its kind has not are 0.
+    """One additive cost unit. Fields that do not apply to its kind are 0.
 
     Attributes:
       kind: `"stem"`, `"stage"` or `"head"`.
       stage: Number of the stage, from 0.
       in_width: Channels that enter the stage or the head.
-      width: The stage's channels.
-      depth: The stage's blocks.
-      kernel: The stage's depthwise kernels' side.
+      width: Output channels of the stage.
+      depth: Number of blocks of the stage.
+      kernel: Side of the stage's square depthwise kernels.
     """
 
     kind: str
@@ -31,38 +32,49 @@ class Part(NamedTuple):
 
     @classmethod
     def of_stem(cls) -> "Part":
-        """The stem."""
+        """Returns the first convolution with its normalization."""
         return cls("stem")
 
     @classmethod
     def of_stage(cls, stage: int, in_width: int, width: int, depth: int, kernel: int) -> "Part":
-        """A stage's choice; the arguments are those of `costs.stage_cost`."""
+        """Returns the stage of that number (from 0) with one choice of its dimensions."""
         return cls("stage", stage, in_width, width, depth, kernel)
 
     @classmethod
     def of_head(cls, in_width: int) -> "Part":
-        """The classifier."""
+        """Returns the classifier behind `in_width` channels."""
         return cls("head", in_width=in_width)
 
 
+def stage_parts(space: SearchSpace, stage: int, in_width: int) -> list[Part]:
+    """Returns the choices of a stage that is entered by `in_width` channels."""
+    own = space.stages[stage]
+    return [
+        Part.of_stage(stage, in_width, *choice)
+        for choice in itertools.product(own.widths, own.depths, own.kernels)
+    ]
+
+
+def entering_widths(space: SearchSpace, stage: int) -> tuple[int, ...]:
+    """Returns the widths that may enter a stage; the classifier is the one after the last."""
+    return space.stages[stage - 1].widths if stage else (space.stem_width,)
+
+
 def parts_of_space(space: SearchSpace) -> list[Part]:
-    """Every part that some subnet of `space` has, each once: what a table has rows of."""
+    """Returns every part that some subnet of `space` has, each once."""
     parts = [Part.of_stem()]
-    entering = (space.stem_width,)
-    for number, stage in enumerate(space.stages):
-        parts += [
-            Part.of_stage(number, in_width, width, depth, kernel)
-            for in_width in entering
-            for width in stage.widths
-            for depth in stage.depths
-            for kernel in stage.kernels
-        ]
-        entering = stage.widths
-    return parts + [Part.of_head(in_width) for in_width in entering]
+    for stage in range(len(space.stages)):
+        for in_width in entering_widths(space, stage):
+            parts += stage_parts(space, stage, in_width)
+    return parts + [Part.of_head(width) for width in entering_widths(space, len(space.stages))]
 
 
 def parts_of(space: SearchSpace, architecture: Architecture) -> list[Part]:
-    """The parts of one subnet, from the stem to the head."""
+    """Returns the parts of one subnet, from the stem to the head.
+
+    Raises:
+      ValueError: If the architecture is not in the space.
+    """
     space.check(architecture)
     in_widths = (space.stem_width, *architecture.widths)
     choices = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)

@@ -1,15 +1,16 @@
-"""What an architecture costs: parameters and multiply-accumulates, from its numbers alone.
+"""Parameters and multiply-accumulates of an architecture, computed from its numbers alone."""
 
-Both costs are sums over the stem, the stages and the classifier, and a stage's share depends only
-on its own choice and the width that enters it; `bounds` relies on this.
-"""
-
+import functools
+import math
+import operator
 from typing import NamedTuple
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.search.cost_parts import Part, parts_of
 from fedsup_tf.space import SearchSpace
 
-# A subnet's `.tflite` has at most so many bytes: for each parameter, and for graphs and metadata.
+# Upper bound on the size of a subnet's `.tflite`: bytes for each parameter, and bytes for its
+# graphs and metadata.
 FILE_BYTES_PER_PARAMETER = 4.6
 FILE_OVERHEAD_BYTES = 200_000
 
@@ -25,72 +26,59 @@ class Cost(NamedTuple):
     parameters: int
     macs: int
 
-    def __add__(self, other):
+    def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.parameters + other.parameters, self.macs + other.macs)
 
 
 def architecture_cost(space: SearchSpace, architecture: Architecture) -> Cost:
-    """Returns the cost of one subnet of `space`."""
-    space.check(architecture)
-    cost = stem_cost(space)
-    in_width = space.stem_width
-    choices = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
-    for number, (width, depth, kernel) in enumerate(choices):
-        cost += stage_cost(space, number, in_width, width, depth, kernel)
-        in_width = width
-    return cost + head_cost(space, in_width)
+    """Computes the cost of one subnet of `space`.
+
+    Raises:
+      ValueError: If the architecture is not in the space.
+    """
+    parts = parts_of(space, architecture)
+    return functools.reduce(operator.add, (part_cost(space, part) for part in parts))
 
 
 def count_parameters(space: SearchSpace, architecture: Architecture) -> int:
-    """Number of trained values of one subnet."""
+    """Counts the trained values of one subnet."""
     return architecture_cost(space, architecture).parameters
 
 
 def count_macs(space: SearchSpace, architecture: Architecture) -> int:
-    """Multiply-accumulates of one subnet for one image."""
+    """Counts the multiply-accumulates of one subnet for one image."""
     return architecture_cost(space, architecture).macs
 
 
-def stem_cost(space: SearchSpace) -> Cost:
-    """Cost of the first 3 x 3 convolution and its normalization."""
-    kernel = 9 * space.image_shape[2] * space.stem_width
-    height, width = map_size(space, 0)
-    return Cost(kernel + _norm_parameters(space, space.stem_width), kernel * height * width)
-
-
-def stage_cost(
-    space: SearchSpace, number: int, in_width: int, width: int, depth: int, kernel: int
-) -> Cost:
-    """Cost of the stage with that number (from 0), entered by `in_width` channels."""
-    pixels = _pixels(map_size(space, number + 1))
-    cost = Cost(0, 0)
-    for _ in range(depth):
-        depthwise = kernel * kernel * in_width
-        pointwise = in_width * width
-        shortcut = in_width * width if in_width != width else 0
-        norms = _norm_parameters(space, in_width) + _norm_parameters(space, width)
-        macs = (depthwise + pointwise + shortcut) * pixels
-        cost += Cost(depthwise + pointwise + shortcut + norms, macs)
-        in_width = width
+def part_cost(space: SearchSpace, part: Part) -> Cost:
+    """Computes the cost of one of `parts_of_space(space)`."""
+    if part.kind == "stem":
+        # A 3 x 3 convolution.
+        kernel = 9 * space.image_shape[2] * space.stem_width
+        parameters = kernel + _norm_parameters(space, space.stem_width)
+        return Cost(parameters, kernel * math.prod(map_size(space, 0)))
+    if part.kind == "head":
+        kernel = part.in_width * space.classes
+        return Cost(kernel + space.classes, kernel)
+    pixels = math.prod(map_size(space, part.stage + 1))
+    cost, in_width = Cost(0, 0), part.in_width
+    for _ in range(part.depth):
+        depthwise = part.kernel * part.kernel * in_width
+        pointwise = in_width * part.width
+        shortcut = in_width * part.width if in_width != part.width else 0
+        norms = _norm_parameters(space, in_width) + _norm_parameters(space, part.width)
+        kernels = depthwise + pointwise + shortcut
+        cost += Cost(kernels + norms, kernels * pixels)
+        in_width = part.width
     return cost
 
 
-def head_cost(space: SearchSpace, in_width: int) -> Cost:
-    """Cost of the classifier."""
-    kernel = in_width * space.classes
-    return Cost(kernel + space.classes, kernel)
-
-
 def map_size(space: SearchSpace, stages: int) -> tuple[int, int]:
-    """`(height, width)` of the map after the stem and that many stages."""
+    """Returns `(height, width)` of the feature map after the stem and that many stages."""
     height, width, _ = space.image_shape
     for stride in (space.stem_stride, *(stage.stride for stage in space.stages[:stages])):
         height, width = -(-height // stride), -(-width // stride)
     return height, width
-
-
-def _pixels(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
 
 
 def _norm_parameters(space: SearchSpace, width: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
-from fedsup_tf.search.feasible import FeasibleSet
+from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.space import SearchSpace
 
 _TRIES_PER_CHILD = 50

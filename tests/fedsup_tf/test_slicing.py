@@ -236,10 +236,6 @@ def test_average_of_whole_updates_is_the_weighted_mean(supernet):
         np.testing.assert_allclose(mean[name], expected, atol=1e-6)
 
 
-def test_count_values_counts_boxes():
-    assert slicing.count_values({"a": Slice((1, 2), (3, 4)), "b": Slice((0,), (0,))}) == 12
-
-
 # ------------------------------------------------------------- architectures in a graph
 
 

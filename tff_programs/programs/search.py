@@ -15,8 +15,8 @@ from absl import flags
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
+from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.evolution import random_search, search_architectures
-from fedsup_tf.search.feasible import FeasibleSet
 from fedsup_tf.search.latency import LatencyTable
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out

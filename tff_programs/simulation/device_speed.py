@@ -1,13 +1,15 @@
 """How long a device's round takes: its computations by its speed, its bytes by its network."""
 
+import collections
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from fedsup_tf.architecture import Architecture
+from fedsup_tf.architecture import DIMENSIONS, Architecture
 from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.search.costs import architecture_cost, head_cost, stage_cost, stem_cost
+from fedsup_tf.search.cost_parts import parts_of_space
+from fedsup_tf.search.costs import architecture_cost, part_cost
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.tiers import Tier
 
@@ -165,22 +167,18 @@ def training_macs(space: SearchSpace, architecture: Architecture, training: Loca
 def mean_macs_within(space: SearchSpace, architecture: Architecture) -> float:
     """Mean multiply-accumulates of the uniformly drawn subnets of a subnet, for one image."""
     space.check(architecture)
-    total = float(stem_cost(space).macs)
-    in_widths = (space.stem_width,)
-    choices = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
-    for number, most in enumerate(choices):
-        stage = space.stages[number]
-        widths, depths, kernels = (
-            tuple(value for value in values if value <= limit)
-            for values, limit in zip((stage.widths, stage.depths, stage.kernels), most, strict=True)
+    limits = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
+    stages = tuple(
+        dataclasses.replace(
+            stage,
+            **{
+                dimension: tuple(value for value in getattr(stage, dimension) if value <= limit)
+                for dimension, limit in zip(DIMENSIONS, limits_of_stage, strict=True)
+            },
         )
-        costs = [
-            stage_cost(space, number, in_width, width, depth, kernel).macs
-            for in_width in in_widths
-            for width in widths
-            for depth in depths
-            for kernel in kernels
-        ]
-        total += sum(costs) / len(costs)
-        in_widths = widths
-    return total + sum(head_cost(space, width).macs for width in in_widths) / len(in_widths)
+        for stage, limits_of_stage in zip(space.stages, limits, strict=True)
+    )
+    macs = collections.defaultdict(list)
+    for part in parts_of_space(dataclasses.replace(space, stages=stages)):
+        macs[part.kind, part.stage].append(part_cost(space, part).macs)
+    return sum(sum(choices) / len(choices) for choices in macs.values())

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.search.bounds import sample_within
+from fedsup_tf.search.constraints import sample_within
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.round_clock import SimulatedTime
 from tff_programs.simulation.tiers import TIERS_STREAM, Tier

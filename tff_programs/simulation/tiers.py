@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.search.bounds import feasible_range, sample_within
+from fedsup_tf.search.constraints import feasible_range, sample_within
 from fedsup_tf.space import SearchSpace
 
 # Of all streams of random numbers of a simulation, the one of tiers.

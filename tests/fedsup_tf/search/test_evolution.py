@@ -9,9 +9,9 @@ import pytest
 
 from fedsup_tf.search import costs
 from fedsup_tf.search.budget import COSTS, Budget, CostModel
+from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.search.evolution import Candidate, pareto_front, random_search, search_architectures
-from fedsup_tf.search.feasible import FeasibleSet, least_cost
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
 
@@ -174,7 +174,7 @@ def test_a_missing_table_is_an_error(tmp_path):
         LatencyTable.load(tmp_path / "none.json")
 
 
-# ------------------------------------------------------------------- feasible
+# ---------------------------------------------------------------- constraints
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -182,7 +182,9 @@ def test_the_least_of_each_cost_is_that_of_all_architectures(seed):
     model = CostModel(UNEVEN, table(UNEVEN, seed))
     values = all_costs(model)
     for name, least in zip(model.names, values.min(0), strict=True):
-        assert least_cost(model, name) == least
+        FeasibleSet(model, Budget(**{name: least}))
+        with pytest.raises(ValueError, match=f"smallest feasible values are: {name} "):
+            FeasibleSet(model, Budget(**{name: np.nextafter(least, 0)}))
 
 
 def test_a_budget_is_met_exactly_where_some_architecture_meets_it():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedsup_tf.search import bounds, costs
+from fedsup_tf.search import constraints, costs
 from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
 
 COSTS = costs.Cost._fields
@@ -39,7 +39,7 @@ def all_costs(space, cost):
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_feasible_range_is_that_of_all_architectures(space, cost):
     values = all_costs(space, cost)
-    assert bounds.feasible_range(space, cost) == (values.min(), values.max())
+    assert constraints.feasible_range(space, cost) == (values.min(), values.max())
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -51,8 +51,8 @@ def test_draws_lie_within_random_bounds(seed, cost):
         # Bounds around an architecture that exists, some wide and some holding little else.
         value = getattr(costs.architecture_cost(space, space.sample(rng)), cost)
         low, high = value * (1 - rng.random() ** 4), value * (1 + rng.random() ** 4)
-        drawn = bounds.sample_within(space, rng, cost, low, high)
-        assert space.contains(drawn)
+        drawn = constraints.sample_within(space, rng, cost, low, high)
+        space.check(drawn)
         assert low <= getattr(costs.architecture_cost(space, drawn), cost) <= high
 
 
@@ -64,25 +64,25 @@ def test_an_architecture_alone_within_the_bounds_is_found(space, cost):
     assert len(alone) >= 20
     for index in alone[:: len(alone) // 10]:
         rng = np.random.default_rng(index)
-        found = bounds.sample_within(space, rng, cost, values[index], values[index])
+        found = constraints.sample_within(space, rng, cost, values[index], values[index])
         assert found == space.at(index)
 
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_what_uniform_draws_miss_is_found_by_the_walk(monkeypatch, cost):
-    monkeypatch.setattr(bounds, "_UNIFORM_TRIES", 0)
+    monkeypatch.setattr(constraints, "_UNIFORM_TRIES", 0)
     space = SPACES["uneven"]
     values = all_costs(space, cost)
     for value in np.unique(values)[::7]:
-        found = bounds.sample_within(space, np.random.default_rng(0), cost, value, value)
+        found = constraints.sample_within(space, np.random.default_rng(0), cost, value, value)
         assert getattr(costs.architecture_cost(space, found), cost) == value
 
 
 def test_the_walk_is_random(monkeypatch):
-    monkeypatch.setattr(bounds, "_UNIFORM_TRIES", 0)
+    monkeypatch.setattr(constraints, "_UNIFORM_TRIES", 0)
     space = SPACES["digits_small"]
     rng = np.random.default_rng(0)
-    drawn = {bounds.sample_within(space, rng, "parameters", 0, np.inf) for _ in range(20)}
+    drawn = {constraints.sample_within(space, rng, "parameters", 0, np.inf) for _ in range(20)}
     assert len(drawn) > 10
 
 
@@ -93,7 +93,8 @@ def test_draws_reach_all_that_lies_within():
     inside = {space.at(index) for index in np.flatnonzero((low <= values) & (values <= high))}
     rng = np.random.default_rng(0)
     drawn = {
-        bounds.sample_within(space, rng, "parameters", low, high) for _ in range(10 * len(inside))
+        constraints.sample_within(space, rng, "parameters", low, high)
+        for _ in range(10 * len(inside))
     }
     assert drawn == inside
 
@@ -102,7 +103,7 @@ def test_a_draw_is_that_of_its_seed():
     space = fedsup_cifar()
     first, second = (
         [
-            bounds.sample_within(space, np.random.default_rng(seed), "macs", 5e6, 6e6)
+            constraints.sample_within(space, np.random.default_rng(seed), "macs", 5e6, 6e6)
             for seed in range(5)
         ]
         for _ in range(2)
@@ -127,7 +128,7 @@ def test_a_draw_is_that_of_its_seed():
 def test_bounds_that_nothing_meets_are_an_error_that_names_the_range(cost, low, high, feasible):
     message = f"'fedsup_cifar' has {cost} from .*; they range from {feasible}"
     with pytest.raises(ValueError, match=message):
-        bounds.sample_within(fedsup_cifar(), np.random.default_rng(0), cost, low, high)
+        constraints.sample_within(fedsup_cifar(), np.random.default_rng(0), cost, low, high)
 
 
 def test_a_gap_of_macs_is_an_error_too():
@@ -135,11 +136,11 @@ def test_a_gap_of_macs_is_an_error_too():
     values = np.unique(all_costs(space, "macs"))
     gap = np.argmax(np.diff(values))
     with pytest.raises(ValueError, match="No architecture of search space 'uneven' has macs"):
-        bounds.sample_within(
+        constraints.sample_within(
             space, np.random.default_rng(0), "macs", values[gap] + 1, values[gap + 1] - 1
         )
 
 
 def test_an_unknown_cost_is_an_error():
     with pytest.raises(ValueError, match="a cost of parameters, macs, received 'bytes'"):
-        bounds.sample_within(digits_small(), np.random.default_rng(0), "bytes", 0, 1)
+        constraints.sample_within(digits_small(), np.random.default_rng(0), "bytes", 0, 1)

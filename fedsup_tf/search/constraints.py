@@ -1,0 +1,238 @@
+"""Architectures whose costs keep limits: whether there are any, and random draws of them.
+
+Costs are sums over parts (`cost_parts`). Dynamic programming from the head to the stem therefore
+finds, for each stage and each width that may enter it, the costs of everything that can follow,
+reduced to those that no other undercuts in every limit. Uniform rejection sampling comes first;
+where the limits leave too little for it, a random depth-first walk over the stages goes only where
+the limits can still be kept.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import numpy as np
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.search.budget import Budget, CostModel
+from fedsup_tf.search.cost_parts import Part, entering_widths, stage_parts
+from fedsup_tf.search.costs import Cost, architecture_cost, part_cost
+from fedsup_tf.space import SearchSpace
+
+_UNIFORM_TRIES = 200
+# More than the rounding of sums in another order, less than any cost means.
+_TOLERANCE = 1e-9
+
+
+class FeasibleSet:
+    """The architectures of a space that keep a budget; there is at least one."""
+
+    def __init__(self, model: CostModel, budget: Budget):
+        """Finds out what can be met.
+
+        Args:
+          model: Computes the costs.
+          budget: Limits them.
+
+        Raises:
+          ValueError: If nothing meets the budget, with the smallest feasible value of each limit;
+            or if it limits a cost that the model does not know.
+        """
+        unknown = [name for name in budget.limits if name not in model.names]
+        if unknown:
+            raise ValueError(
+                f"The budget limits {', '.join(unknown)}, which needs a latency table. Give the "
+                "device's table, or drop the limit."
+            )
+        self.model = model
+        self.budget = budget
+        self._columns = [model.names.index(name) for name in budget.limits]
+        self._limits = np.array(list(budget.limits.values()), np.float64)
+        self._remainders = _Remainders(model.space, lambda part: model.part(part)[self._columns])
+        totals = self._remainders.totals
+        if not (totals <= self._limits).all(1).any():
+            raise ValueError(self._why_empty(totals))
+
+    def __contains__(self, architecture: Architecture) -> bool:
+        return bool((self.model.vector(architecture)[self._columns] <= self._limits).all())
+
+    def draw(
+        self, rng: np.random.Generator, without: Collection[Architecture] = ()
+    ) -> Architecture | None:
+        """Draws an architecture that meets the budget and is not one of `without`.
+
+        Returns:
+          A uniform draw, unless 200 uniform draws of the space miss: then one found by a random
+          walk, which is not uniform. None if there are no others.
+        """
+        bounds = [(self._remainders, self._limits * (1 + _TOLERANCE))]
+        return _draw(self.model.space, rng, self.__contains__, bounds, without)
+
+    def _why_empty(self, totals: np.ndarray) -> str:
+        lines = []
+        for column, (name, limit) in enumerate(self.budget.limits.items()):
+            text = f"{name} {_format(name, totals[:, column].min())}"
+            if len(self._limits) > 1:
+                others = np.arange(len(self._limits)) != column
+                kept = (totals[:, others] <= self._limits[others]).all(1)
+                least = _format(name, totals[kept, column].min()) if kept.any() else "none"
+                text += f" alone, {least} while the other limits are kept"
+            lines.append(f"{text} (limit {_format(name, limit)})")
+        return (
+            f"No architecture of search space {self.model.space.name!r} meets the budget. The "
+            f"smallest feasible values are: {'; '.join(lines)}. Raise the limits."
+        )
+
+
+def feasible_range(space: SearchSpace, cost: str) -> tuple[int, int]:
+    """Computes the least and the greatest cost of any architecture of `space`.
+
+    Args:
+      space: The search space.
+      cost: `"parameters"` or `"macs"`.
+
+    Raises:
+      ValueError: If the cost has another name.
+    """
+    if cost not in Cost._fields:
+        raise ValueError(f"Expected a cost of {', '.join(Cost._fields)}, received {cost!r}.")
+    least, negated_greatest = (
+        int(remainders.totals.min()) for remainders in _both_remainders(space, cost)
+    )
+    return least, -negated_greatest
+
+
+def sample_within(
+    space: SearchSpace,
+    rng: np.random.Generator,
+    cost: str,
+    minimum: float,
+    maximum: float,
+) -> Architecture:
+    """Draws an architecture with `minimum <= cost <= maximum`.
+
+    Args:
+      space: Where to draw from.
+      rng: The source of randomness.
+      cost: `"parameters"` or `"macs"`.
+      minimum: Least cost allowed.
+      maximum: Greatest cost allowed.
+
+    Returns:
+      A uniform draw among those within the bounds, unless they are so rare that 200 uniform draws
+      of the space miss them: then one found by a random walk, which is not uniform.
+
+    Raises:
+      ValueError: If no architecture of the space meets the bounds.
+    """
+
+    def meets(architecture: Architecture) -> bool:
+        return minimum <= getattr(architecture_cost(space, architecture), cost) <= maximum
+
+    least, greatest = feasible_range(space, cost)
+    if minimum <= maximum and minimum <= greatest and maximum >= least:
+        # A cost of at least the minimum is a negated cost of at most the negated minimum.
+        bounds = list(zip(_both_remainders(space, cost), (maximum, -minimum), strict=True))
+        architecture = _draw(space, rng, meets, bounds)
+        if architecture is not None:
+            return architecture
+    raise ValueError(
+        f"No architecture of search space {space.name!r} has {cost} from {minimum:,} to "
+        f"{maximum:,}; they range from {least:,} to {greatest:,}. Widen the bounds."
+    )
+
+
+class _Remainders:
+    """Costs from each stage to the classifier that no others undercut.
+
+    Attributes:
+      part: Computes a part's costs, `(costs,)`.
+      tables: For each stage, and last for the head, `(remainders, costs)` by entering width.
+      totals: Costs of whole architectures that no others undercut, `(totals, costs)`.
+    """
+
+    def __init__(self, space: SearchSpace, part: Callable[[Part], np.ndarray]):
+        self.part = part
+        last = len(space.stages)
+        self.tables = [{w: part(Part.of_head(w))[None] for w in entering_widths(space, last)}]
+        for stage in reversed(range(last)):
+            table = {}
+            for in_width in entering_widths(space, stage):
+                remainders = [
+                    part(choice) + self.tables[0][choice.width]
+                    for choice in stage_parts(space, stage, in_width)
+                ]
+                table[in_width] = _not_undercut(np.concatenate(remainders))
+            self.tables.insert(0, table)
+        self.totals = part(Part.of_stem()) + self.tables[0][space.stem_width]
+
+
+# Limits on costs from above, as the remainders of these costs and the limits, `(costs,)`.
+_Bounds = Sequence[tuple[_Remainders, np.ndarray | float]]
+
+
+@functools.lru_cache(maxsize=16)
+def _both_remainders(space: SearchSpace, cost: str) -> tuple[_Remainders, _Remainders]:
+    """Remainders of a cost, and of the negated cost, which are those of its greatest values."""
+    return tuple(
+        _Remainders(
+            space,
+            lambda part, sign=sign: np.array([sign * getattr(part_cost(space, part), cost)], float),
+        )
+        for sign in (1, -1)
+    )
+
+
+def _draw(
+    space: SearchSpace,
+    rng: np.random.Generator,
+    meets: Callable[[Architecture], bool],
+    bounds: _Bounds,
+    without: Collection[Architecture] = (),
+) -> Architecture | None:
+    for _ in range(_UNIFORM_TRIES):
+        architecture = space.sample(rng)
+        if architecture not in without and meets(architecture):
+            return architecture
+    candidates = _walk(space, rng, bounds)
+    return next((found for found in candidates if found not in without and meets(found)), None)
+
+
+def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iterator[Architecture]:
+    """Yields all architectures within the bounds, in random order."""
+
+    def extend(stage: int, in_width: int, spent: list[np.ndarray], chosen: list[Part]):
+        if stage == len(space.stages):
+            dimensions = ((part.width, part.depth, part.kernel) for part in chosen)
+            yield Architecture(*zip(*dimensions, strict=True))
+            return
+        choices = stage_parts(space, stage, in_width)
+        for place in rng.permutation(len(choices)):
+            part = choices[place]
+            totals = [
+                total + remainders.part(part)
+                for total, (remainders, _) in zip(spent, bounds, strict=True)
+            ]
+            if all(
+                (total + remainders.tables[stage + 1][part.width] <= limits).all(1).any()
+                for total, (remainders, limits) in zip(totals, bounds, strict=True)
+            ):
+                yield from extend(stage + 1, part.width, totals, [*chosen, part])
+
+    stem = [remainders.part(Part.of_stem()) for remainders, _ in bounds]
+    yield from extend(0, space.stem_width, stem, [])
+
+
+def _not_undercut(vectors: np.ndarray) -> np.ndarray:
+    """Selects the rows that no other row equals or undercuts in every column."""
+    kept = np.empty((0, vectors.shape[1]))
+    # In this order no row comes before one that undercuts it.
+    for vector in np.unique(vectors, axis=0):
+        if not (kept <= vector).all(1).any():
+            kept = np.concatenate([kept, vector[None]])
+    return kept
+
+
+def _format(name: str, value: float) -> str:
+    # Rounded up, so that the value shown is one that can be met.
+    return f"{math.ceil(value * 1000) / 1000:,.3f}" if name.endswith("_ms") else f"{value:,.0f}"
