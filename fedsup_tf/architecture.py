@@ -6,8 +6,10 @@ It is immutable, hashable and travels as JSON.
 import dataclasses
 import json
 import operator
+from typing import Any
 
 from fedsup_tf.files.json_schema import expect_keys, parse_json, whole_numbers
+from fedsup_tf.files.reading import parsing
 
 # The fields of an architecture, in the order in which a space encodes them.
 DIMENSIONS = ("widths", "depths", "kernels")
@@ -44,13 +46,26 @@ class Architecture:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
+    @parsing("An architecture")
     def from_json(cls, text: str) -> "Architecture":
         """Reads what `to_json` wrote.
 
         Raises:
           ValueError: If the text is not JSON or its fields are not lists of whole numbers.
         """
-        fields = parse_json(text, "An architecture")
+        return cls.from_fields(parse_json(text, "An architecture"))
+
+    @classmethod
+    def from_fields(cls, fields: Any) -> "Architecture":
+        """Makes an architecture of a JSON object that is part of another.
+
+        Raises:
+          ValueError: If it is no such object.
+        """
+        if not isinstance(fields, dict):
+            raise ValueError(
+                f"An architecture: expected a JSON object, received {type(fields).__name__}."
+            )
         expect_keys(fields, set(DIMENSIONS), set(DIMENSIONS), "An architecture")
         for dimension in DIMENSIONS:
             whole_numbers(fields[dimension], f"An architecture's {dimension}")

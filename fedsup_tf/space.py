@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.architecture import DIMENSIONS, Architecture
-from fedsup_tf.files.json_schema import expect_keys, parse_json, whole_numbers
+from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json, whole_numbers
+from fedsup_tf.files.reading import parsing
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
@@ -23,6 +24,18 @@ GROUP_SIZE = 8
 MEAN_SQUARE = "/mean_square"
 # An architecture's index in its space is an int32 key of a federated select.
 _LARGEST_INDEX = 2**31 - 1
+# Bounds of what is enumerated or allocated, far beyond what a phone or a server could train. A
+# space may come from somebody else's file.
+_MOST_VALUE = {"widths": 2**14, "depths": 64, "kernels": 63}
+_MOST_CHOICES = 64
+_MOST_STAGES = 64
+_MOST_BLOCKS = 256
+_MOST_SIDE = 2**13
+_MOST_CLASSES = 2**20
+_MOST_WEIGHTS = 2**30
+# Combinations of a stage's choices and the widths that enter it, of which each has its slices.
+_MOST_COMBINATIONS = 2**16
+_MOST_NAME = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +57,25 @@ class Stage:
     stride: int = 1
 
     def __post_init__(self):
+        if (
+            not isinstance(self.name, str)
+            or not self.name.isprintable()
+            or not 0 < len(self.name) <= _MOST_NAME
+            or "/" in self.name
+        ):
+            raise ValueError(
+                f"A stage's name is text of 1 to {_MOST_NAME} characters without a /, since it "
+                f"begins its tensors' names; received {quoted(self.name)}."
+            )
         for dimension in DIMENSIONS:
             values = whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
             object.__setattr__(self, dimension, values)
+            if len(values) > _MOST_CHOICES or max(values) > _MOST_VALUE[dimension]:
+                raise ValueError(
+                    f"Stage {self.name!r}: expected at most {_MOST_CHOICES} {dimension} of up to "
+                    f"{_MOST_VALUE[dimension]:,}, received {len(values)} of up to {max(values):,}. "
+                    "Give smaller ones."
+                )
             if list(values) != sorted(set(values)) or values[0] < 1:
                 raise ValueError(
                     f"Stage {self.name!r}: expected {dimension} to be rising positive whole "
@@ -56,11 +85,6 @@ class Stage:
             raise ValueError(
                 f"Stage {self.name!r}: expected odd kernels (a smaller kernel is the centre of a "
                 f"larger one), received {list(self.kernels)}."
-            )
-        if not isinstance(self.name, str) or not self.name or "/" in self.name:
-            raise ValueError(
-                f"A stage's name is text without a /, since it begins its tensors' names; received "
-                f"{self.name!r}."
             )
         if type(self.stride) is not int or self.stride not in (1, 2):
             raise ValueError(f"Stage {self.name!r}: expected stride 1 or 2, got {self.stride!r}.")
@@ -89,29 +113,41 @@ class SearchSpace:
     normalization: str = "parametric"
 
     def __post_init__(self):
+        if not isinstance(self.name, str) or len(self.name) > _MOST_NAME:
+            raise ValueError(
+                f"A search space: expected its name as text of at most {_MOST_NAME} characters, "
+                f"received {quoted(self.name)}."
+            )
         label = f"Search space {self.name!r}"
         shape = whole_numbers(self.image_shape, f"{label}: image_shape")
         object.__setattr__(self, "image_shape", shape)
         object.__setattr__(self, "stages", tuple(self.stages))
-        if len(shape) != 3 or min(shape) < 1:
+        if len(shape) != 3 or min(shape) < 1 or max(shape) > _MOST_SIDE:
             raise ValueError(
-                f"{label}: expected image_shape (height, width, channels), got {shape}."
+                f"{label}: expected image_shape (height, width, channels), each from 1 to "
+                f"{_MOST_SIDE:,}, got {shape}."
             )
-        for field, least in (("classes", 2), ("stem_width", 1)):
+        bounds = (("classes", 2, _MOST_CLASSES), ("stem_width", 1, _MOST_VALUE["widths"]))
+        for field, least, most in bounds:
             value = getattr(self, field)
-            if type(value) is not int or value < least:
+            if type(value) is not int or not least <= value <= most:
                 raise ValueError(
-                    f"{label}: expected {field} to be a whole number >= {least}, got {value!r}."
+                    f"{label}: expected {field} to be a whole number >= {least} and <= {most:,}, "
+                    f"got {quoted(value)}."
                 )
         if type(self.stem_stride) is not int or self.stem_stride not in (1, 2):
             raise ValueError(f"{label}: expected stem_stride 1 or 2, got {self.stem_stride!r}.")
         names = [stage.name for stage in self.stages]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"{label}: expected stages with names of their own, got {names}.")
-        if self.normalization not in NORMALIZATIONS:
+        if not 0 < len(names) <= _MOST_STAGES or len(set(names)) != len(names):
+            raise ValueError(
+                f"{label}: expected 1 to {_MOST_STAGES} stages with names of their own, got "
+                f"{quoted(names)}."
+            )
+        self._check_amounts(label)
+        if not isinstance(self.normalization, str) or self.normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"{label}: expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "
-                f"{self.normalization!r}."
+                f"{quoted(self.normalization)}."
             )
         if self.normalization == "group":
             widths = {self.stem_width}.union(*(stage.widths for stage in self.stages))
@@ -126,6 +162,31 @@ class SearchSpace:
                 f"{label}: it holds {self.size:,} architectures, at most {_LARGEST_INDEX:,} can be "
                 "numbered. Take choices out of its stages."
             )
+
+    def _check_amounts(self, label: str) -> None:
+        """Bounds what a supernet enumerates and allocates, without doing either."""
+        blocks = sum(stage.depths[-1] for stage in self.stages)
+        weights = combinations = entering = 0
+        in_width = self.stem_width
+        for stage in self.stages:
+            width, kernel = stage.widths[-1], stage.kernels[-1]
+            widest = max(in_width, width)
+            weights += stage.depths[-1] * widest * (2 * width + kernel * kernel)
+            in_width = width
+            own = math.prod(len(getattr(stage, dimension)) for dimension in DIMENSIONS)
+            combinations += own * (entering or 1)
+            entering = len(stage.widths)
+        weights += self.classes * in_width
+        for amount, most, of in (
+            (blocks, _MOST_BLOCKS, "blocks"),
+            (weights, _MOST_WEIGHTS, "weights"),
+            (combinations, _MOST_COMBINATIONS, "combinations of a stage's choices"),
+        ):
+            if amount > most:
+                raise ValueError(
+                    f"{label}: expected at most {most:,} {of}, received about {amount:,}. Give "
+                    "fewer or smaller stages."
+                )
 
     # ---------------------------------------------------------------- choices
 
@@ -252,13 +313,22 @@ class SearchSpace:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
+    @parsing("A search space")
     def from_json(cls, text: str) -> "SearchSpace":
         """Reads what `to_json` wrote, or a space written by hand in the same form.
 
         Raises:
           ValueError: If the text is not such JSON; the message names the field or stage.
         """
-        fields = dict(parse_json(text, "A search space"))
+        return cls.from_fields(parse_json(text, "A search space"))
+
+    @classmethod
+    def from_fields(cls, fields: Any) -> "SearchSpace":
+        """Makes a space of a JSON object that is part of another.
+
+        Raises:
+          ValueError: If it is no such object; the message names the field or stage.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         expect_keys(fields, names, names - {"normalization"}, "A search space")
         stage_names = {field.name for field in dataclasses.fields(Stage)}
@@ -324,10 +394,11 @@ def load_space(name_or_path: str, **changes: Any) -> SearchSpace:
     """
     if name_or_path in PRESETS:
         return PRESETS[name_or_path](**changes)
-    if not os.path.isfile(name_or_path):
+    if not os.path.exists(name_or_path) or os.path.isdir(name_or_path):
         raise ValueError(
             f"Expected a search space's name ({', '.join(PRESETS)}) or the path of its JSON file, "
             f"received {name_or_path!r}, which is neither."
         )
-    with open(name_or_path, encoding="utf-8") as file:
-        return dataclasses.replace(SearchSpace.from_json(file.read()), **changes)
+    return dataclasses.replace(
+        read_json(name_or_path, "a search space", SearchSpace.from_json), **changes
+    )

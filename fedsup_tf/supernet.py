@@ -13,6 +13,8 @@ from fedsup_tf import layers, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock, under, uniform, with_prefixes
 from fedsup_tf.files import checkpoint
+from fedsup_tf.files.json_schema import expect_keys
+from fedsup_tf.information import check_information
 from fedsup_tf.slicing import Grid, Slice
 from fedsup_tf.space import SearchSpace
 
@@ -289,14 +291,23 @@ class Supernet(keras.Model):
         Raises:
           ValueError: If the file is not a whole supernet, or is of another space.
         """
-        tensors, metadata = checkpoint.read_tensors(path, "supernet")
-        own_space = SearchSpace.from_json(metadata["space"])
-        if space is not None and own_space != space:
-            raise ValueError(
-                f"{str(path)!r} holds a supernet of search space {own_space.name!r}, expected "
-                f"{space.name!r}: {own_space.to_json()} is not {space.to_json()}."
-            )
-        supernet = cls(own_space)
+        supernet = None
+
+        def check(metadata, forms):
+            nonlocal supernet
+            expect_keys(metadata, {"space", "information"}, {"space", "information"}, "A supernet")
+            check_information(metadata["information"])
+            own_space = SearchSpace.from_json(metadata["space"])
+            if space is not None and own_space != space:
+                raise ValueError(
+                    f"it holds a supernet of search space {own_space.name!r}, expected "
+                    f"{space.name!r}: {own_space.to_json()} is not {space.to_json()}."
+                )
+            supernet = cls(own_space)
+            # Before there are variables: only the file's own tensors bound their size.
+            check_weights(forms, supernet.weight_shapes)
+
+        tensors, metadata = checkpoint.read_tensors(path, "supernet", check)
         supernet.assign_weights(tensors)
         return supernet, metadata["information"]
 

@@ -4,36 +4,27 @@ An archive is somebody else's file. Nothing here unpickles, extracts to disk, or
 size or label it finds inside; what is wrong with a file is one sentence of a `DatasetError`.
 """
 
+import contextlib
 import gzip
 import math
 import tarfile
 import zipfile
-import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-_BROKEN = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    SyntaxError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-)
+from fedsup_tf.files.reading import REGULAR, InvalidFileError, kind_of_file, open_regular
+
 # The longest file of an official archive, CIFAR-100's train.bin, holds 154 MB.
 _LARGEST_MEMBER_BYTES = 2**28
+# An archive holds a handful of files; a list of many is not one of these data sets.
+_MOST_MEMBERS = 1000
 _AGAIN = "download it again"
 
 
-class DatasetError(ValueError):
+class DatasetError(InvalidFileError):
     """A data set's file is missing, truncated or not what it should be."""
 
 
@@ -133,21 +124,20 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
         remedy = "give the folder of the four idx files as data_dir"
         raise problem(folder, f"the file {name} or {name}.gz", "neither", remedy)
     header_bytes = 4 + 4 * dimensions
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            header = stream.read(header_bytes)
-            whole = len(header) == header_bytes
-            magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
-            if magic != 0x0800 + dimensions:
-                expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
-                raise problem(path, expected, header.hex() or "an empty file", _AGAIN)
-            # One byte more than announced shows whether there is more.
-            content = stream.read(math.prod(shape) + 1)
-    except DatasetError:
-        raise
-    except _BROKEN as error:
-        kind = "a gzip file" if path.suffix == ".gz" else "a file"
-        raise problem(path, f"{kind} that can be read", _first_line(error), _AGAIN) from error
+    kind = f"{'a gzip' if path.suffix == '.gz' else 'an idx'} file that can be read"
+    with _reading(path, kind) as file:
+        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        header = stream.read(header_bytes)
+        whole = len(header) == header_bytes
+        magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
+        if magic != 0x0800 + dimensions:
+            expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
+            raise problem(path, expected, header.hex() or "an empty file", _AGAIN)
+        if math.prod(shape) > _LARGEST_MEMBER_BYTES:
+            expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes after the header"
+            raise problem(path, expected, f"{math.prod(shape):,} announced", _AGAIN)
+        # One byte more than announced shows whether there is more.
+        content = stream.read(math.prod(shape) + 1)
     if len(content) != math.prod(shape):
         received = "more" if len(content) > math.prod(shape) else f"{len(content):,}"
         expected = f"{math.prod(shape):,} bytes after the header, as it announces"
@@ -198,34 +188,35 @@ def read_cifar(path: Path, layout: CifarLayout) -> tuple[Splits, tuple[str, ...]
 def _read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     files = {}
     for name in names:
-        try:
-            files[name] = (folder / name).read_bytes()
-        except OSError as error:
-            remedy = "extract the archive again"
-            raise problem(
-                folder / name, "a file that can be read", error.strerror, remedy
-            ) from error
+        with _reading(folder / name, "a file of the archive") as file:
+            files[name] = file.read(_LARGEST_MEMBER_BYTES + 1)
+        if len(files[name]) > _LARGEST_MEMBER_BYTES:
+            expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes"
+            raise problem(folder / name, expected, "more", "extract the archive again")
     return files
 
 
 def _read_tar(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
     # Members are found by their exact names and read in memory: no path in the archive matters.
     files = {}
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            members = {member.name: member for member in tar if member.isreg()}
+    with _reading(archive, "a complete .tar.gz") as file:
+        with tarfile.open(fileobj=file, mode="r:gz") as tar:
+            members = {}
+            for number, member in enumerate(tar):
+                if number == _MOST_MEMBERS:
+                    expected = f"at most {_MOST_MEMBERS:,} files in it"
+                    raise problem(archive, expected, "more", _AGAIN)
+                if member.size > _LARGEST_MEMBER_BYTES:
+                    expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes"
+                    received = f"{member.size:,}"
+                    raise problem(f"{member.name} in {archive}", expected, received, _AGAIN)
+                if member.isreg():
+                    members[member.name] = member
             for name in names:
                 member = members.get(f"{folder}/{name}")
                 if member is None:
                     raise problem(archive, f"the file {folder}/{name} in it", "none", _AGAIN)
-                if member.size > _LARGEST_MEMBER_BYTES:
-                    expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes"
-                    raise problem(f"{name} in {archive}", expected, f"{member.size:,}", _AGAIN)
                 files[name] = tar.extractfile(member).read()
-    except DatasetError:
-        raise
-    except _BROKEN as error:
-        raise problem(archive, "a complete .tar.gz", _first_line(error), _AGAIN) from error
     return files
 
 
@@ -258,18 +249,9 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
       DatasetError: If the file is missing, damaged or holds other arrays.
     """
     path = path / file_name if path.is_dir() else path
-    if not path.is_file():
+    if not path.exists():
         raise problem(path, f"the file {file_name}", "none", "give its folder as data_dir")
-    try:
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise problem(path, "an .npz of several arrays", "one array", _AGAIN)
-            arrays = {key: archive[key] for key in Splits._fields if key in archive.files}
-    except DatasetError:
-        raise
-    except _BROKEN as error:
-        raise problem(path, "a complete .npz", _first_line(error), _AGAIN) from error
+    arrays = read_npz(path, Splits._fields, _AGAIN)
     checked = []
     for split in ("train", "test"):
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
@@ -284,6 +266,51 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
             raise problem(path, expected, f"{labels.shape}, {labels.dtype}", _AGAIN)
         checked += check_split(path, images, labels.reshape(-1), classes)
     return Splits(*checked)
+
+
+def read_npz(path: Path, names: Collection[str], remedy: str) -> dict[str, np.ndarray]:
+    """Reads arrays of an `.npz` file, none of them of Python objects.
+
+    Args:
+      path: The file.
+      names: The arrays wanted; those that are not in the file are left out.
+      remedy: What to do about a file that cannot be read, for the error.
+
+    Returns:
+      The arrays by name.
+
+    Raises:
+      DatasetError: If the file is no such archive, or an array is larger than any of the official
+        archives'.
+    """
+    arrays = {}
+    with _reading(path, "a complete .npz", remedy) as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+            raise problem(path, "an .npz of several arrays", "one array", remedy)
+        archive = zipfile.ZipFile(file)
+        members = {member.filename: member for member in archive.infolist()}
+        for name in names:
+            if f"{name}.npy" in members:
+                member = members[f"{name}.npy"]
+                with archive.open(member) as stream:
+                    announced = _array_bytes(stream)
+                most = min(member.file_size, _LARGEST_MEMBER_BYTES)
+                if announced > most:
+                    received = f"{announced:,} bytes announced"
+                    raise problem(path, f"{name} of at most {most:,} bytes", received, remedy)
+                with archive.open(member) as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return arrays
+
+
+def _array_bytes(stream: BinaryIO) -> int:
+    """Returns the size of an array as its `.npy` header announces it."""
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, _, dtype = headers[np.lib.format.read_magic(stream)](stream)
+    return math.prod(shape) * dtype.itemsize
 
 
 def check_split(
@@ -318,6 +345,22 @@ def problem(source: Path | str, expected: str, received: str, remedy: str) -> Da
     return DatasetError(f"{source}: expected {expected}, received {received}; {remedy}.")
 
 
-def _first_line(error: Exception) -> str:
+@contextlib.contextmanager
+def _reading(path: Path, expected: str, remedy: str = _AGAIN) -> Iterator[BinaryIO]:
+    """Opens a file; whatever goes wrong while it is read is one sentence of a `DatasetError`."""
+    try:
+        if (kind := kind_of_file(path)) != REGULAR:
+            raise problem(path, expected, kind, remedy)
+        with open_regular(path, expected) as file:
+            yield file
+    except (DatasetError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except InvalidFileError as error:
+        raise DatasetError(str(error)) from error
+    except BaseException as error:
+        raise problem(path, expected, _first_line(error), remedy) from error
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__} ({lines[0].rstrip('.')})" if lines else type(error).__name__

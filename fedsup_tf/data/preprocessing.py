@@ -127,7 +127,7 @@ class Preprocessing:
         names = {field.name for field in dataclasses.fields(cls)}
         try:
             fields = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"Preprocessing: expected JSON, received {text!r:.80}.") from error
         if not isinstance(fields, dict) or set(fields) != names:
             raise ValueError(

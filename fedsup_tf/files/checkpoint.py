@@ -11,14 +11,19 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fedsup_tf.files.json_schema import quoted
+from fedsup_tf.files.reading import open_regular, reading
+
 VERSION = 1
+# Of the names and shapes of the tensors and the metadata; it is parsed as a whole.
+_MOST_HEADER_BYTES = 2**24
 
 
 class TensorForm(NamedTuple):
-    """What a file declares of a tensor, known before the tensor is read.
+    """Type and shape that a file declares for a tensor, known before the tensor is read.
 
     Attributes:
-      dtype: As safetensors writes it, such as `"F32"`.
+      dtype: The type as safetensors writes it, such as `"F32"`.
       shape: Length of each axis.
     """
 
@@ -37,9 +42,21 @@ def write_tensors(
     Args:
       path: Where to write.
       kind: What the file is, such as `"supernet"`; `read_tensors` asks for it.
-      tensors: Arrays by name.
+      tensors: Float32 arrays of finite values by name.
       metadata: Anything that is JSON.
+
+    Raises:
+      ValueError: If `read_tensors` would refuse a tensor; nothing is written then.
+      OSError: If the file cannot be written.
     """
+    for name, value in tensors.items():
+        received = _fault(np.asarray(value))
+        if received:
+            raise ValueError(
+                f"{os.fspath(path)!r}: expected finite float32 values to write in tensor {name!r}, "
+                f"received {received}. What was there before is unchanged; go on from it with a "
+                "smaller learning rate."
+            )
     header = {"kind": f"fedsup-tf {kind}", "version": VERSION, "metadata": metadata}
     data = safetensors.numpy.save(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()},
@@ -54,7 +71,10 @@ def read_tensors(
     check: Callable[[dict[str, Any], dict[str, TensorForm]], None] | None = None,
     max_bytes: int | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads what `write_tensors` wrote.
+    """Reads what `write_tensors` wrote, whoever may have written the file.
+
+    The header is read first; its length is bounded, and no room is made for a tensor before the
+    metadata and the tensors' types and shapes are accepted.
 
     Args:
       path: The file.
@@ -64,39 +84,64 @@ def read_tensors(
       max_bytes: Size above which the file is not opened; by default any.
 
     Returns:
-      The arrays by name, and the metadata.
+      The arrays by name, float32 and finite, and the metadata.
 
     Raises:
-      ValueError: If there is no such file, or it is not a whole file of that kind and version, or
-        `check` or `max_bytes` refuses it.
+      InvalidFileError: If there is no such file, or it is not a whole file of that kind and
+        version, or a tensor is of another type or not finite, or `check` or `max_bytes` refuses it.
     """
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"Expected a file of kind {kind!r} at {str(path)!r}, found none. Check the path."
-        )
-    size = os.path.getsize(path)
+    expected = f"a whole safetensors file of kind {kind!r}"
+    with reading(path, expected):
+        _check_size(path, kind, max_bytes)
+        with safetensors.safe_open(path, "numpy") as file:
+            header = _checked_header(kind, file.metadata())
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            forms = {
+                name: TensorForm(part.get_dtype(), tuple(part.get_shape()))
+                for name, part in parts.items()
+            }
+            if check is not None:
+                check(header["metadata"], forms)
+            for name, form in forms.items():
+                if form.dtype != "F32":
+                    raise ValueError(
+                        f"expected tensors of type F32, received {form.dtype} for "
+                        f"{quoted(name)}. Write it anew as float32."
+                    )
+            tensors = {}
+            for name in forms:
+                tensors[name] = file.get_tensor(name)
+                received = _fault(tensors[name])
+                if received:
+                    raise ValueError(
+                        f"expected finite float32 values in tensor {quoted(name)}, received "
+                        f"{received}. Use an earlier file, or train again with a smaller learning "
+                        "rate."
+                    )
+    return tensors, header["metadata"]
+
+
+def _fault(value: np.ndarray) -> str | None:
+    """Returns what is wrong with a tensor; None for finite float32."""
+    if value.dtype != np.float32:
+        return str(value.dtype)
+    return None if np.isfinite(value).all() else "NaN or infinity"
+
+
+def _check_size(path, kind: str, max_bytes: int | None) -> None:
+    with open_regular(path, f"a file of kind {kind!r}") as file:
+        size = os.fstat(file.fileno()).st_size
+        header_bytes = int.from_bytes(file.read(8), "little")
     if max_bytes is not None and size > max_bytes:
         raise ValueError(
-            f"{str(path)!r}: expected at most {max_bytes:,} bytes in a file of kind {kind!r}, "
-            f"received {size:,} bytes. Use a file of the same search space."
+            f"expected at most {max_bytes:,} bytes in a file of kind {kind!r}, received {size:,} "
+            "bytes. Use a file of the same search space."
         )
-    try:
-        with safetensors.safe_open(path, "numpy") as file:
-            header = _checked_header(path, kind, file.metadata())
-            if check is not None:
-                parts = {name: file.get_slice(name) for name in file.keys()}
-                forms = {
-                    name: TensorForm(part.get_dtype(), tuple(part.get_shape()))
-                    for name, part in parts.items()
-                }
-                _check_in(path, check, header["metadata"], forms)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError as error:
+    if _MOST_HEADER_BYTES < header_bytes <= size:
         raise ValueError(
-            f"{str(path)!r}: expected a whole safetensors file of kind {kind!r}, received one "
-            f"that cannot be read ({error}). Write or copy it anew."
-        ) from error
-    return tensors, header["metadata"]
+            f"expected a header of at most {_MOST_HEADER_BYTES:,} bytes in a file of kind "
+            f"{kind!r}, received {header_bytes:,} bytes. Write or copy it anew."
+        )
 
 
 def fingerprint(tensors: Mapping[str, Any]) -> str:
@@ -165,32 +210,24 @@ def replace_file(path: str | os.PathLike, write: Callable[[str], None]) -> None:
             os.remove(temporary)
 
 
-def _checked_header(path, kind, metadata) -> dict[str, Any]:
-    """The header that `write_tensors` wrote, if it is of that kind and version."""
+def _checked_header(kind: str, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Returns the header that `write_tensors` wrote, if it is of that kind and version."""
     try:
         header = json.loads((metadata or {}).get("fedsup-tf", "{}"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{str(path)!r}: expected a file of kind {kind!r} whose header is JSON, received "
-            f"one that cannot be read ({error}). Write or copy it anew."
+            f"expected a file of kind {kind!r} whose header is JSON, received one that cannot be "
+            f"read ({error}). Write or copy it anew."
         ) from error
     fields = header if isinstance(header, dict) else {}
     if fields.get("kind") != f"fedsup-tf {kind}" or fields.get("version") != VERSION:
         raise ValueError(
-            f"{str(path)!r}: expected 'fedsup-tf {kind}' of version {VERSION}, received "
-            f"{fields.get('kind', 'an unknown file')!r} of version {fields.get('version')}. Use a "
-            "file that this version wrote."
+            f"expected 'fedsup-tf {kind}' of version {VERSION}, received "
+            f"{quoted(fields.get('kind', 'an unknown file'))} of version "
+            f"{quoted(fields.get('version'))}. Use a file that this version wrote."
         )
     if not isinstance(fields.get("metadata"), dict):
         raise ValueError(
-            f"{str(path)!r}: expected a file of kind {kind!r} with metadata, received none. Write "
-            "it anew."
+            f"expected a file of kind {kind!r} with metadata, received none. Write it anew."
         )
     return fields
-
-
-def _check_in(path, check, metadata, forms) -> None:
-    try:
-        check(metadata, forms)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error

@@ -2,40 +2,80 @@
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fedsup_tf.files.reading import read_text, reading
+
+Value = TypeVar("Value")
+
+# What a message quotes of a value that is not what it should be.
+_MOST_QUOTED = 80
 
 
-def read_json_text(path: str | os.PathLike, what: str) -> str:
-    """Text of a file that should hold `what`; that there is none is a ValueError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ValueError(
-            f"{path}: expected a JSON file of {what}, received none that can be read: {reason}."
-        ) from error
+def read_json(path: str | os.PathLike, what: str, parse: Callable[[str], Value]) -> Value:
+    """Reads a JSON file.
+
+    Args:
+      path: The file.
+      what: What it holds, such as `"a search space"`.
+      parse: Makes a value of the text, such as a class's `from_json`; raises a ValueError that
+        says what is wrong.
+
+    Returns:
+      The value.
+
+    Raises:
+      InvalidFileError: If there is no such file, or it holds something else; it names the file.
+    """
+    text = read_text(path, f"a JSON file of {what}")
+    with reading(path, f"a JSON file of {what}"):
+        return parse(text)
 
 
-def parse_json(text: str, what: str) -> Mapping[str, Any]:
-    """Returns the JSON object in `text`; `what` begins the error's message."""
+def parse_json(text: Any, what: str) -> dict[str, Any]:
+    """Returns the JSON object in a text.
+
+    Args:
+      text: The text; anything else is refused.
+      what: What the text is, which begins the error's message.
+
+    Raises:
+      ValueError: If it is not a JSON object.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{what}: expected JSON as text, received {quoted(text)}.")
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{what}: expected JSON, received text with an error: {error}.") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{what}: expected a JSON object, received {type(fields).__name__}.")
     return fields
 
 
+def quoted(value: Any) -> str:
+    """Returns a value as Python writes it, cut if it is long."""
+    # Values that are nested deeply have no text.
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= _MOST_QUOTED else f"{text[: _MOST_QUOTED - 3]}..."
+
+
 def expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> None:
     """Raises a ValueError unless `fields` has all `required` names and none but the `known`."""
-    keys = set(fields) if isinstance(fields, dict) else set()
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"{what}: expected an object with the fields {sorted(required)}, received "
+            f"{quoted(fields)}; missing are all."
+        )
+    keys = set(fields)
     if not required <= keys <= known:
         raise ValueError(
             f"{what}: expected the fields {sorted(known)}, missing are {sorted(required - keys)}, "
-            f"unknown are {sorted(keys - known)}."
+            f"unknown are {quoted(sorted(keys - known))}."
         )
 
 
@@ -46,5 +86,5 @@ def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
         or not values
         or not all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     ):
-        raise ValueError(f"{what}: expected a list of whole numbers, received {values!r}.")
+        raise ValueError(f"{what}: expected a list of whole numbers, received {quoted(values)}.")
     return tuple(values)

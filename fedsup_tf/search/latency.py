@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.checkpoint import write_text
-from fedsup_tf.files.json_schema import expect_keys, parse_json
+from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json
+from fedsup_tf.files.reading import parsing
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.space import SearchSpace
 
@@ -148,6 +149,7 @@ class LatencyTable:
         return "{" + ",\n ".join([*head, f'"rows": [\n {lines}]']) + "}\n"
 
     @classmethod
+    @parsing(_WHAT)
     def from_json(cls, text: str) -> "LatencyTable":
         """Reads what `to_json` wrote.
 
@@ -164,7 +166,7 @@ class LatencyTable:
             measurements[name] = Measurement(**fields[name])
         if not isinstance(fields["machine"], str) or not isinstance(fields["rows"], list):
             raise ValueError(f"{_WHAT}: expected machine to be text and rows to be a list.")
-        space = SearchSpace.from_json(json.dumps(fields["space"]))
+        space = SearchSpace.from_fields(fields["space"])
         rows = {}
         for number, row in enumerate(fields["rows"]):
             part, latency = _read_row(row, f"{_WHAT}, row {number + 1}")
@@ -184,13 +186,7 @@ class LatencyTable:
         Raises:
           ValueError: If there is no such file or it is not a whole table; it names the file.
         """
-        if not os.path.isfile(path):
-            raise ValueError(f"Expected a latency table at {str(path)!r}, found none.")
-        try:
-            with open(path, encoding="utf-8") as file:
-                return cls.from_json(file.read())
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r}: {error}") from error
+        return read_json(path, "a latency table", cls.from_json)
 
 
 _KEYS = {
@@ -207,12 +203,14 @@ def _row_fields(part: Part, latency: Latency) -> dict[str, Any]:
 
 def _read_row(row: Any, what: str) -> tuple[Part, Latency]:
     kind = row.get("kind") if isinstance(row, dict) else None
-    if kind not in _KEYS:
-        raise ValueError(f"{what}: expected a kind of {', '.join(_KEYS)}, received {row!r}.")
+    if not isinstance(kind, str) or kind not in _KEYS:
+        raise ValueError(f"{what}: expected a kind of {', '.join(_KEYS)}, received {quoted(row)}.")
     names = {"kind", *_KEYS[kind], *Latency._fields}
     expect_keys(row, names, names, what)
     if any(type(row[key]) is not int for key in _KEYS[kind]):
-        raise ValueError(f"{what}: expected {', '.join(_KEYS[kind])} as whole numbers, got {row}.")
+        raise ValueError(
+            f"{what}: expected {', '.join(_KEYS[kind])} as whole numbers, got {quoted(row)}."
+        )
     part = Part(kind, **{key: row[key] for key in _KEYS[kind]})
     return part, Latency(row["infer_ms"], row["train_ms"])
 

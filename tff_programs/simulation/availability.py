@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
+from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json
+from fedsup_tf.files.reading import parsing
 
 HOUR = 3600
 DAY = 24 * HOUR
+# A thousand years, all of whose seconds are exact in float64.
+_LONGEST_PERIOD = 365_250 * DAY
 # The time zones of one country, whose phones reach their server mostly at night.
 DEFAULT_UTC_OFFSETS_HOURS = (-8.0, -7.0, -6.0, -5.0)
 
@@ -39,10 +42,10 @@ class AvailabilityTrace:
     clients: tuple[tuple[tuple[int, int], ...], ...]
 
     def __post_init__(self):
-        if type(self.period_seconds) is not int or self.period_seconds < 1:
+        if type(self.period_seconds) is not int or not 1 <= self.period_seconds <= _LONGEST_PERIOD:
             raise ValueError(
-                "Availability trace: expected period_seconds as a whole number from 1, received "
-                f"{self.period_seconds!r}."
+                "Availability trace: expected period_seconds as a whole number from 1 to "
+                f"{_LONGEST_PERIOD:,}, received {quoted(self.period_seconds)}."
             )
         for client, intervals in enumerate(self.clients):
             last = -1
@@ -51,12 +54,13 @@ class AvailabilityTrace:
                     raise ValueError(
                         f"Availability trace, client {client}: expected intervals [begin, end] "
                         f"with 0 <= begin < end <= {self.period_seconds}, in order and apart from "
-                        f"each other, received {[list(interval) for interval in intervals]}. Join "
+                        f"each other, received {quoted([list(pair) for pair in intervals])}. Join "
                         "intervals that touch; split one that passes the period's end."
                     )
                 last = end
 
     @classmethod
+    @parsing("Availability trace")
     def from_json(cls, text: str) -> "AvailabilityTrace":
         """Reads what `to_json` wrote, or a person.
 
@@ -153,11 +157,8 @@ class AvailabilityTrace:
 
 def load_trace(path: str) -> AvailabilityTrace:
     """Reads a trace's JSON file; errors name it."""
-    text = read_json_text(path, "when clients are available (--availability_trace)")
-    try:
-        return AvailabilityTrace.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    what = "when clients are available (--availability_trace)"
+    return read_json(path, what, AvailabilityTrace.from_json)
 
 
 def diurnal_trace(
@@ -221,6 +222,6 @@ def _intervals(given: Any, what: str) -> tuple[tuple[int, int], ...]:
     ):
         raise ValueError(
             f"{what}: expected a list of intervals [begin, end] in whole seconds, received "
-            f"{given!r}."
+            f"{quoted(given)}."
         )
     return tuple((begin, end) for begin, end in given)

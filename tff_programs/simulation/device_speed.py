@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from fedsup_tf.architecture import DIMENSIONS, Architecture
-from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json_text
+from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.cost_parts import parts_of_space
 from fedsup_tf.search.costs import architecture_cost, part_cost
@@ -98,17 +98,28 @@ def load_devices(path: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
     Raises:
       ValueError: If a tier or field is missing or unknown, or not what it should be.
     """
-    fields = parse_json(read_json_text(path, "each tier's device (--devices)"), path)
+    return read_json(
+        path, "each tier's device (--devices)", lambda text: devices_from_json(text, tiers)
+    )
+
+
+def devices_from_json(text: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
+    """Returns the devices of all tiers, in the tiers' order, that `devices_to_json` wrote.
+
+    Raises:
+      ValueError: If a tier or field is missing or unknown, or not what it should be.
+    """
+    fields = parse_json(text, "Devices by tier")
     names = {tier.name for tier in tiers}
-    expect_keys(fields, names, names, f"{path}, devices by tier")
+    expect_keys(fields, names, names, "Devices by tier")
     known = {field.name for field in dataclasses.fields(Device)}
     devices = {}
     for name, values in fields.items():
-        expect_keys(values, known, known - {"latency_seconds"}, f"{path}, tier {name!r}")
+        expect_keys(values, known, known - {"latency_seconds"}, f"Devices, tier {name!r}")
         try:
             devices[name] = Device(**values)
         except ValueError as error:
-            raise ValueError(f"{path}, tier {name!r}: {error}") from error
+            raise ValueError(f"Devices, tier {name!r}: {error}") from error
     return tuple(devices[tier.name] for tier in tiers)
 
 

@@ -1,12 +1,14 @@
 """Device tiers: classes of devices that train a subnet of their own, and reading them from text."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.search.constraints import feasible_range, sample_within
 from fedsup_tf.space import SearchSpace
 
@@ -67,14 +69,15 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
             share = float(share_text) if share_text else 1.0
         except ValueError:
             share = 0.0
-        if share <= 0:
-            raise ValueError(f"Tier {entry!r}: expected a share above 0 behind the @.")
+        if not 0 < share < math.inf:
+            raise ValueError(
+                f"Tier {entry!r}: expected a finite share above 0 behind the @, such as @2."
+            )
         low, dash, high = what.partition("-")
         if what in ("smallest", "largest"):
             tiers.append(Tier(what, getattr(space, what)(), share))
-        elif os.path.isfile(what):
-            with open(what, encoding="utf-8") as file:
-                architecture = Architecture.from_json(file.read())
+        elif os.path.exists(what):
+            architecture = read_json(what, "an architecture", Architecture.from_json)
             space.check(architecture)
             name = os.path.splitext(os.path.basename(what))[0]
             tiers.append(Tier(name, architecture, share))

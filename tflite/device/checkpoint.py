@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedsup_tf.files.checkpoint import read_tensors, write_tensors
-from fedsup_tf.files.json_schema import expect_keys
+from fedsup_tf.files.json_schema import expect_keys, quoted
 from tflite.device.epoch import EpochReport
 from tflite.format.metadata import ModelMetadata
 
@@ -59,8 +59,10 @@ def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
       ValueError: If the file is damaged, or of another model. Values are not looked at, see
         `DeviceModel.check_state`.
     """
+    history: tuple[EpochReport, ...] = ()
 
     def check(fields, forms):
+        nonlocal history
         expect_keys(fields, _FIELDS, _FIELDS, "A device's checkpoint")
         origin = _origin(metadata)
         received = {key: fields[key] for key in origin}
@@ -80,14 +82,20 @@ def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
         if wrong:
             raise ValueError(
                 f"A device's checkpoint: expected the {len(metadata.variables)} tensors of the "
-                f"model's state, received others for {wrong[:5]}. Start anew with another file."
+                f"model's state, received others for {quoted(wrong[:5])}. Start anew with another "
+                "file."
             )
+        if not isinstance(fields["notes"], dict):
+            raise _damaged("an object as notes", type(fields["notes"]).__name__)
+        if not isinstance(fields["history"], list):
+            raise _damaged("a list as history", type(fields["history"]).__name__)
+        history = tuple(map(_report, fields["history"]))
+        epochs = [report.epoch for report in history]
+        if epochs != list(range(1, len(history) + 1)):
+            raise _damaged("epochs numbered from 1", quoted(epochs))
 
     values = sum(math.prod(shape) for shape in metadata.variables.values())
     tensors, fields = read_tensors(path, _KIND, check, 2 * 4 * values + _HEADER_BYTES)
-    history = tuple(_report(path, one) for one in _checked_list(path, fields["history"]))
-    if [report.epoch for report in history] != list(range(1, len(history) + 1)):
-        raise _damaged(path, "epochs numbered from 1", f"{[report.epoch for report in history]}")
     state, best = (
         {
             name: tensors[f"{part}/{name}"]
@@ -107,27 +115,22 @@ def _origin(metadata: ModelMetadata) -> dict[str, Any]:
 
 
 def _short(origin: Mapping[str, Any]) -> str:
-    return f"{origin['architecture']} of supernet {str(origin['base_hash'])[:12]}"
+    return f"{quoted(origin['architecture'])} of supernet {quoted(origin['base_hash'])[1:13]}"
 
 
-def _checked_list(path, history: Any) -> list:
-    if not isinstance(history, list):
-        raise _damaged(path, "a list as history", type(history).__name__)
-    return history
-
-
-def _report(path, fields: Any) -> EpochReport:
+def _report(fields: Any) -> EpochReport:
     numbers = fields.values() if isinstance(fields, dict) else ["none"]
     if (
         not all(type(number) in (int, float) or number is None for number in numbers)
         or set(fields) != set(EpochReport._fields)
         or type(fields["epoch"]) is not int
     ):
-        raise _damaged(path, f"{', '.join(EpochReport._fields)} of each epoch", f"{fields!r:.80}")
+        raise _damaged(f"{', '.join(EpochReport._fields)} of each epoch", quoted(fields))
     return EpochReport(**fields)
 
 
-def _damaged(path, expected: str, received: str) -> ValueError:
+def _damaged(expected: str, received: str) -> ValueError:
     return ValueError(
-        f"{str(path)!r}: expected {expected}, received {received}. Start anew with another file."
+        f"A device's checkpoint: expected {expected}, received {received}. Start anew with another "
+        "file."
     )

@@ -1,23 +1,27 @@
-"""What a `.tflite` says about itself: JSON in a zip archive behind the model.
+"""The metadata of a `.tflite`: JSON in a zip archive behind the model.
 
 The runtime reads a model from the front and ignores what follows it; a zip archive is read from the
 back. So `unzip -p FILE fedsup.json`, Python's zipfile or Java's ZipFile read the metadata without
-any code of ours, and the file is still one that the stock runtime loads. The archive's other entry,
-`model.sha256`, is the hash of the bytes before the archive in hexadecimal digits: the runtime ends
-the process where a damaged model misleads it, so that it must not see one.
+any code of this project, and the stock runtime still loads the file. The archive's other entry,
+`model.sha256`, is the hash of the bytes before the archive in hexadecimal digits. A damaged model
+can end the runtime's process, so that it must be noticed before the runtime opens it.
+
+The hash shows damage only. Whoever makes a file on purpose can write the hash that goes with it; a
+file of unknown origin is tried in a process of its own, see `tflite.device.probe`.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
-import zlib
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.json_schema import expect_keys
+from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
+from fedsup_tf.files.reading import parsing, read_bytes, reading
 from fedsup_tf.space import SearchSpace
 
 ENTRY = "fedsup.json"
@@ -25,11 +29,16 @@ HASH_ENTRY = "model.sha256"
 VERSION = 1
 # Far more than any metadata needs.
 _MOST_BYTES = 1 << 20
+# Far more than a phone holds: what the format can address.
+_MOST_MODEL_BYTES = 2**31
+_MOST_COUNT = 2**31 - 1
+_MOST_AXES = 8
+_WHAT = "A model's metadata"
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelMetadata:
-    """Where an exported subnet comes from and how it is used.
+    """Describes an exported subnet: its origin and its use.
 
     Attributes:
       architecture: The subnet.
@@ -37,14 +46,15 @@ class ModelMetadata:
       supernet_hash: `checkpoint.fingerprint` of the supernet's weights it was cut from.
       round: Rounds that the supernet was trained.
       class_names: A name for each label.
-      preprocessing: What the model does to a uint8 image, the fields of `Preprocessing`.
-      training: What a step of `train` does, the fields of `LocalTraining`.
-      batch_sizes: Images that a call takes, by signature.
+      preprocessing: Normalization of a uint8 image in the model, the fields of `Preprocessing`.
+      training: Hyper-parameters of a step of `train`, the fields of `LocalTraining`.
+      batch_sizes: Number of images that a call takes, by signature.
       variables: Shape of each variable by name: the subnet's tensors and the frozen mean squares.
       parameters: Number of trained values.
       macs: Multiply-accumulates for one image.
-      precision: What a file that only infers computes with, one of `quantize.PRECISIONS`; such a
-        file has no training and no variables. One that trains computes with float32.
+      precision: Number format that a file which only infers computes with, one of
+        `quantize.PRECISIONS`; such a file has no training and no variables. A file that trains
+        computes with float32.
     """
 
     architecture: Architecture
@@ -68,31 +78,82 @@ class ModelMetadata:
         return json.dumps({"version": VERSION, **fields}, indent=1)
 
     @classmethod
+    @parsing(_WHAT)
     def from_json(cls, text: str) -> "ModelMetadata":
         """Reads what `to_json` wrote.
 
         Raises:
           ValueError: If the text is something else.
         """
-        what = "A model's metadata"
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{what}: expected JSON, received {error}.") from error
+        fields = parse_json(text, _WHAT)
         names = {field.name for field in dataclasses.fields(cls)}
-        if isinstance(fields, dict) and fields.get("version") != VERSION:
+        if fields.get("version") != VERSION:
             raise ValueError(
-                f"{what}: expected version {VERSION}, received {fields.get('version')!r}. Export "
-                "the model with this version."
+                f"{_WHAT}: expected version {VERSION}, received {quoted(fields.get('version'))}. "
+                "Export the model with this version."
             )
-        # Files of before there were others compute with float32.
-        expect_keys(fields, names | {"version"}, names - {"precision"} | {"version"}, what)
+        # Files that were exported before there were other precisions compute with float32.
+        expect_keys(fields, names | {"version"}, names - {"precision"} | {"version"}, _WHAT)
         del fields["version"]
-        fields["architecture"] = Architecture.from_json(json.dumps(fields["architecture"]))
-        fields["space"] = SearchSpace.from_json(json.dumps(fields["space"]))
+        for name, (expected, holds) in _TYPES.items():
+            if name in fields and not holds(fields[name]):
+                raise ValueError(
+                    f"{_WHAT}: expected {name} as {expected}, received {quoted(fields[name])}. "
+                    "Export the model again."
+                )
+        fields["architecture"] = Architecture.from_fields(fields["architecture"])
+        fields["space"] = SearchSpace.from_fields(fields["space"])
+        fields["space"].check(fields["architecture"])
         fields["class_names"] = tuple(fields["class_names"])
         fields["variables"] = {name: tuple(shape) for name, shape in fields["variables"].items()}
         return cls(**fields)
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_COUNT
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_sizes(value) -> bool:
+    return isinstance(value, dict) and all(_is_count(size) and size for size in value.values())
+
+
+def _are_shapes(value) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(shape, list)
+        and len(shape) <= _MOST_AXES
+        and all(map(_is_count, shape))
+        and math.prod(shape) <= _MOST_COUNT
+        for shape in value.values()
+    )
+
+
+def _is_object(value) -> bool:
+    return isinstance(value, dict)
+
+
+_COUNT = (f"a whole number from 0 to {_MOST_COUNT:,}", _is_count)
+_TEXT = ("text", _is_text)
+# Types of the fields as JSON has them; the architecture and the space check their own.
+_TYPES = {
+    "supernet_hash": _TEXT,
+    "round": _COUNT,
+    "class_names": ("a list of names", _are_texts),
+    "preprocessing": ("an object", _is_object),
+    "training": ("an object", _is_object),
+    "batch_sizes": ("an object of whole numbers from 1", _are_sizes),
+    "variables": ("an object of shapes", _are_shapes),
+    "parameters": _COUNT,
+    "macs": ("a whole number from 0", lambda value: type(value) is int and value >= 0),
+    "precision": _TEXT,
+}
 
 
 def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
@@ -118,22 +179,15 @@ def read_metadata(path: str | os.PathLike) -> ModelMetadata:
 
 def split_model(path: str | os.PathLike) -> tuple[bytes, ModelMetadata]:
     """Reads an exported `.tflite` as the model and its metadata; see `read_metadata`."""
-    if not os.path.isfile(path):
-        raise ValueError(f"Expected a .tflite file at {str(path)!r}, found none. Check the path.")
-    try:
-        with zipfile.ZipFile(path) as archive:
+    expected = f"a .tflite that fedsup export wrote, with {ENTRY} behind the model"
+    with reading(path, expected, "Export it again or copy it whole."):
+        data = read_bytes(path, "a .tflite file", _MOST_MODEL_BYTES)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [archive.getinfo(name) for name in (ENTRY, HASH_ENTRY)]
             if max(entry.file_size for entry in entries) > _MOST_BYTES:
                 raise zipfile.BadZipFile(f"an entry is larger than {_MOST_BYTES} bytes")
-            text, expected = (archive.read(entry).decode("utf-8") for entry in entries)
-        with open(path, "rb") as file:
-            model = file.read(min(entry.header_offset for entry in entries))
-        if hashlib.sha256(model).hexdigest() != expected:
+            text, digest = (archive.read(entry).decode("utf-8") for entry in entries)
+        model = data[: min(entry.header_offset for entry in entries)]
+        if hashlib.sha256(model).hexdigest() != digest:
             raise zipfile.BadZipFile(f"the model's bytes are not those of {HASH_ENTRY}")
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{str(path)!r}: expected a .tflite that fedsup export wrote, with {ENTRY} behind the "
-            f"model, received a file without it or a damaged one ({error}). Export it again or "
-            "copy it whole."
-        ) from error
-    return model, ModelMetadata.from_json(text)
+        return model, ModelMetadata.from_json(text)

@@ -23,6 +23,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import write_text
+from fedsup_tf.files.json_schema import parse_json
+from fedsup_tf.files.reading import read_text, reading
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
@@ -95,22 +97,16 @@ class Profile:
         Raises:
           ValueError: If the file is damaged, or of another space or other conditions.
         """
-        try:
-            with open(path, encoding="utf-8") as file:
-                fields = json.load(file)
+        what = "measurements of a profile that was interrupted"
+        with reading(path, what, "Remove the file to begin anew."):
+            fields = parse_json(read_text(path, what), "A profile's measurements")
             identity = {name: fields[name] for name in self._identity()}
             parts = {Part(*row[:-2]): Latency(*row[-2:]) for row in fields["parts"]}
             subnets = {
-                Architecture.from_json(json.dumps(row[0])): Latency(*row[1:])
-                for row in fields["subnets"]
+                Architecture.from_fields(row[0]): Latency(*row[1:]) for row in fields["subnets"]
             }
             calls = [Latency(*call) for call in fields["calls"]]
             loads = list(fields["loads"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{str(path)!r}: expected measurements of a profile that was interrupted, received "
-                f"something else ({error}). Remove the file to begin anew."
-            ) from error
         if identity != self._identity():
             raise ValueError(
                 f"{str(path)!r} holds measurements of {identity}, expected {self._identity()}. "

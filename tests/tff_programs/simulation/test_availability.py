@@ -26,7 +26,9 @@ def test_the_example_has_a_night_for_each_of_twenty_clients():
 
 
 def test_a_missing_file_is_named_with_its_flag(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.json: expected .*--availability_trace.*No such"):
+    with pytest.raises(
+        ValueError, match=r"none\.json': expected .*--availability_trace.*found none"
+    ):
         load_trace(tmp_path / "none.json")
 
 

@@ -97,7 +97,7 @@ def test_the_example_is_one_of_the_default_tiers():
 
 
 def test_a_missing_file_is_named_with_its_flag(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.json: expected .*--devices.*No such file"):
+    with pytest.raises(ValueError, match=r"none\.json': expected .*--devices.*found none"):
         load_devices(tmp_path / "none.json", TIERS)
 
 

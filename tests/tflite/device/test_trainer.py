@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -372,7 +373,8 @@ def rewrite(path, change):
     """Writes a checkpoint again with its tensors and metadata changed."""
     tensors, metadata = checkpoint.read_tensors(path, "device checkpoint")
     change(tensors, metadata)
-    checkpoint.write_tensors(path, "device checkpoint", tensors, metadata)
+    header = {"kind": "fedsup-tf device checkpoint", "version": 1, "metadata": metadata}
+    safetensors.numpy.save_file(tensors, path, {"fedsup-tf": json.dumps(header)})
 
 
 @pytest.mark.parametrize(

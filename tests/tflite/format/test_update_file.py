@@ -277,7 +277,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     safetensors.numpy.save_file(DELTA, path)
     with pytest.raises(ValueError, match="an unknown file"):
         read(path)
-    with pytest.raises(ValueError, match="found none"):
+    with pytest.raises(ValueError, match="received a folder"):
         read(tmp_path)
 
 

@@ -1,0 +1,206 @@
+"""Reads files that somebody else may have written: regular ones, of bounded size, with one error.
+
+Whatever a file holds, a reader built on `reading` ends in its value or in an `InvalidFileError`:
+one sentence that names the file, says what was expected and received, and what to do.
+"""
+
+import codecs
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+# Far more than any text that a person or a program of this project writes.
+MOST_TEXT_BYTES = 2**26
+REGULAR = "a regular file"
+# Reasons quote what a file says, which may be long.
+_MOST_REASON = 400
+_REMEDY = "Write or copy it anew."
+# UTF-32 first, since its little-endian mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+class InvalidFileError(ValueError):
+    """A file is missing, damaged or not what it should be."""
+
+
+@contextlib.contextmanager
+def reading(
+    path: str | os.PathLike,
+    expected: str,
+    remedy: str = _REMEDY,
+    error_type: type[InvalidFileError] = InvalidFileError,
+) -> Iterator[None]:
+    """Turns every error of the `with` block that reads a file into one that names the file.
+
+    A ValueError that is a sentence, as those of this project are, follows the file's name. All else
+    is quoted as the reason why the file cannot be read. Errors of a list of types would not do: a
+    damaged file makes decoders raise nearly any.
+
+    Args:
+      path: The file, for the message.
+      expected: What the file should be, such as `"a whole .npz"`.
+      remedy: What to do, a sentence.
+      error_type: What is raised.
+
+    Raises:
+      InvalidFileError: If the block raises anything but that, or but what ends the program.
+    """
+    try:
+        yield
+    except (InvalidFileError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    # Decoders written in Rust raise panics that are no Exception.
+    except BaseException as error:
+        raise error_type(_sentence(path, expected, remedy, error)) from error
+
+
+@contextlib.contextmanager
+def parsing(what: str) -> Iterator[None]:
+    """Turns every error of the function or `with` block that parses a text into a ValueError.
+
+    Args:
+      what: What the text is, which begins the message.
+
+    Raises:
+      ValueError: If the block raises anything but what ends the program.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if _is_sentence(error):
+            raise
+        raise ValueError(
+            f"{what}: expected what this version writes, received something that cannot be read "
+            f"({_reason(error)}). {_REMEDY}"
+        ) from error
+
+
+def _is_sentence(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and str(error).endswith(".")
+
+
+def _sentence(path, expected: str, remedy: str, error: BaseException) -> str:
+    name = repr(os.fspath(path))
+    if _is_sentence(error):
+        return f"{name}: {_shortened(str(error))}"
+    reason = _reason(error)
+    return f"{name}: expected {expected}, received one that cannot be read ({reason}). {remedy}"
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip()
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    # Some texts are empty, and some are a name without its context.
+    if not text or isinstance(error, KeyError | RecursionError | MemoryError):
+        text = f"{type(error).__name__} {text}".strip()
+    return _shortened(text.splitlines()[0].rstrip("."))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_REASON else f"{text[:_MOST_REASON]}..."
+
+
+def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:
+    """Opens a regular file to read its bytes.
+
+    Anything else that has a path could wait for ever, such as a pipe, or never end, such as a
+    device.
+
+    Args:
+      path: The file.
+      expected: What it should be, such as `"a JSON file"`.
+
+    Raises:
+      InvalidFileError: If there is no such file, it is not regular, or it cannot be opened.
+    """
+    with reading(path, expected, "Check the path and its permissions."):
+        try:
+            _check_regular(os.stat(path), expected)
+            # What takes the file's place just now must not be waited for either.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise ValueError(f"expected {expected}, found none. Check the path.") from error
+        file = os.fdopen(descriptor, "rb")
+        try:
+            _check_regular(os.fstat(descriptor), expected)
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def _check_regular(status: os.stat_result, expected: str) -> None:
+    kind = _kind(status)
+    if kind != REGULAR:
+        raise ValueError(f"expected {expected}, received {kind}. Give the path of a regular file.")
+
+
+def kind_of_file(path: str | os.PathLike) -> str:
+    """Returns what there is at a path in words: `REGULAR`, such as `"a folder"`, or `"none"`."""
+    try:
+        return _kind(os.stat(path))
+    except FileNotFoundError:
+        return "none"
+
+
+def _kind(status: os.stat_result) -> str:
+    kinds = {
+        REGULAR: stat.S_ISREG,
+        "a folder": stat.S_ISDIR,
+        "a named pipe": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+        "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+    }
+    return next((kind for kind, is_one in kinds.items() if is_one(status.st_mode)), "no file")
+
+
+def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes:
+    """Returns the content of a regular file.
+
+    Args:
+      path: The file.
+      expected: What it should be.
+      most_bytes: Size above which it is not read.
+
+    Raises:
+      InvalidFileError: As `open_regular`, or if the file is larger.
+    """
+    with reading(path, expected), open_regular(path, expected) as file:
+        size = os.fstat(file.fileno()).st_size
+        # Files of /proc tell no size.
+        data = b"" if size > most_bytes else file.read(most_bytes + 1)
+        if max(size, len(data)) > most_bytes:
+            raise ValueError(
+                f"expected {expected} of at most {most_bytes:,} bytes, received "
+                f"{max(size, len(data)):,} or more. Give another file."
+            )
+    return data
+
+
+def read_text(path: str | os.PathLike, expected: str, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Returns the text of a file: UTF-8, or what the byte-order mark at its begin says.
+
+    Args:
+      path: The file.
+      expected: What it should be, such as `"a JSON file of a search space"`.
+      most_bytes: Size above which it is not read.
+
+    Raises:
+      InvalidFileError: As `read_bytes`, or if the file is no such text.
+    """
+    data = read_bytes(path, expected, most_bytes)
+    mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    remedy = "Save it as UTF-8, or as UTF-16 with a byte-order mark."
+    with reading(path, f"{expected} as text in {encoding.upper()}", remedy):
+        return data[len(mark) :].decode(encoding)

@@ -1,0 +1,84 @@
+"""Checks what programs keep beside a supernet's weights, once, where the file is read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedsup_tf.files.json_schema import quoted
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_tiers(value) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(tier, list) and len(tier) >= 2 and all(map(_is_text, tier[:2])) for tier in value
+    )
+
+
+_OBJECT = ("an object", lambda value: isinstance(value, dict))
+_TEXT = ("text", _is_text)
+_COUNT = ("a whole number from 0", _is_count)
+_NUMBER = ("a number", _is_number)
+# What the fields that programs know must be. Whoever saves a supernet may keep others with it.
+_FIELDS = {
+    "round": _COUNT,
+    "settings": _OBJECT,
+    "preprocessing": _TEXT,
+    "class_names": ("a list of names", _are_texts),
+    "tiers": ("a list that begins each tier with its name and its architecture", _are_tiers),
+    "merged": ("a list of identities", _are_texts),
+    "fleet": _OBJECT,
+}
+# Settings of a training that other programs go by.
+_SETTINGS = {
+    "dataset": _TEXT,
+    "partition": _TEXT,
+    "clients": _COUNT,
+    "classes_per_client": _COUNT,
+    "seed": _COUNT,
+    "beta": _NUMBER,
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "learning_rate": _NUMBER,
+    "momentum": _NUMBER,
+    "weight_decay": _NUMBER,
+    "clip_value": _NUMBER,
+    "label_smoothing": _NUMBER,
+}
+
+
+def check_information(information: Any) -> None:
+    """Raises a ValueError unless the information that came with a supernet can be gone by.
+
+    Args:
+      information: Any JSON value; fields that no program knows may be anything.
+    """
+    if not isinstance(information, dict):
+        raise ValueError(
+            f"A supernet: expected its information as an object, received {quoted(information)}. "
+            "Use a file that this version wrote."
+        )
+    _check_types(information, _FIELDS, "A supernet's information")
+    _check_types(information.get("settings", {}), _SETTINGS, "A supernet's settings")
+
+
+def _check_types(fields: Mapping[str, Any], known: Mapping[str, tuple], what: str) -> None:
+    for name, (expected, holds) in known.items():
+        if name in fields and not holds(fields[name]):
+            raise ValueError(
+                f"{what}: expected {name} as {expected}, received {quoted(fields[name])}. Use a "
+                "file that this version wrote."
+            )
