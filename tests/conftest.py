@@ -51,14 +51,13 @@ def run_programs():
 _RUN_PROGRAMS = """
 import contextlib, importlib, io, json, sys
 from absl import flags
-from absl.testing import flagsaver
 told = []
 for name, *arguments in json.loads(sys.argv[1]):
     program = importlib.import_module("tff_programs.programs." + name)
     printed, error = io.StringIO(), ""
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed):
         try:
-            program.main(flags.FLAGS([name, *arguments]))
+            program.main([name, *arguments])
         except (ValueError, OSError, RuntimeError, SystemExit, flags.Error) as raised:
             error = str(raised)
     told.append([printed.getvalue(), error])

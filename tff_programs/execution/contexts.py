@@ -2,11 +2,12 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import portpicker
 import tensorflow_federated as tff
@@ -14,18 +15,22 @@ import tensorflow_federated as tff
 from tff_programs.execution import remote_worker, worker_command
 from tff_programs.execution.context import SubroundContext
 
+_LOGGER = logging.getLogger(__name__)
 _START_SECONDS = 60
 _PARENT_DEATH_SIGNAL = 1
 
 
 @contextlib.contextmanager
-def local_execution(clients_at_once: int | None = None) -> Iterator[None]:
+def local_execution(
+    clients_at_once: int | None = None, on_message: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Runs TFF computations of the `with` block in worker processes that end with it.
 
     There are `clients_at_once` of them (by default one a core), of one thread each: a process that
     computes several clients waits a quarter of its time for its own threads and locks. Where every
     core has one, it stays there, and TensorFlow leaves out what makes threads work together. They
-    end with this process even if that is killed.
+    end with this process even if that is killed. `on_message` is called with a line of text when a
+    worker is lost or comes back; such lines are logged as warnings by default.
     """
     cores = sorted(os.sched_getaffinity(0))
     count = clients_at_once or len(cores)
@@ -43,7 +48,7 @@ def local_execution(clients_at_once: int | None = None) -> Iterator[None]:
             stack.callback(workers[-1].disconnect)
         for worker in workers:
             _wait(worker)
-        _execute_on(workers)
+        _execute_on(workers, on_message or _LOGGER.warning)
         yield
 
 
@@ -77,29 +82,31 @@ def _worker_process(core: int | None) -> Iterator[tuple[int, subprocess.Popen]]:
 
 
 @contextlib.contextmanager
-def remote_execution(addresses: Sequence[str], deadline_seconds: float) -> Iterator[None]:
+def remote_execution(
+    addresses: Sequence[str],
+    deadline_seconds: float,
+    on_message: Callable[[str], None] | None = None,
+) -> Iterator[None]:
     """Runs TFF computations of the `with` block on workers that `fedsup worker` started.
 
     Args:
       addresses: `host:port` of each.
       deadline_seconds: How long to wait for those that are not up yet.
+      on_message: As for `local_execution`.
     """
-    workers = remote_worker.connect(addresses, deadline_seconds, _tell)
+    on_message = on_message or _LOGGER.warning
+    workers = remote_worker.connect(addresses, deadline_seconds, on_message)
     try:
-        _execute_on(workers)
+        _execute_on(workers, on_message)
         yield
     finally:
         for worker in workers:
             worker.disconnect()
 
 
-def _execute_on(workers):
-    context = SubroundContext(workers, _tell)
+def _execute_on(workers, on_message):
+    context = SubroundContext(workers, on_message)
     tff.framework.set_default_context(tff.program.NativeFederatedContext(context))
-
-
-def _tell(line: str) -> None:
-    print(line, flush=True)
 
 
 def _wait(worker):

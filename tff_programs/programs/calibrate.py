@@ -6,47 +6,55 @@ share their normalization) and after (each image stands for itself).
 """
 
 import os
+from collections.abc import Sequence
 
 import tensorflow as tf
-from absl import flags
 
 from fedsup_tf.accuracy import count_correct
 from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs.programs.calibration_files import calibrate_tiers, write_calibration
-from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.checkpoint import name_architectures
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.reports import report
 
-FLAGS = flags.FLAGS
 _BATCH_SIZES = (1, 8, 32, 256)
 
-define_data_flags()
-flags.DEFINE_string("out", None, "Folder for a NAME.calibration.safetensors of each subnet.")
-flags.DEFINE_list(
-    "architectures",
-    ["tiers"],
-    "Which subnets: tiers (those of the training), one of them by name, smallest, largest, an "
-    "architecture's JSON file, or bounds of parameters.",
-)
-flags.DEFINE_integer("images_per_client", 30, "Images that a client computes.", lower_bound=1)
-flags.DEFINE_integer("test_images", 10_000, "Test images of the table.", lower_bound=1)
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string("out", None, "Folder for a NAME.calibration.safetensors of each subnet.")
+    define.list(
+        "architectures",
+        ["tiers"],
+        "Which subnets: tiers (those of the training), one of them by name, smallest, largest, an "
+        "architecture's JSON file, or bounds of parameters.",
+    )
+    define.integer("images_per_client", 30, "Images that a client computes.", lower_bound=1)
+    define.integer("test_images", 10_000, "Test images of the table.", lower_bound=1)
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Calibrates subnets of the supernet that the first argument names."""
-    if len(argv) != 2:
-        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
-    trained = load_trained(argv[1])
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    trained = load_trained_from_flags(options, arguments[0])
     space = trained.supernet.space
-    tiers = name_architectures(FLAGS.architectures, space, trained.information, FLAGS.seed)
+    tiers = name_architectures(
+        options.architectures, space, trained.information, trained.data_settings.seed
+    )
     supernet_hash = fingerprint(trained.weights)
-    images = trained.dataset.test_images[: FLAGS.test_images]
-    labels = trained.dataset.test_labels[: FLAGS.test_images]
+    images = trained.dataset.test_images[: options.test_images]
+    labels = trained.dataset.test_labels[: options.test_images]
     rows = [("subnet", "", *(f"batch {size}" for size in _BATCH_SIZES))]
-    found = calibrate_tiers(trained, tiers, FLAGS.images_per_client)
+    found = calibrate_tiers(trained, tiers, options.images_per_client, print_line)
     for tier, mean_squares in zip(tiers, found, strict=True):
-        if FLAGS.out:
-            path = os.path.join(FLAGS.out, f"{tier.name}.calibration.safetensors")
+        if options.out:
+            path = os.path.join(options.out, f"{tier.name}.calibration.safetensors")
             write_calibration(path, mean_squares, tier.architecture, supernet_hash)
         subnet = trained.supernet.extract(tier.architecture)
         weights = subnet.values_by_name()

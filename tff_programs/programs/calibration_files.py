@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,14 +19,18 @@ _IMAGES = 6
 
 
 def calibrate_tiers(
-    trained: TrainedSupernet, tiers: Sequence[Tier], images_per_client: int
+    trained: TrainedSupernet,
+    tiers: Sequence[Tier],
+    images_per_client: int,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, np.ndarray]]:
-    """Calibrates subnets on some training images of every client, telling each pass.
+    """Calibrates subnets on some training images of every client.
 
     Args:
       trained: The supernet and its clients.
       tiers: The subnets.
       images_per_client: Most images that a client computes.
+      on_progress: Called with a line of text about each subnet and each pass over the clients.
 
     Returns:
       Each subnet's mean squares.
@@ -35,7 +39,7 @@ def calibrate_tiers(
     found = []
     with local_execution():
         for tier in tiers:
-            print(f"{tier.name}: {tier.architecture}", flush=True)
+            on_progress(f"{tier.name}: {tier.architecture}")
             client_data = []
             for client, indices in enumerate(trained.partition):
                 rng = np.random.default_rng([client, _IMAGES])
@@ -50,15 +54,15 @@ def calibrate_tiers(
                     tier.architecture,
                     trained.preprocessing,
                     client_data,
-                    on_pass=_print_pass,
+                    on_pass=lambda done: on_progress(_pass_line(done)),
                 )
             )
     return found
 
 
-def _print_pass(done: CalibrationPass) -> None:
-    told = f"changed by {100 * done.change:.1f} %" if done.number > 1 else "normalized by batches"
-    print(f"  calibration {done.number}: {done.examples:,} clients' images, {told}", flush=True)
+def _pass_line(done: CalibrationPass) -> str:
+    state = f"changed by {100 * done.change:.1f} %" if done.number > 1 else "normalized by batches"
+    return f"  calibration {done.number}: {done.examples:,} clients' images, {state}"
 
 
 def write_calibration(

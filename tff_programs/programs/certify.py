@@ -9,52 +9,57 @@ exit code is 0 if every check holds, else 1.
 
 import os
 import sys
+from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 
 from fedsup_tf.data import datasets
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import write_json
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.flags import data_flags
+from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.reports import certificate_report
 from tflite.certify.certify import certify_tflite
 from tflite.profiling.compare_engines import measure
 
-FLAGS = flags.FLAGS
-data_flags.define_data_flags()
-flags.DEFINE_string("supernet", None, "The checkpoint that the file was exported from.")
-flags.DEFINE_integer("steps", 10, "Training steps that are compared.", lower_bound=1)
-flags.DEFINE_boolean("measure", False, "Measures time, memory and size too.")
-flags.DEFINE_boolean("flex", False, "Measures the usual export with the Flex delegate too.")
 # Enough for a few steps of different examples; more only take longer to load into memory.
 _MOST_IMAGES = 2048
 
 
-def main(argv) -> None:
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string("supernet", None, "The checkpoint that the file was exported from.")
+    define.integer("steps", 10, "Training steps that are compared.", lower_bound=1)
+    define.bool("measure", False, "Measures time, memory and size too.")
+    define.bool("flex", False, "Measures the usual export with the Flex delegate too.")
+
+
+def main(argv: Sequence[str]) -> None:
     """Certifies the file that the argument names."""
-    if len(argv) != 2:
-        raise ValueError(f"Expected one argument, the .tflite file; received {argv[1:]}.")
-    if not FLAGS.supernet:
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, the .tflite file; received {arguments}.")
+    if not options.supernet:
         raise ValueError(
             "Expected --supernet=CHECKPOINT, the supernet that the file was exported from."
         )
-    path = argv[1]
-    supernet, information = Supernet.load_checkpoint(FLAGS.supernet)
+    path = arguments[0]
+    supernet, information = Supernet.load_checkpoint(options.supernet)
     if "preprocessing" not in information:
         raise ValueError(
-            f"{FLAGS.supernet!r}: expected the preprocessing of a training in it, found none. Give "
-            "a supernet that `fedsup train` wrote."
+            f"{options.supernet!r}: expected the preprocessing of a training in it, found none. "
+            "Give a supernet that `fedsup train` wrote."
         )
     preprocessing = Preprocessing.from_json(information["preprocessing"])
-    images, labels, name = _examples(supernet, information)
-    certificate = certify_tflite(path, supernet, preprocessing, images, labels, FLAGS.steps)
+    images, labels, name = _examples(options, supernet, information)
+    certificate = certify_tflite(path, supernet, preprocessing, images, labels, options.steps)
     print(certificate_report.checks_table(certificate, name), flush=True)
     fields = {**certificate.to_fields(), "examples": name}
-    if FLAGS.measure or FLAGS.flex:
+    if options.measure or options.flex:
         subnet = supernet.extract(certificate.metadata.architecture)
-        fields["measured"] = measure(path, subnet, preprocessing, with_flex=FLAGS.flex)
+        fields["measured"] = measure(path, subnet, preprocessing, with_flex=options.flex)
         print("\n" + certificate_report.measured_table(fields["measured"]))
     told = f"{path}.certificate.json"
     write_json(told, fields)
@@ -64,15 +69,17 @@ def main(argv) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _examples(supernet: Supernet, information: dict) -> tuple[np.ndarray, np.ndarray, str]:
+def _examples(
+    options: ProgramFlags, supernet: Supernet, information: dict
+) -> tuple[np.ndarray, np.ndarray, str]:
     """Images and labels of the training's data set, or random ones where it is not at hand."""
     space = supernet.space
     name = information.get("settings", {}).get("dataset")
-    if FLAGS["dataset"].present or name is None:
-        name = FLAGS.dataset
-    random = np.random.default_rng(FLAGS.seed)
+    if options["dataset"].present or name is None:
+        name = options.dataset
+    random = np.random.default_rng(options.seed)
     try:
-        dataset = datasets.load_dataset(name, FLAGS.data_dir, space.image_shape)
+        dataset = datasets.load_dataset(name, options.data_dir, space.image_shape)
     except ValueError as error:
         print(f"random images in place of {name}: {error}", file=sys.stderr)
         images = random.integers(0, 256, (_MOST_IMAGES // 8, *space.image_shape), np.uint8)

@@ -1,25 +1,26 @@
 """A trained supernet from its checkpoint, with the data and the clients it was trained with."""
 
-from collections.abc import Collection, Sequence
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.flags.data_flags import load_federated_data_from_flags
 from tff_programs.simulation.tiers import Tier, parse_tiers
 
-FLAGS = flags.FLAGS
 # Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
 _OF_DEVICES = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
-_FLAGS_OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
+# Settings of a training that say which data it had; where that lies is a matter of the machine.
+_OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
 
 
 class TrainedSupernet(NamedTuple):
@@ -32,6 +33,7 @@ class TrainedSupernet(NamedTuple):
       dataset: The data set it was trained on.
       partition: The indices of each client.
       preprocessing: Normalization of the images in the training.
+      data_settings: Which data set and partition these are.
     """
 
     supernet: Supernet
@@ -40,20 +42,22 @@ class TrainedSupernet(NamedTuple):
     dataset: ImageDataset
     partition: list[ClientIndices]
     preprocessing: Preprocessing
+    data_settings: DataSettings
 
 
-def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
+def load_trained(
+    path: str | os.PathLike, data_changes: Mapping[str, Any] | None = None
+) -> TrainedSupernet:
     """Loads a checkpoint, and the data that its settings name.
-
-    A data flag that was given stands against the settings.
 
     Args:
       path: The supernet's file.
-      own_flags: Data flags that mean something else to the program, so that the settings stand.
+      data_changes: Fields of `DataSettings` that replace those of the training, such as `data_dir`,
+        where the data set's archive lies on this machine.
 
     Raises:
-      ValueError: If the file is not a whole supernet, or not that of a training.
-      SystemExit: With one line that says what is wrong with the flags or the data.
+      ValueError: If the file is not a whole supernet, or not that of a training, or its data cannot
+        be loaded.
     """
     supernet, information = Supernet.load_checkpoint(path)
     missing = [name for name in ("settings", "preprocessing") if name not in information]
@@ -62,11 +66,13 @@ def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
             f"{path!r}: expected the {' and '.join(missing)} of a training in it, found none. Give "
             "a supernet that `fedsup train` wrote."
         )
-    for name in _FLAGS_OF_DATA:
-        if name in information["settings"] and (name in own_flags or not FLAGS[name].present):
-            FLAGS[name].value = information["settings"][name]
-    FLAGS.image_shape = [str(side) for side in supernet.space.image_shape]
-    dataset, partition = load_federated_data_from_flags()
+    of_training = information["settings"]
+    settings = DataSettings(
+        **{name: of_training[name] for name in _OF_DATA if name in of_training},
+        image_shape=supernet.space.image_shape,
+    )
+    settings = dataclasses.replace(settings, **(data_changes or {}))
+    dataset, partition = settings.load()
     return TrainedSupernet(
         supernet=supernet,
         weights=supernet.values_by_name(),
@@ -74,6 +80,7 @@ def load_trained(path: str, own_flags: Collection[str] = ()) -> TrainedSupernet:
         dataset=dataset,
         partition=partition,
         preprocessing=Preprocessing.from_json(information["preprocessing"]),
+        data_settings=settings,
     )
 
 

@@ -43,25 +43,21 @@ def main() -> None:
     # TensorFlow's and gRPC's start-up messages say nothing about the run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    from absl import app, flags, logging
+    from absl import flags, logging
 
     logging.set_verbosity(logging.WARNING)
     program = importlib.import_module(f"tff_programs.programs.{name}")
     if "--help" in sys.argv[2:] or "-h" in sys.argv[2:]:
-        modules = sorted(
-            module for module in flags.FLAGS.flags_by_module_dict() if "tff_" in module
-        )
-        print(program.__doc__, *(flags.FLAGS.module_help(module) for module in modules), sep="\n")
+        from tff_programs.programs.flags.program_flags import ProgramFlags
+
+        listed = ProgramFlags(program.define_flags).get_help(include_special_flags=False)
+        print(program.__doc__, listed, sep="\n")
         return
-
-    def run(argv):
-        try:
-            return program.main(argv)
-        except KeyboardInterrupt:
-            sys.exit(f"fedsup {name}: stopped.")
-        except (ValueError, OSError, RuntimeError, flags.Error) as error:
-            if os.environ.get("FEDSUP_TRACEBACK"):
-                raise
-            sys.exit(f"fedsup {name}: {error}")
-
-    app.run(run, argv=[f"fedsup {name}", *sys.argv[2:]])
+    try:
+        program.main([f"fedsup {name}", *sys.argv[2:]])
+    except KeyboardInterrupt:
+        sys.exit(f"fedsup {name}: stopped.")
+    except (ValueError, OSError, RuntimeError, flags.Error) as error:
+        if os.environ.get("FEDSUP_TRACEBACK"):
+            raise
+        sys.exit(f"fedsup {name}: {error}")

@@ -3,12 +3,10 @@
 `fedsup data --dataset=fashion_mnist --partition=dirichlet --clients=100 --plot=partition.png`
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -16,12 +14,8 @@ from matplotlib.figure import Figure
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.partition import ClientIndices, label_counts
 from fedsup_tf.files.checkpoint import replace_file
-from tff_programs.programs.flags import data_flags
-
-FLAGS = flags.FLAGS
-data_flags.define_data_flags()
-flags.adopt_module_key_flags(data_flags)
-flags.DEFINE_string("plot", None, "Draws who holds which classes to this PNG file.")
+from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 
 _INK, _FAINT, _STRIPE = "#22303c", "#7a8793", "#f3f5f7"
 _COLOURS = (
@@ -30,29 +24,36 @@ _COLOURS = (
 )  # fmt: skip
 
 
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string("plot", None, "Draws who holds which classes to this PNG file.")
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the data set and its partition, and draws it if asked to."""
-    if len(argv) > 1:
-        sys.exit(f"Expected flags only, received {argv[1]!r}. See --help.")
-    dataset, clients = data_flags.load_federated_data_from_flags()
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    dataset, clients = data_settings_from_flags(options).load()
     counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
-    print(describe(dataset, clients, _partition_name()))
-    if FLAGS.plot is not None:
-        title = f"{dataset.name}, {_partition_name()}"
+    print(describe(dataset, clients, _partition_name(options)))
+    if options.plot is not None:
+        title = f"{dataset.name}, {_partition_name(options)}"
         try:
-            save_png(plot_partition(counts, dataset.class_names, title), Path(FLAGS.plot))
+            save_png(plot_partition(counts, dataset.class_names, title), Path(options.plot))
         except OSError as error:
-            sys.exit(f"--plot={FLAGS.plot}: {error}")
-        print(f"plot                {FLAGS.plot}")
+            raise OSError(f"--plot={options.plot}: {error}") from error
+        print(f"plot                {options.plot}")
 
 
-def _partition_name() -> str:
+def _partition_name(options: ProgramFlags) -> str:
     details = {
         "iid": "",
-        "shard": f"{FLAGS.classes_per_client} classes per client, ",
-        "dirichlet": f"beta {FLAGS.beta:g}, ",
+        "shard": f"{options.classes_per_client} classes per client, ",
+        "dirichlet": f"beta {options.beta:g}, ",
     }
-    return f"{FLAGS.partition} partition, {details[FLAGS.partition]}seed {FLAGS.seed}"
+    return f"{options.partition} partition, {details[options.partition]}seed {options.seed}"
 
 
 def describe(dataset: ImageDataset, clients: Sequence[ClientIndices], partition_name: str) -> str:
@@ -202,7 +203,3 @@ def _draw_bubbles(
 def save_png(figure: Figure, path: Path) -> None:
     """Writes a PNG whole or not at all: beside its place first, then renamed into it."""
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
-
-
-if __name__ == "__main__":
-    app.run(main)

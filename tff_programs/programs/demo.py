@@ -6,14 +6,14 @@ the stock runtime, and the supernet takes up what they learned.
 """
 
 import os
-
-from absl import flags
+from collections.abc import Sequence
 
 from tff_programs.programs import train
 from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 
-FLAGS = flags.FLAGS
 _SETTINGS = {
     "out": "runs/demo",
     "space": "digits_small",
@@ -28,22 +28,32 @@ _SETTINGS = {
     "evaluate_every": 10,
     "cohort_sandwich": True,
 }
-for _name, _value in _SETTINGS.items():
-    FLAGS.set_default(_name, _value)
-
-# A learning rate for a net that is trained already.
-_FLEET = FleetSettings(
-    rounds=1, clients_per_round=2, learning_rate=0.01, processes=0, test_batch_size=50, seed=0
-)
 
 
-def main(argv) -> None:
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the flags of `fedsup train` with the defaults of the demo."""
+    train.define_flags(define)
+    for name, value in _SETTINGS.items():
+        define.default(name, value)
+
+
+def main(argv: Sequence[str]) -> None:
     """Trains the supernet, then lets two clients train exported subnets of it."""
-    train.main(argv)
-    trained = load_trained(os.path.join(FLAGS.out, "supernet.safetensors"))
-    folder = os.path.join(FLAGS.out, "fleet")
+    options, arguments = parse_flags(define_flags, argv)
+    train.run(options, arguments)
+    trained = load_trained(
+        os.path.join(options.out, "supernet.safetensors"), {"data_dir": options.data_dir}
+    )
+    folder = os.path.join(options.out, "fleet")
     print("\nTwo clients train exported subnets with the runtime of a phone")
-    fleet = Fleet(trained, folder, _FLEET)
-    fleet.print_accuracies("before")
-    fleet.run_round(1)
+    # A learning rate for a net that is trained already.
+    settings = FleetSettings(
+        rounds=1,
+        clients_per_round=2,
+        learning_rate=0.01,
+        processes=0,
+        test_batch_size=50,
+        seed=options.seed,
+    )
+    Fleet(trained, folder, settings, print_line).run()
     print(f"In {folder}: the .tflite files, the clients' updates and the merged supernet")

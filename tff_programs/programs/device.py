@@ -8,78 +8,81 @@ that was killed goes on after its last whole epoch when it is called again.
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 
 from fedsup_tf.files.checkpoint import fingerprint
-from tff_programs.programs.flags import data_flags
+from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.personal_examples import Examples, read_examples, split_by_class
 from tff_programs.reports import device_report
 from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import write_update
 
-FLAGS = flags.FLAGS
-data_flags.define_data_flags()
-flags.adopt_module_key_flags(data_flags)
-flags.DEFINE_string("out", None, "Folder of the update, the picture and the checkpoint.")
-flags.DEFINE_string("data", None, "Folder of pictures or .npz file, instead of a data set.")
-flags.DEFINE_integer("client", 0, "Which client of the data set trains.", lower_bound=0)
-flags.DEFINE_float("test_share", 0.2, "Part of --data for the test, if it has no own test part.")
-flags.DEFINE_integer("epochs", 10, "Passes over the examples.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.02, "Of every step.")
-flags.DEFINE_integer(
-    "patience",
-    None,
-    "Holds out --held_out_share of the examples and stops after so many epochs without a lesser "
-    "loss on them; the best epoch is kept.",
-    lower_bound=1,
-)
-flags.DEFINE_float("held_out_share", 0.2, "Part of the examples held out, with --patience.")
-flags.DEFINE_boolean("head_only", False, "Trains the classifier and the normalizations alone.")
-flags.DEFINE_integer("threads", 1, "Most threads; a step runs on one or on all, what is faster.")
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string("out", None, "Folder of the update, the picture and the checkpoint.")
+    define.string("data", None, "Folder of pictures or .npz file, instead of a data set.")
+    define.integer("client", 0, "Which client of the data set trains.", lower_bound=0)
+    define.float("test_share", 0.2, "Part of --data for the test, if it has no own test part.")
+    define.integer("epochs", 10, "Passes over the examples.", lower_bound=1)
+    define.float("learning_rate", 0.02, "Of every step.")
+    define.integer(
+        "patience",
+        None,
+        "Holds out --held_out_share of the examples and stops after so many epochs without a "
+        "lesser loss on them; the best epoch is kept.",
+        lower_bound=1,
+    )
+    define.float("held_out_share", 0.2, "Part of the examples held out, with --patience.")
+    define.bool("head_only", False, "Trains the classifier and the normalizations alone.")
+    define.integer("threads", 1, "Most threads; a step runs on one or on all, what is faster.")
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Trains the model that the argument names."""
-    if len(argv) != 2:
-        raise ValueError(f"Expected the model's .tflite file, received {argv[1:]}.")
-    if not FLAGS.out:
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected the model's .tflite file, received {arguments}.")
+    if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
-    trainer = DeviceTrainer(argv[1], FLAGS.threads)
-    examples = _examples(trainer)
+    trainer = DeviceTrainer(arguments[0], options.threads)
+    examples = _examples(options, trainer)
     kept = np.arange(len(examples.labels))
     held_out = None
-    if FLAGS.patience is not None:
-        kept, aside = split_by_class(examples.labels, FLAGS.held_out_share, FLAGS.seed)
+    if options.patience is not None:
+        kept, aside = split_by_class(examples.labels, options.held_out_share, options.seed)
         held_out = examples.images[aside], examples.labels[aside]
     images, labels = examples.images[kept], examples.labels[kept]
     before = _scores(trainer, examples, images, labels)
-    checkpoint = os.path.join(FLAGS.out, "checkpoint.safetensors")
-    settings = _settings(images, labels)
+    checkpoint = os.path.join(options.out, "checkpoint.safetensors")
+    settings = _settings(options, images, labels)
     if os.path.exists(checkpoint):
-        _check_settings(trainer.load_checkpoint(checkpoint), settings)
+        _check_settings(options, trainer.load_checkpoint(checkpoint), settings)
     done = trainer.epochs_done
-    print(_describe(trainer, examples, len(labels), held_out, argv[1]), flush=True)
+    print(_describe(trainer, examples, len(labels), held_out, arguments[0]), flush=True)
     if done:
         print(f"goes on after epoch {done}, from {checkpoint}", flush=True)
 
     def on_epoch(report):
         # What is on the disk is never behind what was told.
         trainer.save_checkpoint(checkpoint, settings)
-        line = device_report.epoch_line(report, FLAGS.epochs, len(labels), before.loss)
+        line = device_report.epoch_line(report, options.epochs, len(labels), before.loss)
         print(line, flush=True)
 
     history = trainer.fit(
         images,
         labels,
-        epochs=max(0, FLAGS.epochs - done),
-        learning_rate=FLAGS.learning_rate,
-        seed=FLAGS.seed,
+        epochs=max(0, options.epochs - done),
+        learning_rate=options.learning_rate,
+        seed=options.seed,
         held_out=held_out,
-        patience=FLAGS.patience,
-        head_only=FLAGS.head_only,
+        patience=options.patience,
+        head_only=options.head_only,
         on_epoch=on_epoch,
     )
     after = _scores(trainer, examples, images, labels)
@@ -88,9 +91,9 @@ def main(argv) -> None:
         loss_before=before.loss,
         loss_after=after.loss,
         # What a person's own folder is called is nobody's business.
-        client=None if FLAGS.data else examples.name,
+        client=None if options.data else examples.name,
     )
-    paths = [os.path.join(FLAGS.out, name) for name in ("update.safetensors", "training.png")]
+    paths = [os.path.join(options.out, name) for name in ("update.safetensors", "training.png")]
     write_update(paths[0], update)
     title = f"{trainer.metadata.architecture} on {examples.name}"
     device_report.draw_training(paths[1], title, trainer.history, before, after)
@@ -101,22 +104,22 @@ def main(argv) -> None:
     print(", ".join(paths))
 
 
-def _examples(trainer: DeviceTrainer) -> Examples:
-    if FLAGS.data:
+def _examples(options: ProgramFlags, trainer: DeviceTrainer) -> Examples:
+    if options.data:
         given = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
-        clash = [name for name in given if FLAGS[name].present]
+        clash = [name for name in given if options[name].present]
         if clash:
             raise ValueError(f"--data is instead of --{clash[0]}. Leave one of them out.")
-        return read_examples(FLAGS.data, trainer.metadata, FLAGS.test_share, FLAGS.seed)
-    dataset, clients = data_flags.load_federated_data_from_flags(trainer.metadata.space.image_shape)
-    if FLAGS.client >= len(clients):
+        return read_examples(options.data, trainer.metadata, options.test_share, options.seed)
+    dataset, clients = data_settings_from_flags(options, trainer.metadata.space.image_shape).load()
+    if options.client >= len(clients):
         raise ValueError(
-            f"Expected --client from 0 to {len(clients) - 1}, received {FLAGS.client}. Choose one "
-            "of them, or more --clients."
+            f"Expected --client from 0 to {len(clients) - 1}, received {options.client}. Choose "
+            "one of them, or more --clients."
         )
-    own = clients[FLAGS.client]
+    own = clients[options.client]
     return Examples(
-        f"client {FLAGS.client} of {dataset.name}",
+        f"client {options.client} of {dataset.name}",
         dataset.train_images[own.train],
         dataset.train_labels[own.train],
         dataset.test_images[own.test],
@@ -129,18 +132,18 @@ def _scores(trainer, examples: Examples, images, labels) -> Scores:
     return Scores(trainer.evaluate(images, labels)[0], test_loss, test_accuracy)
 
 
-def _settings(images: np.ndarray, labels: np.ndarray) -> dict:
+def _settings(options: ProgramFlags, images: np.ndarray, labels: np.ndarray) -> dict:
     """What must be the same for a run to go on."""
     names = ("learning_rate", "seed", "patience", "held_out_share", "head_only")
     examples = fingerprint({"images": images, "labels": labels})
-    return {**{name: FLAGS[name].value for name in names}, "examples": examples}
+    return {**{name: options[name].value for name in names}, "examples": examples}
 
 
-def _check_settings(before: dict, now: dict) -> None:
+def _check_settings(options: ProgramFlags, before: dict, now: dict) -> None:
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         raise ValueError(
-            f"--out={FLAGS.out} holds a run with other settings: expected {changed[0]} "
+            f"--out={options.out} holds a run with other settings: expected {changed[0]} "
             f"{before.get(changed[0])}, received {now[changed[0]]}. Give the same, or another "
             "folder."
         )

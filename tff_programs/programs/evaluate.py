@@ -5,48 +5,53 @@ the archive is, if it is not where the loader looks by itself.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_federated as tff
-from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
-from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.checkpoint import name_architectures
+from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.reports import report
 from tff_programs.simulation.clients import client_element
 
-FLAGS = flags.FLAGS
 
-define_data_flags()
-flags.DEFINE_list(
-    "architectures",
-    ["tiers"],
-    "Which subnets: tiers (those of the training), smallest, largest, an architecture's JSON file, "
-    "or bounds of parameters.",
-)
-flags.DEFINE_list("test_batch_sizes", ["1", "32", "256"], "Images normalized together.")
-flags.DEFINE_integer("client_batch_size", 32, "The same, on the clients.", lower_bound=1)
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.list(
+        "architectures",
+        ["tiers"],
+        "Which subnets: tiers (those of the training), smallest, largest, an architecture's JSON "
+        "file, or bounds of parameters.",
+    )
+    define.list("test_batch_sizes", ["1", "32", "256"], "Images normalized together.")
+    define.integer("client_batch_size", 32, "The same, on the clients.", lower_bound=1)
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Evaluates the checkpoint that the first argument names."""
-    if len(argv) != 2:
-        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
-    batch_sizes = _whole_numbers(FLAGS.test_batch_sizes)
-    supernet, weights, information, dataset, partition, preprocessing = load_trained(argv[1])
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    batch_sizes = _whole_numbers(options.test_batch_sizes)
+    trained = load_trained_from_flags(options, arguments[0])
+    supernet, weights, information, dataset, partition, preprocessing, settings = trained
     space = supernet.space
-    tiers = name_architectures(FLAGS.architectures, space, information, FLAGS.seed)
+    tiers = name_architectures(options.architectures, space, information, settings.seed)
     print(
         f"{space.name} after round {information['round']}, {dataset.name}: "
         f"{len(dataset.test_labels):,} test images, {len(partition)} clients"
     )
 
     accuracy = build_accuracy(supernet, preprocessing)
-    federated = build_federated_evaluation(space, preprocessing, FLAGS.client_batch_size)
+    federated = build_federated_evaluation(space, preprocessing, options.client_batch_size)
     rows = [
         (
             "subnet",
@@ -54,7 +59,7 @@ def main(argv) -> None:
             "parameters",
             "MACs",
             *(f"test, batch {size}" for size in batch_sizes),
-            f"clients, batch {FLAGS.client_batch_size}",
+            f"clients, batch {options.client_batch_size}",
         )
     ]
     with local_execution():

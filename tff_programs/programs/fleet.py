@@ -9,63 +9,71 @@ A fleet that was killed goes on with the round that was cut off when it is calle
 """
 
 import asyncio
-import dataclasses
 import os
+from collections.abc import Sequence
 
 import tensorflow_federated as tff
-from absl import flags
 
 from fedsup_tf.supernet import Supernet
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.training_process import build_fedsup_process
-from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 from tff_programs.reports import report
 from tff_programs.simulation.clients import ClientData
 
-FLAGS = flags.FLAGS
 
-define_data_flags()
-flags.DEFINE_string("out", None, "Folder of the fleet; one that is there is continued.")
-flags.DEFINE_integer("rounds", 5, "Rounds.", lower_bound=1)
-flags.DEFINE_integer("clients_per_round", 10, "Clients of a round.", lower_bound=1)
-flags.DEFINE_float("learning_rate", None, "Of the clients; by default that of the training.")
-flags.DEFINE_integer("processes", 0, "Clients computed side by side; 0 for one a core.")
-flags.DEFINE_integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
-flags.DEFINE_bool("compare", False, "Run the same rounds inside TFF and tell the difference.")
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string("out", None, "Folder of the fleet; one that is there is continued.")
+    define.integer("rounds", 5, "Rounds.", lower_bound=1)
+    define.integer("clients_per_round", 10, "Clients of a round.", lower_bound=1)
+    define.float("learning_rate", None, "Of the clients; by default that of the training.")
+    define.integer("processes", 0, "Clients computed side by side; 0 for one a core.")
+    define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
+    define.bool("compare", False, "Run the same rounds inside TFF and tell the difference.")
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Runs a fleet from the supernet that the first argument names."""
-    if len(argv) != 2:
-        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
-    if not FLAGS.out:
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    if not options.out:
         raise ValueError("Expected --out=FOLDER, where the fleet is kept.")
-    trained = load_trained(argv[1])
-    names = [field.name for field in dataclasses.fields(FleetSettings)]
-    fleet = Fleet(trained, FLAGS.out, FleetSettings(**{name: FLAGS[name].value for name in names}))
+    trained = load_trained_from_flags(options, arguments[0])
+    settings = FleetSettings(
+        rounds=options.rounds,
+        clients_per_round=options.clients_per_round,
+        learning_rate=options.learning_rate,
+        processes=options.processes,
+        test_batch_size=options.test_batch_size,
+        seed=trained.data_settings.seed,
+    )
+    fleet = Fleet(trained, options.out, settings, on_progress=print_line)
     print(
-        f"fleet of {len(trained.partition)} clients, {FLAGS.clients_per_round} a round, from "
-        f"round {trained.information['round']} of {argv[1]}",
+        f"fleet of {len(trained.partition)} clients, {options.clients_per_round} a round, from "
+        f"round {trained.information['round']} of {arguments[0]}",
         flush=True,
     )
-    fleet.print_accuracies("before")
-    for number in range(1, FLAGS.rounds + 1):
-        fleet.run_round(number)
+    fleet.run()
     tiers = [tier.name for tier in fleet.assignment.tiers]
     rows = [("subnet", "", "accuracy")]
     accuracies = {"fleet": fleet.accuracies(fleet.supernet)}
-    if FLAGS.compare:
+    if options.compare:
         print("the same rounds inside TFF", flush=True)
-        accuracies["TFF"] = fleet.accuracies(_run_in_tff(fleet))
+        accuracies["TFF"] = fleet.accuracies(_run_in_tff(fleet, options.rounds))
     for name in tiers:
         rows += [(name, how, f"{100 * shares[name]:.1f} %") for how, shares in accuracies.items()]
     print(report.format_table(rows))
-    print(os.path.join(FLAGS.out, "supernet.safetensors"))
+    print(os.path.join(options.out, "supernet.safetensors"))
 
 
-def _run_in_tff(fleet: Fleet) -> Supernet:
+def _run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
     """The supernet after the same rounds as a federated computation, from the same weights."""
     trained = fleet.trained
     space = trained.supernet.space
@@ -78,7 +86,7 @@ def _run_in_tff(fleet: Fleet) -> Supernet:
         state = await tff.program.materialize_value(process.initialize())
         values = tuple(trained.weights.values())
         state = process.set_model_weights(state, tff.learning.models.ModelWeights(values, ()))
-        for number in range(1, FLAGS.rounds + 1):
+        for number in range(1, rounds + 1):
             output = process.next(state, source.select(fleet.plan(number)))
             state = await tff.program.materialize_value(output.state)
         weights = process.get_model_weights(state)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -47,11 +48,25 @@ class FleetSettings:
 class Fleet:
     """The server of a fleet, and the processes of its clients."""
 
-    def __init__(self, trained: TrainedSupernet, folder: str, settings: FleetSettings):
-        """Makes the fleet, or opens the one in `folder`."""
+    def __init__(
+        self,
+        trained: TrainedSupernet,
+        folder: str,
+        settings: FleetSettings,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ):
+        """Makes the fleet, or opens the one in `folder`.
+
+        Args:
+          trained: The supernet and its clients.
+          folder: Where the fleet is kept.
+          settings: How it runs.
+          on_progress: Called with a line of text about each thing that was done.
+        """
         self.trained = trained
         self._folder = folder
         self._settings = settings
+        self._on_progress = on_progress
         of_training = trained.information["settings"]
         self.learning_rate = settings.learning_rate or of_training["learning_rate"]
         self.training = device_training(trained.information)
@@ -79,11 +94,17 @@ class Fleet:
                     "continue it, or another --out."
                 )
             self._done = information["fleet"]["rounds"]
-            print(f"Continuing after round {self._done}.", flush=True)
+            on_progress(f"Continuing after round {self._done}.")
         else:
             self.supernet = Supernet(space)
             self.supernet.assign_weights(trained.weights)
         self._information = information
+
+    def run(self) -> None:
+        """Runs all rounds that were not run before."""
+        self._tell_accuracies("before")
+        for number in range(1, self._settings.rounds + 1):
+            self.run_round(number)
 
     def run_round(self, number: int) -> None:
         """Runs one round, counted from 1; nothing if it was run before."""
@@ -105,7 +126,7 @@ class Fleet:
             updates = [job.result() for job in jobs]
         merged = merge_updates(self.supernet, supernet_hash, updates)
         for rejected in merged.rejected:
-            print(f"  left out {rejected.name}: {rejected.reason}", flush=True)
+            self._on_progress(f"  left out {rejected.name}: {rejected.reason}")
         self._information = {
             **self._information,
             "round": self.trained.information["round"] + number,
@@ -113,7 +134,7 @@ class Fleet:
         }
         self.supernet.save_checkpoint(self._path("supernet.safetensors"), self._information)
         seconds = time.monotonic() - start
-        self.print_accuracies(
+        self._tell_accuracies(
             f"round {number}/{self._settings.rounds} | {len(updates)} clients", seconds
         )
 
@@ -132,12 +153,11 @@ class Fleet:
             for tier in self.assignment.tiers
         }
 
-    def print_accuracies(self, label: str, seconds: float | None = None) -> None:
-        """Prints a line with the accuracy of each tier."""
+    def _tell_accuracies(self, label: str, seconds: float | None = None) -> None:
         shares = self.accuracies(self.supernet)
         told = "  ".join(f"{name} {100 * share:.1f}" for name, share in shares.items())
         took = "" if seconds is None else f" | {seconds:.0f} s"
-        print(f"{label}{took} | accuracy % {told}", flush=True)
+        self._on_progress(f"{label}{took} | accuracy % {told}")
 
     def plan(self, number: int) -> RoundPlan:
         """Who takes part in a round; not the rounds that the training had."""
@@ -149,7 +169,11 @@ class Fleet:
         number = self._information["round"]
         tiers = [tier for tier in self.assignment.tiers if tier.architecture in plan.architectures]
         new = [tier for tier in tiers if tier.architecture not in self._templates]
-        found = calibrate_tiers(trained, new, _IMAGES_OF_CALIBRATION) if new else []
+        found = (
+            calibrate_tiers(trained, new, _IMAGES_OF_CALIBRATION, on_progress=self._on_progress)
+            if new
+            else []
+        )
         calibrated = dict(zip((tier.architecture for tier in new), found, strict=True))
         origin = Origin(trained.supernet.space, supernet_hash, number, trained.dataset.class_names)
         models = {}
@@ -201,7 +225,7 @@ class Fleet:
         if done.returncode:
             raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
         (gain,) = (line for line in done.stdout.splitlines() if line.startswith("personal"))
-        print(f"  client {client}, {os.path.basename(model)}: {gain}", flush=True)
+        self._on_progress(f"  client {client}, {os.path.basename(model)}: {gain}")
         return os.path.join(own, "update.safetensors")
 
     def _path(self, name: str) -> str:

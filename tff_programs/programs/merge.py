@@ -7,72 +7,73 @@ reason and left out. Beside NEW.safetensors, NEW.merge.json tells what was done.
 
 import glob
 import os
-
-from absl import flags
+from collections.abc import Sequence
 
 from fedsup_tf import slicing
 from fedsup_tf.files.checkpoint import fingerprint, write_json
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.reports import report
 from tflite.merge.merge import merge_updates
 from tflite.merge.merge_report import MergeReport
 
-FLAGS = flags.FLAGS
 # Rows of the table; the JSON file has all.
 _ROWS = 20
 
-flags.DEFINE_string("out", None, "Where the new supernet is written.")
-flags.DEFINE_enum(
-    "aggregation", "coverage", slicing.DIVISORS, "How overlapping slices are averaged."
-)
-flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
-flags.DEFINE_float("clip_norm", None, "Largest L2 norm of an update; larger ones are scaled down.")
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define.string("out", None, "Where the new supernet is written.")
+    define.enum("aggregation", "coverage", slicing.DIVISORS, "How overlapping slices are averaged.")
+    define.enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
+    define.float("clip_norm", None, "Largest L2 norm of an update; larger ones are scaled down.")
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Merges the updates that the arguments name."""
-    if len(argv) < 3:
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) < 2:
         raise ValueError(
-            f"Expected the supernet's file and at least one update or folder; received {argv[1:]}."
+            f"Expected the supernet's file and at least one update or folder; received {arguments}."
         )
-    if not FLAGS.out:
+    if not options.out:
         raise ValueError("Expected --out=FILE, where the new supernet is written.")
-    paths = _files(argv[2:])
-    if any(os.path.realpath(path) == os.path.realpath(FLAGS.out) for path in paths):
-        raise ValueError(f"--out={FLAGS.out} is one of the updates. Choose another file.")
-    supernet, information = Supernet.load_checkpoint(argv[1])
+    paths = _files(arguments[1:])
+    if any(os.path.realpath(path) == os.path.realpath(options.out) for path in paths):
+        raise ValueError(f"--out={options.out} is one of the updates. Choose another file.")
+    supernet, information = Supernet.load_checkpoint(arguments[0])
     base_hash = fingerprint(supernet.weights_by_name())
     merged_before = information.get("merged", [])
     merged = merge_updates(
         supernet,
         base_hash,
         paths,
-        aggregation=FLAGS.aggregation,
-        weighting=FLAGS.weighting,
-        clip_norm=FLAGS.clip_norm,
+        aggregation=options.aggregation,
+        weighting=options.weighting,
+        clip_norm=options.clip_norm,
         already_merged=frozenset(merged_before),
     )
     number = information.get("round", 0) + 1
     identities = [update.identity for update in merged.used]
     supernet.save_checkpoint(
-        FLAGS.out, {**information, "round": number, "merged": [*merged_before, *identities]}
+        options.out, {**information, "round": number, "merged": [*merged_before, *identities]}
     )
     fields = {
-        "base": {"path": argv[1], "hash": base_hash, "round": number - 1},
+        "base": {"path": arguments[0], "hash": base_hash, "round": number - 1},
         "supernet": {
-            "path": FLAGS.out,
+            "path": options.out,
             "hash": fingerprint(supernet.weights_by_name()),
             "round": number,
         },
-        "aggregation": FLAGS.aggregation,
-        "weighting": FLAGS.weighting,
-        "clip_norm": FLAGS.clip_norm,
+        "aggregation": options.aggregation,
+        "weighting": options.weighting,
+        "clip_norm": options.clip_norm,
         **merged.to_fields(),
     }
-    told = f"{os.path.splitext(FLAGS.out)[0]}.merge.json"
+    told = f"{os.path.splitext(options.out)[0]}.merge.json"
     write_json(told, fields)
     print(_table(merged))
-    print(f"\nRound {number}: {FLAGS.out}, {told}")
+    print(f"\nRound {number}: {options.out}, {told}")
 
 
 def _files(arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 Each part of a space's subnets (the stem, each choice of each stage, the head) is timed on this
 machine in the stock runtime, for inference and for a step of training. `fedsup search
 --latency_table` then knows the latency of any subnet as a sum. The table says how far its sums are
+from collections.abc import Sequence
 from whole subnets: the smallest, the largest and some drawn at random. A run that was killed goes
 on when it is called again. Times are the shortest of many turns, and on one thread the processor's
 own, so that the machine may do other things meanwhile, but the less the better.
@@ -10,9 +11,9 @@ own, so that the machine may do other things meanwhile, but the less the better.
 
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
@@ -21,52 +22,56 @@ from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.checkpoint import device_training
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.reports import report
 from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table
 from tflite.profiling.timing import describe_machine
 
-FLAGS = flags.FLAGS
 _DEFAULTS = Conditions()
 
-flags.DEFINE_string("space", None, "Search space: a preset's name or a JSON file.")
-flags.DEFINE_string("supernet", None, "Or a trained supernet's file, whose space it is.")
-flags.DEFINE_string("out", None, "The table to write, a JSON file.")
-flags.DEFINE_integer("threads", _DEFAULTS.threads, "Of the runtime.", lower_bound=1)
-flags.DEFINE_integer(
-    "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "infer_batch_size", _DEFAULTS.infer_batch_size, "Images of an inference.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "repetitions", _DEFAULTS.repetitions, "Turns, of which the shortest counts.", lower_bound=1
-)
-flags.DEFINE_integer("fit_subnets", 3, "Subnets that two factors are fitted on.", lower_bound=0)
-flags.DEFINE_integer(
-    "check_subnets", 3, "Others beside the smallest and largest for the error.", lower_bound=0
-)
-flags.DEFINE_integer("subnets_seed", 0, "Decides which subnets.", lower_bound=0)
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define.string("space", None, "Search space: a preset's name or a JSON file.")
+    define.string("supernet", None, "Or a trained supernet's file, whose space it is.")
+    define.string("out", None, "The table to write, a JSON file.")
+    define.integer("threads", _DEFAULTS.threads, "Of the runtime.", lower_bound=1)
+    define.integer(
+        "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1
+    )
+    define.integer(
+        "infer_batch_size", _DEFAULTS.infer_batch_size, "Images of an inference.", lower_bound=1
+    )
+    define.integer(
+        "repetitions", _DEFAULTS.repetitions, "Turns, of which the shortest counts.", lower_bound=1
+    )
+    define.integer("fit_subnets", 3, "Subnets that two factors are fitted on.", lower_bound=0)
+    define.integer(
+        "check_subnets", 3, "Others beside the smallest and largest for the error.", lower_bound=0
+    )
+    define.integer("subnets_seed", 0, "Decides which subnets.", lower_bound=0)
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measures the table."""
-    if len(argv) != 1:
-        raise ValueError(f"Expected flags alone, received {argv[1:]}.")
-    if not FLAGS.out:
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    if not options.out:
         raise ValueError("Expected --out=FILE.json, where the table is written.")
     start = time.monotonic()
-    supernet, preprocessing, training = _subject()
+    supernet, preprocessing, training = _subject(options)
     space = supernet.space
     conditions = Conditions(
-        FLAGS.train_batch_size, FLAGS.infer_batch_size, FLAGS.threads, FLAGS.repetitions
+        options.train_batch_size, options.infer_batch_size, options.threads, options.repetitions
     )
     profile = Profile(space, conditions)
-    partial = f"{FLAGS.out}.partial"
+    partial = f"{options.out}.partial"
     total = len(parts_of_space(space))
     if os.path.exists(partial):
         profile.load(partial)
         print(f"goes on from {partial}: {len(profile.parts)} of {total} parts", flush=True)
-    checked_on, fitted_on = _draw_subnets(space)
+    checked_on, fitted_on = _draw_subnets(options, space)
     subnets = len(checked_on) + len(fitted_on)
 
     def on_file(measured):
@@ -90,7 +95,7 @@ def main(argv) -> None:
     print(f"exports {subnets} whole subnets and measures them", flush=True)
     profiler.measure_subnets([*checked_on, *fitted_on])
     table = fit_table(profile, fitted_on, checked_on, describe_machine())
-    table.save(FLAGS.out)
+    table.save(options.out)
     os.remove(partial)
     print(f"\n{_errors_table(table, profile, checked_on, fitted_on)}\n")
     for name in ("infer", "train"):
@@ -99,35 +104,35 @@ def main(argv) -> None:
             f"{name}: median error {100 * measurement.median_error:.1f} %, largest "
             f"{100 * measurement.largest_error:.1f} %, on {measurement.subnets} subnets"
         )
-    print(f"{table.machine}\n{time.monotonic() - start:.0f} s, {FLAGS.out}")
+    print(f"{table.machine}\n{time.monotonic() - start:.0f} s, {options.out}")
 
 
-def _subject() -> tuple[Supernet, Preprocessing, LocalTraining]:
+def _subject(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTraining]:
     """The supernet to measure, and what is done with its images and in a step of training."""
-    if (FLAGS.space is None) == (FLAGS.supernet is None):
+    if (options.space is None) == (options.supernet is None):
         raise ValueError("Expected one of --space and --supernet: what to measure.")
-    if FLAGS.supernet is None:
-        supernet = Supernet(load_space(FLAGS.space))
+    if options.supernet is None:
+        supernet = Supernet(load_space(options.space))
         # Untrained branches are silent, and a machine may be fast with zeros.
         weights = supernet.values_by_name()
         ones = {n: np.ones_like(v) for n, v in weights.items() if n.endswith("/gamma")}
         supernet.assign_weights({**weights, **ones})
         channels = supernet.space.image_shape[2]
         return supernet, Preprocessing((127.5,) * channels, (64.0,) * channels), LocalTraining()
-    supernet, information = Supernet.load_checkpoint(FLAGS.supernet)
+    supernet, information = Supernet.load_checkpoint(options.supernet)
     preprocessing = Preprocessing.from_json(information["preprocessing"])
     return supernet, preprocessing, device_training(information)
 
 
-def _draw_subnets(space) -> tuple[list, list]:
+def _draw_subnets(options: ProgramFlags, space) -> tuple[list, list]:
     """Subnets to state the error on, and others to fit on; fewer of these if the space is small."""
-    rng = np.random.default_rng([FLAGS.subnets_seed, 0])
+    rng = np.random.default_rng([options.subnets_seed, 0])
     chosen = dict.fromkeys([space.smallest(), space.largest()])
-    wanted = 2 + FLAGS.check_subnets + FLAGS.fit_subnets
+    wanted = 2 + options.check_subnets + options.fit_subnets
     while len(chosen) < min(wanted, space.size):
         chosen[space.sample(rng)] = None
     chosen = list(chosen)
-    return chosen[: 2 + FLAGS.check_subnets], chosen[2 + FLAGS.check_subnets :]
+    return chosen[: 2 + options.check_subnets], chosen[2 + options.check_subnets :]
 
 
 def _errors_table(table: LatencyTable, profile: Profile, checked_on, fitted_on) -> str:

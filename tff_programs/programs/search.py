@@ -8,9 +8,9 @@ its partition and the halves are those of the supernet's training; `--seed` deci
 
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
@@ -20,78 +20,83 @@ from fedsup_tf.search.evolution import random_search, search_architectures
 from fedsup_tf.search.latency import LatencyTable
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
-from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.reports import search_report
 from tff_programs.reports.search_report import Scored
 
-FLAGS = flags.FLAGS
 # Streams of random numbers that do not depend on each other.
 _EVOLUTION, _RANDOM, _CLIENTS = range(3)
 _TRAIN_BATCH_SIZE = 16
 
-define_data_flags()
-flags.DEFINE_string("out", None, "Folder of the results.")
-flags.DEFINE_integer("max_parameters", None, "Most parameters.", lower_bound=1)
-flags.DEFINE_integer("max_macs", None, "Most multiply-accumulates an image.", lower_bound=1)
-flags.DEFINE_float("max_file_kilobytes", None, "Largest .tflite file (estimated from above).")
-flags.DEFINE_float("max_train_megabytes", None, "Most memory of a training step (estimated).")
-flags.DEFINE_float("max_infer_ms", None, "Longest inference; needs --latency_table.")
-flags.DEFINE_float("max_train_ms", None, "Longest training step; needs --latency_table.")
-flags.DEFINE_string("latency_table", None, "A device's latency table, a JSON file.")
-flags.DEFINE_integer(
-    "train_batch_size",
-    None,
-    f"Images of the step that --max_train_megabytes is about; the table's or {_TRAIN_BATCH_SIZE} "
-    "by default.",
-    lower_bound=1,
-)
-flags.DEFINE_integer("generations", 10, "Generations of the evolution.", lower_bound=1)
-flags.DEFINE_integer("population", 16, "Candidates scored in a generation.", lower_bound=1)
-flags.DEFINE_integer("parents", 8, "How many of the best have children.", lower_bound=1)
-flags.DEFINE_integer(
-    "clients_per_round",
-    0,
-    "Clients that score; 0 for all. They are drawn once, so that all candidates are compared on "
-    "the same images. The fewer, the more the search chooses what suits those.",
-    lower_bound=0,
-)
-flags.DEFINE_integer(
-    "candidates_per_round", 8, "Subnets that a client receives in a round.", lower_bound=1
-)
-flags.DEFINE_integer("client_batch_size", 50, "Images normalized together.", lower_bound=1)
-flags.DEFINE_integer(
-    "clients_at_once", 0, "Clients computed side by side, a process each; 0 for one a core."
-)
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string("out", None, "Folder of the results.")
+    define.integer("max_parameters", None, "Most parameters.", lower_bound=1)
+    define.integer("max_macs", None, "Most multiply-accumulates an image.", lower_bound=1)
+    define.float("max_file_kilobytes", None, "Largest .tflite file (estimated from above).")
+    define.float("max_train_megabytes", None, "Most memory of a training step (estimated).")
+    define.float("max_infer_ms", None, "Longest inference; needs --latency_table.")
+    define.float("max_train_ms", None, "Longest training step; needs --latency_table.")
+    define.string("latency_table", None, "A device's latency table, a JSON file.")
+    define.integer(
+        "train_batch_size",
+        None,
+        "Images of the step that --max_train_megabytes is about; the table's or "
+        f"{_TRAIN_BATCH_SIZE} by default.",
+        lower_bound=1,
+    )
+    define.integer("generations", 10, "Generations of the evolution.", lower_bound=1)
+    define.integer("population", 16, "Candidates scored in a generation.", lower_bound=1)
+    define.integer("parents", 8, "How many of the best have children.", lower_bound=1)
+    define.integer(
+        "clients_per_round",
+        0,
+        "Clients that score; 0 for all. They are drawn once, so that all candidates are compared "
+        "on the same images. The fewer, the more the search chooses what suits those.",
+        lower_bound=0,
+    )
+    define.integer(
+        "candidates_per_round", 8, "Subnets that a client receives in a round.", lower_bound=1
+    )
+    define.integer("client_batch_size", 50, "Images normalized together.", lower_bound=1)
+    define.integer(
+        "clients_at_once", 0, "Clients computed side by side, a process each; 0 for one a core."
+    )
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Searches the supernet that the first argument names."""
-    if len(argv) != 2:
-        raise ValueError(f"Expected one argument, the supernet's file; received {argv[1:]}.")
-    if not FLAGS.out:
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    if not options.out:
         raise ValueError("Expected --out=FOLDER, where the results are written.")
     start = time.monotonic()
-    seed = FLAGS.seed
-    budget = _budget()
-    trained = load_trained(argv[1], own_flags=("seed",))
+    seed = options.seed
+    budget = _budget(options)
+    trained = load_trained_from_flags(options, arguments[0], of_training=("seed",))
     space, dataset = trained.supernet.space, trained.dataset
-    costs = _cost_model(space)
+    costs = _cost_model(options, space)
     # Before any work: is there something to search?
     FeasibleSet(costs, budget)
 
     # The halves are those of the training's seed: whoever searches again sees the same images.
-    is_for_search = halve_held_out(dataset.test_labels, FLAGS.seed)
+    is_for_search = halve_held_out(dataset.test_labels, trained.data_settings.seed)
     everyone = range(len(trained.partition))
-    voters = _draw_clients(len(trained.partition), seed)
+    voters = _draw_clients(options, len(trained.partition))
     search_clients = _examples(trained, voters, is_for_search)
     report_clients = _examples(trained, everyone, ~is_for_search)
     evaluation = CandidateEvaluation(
         space,
         trained.preprocessing,
         trained.weights,
-        FLAGS.client_batch_size,
-        FLAGS.candidates_per_round,
+        options.client_batch_size,
+        options.candidates_per_round,
     )
     images = sum(len(client.labels) for client in search_clients)
     limits = search_report.describe_limits(budget)
@@ -113,25 +118,25 @@ def main(argv) -> None:
     # The subnets that were trained as they are.
     initial = [Architecture.from_json(text) for _, text in trained.information.get("tiers", [])]
     initial += [space.smallest(), space.largest()]
-    with local_execution(FLAGS.clients_at_once or None):
+    with local_execution(options.clients_at_once or None):
         print("evolution", flush=True)
         evolution = search_architectures(
             *arguments,
             np.random.default_rng([seed, _EVOLUTION]),
-            generations=FLAGS.generations,
-            population=FLAGS.population,
-            parents=FLAGS.parents,
+            generations=options.generations,
+            population=options.population,
+            parents=options.parents,
             initial=initial,
-            on_generation=search_report.progress_printer(),
+            on_generation=_print_generations(),
         )
         print("random search of as many candidates", flush=True)
         drawn = random_search(
             *arguments,
             np.random.default_rng([seed, _RANDOM]),
             evaluations=len(evolution.candidates),
-            population=FLAGS.population,
+            population=options.population,
             initial=initial,
-            on_generation=search_report.progress_printer(),
+            on_generation=_print_generations(),
         )
         named = {
             "evolution": evolution.best.architecture,
@@ -149,7 +154,7 @@ def main(argv) -> None:
             architecture,
             dataset.test_images[~is_for_search],
             dataset.test_labels[~is_for_search],
-            FLAGS.client_batch_size,
+            options.client_batch_size,
         )
         for architecture in architectures
     ]
@@ -162,42 +167,47 @@ def main(argv) -> None:
     print(f"\n{search_report.results_table(rows, budget)}")
 
     title = f"{space.name}, {dataset.name}: {len(voters)} clients, {images:,} held-out images"
-    paths = search_report.write_results(FLAGS.out, evolution, drawn, rows, budget, costs, title)
-    print(f"\n{time.monotonic() - start:.0f} s. In {FLAGS.out}:")
+    paths = search_report.write_results(options.out, evolution, drawn, rows, budget, costs, title)
+    print(f"\n{time.monotonic() - start:.0f} s. In {options.out}:")
     for path in paths:
         print(f"  {os.path.basename(path)}")
 
 
-def _budget() -> Budget:
+def _print_generations():
+    line = search_report.progress_lines()
+    return lambda generation: print_line(line(generation))
+
+
+def _budget(options: ProgramFlags) -> Budget:
     def scaled(value, scale):
         return None if value is None else value * scale
 
     return Budget(
-        parameters=FLAGS.max_parameters,
-        macs=FLAGS.max_macs,
-        file_bytes=scaled(FLAGS.max_file_kilobytes, 1e3),
-        train_memory_bytes=scaled(FLAGS.max_train_megabytes, 1e6),
-        infer_latency_ms=FLAGS.max_infer_ms,
-        train_latency_ms=FLAGS.max_train_ms,
+        parameters=options.max_parameters,
+        macs=options.max_macs,
+        file_bytes=scaled(options.max_file_kilobytes, 1e3),
+        train_memory_bytes=scaled(options.max_train_megabytes, 1e6),
+        infer_latency_ms=options.max_infer_ms,
+        train_latency_ms=options.max_train_ms,
     )
 
 
-def _cost_model(space) -> CostModel:
-    batch_size = FLAGS.train_batch_size
-    if FLAGS.latency_table is None:
+def _cost_model(options: ProgramFlags, space) -> CostModel:
+    batch_size = options.train_batch_size
+    if options.latency_table is None:
         return CostModel(space, train_batch_size=batch_size or _TRAIN_BATCH_SIZE)
-    table = LatencyTable.load(FLAGS.latency_table)
+    table = LatencyTable.load(options.latency_table)
     return CostModel(space, table, batch_size or table.train.batch_size)
 
 
-def _draw_clients(clients: int, seed: int) -> list[int]:
-    count = FLAGS.clients_per_round or clients
+def _draw_clients(options: ProgramFlags, clients: int) -> list[int]:
+    count = options.clients_per_round or clients
     if count > clients:
         raise ValueError(
             f"Expected --clients_per_round of at most {clients}, the number of clients, received "
             f"{count}."
         )
-    rng = np.random.default_rng([seed, _CLIENTS])
+    rng = np.random.default_rng([options.seed, _CLIENTS])
     return sorted(int(client) for client in rng.choice(clients, count, replace=False))
 
 

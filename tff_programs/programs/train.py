@@ -8,10 +8,10 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tensorflow_federated as tff
-from absl import flags
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.files.checkpoint import write_json
@@ -21,13 +21,20 @@ from tff_programs.learning import schedule, training_process
 from tff_programs.learning.message_size import traffic_counter
 from tff_programs.programs.flags.aggregation_flags import (
     aggregator_from_flags,
+    define_aggregation_flags,
     privacy_from_flags,
     upload_from_flags,
 )
-from tff_programs.programs.flags.data_flags import define_data_flags, load_federated_data_from_flags
-from tff_programs.programs.flags.execution_flags import execution_from_flags
-from tff_programs.programs.flags.time_flags import simulated_time_from_flags, time_settings
+from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
+from tff_programs.programs.flags.execution_flags import define_execution_flags, execution_from_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.time_flags import (
+    define_time_flags,
+    simulated_time_from_flags,
+    time_settings,
+)
 from tff_programs.programs.flags.train_flags import (
+    define_train_flags,
     local_training_from_flags,
     only_architecture_from_flags,
     server_optimizer_from_flags,
@@ -38,65 +45,71 @@ from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 from tff_programs.simulation.training_loop import train
 
-FLAGS = flags.FLAGS
-# Modules whose flags are the run's settings, and those flags that may differ when it is continued.
-_SETTINGS_MODULES = tuple(
-    f"tff_programs.programs.flags.{name}"
-    for name in ("data_flags", "train_flags", "aggregation_flags", "time_flags")
-)
+# Flags that are the run's settings, and those of them that may differ when it is continued.
+_SETTINGS = (define_data_flags, define_train_flags, define_aggregation_flags, define_time_flags)
 _FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "clients_at_once")
 
-define_data_flags()
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    for define_settings in _SETTINGS:
+        define_settings(define)
+    define_execution_flags(define)
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Builds what the flags say and trains it."""
-    if len(argv) > 1:
-        raise ValueError(f"Expected flags alone, received {argv[1:]}.")
-    if not FLAGS.out:
+    run(*parse_flags(define_flags, argv))
+
+
+def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
+    """Trains what the flags say, and prints and keeps how it goes."""
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    if not options.out:
         raise ValueError("Expected --out=FOLDER, where the run is kept.")
     start = time.monotonic()
     # Saving the state is part of every round, nothing to tell.
     tf.get_logger().setLevel("ERROR")
-    dataset, partition = load_federated_data_from_flags()
+    dataset, partition = data_settings_from_flags(options).load()
     space = load_space(
-        FLAGS.space,
+        options.space,
         classes=len(dataset.class_names),
         image_shape=dataset.train_images.shape[1:],
-        normalization=FLAGS.normalization,
+        normalization=options.normalization,
     )
-    tiers = parse_tiers(space, FLAGS.tiers, FLAGS.seed) or default_tiers(space, FLAGS.seed)
-    only = only_architecture_from_flags(space)
+    tiers = parse_tiers(space, options.tiers, options.seed) or default_tiers(space, options.seed)
+    only = only_architecture_from_flags(options, space)
     supernet = Supernet(space)
-    local_training = local_training_from_flags()
+    local_training = local_training_from_flags(options)
     nested = local_training.sandwich > 1
-    count_bytes = traffic_counter(supernet, nested, upload_from_flags())
+    count_bytes = traffic_counter(supernet, nested, upload_from_flags(options))
     simulated_time = simulated_time_from_flags(
-        space, tiers, partition, local_training, count_bytes, only, FLAGS.seed
+        options, space, tiers, partition, local_training, count_bytes, only, options.seed
     )
     assignment = Assignment(
         space=space,
         tiers=tiers,
         clients=len(partition),
-        clients_per_round=FLAGS.clients_per_round,
-        seed=FLAGS.seed,
-        redraw=FLAGS.redraw,
-        sandwich=FLAGS.cohort_sandwich,
-        availability=FLAGS.availability,
+        clients_per_round=options.clients_per_round,
+        seed=options.seed,
+        redraw=options.redraw,
+        sandwich=options.cohort_sandwich,
+        availability=options.availability,
         time=simulated_time,
     )
-    privacy = privacy_from_flags(assignment)
+    privacy = privacy_from_flags(options, assignment)
     learning = training_process.build_fedsup_process(
         space,
         local_training,
         dataset.preprocessing,
-        schedule.build_schedule(FLAGS.schedule, FLAGS.learning_rate, FLAGS.rounds),
+        schedule.build_schedule(options.schedule, options.learning_rate, options.rounds),
         architecture=only,
-        aggregation=aggregator_from_flags(supernet, nested),
-        weighting=FLAGS.weighting,
-        server_optimizer=server_optimizer_from_flags(),
-        averaging=FLAGS.averaging,
-        seed=FLAGS.seed,
+        aggregation=aggregator_from_flags(options, supernet, nested),
+        weighting=options.weighting,
+        server_optimizer=server_optimizer_from_flags(options),
+        averaging=options.averaging,
+        seed=options.seed,
     )
     accuracy = build_accuracy(supernet, dataset.preprocessing)
 
@@ -108,17 +121,19 @@ def main(argv) -> None:
                 tier.architecture,
                 dataset.test_images,
                 dataset.test_labels,
-                FLAGS.test_batch_size,
+                options.test_batch_size,
             )
             for tier in tiers
         }
 
-    paths = report.run_paths(FLAGS.out)
-    settings = _keep_settings(paths["settings"], space, time_settings(simulated_time, tiers))
+    paths = report.run_paths(options.out)
+    settings = _keep_settings(
+        options, paths["settings"], space, time_settings(simulated_time, tiers)
+    )
     print(
-        f"{FLAGS.algorithm} of {space.name} ({space.size:,} subnets) on {dataset.name}: "
-        f"{len(partition)} clients, {FLAGS.clients_per_round} a round, {FLAGS.rounds} rounds. "
-        f"Run folder: {FLAGS.out}",
+        f"{options.algorithm} of {space.name} ({space.size:,} subnets) on {dataset.name}: "
+        f"{len(partition)} clients, {options.clients_per_round} a round, {options.rounds} rounds. "
+        f"Run folder: {options.out}",
         flush=True,
     )
 
@@ -126,13 +141,13 @@ def main(argv) -> None:
         print(privacy, flush=True)
 
     def on_start(done):
-        if done >= FLAGS.rounds:
+        if done >= options.rounds:
             print(f"All {done} rounds were done before.", flush=True)
         elif done:
             print(f"Continuing after round {done}.", flush=True)
 
     def on_round(round_report):
-        print(report.progress_line(round_report, FLAGS.rounds), flush=True)
+        print(report.progress_line(round_report, options.rounds), flush=True)
 
     def save(number, weights):
         supernet.assign_weights(dict(zip(supernet.weight_shapes, weights, strict=True)))
@@ -154,43 +169,37 @@ def main(argv) -> None:
     state_manager = tff.program.FileProgramStateManager(
         paths["state"], keep_total=2, keep_first=False
     )
-    with execution_from_flags(FLAGS.clients_at_once or None):
+    with execution_from_flags(options, options.clients_at_once or None):
         accuracies = asyncio.run(
             train(
                 learning,
                 ClientData(dataset, partition, assignment, only),
-                FLAGS.rounds,
+                options.rounds,
                 state_manager=state_manager,
                 metrics_manager=metrics_manager,
                 count_bytes=count_bytes if only is None else lambda _: count_bytes(only),
                 evaluate=evaluate,
-                evaluate_every=FLAGS.evaluate_every,
+                evaluate_every=options.evaluate_every,
                 epsilon_after=None if privacy is None else privacy.epsilon_after,
                 on_start=on_start,
                 on_round=on_round,
                 on_evaluated=save,
             )
         )
-    title = f"{FLAGS.algorithm}, {space.name}, {dataset.name}"
+    title = f"{options.algorithm}, {space.name}, {dataset.name}"
     report.draw_curves(paths["metrics"], paths["curves"], title, tiers)
     print()
     print(report.final_table(space, tiers, accuracies, count_bytes))
-    print(f"\n{time.monotonic() - start:.0f} s. In {FLAGS.out}:")
+    print(f"\n{time.monotonic() - start:.0f} s. In {options.out}:")
     for key in ("supernet", "metrics", "curves", "tensorboard"):
         print(f"  {os.path.basename(paths[key])}")
 
 
-def _keep_settings(path: str, space, of_files: dict) -> dict:
+def _keep_settings(options: ProgramFlags, path: str, space, of_files: dict) -> dict:
     """Writes the run's settings, or checks that a run to be continued had the same."""
-    settings = {
-        name: flag.value
-        for module in _SETTINGS_MODULES
-        for name, flag in (
-            (flag.name, flag) for flag in FLAGS.flags_by_module_dict().get(module, [])
-        )
-        if name not in _FREE_TO_CHANGE
-    }
-    if FLAGS.schedule == "constant":
+    names = [name for define in _SETTINGS for name in ProgramFlags(define)]
+    settings = {name: options[name].value for name in names if name not in _FREE_TO_CHANGE}
+    if options.schedule == "constant":
         del settings["rounds"]
     settings["space"] = space.to_json()
     settings.update(of_files)
@@ -206,7 +215,7 @@ def _keep_settings(path: str, space, of_files: dict) -> dict:
         if changed:
             told = "; ".join(f"--{n} was {before.get(n)}, is {settings.get(n)}" for n in changed)
             raise ValueError(
-                f"The run in {FLAGS.out!r} was started with other settings: {told}. Repeat its "
+                f"The run in {options.out!r} was started with other settings: {told}. Repeat its "
                 "flags to continue it, or give another --out."
             )
     else:

@@ -7,34 +7,36 @@ program reach it.
 
 import os
 import socket
-
-from absl import flags
+from collections.abc import Sequence
 
 from tff_programs.execution import worker_command
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_integer("port", 10000, "Where it listens.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_integer(
-    "clients_at_once", 0, "Clients computed side by side; 0 for one a core.", lower_bound=0
-)
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 
 
-def main(argv) -> None:
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define.integer("port", 10000, "Where it listens.", lower_bound=1, upper_bound=65535)
+    define.integer(
+        "clients_at_once", 0, "Clients computed side by side; 0 for one a core.", lower_bound=0
+    )
+
+
+def main(argv: Sequence[str]) -> None:
     """Becomes a worker."""
-    if len(argv) > 1:
-        raise ValueError(f"Expected flags alone, received {argv[1:]}.")
-    clients_at_once = FLAGS.clients_at_once or worker_command.cores()
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    clients_at_once = options.clients_at_once or worker_command.cores()
     binary = worker_command.binary_path()
-    _check_port(FLAGS.port)
+    _check_port(options.port)
     versions = ", ".join(" ".join(pair) for pair in worker_command.versions().items())
     print(
-        f"Worker of {versions} on port {FLAGS.port}: {clients_at_once} clients at once.",
+        f"Worker of {versions} on port {options.port}: {clients_at_once} clients at once.",
         flush=True,
     )
     os.execve(
         binary,
-        worker_command.arguments(FLAGS.port, clients_at_once),
+        worker_command.arguments(options.port, clients_at_once),
         worker_command.environment(clients_at_once),
     )
 

@@ -57,24 +57,23 @@ def describe_limits(budget: Budget) -> str:
     return ", ".join(told) or "no limit"
 
 
-def progress_printer() -> Callable[[Generation], None]:
-    """Returns a function that prints a line about a generation."""
+def progress_lines() -> Callable[[Generation], str]:
+    """Returns a function from a generation to a line about it and the time since the last."""
     last = time.monotonic()
 
-    def show(generation: Generation) -> None:
+    def line(generation: Generation) -> str:
         nonlocal last
         now = time.monotonic()
         best = generation.best
         mean = np.mean([candidate.accuracy for candidate in generation.candidates])
-        print(
+        seconds, last = now - last, now
+        return (
             f"  generation {generation.number:>2} | best {100 * best.accuracy:.1f} % "
             f"({best.architecture}) | mean {100 * mean:.1f} % | {generation.evaluations} candidates"
-            f" | {now - last:.1f} s",
-            flush=True,
+            f" | {seconds:.1f} s"
         )
-        last = now
 
-    return show
+    return line
 
 
 def results_table(rows: Sequence[Scored], budget: Budget) -> str:

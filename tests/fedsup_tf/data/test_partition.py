@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
+from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.data.partition import ClientIndices, label_counts, partition
 from tff_programs.programs import data
-from tff_programs.programs.flags.data_flags import load_federated_data_from_flags
 
 CLASSES = 10
 TRAIN = np.random.default_rng(1).permutation(np.repeat(np.arange(CLASSES), 60))
@@ -269,18 +268,15 @@ def test_impossible_partitions_are_refused(arguments, says):
 # The program.
 
 
-@pytest.fixture
-def parse():
-    """Parses flags for the time of a test."""
-    with flagsaver.flagsaver():
-        yield lambda *arguments: flags.FLAGS(["fedsup data", *arguments])
+def run(*arguments):
+    data.main(["fedsup data", *arguments])
 
 
-def test_program_prints_a_table_and_draws_a_picture(parse, capsys, tmp_path):
+def test_program_prints_a_table_and_draws_a_picture(capsys, tmp_path):
     picture = tmp_path / "clients.png"
-    data.main(parse("--clients=7", "--partition=dirichlet", "--beta=0.5", f"--plot={picture}"))
+    run("--clients=7", "--partition=dirichlet", "--beta=0.5", f"--plot={picture}")
     printed = capsys.readouterr().out
-    _, clients = load_federated_data_from_flags()
+    _, clients = DataSettings(partition="dirichlet", clients=7, beta=0.5).load()
     sizes = [len(client.train) for client in clients]
     assert f"{min(sizes):>8,}{np.median(sizes):>8g}{max(sizes):>8,}\n" in printed
     assert "1,438 / 359" in printed
@@ -324,18 +320,32 @@ def test_a_picture_that_cannot_be_written_leaves_the_old(tmp_path, monkeypatch):
         (["--image_shape=4,4,1"], "at least 8 x 8"),
         (["--dataset=cifar10", "--data_dir=/no/such/folder"], "/no/such/folder: expected"),
         (["--plot=/proc/a.png"], "--plot=.*No such file"),
-        (["more"], "Expected flags only, received 'more'"),
+        (["more"], r"Expected flags alone, received \['more'\]"),
     ],
 )
-def test_program_refuses_in_one_line(parse, arguments, says):
-    with pytest.raises(SystemExit, match=says) as error:
-        data.main(parse(*arguments))
+def test_program_refuses_in_one_line(arguments, says):
+    with pytest.raises((ValueError, OSError), match=says) as error:
+        run(*arguments)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "argument", ["--dataset=mnist", "--image_shape=8,8", "--image_shape=a,b,c", "--partition=no"]
 )
-def test_unknown_values_of_flags(parse, argument):
+def test_unknown_values_of_flags(argument):
     with pytest.raises(flags.IllegalFlagValueError, match=argument.partition("=")[0]):
-        parse(argument)
+        run(argument)
+
+
+def test_a_flag_file_may_hold_what_the_chosen_partition_does_not_use(capsys, tmp_path):
+    file = tmp_path / "shard.flags"
+    file.write_text("--clients=9\n--partition=shard\n--classes_per_client=2\n", encoding="utf-8")
+    run(f"--flagfile={file}", "--partition=dirichlet", "--beta=0.5")
+    assert "dirichlet partition, beta 0.5, seed 0" in capsys.readouterr().out
+    run("--clients=5", "--flagfile", str(file), "--clients=7", "--classes_per_client=3")
+    printed = capsys.readouterr().out
+    assert "clients             7" in printed
+    assert "3 classes per client" in printed
+    # What the command line itself says is a mistake all the same.
+    with pytest.raises(ValueError, match="--classes_per_client goes with --partition=shard"):
+        run(f"--flagfile={file}", "--partition=iid", "--classes_per_client=3")

@@ -108,14 +108,13 @@ def test_the_halves_divide_each_class_evenly_and_follow_the_seed():
 SCRIPT = """
 import contextlib, io, json, sys
 from absl import flags
-from absl.testing import flagsaver
 from tff_programs.programs import search
 told = {}
 for name, arguments in json.loads(sys.argv[1]).items():
     printed = io.StringIO()
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed):
         try:
-            search.main(flags.FLAGS(["search", *arguments]))
+            search.main(["search", *arguments])
             error = ""
         except (ValueError, SystemExit, flags.Error) as raised:
             error = str(raised)

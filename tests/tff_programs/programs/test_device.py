@@ -34,21 +34,16 @@ SPACE = SearchSpace(
 # Runs calls of the program in one process, and tells their output and whether TensorFlow came in.
 RUNNER = """
 import contextlib, io, json, os, sys
-from absl import flags
 from tff_programs.programs.cli import main
 results = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv, out = ["fedsup", "device", *arguments], io.StringIO()
-    flags.FLAGS.unparse_flags()
     code = 0
     with contextlib.redirect_stdout(out):
         try:
             main()
         except SystemExit as error:
             code = error.code or 0
-    if "tff_programs.programs.device" in sys.modules:
-        for name in flags.FLAGS:
-            flags.FLAGS[name].unparse()
     results.append([code, out.getvalue()])
 heavy = ("tensorflow", "tensorflow_federated", "jax")
 print(json.dumps([results, [name for name in heavy if name in sys.modules]]))

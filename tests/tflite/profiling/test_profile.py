@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 
 from fedsup_tf.calibration import fold, mean_square_shapes
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -223,10 +222,9 @@ def test_the_program_writes_a_table_for_the_search(tmp_path, capsys):
     space = SearchSpace("one", (8, 8, 1), 4, 8, 1, (Stage("a", (8, 16), (1,), (3,), 2),))
     (tmp_path / "space.json").write_text(space.to_json(), encoding="utf-8")
     out = tmp_path / "table.json"
-    values = dict(space=str(tmp_path / "space.json"), out=str(out), repetitions=2)
-    program.FLAGS(["profile"])
-    with flagsaver.flagsaver(**values, check_subnets=0, fit_subnets=0, train_batch_size=2):
-        program.main(["profile"])
+    values = dict(space=tmp_path / "space.json", out=out, repetitions=2)
+    values |= dict(check_subnets=0, fit_subnets=0, train_batch_size=2)
+    program.main(["profile", *(f"--{name}={value}" for name, value in values.items())])
     table = LatencyTable.load(out)
     assert table.space == space
     assert (table.train.batch_size, table.train.subnets) == (2, 2)
@@ -243,12 +241,11 @@ def test_the_program_writes_a_table_for_the_search(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (dict(out=None, space="digits_small"), "--out"),
+        (dict(space="digits_small"), "--out"),
         (dict(out="x.json"), "one of --space and --supernet"),
         (dict(out="x.json", space="digits_small", supernet="y"), "one of --space and --supernet"),
     ],
 )
 def test_flags_that_say_nothing_to_measure_are_refused(given, told):
-    program.FLAGS(["profile"])
-    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=told):
-        program.main(["profile"])
+    with pytest.raises(ValueError, match=told):
+        program.main(["profile", *(f"--{name}={value}" for name, value in given.items())])

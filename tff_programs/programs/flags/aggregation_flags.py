@@ -3,7 +3,6 @@
 import secrets
 
 import tensorflow_federated as tff
-from absl import flags
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
@@ -11,86 +10,92 @@ from tff_programs.aggregators import clipping, overlap_mean
 from tff_programs.aggregators.compression import EightBitUpload
 from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanFactory
 from tff_programs.aggregators.robust import RobustOverlapMeanFactory
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.simulation.round_plan import Assignment
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_enum(
-    "aggregation", "coverage", overlap_mean.DIVISORS, "How overlapping slices are averaged."
-)
-flags.DEFINE_enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
-flags.DEFINE_string(
-    "clipping", "none", "Largest l2 norm of an update; adaptive: the clients' 80th percentile."
-)
-flags.DEFINE_string(
-    "zeroing",
-    "none",
-    "Norm above which an update counts as no change; adaptive: far above the clients' norms.",
-)
-flags.DEFINE_enum(
-    "compression", "none", ["none", "8bit"], "How updates travel: as floats, or in 8 bits an entry."
-)
-flags.DEFINE_float(
-    "poisoned",
-    0.0,
-    "Share of a round's clients that may be poisoned; above 0, the updates farthest from the "
-    "others' are set aside.",
-    lower_bound=0,
-)
-flags.DEFINE_float(
-    "noise_multiplier",
-    0.0,
-    "Differential privacy: deviation of the noise on sums, over --clipping's norm.",
-    lower_bound=0,
-)
-flags.DEFINE_float("delta", None, "Of (epsilon, delta); by default 0.1 over the number of clients.")
-flags.DEFINE_float("max_epsilon", None, "Privacy budget: a run that would cost more is refused.")
-flags.DEFINE_integer(
-    "noise_seed",
-    None,
-    "Decides the privacy noise, for experiments: who knows it can subtract the noise. By default "
-    "drawn by the system and kept in the run's state.",
-    lower_bound=0,
-)
+def define_aggregation_flags(define: FlagDefiner) -> None:
+    """Defines the flags of the server's aggregation."""
+    define.enum(
+        "aggregation", "coverage", overlap_mean.DIVISORS, "How overlapping slices are averaged."
+    )
+    define.enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
+    define.string(
+        "clipping", "none", "Largest l2 norm of an update; adaptive: the clients' 80th percentile."
+    )
+    define.string(
+        "zeroing",
+        "none",
+        "Norm above which an update counts as no change; adaptive: far above the clients' norms.",
+    )
+    define.enum(
+        "compression",
+        "none",
+        ["none", "8bit"],
+        "How updates travel: as floats, or in 8 bits an entry.",
+    )
+    define.float(
+        "poisoned",
+        0.0,
+        "Share of a round's clients that may be poisoned; above 0, the updates farthest from the "
+        "others' are set aside.",
+        lower_bound=0,
+    )
+    define.float(
+        "noise_multiplier",
+        0.0,
+        "Differential privacy: deviation of the noise on sums, over --clipping's norm.",
+        lower_bound=0,
+    )
+    define.float("delta", None, "Of (epsilon, delta); by default 0.1 over the number of clients.")
+    define.float("max_epsilon", None, "Privacy budget: a run that would cost more is refused.")
+    define.integer(
+        "noise_seed",
+        None,
+        "Decides the privacy noise, for experiments: who knows it can subtract the noise. By "
+        "default drawn by the system and kept in the run's state.",
+        lower_bound=0,
+    )
 
 
-def upload_from_flags() -> overlap_mean.FloatUpload:
+def upload_from_flags(options: ProgramFlags) -> overlap_mean.FloatUpload:
     """How updates travel."""
-    return EightBitUpload() if FLAGS.compression == "8bit" else overlap_mean.FloatUpload()
+    return EightBitUpload() if options.compression == "8bit" else overlap_mean.FloatUpload()
 
 
 def aggregator_from_flags(
-    supernet: Supernet, nested: bool
+    options: ProgramFlags, supernet: Supernet, nested: bool
 ) -> tff.aggregators.WeightedAggregationFactory:
     """What the server makes of updates.
 
     Args:
+      options: The program's flags.
       supernet: The supernet whose subnets are trained.
       nested: Whether the updates hold the subnets' own subnets.
 
     Raises:
       ValueError: If flags exclude each other.
     """
-    clipping_norm = _norm("clipping")
-    zeroing_norm = _norm("zeroing")
-    options = {
-        "kind": FLAGS.aggregation,
+    clipping_norm = _norm(options, "clipping")
+    zeroing_norm = _norm(options, "zeroing")
+    shared = {
+        "kind": options.aggregation,
         "nested": nested,
-        "upload": upload_from_flags(),
+        "upload": upload_from_flags(options),
     }
-    if FLAGS.noise_multiplier:
-        _check_private(clipping_norm, zeroing_norm)
+    if options.noise_multiplier:
+        _check_private(options, clipping_norm, zeroing_norm)
         # The factory clips by itself, and what it clips it does not tell.
         factory = PrivateOverlapMeanFactory(
-            supernet, clipping_norm, FLAGS.noise_multiplier, _noise_seed(), **options
+            supernet, clipping_norm, options.noise_multiplier, _noise_seed(options), **shared
         )
         clipping_norm = None
-    elif FLAGS.poisoned:
+    elif options.poisoned:
         factory = RobustOverlapMeanFactory(
-            supernet, FLAGS.poisoned, max(3, FLAGS.clients_per_round), **options
+            supernet, options.poisoned, max(3, options.clients_per_round), **shared
         )
     else:
-        factory = overlap_mean.OverlapMeanFactory(supernet, **options)
+        factory = overlap_mean.OverlapMeanFactory(supernet, **shared)
     if clipping_norm is not None:
         if clipping_norm == "adaptive":
             clipping_norm = clipping.adaptive_clipping_norm()
@@ -102,14 +107,14 @@ def aggregator_from_flags(
     return factory
 
 
-def privacy_from_flags(assignment: Assignment) -> PrivacyAccount | None:
+def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> PrivacyAccount | None:
     """The account of a private run; None if it is not private.
 
     Raises:
       ValueError: If all rounds together would cost more than the budget.
     """
-    if not FLAGS.noise_multiplier:
-        if FLAGS.max_epsilon is not None:
+    if not options.noise_multiplier:
+        if options.max_epsilon is not None:
             raise ValueError(
                 "--max_epsilon: expected --noise_multiplier and a norm for --clipping with it, "
                 "received no noise. Nothing is private without."
@@ -117,27 +122,27 @@ def privacy_from_flags(assignment: Assignment) -> PrivacyAccount | None:
         return None
     clients = assignment.clients
     account = PrivacyAccount(
-        noise_multiplier=FLAGS.noise_multiplier,
-        delta=0.1 / clients if FLAGS.delta is None else FLAGS.delta,
+        noise_multiplier=options.noise_multiplier,
+        delta=0.1 / clients if options.delta is None else options.delta,
         clients_per_round=assignment.asked,
         clients=clients,
         # Who is asked among those available is not a random subset of all.
         sampled=assignment.time is None or assignment.time.trace is None,
     )
-    budget = FLAGS.max_epsilon
-    cost = account.epsilon_after(FLAGS.rounds)
+    budget = options.max_epsilon
+    cost = account.epsilon_after(options.rounds)
     if budget is not None and cost > budget:
         raise ValueError(
-            f"--max_epsilon: expected {FLAGS.rounds} rounds to cost at most {budget:g}, they would "
-            f"cost {cost:.3g} at delta {account.delta:.1e}. The budget holds "
-            f"{account.rounds_within(budget, FLAGS.rounds)} rounds; or give more "
+            f"--max_epsilon: expected {options.rounds} rounds to cost at most {budget:g}, they "
+            f"would cost {cost:.3g} at delta {account.delta:.1e}. The budget holds "
+            f"{account.rounds_within(budget, options.rounds)} rounds; or give more "
             "--noise_multiplier, or ask fewer of more --clients."
         )
     return account
 
 
-def _norm(name: str) -> float | str | None:
-    value = FLAGS[name].value
+def _norm(options: ProgramFlags, name: str) -> float | str | None:
+    value = options[name].value
     if value in ("none", "adaptive"):
         return None if value == "none" else value
     try:
@@ -148,30 +153,30 @@ def _norm(name: str) -> float | str | None:
         ) from error
 
 
-def _check_private(clipping_norm, zeroing_norm) -> None:
+def _check_private(options: ProgramFlags, clipping_norm, zeroing_norm) -> None:
     if not isinstance(clipping_norm, float):
         raise ValueError(
             "--noise_multiplier: expected a norm such as --clipping=0.5 with it, received "
-            f"--clipping={FLAGS.clipping}. Noise is measured in that norm."
+            f"--clipping={options.clipping}. Noise is measured in that norm."
         )
     if zeroing_norm == "adaptive":
         raise ValueError(
             "--noise_multiplier: an adaptive --zeroing would tell of norms without noise; expected "
             "none or a norm."
         )
-    if FLAGS.weighting != "uniform":
+    if options.weighting != "uniform":
         raise ValueError(
             "--noise_multiplier: expected --weighting=uniform, received "
-            f"--weighting={FLAGS.weighting}. Privacy counts every client alike."
+            f"--weighting={options.weighting}. Privacy counts every client alike."
         )
-    if FLAGS.poisoned:
+    if options.poisoned:
         raise ValueError(
             "--noise_multiplier and --poisoned: expected one of them. What is set aside shows in "
             "the weights without noise."
         )
 
 
-def _noise_seed() -> tuple[int, int]:
-    if FLAGS.noise_seed is not None:
-        return (FLAGS.noise_seed, 0)
+def _noise_seed(options: ProgramFlags) -> tuple[int, int]:
+    if options.noise_seed is not None:
+        return (options.noise_seed, 0)
     return (secrets.randbits(31), secrets.randbits(31))

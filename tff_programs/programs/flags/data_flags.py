@@ -1,82 +1,90 @@
 """Flags that several programs share: the data set and its federated partition."""
 
-import functools
-import sys
-
-from absl import flags
+import dataclasses
+from collections.abc import Collection
+from typing import Any
 
 from fedsup_tf.data import datasets, partition
+from fedsup_tf.data.data_settings import PARTITION_OPTIONS, DataSettings
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
-FLAGS = flags.FLAGS
+_DEFAULTS = DataSettings()
+_NAMES = tuple(field.name for field in dataclasses.fields(DataSettings))
 
 
-@functools.cache
-def define_data_flags() -> None:
-    """Defines the flags of `load_federated_data_from_flags`; calling it again does nothing."""
-    flags.DEFINE_enum("dataset", "digits", datasets.DATASETS, "Data set.")
-    flags.DEFINE_string(
+def define_data_flags(define: FlagDefiner) -> None:
+    """Defines the flags of `data_settings_from_flags`."""
+    define.enum("dataset", _DEFAULTS.dataset, datasets.DATASETS, "Data set.")
+    define.string(
         "data_dir", None, "Folder of the data set's official archive, or the archive itself."
     )
-    flags.DEFINE_list(
+    define.list(
         "image_shape",
         None,
         "Pads images to height,width,channels, such as 32,32,3. The data set's own by default.",
     )
-    flags.DEFINE_enum(
-        "partition", "shard", partition.PARTITIONS, "How examples are spread over clients."
+    define.enum(
+        "partition",
+        _DEFAULTS.partition,
+        partition.PARTITIONS,
+        "How examples are spread over clients.",
     )
-    flags.DEFINE_integer("clients", 20, "Number of clients.", lower_bound=1)
-    flags.DEFINE_integer(
-        "classes_per_client", 5, "Classes a client holds, with --partition=shard.", lower_bound=1
+    define.integer("clients", _DEFAULTS.clients, "Number of clients.", lower_bound=1)
+    define.integer(
+        "classes_per_client",
+        _DEFAULTS.classes_per_client,
+        "Classes a client holds, with --partition=shard.",
+        lower_bound=1,
     )
-    flags.DEFINE_float(
-        "beta", 0.1, "Concentration, with --partition=dirichlet: the smaller, the fewer classes."
+    define.float(
+        "beta",
+        _DEFAULTS.beta,
+        "Concentration, with --partition=dirichlet: the smaller, the fewer classes.",
     )
-    flags.DEFINE_integer("seed", 0, "Decides everything that is random.", lower_bound=0)
-    flags.register_validator(
+    define.integer("seed", _DEFAULTS.seed, "Decides everything that is random.", lower_bound=0)
+    define.validator(
         "image_shape",
         lambda values: values is None or (len(values) == 3 and all(map(str.isdecimal, values))),
         "Expected three whole numbers, height,width,channels, such as 32,32,3.",
     )
 
 
-def load_federated_data_from_flags(
-    image_shape: tuple[int, int, int] | None = None,
-) -> tuple[datasets.ImageDataset, list[partition.ClientIndices]]:
-    """Loads the data set that the flags name and divides it among clients.
+def data_settings_from_flags(
+    options: ProgramFlags, image_shape: tuple[int, int, int] | None = None
+) -> DataSettings:
+    """Returns the data that the flags name.
 
     Args:
+      options: The program's flags.
       image_shape: Of the images where --image_shape is not given; the data set's own by default.
 
-    Returns:
-      The data set and the indices of each client.
+    Raises:
+      ValueError: If the command line gives a value that the chosen partition does not use.
+    """
+    check_partition_options(options, options.partition)
+    settings = DataSettings(**{name: options[name].value for name in _NAMES})
+    shape = options.image_shape
+    shape = image_shape if shape is None else tuple(map(int, shape))
+    return dataclasses.replace(settings, image_shape=shape)
+
+
+def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the data settings whose flags are given, by name; the image shape is a supernet's."""
+    names = [name for name in _NAMES if name != "image_shape" and name not in apart_from]
+    return {name: options[name].value for name in names if options[name].present}
+
+
+def check_partition_options(options: ProgramFlags, chosen: str) -> None:
+    """Refuses a value on the command line that the partition does not use.
+
+    In a flag file it may stand: the file was written for another choice.
 
     Raises:
-      SystemExit: With one line that says what is wrong with the flags or the data.
+      ValueError: If there is one.
     """
-    options = {"shard": "classes_per_client", "dirichlet": "beta"}
-    chosen = {}
-    for kind, option in options.items():
-        if kind == FLAGS.partition:
-            chosen[option] = FLAGS[option].value
-        elif FLAGS[option].present:
-            sys.exit(
-                f"--{option} goes with --partition={kind}, received --partition="
-                f"{FLAGS.partition}. Leave one of them out."
+    for kind, option in PARTITION_OPTIONS.items():
+        if kind != chosen and options.is_typed(option):
+            raise ValueError(
+                f"--{option} goes with --partition={kind}, received --partition={chosen}. Leave "
+                "one of them out."
             )
-    shape = image_shape
-    if FLAGS.image_shape is not None:
-        shape = tuple(map(int, FLAGS.image_shape))
-    try:
-        dataset = datasets.load_dataset(FLAGS.dataset, FLAGS.data_dir, shape)
-        clients = partition.partition(
-            FLAGS.partition,
-            dataset.train_labels,
-            dataset.test_labels,
-            FLAGS.clients,
-            FLAGS.seed,
-            **chosen,
-        )
-    except ValueError as error:
-        sys.exit(str(error))
-    return dataset, clients

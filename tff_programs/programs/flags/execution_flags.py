@@ -2,29 +2,33 @@
 
 import contextlib
 
-from absl import flags
-
 from tff_programs.execution.contexts import local_execution, remote_execution
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_list(
-    "workers",
-    [],
-    "host:port of each `fedsup worker` that computes clients; by default this machine does.",
-)
-flags.DEFINE_float(
-    "workers_deadline", 300.0, "Seconds to wait for workers that are not up yet.", lower_bound=0
-)
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 
-def execution_from_flags(clients_at_once: int | None = None) -> contextlib.AbstractContextManager:
+def define_execution_flags(define: FlagDefiner) -> None:
+    """Defines the flags of `execution_from_flags`."""
+    define.list(
+        "workers",
+        [],
+        "host:port of each `fedsup worker` that computes clients; by default this machine does.",
+    )
+    define.float(
+        "workers_deadline", 300.0, "Seconds to wait for workers that are not up yet.", lower_bound=0
+    )
+
+
+def execution_from_flags(
+    options: ProgramFlags, clients_at_once: int | None = None
+) -> contextlib.AbstractContextManager:
     """Runs TFF computations of a `with` block where the flags say.
 
     Args:
+      options: The program's flags.
       clients_at_once: Clients that this machine computes side by side; workers have their own
         number.
     """
-    if FLAGS.workers:
-        return remote_execution(FLAGS.workers, FLAGS.workers_deadline)
-    return local_execution(clients_at_once)
+    if options.workers:
+        return remote_execution(options.workers, options.workers_deadline, print_line)
+    return local_execution(clients_at_once, print_line)

@@ -5,12 +5,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import flags
-
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.simulation.availability import (
     DEFAULT_UTC_OFFSETS_HOURS,
     AvailabilityTrace,
@@ -26,43 +25,45 @@ from tff_programs.simulation.device_speed import (
 from tff_programs.simulation.round_clock import SimulatedTime
 from tff_programs.simulation.tiers import Tier
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "devices",
-    None,
-    "JSON file of each tier's device: multiply-accumulates, bytes down and bytes up per second, "
-    "latency. By default a measured speed of one core, an assumed factor from it to each tier, and "
-    "an assumed network.",
-)
-flags.DEFINE_string(
-    "availability_trace",
-    None,
-    "When clients are available, in simulated time: a JSON file of intervals, or diurnal for "
-    "phones that charge at night. By default always.",
-)
-flags.DEFINE_list(
-    "utc_offsets",
-    [f"{hours:g}" for hours in DEFAULT_UTC_OFFSETS_HOURS],
-    "Time zones of --availability_trace=diurnal, in hours from UTC.",
-)
-flags.DEFINE_integer(
-    "over_asked",
-    0,
-    "Clients asked beyond --clients_per_round, whose updates are taken from the first to finish.",
-    lower_bound=0,
-)
-flags.DEFINE_float(
-    "round_deadline", None, "Longest simulated seconds of a round; clients not done are lost."
-)
-flags.register_validator(
-    "round_deadline",
-    lambda seconds: seconds is None or seconds > 0,
-    "Expected seconds above 0.",
-)
+def define_time_flags(define: FlagDefiner) -> None:
+    """Defines the flags of simulated time."""
+    define.string(
+        "devices",
+        None,
+        "JSON file of each tier's device: multiply-accumulates, bytes down and up per second, "
+        "latency. By default a measured speed of one core, an assumed factor from it to each tier, "
+        "and an assumed network.",
+    )
+    define.string(
+        "availability_trace",
+        None,
+        "When clients are available, in simulated time: a JSON file of intervals, or diurnal for "
+        "phones that charge at night. By default always.",
+    )
+    define.list(
+        "utc_offsets",
+        [f"{hours:g}" for hours in DEFAULT_UTC_OFFSETS_HOURS],
+        "Time zones of --availability_trace=diurnal, in hours from UTC.",
+    )
+    define.integer(
+        "over_asked",
+        0,
+        "Clients asked beyond --clients_per_round; the updates of the first to finish are taken.",
+        lower_bound=0,
+    )
+    define.float(
+        "round_deadline", None, "Longest simulated seconds of a round; clients not done are lost."
+    )
+    define.validator(
+        "round_deadline",
+        lambda seconds: seconds is None or seconds > 0,
+        "Expected seconds above 0.",
+    )
 
 
 def simulated_time_from_flags(
+    options: ProgramFlags,
     space: SearchSpace,
     tiers: Sequence[Tier],
     partition: Sequence[ClientIndices],
@@ -74,6 +75,7 @@ def simulated_time_from_flags(
     """What rounds do with simulated time.
 
     Args:
+      options: The program's flags.
       space: Where architectures come from.
       tiers: The classes of devices.
       partition: The indices of each client.
@@ -85,13 +87,15 @@ def simulated_time_from_flags(
     Raises:
       ValueError: If a flag or a file that it names is not what it should be.
     """
-    devices = load_devices(FLAGS.devices, tiers) if FLAGS.devices else default_devices(space, tiers)
+    devices = (
+        load_devices(options.devices, tiers) if options.devices else default_devices(space, tiers)
+    )
     examples = tuple(len(indices.train) for indices in partition)
-    deadline = math.inf if FLAGS.round_deadline is None else FLAGS.round_deadline
+    deadline = math.inf if options.round_deadline is None else options.round_deadline
     return SimulatedTime(
         DeviceTime(space, devices, training, examples, count_bytes, architecture),
-        _trace_from_flags(len(partition), seed),
-        FLAGS.over_asked,
+        _trace_from_flags(options, len(partition), seed),
+        options.over_asked,
         deadline,
     )
 
@@ -107,15 +111,15 @@ def time_settings(time: SimulatedTime, tiers: Sequence[Tier]) -> dict[str, Any]:
     }
 
 
-def _trace_from_flags(clients: int, seed: int) -> AvailabilityTrace | None:
-    if FLAGS.availability_trace is None:
+def _trace_from_flags(options: ProgramFlags, clients: int, seed: int) -> AvailabilityTrace | None:
+    if options.availability_trace is None:
         return None
-    if FLAGS.availability_trace != "diurnal":
-        return load_trace(FLAGS.availability_trace)
+    if options.availability_trace != "diurnal":
+        return load_trace(options.availability_trace)
     try:
-        offsets = [float(hours) for hours in FLAGS.utc_offsets]
+        offsets = [float(hours) for hours in options.utc_offsets]
     except ValueError as error:
         raise ValueError(
-            f"--utc_offsets: expected hours such as -8,-5, received {FLAGS.utc_offsets}."
+            f"--utc_offsets: expected hours such as -8,-5, received {options.utc_offsets}."
         ) from error
     return diurnal_trace(clients, seed, offsets)

@@ -1,0 +1,6 @@
+"""What programs print: whole lines, at once."""
+
+
+def print_line(line: object) -> None:
+    """Prints a line at once, so that who reads the program's output through a pipe has it too."""
+    print(line, flush=True)

@@ -1,0 +1,29 @@
+"""Loads the trained supernet that a program's first argument names, and the data of flags."""
+
+from collections.abc import Collection
+
+from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
+from tff_programs.programs.flags.data_flags import check_partition_options, given_data_settings
+from tff_programs.programs.flags.program_flags import ProgramFlags
+
+
+def load_trained_from_flags(
+    options: ProgramFlags, path: str, of_training: Collection[str] = ()
+) -> TrainedSupernet:
+    """Loads a checkpoint and its training's data, but for what data flags say otherwise.
+
+    Args:
+      options: The program's flags.
+      path: The supernet's file.
+      of_training: Data settings that stay the training's, because the flags of these names mean
+        something else to the program.
+
+    Raises:
+      ValueError: If the file is not the supernet of a training, its data cannot be loaded, or the
+        command line gives a value that the partition does not use.
+    """
+    changes = given_data_settings(options, of_training)
+    trained = load_trained(path, changes)
+    partition = changes.get("partition", trained.information["settings"].get("partition"))
+    check_partition_options(options, partition or options.partition)
+    return trained

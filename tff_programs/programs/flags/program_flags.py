@@ -1,0 +1,90 @@
+"""Flags of one program: defined, read from a command line and listed apart from all others'."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+
+class FlagDefiner:
+    """Defines flags in one `FlagValues`, with the arguments of `absl.flags.DEFINE_*`.
+
+    Partial functions, because absl lists a flag under the module that calls it.
+    """
+
+    def __init__(self, options: flags.FlagValues):
+        """Defines flags in `options`."""
+        for kind in ("bool", "enum", "float", "integer", "list", "string"):
+            define = getattr(flags, f"DEFINE_{kind}")
+            setattr(self, kind, functools.partial(define, flag_values=options))
+        self.validator = functools.partial(flags.register_validator, flag_values=options)
+        # Replaces the default of a flag that is defined.
+        self.default = options.set_default
+
+
+class ProgramFlags(flags.FlagValues):
+    """The values of a program's flags, and which of them the command line itself gives.
+
+    A flag file is written for several commands: what it says beyond a command's need is ignored.
+    On the command line the same is a mistake.
+    """
+
+    def __init__(self, define_flags: Callable[[FlagDefiner], None]):
+        """Defines the flags; `parse` reads them."""
+        super().__init__()
+        # Attributes of `FlagValues` are flags.
+        self.__dict__["_define_flags"] = define_flags
+        self.__dict__["_typed"] = frozenset()
+        define_flags(FlagDefiner(self))
+
+    def parse(self, argv: Sequence[str]) -> list[str]:
+        """Reads flags; of a flag that stands twice the last counts, a file standing at its place.
+
+        Args:
+          argv: The program's name, flags and arguments.
+
+        Returns:
+          The program's name and the arguments that are no flags.
+
+        Raises:
+          absl.flags.Error: If a flag is unknown or its value is not what it should be.
+        """
+        rest = self(argv)
+        typed = _FlagsOutsideFiles()
+        self.__dict__["_define_flags"](FlagDefiner(typed))
+        flags.DEFINE_multi_string("flagfile", [], "", flag_values=typed)
+        typed(argv)
+        self.__dict__["_typed"] = frozenset(name for name in typed if typed[name].present)
+        return rest
+
+    def is_typed(self, name: str) -> bool:
+        """Whether the flag stands on the command line itself, not in a file that it names."""
+        return name in self.__dict__["_typed"]
+
+
+class _FlagsOutsideFiles(flags.FlagValues):
+    """Reads a command line without the files that it names."""
+
+    def read_flags_from_files(self, argv, force_gnu=True):
+        """Leaves `--flagfile` in its place, as any other flag."""
+        del force_gnu
+        return list(argv)
+
+
+def parse_flags(
+    define_flags: Callable[[FlagDefiner], None], argv: Sequence[str]
+) -> tuple[ProgramFlags, list[str]]:
+    """Reads a program's command line.
+
+    Args:
+      define_flags: Defines the program's flags.
+      argv: The program's name, flags and arguments.
+
+    Returns:
+      The flags, and the arguments that are no flags, without the program's name.
+
+    Raises:
+      absl.flags.Error: If a flag is unknown or its value is not what it should be.
+    """
+    options = ProgramFlags(define_flags)
+    return options, options.parse(argv)[1:]
