@@ -79,7 +79,7 @@ def aggregator_from_flags(
     clipping_norm = _norm(options, "clipping")
     zeroing_norm = _norm(options, "zeroing")
     shared = {
-        "kind": options.aggregation,
+        "divisor": options.aggregation,
         "nested": nested,
         "upload": upload_from_flags(options),
     }
