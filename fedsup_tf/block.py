@@ -91,11 +91,13 @@ class ElasticBlock(keras.layers.Layer):
         branch = inputs
         if not self.always_present and kernel.shape[2] is None:
             branch = ops.leading_channels(inputs, tf.shape(kernel)[2])
-        found = {}
+        mean_squares = {}
         pairs = ((self.depthwise, self.depthwise_norm), (self.pointwise, self.pointwise_norm))
         for convolution, norm in pairs:
             branch = convolution.forward(under(convolution.name, weights), branch)
-            branch, found[norm] = norm.normalize(under(norm.name, weights), branch, sample_weights)
+            branch, mean_squares[norm] = norm.normalize(
+                under(norm.name, weights), branch, sample_weights
+            )
         shortcut = inputs
         if self.strides == 2:
             shortcut = ops.average_pool(shortcut)
@@ -105,7 +107,7 @@ class ElasticBlock(keras.layers.Layer):
             missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
             branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
         result = ops.known(branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None])
-        return result, with_prefixes(found)
+        return result, with_prefixes(mean_squares)
 
     def _project(self, weights, inputs):
         filters = weights["kernel"].shape[3]

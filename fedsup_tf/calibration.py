@@ -47,9 +47,9 @@ def sum_mean_squares(
 
     def batch(begin, sums):
         part = preprocessing.normalize(images[begin : begin + batch_size])
-        _, found = supernet.forward_with_statistics(weights, part)
+        _, mean_squares = supernet.forward_with_statistics(weights, part)
         count = tf.cast(tf.shape(part)[0], tf.float32)
-        sums = {name: sums[name] + count * found[name] for name in shapes}
+        sums = {name: sums[name] + count * mean_squares[name] for name in shapes}
         return begin + batch_size, sums
 
     zeros = {name: tf.zeros(shape) for name, shape in shapes.items()}

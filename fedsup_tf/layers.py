@@ -300,8 +300,8 @@ class ParametricNormalization(_ElasticNormalization):
             scale = vectors["gamma"] * tf.math.rsqrt(weights["mean_square"] + self.epsilon)
             result = inputs * scale + (vectors["beta"] - vectors["alpha"] * scale)
             squares = tf.math.squared_difference(inputs, vectors["alpha"])
-            found = {"mean_square": tf.reduce_mean(squares, [0, 1, 2])}
-            return ops.relu6(result) if self.activate else result, found
+            statistics = {"mean_square": tf.reduce_mean(squares, [0, 1, 2])}
+            return ops.relu6(result) if self.activate else result, statistics
         result, mean_square = normalization.parametric_normalization(
             inputs,
             epsilon=self.epsilon,

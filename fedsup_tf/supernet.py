@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,20 @@ class Supernet(keras.Model):
             name: part.size for name, part in self.slices(space.largest(), nested=True).items()
         }
 
+    @property
+    def architecture(self) -> Architecture:
+        """The subnet that this model is, if its space has a single architecture.
+
+        Raises:
+          ValueError: If the space has more than one.
+        """
+        if self.space.size != 1:
+            raise ValueError(
+                f"Expected a supernet of a single architecture, as `extract` returns it; search "
+                f"space {self.space.name!r} has {self.space.size:,}. Choose one of them."
+            )
+        return self.space.smallest()
+
     # ---------------------------------------------------------------- variables
 
     def build(self, input_shape=None):
@@ -98,6 +112,20 @@ class Supernet(keras.Model):
     def values_by_name(self) -> dict[str, np.ndarray]:
         """What the variables hold, by the same names."""
         return {name: variable.numpy() for name, variable in self.weights_by_name().items()}
+
+    def named(self, values: Iterable[Any]) -> dict[str, Any]:
+        """Returns one value for each tensor, in the order of the variables, by tensor name.
+
+        Raises:
+          ValueError: If there are more or fewer values than tensors.
+        """
+        values = list(values)
+        if len(values) != len(self.weight_shapes):
+            raise ValueError(
+                f"Expected {len(self.weight_shapes)} values, one for each tensor of the supernet, "
+                f"received {len(values)}. Give them in the order of `weight_shapes`."
+            )
+        return dict(zip(self.weight_shapes, values, strict=True))
 
     def assign_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Sets every variable; names and shapes must be those of `weight_shapes`."""
@@ -245,11 +273,13 @@ class Supernet(keras.Model):
           `"<norm>/mean_square"`. A block that the subnet has not has none.
         """
         maps = self.stem.forward(under("stem", weights), images)
-        maps, found = self.stem_norm.normalize(under("stem_norm", weights), maps, sample_weights)
-        statistics = with_prefixes({self.stem_norm: found})
+        maps, mean_squares = self.stem_norm.normalize(
+            under("stem_norm", weights), maps, sample_weights
+        )
+        statistics = with_prefixes({self.stem_norm: mean_squares})
         for block in itertools.chain.from_iterable(self.blocks):
-            maps, found = block.forward(under(block.name, weights), maps, sample_weights)
-            statistics.update(with_prefixes({block: found}))
+            maps, mean_squares = block.forward(under(block.name, weights), maps, sample_weights)
+            statistics.update(with_prefixes({block: mean_squares}))
         logits = self.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
         return logits, statistics
 

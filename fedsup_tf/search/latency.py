@@ -103,14 +103,14 @@ class LatencyTable:
         missing = [part for part in parts if part not in rows]
         unknown = sorted(set(rows) - set(parts))
         if missing or unknown:
-            told = [
+            lines = [
                 f"{len(found)} {what}, such as {found[0]}"
                 for found, what in ((missing, "missing"), (unknown, "of no such part"))
                 if found
             ]
             raise ValueError(
                 f"{_WHAT} of search space {space.name!r}: expected one row for each of its "
-                f"{len(parts)} parts, received {'; '.join(told)}. Measure the table anew."
+                f"{len(parts)} parts, received {'; '.join(lines)}. Measure the table anew."
             )
         for part, latency in rows.items():
             for field, value in zip(Latency._fields, latency, strict=True):

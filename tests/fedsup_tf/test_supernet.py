@@ -431,3 +431,20 @@ def test_a_block_that_may_be_absent_returns_its_inputs_where_it_is():
     inputs = np.random.default_rng(0).normal(size=(2, 5, 5, 4)).astype(np.float32)
     absent = slicing.take(weights, none)
     np.testing.assert_array_equal(block.forward(absent, tf.constant(inputs))[0], inputs)
+
+
+def test_a_supernet_of_one_architecture_knows_it(tiny):
+    for architecture in (TINY.smallest(), TINY.largest()):
+        assert tiny.extract(architecture).architecture == architecture
+    with pytest.raises(ValueError, match=r"single architecture, .* 'tiny' has \d+"):
+        _ = tiny.architecture
+
+
+def test_values_in_the_order_of_the_variables_get_their_names(tiny):
+    values = tuple(tiny.values_by_name().values())
+    named = tiny.named(values)
+    assert list(named) == list(tiny.weight_shapes)
+    for name, value in tiny.values_by_name().items():
+        np.testing.assert_array_equal(named[name], value)
+    with pytest.raises(ValueError, match=rf"Expected {len(values)} values, .* received 1\."):
+        tiny.named(values[:1])

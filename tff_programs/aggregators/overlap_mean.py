@@ -289,6 +289,5 @@ class OverlapMeanFactory(StreamedOverlapFactory):
 
     def finish(self, state, sums, weight):
         """See the base class."""
-        names = self.supernet.weight_shapes
-        overlap = Overlap(*(dict(zip(names, parts, strict=True)) for parts in sums))
+        overlap = Overlap(*map(self.supernet.named, sums))
         return state, slicing.by_entry(overlap, self.supernet.grids), weight, OrderedDict()

@@ -93,9 +93,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 
         @tff.tensorflow.computation(padded_type, cells_type, counts_type)
         def divide(totals, coverages, counts):
-            overlap = slicing.Overlap(
-                dict(zip(shapes, totals, strict=True)), dict(zip(shapes, coverages, strict=True))
-            )
+            overlap = slicing.Overlap(supernet.named(totals), supernet.named(coverages))
             overlap = slicing.by_entry(overlap, supernet.grids)
             mean = slicing.average(overlap, self._divisor, counts["weight"])
             covered = tuple(part > 0 for part in overlap.coverage.values())

@@ -111,7 +111,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         ]
         filled = weights > 0
         count = tf.reduce_sum(tf.cast(filled, tf.int32))
-        core = self._core(dict(zip(names, means, strict=True)))
+        core = self._core(self.supernet.named(means))
         directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))
         centre = _median(directions, filled, count)
         distances = tf.norm(directions - centre, axis=1)

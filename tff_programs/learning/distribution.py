@@ -56,7 +56,7 @@ def select_subnets(supernet: Supernet, nested: bool = False) -> Distribution:
     @tff.tensorflow.computation(tensors_type(supernet.weight_shapes), np.int32)
     def cut(weights, index):
         slices = supernet.slices(supernet.code_at(index), nested=nested)
-        subnet = slicing.take(dict(zip(shapes, weights, strict=True)), slices)
+        subnet = slicing.take(supernet.named(weights), slices)
         return tuple(tf.ensure_shape(subnet[name], shape) for name, shape in shapes.items())
 
     @tff.tensorflow.computation(client_data_type(supernet.space))
@@ -85,7 +85,7 @@ def broadcast_subnet(
 
     @tff.tensorflow.computation(tensors_type(supernet.weight_shapes))
     def cut(weights):
-        return tuple(slicing.take(dict(zip(shapes, weights, strict=True)), slices).values())
+        return tuple(slicing.take(supernet.named(weights), slices).values())
 
     def send(weights, client_data):
         del client_data
@@ -93,7 +93,7 @@ def broadcast_subnet(
 
     def open_broadcast(received, element):
         del element
-        weights = dict(zip(shapes, received, strict=True))
+        weights = supernet.named(received)
         return Received(weights, architecture, tf.constant(supernet.space.index(architecture)))
 
     return Distribution(shapes, tensors_type(shapes), send, open_broadcast)

@@ -114,7 +114,7 @@ def build_candidate_evaluation(
     @tff.tensorflow.computation(weights_type, np.int32)
     def cut(weights, index):
         slices = supernet.slices(supernet.code_at(index))
-        subnet = slicing.take(dict(zip(shapes, weights, strict=True)), slices)
+        subnet = slicing.take(supernet.named(weights), slices)
         # As text, since the tensors of a sequence's elements must be of one shape.
         return tuple(tf.io.serialize_tensor(subnet[name]) for name in shapes)
 

@@ -95,5 +95,5 @@ def _run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
     with local_execution():
         values = asyncio.run(run())
     supernet = Supernet(space)
-    supernet.assign_weights(dict(zip(supernet.weight_shapes, values, strict=True)))
+    supernet.assign_weights(supernet.named(values))
     return supernet

@@ -114,7 +114,7 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
     accuracy = build_accuracy(supernet, dataset.preprocessing)
 
     def evaluate(weights):
-        named = dict(zip(supernet.weight_shapes, weights, strict=True))
+        named = supernet.named(weights)
         return {
             tier.name: accuracy(
                 named,
@@ -150,7 +150,7 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
         print(report.progress_line(round_report, options.rounds), flush=True)
 
     def save(number, weights):
-        supernet.assign_weights(dict(zip(supernet.weight_shapes, weights, strict=True)))
+        supernet.assign_weights(supernet.named(weights))
         information = {
             "round": number,
             "settings": settings,

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.space import MEAN_SQUARE
-from tflite.certify.checks import Check, Phone, compare
+from tflite.certify.checks import Check, UncheckedModel, compare
 from tflite.certify.reference import Reference
-from tflite.certify.relu_ties import Settled, largest_difference, settle
+from tflite.certify.relu_ties import ResolvedStep, largest_difference, resolve_ties
 from tflite.export.training_module import MEAN_SQUARE_DECAY
 from tflite.format.metadata import ModelMetadata
 
@@ -44,7 +44,7 @@ class TrainingChecks:
         labels: np.ndarray,
     ):
         """Prepares the checks; the arguments are those of `certify_tflite`."""
-        self._open = lambda: Phone(path)
+        self._open = lambda: UncheckedModel(path)
         self._reference = reference
         self._images, self._labels = images, labels
         self._size = metadata.batch_sizes["train"]
@@ -70,16 +70,16 @@ class TrainingChecks:
 
     def _from_equal_weights(self, steps: int) -> list[Check]:
         """Each step from the reference's weights and no momentum."""
-        phone = self._open()
+        model = self._open()
         weights = self._weights
-        settled, losses, squares, changes = [], [], [], []
+        resolved, losses, squares, changes = [], [], [], []
         for number in range(steps):
             images, labels = self._batch(number)
-            state = phone.state()
-            phone.restore({**state, **{name: value.numpy() for name, value in weights.items()}})
-            loss = phone.train(images, labels, LEARNING_RATE)
-            found = phone.state()
-            result = settle(
+            state = model.state()
+            model.restore({**state, **{name: value.numpy() for name, value in weights.items()}})
+            loss = model.train(images, labels, LEARNING_RATE)
+            found = model.state()
+            result = resolve_ties(
                 self._reference,
                 found,
                 weights,
@@ -89,7 +89,7 @@ class TrainingChecks:
                 LEARNING_RATE,
                 _ENOUGH,
             )
-            settled.append(result)
+            resolved.append(result)
             losses.append((loss, float(result.step.loss)))
             squares.append(self._mean_square_difference(state, found, result))
             after = {name: value.numpy() for name, value in weights.items()}
@@ -97,15 +97,15 @@ class TrainingChecks:
             weights = result.step.weights
             if result.after > _STEP_TOLERANCE:
                 break  # The search for comparisons takes long where they explain nothing.
-        decided = sum(result.decided for result in settled)
-        with_sides = sum(result.decided > 0 for result in settled)
+        decided = sum(result.decided for result in resolved)
+        with_sides = sum(result.decided > 0 for result in resolved)
         note = (
-            f"{len(settled)} steps from equal weights; {decided} comparisons in {with_sides} of "
+            f"{len(resolved)} steps from equal weights; {decided} comparisons in {with_sides} of "
             f"them decided as the file does, the farthest "
-            f"{max(result.distance for result in settled):.1e} from its bound; without that "
-            f"{max(result.before for result in settled):.1e}"
+            f"{max(result.distance for result in resolved):.1e} from its bound; without that "
+            f"{max(result.before for result in resolved):.1e}"
         )
-        worst = max(result.after for result in settled)
+        worst = max(result.after for result in resolved)
         scale = max(changes) or 1.0
         return [
             Check(
@@ -127,10 +127,10 @@ class TrainingChecks:
             ),
         ]
 
-    def _mean_square_difference(self, before, found, settled: Settled) -> float:
+    def _mean_square_difference(self, before, found, resolved: ResolvedStep) -> float:
         worst = 0.0
         for name in self._frozen:
-            new = settled.step.computed.mean_squares[name].numpy()
+            new = resolved.step.computed.mean_squares[name].numpy()
             expected = before[name] + (1 - MEAN_SQUARE_DECAY) * (new - before[name])
             difference = np.abs(found[name] - expected).max() / max(np.abs(expected).max(), 1e-30)
             worst = max(worst, float(difference))
@@ -138,16 +138,16 @@ class TrainingChecks:
 
     def _free_run(self, steps: int) -> list[Check]:
         """Steps with momentum, the weights never set equal again."""
-        phone = self._open()
+        model = self._open()
         weights, momenta = self._weights, self._no_momenta
         drifting, drifting_momenta = weights, momenta
         tolerance = _STEP_TOLERANCE + (steps - 1) * _RUN_TOLERANCE
         decided, difference, losses = 0, 0.0, []
         for number in range(steps):
             images, labels = self._batch(number)
-            loss = phone.train(images, labels, LEARNING_RATE)
-            found = phone.state()
-            result = settle(
+            loss = model.train(images, labels, LEARNING_RATE)
+            found = model.state()
+            result = resolve_ties(
                 self._reference,
                 found,
                 weights,
@@ -184,12 +184,12 @@ class TrainingChecks:
         ]
 
     def _batch_of_one(self) -> Check:
-        phone = self._open()
+        model = self._open()
         images, labels = self._images[:1], self._labels[:1]
-        phone.train(images, labels, LEARNING_RATE)
-        result = settle(
+        model.train(images, labels, LEARNING_RATE)
+        result = resolve_ties(
             self._reference,
-            phone.state(),
+            model.state(),
             self._weights,
             self._no_momenta,
             images,
@@ -215,9 +215,9 @@ class TrainingChecks:
         short = max(1, self._size // 2)
         states = []
         for filler in (None, noise.astype(np.uint8)):
-            phone = self._open()
-            phone.train(self._images[:short], self._labels[:short], LEARNING_RATE, filler)
-            states.append(phone.state())
+            model = self._open()
+            model.train(self._images[:short], self._labels[:short], LEARNING_RATE, filler)
+            states.append(model.state())
         note = f"{min(short, len(self._images))} images beside zeros and beside noise, weight 0"
         return compare("train, filling", states[0], states[1], _STEP_TOLERANCE, note)
 
@@ -225,14 +225,14 @@ class TrainingChecks:
         """A batch of weight 0 changes neither variables nor momentum."""
         states = []
         for with_nothing in (False, True):
-            phone = self._open()
-            phone.train(*self._batch(0), LEARNING_RATE)
+            model = self._open()
+            model.train(*self._batch(0), LEARNING_RATE)
             if with_nothing:
                 nothing = np.zeros(self._size, np.float32)
-                phone.train(*self._batch(1), LEARNING_RATE, weights=nothing)
-            after_first = phone.state()
-            phone.train(*self._batch(2), LEARNING_RATE)
-            after_second = {f"{name} later": value for name, value in phone.state().items()}
+                model.train(*self._batch(1), LEARNING_RATE, weights=nothing)
+            after_first = model.state()
+            model.train(*self._batch(2), LEARNING_RATE)
+            after_second = {f"{name} later": value for name, value in model.state().items()}
             states.append({**after_first, **after_second})
         note = "between two steps, bit for bit"
         return compare("train, weights all zero", states[0], states[1], 0.0, note)

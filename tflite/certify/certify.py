@@ -20,7 +20,7 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.supernet import Supernet
 from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
-from tflite.certify.checks import Check, Phone, compare
+from tflite.certify.checks import Check, UncheckedModel, compare
 from tflite.certify.reference import Reference
 from tflite.device.trainer import DeviceTrainer
 from tflite.flatbuffer import flatbuffer
@@ -107,8 +107,8 @@ def certify_tflite(
         model = file.read()
     operators = flatbuffer.count_operators(model)
     foreign = sorted(name for name in operators if name.startswith("custom:"))
-    told = f"{sum(operators.values())} operators of {len(operators)} kinds"
-    checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or told)]
+    summary = f"{sum(operators.values())} operators of {len(operators)} kinds"
+    checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or summary)]
     if not foreign:
         trainer = DeviceTrainer(path)
         subnet = supernet.extract(metadata.architecture)
@@ -135,7 +135,7 @@ def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> Non
 
 
 def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check]:
-    fresh = Phone(path).state()
+    fresh = UncheckedModel(path).state()
     weights = subnet.values_by_name()
     is_same = fresh.keys() >= weights.keys() and all(
         fresh[name].tobytes() == value.tobytes() for name, value in weights.items()
@@ -145,19 +145,19 @@ def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check
     ours = {name: list(getattr(preprocessing, name)) for name in ("mean", "standard_deviation")}
     theirs = {name: list(metadata.preprocessing[name]) for name in ours}
     limit = int(FILE_BYTES_PER_PARAMETER * metadata.parameters) + FILE_OVERHEAD_BYTES
-    cost = architecture_cost(subnet.space, subnet.space.smallest())
-    told = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
+    cost = architecture_cost(subnet.space, subnet.architecture)
+    are_equal = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
     return [
         compared._replace(holds=is_same),
         Check("preprocessing", ours == theirs, note=f"mean {theirs['mean']}"),
-        Check("costs told", told, note=f"{cost.parameters:,} parameters, {cost.macs:,} MACs"),
+        Check("costs told", are_equal, note=f"{cost.parameters:,} parameters, {cost.macs:,} MACs"),
         Check("file size", file_bytes <= limit, note=f"{file_bytes:,} of at most {limit:,} bytes"),
     ]
 
 
 def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> list[Check]:
-    phone = Phone(path)
-    state = phone.state()
+    exported = UncheckedModel(path)
+    state = exported.state()
     frozen = {name: tf.constant(state[name]) for name in state if name not in subnet.weight_shapes}
     weights = {name: tf.convert_to_tensor(v) for name, v in subnet.weights_by_name().items()}
     size = metadata.batch_sizes["evaluate"]
@@ -165,12 +165,12 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
     normalized = preprocessing.normalize(images)
     unfolded = subnet.forward({**weights, **frozen}, normalized).numpy()
     folded = subnet.forward(calibration.fold(weights, frozen), normalized).numpy()
-    logits = phone.infer(images)
+    logits = exported.infer(images)
     tolerance = _INFER_TOLERANCE * max(1.0, float(np.abs(unfolded).max()))
     batch = f"{len(images)} images in batches of {metadata.batch_sizes['infer']}"
-    alone = np.concatenate([phone.infer(images[i : i + 1]) for i in range(min(8, len(images)))])
+    alone = np.concatenate([exported.infer(images[i : i + 1]) for i in range(min(8, len(images)))])
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, unfolded)
-    loss, accuracy = phone.evaluate(images, labels)
+    loss, accuracy = exported.evaluate(images, labels)
     correct = round(accuracy * len(labels))
     right = int((unfolded.argmax(1) == labels).sum())
     mean = {"loss": np.asarray(tf.reduce_mean(losses))}
@@ -201,11 +201,11 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
 
 
 def _check_state(path, trainer, images, labels) -> list[Check]:
-    phone = Phone(path)
+    exported = UncheckedModel(path)
     for _ in range(2):
-        phone.train(images, labels, LEARNING_RATE)
-    state, logits = phone.state(), phone.infer(images[:4])
-    other = Phone(path)
+        exported.train(images, labels, LEARNING_RATE)
+    state, logits = exported.state(), exported.infer(images[:4])
+    other = UncheckedModel(path)
     other.restore(state)
     expected = {**state, "logits": logits}
     found = {**other.state(), "logits": other.infer(images[:4])}
@@ -233,10 +233,10 @@ def _check_threads(path, images, labels) -> list[Check]:
     checks = []
     results = {}
     for threads in (1, *_THREADS):
-        phone = Phone(path, threads)
-        logits = phone.infer(images[:8])
-        phone.train(images, labels, LEARNING_RATE)
-        results[threads] = {"logits": logits, **phone.state()}
+        exported = UncheckedModel(path, threads)
+        logits = exported.infer(images[:8])
+        exported.train(images, labels, LEARNING_RATE)
+        results[threads] = {"logits": logits, **exported.state()}
     tolerance = _INFER_TOLERANCE * max(1.0, float(np.abs(results[1]["logits"]).max()))
     for threads in _THREADS:
         found = results[threads]

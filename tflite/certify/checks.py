@@ -64,7 +64,7 @@ def compare(
     return Check(name, bool(absolute <= tolerance), float(absolute), relative, tolerance, note)
 
 
-class Phone(DeviceModel):
+class UncheckedModel(DeviceModel):
     """A file in the stock runtime, that also takes what no device would give it."""
 
     def train(self, images, labels, learning_rate, filler=None, weights=None) -> float:

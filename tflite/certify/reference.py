@@ -69,14 +69,14 @@ def compute(
       sides: By the name of a normalization, 1 where ReLU6 passes a gradient and 0 where it stops
         it; by default as the values are.
     """
-    found, before = {}, {}
+    mean_squares, before = {}, {}
 
     def normalize(norm, name, values):
         vectors = under(name, weights)
         if "alpha" in vectors:
             values = values - vectors["alpha"]
-            found[f"{name}/mean_square"] = tf.reduce_mean(values * values, [0, 1, 2])
-            mean_square = (frozen or found)[f"{name}/mean_square"]
+            mean_squares[f"{name}/mean_square"] = tf.reduce_mean(values * values, [0, 1, 2])
+            mean_square = (frozen or mean_squares)[f"{name}/mean_square"]
             values = values / tf.sqrt(mean_square + norm.epsilon)
         else:
             values = _normalize_groups(values, norm.epsilon)
@@ -102,7 +102,7 @@ def compute(
             maps = tf.nn.conv2d(maps, own["shortcut/kernel"], 1, "SAME")
         maps = branch + maps
     features = tf.reduce_mean(maps, [1, 2])
-    return Pass(features @ weights["head/kernel"] + weights["head/bias"], found, before)
+    return Pass(features @ weights["head/kernel"] + weights["head/bias"], mean_squares, before)
 
 
 @tf.autograph.experimental.do_not_convert

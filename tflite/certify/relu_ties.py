@@ -27,13 +27,13 @@ _MOST_PASSES = 3
 _LEAST_GAIN = 0.02
 
 
-class Settled(NamedTuple):
+class ResolvedStep(NamedTuple):
     """A step of the reference, its open comparisons decided as the exported model's.
 
     Attributes:
       step: The step.
       before: Largest difference of a weight with the reference's own comparisons.
-      after: Likewise as settled.
+      after: Likewise as resolved.
       decided: Comparisons decided otherwise than by the reference.
       distance: The farthest of them from 0 or 6; 0 if there is none.
     """
@@ -45,7 +45,7 @@ class Settled(NamedTuple):
     distance: float
 
 
-class _Open(NamedTuple):
+class _Tie(NamedTuple):
     """Comparisons of one value, which many pixels of a plain background share.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Open(NamedTuple):
     places: tuple[np.ndarray, ...]
 
 
-def settle(
+def resolve_ties(
     reference: Reference,
     found: Mapping[str, np.ndarray],
     weights: Mapping[str, tf.Tensor],
@@ -70,7 +70,7 @@ def settle(
     labels: np.ndarray,
     learning_rate: float,
     enough: float,
-) -> Settled:
+) -> ResolvedStep:
     """Takes a step, and decides open comparisons until it gives the exported model's weights.
 
     Args:
@@ -87,12 +87,12 @@ def settle(
     step = reference.step(*arguments)
     before = after = largest_difference(found, step.weights)
     if after <= enough:
-        return Settled(step, before, after, 0, 0.0)
+        return ResolvedStep(step, before, after, 0, 0.0)
     values = step.computed.before_relu6
     sides = {name: passes_gradient(value).numpy() for name, value in values.items()}
     squared = _squared_difference(found, step.weights)
     decided, distance = 0, 0.0
-    remaining_items = _open_comparisons(values, reference.before_relu6(weights, images))
+    remaining_items = _nearest_ties(values, reference.before_relu6(weights, images))
     # What a comparison takes away may show only once a greater one is decided: try again then.
     for _ in range(_MOST_PASSES):
         kept = []
@@ -111,11 +111,11 @@ def settle(
             distance = max(distance, item.distance)
             after = largest_difference(found, step.weights)
             if after <= enough:
-                return Settled(step, before, after, decided, distance)
+                return ResolvedStep(step, before, after, decided, distance)
         if len(kept) == len(remaining_items):
             break
         remaining_items = kept
-    return Settled(step, before, after, decided, distance)
+    return ResolvedStep(step, before, after, decided, distance)
 
 
 def largest_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:
@@ -125,7 +125,7 @@ def largest_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf
     )
 
 
-def _open_comparisons(values, exact) -> list[_Open]:
+def _nearest_ties(values, exact) -> list[_Tie]:
     """The nearest ones, nearest first."""
     found = []
     for name, value in exact.items():
@@ -140,7 +140,7 @@ def _open_comparisons(values, exact) -> list[_Open]:
         for (channel, _), equal in shared.items():
             near = float(distance[equal[0]])
             index = tuple(np.transpose(equal))
-            found.append(_Open(near / float(rounding[channel]), near, name, index))
+            found.append(_Tie(near / float(rounding[channel]), near, name, index))
     return sorted(found, key=lambda item: item.roundings)[:_MOST_TRIED]
 
 

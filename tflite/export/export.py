@@ -22,7 +22,7 @@ from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet, check_weights
 from tflite.export.conversion import convert, trace
 from tflite.export.packing import pack, packing
-from tflite.export.training_module import PhoneModel
+from tflite.export.training_module import TrainingModule
 from tflite.flatbuffer import flatbuffer
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata, append_metadata, split_model
@@ -88,13 +88,13 @@ def export_tflite(
             f"Expected a net of one subnet, received a supernet of {subnet.space.size:,} subnets. "
             "Give what Supernet.extract returns."
         )
-    phone = PhoneModel(subnet, mean_squares, preprocessing, training)
-    functions = _signatures(phone, batch_sizes)
+    module = TrainingModule(subnet, mean_squares, preprocessing, training)
+    functions = _signatures(module, batch_sizes)
     if not with_train_head:
         del functions[signatures.TRAIN_HEAD]
-    names = {python_name: name for name, python_name in phone.python_names.items()}
+    names = {python_name: name for name, python_name in module.python_names.items()}
     names |= {f"{python_name}/momentum": f"{name}/momentum" for python_name, name in names.items()}
-    model = convert(phone, functions, names)
+    model = convert(module, functions, names)
     return write_model(
         path,
         model,
@@ -103,7 +103,7 @@ def export_tflite(
         origin,
         training=dataclasses.asdict(training),
         batch_sizes=dataclasses.asdict(batch_sizes),
-        variables=phone.shapes,
+        variables=module.shapes,
     )
 
 
@@ -128,7 +128,7 @@ def write_model(
     Returns:
       The metadata.
     """
-    architecture = subnet.space.smallest()  # Its only one.
+    architecture = subnet.architecture
     cost = architecture_cost(subnet.space, architecture)
     metadata = ModelMetadata(
         architecture=architecture,
@@ -178,25 +178,25 @@ def refresh_tflite(
     return metadata
 
 
-def _signatures(phone: PhoneModel, batch_sizes: BatchSizes) -> dict:
+def _signatures(module: TrainingModule, batch_sizes: BatchSizes) -> dict:
     def batch(size):
         return (
-            tf.TensorSpec([size, *phone.image_shape], tf.uint8, signatures.IMAGES),
+            tf.TensorSpec([size, *module.image_shape], tf.uint8, signatures.IMAGES),
             tf.TensorSpec([size], tf.int32, signatures.LABELS),
             tf.TensorSpec([size], tf.float32, signatures.SAMPLE_WEIGHTS),
         )
 
     rate = tf.TensorSpec([], tf.float32, signatures.LEARNING_RATE)
     state = {
-        phone.python_names[name]: tf.TensorSpec(shape, tf.float32, phone.python_names[name])
-        for name, shape in phone.shapes.items()
+        module.python_names[name]: tf.TensorSpec(shape, tf.float32, module.python_names[name])
+        for name, shape in module.shapes.items()
     }
-    restore = tf.function(phone.restore, autograph=False)
+    restore = tf.function(module.restore, autograph=False)
     return {
-        signatures.TRAIN: trace(phone.train, *batch(batch_sizes.train), rate),
-        signatures.TRAIN_HEAD: trace(phone.train_head, *batch(batch_sizes.train), rate),
-        signatures.EVALUATE: trace(phone.evaluate, *batch(batch_sizes.evaluate)),
-        signatures.INFER: trace(phone.infer, batch(batch_sizes.infer)[0]),
-        signatures.SAVE: trace(phone.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),
+        signatures.TRAIN: trace(module.train, *batch(batch_sizes.train), rate),
+        signatures.TRAIN_HEAD: trace(module.train_head, *batch(batch_sizes.train), rate),
+        signatures.EVALUATE: trace(module.evaluate, *batch(batch_sizes.evaluate)),
+        signatures.INFER: trace(module.infer, batch(batch_sizes.infer)[0]),
+        signatures.SAVE: trace(module.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),
         signatures.RESTORE: restore.get_concrete_function(**state),
     }

@@ -105,9 +105,10 @@ class SgdModule(tf.Module):
             momentum.assign(velocity)
             self._variables[variable].assign(weight - (present * learning_rate) * velocity)
         if MEAN_SQUARES in packed:
-            before, found = packed[MEAN_SQUARES], pack(mean_squares, self._packing[MEAN_SQUARES])
+            before = packed[MEAN_SQUARES]
+            after = pack(mean_squares, self._packing[MEAN_SQUARES])
             follow = present * (1 - MEAN_SQUARE_DECAY)
-            self._variables[MEAN_SQUARES].assign(before + follow * (found - before))
+            self._variables[MEAN_SQUARES].assign(before + follow * (after - before))
 
 
 def _clip(values, limit):

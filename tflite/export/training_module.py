@@ -15,7 +15,7 @@ from tflite.export.packing import HEAD_KERNEL
 from tflite.export.sgd_module import MEAN_SQUARE_DECAY, SgdModule
 from tflite.format import signatures
 
-__all__ = ["MEAN_SQUARE_DECAY", "PhoneModel", "Scores", "score"]
+__all__ = ["MEAN_SQUARE_DECAY", "Scores", "TrainingModule", "score"]
 
 # Trained by `train_head`: the classifier and the normalizations' vectors.
 _HEAD = (HEAD_KERNEL, "head/bias", "/alpha", "/beta", "/gamma")
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
     slope: tf.Tensor
 
 
-class PhoneModel(SgdModule):
+class TrainingModule(SgdModule):
     """A subnet with its momentum, its frozen mean squares and a function for each signature.
 
     Inference folds the frozen mean squares into the kernels.

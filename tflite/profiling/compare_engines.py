@@ -109,10 +109,10 @@ def _measure_memory(engine: str, package: str, path, metadata) -> dict[str, Any]
         "threads": 1,
     }
     try:
-        told = _probe_memory(job)
+        memory = _probe_memory(job)
     except RuntimeError as error:
         return {**entry, "error": str(error)}
-    return {**entry, **told, "training_bytes": told["peak_bytes"] - told["baseline_bytes"]}
+    return {**entry, **memory, "training_bytes": memory["peak_bytes"] - memory["baseline_bytes"]}
 
 
 def _probe_memory(job: dict[str, Any]) -> dict[str, int]:

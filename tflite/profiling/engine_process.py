@@ -92,11 +92,11 @@ class _Process:
         """Milliseconds, or the error."""
         if self._error is not None:
             return {"error": self._error}
-        told = {}
+        report = {}
         for signature, times in self._times.items():
-            told[f"{signature}_ms"] = float(np.median(times))
-            told[f"least_{signature}_ms"] = min(times)
-        return told
+            report[f"{signature}_ms"] = float(np.median(times))
+            report[f"least_{signature}_ms"] = min(times)
+        return report
 
     def end(self) -> None:
         self._process.kill()

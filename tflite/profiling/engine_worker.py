@@ -30,13 +30,13 @@ def main(job: dict) -> None:
     """Answers the lines of the standard input until it ends."""
     random = np.random.default_rng(0)
     sizes, shape = job["batch_sizes"], job["image_shape"]
-    batch = {
+    train_inputs = {
         signatures.IMAGES: random.integers(0, 256, (sizes["train"], *shape), np.uint8),
         signatures.LABELS: random.integers(0, job["classes"], sizes["train"], np.int32),
         signatures.LEARNING_RATE: _RATE,
     }
-    few = {signatures.IMAGES: random.integers(0, 256, (sizes["infer"], *shape), np.uint8)}
-    calls = ENGINES[job["engine"]](job, few, batch)
+    infer_inputs = {signatures.IMAGES: random.integers(0, 256, (sizes["infer"], *shape), np.uint8)}
+    calls = ENGINES[job["engine"]](job, infer_inputs, train_inputs)
     for call in calls.values():
         call()  # Traces, or allocates.
     print("ready", flush=True)
@@ -57,47 +57,50 @@ def _time(call: Call, count: int) -> list[float]:
 # Only what needs TensorFlow loads it: a device's process is without.
 
 
-def _exported(job, few, batch) -> dict[str, Call]:
+def _exported(job, infer_inputs, train_inputs) -> dict[str, Call]:
     opened = open_model(job["path"], job["threads"])
     weights = np.ones(job["batch_sizes"]["train"], np.float32)
-    batch = {**batch, signatures.SAMPLE_WEIGHTS: weights}
-    calls = _calls(opened.runners.__getitem__, few, batch)
+    train_inputs = {**train_inputs, signatures.SAMPLE_WEIGHTS: weights}
+    calls = _calls(opened.runners.__getitem__, infer_inputs, train_inputs)
     # As `DeviceTrainer` does it.
     choice = ThreadChoice(opened.set_threads, job["threads"])
     train = functools.partial(choice.run, calls[signatures.TRAIN])
     return {**calls, signatures.TRAIN: train}
 
 
-def _stock_export(job, few, batch) -> dict[str, Call]:
+def _stock_export(job, infer_inputs, train_inputs) -> dict[str, Call]:
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(job["flex_path"], num_threads=job["threads"])
     interpreter.allocate_tensors()
-    return _calls(interpreter.get_signature_runner, few, batch)
+    return _calls(interpreter.get_signature_runner, infer_inputs, train_inputs)
 
 
-def _calls(runner_of: Callable, few: Mapping, batch: Mapping) -> dict[str, Call]:
+def _calls(runner_of: Callable, infer_inputs: Mapping, train_inputs: Mapping) -> dict[str, Call]:
     infer, train = runner_of(signatures.INFER), runner_of(signatures.TRAIN)
-    return {signatures.INFER: lambda: infer(**few), signatures.TRAIN: lambda: train(**batch)}
+    return {
+        signatures.INFER: lambda: infer(**infer_inputs),
+        signatures.TRAIN: lambda: train(**train_inputs),
+    }
 
 
-def _own_gradients(job, few, batch) -> dict[str, Call]:
+def _own_gradients(job, infer_inputs, train_inputs) -> dict[str, Call]:
     def forward(subnet, weights, images):
         return subnet.forward(weights, images)
 
-    return _tensorflow(job, few, batch, forward)
+    return _tensorflow(job, infer_inputs, train_inputs, forward)
 
 
-def _tensorflow_gradients(job, few, batch) -> dict[str, Call]:
+def _tensorflow_gradients(job, infer_inputs, train_inputs) -> dict[str, Call]:
     from tflite.certify import reference
 
     def forward(subnet, weights, images):
         return reference.compute(subnet, weights, images).logits
 
-    return _tensorflow(job, few, batch, forward)
+    return _tensorflow(job, infer_inputs, train_inputs, forward)
 
 
-def _tensorflow(job, few, batch, forward) -> dict[str, Call]:
+def _tensorflow(job, infer_inputs, train_inputs, forward) -> dict[str, Call]:
     """Inference and a step of SGD as TensorFlow trains at its fastest: in place, on variables."""
     import tensorflow as tf
 
@@ -142,12 +145,13 @@ def _tensorflow(job, few, batch, forward) -> dict[str, Call]:
             )
         return loss
 
-    few, batch = (
-        {name: tf.constant(value) for name, value in values.items()} for values in (few, batch)
+    infer_inputs, train_inputs = (
+        {name: tf.constant(value) for name, value in values.items()}
+        for values in (infer_inputs, train_inputs)
     )
     return {
-        signatures.INFER: lambda: infer(**few).numpy(),
-        signatures.TRAIN: lambda: train(**batch).numpy(),
+        signatures.INFER: lambda: infer(**infer_inputs).numpy(),
+        signatures.TRAIN: lambda: train(**train_inputs).numpy(),
     }
 
 

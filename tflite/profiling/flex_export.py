@@ -66,7 +66,7 @@ def export_stock(
 ) -> None:
     """Writes a `.tflite` that needs the Flex delegate; `batch_sizes` by signature."""
     model = StockModel(subnet, preprocessing, training)
-    few, images = (
+    infer_images, train_images = (
         tf.TensorSpec([size, *subnet.space.image_shape], tf.uint8, signatures.IMAGES)
         for size in (batch_sizes["infer"], batch_sizes["train"])
     )
@@ -74,9 +74,9 @@ def export_stock(
     rate = tf.TensorSpec([], tf.float32, signatures.LEARNING_RATE)
     functions = {
         signatures.TRAIN: tf.function(
-            model.train, input_signature=[images, labels, rate], autograph=False
+            model.train, input_signature=[train_images, labels, rate], autograph=False
         ),
-        signatures.INFER: tf.function(model.infer, input_signature=[few], autograph=False),
+        signatures.INFER: tf.function(model.infer, input_signature=[infer_images], autograph=False),
     }
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(model, folder, signatures=functions)

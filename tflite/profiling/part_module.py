@@ -23,7 +23,7 @@ NOTHING = Part("nothing")
 
 
 class PartModel(SgdModule):
-    """A part with its variables, as `training_module.PhoneModel` has them.
+    """A part with its variables, as `training_module.TrainingModule` has them.
 
     Inference folds the frozen mean squares into the kernels. A step of training goes forward, goes
     back to the weights and to what entered the part (but not to the images), and moves the weights.
@@ -147,14 +147,14 @@ def _compute(subnet: Supernet, part: Part, preprocessing: Preprocessing) -> _Com
         images = preprocessing.normalize(inputs)
         maps = subnet.stem.forward(under("stem", weights), images)
         norm = subnet.stem_norm
-        maps, found = norm.normalize(under(norm.name, weights), maps, sample_weights)
-        return maps, with_prefixes({norm: found})
+        maps, mean_squares = norm.normalize(under(norm.name, weights), maps, sample_weights)
+        return maps, with_prefixes({norm: mean_squares})
 
     def stage(weights, maps, sample_weights):
         statistics = {}
         for block in subnet.blocks[part.stage]:
-            maps, found = block.forward(under(block.name, weights), maps, sample_weights)
-            statistics.update(with_prefixes({block: found}))
+            maps, mean_squares = block.forward(under(block.name, weights), maps, sample_weights)
+            statistics.update(with_prefixes({block: mean_squares}))
         return maps, statistics
 
     def head(weights, inputs, sample_weights):

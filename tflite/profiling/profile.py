@@ -248,15 +248,15 @@ def fit_table(
         part: Latency(*(f * value for f, value in zip(factors, latency, strict=True)))
         for part, latency in rows.items()
     }
-    told = [machine]
+    lines = [machine]
     if fitted_on:
-        told.append(
+        lines.append(
             f"sums of parts times {factors[0]:.3f} (infer) and {factors[1]:.3f} (train), fitted on "
             f"{len(fitted_on)} subnets other than those of the errors"
         )
     if profile.loads:
-        told.append(f"load average {min(profile.loads):.1f} to {max(profile.loads):.1f}")
-    table = LatencyTable(profile.space, scaled, "; ".join(told), sums.infer, sums.train)
+        lines.append(f"load average {min(profile.loads):.1f} to {max(profile.loads):.1f}")
+    table = LatencyTable(profile.space, scaled, "; ".join(lines), sums.infer, sums.train)
     conditions = profile.conditions
     batches = (conditions.infer_batch_size, conditions.train_batch_size)
     measurements = []

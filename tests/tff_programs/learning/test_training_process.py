@@ -55,7 +55,7 @@ def run(execution, process, clients, rounds=1, weights=None):
         output = execution(lambda state=state, it=iterator: process.next(state, it.select()))
         state = output.state
     trained = execution(lambda: process.get_model_weights(state)).trainable
-    named = dict(zip(SUPERNET.weight_shapes, map(np.asarray, trained), strict=True))
+    named = SUPERNET.named(map(np.asarray, trained))
     return named, output.metrics["client_work"]["train"], state
 
 

@@ -17,9 +17,9 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.reports import certificate_report
 from tflite.certify import certified_training
 from tflite.certify.certify import certify_tflite
-from tflite.certify.checks import Phone, compare
+from tflite.certify.checks import UncheckedModel, compare
 from tflite.certify.reference import Reference, compute
-from tflite.certify.relu_ties import largest_difference, settle
+from tflite.certify.relu_ties import largest_difference, resolve_ties
 from tflite.export import training_module
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.format.metadata import read_metadata
@@ -103,7 +103,7 @@ def test_a_batch_without_weights_changes_nothing(certificate):
 
 
 def test_a_changed_weight_is_found(path, tmp_path):
-    metadata, weights = read_metadata(path), Phone(path).state()
+    metadata, weights = read_metadata(path), UncheckedModel(path).state()
     kernel = weights["stem/kernel"]
     kernel[0, 0, 0, 0] = np.nextafter(kernel[0, 0, 0, 0], np.float32(9))
     frozen = {name: weights.pop(name) for name in list(weights) if name.endswith(MEAN_SQUARE)}
@@ -120,13 +120,13 @@ def test_another_preprocessing_is_found(tmp_path):
 
 
 def test_a_wrong_gradient_is_found_and_not_explained_away(tmp_path, monkeypatch):
-    step = training_module.PhoneModel._step
+    step = training_module.TrainingModule._step
 
     def wrong(self, weights, gradients, *rest):
         name = "stem_norm/beta"
         return step(self, weights, {**gradients, name: gradients[name] * 1.01}, *rest)
 
-    monkeypatch.setattr(training_module.PhoneModel, "_step", wrong)
+    monkeypatch.setattr(training_module.TrainingModule, "_step", wrong)
     found = failed(certify_here(export(tmp_path / "wrong.tflite")))
     assert {"train, single steps", "train, free run", "train, batch of one"} <= found
     assert not {"infer, frozen", "evaluate", "train, losses"} & found
@@ -188,10 +188,10 @@ def test_a_comparison_within_rounding_is_decided_as_the_file_does():
     other = reference.step(weights, momenta, images, labels, 0.05, sides)
     found = {name: value.numpy() for name, value in other.weights.items()}
     assert largest_difference(found, own.weights) > 1e-6
-    settled = settle(reference, found, weights, momenta, images, labels, 0.05, enough=1e-7)
-    assert settled.after < 1e-7 < 1e-6 < settled.before
-    assert settled.decided == 1
-    assert settled.distance < 1e-6
+    resolved = resolve_ties(reference, found, weights, momenta, images, labels, 0.05, enough=1e-7)
+    assert resolved.after < 1e-7 < 1e-6 < resolved.before
+    assert resolved.decided == 1
+    assert resolved.distance < 1e-6
 
 
 def test_a_difference_that_is_no_comparison_stays():
@@ -201,9 +201,9 @@ def test_a_difference_that_is_no_comparison_stays():
     found = {name: value.numpy() for name, value in own.weights.items()}
     found["head/kernel"] = found["head/kernel"] + np.float32(1e-5)
     arguments = (found, WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05)
-    settled = settle(reference, *arguments, enough=1e-6)
-    assert settled.after == settled.before > certified_training._STEP_TOLERANCE
-    assert settled.decided == 0
+    resolved = resolve_ties(reference, *arguments, enough=1e-6)
+    assert resolved.after == resolved.before > certified_training._STEP_TOLERANCE
+    assert resolved.decided == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.1])

@@ -18,7 +18,7 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace, Stage, digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
-from tflite.export.training_module import MEAN_SQUARE_DECAY, PhoneModel
+from tflite.export.training_module import MEAN_SQUARE_DECAY, TrainingModule
 from tflite.flatbuffer import flatbuffer
 from tflite.format.metadata import read_metadata, split_model
 
@@ -419,7 +419,7 @@ def test_a_refreshed_model_computes_what_a_new_export_does(exported, tiny, tmp_p
 def test_mean_squares_of_double_precision_are_rounded(tiny):
     doubles = {name: value.astype(np.float64) for name, value in tiny.mean_squares.items()}
     case = tiny.case
-    phone = PhoneModel(tiny.subnet, doubles, case.preprocessing, case.training)
+    phone = TrainingModule(tiny.subnet, doubles, case.preprocessing, case.training)
     assert {variable.dtype for variable in phone.trainable_variables} == {tf.float32}
     saved = phone.save(tf.constant(0.0))
     for name, value in tiny.state.items():
