@@ -1,4 +1,4 @@
-"""How often a subnet is right, counted in batches of a given size (PN depends on it)."""
+"""Counts a subnet's right answers, in batches of a given size, on which PN depends."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,22 +20,25 @@ def count_correct(
     batch_size: int | tf.Tensor,
     preprocessing: Preprocessing,
 ) -> tf.Tensor:
-    """Number of images whose largest logit is their label's, int32 scalar.
+    """Counts the images whose largest logit is that of their label.
 
     Args:
-      supernet: Whose `forward` computes.
+      supernet: The model whose `forward` is used; its own variables are not.
       weights: A subnet's weights by tensor name.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.
       batch_size: Images normalized together; the last batch takes what is left.
       preprocessing: Normalization of the images.
+
+    Returns:
+      The count, an int32 scalar.
     """
     examples = tf.shape(labels)[0]
 
     def batch(begin, correct):
         part = preprocessing.normalize(images[begin : begin + batch_size])
         guess = tf.argmax(supernet.forward(weights, part), 1, tf.int32)
-        # Not ==, which in a graph of TFF compares the tensors' identity.
+        # Inside a TFF computation == compares the identity of the tensors.
         right = tf.cast(tf.equal(guess, labels[begin : begin + batch_size]), tf.int32)
         return begin + batch_size, correct + tf.reduce_sum(right)
 
@@ -48,9 +51,16 @@ def count_correct(
 def build_accuracy(
     supernet: Supernet, preprocessing: Preprocessing
 ) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray, int], float]:
-    """Returns `accuracy(weights, architecture, images, labels, batch_size) -> share`.
+    """Builds a function that computes the accuracy of any subnet.
 
-    `weights` are the supernet's. It is traced once and serves every subnet and batch size.
+    Args:
+      supernet: The model whose `forward` is used; its own variables are not.
+      preprocessing: Normalization of the images.
+
+    Returns:
+      A function of the supernet's weights by name, an architecture, uint8 images `(examples,
+      height, width, channels)`, labels `(examples,)` and a batch size, which returns the share of
+      right answers, from 0 to 1. It is traced once for all subnets and batch sizes.
     """
     shapes = supernet.weight_shapes
     signature = [

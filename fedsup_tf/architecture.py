@@ -1,6 +1,6 @@
-"""An `Architecture`: one subnet, as the width, depth and kernel of each of its stages.
+"""An `Architecture` describes one subnet by the width, depth and kernel of each of its stages.
 
-It is immutable, hashable and travels as JSON.
+It is immutable, hashable and serialized as JSON.
 """
 
 import dataclasses

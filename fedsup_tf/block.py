@@ -1,6 +1,7 @@
 """The elastic block that stages of a supernet repeat."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,15 +14,32 @@ keras = tf.keras
 
 
 class ElasticBlock(keras.layers.Layer):
-    """Depthwise, PN, ReLU6, pointwise, PN, plus a shortcut (arXiv 2206.01366, section 4).
+    """A residual block of a depthwise and a pointwise convolution (arXiv 2206.01366, section 4).
+
+    The branch is depthwise convolution, PN, ReLU6, pointwise convolution, PN.
 
     The shortcut halves the map by average pooling where the stride is 2, and is a 1 x 1 convolution
     where the block changes the width. An absent block (all of its tensors of size 0) returns its
-    inputs; so does the absent shortcut convolution. That holds in a graph that knows no sizes too.
+    inputs; so does the absent shortcut convolution. Sizes may be unknown when a graph is traced.
     """
 
-    def __init__(self, stage: Stage, number: int, in_widths, normalization: str, seed: int):
-        """Makes block `number` of `stage`, entered by one of `in_widths` channels."""
+    def __init__(
+        self,
+        stage: Stage,
+        number: int,
+        in_widths: tuple[int, ...],
+        normalization: str,
+        seed: int,
+    ):
+        """Makes a block.
+
+        Args:
+          stage: The stage that it belongs to.
+          number: Its number in the stage, from 0.
+          in_widths: Numbers of channels that may enter it.
+          normalization: A key of `layers.NORMALIZATIONS`.
+          seed: Seed of the initial weights.
+        """
         super().__init__(name=f"{stage.name}_{number}")
         self.is_first = number == 0
         self.always_present = stage.depths[0] > number
@@ -37,7 +55,7 @@ class ElasticBlock(keras.layers.Layer):
         self.pointwise = layers.ElasticConv2D(
             width, 1, kernel_initializer=uniform(seed + 1, self.in_width), name="pointwise"
         )
-        # A residual branch starts silent.
+        # gamma = 0, so that each residual block starts as the identity.
         self.pointwise_norm = norm(zero_scale=True, name="pointwise_norm")
         self.shortcut = None
         if self.is_first and set(in_widths) | set(stage.widths) != {width}:
@@ -54,12 +72,29 @@ class ElasticBlock(keras.layers.Layer):
         super().build(input_shape)
 
     def sublayers(self) -> list[layers.ElasticLayer]:
-        """The layers that own weights, in order."""
+        """Returns the layers that own weights, in the order of the variables."""
         parts = [self.depthwise, self.depthwise_norm, self.pointwise, self.pointwise_norm]
         return parts if self.shortcut is None else [*parts, self.shortcut]
 
-    def slices(self, in_width, width, kernel, present, within_kernel, nested) -> dict[str, Slice]:
-        """The block's slices; `present` is 0 or 1, the others as in `Supernet.slices`."""
+    def slices(
+        self,
+        in_width: layers.Size,
+        width: layers.Size,
+        kernel: layers.Size,
+        present: layers.Size,
+        within_kernel: layers.Size,
+        nested: bool,
+    ) -> dict[str, Slice]:
+        """Returns the slices of the block's tensors that a choice of dimensions uses.
+
+        Args:
+          in_width: Channels that enter the block.
+          width: Output channels.
+          kernel: Side of the depthwise kernel.
+          present: 1 if the subnet has the block, else 0.
+          within_kernel: Side of the depthwise kernel that is cut.
+          nested: Whether the slices include what the subnet's own subnets need.
+        """
         in_used, out_used = in_width * present, width * present
         parts = {
             self.depthwise: self.depthwise.slices(in_used, kernel, within_kernel),
@@ -80,14 +115,20 @@ class ElasticBlock(keras.layers.Layer):
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Computes the block with the given weights, any of which may be of size 0.
 
+        Args:
+          weights: Tensors by local name, of static or unknown sizes.
+          inputs: `(batch, height, width, in_width)`.
+          sample_weights: Weight of each image in the normalizations, `(batch,)`; equal by default.
+
         Returns:
-          The outputs, and each normalization's mean square as `"<norm>/mean_square"`.
+          The outputs, `(batch, ceil(height / stride), ceil(width / stride), width)`, and each
+          normalization's mean square as `"<norm>/mean_square"`, `(channels,)`.
         """
         kernel = weights["depthwise/kernel"]
         if kernel.shape[2] == 0:
             return inputs, {}
-        # An absent block computes with no channels and adds nothing. Both the slice and the padding
-        # return their input as it is where the block is present.
+        # An absent block computes with 0 channels and adds nothing. Where the block is present, the
+        # slice and the padding below return their input unchanged.
         branch = inputs
         if not self.always_present and kernel.shape[2] is None:
             branch = ops.leading_channels(inputs, tf.shape(kernel)[2])
@@ -109,7 +150,7 @@ class ElasticBlock(keras.layers.Layer):
         result = ops.known(branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None])
         return result, with_prefixes(mean_squares)
 
-    def _project(self, weights, inputs):
+    def _project(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
         filters = weights["kernel"].shape[3]
         if filters == 0:
             return inputs
@@ -119,13 +160,16 @@ class ElasticBlock(keras.layers.Layer):
 
 
 def uniform(seed: int, fan_in: int) -> keras.initializers.Initializer:
-    """The reference's initial weights, small enough for shortcuts that nothing normalizes."""
+    """Returns the reference implementation's initializer, uniform within `fan_in**-0.5`.
+
+    It is small enough for the shortcuts, which no normalization follows.
+    """
     limit = fan_in**-0.5
     return keras.initializers.RandomUniform(-limit, limit, seed)
 
 
-def with_prefixes(parts: Mapping) -> dict:
-    """Values of each layer's mapping, their names behind the layer's and a /."""
+def with_prefixes(parts: Mapping[keras.layers.Layer, Mapping[str, Any]]) -> dict[str, Any]:
+    """Merges the mappings of several layers, each name prefixed by its layer's name and a /."""
     return {
         f"{layer.name}/{name}": value
         for layer, named in parts.items()
@@ -133,15 +177,15 @@ def with_prefixes(parts: Mapping) -> dict:
     }
 
 
-def under(prefix: str, weights: Mapping) -> dict:
-    """The values whose names begin with `prefix` and a /, under the rest of their names."""
+def under(prefix: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Selects the values whose names begin with `prefix` and a /, and drops that prefix."""
     prefix += "/"
     return {
         name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)
     }
 
 
-def _one_if_different(first, second):
+def _one_if_different(first: layers.Size, second: layers.Size) -> layers.Size:
     if isinstance(first, tf.Tensor) or isinstance(second, tf.Tensor):
         return tf.cast(tf.not_equal(first, second), tf.int32)
     return int(first != second)

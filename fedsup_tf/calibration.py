@@ -1,9 +1,9 @@
-"""A frozen RMS in place of the batch's: what an exported net infers with.
+"""Calibrates parametric normalization: replaces batch statistics with population statistics.
 
 Parametric normalization divides by the RMS of the batch, so that an image's logits depend on the
-images beside it, and one image alone meets another net than the one that was tested. With the RMS
-over a population frozen, they do not. A frozen RMS is a factor per channel, which folds into the
-kernel before the normalization; what is left of it is a bias.
+other images of its batch, and a single image is computed by another function than the one that was
+tested. With the RMS of a population frozen they do not. A frozen RMS is a factor per channel, which
+folds into the kernel of the convolution before the normalization and leaves a bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,23 @@ def sum_mean_squares(
     batch_size: int,
     preprocessing: Preprocessing,
 ) -> dict[str, tf.Tensor]:
-    """Sum over images of the mean square that each normalization meets.
+    """Sums the mean square of each normalization's input over images.
 
-    Divided by the number of images, summed over clients or not, it is the population's mean square.
-    If `weights` hold frozen mean squares it is exactly that of a net that infers with these, for
-    any batch size. Repeating this with what it gave converges to mean squares that the net meets
-    while it uses them; layer by layer, so that as many repetitions as there are layers are enough,
-    and in practice a few.
+    Divided by the number of images, also over several clients, the sum is the population's mean
+    square. If `weights` hold frozen mean squares, the result does not depend on the batch size.
+    Repeated with the frozen mean squares of the pass before, it converges to those that the net
+    itself produces when it infers with them: layer by layer, so that as many passes as there are
+    layers are enough, and a few are in practice.
 
     Args:
-      supernet: Whose `forward` computes.
+      supernet: The model whose `forward` is used; its own variables are not.
       weights: A subnet's weights by tensor name, of static sizes, with or without mean squares.
-      images: `(images, height, width, channels)`, uint8.
+      images: `(examples, height, width, channels)`, uint8.
       batch_size: Images computed at once.
       preprocessing: Normalization of the images.
 
     Returns:
-      `(channels,)` by tensor name, such as `"stem_norm/mean_square"`.
+      Sums, each `(channels,)`, by tensor name, such as `"stem_norm/mean_square"`.
     """
     shapes = mean_square_shapes({name: value.shape for name, value in weights.items()})
     examples = tf.shape(images)[0]
@@ -60,12 +60,12 @@ def sum_mean_squares(
 
 
 def mean_square_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of the mean square of each parametric normalization that a subnet has.
+    """Returns the name and shape of the mean square of each parametric normalization of a subnet.
 
     Args:
       shapes: Shape of each of the subnet's tensors by name.
     """
-    suffix = "_norm/alpha"  # Group normalization has none, and nothing to freeze.
+    suffix = "_norm/alpha"  # Group normalization has no alpha, and nothing to freeze.
     return {
         name.removesuffix("/alpha") + MEAN_SQUARE: tuple(shape)
         for name, shape in shapes.items()
@@ -76,7 +76,7 @@ def mean_square_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
 def fold(
     weights: Mapping[str, tf.Tensor], mean_squares: Mapping[str, tf.Tensor], epsilon: float = 1e-5
 ) -> dict[str, tf.Tensor]:
-    r"""Puts each frozen normalization into the convolution before it.
+    r"""Folds each frozen normalization into the convolution before it.
 
     $$\gamma (k * x - \alpha) / r + \beta = (k \gamma / r) * x + (\beta - \alpha \gamma / r)$$
 
@@ -95,7 +95,7 @@ def fold(
         scale = gamma * tf.math.rsqrt(mean_square + epsilon)
         convolution = norm.removesuffix("_norm") + "/kernel"
         kernel = folded[convolution]
-        # Of a depthwise kernel the channels are the last axis but one.
+        # The channels of a depthwise kernel are its last axis but one.
         is_depthwise = convolution.endswith("depthwise/kernel")
         folded[convolution] = kernel * (scale[:, tf.newaxis] if is_depthwise else scale)
         folded[f"{norm}/bias"] = beta - alpha * scale

@@ -1,14 +1,17 @@
 """Elastic Keras layers: each owns the largest weights and computes with a slice of them.
 
-Every layer has the same three faces:
+Every layer has the same three methods:
 
-* `slices(...)` says which part of its weights a choice of width and kernel uses;
+* `slices(...)` maps each weight's name to the `Slice` that a choice of width and kernel uses;
 * `forward(weights, inputs)` is a pure function of given weights, sliced or not;
-* `call(inputs, ...)` is Keras' face: `forward` on the slice of the layer's own variables.
+* `call(inputs, ...)` is Keras' entry point: `forward` on slices of the layer's own variables.
 
 Widths and kernels are arguments, whole numbers or int32 scalars of a graph, never state. Names of
-weights are local to the layer; the owner puts its prefix before them.
+weights are local to the layer; its owner adds a prefix.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -18,12 +21,17 @@ from fedsup_tf.space import GROUP_SIZE
 
 keras = tf.keras
 
+# A number of channels or the side of a kernel, known when the function is traced or not.
+Size = int | tf.Tensor
+Weights = Mapping[str, tf.Tensor]
+Initializer = str | keras.initializers.Initializer | None
+
 
 class ElasticLayer(keras.layers.Layer):
-    """A layer whose weights have names and can be sliced."""
+    """Base class of the layers whose weights have names and can be sliced."""
 
     def own_weights(self) -> dict[str, tf.Variable]:
-        """The layer's variables by local name."""
+        """Returns the layer's variables by local name."""
         return {name: getattr(self, name) for name in self.weight_names}
 
 
@@ -40,15 +48,22 @@ class ElasticConv2D(ElasticLayer):
 
     weight_names = ("kernel",)
 
-    def __init__(self, filters, kernel_size, strides=1, kernel_initializer="he_normal", **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        strides: int = 1,
+        kernel_initializer: Initializer = "he_normal",
+        **kwargs: Any,
+    ):
         """Makes the layer.
 
         Args:
           filters: Largest number of output channels.
           kernel_size: Side of the square kernel.
           strides: 1 or 2; 1 if `kernel_size` is 1.
-          kernel_initializer: As in Keras.
-          **kwargs: As of any Keras layer.
+          kernel_initializer: A Keras initializer or its name.
+          **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
         if kernel_size == 1 and strides != 1:
@@ -64,25 +79,25 @@ class ElasticConv2D(ElasticLayer):
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
         super().build(input_shape)
 
-    def slices(self, in_channels, filters):
-        """The kernel's leading channels."""
+    def slices(self, in_channels: Size, filters: Size) -> dict[str, Slice]:
+        """Returns the slice of the kernel's leading input and output channels."""
         side = self.kernel_size
         return {"kernel": Slice((0, 0, 0, 0), (side, side, in_channels, filters))}
 
-    def forward(self, weights, inputs):
+    def forward(self, weights: Weights, inputs: tf.Tensor) -> tf.Tensor:
         """Convolves `inputs` with `weights["kernel"]`."""
         if self.kernel_size == 1:
             return ops.pointwise_conv2d(inputs, weights["kernel"])
         return ops.conv2d(inputs, weights["kernel"], self.strides)
 
-    def call(self, inputs, filters=None):
-        """See the class."""
+    def call(self, inputs: tf.Tensor, filters: Size | None = None) -> tf.Tensor:
+        """Convolves `inputs` with a slice of the layer's own kernel."""
         filters = self.filters if filters is None else filters
         slices = self.slices(_channels(inputs), filters)
         return self.forward(take(self.own_weights(), slices), inputs)
 
-    def get_config(self):
-        """Arguments of the constructor."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -107,14 +122,21 @@ class ElasticDepthwiseConv2D(ElasticLayer):
 
     weight_names = ("kernel",)
 
-    def __init__(self, kernel_size, strides=1, kernel_initializer=None, **kwargs):
+    def __init__(
+        self,
+        kernel_size: int,
+        strides: int = 1,
+        kernel_initializer: Initializer = None,
+        **kwargs: Any,
+    ):
         """Makes the layer.
 
         Args:
           kernel_size: Largest side of the square kernel, odd.
           strides: 1 or 2.
-          kernel_initializer: As in Keras; by default normal with variance 2 / kernel area.
-          **kwargs: As of any Keras layer.
+          kernel_initializer: A Keras initializer or its name; by default normal with variance
+            2 / kernel area.
+          **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
         if kernel_size % 2 == 0:
@@ -131,13 +153,18 @@ class ElasticDepthwiseConv2D(ElasticLayer):
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
         super().build(input_shape)
 
-    def slices(self, channels, kernel_size, within=None):
-        """The kernel's centre and leading channels.
+    def slices(
+        self, channels: Size, kernel_size: Size, within: Size | None = None
+    ) -> dict[str, Slice]:
+        """Returns the slice of the kernel's centre and leading channels.
 
         Args:
-          channels: Channels to use; none says that the layer is absent.
+          channels: Channels to use; 0 if the layer is absent.
           kernel_size: Side to use.
-          within: Side of the kernel that is cut, by default the largest.
+          within: Side of the kernel that is cut; by default the largest.
+
+        Raises:
+          ValueError: If `kernel_size` is larger than `within`.
         """
         outer = self.kernel_size if within is None else within
         if isinstance(outer, int) and isinstance(kernel_size, int) and kernel_size > outer:
@@ -145,18 +172,18 @@ class ElasticDepthwiseConv2D(ElasticLayer):
         margin = (outer - kernel_size) // 2
         return {"kernel": Slice((margin, margin, 0, 0), (kernel_size, kernel_size, channels, 1))}
 
-    def forward(self, weights, inputs):
+    def forward(self, weights: Weights, inputs: tf.Tensor) -> tf.Tensor:
         """Convolves each channel of `inputs` with its kernel."""
         return ops.depthwise_conv2d(inputs, weights["kernel"], self.strides)
 
-    def call(self, inputs, kernel_size=None):
-        """See the class."""
+    def call(self, inputs: tf.Tensor, kernel_size: Size | None = None) -> tf.Tensor:
+        """Convolves `inputs` with a slice of the layer's own kernel."""
         kernel_size = self.kernel_size if kernel_size is None else kernel_size
         slices = self.slices(_channels(inputs), kernel_size)
         return self.forward(take(self.own_weights(), slices), inputs)
 
-    def get_config(self):
-        """Arguments of the constructor."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,
@@ -177,8 +204,10 @@ class ElasticDense(ElasticLayer):
 
     weight_names = ("kernel", "bias")
 
-    def __init__(self, units, kernel_initializer="glorot_uniform", **kwargs):
-        """Makes a layer of `units` outputs; the other arguments are Keras'."""
+    def __init__(
+        self, units: int, kernel_initializer: Initializer = "glorot_uniform", **kwargs: Any
+    ):
+        """Makes a layer of `units` outputs; other arguments as in `keras.layers.Dense`."""
         super().__init__(**kwargs)
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -190,23 +219,23 @@ class ElasticDense(ElasticLayer):
         self.bias = self.add_weight("bias", (self.units,), initializer="zeros")
         super().build(input_shape)
 
-    def slices(self, in_channels):
-        """The kernel's leading rows, and the bias."""
+    def slices(self, in_channels: Size) -> dict[str, Slice]:
+        """Returns the slice of the kernel's leading rows, and the whole bias."""
         return {
             "kernel": Slice((0, 0), (in_channels, self.units)),
             "bias": Slice((0,), (self.units,)),
         }
 
-    def forward(self, weights, inputs):
-        """`inputs @ kernel + bias`."""
+    def forward(self, weights: Weights, inputs: tf.Tensor) -> tf.Tensor:
+        """Computes `inputs @ kernel + bias`."""
         return ops.matmul(inputs, weights["kernel"]) + weights["bias"]
 
-    def call(self, inputs):
-        """See the class."""
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Multiplies `inputs` with a slice of the layer's own kernel and adds the bias."""
         return self.forward(take(self.own_weights(), self.slices(_channels(inputs))), inputs)
 
-    def get_config(self):
-        """Arguments of the constructor."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "units": self.units,
@@ -215,16 +244,22 @@ class ElasticDense(ElasticLayer):
 
 
 class _ElasticNormalization(ElasticLayer):
-    """What the normalizations share: vectors sliced with the channels, an optional ReLU6."""
+    """Base class of the normalizations: vectors sliced with the channels, an optional ReLU6."""
 
-    def __init__(self, epsilon=1e-5, activate=False, zero_scale=False, **kwargs):
+    def __init__(
+        self,
+        epsilon: float = 1e-5,
+        activate: bool = False,
+        zero_scale: bool = False,
+        **kwargs: Any,
+    ):
         """Makes the layer.
 
         Args:
-          epsilon: Added to the mean square, inside the root.
+          epsilon: Constant added to the mean square, inside the root.
           activate: Whether ReLU6 follows.
           zero_scale: Whether gamma starts at 0 (the end of a residual branch), else at 1.
-          **kwargs: As of any Keras layer.
+          **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
         self.epsilon = epsilon
@@ -241,20 +276,20 @@ class _ElasticNormalization(ElasticLayer):
             setattr(self, name, vector)
         super().build(input_shape)
 
-    def slices(self, channels):
-        """The leading channels of every vector."""
+    def slices(self, channels: Size) -> dict[str, Slice]:
+        """Returns the slice of the leading channels of every vector."""
         return {name: Slice((0,), (channels,)) for name in self.weight_names}
 
-    def forward(self, weights, inputs):
+    def forward(self, weights: Weights, inputs: tf.Tensor) -> tf.Tensor:
         """Normalizes `inputs` with the given vectors."""
         return self.normalize(weights, inputs)[0]
 
-    def call(self, inputs):
-        """See the class."""
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalizes `inputs` with slices of the layer's own vectors."""
         return self.forward(take(self.own_weights(), self.slices(_channels(inputs))), inputs)
 
-    def get_config(self):
-        """Arguments of the constructor."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "epsilon": self.epsilon,
@@ -264,7 +299,7 @@ class _ElasticNormalization(ElasticLayer):
 
 
 class ParametricNormalization(_ElasticNormalization):
-    r"""FedSup's PN (arXiv 2206.01366, section 3): no running statistics to share or to leak.
+    r"""FedSup's PN (arXiv 2206.01366, section 3), which keeps no running statistics.
 
     $$y = \gamma (x - \alpha) / \sqrt{E[(x - \alpha)^2] + \epsilon} + \beta$$
 
@@ -279,18 +314,21 @@ class ParametricNormalization(_ElasticNormalization):
 
     weight_names = ("alpha", "beta", "gamma")
 
-    def normalize(self, weights, inputs, sample_weights=None):
-        """Normalizes `inputs` with the given vectors, and tells the mean square.
+    def normalize(
+        self, weights: Weights, inputs: tf.Tensor, sample_weights: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Normalizes `inputs` with the given vectors, and returns their mean square too.
 
         Args:
-          weights: `alpha`, `beta` and `gamma`. With a `mean_square` `(channels,)` beside them it is
-            used in place of the batch's, and the result depends on the batch no more. With a
-            `bias` `(channels,)` alone the rest is in the kernel before, see `calibration.fold`.
+          weights: `alpha`, `beta` and `gamma`, each `(channels,)`. A `mean_square` `(channels,)`
+            beside them replaces the batch's, so that the result does not depend on the batch. A
+            `bias` `(channels,)` alone means that the rest has been folded into the kernel of the
+            convolution before (`calibration.fold`).
           inputs: `(batch, height, width, channels)`.
-          sample_weights: As of `normalization.parametric_normalization`.
+          sample_weights: Weight of each image in the mean square, `(batch,)`; equal by default.
 
         Returns:
-          The result, and what else was found: `{"mean_square": (channels,)}`.
+          The result, of the shape of `inputs`, and `{"mean_square": (channels,)}`.
         """
         if "bias" in weights:
             result = inputs + weights["bias"]
@@ -316,7 +354,7 @@ class GroupNormalization(_ElasticNormalization):
     """Group normalization (Wu & He, arXiv 1803.08494) over groups of 8 channels of one image.
 
     A fixed size of group, not a fixed number, keeps a subnet's groups those of the supernet. It
-    does not depend on the batch: the yardstick for what PN is worth.
+    does not depend on the batch and so is the batch-independent baseline for PN.
 
     Call arguments:
       inputs: `(batch, height, width, channels)`, channels a multiple of 8.
@@ -327,8 +365,10 @@ class GroupNormalization(_ElasticNormalization):
 
     weight_names = ("beta", "gamma")
 
-    def normalize(self, weights, inputs, sample_weights=None):
-        """Normalizes `inputs` with the given vectors; images do not touch each other."""
+    def normalize(
+        self, weights: Weights, inputs: tf.Tensor, sample_weights: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Normalizes each image of `inputs` on its own; returns the result and no statistics."""
         del sample_weights
         shape, channels = tf.shape(inputs), _channels(inputs)
         pixels = inputs.shape[1] * inputs.shape[2]
@@ -343,6 +383,6 @@ class GroupNormalization(_ElasticNormalization):
 NORMALIZATIONS = {"parametric": ParametricNormalization, "group": GroupNormalization}
 
 
-def _channels(inputs):
+def _channels(inputs: tf.Tensor) -> Size:
     channels = inputs.shape[-1]
     return tf.shape(inputs)[-1] if channels is None else channels

@@ -1,7 +1,7 @@
-"""A subnet as slices of the supernet's tensors.
+"""Subnets as slices of the supernet's tensors, and sums of updates that overlap.
 
-Everything that moves weights between a subnet and the supernet consumes one mapping, tensor name ->
-`Slice`: extraction, broadcast, upload, aggregation. Only the layers know how to make that mapping.
+Extraction, broadcast, upload and aggregation all use one mapping from tensor names to `Slice`s,
+which only the layers know how to make.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ WEIGHTINGS = ("examples", "uniform")
 
 
 class Slice(NamedTuple):
-    """A box of a tensor. A size of 0 says that the subnet has no such tensor.
+    """A box of a tensor. A size of 0 means that the subnet has no such tensor.
 
     Attributes:
-      begin: First index of each axis, whole numbers or int32 scalars in a graph.
-      size: Length of each axis, likewise.
+      begin: First index along each axis: numbers, or int32 scalars of a graph.
+      size: Length along each axis: numbers, or int32 scalars of a graph.
     """
 
     begin: tuple[int | tf.Tensor, ...]
@@ -32,17 +32,17 @@ class Slice(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A tensor as cells such that every slice of it that is asked for is made of whole cells.
+    """A division of a tensor into cells such that each slice in use consists of whole cells.
 
     Attributes:
-      edges: For each axis, the first index of each cell, and behind them the axis' length.
+      edges: For each axis, the first index of each cell, followed by the axis' length.
     """
 
     edges: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, shape: Sequence[int], slices: Iterable[Slice]) -> "Grid":
-        """The coarsest grid of a tensor of that shape and of static slices of it."""
+        """Returns the coarsest grid of a tensor of that shape for static slices of it."""
         edges = [{0, length} for length in shape]
         for part in slices:
             if 0 not in part.size:
@@ -61,7 +61,7 @@ class Grid(NamedTuple):
         return tuple(len(axis) - 1 for axis in self.edges)
 
     def cover(self, part: Slice, weight: tf.Tensor | float) -> tf.Tensor:
-        """`weight` in each cell of a slice, 0 in the others, of shape `cells`."""
+        """Returns a tensor of shape `cells`: `weight` in the cells of a slice, 0 in the others."""
         covered = tf.convert_to_tensor(weight, tf.float32)
         for axis, begin, size in zip(self.edges, part.begin, part.size, strict=True):
             first = tf.constant(axis[:-1], tf.int32)
@@ -70,8 +70,8 @@ class Grid(NamedTuple):
         return covered
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
-        """Gives every entry its cell's value: from shape `(..., *cells)` to `(..., *shape)`."""
-        # From the last axis on, so that what is gathered later are whole rows.
+        """Expands a value per cell, `(..., *cells)`, to one per entry, `(..., *shape)`."""
+        # Beginning with the last axis, so that later axes gather whole rows.
         for axis, edges in enumerate(reversed(self.edges), 1):
             cell_of_entry = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
             values = tf.gather(values, tf.constant(cell_of_entry, tf.int32), axis=-axis)
@@ -79,12 +79,12 @@ class Grid(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Weighted sum of updates that each cover a part of the supernet; adds up over clients.
+    """Weighted sum of updates that each cover a part of the supernet; additive over clients.
 
     Attributes:
       total: For each tensor of the supernet, the weighted sum of the updates.
-      coverage: For each cell of its grid, the sum of the weights of the updates that cover it; of
-        `by_entry` for each entry.
+      coverage: The sum of the weights of the updates that cover a cell, for each cell of each
+        tensor's grid. After `by_entry`: for each entry of each tensor.
     """
 
     total: dict[str, tf.Tensor]
@@ -92,14 +92,23 @@ class Overlap(NamedTuple):
 
 
 def take(weights: Tensors, slices: Mapping[str, Slice]) -> dict[str, tf.Tensor]:
-    """Cuts each slice out of the tensor of its name."""
+    """Cuts each slice out of the tensor of the same name."""
     return {name: tf.slice(weights[name], *slices[name]) for name in slices}
 
 
 def place(
     values: Tensors, slices: Mapping[str, Slice], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, tf.Tensor]:
-    """Inverse of `take`: puts each value where its slice was, zeros around it."""
+    """Pads each value with zeros to where its slice was: the inverse of `take`.
+
+    Args:
+      values: By tensor name, each of the size of its slice.
+      slices: Position of each value.
+      shapes: Shapes of the whole tensors.
+
+    Returns:
+      A tensor of the whole shape for each name.
+    """
     placed = {}
     for name, shape in shapes.items():
         begin, size = slices[name]
@@ -112,7 +121,7 @@ def place(
 
 
 def no_overlap(grids: Mapping[str, Grid]) -> Overlap:
-    """The overlap of no clients."""
+    """Returns the sum over no clients: zeros."""
     return Overlap(
         total={name: tf.zeros(grid.shape) for name, grid in grids.items()},
         coverage={name: tf.zeros(grid.cells) for name, grid in grids.items()},
@@ -125,13 +134,13 @@ def overlap(
     grids: Mapping[str, Grid],
     weight: tf.Tensor | float,
 ) -> Overlap:
-    """One client's contribution: its update times `weight`, and `weight` where it covers.
+    """Computes one client's contribution: its update times `weight`, and `weight` where it covers.
 
     Args:
-      update: By tensor name.
-      slices: Where it lies.
-      grids: Each tensor's, with cells of which the slices are made.
-      weight: The client's.
+      update: Trained minus received weights by tensor name.
+      slices: Position of the update in each tensor.
+      grids: The grid of each tensor (`Supernet.grids`).
+      weight: The client's weight, a scalar.
     """
     weight = tf.cast(weight, tf.float32)
     shapes = {name: grid.shape for name, grid in grids.items()}
@@ -142,7 +151,7 @@ def overlap(
 
 
 def by_entry(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
-    """The overlap with its coverage for each entry in place of each cell."""
+    """Expands the coverage from cells to entries."""
     coverage = {name: grids[name].spread(cells) for name, cells in overlaps.coverage.items()}
     return Overlap(overlaps.total, coverage)
 
@@ -150,13 +159,17 @@ def by_entry(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
 def average(
     overlaps: Overlap, divisor: str = "coverage", weight: tf.Tensor | float | None = None
 ) -> dict[str, tf.Tensor]:
-    """Mean update of each entry; zero where no client covered it.
+    """Averages overlapping updates, entry by entry (arXiv 2206.01366, algorithm 2).
 
     Args:
-      overlaps: The sum over the clients, `by_entry`.
-      divisor: `"coverage"`: over the clients that covered the entry. `"diluted"`: over all
-        clients, an entry that a client did not cover counting as unchanged.
+      overlaps: The sum over the clients, after `by_entry`.
+      divisor: `"coverage"` divides by the weights of the clients that cover the entry,
+        `"diluted"` by those of all clients, so that an entry that a client does not cover counts as
+        unchanged.
       weight: The sum of all clients' weights, for `"diluted"`.
+
+    Returns:
+      The mean update by tensor name; zero where no client covers an entry.
     """
     totals, divisors = overlaps
     if divisor == "diluted":

@@ -1,7 +1,8 @@
-"""Search spaces of subnets: which widths, depths and kernels each stage of a supernet may take.
+"""Search spaces of subnets: the widths, depths and kernels that each stage may take.
 
-An `Architecture` is one point of a `SearchSpace`, which is immutable, hashable and travels as JSON.
-The space follows the MobileNet-like supernet of FedSup (Kim & Yun, arXiv 2206.01366, section 4).
+An `Architecture` is one point of a `SearchSpace`, which is immutable, hashable and serialized as
+JSON. The space follows the MobileNet-like supernet of FedSup (Kim & Yun, arXiv 2206.01366,
+section 4).
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from fedsup_tf.files.reading import parsing
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
-# Ends the name of a parametric normalization's frozen mean square.
+# Suffix of the name of a parametric normalization's frozen mean square.
 MEAN_SQUARE = "/mean_square"
 # An architecture's index in its space is an int32 key of a federated select.
 _LARGEST_INDEX = 2**31 - 1
@@ -44,10 +45,10 @@ class Stage:
 
     Attributes:
       name: The stage's name, the prefix of its variables' names.
-      widths: Output channels it may take, in rising order.
-      depths: Numbers of blocks it may take, in rising order.
-      kernels: Odd sides of the depthwise kernel it may take, in rising order.
-      stride: Stride of its first block; 1 or 2.
+      widths: Allowed numbers of output channels, in rising order.
+      depths: Allowed numbers of blocks, in rising order.
+      kernels: Allowed sides of the depthwise kernels, odd, in rising order.
+      stride: Stride of the first block; 1 or 2.
     """
 
     name: str
@@ -95,11 +96,11 @@ class SearchSpace:
     """All subnets of a supernet, from `smallest()` to `largest()`.
 
     Attributes:
-      name: What the space is called in reports and error messages.
+      name: Name of the space in reports and error messages.
       image_shape: `(height, width, channels)` of an image.
       classes: Number of classes.
       stem_width: Output channels of the first 3 x 3 convolution.
-      stem_stride: Its stride; 1 or 2.
+      stem_stride: Stride of the first convolution; 1 or 2.
       stages: The stages, from the image to the classifier.
       normalization: `"parametric"` (FedSup's PN) or `"group"` (groups of 8 channels, batch-free).
     """
@@ -201,15 +202,15 @@ class SearchSpace:
         return math.prod(len(values) for values in self.choices)
 
     def smallest(self) -> Architecture:
-        """The architecture with the least of every dimension."""
+        """Returns the architecture with the least of every dimension."""
         return self.decode([values[0] for values in self.choices])
 
     def largest(self) -> Architecture:
-        """The architecture with the most of every dimension: the whole supernet."""
+        """Returns the architecture with the most of every dimension: the whole supernet."""
         return self.decode([values[-1] for values in self.choices])
 
     def fixed_architecture(self, architecture: Architecture) -> "SearchSpace":
-        """The space whose single point is `architecture`."""
+        """Returns the space whose only architecture is `architecture`."""
         self.check(architecture)
         stages = tuple(
             dataclasses.replace(stage, widths=(width,), depths=(depth,), kernels=(kernel,))
@@ -248,7 +249,11 @@ class SearchSpace:
         )
 
     def decode(self, code: Sequence[int]) -> Architecture:
-        """Inverse of `encode`."""
+        """Returns the architecture with that code: the inverse of `encode`.
+
+        Raises:
+          ValueError: If the code is not that of an architecture of the space.
+        """
         code = [operator.index(value) for value in code]
         stages = len(self.stages)
         if len(code) != 3 * stages:
@@ -261,14 +266,18 @@ class SearchSpace:
         return architecture
 
     def index(self, architecture: Architecture) -> int:
-        """The architecture's number in the space, from 0 (smallest) to `size - 1` (largest)."""
+        """Returns the architecture's number in the space, from 0 (smallest) to `size - 1`."""
         index = 0
         for value, values in zip(self.encode(architecture), self.choices, strict=True):
             index = index * len(values) + values.index(int(value))
         return index
 
     def at(self, index: int) -> Architecture:
-        """Inverse of `index`."""
+        """Returns the architecture with that number: the inverse of `index`.
+
+        Raises:
+          ValueError: If there is no such number.
+        """
         if not 0 <= index < self.size:
             raise ValueError(
                 f"Search space {self.name!r} numbers its architectures 0 to {self.size - 1}, "
@@ -289,7 +298,16 @@ class SearchSpace:
     def mutate(
         self, architecture: Architecture, rng: np.random.Generator, probability: float = 0.1
     ) -> Architecture:
-        """Redraws each entry with `probability`, and at least one that has a choice."""
+        """Redraws entries of an architecture at random.
+
+        Args:
+          architecture: The architecture to change; it is not modified.
+          rng: The source of randomness.
+          probability: Chance of each entry to be redrawn; at least one that has a choice is.
+
+        Returns:
+          Another architecture of the space, or the same if the space has no other.
+        """
         code = list(self.encode(architecture))
         free = [i for i, values in enumerate(self.choices) if len(values) > 1]
         if not free:
@@ -302,7 +320,7 @@ class SearchSpace:
     def crossover(
         self, first: Architecture, second: Architecture, rng: np.random.Generator
     ) -> Architecture:
-        """Takes each entry from either parent with equal chance."""
+        """Returns a child that has each entry from either parent with equal chance."""
         first, second = self.encode(first), self.encode(second)
         return self.decode(np.where(rng.random(len(first)) < 0.5, first, second))
 
@@ -343,7 +361,14 @@ class SearchSpace:
 
 
 def fedsup_cifar(classes: int = 10, **changes: Any) -> SearchSpace:
-    """The reference's space for 32 x 32 x 3 images: 10,368 subnets of 0.16 to 1.86 M parameters."""
+    """Returns the space of the FedSup paper's CIFAR experiments (arXiv 2206.01366, section 4).
+
+    It has 10,368 subnets of 0.16 to 1.86 million parameters for images of 32 x 32 x 3.
+
+    Args:
+      classes: Number of classes.
+      **changes: Other fields of the `SearchSpace` to replace.
+    """
     kernels = (3, 5, 7)
     fields = dict(
         name="fedsup_cifar",
@@ -362,7 +387,12 @@ def fedsup_cifar(classes: int = 10, **changes: Any) -> SearchSpace:
 
 
 def digits_small(classes: int = 10, **changes: Any) -> SearchSpace:
-    """A space for 8 x 8 (or, with `image_shape`, 16 x 16) grey images: 384 small subnets."""
+    """Returns a space of 384 small subnets for 8 x 8 (or larger) grey images.
+
+    Args:
+      classes: Number of classes.
+      **changes: Other fields of the `SearchSpace` to replace, such as `image_shape`.
+    """
     fields = dict(
         name="digits_small",
         image_shape=(8, 8, 1),

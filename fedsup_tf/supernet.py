@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from fedsup_tf.space import SearchSpace
 
 keras = tf.keras
 
-# How an architecture is given: itself, or as an int32 vector (of `SearchSpace.encode`) in a graph.
+# An architecture, or its int32 code (of `SearchSpace.encode`), which may be a tensor of a graph.
 AnyArchitecture = Architecture | tf.Tensor | np.ndarray
 
 
@@ -86,8 +86,8 @@ class Supernet(keras.Model):
 
     # ---------------------------------------------------------------- variables
 
-    def build(self, input_shape=None):
-        """Adds the variables, at their largest."""
+    def build(self, input_shape: Any = None) -> None:
+        """Adds the variables, of the sizes of the largest subnet."""
         if self.built:
             return
         self.stem.build((None, *self.space.image_shape))
@@ -99,7 +99,7 @@ class Supernet(keras.Model):
         self.built = True
 
     def weights_by_name(self) -> dict[str, tf.Variable]:
-        """The variables under the names that slices, checkpoints and updates use."""
+        """Returns the variables under the names that slices, checkpoints and updates use."""
         self.build()
         parts = {self.stem: self.stem.own_weights(), self.stem_norm: self.stem_norm.own_weights()}
         named = with_prefixes(parts)
@@ -110,7 +110,7 @@ class Supernet(keras.Model):
         return named
 
     def values_by_name(self) -> dict[str, np.ndarray]:
-        """What the variables hold, by the same names."""
+        """Returns the values of the variables as arrays, by the same names."""
         return {name: variable.numpy() for name, variable in self.weights_by_name().items()}
 
     def named(self, values: Iterable[Any]) -> dict[str, Any]:
@@ -128,7 +128,11 @@ class Supernet(keras.Model):
         return dict(zip(self.weight_shapes, values, strict=True))
 
     def assign_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable; names and shapes must be those of `weight_shapes`."""
+        """Sets every variable.
+
+        Raises:
+          ValueError: If names or shapes are not those of `weight_shapes`; nothing is set then.
+        """
         check_weights(weights, self.weight_shapes)
         for name, variable in self.weights_by_name().items():
             variable.assign(weights[name])
@@ -142,13 +146,13 @@ class Supernet(keras.Model):
         within: AnyArchitecture | None = None,
         nested: bool = False,
     ) -> dict[str, Slice]:
-        """Which part of each tensor a subnet uses.
+        """Returns the part of each tensor that a subnet uses.
 
         Args:
           architecture: The subnet.
           within: The net whose tensors are cut and that holds the subnet; by default the supernet.
-          nested: Whether the slices shall hold every subnet of the subnet too. A block of
-            equal widths has no shortcut convolution, but with a smaller width before it needs one.
+          nested: Whether the slices hold every subnet of the subnet too. A block of equal widths
+            has no shortcut convolution, but a subnet with a smaller width before it needs one.
 
         Returns:
           A slice for every tensor of the supernet; one of size 0 where the subnet has no such
@@ -180,10 +184,10 @@ class Supernet(keras.Model):
         return slices
 
     def elastic_shapes(self, nested: bool = False) -> dict[str, tuple[int | None, ...]]:
-        """Shape of each tensor over all subnets: None on an axis whose length is not the same.
+        """Returns each tensor's shape over all subnets: None on an axis whose length varies.
 
         Args:
-          nested: As of `slices`.
+          nested: Whether the slices hold every subnet of a subnet too, as in `slices`.
         """
         lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
         for slices in self._all_slices(nested):
@@ -197,15 +201,15 @@ class Supernet(keras.Model):
 
     @functools.cached_property
     def grids(self) -> dict[str, Grid]:
-        """Each tensor's cells, of which the slices of all subnets are made."""
+        """The cells of each tensor; every subnet's slice consists of whole cells."""
         seen = [*self._all_slices(False), *self._all_slices(True)]
         return {
             name: Grid.of(shape, [slices[name] for slices in seen])
             for name, shape in self.weight_shapes.items()
         }
 
-    def _all_slices(self, nested):
-        """Slices of as many subnets as have every slice of every tensor."""
+    def _all_slices(self, nested: bool) -> Iterator[dict[str, Slice]]:
+        """Yields slices of enough subnets to include every possible slice of every tensor."""
         smallest = self.space.smallest()
         # A tensor's slice depends on its own stage's choice and on the width that enters it.
         for number, stage in enumerate(self.space.stages):
@@ -221,7 +225,14 @@ class Supernet(keras.Model):
                     yield self.slices(Architecture(widths, depths, kernels), None, nested)
 
     def code_at(self, index: tf.Tensor) -> tf.Tensor:
-        """In a graph, the int32 code of the architecture with that `SearchSpace.index`."""
+        """Computes the int32 code of the architecture with that `SearchSpace.index` in a graph.
+
+        Args:
+          index: int32 scalar.
+
+        Returns:
+          `(3 * stages,)`, int32, as `SearchSpace.encode` returns it.
+        """
         code = []
         for values in reversed(self.space.choices):
             code.append(tf.gather(tf.constant(values, tf.int32), index % len(values)))
@@ -229,7 +240,11 @@ class Supernet(keras.Model):
         return tf.stack(code[::-1])
 
     def extract(self, architecture: Architecture) -> "Supernet":
-        """The subnet as a model of its own: the supernet of the space with that single point."""
+        """Returns a subnet as a model of its own: the supernet of the space of that architecture.
+
+        Raises:
+          ValueError: If the architecture is not in the space.
+        """
         slices = self.slices(architecture)
         subnet = Supernet(self.space.fixed_architecture(architecture), self.seed)
         weights = slicing.take(self.weights_by_name(), slices)
@@ -240,7 +255,9 @@ class Supernet(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def forward(self, weights: Mapping[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-        """Logits as a pure function of a subnet's weights; their shapes say which subnet it is.
+        """Computes logits as a pure function of a subnet's weights.
+
+        The shapes of the weights determine the subnet.
 
         Args:
           weights: A tensor for each name of `weight_shapes`, of size 0 where the subnet has none.
@@ -259,18 +276,17 @@ class Supernet(keras.Model):
         images: tf.Tensor,
         sample_weights: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """`forward`, and the mean square that each parametric normalization found.
+        """Computes logits, and the mean square of each parametric normalization's input.
 
         Args:
-          weights: As of `forward`; beside a normalization's vectors there may be its
-            `mean_square`, see `ParametricNormalization.normalize`.
-          images: As of `forward`.
-          sample_weights: How much each image counts in the normalizations, `(batch,)`; all the
-            same by default.
+          weights: A tensor for each name of `weight_shapes`, as for `forward`. A normalization may
+            also have a `mean_square` (`ParametricNormalization.normalize`).
+          images: Normalized images, `(batch, height, width, channels)`.
+          sample_weights: Weight of each image in the normalizations, `(batch,)`; equal by default.
 
         Returns:
           Logits, `(batch, classes)`, and the mean squares, each `(channels,)`, by
-          `"<norm>/mean_square"`. A block that the subnet has not has none.
+          `"<norm>/mean_square"`. There are none for blocks that the subnet does not have.
         """
         maps = self.stem.forward(under("stem", weights), images)
         maps, mean_squares = self.stem_norm.normalize(
@@ -283,8 +299,13 @@ class Supernet(keras.Model):
         logits = self.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
         return logits, statistics
 
-    def call(self, images, architecture=None, training=False):
-        """See the class."""
+    def call(
+        self,
+        images: tf.Tensor,
+        architecture: AnyArchitecture | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Computes logits with slices of the model's own variables."""
         del training
         architecture = self.space.largest() if architecture is None else architecture
         slices = self.slices(architecture)
@@ -295,11 +316,14 @@ class Supernet(keras.Model):
     def save_checkpoint(
         self, path: str | os.PathLike, information: Mapping[str, Any] | None = None
     ) -> None:
-        """Writes weights and space to one safetensors file, whole or not at all.
+        """Writes the weights and the search space to one safetensors file, atomically.
 
         Args:
           path: Where to write.
-          information: Anything that is JSON to keep with it, such as the round.
+          information: JSON values to store in the file, such as the round.
+
+        Raises:
+          OSError: If the file cannot be written; what was at `path` before is unchanged.
         """
         tensors = self.values_by_name()
         metadata = {"space": self.space.to_json(), "information": dict(information or {})}
@@ -313,13 +337,13 @@ class Supernet(keras.Model):
 
         Args:
           path: The file.
-          space: The space it must be of; by default any.
+          space: The expected search space; by default any.
 
         Returns:
-          The supernet, and the information saved with it.
+          The supernet, and the information stored with it. The weights are equal to the bit.
 
         Raises:
-          ValueError: If the file is not a whole supernet, or is of another space.
+          ValueError: If the file is damaged, is not a supernet, or has another search space.
         """
         supernet = None
 
@@ -343,25 +367,26 @@ class Supernet(keras.Model):
 
     # ------------------------------------------------------------- Keras' config
 
-    def get_config(self):
-        """Arguments of the constructor, the space as JSON."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor, the space as JSON."""
         return {"space": self.space.to_json(), "seed": self.seed, "name": self.name}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Inverse of `get_config`."""
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> "Supernet":
+        """Makes a supernet with new weights from what `get_config` returned."""
         del custom_objects
         return cls(**{**config, "space": SearchSpace.from_json(config["space"])})
 
-    def get_build_config(self):
+    def get_build_config(self) -> dict[str, Any] | None:
         """Returns the shape that `build_from_config` takes; the space alone decides it."""
         return {"input_shape": [None, *self.space.image_shape]} if self.built else None
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: Mapping[str, Any]) -> None:
         """Adds the variables, so that Keras can read them from a `.keras` file."""
         self.build(config["input_shape"])
 
-    def _dimensions(self, architecture):
+    def _dimensions(self, architecture: AnyArchitecture) -> tuple[Sequence[int | tf.Tensor], ...]:
+        """Splits an architecture into the widths, depths and kernels of its stages."""
         if isinstance(architecture, Architecture):
             self.space.check(architecture)
             return architecture.widths, architecture.depths, architecture.kernels
@@ -378,7 +403,7 @@ class Supernet(keras.Model):
 
 
 def has_weight_decay(name: str) -> bool:
-    """Whether the tensor is a convolution's or classifier's kernel; PN and bias do not decay."""
+    """Tells whether a tensor has weight decay: kernels have, PN's vectors and biases have not."""
     return name.endswith("/kernel")
 
 
@@ -398,7 +423,7 @@ def check_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[
             )
 
 
-def _one_if_less(first, second):
+def _one_if_less(first: int, second: int | tf.Tensor) -> int | tf.Tensor:
     if isinstance(second, tf.Tensor):
         return tf.cast(first < second, tf.int32)
     return int(first < second)

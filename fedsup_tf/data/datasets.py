@@ -1,4 +1,4 @@
-"""Data sets of images, as raw uint8 pixels in memory."""
+"""Loads data sets of images as raw uint8 pixels in memory."""
 
 import dataclasses
 import functools
@@ -23,11 +23,11 @@ class ImageDataset(NamedTuple):
 
     Attributes:
       name: One of `DATASETS`.
-      train_images: `(examples, height, width, channels)`, uint8.
-      train_labels: `(examples,)`, int32.
-      test_images: `(examples, height, width, channels)`, uint8.
-      test_labels: `(examples,)`, int32.
-      class_names: A name for each label.
+      train_images: Images of the training split, `(examples, height, width, channels)`, uint8.
+      train_labels: Labels of the training split, `(examples,)`, int32.
+      test_images: Images of the test split, `(examples, height, width, channels)`, uint8.
+      test_labels: Labels of the test split, `(examples,)`, int32.
+      class_names: Name of each label.
       preprocessing: The data set's normalization and usual augmentation.
     """
 
@@ -52,11 +52,11 @@ def load_dataset(
       data_dir: The folder of the official archive, its extracted folder, or the archive itself.
         Without it Fashion-MNIST is taken from Debian's package where that is installed, and
         otherwise archives are downloaded into Keras's cache.
-      image_shape: `(height, width, channels)` wanted: smaller images are put in the middle of
-        zeros, grey is repeated in 3 channels. The data set's own if left out.
+      image_shape: Wanted `(height, width, channels)`; smaller images are padded with zeros on all
+        sides, a grey channel is repeated 3 times. By default the data set's own shape.
 
     Returns:
-      The data set; constants of its preprocessing are those before padding with zeros.
+      The data set; its preprocessing has the constants of the images before padding.
 
     Raises:
       DatasetError: If a file is missing, damaged or not the data set's.
@@ -96,7 +96,7 @@ def _checked_shape(name: str, own: tuple[int, ...], wanted: Sequence[int]) -> tu
 
 
 def _place(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Puts images in the middle of zeros; one channel is repeated in all of them."""
+    """Pads images with zeros on all sides, and repeats a single channel."""
     height, width = images.shape[1:3]
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     placed = np.zeros((len(images), *shape), images.dtype)
@@ -105,7 +105,7 @@ def _place(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _load_digits(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
-    """1,797 handwritten digits; ink counts 0 to 16. Every fifth of a class is a test example."""
+    """Loads 1,797 handwritten digits of ink counts 0 to 16; every fifth of a class is for tests."""
     del data_dir  # The digits are inside scikit-learn.
     from sklearn import datasets as sklearn_datasets
 
@@ -158,7 +158,7 @@ def _download_file(url: str, md5: str) -> Path:
 
 
 def _keras():
-    """Keras, which downloads; what is on disk is read without it and without TensorFlow."""
+    """Imports Keras, which is needed for downloads alone."""
     import tensorflow as tf
 
     return tf.keras
@@ -187,12 +187,12 @@ class _Source(NamedTuple):
 
 
 def _from_unit(*values: float) -> tuple[float, ...]:
-    """Constants of pixels from 0 to 1 in units of uint8."""
+    """Converts constants of pixels from 0 to 1 into units of uint8."""
     return tuple(round(255 * value, 4) for value in values)
 
 
 _SOURCES = {
-    # Constants of the first two were measured on the training split; others are those in use.
+    # The constants of the first two were measured on the training split; the others are customary.
     "digits": _Source(_load_digits, Preprocessing((4.8834,), (6.0130,))),
     "fashion_mnist": _Source(_load_fashion_mnist, Preprocessing((72.9404,), (90.0212,))),
     "cifar10": _Source(

@@ -1,4 +1,4 @@
-"""Federated partitions: which client holds which examples of a central data set.
+"""Federated partitions of a central data set among clients.
 
 `"iid"` deals examples at random, `"shard"` gives each client a few classes (McMahan et al., arXiv
 1602.05629, section 3), `"dirichlet"` draws each class's shares of the clients from a Dirichlet
@@ -12,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 PARTITIONS = ("iid", "shard", "dirichlet")
-# NumPy's draws take ever longer, or never end, for a beta beyond all use.
+# For a beta outside of these bounds NumPy's draws take very long or do not end.
 _LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
 
 
 class ClientIndices(NamedTuple):
-    """What one client holds, as rising indices into a data set's splits.
+    """The examples of one client, as rising indices into a data set's splits.
 
     Attributes:
-      train: `(examples,)`, int64, into the training split. No two clients share one.
-      test: `(examples,)`, int64, into the test split. Clients may share them.
+      train: Indices into the training split, `(examples,)`, int64. No two clients share one.
+      test: Indices into the test split, `(examples,)`, int64. Clients may share some.
     """
 
     train: np.ndarray
@@ -47,19 +47,20 @@ def partition(
 
     Args:
       kind: One of `PARTITIONS`.
-      train_labels: `(examples,)`, whole numbers from 0.
-      test_labels: `(examples,)`, whole numbers from 0.
+      train_labels: Labels of the training split, `(examples,)`, whole numbers from 0.
+      test_labels: Labels of the test split, `(examples,)`, whole numbers from 0.
       clients: Number of clients.
-      seed: Decides everything that is random, at least 0.
-      classes_per_client: Of `"shard"`: shards a client holds. A shard is of one class, so a client
-        has at most as many classes, and as many wherever that is possible.
-      beta: Of `"dirichlet"`: its concentration. The smaller, the fewer classes a client has.
-      test_examples: Test examples of a client; `max(1, len(test_labels) // clients)` if left out.
-        A client has fewer where the test split has too few of one of its classes to keep to the
-        frequencies. Its classes that the test split has not at all are left out.
+      seed: Seed of all random choices, from 0.
+      classes_per_client: For `"shard"`: number of shards of a client. A shard is of one class, so
+        that a client has at most that many classes, and as many wherever that is possible.
+      beta: For `"dirichlet"`: concentration of the distribution. The smaller it is, the fewer
+        classes a client has.
+      test_examples: Test examples of a client; `max(1, len(test_labels) // clients)` by default.
+        A client has fewer where the test split has too few of one of its classes to keep the
+        frequencies. Classes that the test split lacks are left out.
 
     Returns:
-      The indices of each client. None is empty.
+      The indices of each client. No client is without training examples.
 
     Raises:
       ValueError: If an argument is missing or no such partition exists.
@@ -75,7 +76,7 @@ def partition(
             f"Expected at most {len(train_labels)} clients, one for each training example, "
             f"received {clients}. Ask for fewer clients."
         )
-    # Two streams: the training sets do not depend on the size of the test sets.
+    # Two streams, so that the training sets do not depend on the size of the test sets.
     train_random, test_random = (np.random.default_rng((seed, stream)) for stream in range(2))
     if kind == "iid":
         train = np.array_split(train_random.permutation(len(train_labels)), clients)
@@ -149,7 +150,7 @@ def _shards(
 
 
 def _count_shards(sizes: np.ndarray, shards: int) -> np.ndarray:
-    """Shards of each class, at least 1, so that the largest shard is as small as can be."""
+    """Computes the shards of each class, at least 1, that make the largest shard smallest."""
     counts = np.ones(len(sizes), np.int64)
     queue = [(-size, index) for index, size in enumerate(sizes.tolist())]
     heapq.heapify(queue)
@@ -209,7 +210,7 @@ def _dirichlet(
 
 
 def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers that add up to `total`, like `weights`: the largest-remainder method."""
+    """Rounds shares of `total` to whole numbers by the largest-remainder method."""
     quotas = weights / weights.sum() * total
     counts = np.floor(quotas).astype(np.int64)
     rest = total - counts.sum()
@@ -234,7 +235,7 @@ def _test_set(
             "that has all classes, or ask for more classes per client."
         )
     held = wanted > 0
-    # Whole numbers: the most that keeps to the frequencies, at least 1 as no frequency exceeds 1.
+    # The most that keeps the frequencies, in whole numbers; at least 1, as no frequency exceeds 1.
     most = (available[held] * wanted.sum() // wanted[held]).min()
     counts = _apportion(wanted, min(examples, most))
     drawn = [

@@ -1,16 +1,17 @@
-"""What is done to an image before a net sees it.
+"""Normalization and augmentation of images before they enter a net.
 
-A `Preprocessing` travels with checkpoints and inside exported models, so that simulation and phone
-see the same numbers.
+A `Preprocessing` is stored in checkpoints and in exported models, so that simulation and phone
+compute the same numbers.
 """
 
 import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 
@@ -19,11 +20,11 @@ class Preprocessing:
     """Normalization of every image, and augmentation of training images.
 
     Attributes:
-      mean: Per channel, in the data set's uint8 units.
-      standard_deviation: Per channel, in the data set's uint8 units.
-      crop_padding: Pixels of the mean colour put around an image before a crop of its size is
-        taken at random; 0 for no crop.
-      flip: Whether half of the images are mirrored left to right.
+      mean: Mean of each channel, in units of the uint8 pixels.
+      standard_deviation: Standard deviation of each channel, in units of the uint8 pixels.
+      crop_padding: Pixels of the mean colour added on each side before a random crop of the
+        original size; 0 for no crop.
+      flip: Whether each training image is mirrored left to right with a chance of 0.5.
     """
 
     mean: tuple[float, ...]
@@ -54,8 +55,8 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(float(value) for value in mean))
         object.__setattr__(self, "standard_deviation", tuple(float(value) for value in deviation))
 
-    def normalize(self, images) -> "tf.Tensor":
-        """`(images - mean) / standard_deviation`, in operations that every TFLite runtime has.
+    def normalize(self, images: "tf.Tensor | np.ndarray") -> "tf.Tensor":
+        """Computes `(images - mean) / standard_deviation` with TensorFlow Lite builtins alone.
 
         Args:
           images: `(batch, height, width, channels)`, uint8; the batch may be unknown when traced.
@@ -66,7 +67,7 @@ class Preprocessing:
         Raises:
           ValueError: If the images have another number of channels.
         """
-        # Here and not above: what runs a model on a device reads the constants without TensorFlow.
+        # Imported here, since a device reads the constants without TensorFlow.
         import tensorflow as tf
 
         images = tf.convert_to_tensor(images)
@@ -75,26 +76,26 @@ class Preprocessing:
                 f"Expected images of {len(self.mean)} channels, received shape {images.shape}. "
                 "Load the data set with the image_shape that the model was made for."
             )
-        # Whole rows at a time: operations on few channels are slow in every engine.
+        # Whole rows at a time, since operations on few channels are slow in every runtime.
         _, height, width, channels = images.shape
         mean = tf.constant(self.mean * width, tf.float32)
         scale = tf.constant([1.0 / value for value in self.standard_deviation] * width, tf.float32)
         rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
         return tf.reshape((rows - mean) * scale, [-1, height, width, channels])
 
-    def augment(self, images, seed) -> "tf.Tensor":
-        """Crops and flips each image on its own, at random.
+    def augment(self, images: "tf.Tensor", seed: "tf.Tensor | Sequence[int]") -> "tf.Tensor":
+        """Crops and flips each image independently at random.
 
         Args:
           images: `(batch, height, width, channels)`, normalized, so that 0 is the mean colour.
           seed: `(2,)`, int32. The same seed gives the same images.
 
         Returns:
-          The shape and type of `images`; `images` themselves if there is nothing to do.
+          Images of the same shape and type; `images` themselves if nothing is to be done.
         """
         if not self.crop_padding and not self.flip:
             return images
-        import tensorflow as tf  # As in `normalize`.
+        import tensorflow as tf  # Imported here for the same reason as in `normalize`.
 
         images = tf.convert_to_tensor(images)
         batch, height, width = (tf.shape(images)[axis] for axis in range(3))
@@ -110,7 +111,7 @@ class Preprocessing:
             rows = tf.range(height)[tf.newaxis] + offsets[0]
             images = tf.gather(images, rows, axis=1, batch_dims=1)
             columns += offsets[1]
-        # A flip is a crop whose columns are counted backwards: one gather does both.
+        # A flip is a crop with reversed columns, so that one gather does both.
         return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), shape)
 
     def to_json(self) -> str:
@@ -122,7 +123,7 @@ class Preprocessing:
         """Reads what `to_json` wrote.
 
         Raises:
-          ValueError: If the text is something else.
+          ValueError: If the text is not such JSON.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         try:
@@ -137,7 +138,7 @@ class Preprocessing:
         return cls(**fields)
 
 
-def _are_finite(values) -> bool:
+def _are_finite(values: Any) -> bool:
     return (
         isinstance(values, Sequence)
         and len(values) > 0

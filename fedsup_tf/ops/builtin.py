@@ -1,8 +1,8 @@
-"""Gradients made of TensorFlow Lite builtins alone, so that a phone's stock runtime can train.
+"""Gradients as TensorFlow Lite builtins alone, so that a phone's stock runtime can train.
 
-Each is also a formulation that the runtime computes fast: its batched matrix product is as fast as
-TensorFlow's while its fully connected operator is several times slower, so that products are
-written as batched ones and never with a transposed second factor.
+The formulations are also fast in that runtime: its batched matrix product is as fast as
+TensorFlow's, but its fully connected operator several times slower. Products are therefore written
+as batched ones, never with a transposed second factor.
 """
 
 from collections.abc import Sequence
@@ -10,45 +10,55 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# A product is computed in squares of so many rows and columns.
+# The length of an axis: a number if it is known when traced, else an int32 scalar.
+Length = int | tf.Tensor
+# The runtime computes products in squares of this many rows and columns.
 SQUARE = 16
+# Tensors that one concatenation may join in the runtime's fast path.
 _MOST_CONCATENATED = 4
-# Of a product that adds up over rows.
+# Rows in one part of a product that sums over rows.
 _ROWS_AT_ONCE = 512
 
 
-def shape_of(tensor: tf.Tensor) -> list:
-    """Each axis' length: a number where known, else an int32 scalar."""
+def shape_of(tensor: tf.Tensor) -> list[Length]:
+    """Returns the length of each axis: a number if it is known, else an int32 scalar."""
     static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
     return [dynamic[i] if length is None else length for i, length in enumerate(static)]
 
 
-def maximum(first, second):
-    """The greater of two numbers, a number itself where both are known when traced."""
+def maximum(first: Length, second: Length) -> Length:
+    """Returns the greater of two lengths, as a number if both are known when traced."""
     if isinstance(first, int) and isinstance(second, int):
         return max(first, second)
     return tf.maximum(first, second)
 
 
-def same_padding(side: int, kernel, stride: int):
-    """Zeros before and after an axis under padding SAME."""
+def same_padding(side: int, kernel: Length, stride: int) -> tuple[Length, Length]:
+    """Returns the zeros before and after an axis under padding SAME."""
     total = maximum((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """`(rows, in) @ (in, out)` as a batch of one product."""
-    # Of four dimensions: with three the converter refuses a product of a single row.
+    """Multiplies `(rows, in) @ (in, out)` as a batch of one product."""
+    # In four dimensions, since with three the converter refuses a product of a single row.
     rows, matrix = (tf.expand_dims(tf.expand_dims(factor, 0), 0) for factor in (rows, matrix))
     product = _batched_products(rows, matrix)
     return tf.squeeze(product, [0, 1])
 
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """1 x 1 convolution with `kernel` `(1, 1, in, out)`.
+    """Computes a 1 x 1 convolution as a product.
 
-    Kernel and gradient keep their shape: the runtime copies what enters or leaves a graph when that
-    is changed.
+    Kernel and gradient keep their shape, since the runtime copies the inputs and outputs of a graph
+    that are reshaped.
+
+    Args:
+      images: `(batch, height, width, in)`.
+      kernel: `(1, 1, in, out)`.
+
+    Returns:
+      `(batch, height, width, out)`.
     """
     _, height, width, channels = shape_of(images)
     product = _batched_products(tf.reshape(images, [1, 1, -1, channels]), kernel)
@@ -56,11 +66,11 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
-    """`upstream` where `result` of ReLU6 lies strictly between 0 and 6, else zero.
+    """Computes ReLU6's gradient: `upstream` where `result` is strictly between 0 and 6, else 0.
 
-    A comparison and a selection would each leave the runtime's fast path, as a difference with a
-    number does; products and sums do not. The clip at -1 never acts: it makes the product and both
-    clips one operator. A power of two makes the sum exactly 0 where the result is 6.
+    Comparisons, selections and differences with a number leave the runtime's fast path; products
+    and sums do not. The clip at -1 has no effect but lets the runtime fuse the product and both
+    clips into one operator. A power of two makes the sum exactly 0 where the result is 6.
     """
     steep = 2.0**100
     inside = result * (result * -steep + 6 * steep)
@@ -68,12 +78,15 @@ def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
 
 
 def average_pool_gradient(upstream: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Gradient of the average over 2 x 2 with stride 2 and padding SAME.
+    """Computes the gradient of the average over 2 x 2 with stride 2 and padding SAME.
 
     Args:
       upstream: `(batch, ceil(height / 2), ceil(width / 2), channels)`.
-      height: Of the pooled images.
-      width: Likewise.
+      height: Height of the images that were pooled.
+      width: Width of the images that were pooled.
+
+    Returns:
+      `(batch, height, width, channels)`.
     """
     # The last row and column of an odd map average over fewer pixels.
     share = [[0.5] * (side // 2) + [1.0] * (side % 2) for side in (height, width)]
@@ -85,11 +98,11 @@ def average_pool_gradient(upstream: tf.Tensor, height: int, width: int) -> tf.Te
 
 
 def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Convolution with padding SAME, as the product of a matrix of patches.
+    """Computes a convolution with padding SAME as the product of a matrix of patches.
 
     Args:
       images: `(batch, height, width, in)`, all known when traced.
-      kernel: `(side, side, in, out)`, likewise.
+      kernel: `(side, side, in, out)`, all known when traced.
       stride: 1 or 2.
 
     Returns:
@@ -118,9 +131,9 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
-    """What each of the kernel's entries meets at its places, `(batch, side * side * in, places)`.
+    """Gathers the inputs of each kernel entry, `(batch, side * side * in, output pixels)`.
 
-    Neighbouring places lie side by side, so that whole rows of them are copied.
+    Neighbouring output pixels are adjacent in memory, so that whole rows of them are copied.
     """
     batch, height, width, channels = images.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
@@ -129,7 +142,7 @@ def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
     rows = tf.reshape(images, [batch * height, width * channels])
     rows = tf.reshape(_padded(rows, width, wide, side, stride), [batch, -1])
     rows = tf.reshape(_padded(rows, height, tall, side, stride), [-1, wide, stride * channels])
-    # The pixels that a stride passes over are maps of their own.
+    # The pixels that a stride skips are separate maps.
     maps, across = tf.transpose(rows, [0, 2, 1]), []
     for group in range(groups):
         columns = min(stride, side - group * stride)
@@ -144,7 +157,7 @@ def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
 
 
 def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) -> tf.Tensor:
-    """`(n, length * entries)` with the zeros around that make of it `strides` whole strides."""
+    """Pads `(n, length * entries)` with zeros to `strides` whole strides."""
     entries = rows.shape[1] // length
     before, _ = same_padding(length, side, stride)
     after = max(strides * stride - length - before, 0)
@@ -153,7 +166,7 @@ def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) 
 
 
 def _whole_squares(matrices: tf.Tensor) -> tf.Tensor:
-    """`(batch, rows, columns)` with rows of zeros up to what a product computes fast."""
+    """Pads `(batch, rows, columns)` with rows of zeros to whole squares of a product."""
     batch, rows, columns = matrices.shape
     flat = tf.reshape(matrices, [batch, rows * columns])
     padded = tf.pad(flat, [[0, 0], [0, -rows % SQUARE * columns]])
@@ -161,14 +174,14 @@ def _whole_squares(matrices: tf.Tensor) -> tf.Tensor:
 
 
 def _sum_over_first(values: tf.Tensor) -> tf.Tensor:
-    """`(n, ...)` to `(1, ...)`, as a mean, of which the runtime has a fast one."""
+    """Sums over axis 0, written as mean x count because TensorFlow Lite's MEAN is faster."""
     count, *shape = values.shape
     total = tf.reduce_mean(tf.reshape(values, [1, count, 1, -1]), [1, 2]) * float(count)
     return tf.reshape(total, [1, *shape])
 
 
 def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
-    """`tf.concat`, of few at once: more leave the runtime's fast path."""
+    """Concatenates a few tensors at a time, since more leave the runtime's fast path."""
     while len(tensors) > 1:
         groups = range(0, len(tensors), _MOST_CONCATENATED)
         tensors = [tf.concat(tensors[i : i + _MOST_CONCATENATED], axis) for i in groups]
@@ -176,7 +189,7 @@ def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
 
 
 def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
-    """Part of an axis; the gradient of `tf.slice` is a builtin, that of indexing is not."""
+    """Slices an axis with `tf.slice`, whose gradient is a builtin; that of indexing is not."""
     if begin == 0 and length == tensor.shape[axis]:
         return tensor
     begins, sizes = [0] * len(tensor.shape), tensor.shape.as_list()
@@ -185,8 +198,8 @@ def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
 
 
 @tf.custom_gradient
-def _batched_products(first, second):
-    """`tf.matmul` of matrices as `each_transposed` takes them."""
+def _batched_products(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Multiplies matrices of the shapes that `each_transposed` takes."""
 
     def gradient(upstream):
         return (
@@ -197,11 +210,11 @@ def _batched_products(first, second):
     return tf.matmul(first, second), gradient
 
 
-def _second_gradient(first, upstream):
-    """Gradient of a product's second factor; the smaller of the two matrices is transposed.
+def _second_gradient(first: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """Computes the gradient of a product's second factor, transposing the smaller matrix.
 
-    Many rows are multiplied in parts: the entries of a column in very long rows would fall on the
-    same few places of the processor's cache.
+    Many rows are multiplied in parts, since the entries of a column in very long rows would map to
+    the same few lines of the processor's cache.
     """
     rows, inner, columns = first.shape[-2], first.shape[-1], upstream.shape[-1]
     is_swapped = None not in (inner, columns) and inner > columns
@@ -219,10 +232,10 @@ def _second_gradient(first, upstream):
 
 
 def each_transposed(matrices: tf.Tensor) -> tf.Tensor:
-    """Each matrix transposed, in a form that the converter does not merge into a product.
+    """Transposes each matrix in a form that the converter does not merge into a product.
 
     Args:
-      matrices: `(batch, rows, columns)` or, one alone, `(1, 1, rows, columns)`.
+      matrices: `(batch, rows, columns)`, or a single one as `(1, 1, rows, columns)`.
     """
     *batch, rows, columns = shape_of(matrices)
     if len(batch) > 1:

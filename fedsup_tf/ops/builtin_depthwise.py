@@ -1,21 +1,23 @@
-"""Depthwise convolutions and their gradients as products, of TensorFlow Lite builtins alone.
+"""Depthwise convolutions and their gradients as products, with TensorFlow Lite builtins alone.
 
-The runtime's own operator is slow where the kernel is no constant, ten times slower than
-TensorFlow's on x86, and never returns where it has more than 4,832 channels, as the usual
-formulation of its filter gradient as a depthwise convolution over batch x channels would ask.
+The runtime's own operator is slow if the kernel is not a constant (ten times slower than
+TensorFlow's on x86), and it does not return for more than 4,832 channels, which the usual
+formulation of the filter gradient as a depthwise convolution over batch x channels would need.
 
-Which tap of the kernel joins which pixel with which pixel of the result is known when traced.
-Products with these links, constants of zeros and ones, make of the kernel a weight for each such
-pair of pixels, and of the weights' gradient the kernel's. The weights then meet the images in one
-of two ways, whichever is estimated to be faster:
+Which tap of the kernel links an input pixel to an output pixel is known when traced. Products with
+these links, constants of zeros and ones, expand the kernel to a weight for each pair of pixels, and
+reduce the gradient of these weights to that of the kernel. The weights are applied to the images in
+one of two ways, whichever is estimated to be faster:
 
-* on tiny maps each pixel is multiplied by its weight in every result, entry by entry, and a mean
-  adds up: channels stay innermost, and nothing is transposed;
-* on others each channel has a matrix, of all pixels by all pixels or, on large maps, of a block of
-  the result's rows by the rows that it reaches, and the images are transposed to channels first.
+* On tiny maps each input pixel is multiplied by its weight for each output pixel, entry by entry,
+  and a mean sums up. Channels stay innermost, and nothing is transposed.
+* On other maps each channel has a matrix of all input pixels by all output pixels or, on large
+  maps, of the input rows that a block of output rows reaches. Images are transposed to channels
+  first.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,20 +25,30 @@ import tensorflow as tf
 
 from fedsup_tf.ops.builtin import SQUARE, each_transposed, same_padding, window
 
-# Nanoseconds by measurement on x86: of a pair's weight in an image, entry by entry; of an entry of
-# a matrix; of a multiplication in a product; of rows that are copied into a block together; of an
-# entry that is transposed there and back; of the calls for a channel; and of those for all of them,
-# beyond what pairs have. All but the multiplication are of a value and its gradients together.
-_PAIR, _ENTRY, _PRODUCT, _COPY, _TRANSPOSE, _CALLS = 0.66, 1.5, 0.01, 5.5, 0.8, 600
-_ALL_CALLS = 25_000
+# Costs in nanoseconds, measured on x86. All but that of a multiplication are for a value and its
+# gradients together.
+# A pair of pixels in an image, entry by entry.
+_PAIR_NS = 0.66
+# An entry of a matrix.
+_ENTRY_NS = 1.5
+# A multiplication in a product.
+_PRODUCT_NS = 0.01
+# Rows that are copied into a block together.
+_COPY_NS = 5.5
+# An entry that is transposed there and back.
+_TRANSPOSE_NS = 0.8
+# Calls of operators for one channel.
+_CHANNEL_CALLS_NS = 600
+# Calls of operators for all channels, beyond those that pairs need.
+_ALL_CALLS_NS = 25_000
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Depthwise convolution with padding SAME.
+    """Computes a depthwise convolution with padding SAME.
 
     Args:
       images: `(batch, height, width, channels)`, all known when traced.
-      kernel: `(rows, columns, channels, 1)`, likewise.
+      kernel: `(rows, columns, channels, 1)`, all known when traced.
       stride: 1 or 2.
 
     Returns:
@@ -57,12 +69,12 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
 
 
 class _Walk(NamedTuple):
-    """A kernel's places along an axis.
+    """Positions of a kernel along an axis; each makes one output pixel.
 
     Attributes:
-      length: Pixels of the axis.
-      taps: Of the kernel.
-      stride: From place to place.
+      length: Number of input pixels.
+      taps: Number of taps of the kernel.
+      stride: Input pixels from one position to the next.
     """
 
     length: int
@@ -71,37 +83,37 @@ class _Walk(NamedTuple):
 
     @property
     def places(self) -> int:
-        """Pixels of the result."""
+        """Number of output pixels."""
         return -(-self.length // self.stride)
 
     @property
     def before(self) -> int:
-        """Zeros before the first pixel."""
+        """Number of zeros before the first input pixel."""
         return same_padding(self.length, self.taps, self.stride)[0]
 
     def links(self, pixels: range, places: range) -> np.ndarray:
-        """1 where a tap joins a pixel with a place, else 0: `(taps, pixels, places)`."""
+        """Returns `(taps, pixels, places)`: 1 where a tap links an input and an output pixel."""
         taps, pixels, places = np.ix_(range(self.taps), pixels, places)
         return (pixels == places * self.stride + taps - self.before).astype(np.float32)
 
     def all_links(self) -> np.ndarray:
-        """Those of all pixels with all places."""
+        """Returns the links of all input pixels with all output pixels."""
         return self.links(range(self.length), range(self.places))
 
     def reached_from(self, places: int) -> range:
-        """Pixels that the first places reach, of the padding too."""
+        """Returns the input pixels, padding included, that the first output pixels reach."""
         return range(-self.before, (places - 1) * self.stride + self.taps - self.before)
 
     def reaching(self, pixels: int) -> range:
-        """Places that reach the first pixels, beyond the first and the last place too."""
+        """Returns the positions, also outside of the output, that reach the first input pixels."""
         first = -((self.taps - 1 - self.before) // self.stride)
         return range(first, (pixels - 1 + self.before) // self.stride + 1)
 
 
 def _pair_cost(batch: int, channels: int, down: _Walk, across: _Walk) -> float:
     pairs = down.length * down.places * across.length * across.places
-    weights = _ENTRY + 3 * _PRODUCT * down.taps * across.taps
-    return channels * pairs * (_PAIR * batch + weights)
+    weights = _ENTRY_NS + 3 * _PRODUCT_NS * down.taps * across.taps
+    return channels * pairs * (_PAIR_NS * batch + weights)
 
 
 def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: int) -> float:
@@ -117,12 +129,12 @@ def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: i
         + _multiplications(results, windows, pixels)
     )
     transposed = batch * (down.length * across.length + down.places * across.places)
-    return _ALL_CALLS + channels * (
-        _ENTRY * pixels * results
-        + _PRODUCT * products
-        + _COPY * windows * copies
-        + _TRANSPOSE * transposed
-        + _CALLS
+    return _ALL_CALLS_NS + channels * (
+        _ENTRY_NS * pixels * results
+        + _PRODUCT_NS * products
+        + _COPY_NS * windows * copies
+        + _TRANSPOSE_NS * transposed
+        + _CHANNEL_CALLS_NS
     )
 
 
@@ -132,7 +144,11 @@ def _multiplications(rows: int, inner: int, columns: int) -> int:
 
 
 def _block_rows(down: _Walk, blocks: int) -> tuple[range, range, range, range]:
-    """Rows of the first block: places, pixels, the pixels these places reach, and the other way."""
+    """Returns rows of the first block.
+
+    They are its output rows, its input rows, the input rows that its output rows reach, and the
+    output rows that reach its input rows.
+    """
     places = range(down.places // blocks)
     if blocks == 1:
         pixels = range(down.length)
@@ -142,7 +158,7 @@ def _block_rows(down: _Walk, blocks: int) -> tuple[range, range, range, range]:
 
 
 def _together(step: int, rows: int) -> int:
-    """Rows that are neighbours in every window of so many, windows so many rows apart."""
+    """Returns the rows that stay neighbours in windows of `rows` rows that are `step` apart."""
     return math.gcd(step, rows)
 
 
@@ -161,7 +177,7 @@ def _pair_products(images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _W
         weights = tf.matmul(links, tf.reshape(kernel, [1, -1, channels]))
 
         def gradient(upstream):
-            # Each pixel's products with the places lie side by side.
+            # The products of an input pixel with all output pixels are adjacent.
             rows = tf.reshape(upstream, [batch, 1, places * channels])
             products = rows * tf.reshape(weights, [1, pixels, places * channels])
             products = tf.reshape(products, [batch * pixels, places, 1, channels])
@@ -170,7 +186,7 @@ def _pair_products(images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _W
             products = tf.reshape(products, [1, batch, 1, pixels * places * channels])
             slopes = tf.reduce_mean(products, [1, 2]) * float(batch)
             slopes = tf.reshape(slopes, [1, pixels * places, channels])
-            # The runtime turns the few links; turned here the file would hold them twice.
+            # The runtime transposes the links; transposed here, the file would hold them twice.
             taps = tf.matmul(links, slopes, transpose_a=True)
             return tf.reshape(images_gradient, images.shape), tf.reshape(taps, kernel.shape)
 
@@ -206,9 +222,9 @@ def _block_products(
             around = _windows(rows, across.places, len(places), reaching, blocks)
             around = tf.reshape(around, [channels, batch * blocks, -1])
             turned = each_transposed(matrices) if blocks == 1 else _matrices(kernel, *back)
-            found = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
-            # The last block's rows go beyond those of an odd map.
-            images_gradient = _channels_last(window(found, 1, 0, height * width), images.shape)
+            gradients = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
+            # The rows of the last block extend beyond a map of odd height.
+            images_gradient = _channels_last(window(gradients, 1, 0, height * width), images.shape)
             rows = tf.reshape(rows, [channels, batch * blocks, -1])
             slopes = tf.matmul(each_transposed(rows), maps)
             return images_gradient, tf.reshape(_taps(slopes, *turned_links), kernel.shape)
@@ -220,26 +236,27 @@ def _block_products(
 
 
 def _channels_first(images: tf.Tensor) -> tf.Tensor:
-    """`(batch, height, width, channels)` to `(channels * batch, height * width)`."""
+    """Transposes `(batch, height, width, channels)` to `(channels * batch, height * width)`."""
     batch, _, _, channels = images.shape
     rows = tf.transpose(tf.reshape(images, [-1, channels]), [1, 0])
     return tf.reshape(rows, [channels * batch, -1])
 
 
-def _channels_last(maps: tf.Tensor, shape) -> tf.Tensor:
+def _channels_last(maps: tf.Tensor, shape: Sequence[int] | tf.TensorShape) -> tf.Tensor:
+    """Transposes maps of channels first to `shape`, whose channels are last."""
     rows = tf.transpose(tf.reshape(maps, [shape[3], -1]), [1, 0])
     return tf.reshape(rows, shape)
 
 
 def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -> tf.Tensor:
-    """Side by side: `rows` of each map, and these moved by `step` rows for each further block.
+    """Gathers the rows of each block of each map, side by side.
 
     Args:
       maps: `(maps, height * width)`.
-      width: Of the maps.
-      step: Rows from block to block.
-      rows: Of the first block, from 0 or before it; rows beyond the map are zeros.
-      blocks: How many.
+      width: Width of the maps.
+      step: Rows from one block to the next.
+      rows: Rows of the first block, from 0 or below; rows outside of the map are zeros.
+      blocks: Number of blocks.
 
     Returns:
       `(maps, blocks * rows * width)`.
@@ -259,15 +276,15 @@ def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -
 
 
 def _matrices(kernel: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
-    """Each channel's matrix of the taps that join pixels with pixels.
+    """Expands the kernel to each channel's matrix of input by output pixels.
 
     Args:
       kernel: `(rows, columns, channels, 1)`.
-      down: Links of rows, `(rows of the kernel, rows, rows of the result)`.
-      across: Links of columns, likewise.
+      down: Links of rows, `(rows of the kernel, input rows, output rows)`.
+      across: Links of columns, `(columns of the kernel, input columns, output columns)`.
 
     Returns:
-      `(channels, rows * columns, rows of the result * columns of the result)`.
+      `(channels, input rows * input columns, output rows * output columns)`.
     """
     (height, rows, row_places), (width, columns, column_places) = down.shape, across.shape
     channels = kernel.shape[2]
@@ -281,7 +298,12 @@ def _matrices(kernel: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Ten
 
 
 def _taps(slopes: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
-    """What the kernel gets of the matrices' gradient: `_matrices` the other way round.
+    """Reduces the gradient of the matrices to that of the kernel: the transpose of `_matrices`.
+
+    Args:
+      slopes: Gradient of the matrices, of their shape but transposed.
+      down: Transposed links of rows.
+      across: Transposed links of columns.
 
     Returns:
       `(1, rows, columns * channels)`.

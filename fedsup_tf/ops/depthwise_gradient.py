@@ -1,7 +1,7 @@
 """Filter gradients of depthwise convolutions where TensorFlow's own kernel is slow.
 
 That kernel is several times slower than the convolution for filters wider than 3 x 3 and on tiny
-maps. Both formulations here are exact, and made of operations that are fast.
+maps. Both formulations here are exact and consist of fast operations.
 """
 
 import numpy as np
@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from fedsup_tf.ops.builtin import maximum, same_padding, shape_of
 
-# Of a pixel and a pixel of the result, up to which products of all of them are fast: 4 x 4 maps.
+# All-pairs products are used up to this many pairs of an input and an output pixel: 4 x 4 maps.
 _MOST_PAIRS = 256
 
 
 def depthwise_filter_gradient(
     images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
 ) -> tf.Tensor:
-    """Gradient of a depthwise convolution with padding SAME, in its kernel.
+    """Computes the gradient of a depthwise convolution with padding SAME in its kernel.
 
     Args:
       images: `(batch, height, width, channels)`, height and width known when traced.
@@ -34,14 +34,16 @@ def depthwise_filter_gradient(
     return formulation(images, kernel, upstream, stride)
 
 
-def _of_channels(images, kernel, upstream, stride):
-    """Depthwise convolution of the images with the upstream, channels = batch x channels."""
+def _of_channels(
+    images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
+) -> tf.Tensor:
+    """Convolves the images depthwise with the upstream gradient, over batch x channels channels."""
     batch, height, width, channels = shape_of(images)
     rows, columns = shape_of(kernel)[:2]
     out_height, out_width = -(-height // stride), -(-width // stride)
     top, _ = same_padding(height, rows, stride)
     left, _ = same_padding(width, columns, stride)
-    # Extents that the kernel's walk touches, in whole strides.
+    # Extents that the kernel reaches, in whole strides.
     tall = -(-((out_height - 1) * stride + rows) // stride)
     wide = -(-((out_width - 1) * stride + columns) // stride)
     bottom = maximum(tall * stride - height - top, 0)
@@ -68,8 +70,8 @@ def _of_channels(images, kernel, upstream, stride):
     return tf.expand_dims(taps[:rows, :columns], 3)
 
 
-def _of_pairs(images, kernel, upstream, stride):
-    """Products of all pixels with all of the upstream, added up by the tap that links the two."""
+def _of_pairs(images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int) -> tf.Tensor:
+    """Multiplies all pairs of input and output pixels, and sums them by the tap that links them."""
     batch, height, width, channels = shape_of(images)
     out_height, out_width = -(-height // stride), -(-width // stride)
     first = tf.transpose(tf.reshape(images, [batch, height * width, channels]), [2, 1, 0])
@@ -79,7 +81,7 @@ def _of_pairs(images, kernel, upstream, stride):
     products = tf.reshape(
         tf.matmul(first, second), [channels, height * width * out_height * out_width]
     )
-    # By how much a pixel lies below and right of where the upstream's window begins.
+    # Rows and columns by which a pixel lies below and right of the window of an output pixel.
     below = np.subtract.outer(np.arange(height), stride * np.arange(out_height))
     right = np.subtract.outer(np.arange(width), stride * np.arange(out_width))
     down, across = (np.arange(part.min(), part.max() + 1) for part in (below, right))

@@ -1,4 +1,6 @@
-"""FedSup's normalization, in few passes over memory or of TensorFlow Lite builtins."""
+"""FedSup's parametric normalization, in few passes over memory or as TensorFlow Lite builtins."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -6,6 +8,8 @@ from fedsup_tf.ops import ops
 from fedsup_tf.ops.builtin import shape_of
 
 _raw = tf.raw_ops
+# Images, alpha, beta and gamma to the result and the mean square.
+_Normalize = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def parametric_normalization(
@@ -17,7 +21,7 @@ def parametric_normalization(
     activate: bool = False,
     sample_weights: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    r"""FedSup's normalization without running statistics (arXiv 2206.01366, section 3).
+    r"""Computes FedSup's parametric normalization (arXiv 2206.01366, section 3).
 
     $$y = \gamma (x - \alpha) / r + \beta, \quad r = \sqrt{E[(x - \alpha)^2] + \epsilon}$$
 
@@ -26,13 +30,13 @@ def parametric_normalization(
 
     Args:
       images: `(batch, height, width, channels)`.
-      alpha: Shift before, `(channels,)`.
-      beta: Shift after, `(channels,)`.
+      alpha: Shift before the scaling, `(channels,)`.
+      beta: Shift after the scaling, `(channels,)`.
       gamma: Scale, `(channels,)`.
-      epsilon: Added to the mean square.
+      epsilon: Constant added to the mean square.
       activate: Whether ReLU6 follows.
-      sample_weights: How much each image counts in the mean, `(batch,)`, not negative; all the
-        same by default. Images of weight 0 change nothing in the others' results.
+      sample_weights: Weight of each image in the mean, `(batch,)`, not negative; equal by default.
+        Images of weight 0 do not change the results of the others.
 
     Returns:
       The result, of the shape of `images`, and the mean square, `(channels,)`, through which no
@@ -46,12 +50,12 @@ def parametric_normalization(
     return ops.known(result, images.shape), mean_square
 
 
-def _fused_normalization(epsilon: float, activate: bool):
-    """`normalize(images, alpha, beta, gamma)` in few passes over memory.
+def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:
+    """Returns `normalize(images, alpha, beta, gamma)` in few passes over memory.
 
-    Batch normalization of a given mean and variance, which TensorFlow computes in one pass each
-    way, with alpha as the mean and the mean square as the variance; what flows through the mean
-    square is added by hand.
+    It is batch normalization of a given mean and variance, which TensorFlow computes in one pass
+    each way, with alpha as the mean and the mean square as the variance. The gradient through the
+    mean square is added explicitly.
     """
     fused = {"epsilon": epsilon, "is_training": False}
 
@@ -59,7 +63,8 @@ def _fused_normalization(epsilon: float, activate: bool):
     def normalize(images, alpha, beta, gamma):
         batch, height, width, _ = shape_of(images)
         share = 1.0 / tf.cast(batch * height * width, tf.float32)
-        # Mean and variance of the images themselves: one pass, and no difference of large squares.
+        # Mean and variance of the images themselves, in one pass without a difference of large
+        # squares.
         moments = _raw.FusedBatchNormV3(
             x=images,
             scale=gamma,
@@ -92,7 +97,7 @@ def _fused_normalization(epsilon: float, activate: bool):
             )
             gamma_gradient, beta_gradient = through.scale_backprop, through.offset_backprop
             inverse = tf.math.rsqrt(mean_square + epsilon)
-            # What flows through the mean square: proportional to x - alpha.
+            # The gradient through the mean square is proportional to x - alpha.
             slope = gamma_gradient * gamma * inverse
             around = _raw.FusedBatchNormV3(
                 x=images,
@@ -110,10 +115,13 @@ def _fused_normalization(epsilon: float, activate: bool):
     return normalize
 
 
-def _normalization_of_means(epsilon: float, activate: bool, sample_weights: tf.Tensor | None):
-    """`normalize(images, alpha, beta, gamma)` of builtins, or of weighted images.
+def _normalization_of_means(
+    epsilon: float, activate: bool, sample_weights: tf.Tensor | None
+) -> _Normalize:
+    """Returns `normalize(images, alpha, beta, gamma)` as builtins, or for weighted images.
 
-    Sums are means over each image's pixels, then over images: the runtime has fast ones.
+    Sums are written as means over each image's pixels, then over images, times the count, because
+    the runtime's MEAN is faster.
     """
 
     @tf.custom_gradient
@@ -146,7 +154,7 @@ def _normalization_of_means(epsilon: float, activate: bool, sample_weights: tf.T
                 upstream = ops.relu6_gradient(upstream, result)
             beta_gradient = total(upstream)
             gamma_gradient = total(upstream * difference) * inverse
-            # What flows through r: proportional to x - alpha and to the image's share.
+            # The gradient through r is proportional to x - alpha and to the image's share.
             slope = gamma_gradient * inverse
             alpha_gradient = (slope * mean(difference) - beta_gradient) * scale
             slopes = tf.reshape(shares, [-1, 1, 1, 1]) * (slope * scale * (-1.0 / pixels))

@@ -1,4 +1,4 @@
-"""The net's operations, with gradients fast on CPU or made of TensorFlow Lite builtins alone.
+"""Operations of the net, with gradients that are fast on CPU or TensorFlow Lite builtins alone.
 
 TensorFlow's own gradients of a convolution have no TensorFlow Lite counterpart, and its filter
 gradient of a depthwise convolution wider than 3 x 3 is several times slower than the convolution
@@ -12,6 +12,7 @@ width known when traced; batch and channels need not be.
 
 import contextlib
 import contextvars
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -20,26 +21,27 @@ from fedsup_tf.ops.builtin import maximum, shape_of
 from fedsup_tf.ops.depthwise_gradient import depthwise_filter_gradient
 
 _raw = tf.raw_ops
-# How operations are traced; exactly one holds.
+# The formulation in which operations are traced.
 _FAST, _BUILTIN, _QUANTIZABLE = range(3)
 _formulation = contextvars.ContextVar("formulation", default=_FAST)
 
 
 def builtin_operators() -> contextlib.AbstractContextManager[None]:
-    """Within this context, gradients are traced into TensorFlow Lite builtins alone."""
+    """Returns a context in which gradients are traced into TensorFlow Lite builtins alone."""
     return _traced_as(_BUILTIN)
 
 
 def quantizable_operators() -> contextlib.AbstractContextManager[None]:
-    """Within this context, 1 x 1 convolutions are traced as convolutions.
+    """Returns a context in which 1 x 1 convolutions are traced as convolutions.
 
-    A quantized convolution's kernel has a scale for each channel, a product's matrix one for all.
+    The kernel of a quantized convolution has a scale for each channel, the matrix of a quantized
+    product a single one.
     """
     return _traced_as(_QUANTIZABLE)
 
 
 @contextlib.contextmanager
-def _traced_as(formulation: int):
+def _traced_as(formulation: int) -> Iterator[None]:
     token = _formulation.set(formulation)
     try:
         yield
@@ -48,12 +50,20 @@ def _traced_as(formulation: int):
 
 
 def is_builtin() -> bool:
-    """Whether this is traced within `builtin_operators()`."""
+    """Tells whether operations are being traced within `builtin_operators()`."""
     return _formulation.get() == _BUILTIN
 
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """1 x 1 convolution with `kernel` `(1, 1, in, out)`, as a matrix product where that is fast."""
+    """Computes a 1 x 1 convolution, as a matrix product where that is fast.
+
+    Args:
+      images: `(batch, height, width, in)`.
+      kernel: `(1, 1, in, out)`.
+
+    Returns:
+      `(batch, height, width, out)`.
+    """
     if _formulation.get() == _QUANTIZABLE:
         return tf.nn.conv2d(images, kernel, 1, "SAME")
     if is_builtin():
@@ -62,7 +72,7 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def pointwise_conv2d_or_nothing(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """`pointwise_conv2d`, or `images` themselves where the kernel turns out to be of size 0."""
+    """Computes `pointwise_conv2d`, or returns `images` if the kernel has size 0 when it runs."""
     return _pointwise(images, kernel, may_be_absent=True)
 
 
@@ -70,7 +80,8 @@ def _pointwise(images: tf.Tensor, kernel: tf.Tensor, may_be_absent: bool) -> tf.
     height, width = images.shape[1:3]
 
     def where_present(function, otherwise):
-        # Not a cond around it all: TensorFlow feeds none of its own into a gradient by hand.
+        # tf.cond stays inside: tensors captured by a surrounding one are not available in a custom
+        # gradient.
         return tf.cond(tf.size(kernel) > 0, function, otherwise) if may_be_absent else function()
 
     @tf.custom_gradient
@@ -103,19 +114,19 @@ def _pointwise(images: tf.Tensor, kernel: tf.Tensor, may_be_absent: bool) -> tf.
     return known(result, [images.shape[0], height, width, filters])
 
 
-def known(tensor: tf.Tensor, shape) -> tf.Tensor:
-    """`tensor`, whose `shape` is known from elsewhere; costs nothing, unlike `ensure_shape`."""
+def known(tensor: tf.Tensor, shape: Sequence[int | None] | tf.TensorShape) -> tf.Tensor:
+    """Sets the static shape of a tensor and returns it, without an operation at run time."""
     tensor.set_shape(shape)
     return tensor
 
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """`(rows, in) @ (in, out)`."""
+    """Multiplies `(rows, in) @ (in, out)`."""
     return builtin.matmul(rows, matrix) if is_builtin() else tf.matmul(rows, matrix)
 
 
 def average_pool(images: tf.Tensor) -> tf.Tensor:
-    """Average over 2 x 2 pixels with stride 2 and padding SAME."""
+    """Averages over 2 x 2 pixels with stride 2 and padding SAME."""
     height, width = images.shape[1:3]
 
     @tf.custom_gradient
@@ -129,7 +140,7 @@ def average_pool(images: tf.Tensor) -> tf.Tensor:
 
 
 def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
-    """Convolution with padding SAME.
+    """Computes a convolution with padding SAME.
 
     Args:
       images: `(batch, height, width, in)`.
@@ -169,12 +180,12 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
 
 
 def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
-    """Depthwise convolution with padding SAME.
+    """Computes a depthwise convolution with padding SAME.
 
     Args:
       images: `(batch, height, width, channels)`.
-      kernel: `(side, side, channels, 1)`, side odd; may be unknown when traced, but not within
-        `builtin_operators`, nor may the images' shape.
+      kernel: `(side, side, channels, 1)`, side odd. Within `builtin_operators` the shapes of
+        images and kernel must be known when traced.
       stride: 1 or 2.
 
     Returns:
@@ -223,7 +234,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
         return result, gradient
 
     channels = shape_of(kernel)[2]
-    # TensorFlow refuses a convolution of no channels, which is what an absent block asks for.
+    # TensorFlow refuses a convolution of 0 channels, which an absent block has.
     result = convolve(_pad_channels(images, 3, channels), _pad_channels(kernel, 2, channels))
     result = leading_channels(result, channels)
     height, width = (-(-side // stride) for side in images.shape[1:3])
@@ -231,15 +242,15 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
 
 
 def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
-    """The first `channels` of `(batch, height, width, ...)`; neither copies if that is all."""
-    # Not images[..., :channels], whose gradient always copies.
+    """Returns the first `channels` of `(batch, height, width, ...)`, without a copy if all."""
+    # tf.slice, since the gradient of images[..., :channels] always copies.
     result = tf.slice(images, [0, 0, 0, 0], [-1, -1, -1, channels])
     channels = channels if isinstance(channels, int) else None
     return known(result, [*images.shape[:3], channels])
 
 
 def relu6(values: tf.Tensor) -> tf.Tensor:
-    """min(max(values, 0), 6)."""
+    """Computes `min(max(values, 0), 6)`."""
 
     @tf.custom_gradient
     def clip(values):
@@ -250,16 +261,17 @@ def relu6(values: tf.Tensor) -> tf.Tensor:
 
 
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
-    """`upstream` where `result`, the value of ReLU6, lies strictly between 0 and 6; else zero."""
+    """Computes ReLU6's gradient: `upstream` where `result` is strictly between 0 and 6, else 0."""
     if is_builtin():
         return builtin.relu6_gradient(upstream, result)
     # Relu6Grad compares entry by entry, which TFF's worker, built for old processors, does without
-    # vectors: 8 times as slow. Inside, the product is beyond 1 for all values above 1e-38.
+    # vector instructions, 8 times as slowly. Between 0 and 6 the product is above 1 for all values
+    # above 1e-38.
     return upstream * tf.minimum(tf.minimum(result, 6.0 - result) * 1e38, 1.0)
 
 
-def _pad_channels(tensor: tf.Tensor, axis: int, channels) -> tf.Tensor:
-    """One channel of zeros in place of none; `tensor` itself if there are some."""
+def _pad_channels(tensor: tf.Tensor, axis: int, channels: int | tf.Tensor) -> tf.Tensor:
+    """Adds a channel of zeros to a tensor that has none."""
     if isinstance(channels, int) and channels > 0:
         return tensor
     paddings = [[0, 0]] * 4
@@ -268,12 +280,12 @@ def _pad_channels(tensor: tf.Tensor, axis: int, channels) -> tf.Tensor:
 
 
 def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Drops the kernel's rim that only ever meets padding: a 7 x 7 on a 2 x 2 map is a 3 x 3."""
+    """Crops taps that only ever meet padding: on a 2 x 2 map a 7 x 7 kernel becomes 3 x 3."""
     side = shape_of(kernel)[0]
     top, left = (maximum(side // 2 - (length - 1), 0) for length in images.shape[1:3])
     if isinstance(side, int) and top == left == 0:
         return kernel
-    # Not kernel[top:...], whose gradient is no builtin.
+    # tf.slice, since the gradient of indexing is not a builtin.
     sizes = [side - 2 * top, side - 2 * left, *shape_of(kernel)[2:]]
     static = [size if isinstance(size, int) else None for size in sizes]
     return known(tf.slice(kernel, [top, left, 0, 0], sizes), static)

@@ -1,4 +1,4 @@
-"""What a device can bear: a `Budget`, and the `CostModel` that says what an architecture needs."""
+"""Limits on the costs of an architecture (`Budget`), and how they are computed (`CostModel`)."""
 
 import dataclasses
 import functools
@@ -17,15 +17,18 @@ _FLOAT_BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Greatest costs allowed; None for no limit.
+    """Upper limits on costs; None for no limit.
 
     Attributes:
-      parameters: Trained values.
+      parameters: Number of trained values.
       macs: Multiply-accumulates for one image.
       file_bytes: Size of the `.tflite` file.
       train_memory_bytes: Peak memory of a training step.
       infer_latency_ms: Milliseconds of an inference.
       train_latency_ms: Milliseconds of a training step.
+
+    Raises:
+      ValueError: If a limit is not a finite number above 0.
     """
 
     parameters: float | None = None
@@ -46,7 +49,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are set, by the name of their cost."""
+        """The limits that are set, by name."""
         return {name: limit for name, limit in dataclasses.asdict(self).items() if limit}
 
 
@@ -54,20 +57,20 @@ COSTS = tuple(field.name for field in dataclasses.fields(Budget))
 
 
 class CostModel:
-    """Costs of the architectures of a space, by the names of `COSTS`.
+    """Computes the costs of the architectures of a space, by the names of `COSTS`.
 
-    Every cost is a sum over the stem, the stages and the head, as `costs` explains:
+    Every cost is a sum over the parts of an architecture (`cost_parts`):
 
-    - `parameters`, `macs`: those of `costs`.
-    - `file_bytes`: the most that `fedsup certify` lets the file have, as `costs` says, each part
-      rounded up.
-    - `train_memory_bytes`: an estimate from the sizes of the maps. At the turn from the forward to
-      the backward pass there are the weights and their momenta, and all the maps that a gradient
-      needs: what enters each convolution, and what enters and leaves each normalization. The
-      gradients of the weights, which only grow while maps are let go, are counted too. What an
-      operation needs while it runs, and the interpreter itself, are not.
-    - `infer_latency_ms`, `train_latency_ms`: the sums of a `LatencyTable`'s rows; without a table
-      there are none.
+    - `parameters`, `macs`: computed by `costs.part_cost`.
+    - `file_bytes`: the upper bound that `fedsup certify` checks, computed from
+      `costs.FILE_BYTES_PER_PARAMETER` and `costs.FILE_OVERHEAD_BYTES`, each part rounded up.
+    - `train_memory_bytes`: an estimate from the sizes of the feature maps. Between the forward and
+      the backward pass, memory holds the weights, their momenta, and all feature maps that a
+      gradient needs: the input of each convolution, and the input and output of each
+      normalization. The gradients of the weights are counted too, though they grow while feature
+      maps are freed. Temporary memory of operations and the interpreter itself are not counted.
+    - `infer_latency_ms`, `train_latency_ms`: sums of a `LatencyTable`'s rows; not available without
+      a table.
     """
 
     def __init__(
@@ -76,12 +79,12 @@ class CostModel:
         """Makes the model of `space`.
 
         Args:
-          space: Where the architectures come from.
-          latencies: The measured table of a device, of the same space.
-          train_batch_size: Images of the training step that `train_memory_bytes` is about.
+          space: The search space of the architectures.
+          latencies: The measured table of a device for the same space.
+          train_batch_size: Images in a training step, for `train_memory_bytes`.
 
         Raises:
-          ValueError: If the table is of another space, or the batch size is not positive.
+          ValueError: If the table has another space, or the batch size is below 1.
         """
         if train_batch_size < 1:
             raise ValueError(f"Expected train_batch_size to be at least 1, got {train_batch_size}.")
@@ -94,7 +97,7 @@ class CostModel:
         self._part = functools.cache(self._uncached_part)
 
     def costs(self, architecture: Architecture) -> dict[str, int | float]:
-        """All costs that the model knows of the architecture, by name."""
+        """Computes all available costs of an architecture, by name."""
         total = self.vector(architecture)
         return {
             name: float(value) if name.endswith("_ms") else int(value)
@@ -102,14 +105,13 @@ class CostModel:
         }
 
     def vector(self, architecture: Architecture) -> np.ndarray:
-        """The same in the order of `names`, `(costs,)`."""
+        """Computes the costs of an architecture in the order of `names`, `(costs,)`, float64."""
         vectors = [self.part(part) for part in parts_of(self.space, architecture)]
-        # From the head to the stem, the order in which bounds on what is left are summed up: the
-        # rounding is the same to the bit.
+        # Summed from the head to the stem as in `constraints`, so that both round alike to the bit.
         return functools.reduce(lambda total, part: part + total, reversed(vectors))
 
     def part(self, part: Part) -> np.ndarray:
-        """What one part adds to each cost, `(costs,)` in the order of `names`."""
+        """Computes what one part adds to each cost, `(costs,)` in the order of `names`."""
         return self._part(part)
 
     def _uncached_part(self, part: Part) -> np.ndarray:
@@ -128,12 +130,12 @@ class CostModel:
             vector += self.latencies.rows[part]
         return np.array(vector, np.float64)
 
-    # Values of the maps of one image that a gradient needs. The output of a part is counted by the
-    # next, as its input.
+    # Values in the feature maps of one image that a gradient needs. The output of a part is counted
+    # as the input of the next.
 
     @property
     def _maps_of_a_norm(self) -> int:
-        """Maps that a normalization keeps beside its output."""
+        """Feature maps that a normalization keeps besides its output."""
         return 1 if self.space.normalization == "parametric" else 2
 
     def _stem_maps(self, part: Part) -> int:
@@ -149,11 +151,11 @@ class CostModel:
         values = 0
         for _ in range(part.depth):
             values += in_pixels * in_width
-            # The first normalization's, and its output, which enters the pointwise convolution.
+            # Those of the first normalization with its output, the pointwise convolution's input.
             values += (self._maps_of_a_norm + 1) * pixels * in_width
             values += self._maps_of_a_norm * pixels * width
             if in_width != width and in_pixels != pixels:
-                # What the shortcut's convolution takes in: the averages of the input.
+                # The averaged input, which enters the shortcut's convolution.
                 values += pixels * in_width
             in_pixels, in_width = pixels, width
         return values

@@ -28,7 +28,7 @@ class FeasibleSet:
     """The architectures of a space that keep a budget; there is at least one."""
 
     def __init__(self, model: CostModel, budget: Budget):
-        """Finds out what can be met.
+        """Computes which limits can be met.
 
         Args:
           model: Computes the costs.

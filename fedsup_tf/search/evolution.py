@@ -1,7 +1,7 @@
-"""Evolutionary search of the most accurate architecture under a budget.
+"""Evolutionary search for the most accurate architecture under a budget.
 
-After Cai et al. (Once-for-all, arXiv 1908.09791, section 3.5), with a fitness that scores a whole
-generation in one call, since on federated clients a call costs rounds.
+It follows Cai et al. (Once-for-all, arXiv 1908.09791, section 3.5), with a fitness that scores a
+whole generation in one call, since on federated clients a call costs rounds.
 """
 
 import math
@@ -24,10 +24,10 @@ class Candidate(NamedTuple):
     """An architecture that was scored.
 
     Attributes:
-      architecture: Which.
-      accuracy: What the fitness gave it.
+      architecture: The architecture.
+      accuracy: Its accuracy as the fitness returned it.
       costs: Its costs by name.
-      generation: When it was scored, from 1.
+      generation: Number of the generation in which it was scored, from 1.
     """
 
     architecture: Architecture
@@ -37,32 +37,32 @@ class Candidate(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-      candidates: Everything that was scored, in that order, no architecture twice.
+      candidates: All scored candidates in the order of scoring, no architecture twice.
     """
 
     candidates: tuple[Candidate, ...]
 
     @property
     def best(self) -> Candidate:
-        """The most accurate candidate; of equals the one of fewer multiply-accumulates."""
+        """The most accurate candidate; among equals the one of fewer multiply-accumulates."""
         return ranked(self.candidates)[0]
 
     def front(self, cost: str) -> tuple[Candidate, ...]:
-        """`pareto_front` of the candidates."""
+        """Selects the `pareto_front` of the candidates."""
         return pareto_front(self.candidates, cost)
 
 
 class Generation(NamedTuple):
-    """What a search tells of a generation.
+    """Progress of a search after a generation.
 
     Attributes:
-      number: From 1.
-      candidates: Those scored in it.
-      best: The best so far.
-      evaluations: Candidates scored so far.
+      number: Number of the generation, from 1.
+      candidates: The candidates scored in it.
+      best: The best candidate so far.
+      evaluations: Number of candidates scored so far.
     """
 
     number: int
@@ -86,30 +86,30 @@ def search_architectures(
     initial: Sequence[Architecture] = (),
     on_generation: Callable[[Generation], None] | None = None,
 ) -> SearchResult:
-    """Searches by evolution: the best so far are mutated and crossed.
+    """Searches by evolution: mutates and crosses the best architectures so far.
 
-    The first generation is `initial` and random draws. The parents of each other generation are
-    the best of all that was scored. No candidate exceeds the budget and none is scored twice; where
-    parents have no new child to give, a random candidate takes its place.
+    The first generation is `initial` and random draws. The parents of each later generation are
+    the best of all scored candidates. No candidate exceeds the budget and none is scored twice;
+    where the parents yield no new child, a random candidate takes its place.
 
     Args:
-      space: Where to search.
-      fitness: From architectures to the accuracy of each; called once a generation.
-      budget: What no candidate may exceed.
-      costs: The costs of the space's architectures.
-      rng: The source of randomness; its state decides the result.
+      space: The search space.
+      fitness: Returns the accuracy of each of several architectures; called once a generation.
+      budget: Limits that no candidate may exceed.
+      costs: Computes the costs of the space's architectures.
+      rng: The source of randomness; its state determines the result.
       generations: Number of generations, the first included.
-      population: Candidates scored in each.
-      parents: How many of the best have children.
-      crossover_share: Share of the children that are of two parents; the others mutate one.
+      population: Candidates scored in each generation.
+      parents: Number of the best candidates that have children.
+      crossover_share: Share of the children that have two parents; the others mutate one.
       mutation_probability: Chance of each entry of an architecture to be redrawn in a mutation.
-      initial: Architectures to begin with, such as those that were trained as they are; those that
-        exceed the budget are left out.
+      initial: Architectures to begin with, such as those of the trained tiers; those that exceed
+        the budget are left out.
       on_generation: Called after each generation.
 
     Returns:
-      Everything scored: `generations * population` candidates, or all that meet the budget if those
-      are fewer.
+      All scored candidates: `generations * population`, or all that meet the budget if those are
+      fewer.
 
     Raises:
       ValueError: If nothing meets the budget, or an argument is out of range.
@@ -152,21 +152,21 @@ def random_search(
     initial: Sequence[Architecture] = (),
     on_generation: Callable[[Generation], None] | None = None,
 ) -> SearchResult:
-    """Scores random architectures within the budget: the yardstick of `search`.
+    """Scores random architectures within the budget: the baseline for `search_architectures`.
 
     Args:
-      space: As of `search`, like all other arguments.
-      fitness: Called with up to `population` architectures at once.
-      budget: See there.
-      costs: See there.
-      rng: See there.
-      evaluations: Candidates to score.
+      space: The search space.
+      fitness: Returns the accuracy of each of up to `population` architectures.
+      budget: Limits that no candidate may exceed.
+      costs: Computes the costs of the space's architectures.
+      rng: The source of randomness; its state determines the result.
+      evaluations: Number of candidates to score.
       population: Candidates scored in one call.
-      initial: See there.
-      on_generation: See there.
+      initial: Architectures to begin with; those that exceed the budget are left out.
+      on_generation: Called after each call of the fitness.
 
     Returns:
-      Everything scored: `evaluations` candidates, or all that meet the budget if those are fewer.
+      All scored candidates: `evaluations`, or all that meet the budget if those are fewer.
 
     Raises:
       ValueError: If nothing meets the budget, or an argument is out of range.
@@ -188,15 +188,15 @@ def random_search(
 
 
 def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The most accurate first; of equals the one of fewer multiply-accumulates."""
-    # The last key parts candidates that are equal in both, so that the order is one.
+    """Sorts candidates by falling accuracy, among equals by rising multiply-accumulates."""
+    # The last key orders candidates that are equal in both, so that the order is unique.
     return sorted(
         candidates, key=lambda one: (-one.accuracy, one.costs["macs"], str(one.architecture))
     )
 
 
 def pareto_front(candidates: Iterable[Candidate], cost: str) -> tuple[Candidate, ...]:
-    """Candidates that none surpasses at the same `cost` or less, from the cheapest on."""
+    """Selects the candidates that are better than all of the same cost or less, cheapest first."""
     front: list[Candidate] = []
     for candidate in sorted(ranked(candidates), key=lambda one: one.costs[cost]):
         if not front or candidate.accuracy > front[-1].accuracy:
@@ -204,7 +204,13 @@ def pareto_front(candidates: Iterable[Candidate], cost: str) -> tuple[Candidate,
     return tuple(front)
 
 
-def _run(fitness, costs, propose, generations, on_generation) -> SearchResult:
+def _run(
+    fitness: Fitness,
+    costs: CostModel,
+    propose: Callable[[dict[Architecture, Candidate]], Iterable[Architecture]],
+    generations: int,
+    on_generation: Callable[[Generation], None] | None,
+) -> SearchResult:
     scored: dict[Architecture, Candidate] = {}
     for number in range(1, generations + 1):
         proposed = list(propose(scored))
@@ -213,7 +219,7 @@ def _run(fitness, costs, propose, generations, on_generation) -> SearchResult:
         accuracies = [float(accuracy) for accuracy in fitness(proposed)]
         if len(accuracies) != len(proposed) or not all(map(math.isfinite, accuracies)):
             raise ValueError(
-                f"Expected the fitness to give {len(proposed)} finite accuracies, one for each "
+                f"Expected the fitness to return {len(proposed)} finite accuracies, one for each "
                 f"architecture, received {accuracies}."
             )
         new = tuple(
@@ -236,8 +242,10 @@ def _feasible_set(space: SearchSpace, costs: CostModel, budget: Budget) -> Feasi
     return FeasibleSet(costs, budget)
 
 
-def _first(initial, feasible: FeasibleSet, count: int) -> list[Architecture]:
-    """The first `count` of `initial` that are within the budget, each once."""
+def _first(
+    initial: Iterable[Architecture], feasible: FeasibleSet, count: int
+) -> list[Architecture]:
+    """Selects the first `count` of `initial` that are within the budget, each once."""
     return [one for one in dict.fromkeys(initial) if one in feasible][:count]
 
 

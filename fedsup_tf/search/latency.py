@@ -1,6 +1,6 @@
-"""A `LatencyTable`: milliseconds of the parts of a space's subnets on one machine.
+"""A `LatencyTable` holds the milliseconds of the parts of a space's subnets on one machine.
 
-An architecture's latency is the sum of its parts' (`cost_parts.parts_of`).
+An architecture's latency is the sum over its parts (`cost_parts.parts_of`).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _WHAT = "A latency table"
 
 
 class Latency(NamedTuple):
-    """How long a part takes.
+    """Latency of a part.
 
     Attributes:
       infer_ms: Milliseconds of an inference.
@@ -34,14 +34,14 @@ class Latency(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """How one of the two latencies was measured, and how far sums of rows can be trusted.
+    """Conditions under which one of the two latencies was measured, and the errors of the table.
 
     Attributes:
-      batch_size: Images of an inference or of a training step.
+      batch_size: Images in an inference or in a training step.
       threads: Threads of the interpreter.
       subnets: Number of whole subnets that were timed to check the table.
-      median_error: Median over them of |sum of rows - measured| / measured.
-      largest_error: The largest of these.
+      median_error: Median over these subnets of |sum of rows - measured| / measured.
+      largest_error: Largest of these errors.
     """
 
     batch_size: int
@@ -67,7 +67,7 @@ class LatencyTable:
 
     Its JSON form, with one row for each of `parts_of_space`:
 
-        {"space": {...},                    as of SearchSpace.to_json
+        {"space": {...},                    as SearchSpace.to_json writes it
          "machine": "text for people",
          "infer": {"batch_size": 1, "threads": 1, "subnets": 20,
                    "median_error": 0.02, "largest_error": 0.07},
@@ -92,12 +92,12 @@ class LatencyTable:
         Args:
           space: The space whose parts were measured.
           rows: The latency of each of `parts_of_space(space)`.
-          machine: What it was measured on, for people.
-          infer: How inference was measured.
-          train: How training steps were measured.
+          machine: Description of the machine, for people.
+          infer: Conditions of the measurement of inference.
+          train: Conditions of the measurement of training steps.
 
         Raises:
-          ValueError: If a part has no row, a row no part, or a latency is not a number >= 0.
+          ValueError: If a part has no row, a row has no part, or a latency is not a number >= 0.
         """
         parts = parts_of_space(space)
         missing = [part for part in parts if part not in rows]
@@ -122,7 +122,7 @@ class LatencyTable:
         self.train = train
 
     def latency(self, architecture: Architecture) -> Latency:
-        """Sum of the rows of the architecture's parts."""
+        """Sums the rows of the architecture's parts."""
         parts = [self.rows[part] for part in parts_of(self.space, architecture)]
         return Latency(*(math.fsum(column) for column in zip(*parts, strict=True)))
 
@@ -136,7 +136,7 @@ class LatencyTable:
             )
 
     def to_json(self) -> str:
-        """Returns the table in the class's JSON form, a row a line."""
+        """Returns the table in the class's JSON form, one row on a line."""
         rows = [_row_fields(part, latency) for part, latency in self.rows.items()]
         fields = {
             "space": json.loads(self.space.to_json()),
@@ -176,7 +176,7 @@ class LatencyTable:
         return cls(space, rows, fields["machine"], **measurements)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the table's JSON, whole or not at all."""
+        """Writes the table's JSON atomically."""
         write_text(path, self.to_json())
 
     @classmethod
@@ -184,7 +184,7 @@ class LatencyTable:
         """Reads what `save` wrote.
 
         Raises:
-          ValueError: If there is no such file or it is not a whole table; it names the file.
+          ValueError: If there is no such file or it is not a whole table; the message names it.
         """
         return read_json(path, "a latency table", cls.from_json)
 
