@@ -48,8 +48,8 @@ def local_execution(
             stack.callback(workers[-1].disconnect)
         for worker in workers:
             _wait(worker)
-        _execute_on(workers, on_message or _LOGGER.warning)
-        yield
+        with _execute_on(workers, on_message or _LOGGER.warning):
+            yield
 
 
 @contextlib.contextmanager
@@ -97,16 +97,17 @@ def remote_execution(
     on_message = on_message or _LOGGER.warning
     workers = remote_worker.connect(addresses, deadline_seconds, on_message)
     try:
-        _execute_on(workers, on_message)
-        yield
+        with _execute_on(workers, on_message):
+            yield
     finally:
         for worker in workers:
             worker.disconnect()
 
 
-def _execute_on(workers, on_message):
-    context = SubroundContext(workers, on_message)
-    tff.framework.set_default_context(tff.program.NativeFederatedContext(context))
+def _execute_on(workers, on_message) -> contextlib.AbstractContextManager:
+    """Installs a context of the workers; the one before is back when the block ends."""
+    context = tff.program.NativeFederatedContext(SubroundContext(workers, on_message))
+    return tff.framework.get_context_stack().install(context)
 
 
 def _wait(worker):
