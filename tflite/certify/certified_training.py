@@ -1,11 +1,12 @@
-"""Checks of a certificate that train: every weight after each step, beside TensorFlow's.
+"""Checks of a certificate that train: compares every weight after each step with TensorFlow's.
 
-Two right engines part where a value before ReLU6 lies within rounding of 0 or 6 (`relu_ties`). With
-those few comparisons decided as the exported model decided them, a step agrees to single roundings
-of the weights, and a run of ten steps stays there; with the reference's own it drifts to 1e-3.
+Two correct engines differ where a value before ReLU6 lies within rounding of 0 or 6 (`relu_ties`).
+With these few comparisons resolved as in the exported model, the weights after a step agree to
+single roundings, also after ten steps; with the reference's own comparisons they drift to 1e-3.
 """
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -18,17 +19,17 @@ from tflite.export.training_module import MEAN_SQUARE_DECAY
 from tflite.format.metadata import ModelMetadata
 
 LEARNING_RATE = 0.05
-# Of a weight after one step: roundings of a weight of size 1 are 1.2e-7, and a step's own were
-# 1.2e-7 to 8e-7 over subnets of 0.2 and 1.9 million weights; a comparison decided otherwise makes
-# 1e-6 to 1e-4, a wrong gradient 1e-3 and more.
+# Largest difference of a weight after one step. A rounding of a weight of size 1 is 1.2e-7, and
+# differences of a step were 1.2e-7 to 8e-7 over subnets of 0.2 and 1.9 million weights. A different
+# comparison makes 1e-6 to 1e-4, a wrong gradient 1e-3 and more.
 _STEP_TOLERANCE = 2e-6
-# What a run of steps may add to it, each step: roundings of earlier steps live on in the weights.
+# Additional difference for each further step of a run, since roundings accumulate in the weights.
 _RUN_TOLERANCE = 1e-6
-# Differences from which a step is searched for comparisons decided otherwise.
+# Difference above which a step is searched for different comparisons.
 _ENOUGH = 9e-7
-# Of the loss, relative to 1 or to the loss if that is larger.
+# Largest difference of the loss, relative to the greater of 1 and the loss.
 _LOSS_TOLERANCE = 2e-5
-# Of a mean square, relative to the largest of its tensor.
+# Largest difference of a mean square, relative to the largest of its tensor.
 _MEAN_SQUARE_TOLERANCE = 2e-5
 
 
@@ -55,7 +56,7 @@ class TrainingChecks:
         self._no_momenta = {name: tf.zeros_like(value) for name, value in self._weights.items()}
 
     def run(self, steps: int) -> list[Check]:
-        """All checks of training, with so many steps."""
+        """Runs all checks of training, with `steps` steps in those of several."""
         return [
             *self._from_equal_weights(steps),
             *self._free_run(steps),
@@ -69,7 +70,7 @@ class TrainingChecks:
         return self._images[places], self._labels[places]
 
     def _from_equal_weights(self, steps: int) -> list[Check]:
-        """Each step from the reference's weights and no momentum."""
+        """Compares single steps, each from the reference's weights and without momentum."""
         model = self._open()
         weights = self._weights
         resolved, losses, squares, changes = [], [], [], []
@@ -96,11 +97,11 @@ class TrainingChecks:
             changes.append(largest_difference(after, result.step.weights))
             weights = result.step.weights
             if result.after > _STEP_TOLERANCE:
-                break  # The search for comparisons takes long where they explain nothing.
+                break  # The search for ties takes long if they do not explain the difference.
         decided = sum(result.decided for result in resolved)
-        with_sides = sum(result.decided > 0 for result in resolved)
+        with_ties = sum(result.decided > 0 for result in resolved)
         note = (
-            f"{len(resolved)} steps from equal weights; {decided} comparisons in {with_sides} of "
+            f"{len(resolved)} steps from equal weights; {decided} comparisons in {with_ties} of "
             f"them decided as the file does, the farthest "
             f"{max(result.distance for result in resolved):.1e} from its bound; without that "
             f"{max(result.before for result in resolved):.1e}"
@@ -127,7 +128,12 @@ class TrainingChecks:
             ),
         ]
 
-    def _mean_square_difference(self, before, found, resolved: ResolvedStep) -> float:
+    def _mean_square_difference(
+        self,
+        before: Mapping[str, np.ndarray],
+        found: Mapping[str, np.ndarray],
+        resolved: ResolvedStep,
+    ) -> float:
         worst = 0.0
         for name in self._frozen:
             new = resolved.step.computed.mean_squares[name].numpy()
@@ -137,7 +143,7 @@ class TrainingChecks:
         return worst
 
     def _free_run(self, steps: int) -> list[Check]:
-        """Steps with momentum, the weights never set equal again."""
+        """Compares a run of steps with momentum, whose weights are not set equal in between."""
         model = self._open()
         weights, momenta = self._weights, self._no_momenta
         drifting, drifting_momenta = weights, momenta
@@ -210,7 +216,7 @@ class TrainingChecks:
         )
 
     def _filling(self) -> Check:
-        """What a short batch is filled up with does not matter."""
+        """Checks that the padding of a short batch has no effect."""
         noise = np.random.default_rng(0).integers(0, 256, (self._size, *self._images.shape[1:]))
         short = max(1, self._size // 2)
         states = []
@@ -222,7 +228,7 @@ class TrainingChecks:
         return compare("train, filling", states[0], states[1], _STEP_TOLERANCE, note)
 
     def _no_weights(self) -> Check:
-        """A batch of weight 0 changes neither variables nor momentum."""
+        """Checks that a batch of weight 0 changes neither variables nor momentum."""
         states = []
         for with_nothing in (False, True):
             model = self._open()

@@ -1,8 +1,8 @@
-"""Holds an exported `.tflite` against the Keras subnet that it was cut from.
+"""Certifies an exported `.tflite` against the Keras subnet that it was exported from.
 
-The runtime computes what is in the file; TensorFlow's own operations and gradients compute the
-subnet anew from the supernet's weights (`reference`). Each check has its largest difference and the
-tolerance that it is held to.
+The stock runtime computes the file; TensorFlow's own operations and gradients compute the subnet
+from the supernet's weights (`reference`). Each check reports its largest difference and its
+tolerance.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ from tflite.device.trainer import DeviceTrainer
 from tflite.flatbuffer import flatbuffer
 from tflite.format.metadata import ModelMetadata, read_metadata
 
-# Relative to the largest logit: a few hundred roundings, one for each addition of a long sum.
+# Relative to the largest logit: some hundred roundings, one for each addition of a long sum.
 _INFER_TOLERANCE = 2e-5
 _THREADS = (2, 4)
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What was found out about a file.
+    """Result of the checks of an exported file.
 
     Attributes:
-      path: The file.
-      metadata: What it says about itself.
-      file_bytes: Its size.
-      operators: How often each operator occurs in it.
-      checks: What it was held to.
+      path: Path of the file.
+      metadata: Metadata of the file.
+      file_bytes: Size of the file.
+      operators: Number of occurrences of each operator.
+      checks: The checks.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Certificate:
         return all(check.holds for check in self.checks)
 
     def to_fields(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Returns the certificate as JSON values."""
         metadata = self.metadata
         return {
             "file": os.path.basename(self.path),
@@ -81,22 +81,22 @@ def certify_tflite(
     steps: int = 10,
     training: LocalTraining | None = None,
 ) -> Certificate:
-    """Holds a file against its subnet.
+    """Checks that a file computes and trains as its subnet does in TensorFlow.
 
     Args:
-      path: A file that `export.export_tflite` wrote.
-      supernet: The supernet that it was cut from.
-      preprocessing: That of the supernet's training.
-      images: `(examples, height, width, channels)`, uint8, of any number; steps go round them.
+      path: A file that `export_tflite` wrote.
+      supernet: The supernet that the subnet was extracted from.
+      preprocessing: Preprocessing of the supernet's training.
+      images: `(examples, height, width, channels)`, uint8; steps go around them.
       labels: `(examples,)`, whole numbers.
-      steps: Training steps that are compared, from 1.
-      training: What a step does; by default what the file says.
+      steps: Number of training steps to compare, from 1.
+      training: Hyper-parameters of a step; by default those of the file.
 
     Returns:
-      The certificate, whether the file holds or not.
+      The certificate, whether all checks hold or not.
 
     Raises:
-      ValueError: If the file is no whole exported model, or of another supernet.
+      ValueError: If the file is damaged, is not an exported model, or has another supernet.
     """
     if type(steps) is not int or steps < 1:
         raise ValueError(f"Expected steps as a whole number from 1, received {steps!r}. Give 10.")
@@ -181,7 +181,7 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
         tolerance,
         f"{correct} right, Keras {right}",
     )
-    # Equal logits of two classes may change places within rounding.
+    # Nearly equal logits of two classes may swap within rounding.
     close = np.sort(unfolded, 1)
     ties = int((close[:, -1] - close[:, -2] <= 2 * tolerance).sum())
     evaluated = evaluated._replace(holds=evaluated.holds and abs(correct - right) <= ties)

@@ -1,4 +1,4 @@
-"""One check of a certificate, and the runtime as the checks drive it."""
+"""Checks of a certificate, and the model that they run in the stock runtime."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from tflite.format import signatures
 
 
 class Check(NamedTuple):
-    """One thing that a file is held to.
+    """Result of one check of an exported file.
 
     Attributes:
-      name: What is compared.
-      holds: Whether it is as it shall be.
-      absolute: Largest absolute difference; None where there is no number to compare.
-      relative: The same over the largest expected value.
-      tolerance: Largest absolute difference with which it holds.
-      note: More about it, for people.
+      name: Name of the check.
+      holds: Whether the check holds.
+      absolute: Largest absolute difference; None if no numbers are compared.
+      relative: Largest absolute difference over the largest expected value.
+      tolerance: Largest absolute difference with which the check holds.
+      note: Details, for people.
     """
 
     name: str
@@ -37,15 +37,15 @@ def compare(
     note: str = "",
     scale: float | None = None,
 ) -> Check:
-    """A check that tensors are equal up to `tolerance`.
+    """Checks that tensors are equal up to `tolerance`.
 
     Args:
-      name: Of the check.
-      expected: Tensors by name.
-      found: The same names at least.
+      name: Name of the check.
+      expected: Expected tensors by name.
+      found: Tensors to check by name, those of `expected` at least.
       tolerance: Largest absolute difference with which the check holds.
-      note: Of the check.
-      scale: What the relative difference is relative to; by default the largest expected value.
+      note: Details, for people.
+      scale: Divisor of the relative difference; by default the largest expected value.
     """
     missing = sorted(expected.keys() - found.keys())
     if missing:
@@ -65,17 +65,27 @@ def compare(
 
 
 class UncheckedModel(DeviceModel):
-    """A file in the stock runtime, that also takes what no device would give it."""
+    """A model in the stock runtime that also accepts inputs which `DeviceModel` refuses."""
 
-    def train(self, images, labels, learning_rate, filler=None, weights=None) -> float:
-        """A step on the first images that the signature takes; returns the loss.
+    def train(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        learning_rate: float,
+        filler: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> float:
+        """Trains a step on as many of the first images as the signature takes.
 
         Args:
           images: `(examples, height, width, channels)`, uint8.
           labels: `(examples,)`, int32.
-          learning_rate: Of the step.
-          filler: What a short batch is filled up with, shaped like a whole one; zeros by default.
-          weights: Sample weights of a whole batch; by default 1 for examples and 0 for filling.
+          learning_rate: Learning rate of the step.
+          filler: A whole batch, of which the images beyond a short one are taken; zeros by default.
+          weights: Sample weights of a whole batch; by default 1 for examples and 0 for padding.
+
+        Returns:
+          The loss before the step.
         """
         size = self.metadata.batch_sizes["train"]
         count = min(len(images), size)
@@ -91,5 +101,5 @@ class UncheckedModel(DeviceModel):
         return float(outputs[signatures.LOSS])
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable, to values that are not finite too, and forgets the momentum."""
+        """Sets every variable, also to values that are not finite, and resets the momentum."""
         self._run[signatures.RESTORE](**state)

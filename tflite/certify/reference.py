@@ -1,15 +1,15 @@
-"""The net in TensorFlow's own operations and gradients: what an exported model is held against.
+"""The net in TensorFlow's own operations and gradients, with which an exported model is compared.
 
-It shares with the exporter neither the formulation of an operation nor of a gradient, so that an
-error in those cannot be in both. Where a value before ReLU6 lies within rounding of 0 or 6, two
-right engines may put it on different sides, and then one passes a gradient that the other stops;
-so the sides can be given.
+It shares no formulation of an operation or of a gradient with the exporter, so that an error there
+cannot be in both. Where a value before ReLU6 lies within rounding of 0 or 6, two correct engines
+may differ in whether its gradient passes. The masks of passing gradients can therefore be given.
 """
 
 import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.block import under
@@ -22,12 +22,13 @@ Tensors = Mapping[str, tf.Tensor]
 
 
 class Pass(NamedTuple):
-    """What a pass through the net gives.
+    """Result of a forward pass.
 
     Attributes:
       logits: `(batch, classes)`.
-      mean_squares: What each parametric normalization found, by the name of its variable.
-      before_relu6: `(batch, height, width, channels)` by the name of the normalization.
+      mean_squares: Mean square of each parametric normalization's input, by its variable's name.
+      before_relu6: Inputs of each ReLU6, `(batch, height, width, channels)`, by the name of the
+        normalization before it.
     """
 
     logits: tf.Tensor
@@ -36,13 +37,13 @@ class Pass(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step of SGD gives.
+    """Result of a step of SGD.
 
     Attributes:
-      weights: After the step.
-      momenta: After the step.
-      loss: Before the step.
-      computed: The pass that the step began with.
+      weights: Weights after the step, by name.
+      momenta: Momenta after the step, by name.
+      loss: Loss before the step.
+      computed: The forward pass of the step.
     """
 
     weights: dict[str, tf.Tensor]
@@ -57,17 +58,17 @@ def compute(
     weights: Tensors,
     images: tf.Tensor,
     frozen: Tensors | None = None,
-    sides: Tensors | None = None,
+    masks: Tensors | None = None,
 ) -> Pass:
-    """Computes the net.
+    """Computes a forward pass of a subnet.
 
     Args:
-      subnet: A subnet, as `Supernet.extract` gives it.
-      weights: Its weights by name, in float32 or float64.
-      images: Normalized images in the same precision.
-      frozen: Mean squares by name that are used in place of the batch's.
-      sides: By the name of a normalization, 1 where ReLU6 passes a gradient and 0 where it stops
-        it; by default as the values are.
+      subnet: A subnet, as `Supernet.extract` returns it.
+      weights: Its weights by name, float32 or float64.
+      images: Normalized images of the same type, `(batch, height, width, channels)`.
+      frozen: Mean squares by name that replace the batch's.
+      masks: By the name of a normalization, 1 where the ReLU6 behind it passes a gradient and 0
+        where it does not; by default as the values decide.
     """
     mean_squares, before = {}, {}
 
@@ -84,7 +85,7 @@ def compute(
         if not norm.activate:
             return values
         before[name] = values
-        return tf.nn.relu6(values) if sides is None else _relu6(values, sides[name])
+        return tf.nn.relu6(values) if masks is None else _relu6(values, masks[name])
 
     stem = subnet.stem
     maps = tf.nn.conv2d(images, weights["stem/kernel"], stem.strides, "SAME")
@@ -112,57 +113,100 @@ def loss_and_gradients(
     images: tf.Tensor,
     labels: tf.Tensor,
     label_smoothing: float,
-    sides: Tensors | None = None,
+    masks: Tensors | None = None,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor], Pass]:
-    """Mean cross-entropy and its gradients, by TensorFlow's automatic differentiation."""
+    """Computes the mean cross-entropy and its gradients by automatic differentiation.
+
+    Args:
+      subnet: A subnet, as `Supernet.extract` returns it.
+      weights: Its weights by name.
+      images: Normalized images, `(batch, height, width, channels)`.
+      labels: `(batch,)`, int32.
+      label_smoothing: Share of the target spread evenly over the classes.
+      masks: Gradient masks, as for `compute`.
+
+    Returns:
+      The loss, the gradients by name, and the forward pass.
+    """
     classes = subnet.space.classes
     targets = tf.one_hot(labels, classes, dtype=images.dtype)
     targets = targets * (1 - label_smoothing) + label_smoothing / classes
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
-        computed = compute(subnet, weights, images, sides=sides)
+        computed = compute(subnet, weights, images, masks=masks)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, computed.logits)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
     return loss, gradients, computed
 
 
+def sgd_step(
+    weights: Tensors,
+    momenta: Tensors,
+    gradients: Tensors,
+    learning_rate: tf.Tensor | float,
+    training: LocalTraining,
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Computes the weights and momenta after a step of SGD, by name.
+
+    Gradients are clipped by value, then weight decay is added to those of kernels, then momentum
+    follows, as in `local_update`.
+    """
+    moved, kept = {}, {}
+    for name, weight in weights.items():
+        gradient = tf.clip_by_value(gradients[name], -training.clip_value, training.clip_value)
+        if has_weight_decay(name):
+            gradient += training.weight_decay * weight
+        kept[name] = training.momentum * momenta[name] + gradient
+        moved[name] = weight - learning_rate * kept[name]
+    return moved, kept
+
+
 class Reference:
-    """A subnet that is trained in TensorFlow, on the uint8 images that the exported model takes."""
+    """Trains a subnet in TensorFlow on uint8 images, as the exported model takes them."""
 
     def __init__(self, subnet: Supernet, preprocessing: Preprocessing, training: LocalTraining):
-        """Makes the reference of a subnet, as `Supernet.extract` gives it."""
+        """Makes the reference of a subnet that `Supernet.extract` returned."""
         self.training = training
         self._subnet = subnet
         self._preprocessing = preprocessing
         self._traced_step = tf.function(self._step, autograph=False, reduce_retracing=True)
         self._traced_exact = tf.function(self._exact, autograph=False, reduce_retracing=True)
 
-    def step(self, weights, momenta, images, labels, learning_rate, sides=None) -> Step:
-        """One step of SGD as in `local_update`: clip, decay, momentum. `sides` as of `compute`."""
+    def step(
+        self,
+        weights: Tensors,
+        momenta: Tensors,
+        images: np.ndarray,
+        labels: np.ndarray,
+        learning_rate: float,
+        masks: Tensors | None = None,
+    ) -> Step:
+        """Computes one step of SGD as in `local_update`: clipping, weight decay, momentum.
+
+        Args:
+          weights: Weights before the step, by name.
+          momenta: Momenta before the step, by name.
+          images: `(batch, height, width, channels)`, uint8.
+          labels: `(batch,)`, int32.
+          learning_rate: Learning rate of the step.
+          masks: Gradient masks, as for `compute`.
+        """
         rate = tf.constant(learning_rate, tf.float32)
         return self._traced_step(
-            weights, momenta, tf.constant(images), tf.constant(labels), rate, sides
+            weights, momenta, tf.constant(images), tf.constant(labels), rate, masks
         )
 
-    def before_relu6(self, weights, images) -> dict[str, tf.Tensor]:
-        """The values before each ReLU6, in float64."""
+    def before_relu6(self, weights: Tensors, images: np.ndarray) -> dict[str, tf.Tensor]:
+        """Computes the inputs of each ReLU6 in float64, by the name of the normalization."""
         return self._traced_exact(weights, tf.constant(images))
 
-    def _step(self, weights, momenta, images, labels, learning_rate, sides):
-        training = self.training
+    def _step(self, weights, momenta, images, labels, learning_rate, masks):
         images = self._preprocessing.normalize(images)
         loss, gradients, computed = loss_and_gradients(
-            self._subnet, weights, images, labels, training.label_smoothing, sides
+            self._subnet, weights, images, labels, self.training.label_smoothing, masks
         )
-        moved, kept = {}, {}
-        for name, weight in weights.items():
-            limit = training.clip_value
-            gradient = tf.clip_by_value(gradients[name], -limit, limit)
-            if has_weight_decay(name):
-                gradient += training.weight_decay * weight
-            kept[name] = training.momentum * momenta[name] + gradient
-            moved[name] = weight - learning_rate * kept[name]
+        moved, kept = sgd_step(weights, momenta, gradients, learning_rate, self.training)
         return Step(moved, kept, loss, computed)
 
     def _exact(self, weights, images):
@@ -172,17 +216,17 @@ class Reference:
 
 
 def passes_gradient(before_relu6: tf.Tensor) -> tf.Tensor:
-    """1 where ReLU6 passes a gradient, strictly between 0 and 6; else 0."""
+    """Computes the gradient mask of ReLU6: 1 strictly between 0 and 6, else 0."""
     return tf.cast((before_relu6 > 0) & (before_relu6 < 6), before_relu6.dtype)
 
 
 @tf.custom_gradient
-def _relu6(values, passes):
-    return tf.nn.relu6(values), lambda upstream: (upstream * passes, None)
+def _relu6(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    return tf.nn.relu6(values), lambda upstream: (upstream * mask, None)
 
 
-def _normalize_groups(values, epsilon):
-    """Group normalization before its scale and shift."""
+def _normalize_groups(values: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Computes group normalization without its scale and shift."""
     _, height, width, channels = values.shape
     grouped = tf.reshape(values, [-1, height, width, channels // GROUP_SIZE, GROUP_SIZE])
     mean, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)

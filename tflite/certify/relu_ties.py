@@ -1,10 +1,11 @@
-"""Where two right engines part: values before ReLU6 that lie within rounding of 0 or 6.
+"""Resolves ties of ReLU6: values within rounding of 0 or 6, where correct engines may differ.
 
-ReLU6 passes a gradient strictly between 0 and 6 and stops it elsewhere. Two engines that add in
-another order differ in the last bits of a value, and where it lies that close to 0 or 6, in whether
-its gradient passes: a difference not of rounding but of a whole unit's share. One such comparison
-among the half a million of a batch moves weights by 1e-5 in a step, and after ten steps by 1e-3.
-So equality is held with these comparisons, and no others, decided as the exported model decided.
+ReLU6 passes a gradient strictly between 0 and 6. Two engines that add in a different order differ
+in the last bits of a value, and if it lies that close to 0 or 6, in whether its gradient passes:
+a difference not of rounding but of the whole gradient of a unit. One such comparison among the half
+a million of a batch changes weights by 1e-5 in a step, and by 1e-3 after ten steps. The certificate
+therefore compares weights after these comparisons, and no others, have been resolved as in the
+exported model.
 """
 
 from collections.abc import Mapping
@@ -15,27 +16,27 @@ import tensorflow as tf
 
 from tflite.certify.reference import Reference, Step, passes_gradient
 
-# A comparison is open if its value lies within so many times the largest rounding error that was
-# met in its channel; another engine's rounding is not the reference's.
+# A value is a tie if it lies within this many times the largest rounding error of its channel of 0
+# or 6; the rounding of another engine is not that of the reference.
 _ROUNDINGS = 24
-# And at least this far, in units of the normalized value.
+# Least rounding error of a channel, in units of the normalized value.
 _LEAST_ROUNDING = 1.5e-7
-# Open comparisons that are tried, the nearest first.
+# Ties that are tried, the nearest first.
 _MOST_TRIED = 300
 _MOST_PASSES = 3
-# A change of sides is kept if it takes away at least this part of the squared difference.
+# A changed comparison is kept if it removes at least this share of the squared difference.
 _LEAST_GAIN = 0.02
 
 
 class ResolvedStep(NamedTuple):
-    """A step of the reference, its open comparisons decided as the exported model's.
+    """A step of the reference with its ties resolved as in the exported model.
 
     Attributes:
       step: The step.
       before: Largest difference of a weight with the reference's own comparisons.
-      after: Likewise as resolved.
-      decided: Comparisons decided otherwise than by the reference.
-      distance: The farthest of them from 0 or 6; 0 if there is none.
+      after: Largest difference of a weight with the resolved comparisons.
+      decided: Number of comparisons that differ from the reference's own.
+      distance: Largest distance of one of them from 0 or 6; 0 if there is none.
     """
 
     step: Step
@@ -46,13 +47,13 @@ class ResolvedStep(NamedTuple):
 
 
 class _Tie(NamedTuple):
-    """Comparisons of one value, which many pixels of a plain background share.
+    """A value within rounding of 0 or 6, which many pixels of a plain background may share.
 
     Attributes:
       roundings: Distance from 0 or 6 in rounding errors of the channel.
-      distance: The same as it is.
-      norm: The normalization's name.
-      places: Index of each, an array for each axis.
+      distance: Distance from 0 or 6.
+      norm: Name of the normalization before the ReLU6.
+      places: Indices of the pixels that share the value, an array for each axis.
     """
 
     roundings: float
@@ -71,17 +72,17 @@ def resolve_ties(
     learning_rate: float,
     enough: float,
 ) -> ResolvedStep:
-    """Takes a step, and decides open comparisons until it gives the exported model's weights.
+    """Computes a step and resolves ties until its weights are those of the exported model.
 
     Args:
-      reference: Takes the step.
-      found: The weights after the exported model's step.
-      weights: Before the step.
-      momenta: Before the step.
+      reference: Computes the step.
+      found: Weights after the exported model's step, by name.
+      weights: Weights before the step, by name.
+      momenta: Momenta before the step, by name.
       images: `(batch, height, width, channels)`, uint8.
       labels: `(batch,)`, int32.
-      learning_rate: Of the step.
-      enough: Largest difference of a weight at which nothing is left to explain.
+      learning_rate: Learning rate of the step.
+      enough: Largest difference of a weight at which no further tie is tried.
     """
     arguments = (weights, momenta, images, labels, learning_rate)
     step = reference.step(*arguments)
@@ -89,17 +90,17 @@ def resolve_ties(
     if after <= enough:
         return ResolvedStep(step, before, after, 0, 0.0)
     values = step.computed.before_relu6
-    sides = {name: passes_gradient(value).numpy() for name, value in values.items()}
+    masks = {name: passes_gradient(value).numpy() for name, value in values.items()}
     squared = _squared_difference(found, step.weights)
     decided, distance = 0, 0.0
     remaining_items = _nearest_ties(values, reference.before_relu6(weights, images))
-    # What a comparison takes away may show only once a greater one is decided: try again then.
+    # The effect of a tie may show only after a larger one has been resolved, hence several passes.
     for _ in range(_MOST_PASSES):
         kept = []
         for item in remaining_items:
-            own = sides[item.norm]
+            own = masks[item.norm]
             own[item.places] = 1 - own[item.places]
-            given = {name: tf.constant(side) for name, side in sides.items()}
+            given = {name: tf.constant(mask) for name, mask in masks.items()}
             tried = reference.step(*arguments, given)
             remaining = _squared_difference(found, tried.weights)
             if remaining > (1 - _LEAST_GAIN) * squared:
@@ -119,15 +120,15 @@ def resolve_ties(
 
 
 def largest_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:
-    """Of any entry of any tensor of `weights`."""
+    """Computes the largest absolute difference of any entry of any tensor of `weights`."""
     return max(
         float(np.abs(found[name] - np.asarray(value)).max()) for name, value in weights.items()
     )
 
 
-def _nearest_ties(values, exact) -> list[_Tie]:
-    """The nearest ones, nearest first."""
-    found = []
+def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor]) -> list[_Tie]:
+    """Finds the ties of values, given in float32 and in float64, nearest first."""
+    ties = []
     for name, value in exact.items():
         value = value.numpy()
         distance = np.minimum(np.abs(value), np.abs(value - 6))
@@ -140,11 +141,11 @@ def _nearest_ties(values, exact) -> list[_Tie]:
         for (channel, _), equal in shared.items():
             near = float(distance[equal[0]])
             index = tuple(np.transpose(equal))
-            found.append(_Tie(near / float(rounding[channel]), near, name, index))
-    return sorted(found, key=lambda item: item.roundings)[:_MOST_TRIED]
+            ties.append(_Tie(near / float(rounding[channel]), near, name, index))
+    return sorted(ties, key=lambda tie: tie.roundings)[:_MOST_TRIED]
 
 
-def _squared_difference(found, weights) -> float:
+def _squared_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:
     return sum(
         float(np.square(found[name] - value.numpy(), dtype=np.float64).sum())
         for name, value in weights.items()

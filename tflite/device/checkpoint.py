@@ -1,8 +1,7 @@
-"""Where a device's training stands, in a safetensors file: an app can be killed at any time.
+"""Saves the progress of a device's training in a safetensors file, since apps may be killed.
 
-The file holds the variables as `state/NAME`, those of the best epoch as `best/NAME` where one was
-sought, and what has been done so far. It goes with one model: with one architecture cut from one
-supernet.
+The file holds the variables as `state/NAME`, those of the best epoch as `best/NAME` if one was
+sought, and the history. It belongs to one model: one architecture of one supernet.
 """
 
 import dataclasses
@@ -20,18 +19,18 @@ from tflite.format.metadata import ModelMetadata
 
 _KIND = "device checkpoint"
 _FIELDS = {"base_hash", "architecture", "history", "notes"}
-# Room for the header: names and shapes of the tensors, history and notes.
+# Greatest size of the header: names and shapes of the tensors, history and notes.
 _HEADER_BYTES = 2**22
 
 
 class Progress(NamedTuple):
-    """Where a device's training stands.
+    """Progress of a device's training.
 
     Attributes:
       state: The variables by name, after the last whole epoch.
-      best: Those after the epoch of the least held-out loss, if one was sought.
+      best: The variables after the epoch of the least held-out loss, if one was sought.
       history: A report for each epoch.
-      notes: Anything else that is JSON, of the program that trains.
+      notes: Further JSON values of the program that trains.
     """
 
     state: Mapping[str, np.ndarray]
@@ -41,7 +40,7 @@ class Progress(NamedTuple):
 
 
 def write_progress(path: str | os.PathLike, metadata: ModelMetadata, progress: Progress) -> None:
-    """Writes where the training of a model stands, whole or not at all."""
+    """Writes the progress of a model's training atomically."""
     tensors = {f"state/{name}": value for name, value in progress.state.items()}
     tensors |= {f"best/{name}": value for name, value in (progress.best or {}).items()}
     fields = {

@@ -1,4 +1,4 @@
-"""One epoch of training on a device, and what it showed."""
+"""Runs one epoch of training on a device and reports its loss and accuracy."""
 
 import math
 import time
@@ -9,20 +9,20 @@ import numpy as np
 
 
 class DivergedError(Exception):
-    """Says what is no finite number any more."""
+    """Error of training whose values are no longer finite; the message names them."""
 
 
 class EpochReport(NamedTuple):
-    """What one epoch of training showed.
+    """Report of one epoch of training.
 
     Attributes:
-      epoch: Its number, from 1.
-      loss: Mean over its examples, each before the step that it was in.
-      accuracy: Share of right answers among them, from 0 to 1.
-      seconds: It took, steps alone.
-      steps: Batches it had.
-      held_out_loss: Mean on the held-out examples after it, if there are any.
-      held_out_accuracy: Share of right answers among those.
+      epoch: Number of the epoch, from 1.
+      loss: Mean loss of the examples, each before the step that it is in.
+      accuracy: Share of right answers among the examples, from 0 to 1.
+      seconds: Duration of the steps in seconds.
+      steps: Number of batches.
+      held_out_loss: Mean loss of the held-out examples after the epoch, if there are any.
+      held_out_accuracy: Share of right answers among the held-out examples.
     """
 
     epoch: int
@@ -43,13 +43,13 @@ def run_epoch(
     """Trains on each batch once.
 
     Args:
-      number: Of the epoch, from 1.
+      number: Number of the epoch, from 1.
       batches: Indices of the examples of each batch.
       step: Trains on one batch; returns its mean loss and its number of right answers.
-      should_stop: Asked before each step.
+      should_stop: Called before each step; the epoch ends early if it returns true.
 
     Returns:
-      What it showed, or None if it was told to stop.
+      The report, or None if `should_stop` ended the epoch.
 
     Raises:
       DivergedError: As soon as a loss is not finite.
@@ -70,7 +70,11 @@ def run_epoch(
 
 
 def check_finite(report: EpochReport | None, state: Mapping[str, np.ndarray]) -> None:
-    """Raises a DivergedError for the last step too, whose loss is of before it."""
+    """Checks the state after an epoch, since losses are those before each step.
+
+    Raises:
+      DivergedError: If the held-out loss or a variable is not finite.
+    """
     if report is not None and not math.isfinite(report.held_out_loss or 0.0):
         raise DivergedError(f"a held-out loss of {report.held_out_loss}")
     for name, value in state.items():

@@ -1,4 +1,4 @@
-"""Opens the stock runtime so that it is fast."""
+"""Opens models in the stock runtime with threads that do not disturb each other."""
 
 from typing import Any
 
@@ -6,25 +6,25 @@ import tflite_runtime.interpreter as runtime
 
 
 def open_interpreter(threads: int, **source: Any) -> runtime.Interpreter:
-    """An interpreter with the delegate of fast kernels.
+    """Opens an interpreter with XNNPACK, the delegate of fast kernels.
 
-    The runtime has two pools of threads, the delegate's and that of the matrix products, which wait
-    for work by spinning. With as many of each as asked for, a step of training on two cores takes
-    ten times as long as on one thread, since the one pool's spin where the other's should work. So
-    the threads are the matrix products', and the delegate works on the caller's.
+    The runtime has two thread pools, that of the delegate and that of the matrix products, and
+    waiting threads spin. With several threads in both, a step of training on two cores takes ten
+    times as long as on one thread, since the spinning threads of one pool hold up the other.
+    Therefore only the matrix products get `threads`, and the delegate runs on the caller's thread.
 
     Args:
-      threads: Of the matrix products, from 1.
+      threads: Number of threads of the matrix products, from 1.
       **source: `model_path` or `model_content`.
     """
     interpreter = runtime.Interpreter(**source, num_threads=1)
-    # Only now the runtime brings in its delegate; a signature alone does not.
+    # The runtime applies its delegate here; getting a signature alone does not.
     interpreter.allocate_tensors()
     set_threads(interpreter, threads)
     return interpreter
 
 
 def set_threads(interpreter: runtime.Interpreter, threads: int) -> None:
-    """Computes the matrix products of an opened model on so many threads from now on."""
-    # The runtime's own setter, which its Python class calls before the delegate is there only.
+    """Sets the number of threads of the matrix products of an opened model."""
+    # The Python class calls this setter before the delegate is applied only.
     interpreter._interpreter.SetNumThreads(threads)

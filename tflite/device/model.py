@@ -1,6 +1,6 @@
-"""An exported `.tflite` in the stock runtime: its signatures as functions, its arguments checked.
+"""Runs an exported `.tflite` in the stock runtime: signatures as methods with checked arguments.
 
-Like everything that runs on a device it needs tflite_runtime and NumPy, and no TensorFlow.
+Like everything that runs on a device it needs tflite_runtime and NumPy, but no TensorFlow.
 """
 
 import os
@@ -14,24 +14,24 @@ from tflite.format import signatures
 
 
 class DeviceModel:
-    """One model with its variables, as it is on a device.
+    """A model with its variables in the stock runtime.
 
     Attributes:
-      metadata: What the file says about itself.
-      weight_names: The variables that are the supernet's, in the metadata's order.
+      metadata: Metadata of the file.
+      weight_names: Names of the variables that belong to the supernet, in the metadata's order.
       can_train_head: Whether the file can train the classifier and normalizations alone.
-      set_threads: On how many threads it computes from now on.
+      set_threads: Sets the number of threads of the matrix products.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
         """Opens a model.
 
         Args:
-          path: A file that `export.export_tflite` wrote.
-          threads: Of the runtime's matrix products, from 1.
+          path: A file that `export_tflite` wrote.
+          threads: Number of threads of the runtime's matrix products, from 1.
 
         Raises:
-          ValueError: If the file is missing, damaged or not such a file.
+          ValueError: If the file is missing, damaged or was not written by `export_tflite`.
         """
         self._path = str(path)
         self.metadata, self._run, self.set_threads = open_model(path, threads)
@@ -47,13 +47,13 @@ class DeviceModel:
         *,
         head_only: bool = False,
     ) -> tuple[float, float]:
-        """One step of SGD; the momentum is that of the steps since the last `restore`.
+        """Trains one step of SGD; the momentum is that of the steps since the last `restore`.
 
         Args:
           images: `(examples, height, width, channels)`, uint8, at most the exported batch size.
           labels: `(examples,)`, whole numbers.
-          learning_rate: Of this step.
-          head_only: Moves the classifier and the normalizations alone.
+          learning_rate: Learning rate of the step.
+          head_only: Whether to train the classifier and the normalizations alone.
 
         Returns:
           Mean loss and number of right answers, both before the step.
@@ -78,14 +78,14 @@ class DeviceModel:
         return _scores(run(**_batch(images, labels, size), learning_rate=np.float32(learning_rate)))
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Mean loss and accuracy, from 0 to 1, of any number of examples.
+        """Computes the mean loss and the accuracy of any number of examples.
 
         Args:
           images: `(examples, height, width, channels)`, uint8.
           labels: `(examples,)`, whole numbers.
 
         Returns:
-          The loss and the accuracy, both exact: no example counts twice.
+          The mean loss, and the accuracy from 0 to 1. Each example counts once.
 
         Raises:
           ValueError: If the arguments do not fit the model.
@@ -102,7 +102,17 @@ class DeviceModel:
         return loss / len(images), correct / len(images)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Logits `(examples, classes)` of images `(examples, height, width, channels)`, uint8."""
+        """Computes logits of any number of images.
+
+        Args:
+          images: `(examples, height, width, channels)`, uint8.
+
+        Returns:
+          `(examples, classes)`, float32.
+
+        Raises:
+          ValueError: If the images do not fit the model.
+        """
         self._check_images(images)
         size = self.metadata.batch_sizes["infer"]
         parts = []
@@ -112,16 +122,16 @@ class DeviceModel:
         return np.concatenate(parts)[: len(images)]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Every variable by name; not the momentum, which no signature gives."""
+        """Returns every variable by name, without the momentum, which no signature returns."""
         saved = self._run[signatures.SAVE](**{signatures.DUMMY: np.float32(0)})
         return {name: saved[name] for name in self.metadata.variables}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable and forgets the momentum.
+        """Sets every variable and resets the momentum.
 
         Raises:
           ValueError: If that is not a state of this model; the model is unchanged then. The
-            runtime itself would take it and read what is missing as zeros.
+            runtime itself would read missing tensors as zeros.
         """
         self.check_state(state)
         self._run[signatures.RESTORE](**state)
@@ -183,7 +193,7 @@ class DeviceModel:
 
 
 def _batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """The examples, filled up to `size` under weight 0."""
+    """Returns the inputs of a signature, padded to `size` examples under weight 0."""
     return {
         signatures.IMAGES: fill(images, size),
         signatures.LABELS: fill(labels, size),
@@ -192,7 +202,7 @@ def _batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.nd
 
 
 def fill(values: np.ndarray, size: int) -> np.ndarray:
-    """The values, zeros behind them up to `size`."""
+    """Pads values with zeros to a length of `size`."""
     filled = np.zeros((size, *values.shape[1:]), values.dtype)
     filled[: len(values)] = values
     return filled

@@ -1,4 +1,4 @@
-"""Opens an exported `.tflite` in the stock runtime, if its signatures are those it announces."""
+"""Opens an exported `.tflite` in the stock runtime and checks its signatures."""
 
 import functools
 import os
@@ -22,9 +22,9 @@ class OpenedModel(NamedTuple):
     """A model in the runtime.
 
     Attributes:
-      metadata: What the file says about itself.
-      runners: Its signatures by name.
-      set_threads: On how many they compute from now on.
+      metadata: Metadata of the file.
+      runners: Signatures by name.
+      set_threads: Sets the number of threads of the matrix products.
     """
 
     metadata: ModelMetadata
@@ -36,11 +36,12 @@ def open_model(path: str | os.PathLike, threads: int) -> OpenedModel:
     """Opens a model.
 
     Args:
-      path: A file that `export.export_tflite` wrote.
-      threads: As `interpreter.open_interpreter` takes them.
+      path: A file that `export_tflite` wrote.
+      threads: Number of threads of the matrix products, from 1.
 
     Raises:
-      ValueError: If the file is missing, damaged or not such a file.
+      ValueError: If the file is missing, damaged or was not written by `export_tflite`, or its
+        signatures are not those that its metadata describe.
     """
     if type(threads) is not int or threads < 1:
         raise ValueError(
@@ -61,7 +62,7 @@ def open_model(path: str | os.PathLike, threads: int) -> OpenedModel:
         raise _foreign(path, "a model that the runtime can open", reason) from error
     _check_signatures(path, runners, _forms(metadata))
     variables = metadata.variables
-    # What else `save` gives are weights of the supernet.
+    # All other variables are weights of the supernet.
     weights = [name for name in variables if not name.endswith(MEAN_SQUARE)]
     parameters = sum(int(np.prod(variables[name])) for name in weights)
     if parameters != metadata.parameters:
@@ -88,7 +89,7 @@ def _check_signatures(path, runners: Runners, forms: Mapping[str, tuple[dict, di
 
 
 def _forms(metadata: ModelMetadata) -> dict[str, tuple[dict, dict]]:
-    """Shape and type of each signature's inputs and outputs."""
+    """Returns the shape and type of each signature's inputs and outputs."""
 
     def batch(size):
         return {

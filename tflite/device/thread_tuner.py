@@ -1,4 +1,4 @@
-"""On how many threads steps of training run: as many as make them short, where that changes."""
+"""Chooses the number of threads on which steps of training take the least time."""
 
 import time
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-# Steps until both are tried again, and steps of each trial: the least of so many counts, since the
-# first wakes a thread.
+# Steps until both numbers of threads are tried again, and steps of each trial. The least time of a
+# trial counts, since its first step wakes a thread.
 _PERIOD, _TRIAL = 64, 4
 
 
-class ThreadChoice:
+class ThreadTuner:
     """Runs steps on one thread or on as many as are allowed, whichever takes less time.
 
-    What a second thread gains depends on where its core is. By measurement, where a byte is from
-    core to core and back in 0.1 us it makes a step of a small net an eighth shorter; where that
-    takes 0.4 us, a quarter longer. It changes while a program runs, where an operating system moves
-    threads or a host moves virtual cores. So from time to time both are tried, on steps that are to
-    be done anyway: what they compute is the same to the bit.
+    The gain of a second thread depends on the distance of the cores. By measurement, if a byte
+    travels from core to core and back in 0.1 us, a step of a small net is an eighth shorter; if
+    that takes 0.4 us, a quarter longer. It may change while a program runs, when the operating
+    system moves threads or a host moves virtual cores. Both are therefore tried from time to time
+    on steps of the training itself, whose results are the same to the bit.
     """
 
     def __init__(
@@ -27,12 +27,12 @@ class ThreadChoice:
         most: int,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """Chooses between 1 and `most`.
+        """Prepares a choice between 1 and `most` threads.
 
         Args:
-          set_threads: On how many the runtime computes from now on.
-          most: Threads that are allowed, from 1.
-          clock: Seconds.
+          set_threads: Sets the number of threads of the runtime.
+          most: Greatest number of threads, from 1.
+          clock: Returns the time in seconds.
         """
         self._set_threads = set_threads
         self._candidates = (most, 1) if most > 1 else (1,)
@@ -41,7 +41,7 @@ class ThreadChoice:
         self._least: dict[int, float] = {}
 
     def run(self, step: Callable[[], Result]) -> Result:
-        """What the step returns."""
+        """Runs a step on the number of threads that is in turn, and returns its result."""
         trial = self._steps % _PERIOD // _TRIAL
         is_trial = trial < len(self._candidates)
         if is_trial:

@@ -1,7 +1,7 @@
-"""`DeviceTrainer`: trains an exported `.tflite` as an app does, on one person's examples.
+"""Trains an exported `.tflite` on one person's examples, as an app does.
 
-It does in Python what the Android app does in Java, with the same signatures of the same file, and
-needs what a device has: tflite_runtime, NumPy and safetensors, no TensorFlow.
+`DeviceTrainer` does in Python what the Android app does in Java, with the same signatures of the
+same file. It needs tflite_runtime, NumPy and safetensors, but no TensorFlow.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from tflite.device.checkpoint import Progress, read_progress, write_progress
 from tflite.device.epoch import DivergedError, EpochReport, check_finite, run_epoch
 from tflite.device.model import DeviceModel
-from tflite.device.thread_tuner import ThreadChoice
+from tflite.device.thread_tuner import ThreadTuner
 from tflite.format.metadata import ModelMetadata
 from tflite.format.update_file import DeviceUpdate
 
@@ -22,57 +22,79 @@ __all__ = ["DeviceTrainer", "EpochReport"]
 
 
 class DeviceTrainer:
-    """A model on a device, with what it has learned there.
+    """Trains a model on a device.
 
-    Each `fit` starts from zero momentum, as a client does in each round of federated learning, and
-    keeps its momentum across its epochs. The momentum is in no file. So training that was killed
-    and goes on from a checkpoint equals, to the bit, the same epochs asked for in two calls; it
-    sees the same batches as one call would have seen, but ends near and not at the same weights.
+    Each `fit` starts with zero momentum, as a client does in each round of federated learning, and
+    keeps its momentum across its epochs. The momentum is not saved. Training that is resumed from a
+    checkpoint therefore equals, to the bit, the same epochs in two calls of `fit`. A single call
+    would see the same batches but end at slightly different weights.
 
     Attributes:
-      history: A report for each epoch since the model was as it came.
+      history: A report for each epoch since the model was opened or restored.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
         """Opens a model.
 
         Args:
-          path: A file that `export.export_tflite` wrote.
-          threads: That are allowed, from 1. Steps run on one or on all, see `ThreadChoice`.
+          path: A file that `export_tflite` wrote.
+          threads: Greatest number of threads, from 1. Steps run on one thread or on all of them
+            (`ThreadTuner`).
 
         Raises:
-          ValueError: If the file is missing, damaged or not such a file.
+          ValueError: If the file is missing, damaged or was not written by `export_tflite`.
         """
         self._model = DeviceModel(path, threads)
-        self._threads = ThreadChoice(self._model.set_threads, threads)
+        self._threads = ThreadTuner(self._model.set_threads, threads)
         self._received = self._model.state()
         self._best: Mapping[str, np.ndarray] | None = None
         self.history: list[EpochReport] = []
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the file says about itself."""
+        """Metadata of the file."""
         return self._model.metadata
 
     @property
     def epochs_done(self) -> int:
-        """Epochs since the model was as it came."""
+        """Number of epochs since the model was opened or restored."""
         return len(self.history)
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """See `DeviceModel.evaluate`."""
+        """Computes the mean loss and the accuracy of any number of examples.
+
+        Args:
+          images: `(examples, height, width, channels)`, uint8.
+          labels: `(examples,)`, whole numbers.
+
+        Returns:
+          The mean loss, and the accuracy from 0 to 1. Each example counts once.
+
+        Raises:
+          ValueError: If the arguments do not fit the model.
+        """
         return self._model.evaluate(images, labels)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """See `DeviceModel.infer`."""
+        """Computes logits of any number of images.
+
+        Args:
+          images: `(examples, height, width, channels)`, uint8.
+
+        Returns:
+          `(examples, classes)`, float32.
+
+        Raises:
+          ValueError: If the images do not fit the model.
+        """
         return self._model.infer(images)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Every variable by name."""
+        """Returns every variable by name."""
         return self._model.state()
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable; the epochs done before count no more.
+        """Sets every variable and clears the history.
 
         Raises:
           ValueError: If that is not a state of this model; nothing has changed then.
@@ -88,7 +110,20 @@ class DeviceTrainer:
         *,
         head_only: bool = False,
     ) -> tuple[float, float]:
-        """See `DeviceModel.train_batch`; it counts as no epoch."""
+        """Trains one step of SGD outside of any epoch.
+
+        Args:
+          images: `(examples, height, width, channels)`, uint8, at most the exported batch size.
+          labels: `(examples,)`, whole numbers.
+          learning_rate: Learning rate of the step.
+          head_only: Whether to train the classifier and the normalizations alone.
+
+        Returns:
+          Mean loss and number of right answers, both before the step.
+
+        Raises:
+          ValueError: If the arguments do not fit the model.
+        """
         return self._threads.run(
             lambda: self._model.train_batch(images, labels, learning_rate, head_only=head_only)
         )
@@ -112,24 +147,24 @@ class DeviceTrainer:
         Args:
           images: `(examples, height, width, channels)`, uint8.
           labels: `(examples,)`, whole numbers.
-          epochs: Passes over the examples, beside those already done; 0 for none.
-          learning_rate: Of every step.
-          seed: With an epoch's number it decides the order of the examples.
-          held_out: Images and labels that are not trained on. With them the model ends as it was
-            after the epoch with the least loss on them.
-          patience: Stops after so many epochs without a lesser held-out loss; needs `held_out`.
-          head_only: Trains the classifier and the normalizations alone, if the file can.
-          on_epoch: Called after each epoch, the place for `save_checkpoint`.
-          should_stop: Asked before each step; if it says yes, training ends with the state after
-            the last whole epoch.
+          epochs: Further passes over the examples; 0 for none.
+          learning_rate: Learning rate of every step.
+          seed: Determines the order of the examples, together with the number of the epoch.
+          held_out: Images and labels that are not trained on. With them the model ends with the
+            weights after the epoch of the least loss on them.
+          patience: Number of epochs without a lesser held-out loss after which training stops;
+            needs `held_out`.
+          head_only: Whether to train the classifier and the normalizations alone.
+          on_epoch: Called after each epoch, for example to save a checkpoint.
+          should_stop: Called before each step; if it returns true, training ends with the state
+            after the last whole epoch.
 
         Returns:
           A report for each epoch of this call.
 
         Raises:
-          ValueError: If the arguments do not fit the model, or the loss is no finite number any
-            more. The state is then, as after anything else that interrupts an epoch, that after
-            the last whole epoch.
+          ValueError: If the arguments do not fit the model, or the loss is no longer finite. The
+            state is then that after the last whole epoch, as after any other interruption.
         """
         labels = self._model.checked_examples(images, labels)
         if held_out is not None:
@@ -182,17 +217,17 @@ class DeviceTrainer:
     def save_checkpoint(
         self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None
     ) -> None:
-        """Writes where training stands, whole or not at all; call it between epochs.
+        """Writes the progress of training atomically; call it between epochs.
 
         Args:
           path: Where to write.
-          notes: Anything that is JSON; `load_checkpoint` gives it back.
+          notes: JSON values, which `load_checkpoint` returns.
         """
         progress = Progress(self.state(), self._best, tuple(self.history), notes or {})
         write_progress(path, self.metadata, progress)
 
     def load_checkpoint(self, path: str | os.PathLike) -> dict[str, Any]:
-        """Goes back to where training stood, but for the momentum, and returns the notes.
+        """Restores the progress of training, except for the momentum, and returns the notes.
 
         Raises:
           ValueError: If the file is damaged or of another model; nothing has changed then.
@@ -215,16 +250,16 @@ class DeviceTrainer:
         loss_after: float,
         client: str | None = None,
     ) -> DeviceUpdate:
-        """What was learned since the model came, for `update_file.write_update`.
+        """Returns the change of the weights since the model was opened, for `write_update`.
 
         Args:
           examples: Number of examples trained on.
-          loss_before: Mean loss on them of the model as it came.
+          loss_before: Mean loss on them when the model was opened.
           loss_after: Mean loss on them now.
-          client: What the sender is called, if it has a name.
+          client: Name of the sender, if it has one.
 
         Returns:
-          The change of the weights; the frozen mean squares are no part of it.
+          The update; frozen mean squares are not part of it.
         """
         state = self.state()
         names = self._model.weight_names
@@ -240,7 +275,7 @@ class DeviceTrainer:
         )
 
     def _epochs_since_best(self) -> int:
-        """Epochs after the one of the least held-out loss; 0 if there was none yet."""
+        """Counts the epochs after the one of the least held-out loss; 0 if there was none yet."""
         losses = {
             number: report.held_out_loss
             for number, report in enumerate(self.history)
@@ -249,7 +284,13 @@ class DeviceTrainer:
         return len(self.history) - 1 - min(losses, key=losses.get) if losses else 0
 
 
-def _check_arguments(epochs, learning_rate, seed, patience, held_out) -> None:
+def _check_arguments(
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    patience: int | None,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
     whole = {"epochs": (epochs, 0), "seed": (seed, 0)}
     if patience is not None:
         whole["patience"] = (patience, 1)

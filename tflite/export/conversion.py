@@ -1,4 +1,4 @@
-"""TensorFlow functions as the signatures of a `.tflite` of builtins alone."""
+"""Converts TensorFlow functions to the signatures of a `.tflite` of builtins alone."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from tflite.flatbuffer import flatbuffer
 
 
 def trace(function: Callable, *specs: tf.TensorSpec) -> Any:
-    """The function as a concrete one of tensors that the specs describe."""
+    """Traces a function for tensors that the specs describe; returns the concrete function."""
     return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
 
@@ -20,15 +20,15 @@ def convert(
     """Converts concrete functions to signatures of one model.
 
     Args:
-      module: Owns the variables that the functions use.
-      functions: By the name of the signature.
-      names: Of inputs and outputs, as `flatbuffer.finish_model` takes them.
+      module: Owner of the variables that the functions use.
+      functions: Concrete functions by the name of the signature.
+      names: Names of inputs, outputs and variables, as for `flatbuffer.finish_model`.
 
     Returns:
-      The model, finished.
+      The bytes of the model.
 
     Raises:
-      ValueError: If it would need an operator that the stock runtime has not.
+      ValueError: If the model would need an operator that the stock runtime lacks.
     """
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=dict(functions))

@@ -1,8 +1,8 @@
-"""A subnet as a `.tflite` that infers and trains with the stock TensorFlow Lite runtime.
+"""Exports a subnet as a `.tflite` that infers and trains with the stock TensorFlow Lite runtime.
 
-The stock recipe for training on a device needs the Flex delegate, since TensorFlow's gradients have
-no TensorFlow Lite counterpart; its library is 30 times the runtime's size. Here every gradient is
-made of builtins (`ops.builtin_operators`), so that the runtime that is on the phone is enough.
+TensorFlow's recipe for training on a device needs the Flex delegate, since its gradients have no
+TensorFlow Lite counterpart; the delegate's library is 30 times the runtime's size. Here every
+gradient consists of builtins (`ops.builtin_operators`), so that the stock runtime is enough.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from tflite.format.metadata import ModelMetadata, append_metadata, split_model
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The supernet that a subnet was cut from.
+    """Identity of the supernet that a subnet was extracted from.
 
     Attributes:
-      space: Its search space.
-      supernet_hash: `checkpoint.fingerprint` of its weights.
-      round: Rounds it was trained.
-      class_names: A name for each label.
+      space: Search space of the supernet.
+      supernet_hash: `fingerprint` of its weights.
+      round: Number of rounds that it was trained for.
+      class_names: Name of each label.
     """
 
     space: SearchSpace
@@ -47,7 +47,13 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """Images that a call of a signature takes; a shorter batch is filled up under weight 0."""
+    """Numbers of images in a call of each signature; shorter batches are padded under weight 0.
+
+    Attributes:
+      train: Images in a call of `train` and `train_head`.
+      evaluate: Images in a call of `evaluate`.
+      infer: Images in a call of `infer`.
+    """
 
     train: int = 16
     evaluate: int = 32
@@ -64,24 +70,24 @@ def export_tflite(
     batch_sizes: BatchSizes,
     with_train_head: bool = False,
 ) -> ModelMetadata:
-    """Writes a `.tflite` with the signatures of `signatures`, whole or not at all.
+    """Writes a `.tflite` with the signatures of `format.signatures`, atomically.
 
     Args:
       path: Where to write.
-      subnet: The subnet, as `Supernet.extract` gives it.
+      subnet: The subnet, as `Supernet.extract` returns it.
       mean_squares: Its frozen mean squares, from a calibration; none for group normalization.
       preprocessing: Normalization of uint8 images; it becomes part of the model.
-      training: What a step of `train` does; epochs are the caller's, a sandwich is not trained.
-      origin: The supernet it was cut from.
-      batch_sizes: Images that the signatures take.
-      with_train_head: Whether there is a `train_head` too, which needs less memory.
+      training: Hyper-parameters of a step of `train`; epochs and sandwich do not apply.
+      origin: The supernet that the subnet was extracted from.
+      batch_sizes: Numbers of images that the signatures take.
+      with_train_head: Whether to add the signature `train_head`, which needs less memory.
 
     Returns:
-      The metadata that the file holds.
+      The metadata of the file.
 
     Raises:
-      ValueError: If the net holds several subnets, the mean squares are not the subnet's, or the
-        model would need an operator that the stock runtime has not.
+      ValueError: If the net has several subnets, the mean squares are not those of the subnet, or
+        the model would need an operator that the stock runtime lacks.
     """
     if subnet.space.size != 1:
         raise ValueError(
@@ -115,18 +121,18 @@ def write_model(
     origin: Origin,
     **use: Any,
 ) -> ModelMetadata:
-    """Writes a converted subnet with its metadata behind it, whole or not at all.
+    """Writes a converted subnet followed by its metadata, atomically.
 
     Args:
       path: Where to write.
-      model: What the converter gave, finished.
+      model: The converted model, as `flatbuffer.finish_model` returns it.
       subnet: The subnet.
-      preprocessing: What the model does to images.
-      origin: The supernet it was cut from.
-      **use: The fields of `ModelMetadata` that say how the model is used.
+      preprocessing: Normalization of the images.
+      origin: The supernet that the subnet was extracted from.
+      **use: Further fields of `ModelMetadata`: training, batch sizes, variables, precision.
 
     Returns:
-      The metadata.
+      The metadata of the file.
     """
     architecture = subnet.architecture
     cost = architecture_cost(subnet.space, architecture)
@@ -153,15 +159,18 @@ def refresh_tflite(
     supernet_hash: str,
     round_number: int,
 ) -> ModelMetadata:
-    """Writes an exported `.tflite` anew with other weights; no conversion, hence in no time.
+    """Writes an exported `.tflite` with other weights, without converting it again.
 
     Args:
       path: Where to write.
       model_path: An exported file of the same architecture and supernet.
       weights: The subnet's weights by tensor name.
-      mean_squares: Its frozen mean squares.
-      supernet_hash: Of the supernet that the weights were cut from.
-      round_number: Rounds it was trained.
+      mean_squares: Its frozen mean squares by name.
+      supernet_hash: `fingerprint` of the supernet that the weights were taken from.
+      round_number: Number of rounds that it was trained for.
+
+    Returns:
+      The metadata of the file.
 
     Raises:
       ValueError: If the file is damaged, or of another architecture.
@@ -178,7 +187,9 @@ def refresh_tflite(
     return metadata
 
 
-def _signatures(module: TrainingModule, batch_sizes: BatchSizes) -> dict:
+def _signatures(module: TrainingModule, batch_sizes: BatchSizes) -> dict[str, Any]:
+    """Traces the functions of all signatures."""
+
     def batch(size):
         return (
             tf.TensorSpec([size, *module.image_shape], tf.uint8, signatures.IMAGES),

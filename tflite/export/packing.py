@@ -1,8 +1,8 @@
-"""Which tensors of a net share a variable of its `.tflite`.
+"""Packs small tensors of a net into shared variables of its `.tflite`.
 
-Operators that read, move and set each tensor by itself take longer than what they compute on small
-ones, and each takes some 40 bytes of the file in every signature. So small tensors lie behind each
-other in one variable; by name they are told apart in the graph.
+On small tensors, separate operators that read, update and assign each one take longer than the
+computation itself, and each needs some 40 bytes of the file in every signature. Small tensors are
+therefore concatenated in one variable, which the graph splits again.
 """
 
 import math
@@ -13,21 +13,21 @@ import tensorflow as tf
 
 from fedsup_tf.space import MEAN_SQUARE
 
-# Tensors by the name of their variable, and their shapes by name.
+# For each variable the tensors in it, as shapes by name.
 Packing = dict[str, dict[str, tuple[int, ...]]]
 
-# Moves without the other kernels in `train_head`.
+# Trained without the other kernels by `train_head`.
 HEAD_KERNEL = "head/kernel"
-# Variables of several tensors; no name of a tensor is without a /.
+# Variables of several tensors; they differ from tensors, whose names contain a /.
 VECTORS, KERNELS, MEAN_SQUARES = "vectors", "kernels", "mean_squares"
-# Entries of a kernel up to which copying it takes less time than operators of its own.
+# Kernels up to this many entries are packed: copying them is faster than separate operators.
 _MOST_ENTRIES = 8192
 
 
 def packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
-    """The variables for tensors of these names and shapes, the same in whatever order they come.
+    """Assigns tensors to variables, independently of the order of the tensors.
 
-    Weights that share a variable move together, and either all of them decay or none.
+    Weights that share a variable are trained together, and weight decay applies to all or none.
     """
     variables = {}
     for name in sorted(shapes):
@@ -38,7 +38,7 @@ def packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
 def pack(
     tensors: Mapping[str, tf.Tensor | np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> tf.Tensor:
-    """A variable's value: its one tensor as it is, or several as one vector."""
+    """Returns a variable's value: a single tensor as it is, or several as one vector."""
     if len(shapes) == 1:
         (name,) = shapes
         return tf.convert_to_tensor(tensors[name])
@@ -46,7 +46,7 @@ def pack(
 
 
 def unpack(value: tf.Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tf.Tensor]:
-    """The tensors by name that `pack` made one value of."""
+    """Splits a value that `pack` returned into its tensors by name."""
     if len(shapes) == 1:
         return dict.fromkeys(shapes, value)
     parts = tf.split(value, [math.prod(shape) for shape in shapes.values()])
@@ -56,7 +56,7 @@ def unpack(value: tf.Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     }
 
 
-def _variable_of(name, shape):
+def _variable_of(name: str, shape: tuple[int, ...]) -> str:
     if name.endswith(MEAN_SQUARE):
         return MEAN_SQUARES
     if len(shape) == 1:

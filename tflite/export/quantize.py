@@ -1,12 +1,13 @@
-"""A subnet as a `.tflite` that only infers: folded weights as constants, float32 or smaller.
+"""Exports a subnet as a `.tflite` that only infers, with folded weights as constants.
 
-Such a file has one signature, `infer`, of uint8 images and float32 logits, whatever it computes
-with. No normalization is left but that of the images: each is in the convolution before it.
+The file has a single signature, `infer`, of uint8 images and float32 logits in every precision. All
+normalizations except that of the images are folded into the convolutions before them.
 """
 
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +22,7 @@ from tflite.flatbuffer import flatbuffer
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata
 
-# float32; weights in 16 bits; weights in 8 bits and maps in floats; weights and maps in 8 bits.
+# float32; 16-bit weights; 8-bit weights and float feature maps; 8-bit weights and feature maps.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 
 
@@ -35,25 +36,25 @@ def export_inference(
     batch_size: int = 1,
     representative: np.ndarray | None = None,
 ) -> ModelMetadata:
-    """Writes a `.tflite` that only infers, whole or not at all.
+    """Writes a `.tflite` that only infers, atomically.
 
     Args:
       path: Where to write.
-      subnet: The subnet, as `Supernet.extract` gives it.
+      subnet: The subnet, as `Supernet.extract` returns it.
       mean_squares: Its frozen mean squares, from a calibration; none for group normalization.
       preprocessing: Normalization of uint8 images; it becomes part of the model.
-      origin: The supernet it was cut from.
+      origin: The supernet that the subnet was extracted from.
       precision: One of `PRECISIONS`.
-      batch_size: Images that a call takes.
-      representative: `(images, height, width, channels)`, uint8, such as the model will meet; a
-        few hundred are enough. `"int8"` takes the ranges of its maps from them.
+      batch_size: Number of images in a call.
+      representative: Some hundred typical images, `(examples, height, width, channels)`, uint8,
+        from which `"int8"` takes the ranges of its feature maps.
 
     Returns:
-      The metadata that the file holds; training and variables are empty.
+      The metadata of the file; its training and variables are empty.
 
     Raises:
-      ValueError: If the precision is no such one, `"int8"` has no images, or the mean squares are
-        not the subnet's.
+      ValueError: If the precision is unknown, images for `"int8"` are missing, or the mean squares
+        are not those of the subnet.
     """
     _check(precision, representative)
     weights = subnet.values_by_name()
@@ -101,7 +102,7 @@ def _check(precision: str, representative: np.ndarray | None) -> None:
         )
 
 
-def _convert(function, precision: str, representative: np.ndarray | None) -> bytes:
+def _convert(function: Any, precision: str, representative: np.ndarray | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(tf.Module(), folder, signatures={signatures.INFER: function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
@@ -119,7 +120,7 @@ def _convert(function, precision: str, representative: np.ndarray | None) -> byt
 
 
 def _batches(images: np.ndarray, size: int) -> Callable:
-    """Whole batches, the last filled up from the front."""
+    """Returns a generator function of whole batches, the last one filled up from the first."""
     count = -(-len(images) // size) * size
     images = np.resize(images, (count, *images.shape[1:]))
 

@@ -1,4 +1,4 @@
-"""Weights that train on a phone: variables, their momentum, and a step of SGD that moves them."""
+"""Variables that train on a phone with their momentum, and the step of SGD that updates them."""
 
 from collections.abc import Mapping
 
@@ -9,24 +9,24 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import has_weight_decay
 from tflite.export.packing import MEAN_SQUARES, pack, packing, unpack
 
-# Share that a frozen mean square keeps of itself in a step of training; the rest is the batch's.
+# Decay of the moving average by which a frozen mean square follows those of the batches.
 MEAN_SQUARE_DECAY = 0.9
 
 Tensors = dict[str, tf.Tensor]
 
 
 class SgdModule(tf.Module):
-    """Weights by name with their momentum and their frozen mean squares.
+    """Weights with their momentum and their frozen mean squares, as TensorFlow variables.
 
-    A step of training is one of `local_update` on the same batch: the normalizations use the
-    batch's mean squares. Inference uses the frozen ones; training lets them follow the weights, at
-    no cost, since it computes the batch's anyway.
+    A step of training equals a step of `local_update` on the same batch: the normalizations use the
+    batch's mean squares. Inference uses the frozen ones, which follow the batch's by a moving
+    average during training.
 
     Attributes:
-      shapes: Of the weights and of the frozen mean squares, by name.
-      weight_names: Those of the weights.
-      python_names: What TensorFlow calls tensors and variables. It takes names of a form of its own
-        only, but a stage's name may be any text.
+      shapes: Shapes of the weights and of the frozen mean squares, by name.
+      weight_names: Names of the weights.
+      python_names: TensorFlow's names of tensors and variables, which it restricts, whereas the
+        name of a stage may be any text.
     """
 
     def __init__(
@@ -35,7 +35,13 @@ class SgdModule(tf.Module):
         mean_squares: Mapping[str, np.ndarray],
         training: LocalTraining,
     ):
-        """Makes the variables, with no momentum."""
+        """Makes the variables, with zero momentum.
+
+        Args:
+          weights: Initial weights by name.
+          mean_squares: Frozen mean squares by name.
+          training: Hyper-parameters of a step.
+        """
         super().__init__()
         self._training = training
         values = {**weights, **mean_squares}
@@ -53,11 +59,11 @@ class SgdModule(tf.Module):
                 self._momenta[variable] = tf.Variable(zeros, name=f"{name}/momentum")
 
     def _read(self) -> Tensors:
-        """Values of the variables."""
+        """Reads the variables, by the names of the variables."""
         return {name: variable.read_value() for name, variable in self._variables.items()}
 
     def _unpack(self, packed: Tensors) -> tuple[Tensors, Tensors]:
-        """The weights and the frozen mean squares of what `_read` gave."""
+        """Splits what `_read` returned into the weights and the frozen mean squares by name."""
         tensors = {}
         for variable, shapes in self._packing.items():
             tensors |= unpack(packed[variable], shapes)
@@ -65,7 +71,7 @@ class SgdModule(tf.Module):
         return weights, tensors
 
     def _set(self, tensors: Tensors) -> None:
-        """Sets weights and frozen mean squares, and forgets the momentum."""
+        """Sets weights and frozen mean squares, and resets the momentum."""
         for name, variable in self._variables.items():
             variable.assign(pack(tensors, self._packing[name]))
         for momentum in self._momenta.values():
@@ -79,15 +85,15 @@ class SgdModule(tf.Module):
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> None:
-        """One step of SGD: clip, decay and momentum as in `local_update`.
+        """Trains one step of SGD: clipping, weight decay and momentum as in `local_update`.
 
         Args:
-          packed: As `_read` gave it.
-          gradients: Of the weights that are to move, by name; of all that share a variable or of
-            none of them.
-          mean_squares: The batch's.
+          packed: The variables before the step, as `_read` returned them.
+          gradients: Gradients of the weights to train, by name: for each variable those of all its
+            tensors or none.
+          mean_squares: Mean squares of the batch, by name.
           sample_weights: `(batch,)`; if all are 0 the step changes nothing.
-          learning_rate: A scalar.
+          learning_rate: Learning rate, a scalar.
         """
         training = self._training
         present = tf.cast(tf.reduce_sum(sample_weights) > 0, tf.float32)
@@ -111,8 +117,8 @@ class SgdModule(tf.Module):
             self._variables[MEAN_SQUARES].assign(before + follow * (after - before))
 
 
-def _clip(values, limit):
-    """To at most `limit` in size; at 1, the common case, the runtime has an operator for it."""
+def _clip(values: tf.Tensor, limit: float) -> tf.Tensor:
+    """Clips values to `-limit` and `limit`; the runtime has a single operator for a limit of 1."""
     scaled = values if limit == 1.0 else values / limit
     clipped = tf.maximum(tf.minimum(scaled, 1.0), -1.0)
     return clipped if limit == 1.0 else clipped * limit

@@ -1,4 +1,4 @@
-"""What an exported subnet computes on a phone, as TensorFlow functions before conversion."""
+"""The functions of an exported subnet's signatures in TensorFlow, before conversion."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,17 +17,20 @@ from tflite.format import signatures
 
 __all__ = ["MEAN_SQUARE_DECAY", "Scores", "TrainingModule", "score"]
 
-# Trained by `train_head`: the classifier and the normalizations' vectors.
+# Tensors by the names of a signature's outputs.
+Outputs = dict[str, tf.Tensor]
+
+# Endings of the names of tensors that `train_head` trains: classifier and normalizations.
 _HEAD = (HEAD_KERNEL, "head/bias", "/alpha", "/beta", "/gamma")
 
 
 class Scores(NamedTuple):
-    """How good logits are.
+    """Loss and accuracy of logits.
 
     Attributes:
-      loss: Weighted mean of the cross-entropy.
-      correct: Weighted number of right answers.
-      slope: The loss' gradient with respect to the logits.
+      loss: Weighted mean of the cross-entropy, a scalar.
+      correct: Weighted number of right answers, a scalar.
+      slope: Gradient of the loss with respect to the logits, `(batch, classes)`.
     """
 
     loss: tf.Tensor
@@ -36,7 +39,7 @@ class Scores(NamedTuple):
 
 
 class TrainingModule(SgdModule):
-    """A subnet with its momentum, its frozen mean squares and a function for each signature.
+    """A subnet with its momentum, its frozen mean squares and a method for each signature.
 
     Inference folds the frozen mean squares into the kernels.
     """
@@ -48,7 +51,17 @@ class TrainingModule(SgdModule):
         preprocessing: Preprocessing,
         training: LocalTraining,
     ):
-        """Makes the model; the arguments are those of `export.export_tflite`."""
+        """Makes the module.
+
+        Args:
+          subnet: The subnet, as `Supernet.extract` returns it.
+          mean_squares: Its frozen mean squares by name.
+          preprocessing: Normalization of the images.
+          training: Hyper-parameters of a step.
+
+        Raises:
+          ValueError: If the mean squares are not those of the subnet.
+        """
         weights = subnet.values_by_name()
         expected = calibration.mean_square_shapes(subnet.weight_shapes)
         calibration.check_mean_squares(mean_squares, expected)
@@ -59,32 +72,44 @@ class TrainingModule(SgdModule):
 
     # --------------------------------------------------------------- signatures
 
-    def train(self, images, labels, sample_weights, learning_rate):
-        """One step of SGD; see `signatures`."""
+    def train(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        sample_weights: tf.Tensor,
+        learning_rate: tf.Tensor,
+    ) -> Outputs:
+        """Trains one step of SGD."""
         return self._train(images, labels, sample_weights, learning_rate, self.weight_names)
 
-    def train_head(self, images, labels, sample_weights, learning_rate):
-        """One step of SGD on the classifier and the normalizations alone."""
+    def train_head(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        sample_weights: tf.Tensor,
+        learning_rate: tf.Tensor,
+    ) -> Outputs:
+        """Trains one step of SGD on the classifier and the normalizations alone."""
         names = [name for name in self.weight_names if name.endswith(_HEAD)]
         return self._train(images, labels, sample_weights, learning_rate, names)
 
-    def infer(self, images):
-        """Logits of images."""
+    def infer(self, images: tf.Tensor) -> Outputs:
+        """Computes logits of images."""
         return {signatures.LOGITS: self._infer(images)}
 
-    def evaluate(self, images, labels, sample_weights):
-        """Mean loss and number of right answers."""
+    def evaluate(self, images: tf.Tensor, labels: tf.Tensor, sample_weights: tf.Tensor) -> Outputs:
+        """Computes the mean loss and the number of right answers."""
         loss, correct, _ = score(self._infer(images), labels, sample_weights)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
-    def save(self, dummy):
-        """Every weight and frozen mean square."""
+    def save(self, dummy: tf.Tensor) -> Outputs:
+        """Returns every weight and frozen mean square."""
         del dummy
         weights, frozen = self._unpack(self._read())
         return {self.python_names[name]: value for name, value in {**weights, **frozen}.items()}
 
-    def restore(self, **values):
-        """Sets every weight and frozen mean square, and forgets the momentum."""
+    def restore(self, **values: tf.Tensor) -> Outputs:
+        """Sets every weight and frozen mean square, and resets the momentum."""
         self._set({name: values[self.python_names[name]] for name in self.shapes})
         return {signatures.OK: tf.constant(1)}
 
@@ -93,7 +118,7 @@ class TrainingModule(SgdModule):
     def _infer(self, images):
         weights, frozen = self._unpack(self._read())
         images = self._preprocessing.normalize(images)
-        # Not for the gradients: with kernels that are variables the usual operators are slow.
+        # Needed without gradients too: the usual operators are slow for kernels that are variables.
         with ops.builtin_operators():
             return self._compute(calibration.fold(weights, frozen), images)[0]
 
@@ -119,7 +144,14 @@ def score(
     sample_weights: tf.Tensor,
     label_smoothing: float = 0.0,
 ) -> Scores:
-    """Scores logits `(batch, classes)` against labels, in operations that the runtime has."""
+    """Computes loss, right answers and the loss' gradient with TensorFlow Lite builtins alone.
+
+    Args:
+      logits: `(batch, classes)`.
+      labels: `(batch,)`, int32.
+      sample_weights: `(batch,)`, not negative.
+      label_smoothing: Share of the target spread evenly over the classes.
+    """
     classes = logits.shape[1]
     targets = tf.one_hot(labels, classes) * (1 - label_smoothing)
     targets += label_smoothing / classes

@@ -1,8 +1,9 @@
-"""Reading and mending the flatbuffer that the converter writes."""
+"""Reads and rewrites the flatbuffer that the converter writes."""
 
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -12,7 +13,7 @@ from tflite.flatbuffer import xnnpack_passes
 from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code, parse
 
 _FILE_IDENTIFIER = b"TFL3"
-# Bytes from which zeros are worth an operator.
+# Constants of zeros from this many bytes on are replaced by an operator.
 _LEAST_ZEROS = 256
 _NAMES = {
     number: name
@@ -21,8 +22,8 @@ _NAMES = {
 }
 
 
-def count_operators(model: bytes) -> Counter:
-    """How often each operator occurs, by name; one that is not a builtin as `custom:NAME`."""
+def count_operators(model: bytes) -> Counter[str]:
+    """Counts the operators of a model by name; one that is not a builtin as `custom:NAME`."""
     parsed = parse(model)
     return Counter(
         _operator_name(parsed, operator)
@@ -32,7 +33,11 @@ def count_operators(model: bytes) -> Counter:
 
 
 def check_builtin_only(model: bytes) -> None:
-    """Raises a ValueError that names the operators that the stock runtime has not, if any."""
+    """Checks that a model has builtins alone.
+
+    Raises:
+      ValueError: If the stock runtime lacks operators; the message names them.
+    """
     foreign = sorted(name for name in count_operators(model) if name.startswith("custom:"))
     if foreign:
         raise ValueError(
@@ -42,16 +47,24 @@ def check_builtin_only(model: bytes) -> None:
 
 
 def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True) -> bytes:
-    """Mends what the converter cannot be told.
+    """Rewrites a converted model in ways that the converter has no options for.
 
-    * Inputs and outputs of signatures, and variables, get the names that `names` gives; TensorFlow
-      takes names of a form of its own only.
-    * Zeros, which the converter stores one by one, are filled in by an operator, so that a
-      momentum for each weight does not double the file; unless `fill_zeros` is false, since the
-      delegate of fast kernels wants the weights of a file that only infers as constants.
-    * Tensors lose their names, a third of a small file and of no use to the runtime, and graphs
-      theirs, which count the functions that the process traced.
-    * The graphs get the form in which the delegate of fast kernels helps (`xnnpack_passes`).
+    * Inputs and outputs of signatures, and variables, are renamed, since TensorFlow restricts the
+      form of names.
+    * Zeros, which the converter stores one by one, are produced by an operator, so that the momenta
+      do not double the size of the file.
+    * Names of tensors are removed, a third of a small file without use to the runtime; so are
+      names of graphs, which depend on the number of functions traced before.
+    * Graphs are rewritten so that the delegate of fast kernels helps (`xnnpack_passes`).
+
+    Args:
+      model: What the converter returned.
+      names: New names by TensorFlow's names.
+      fill_zeros: Whether to produce zeros by an operator. False for a file that only infers, whose
+        weights the delegate needs as constants.
+
+    Returns:
+      The bytes of the model.
     """
     parsed = parse(model)
     for signature in parsed.signatureDefs:
@@ -79,7 +92,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
     """Returns the model with other initial values of its variables.
 
     Args:
-      model: What `finish_model` gave.
+      model: A model that `finish_model` returned.
       values: New values by the variables' names, each of the shape that it replaces.
 
     Raises:
@@ -99,7 +112,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
                 handle, old = operator.inputs
                 name = handles[handle]
                 if name in values and old in constants:
-                    # Equal constants are one tensor, so that each variable gets a new one.
+                    # Several variables may share the old constant, hence a new one for each.
                     value = np.asarray(values[name], "<f4")
                     _check_shape(name, value, graph.tensors[old])
                     operator.inputs = [handle, add_constant(parsed, graph, value)]
@@ -117,7 +130,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
     return _pack(parsed, len(model))
 
 
-def _check_shape(name: str, value: np.ndarray, tensor) -> None:
+def _check_shape(name: str, value: np.ndarray, tensor: schema.TensorT) -> None:
     if tuple(value.shape) != tuple(tensor.shape):
         raise ValueError(
             f"Variable {name!r}: expected shape {tuple(tensor.shape)}, received {value.shape}. "
@@ -125,8 +138,8 @@ def _check_shape(name: str, value: np.ndarray, tensor) -> None:
         )
 
 
-def _filled(model, graph) -> set[int]:
-    """Tensors that `FILL` computes."""
+def _filled(model: schema.ModelT, graph: schema.SubGraphT) -> set[int]:
+    """Returns the numbers of the tensors that `FILL` computes."""
     return {
         operator.outputs[0]
         for operator in graph.operators
@@ -135,14 +148,14 @@ def _filled(model, graph) -> set[int]:
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal vectors once, and the tensors' values where the format wants them."""
+    """Builder that writes equal vectors once, and aligns tensors' values as the format requires."""
 
     def __init__(self, size: int):
         super().__init__(size)
         self._written = {}
 
-    def CreateNumpyVector(self, x):  # noqa: N802, the name of the base class.
-        """Offset of a vector with the values of the array `x`."""
+    def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802, the name of the base class.
+        """Writes a vector with the values of the array `x` and returns its offset."""
         values = np.ascontiguousarray(x)
         key = (values.dtype.str, values.tobytes())
         if key not in self._written:
@@ -155,26 +168,27 @@ class _SharingBuilder(flatbuffers.Builder):
 
 
 class _Once:
-    """What is written once however often it is referred to."""
+    """Wraps an object of the schema so that it is written once for all references to it."""
 
-    def __init__(self, value):
+    def __init__(self, value: Any):
         self._value = value
         self._offset = None
 
-    def Pack(self, builder):  # noqa: N802, the name in the schema's objects.
-        """Its offset."""
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802, the name in the schema's objects.
+        """Writes the object if that has not been done, and returns its offset."""
         if self._offset is None:
             self._offset = self._value.Pack(builder)
         return self._offset
 
 
-def _pack(model, size: int) -> bytes:
+def _pack(model: schema.ModelT, size: int) -> bytes:
+    """Serializes a model; `size` is the expected number of bytes."""
     written = {}
 
     def once(value):
         return value and written.setdefault(_contents(value), _Once(value))
 
-    # Tensors described alike and operators' equal options are a quarter of a small file.
+    # Equal descriptions of tensors and equal options of operators are a quarter of a small file.
     model = copy.copy(model)
     model.subgraphs = [copy.copy(graph) for graph in model.subgraphs]
     for graph in model.subgraphs:
@@ -187,8 +201,8 @@ def _pack(model, size: int) -> bytes:
     return bytes(builder.Output())
 
 
-def _contents(value):
-    """A key that is equal for equal objects of the schema."""
+def _contents(value: Any) -> Any:
+    """Returns a key that is equal for equal objects of the schema."""
     if hasattr(value, "Pack"):
         return type(value), *(_contents(field) for field in vars(value).values())
     if isinstance(value, list | np.ndarray):
@@ -196,8 +210,8 @@ def _contents(value):
     return value
 
 
-def _fill_zeros(model, graph) -> None:
-    """Computes the graph's large constants of zeros by `FILL` in place of storing them."""
+def _fill_zeros(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    """Replaces the graph's large constants of zeros by the operator `FILL`."""
     added = []
     zero = None
     for number, tensor in enumerate(list(graph.tensors)):
@@ -208,7 +222,7 @@ def _fill_zeros(model, graph) -> None:
         if zero is None:
             zero = add_constant(model, graph, np.zeros([], np.float32))
         sides = add_constant(model, graph, np.asarray(tensor.shape, np.int32))
-        tensor.buffer = 0  # The empty one: the tensor is computed.
+        tensor.buffer = 0  # The empty buffer of computed tensors.
         fill = schema.OperatorT()
         fill.opcodeIndex = operator_code(model, schema.BuiltinOperator.FILL)
         fill.inputs, fill.outputs = [sides, zero], [number]
@@ -216,12 +230,12 @@ def _fill_zeros(model, graph) -> None:
     graph.operators = added + graph.operators
 
 
-def _is_empty(quantization) -> bool:
+def _is_empty(quantization: schema.QuantizationParametersT | None) -> bool:
     return quantization is None or quantization.scale is None or not len(quantization.scale)
 
 
-def _share_buffers(model) -> None:
-    """Lets tensors of equal values, such as shapes, name one buffer, and be described alike."""
+def _share_buffers(model: schema.ModelT) -> None:
+    """Makes constants of equal values, such as shapes, share a buffer."""
     first = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -230,8 +244,8 @@ def _share_buffers(model) -> None:
                 tensor.buffer = first.setdefault(np.asarray(data).tobytes(), tensor.buffer)
 
 
-def _drop_unused_buffers(model) -> None:
-    """Leaves one empty buffer, and those that hold values."""
+def _drop_unused_buffers(model: schema.ModelT) -> None:
+    """Removes buffers that are unused or empty, except for the first."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
     filled = [
@@ -239,7 +253,7 @@ def _drop_unused_buffers(model) -> None:
         for number, buffer in enumerate(model.buffers)
         if number in used and buffer.data is not None and len(buffer.data)
     ]
-    # The first buffer is by the format's rule an empty one, which any tensor may name.
+    # By the rules of the format the first buffer is empty, and any tensor may refer to it.
     place = {number: new for new, number in enumerate(filled, start=1)}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -249,7 +263,7 @@ def _drop_unused_buffers(model) -> None:
     model.buffers = [model.buffers[0], *(model.buffers[number] for number in filled)]
 
 
-def _operator_name(model, operator) -> str:
+def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     name = _NAMES[builtin_of(model, operator)]
     if name != "CUSTOM":
         return name

@@ -1,23 +1,23 @@
-"""A model's graphs as the flatbuffer schema's objects, and small edits of them."""
+"""Parses a model into objects of the flatbuffer schema, and edits them."""
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 
 def parse(model: bytes) -> schema.ModelT:
-    """The model as objects."""
+    """Parses the bytes of a model."""
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
 
 
 def builtin_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
-    """Which of `schema.BuiltinOperator` an operator is."""
+    """Returns the member of `schema.BuiltinOperator` that an operator is."""
     code = model.operatorCodes[operator.opcodeIndex]
-    # Files before 2020 say the code in the deprecated field.
+    # Files from before 2020 have the code in the deprecated field.
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def operator_code(model: schema.ModelT, builtin: int) -> int:
-    """Index of the code of a builtin operator, added if need be."""
+    """Returns the index of a builtin operator's code, which is added if it is missing."""
     for number, code in enumerate(model.operatorCodes):
         if code.builtinCode == builtin:
             return number
@@ -29,7 +29,7 @@ def operator_code(model: schema.ModelT, builtin: int) -> int:
 
 
 def add_constant(model: schema.ModelT, graph: schema.SubGraphT, value: np.ndarray) -> int:
-    """Number of a new tensor of the graph that holds `value`, of float32, int32 or int64."""
+    """Adds a constant of float32, int32 or int64 to a graph and returns its tensor's number."""
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(value.tobytes(), np.uint8)
     model.buffers.append(buffer)

@@ -1,4 +1,4 @@
-"""Graphs in the form in which the runtime's delegate of fast kernels, XNNPACK, helps most."""
+"""Rewrites graphs so that XNNPACK, the runtime's delegate of fast kernels, helps most."""
 
 import math
 
@@ -7,24 +7,24 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code
 
-# From so many bytes on a copy costs more than the delegate's work in one piece is worth.
+# From this many bytes on, a copy costs more than an unbroken partition of the delegate gains.
 _LEAST_BYTES = 16_384
 
 
 def prepare(model: schema.ModelT) -> None:
-    """Rewrites the graphs; they compute what they did, bit for bit.
+    """Rewrites the graphs of a model without changing their results, to the bit.
 
-    * A sum of two tensors is an addition, which the delegate has, and the sum of many has not.
-    * A large tensor's change of shape is told in a form that the delegate refuses, as an option
-      beside a shape that is none of int32. It would copy, where the runtime's own operator leaves
-      the data in place.
+    * The sum of two tensors becomes an addition, which the delegate supports; ADD_N it does not.
+    * The reshape of a large tensor gets a form that the delegate refuses: its shape as an option,
+      beside a shape tensor that is not int32. The delegate would copy the data, the runtime's own
+      operator leaves it in place.
     """
     for graph in model.subgraphs:
         _add_pairs(model, graph)
         _keep_reshapes(model, graph)
 
 
-def _add_pairs(model, graph) -> None:
+def _add_pairs(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     for operator in graph.operators:
         is_sum = builtin_of(model, operator) == schema.BuiltinOperator.ADD_N
         if is_sum and len(operator.inputs) == 2:
@@ -33,7 +33,7 @@ def _add_pairs(model, graph) -> None:
             operator.builtinOptions = schema.AddOptionsT()
 
 
-def _keep_reshapes(model, graph) -> None:
+def _keep_reshapes(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     elsewhere = None
     for operator in graph.operators:
         if builtin_of(model, operator) != schema.BuiltinOperator.RESHAPE:
@@ -49,7 +49,7 @@ def _keep_reshapes(model, graph) -> None:
         operator.builtinOptions.newShape = np.array(graph.tensors[result].shape, np.int32)
 
 
-def _is_large(tensor) -> bool:
+def _is_large(tensor: schema.TensorT) -> bool:
     return (
         tensor.type == schema.TensorType.FLOAT32
         and tensor.shapeSignature is None

@@ -1,7 +1,7 @@
-"""Time, memory and size of an exported model, beside TensorFlow's and beside the usual export's.
+"""Compares time, memory and size of an exported model with TensorFlow and with a Flex export.
 
-Each measurement is a process of its own: memory since a process only tells its peak, and time since
-a phone's process has one engine, whose threads no other's disturb.
+Each measurement runs in a process of its own: memory, since a process reports its peak alone, and
+time, since on a phone no threads of another engine disturb those of the runtime.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from typing import Any
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
-from tflite.format.metadata import read_metadata
+from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.profiling.engine_process import MOST_SECONDS, last_words, measure_latency
 from tflite.profiling.engine_worker import ENGINES, FILE, FLEX
 from tflite.profiling.flex_export import export_stock
@@ -33,22 +33,23 @@ def measure(
     repetitions: int = 40,
     with_flex: bool = False,
 ) -> dict[str, Any]:
-    """Measures a file; two threads on a busy machine say little, since the runtime's spin.
+    """Measures an exported file.
 
-    Engines take turns of some calls, so that whatever else the machine does meets them all.
+    Engines take turns of some calls, so that other load of the machine affects all of them. Results
+    for two threads on a busy machine mean little, since the runtime's threads spin.
 
     Args:
-      path: A file that `export.export_tflite` wrote.
-      subnet: The subnet, as `Supernet.extract` gives it.
+      path: A file that `export_tflite` wrote.
+      subnet: The subnet, as `Supernet.extract` returns it.
       preprocessing: Normalization of the images.
-      threads: Numbers of threads that engines may use; the file's steps run as `DeviceTrainer` does
-        them, on so many or on one.
-      repetitions: Calls of each signature that are timed, of each engine.
-      with_flex: Whether to make and measure the usual export too.
+      threads: Numbers of threads that engines may use. Steps of the file run on that number or on
+        one, as in `DeviceTrainer`.
+      repetitions: Number of timed calls of each signature and engine.
+      with_flex: Whether to make and measure a Flex export too.
 
     Returns:
-      JSON values: `latency`, `memory`, `files`, and how they were measured. An engine that fails
-      has an `error`.
+      JSON values: `latency`, `memory`, `files`, and the conditions of the measurement. The entry of
+      an engine that fails has an `error`.
     """
     metadata = read_metadata(path)
     load = os.getloadavg()
@@ -91,14 +92,16 @@ def measure(
 
 
 def runtime_bytes(package: str) -> int:
-    """Size on disk of the shared libraries that an installed package brings."""
+    """Computes the size on disk of an installed package's shared libraries."""
     folder = Path(importlib.util.find_spec(package).origin).parent
-    # A library under two names is one file.
+    # A library may have two names.
     files = {path.resolve() for path in folder.rglob("*.so*") if path.is_file()}
     return sum(path.stat().st_size for path in files)
 
 
-def _measure_memory(engine: str, package: str, path, metadata) -> dict[str, Any]:
+def _measure_memory(
+    engine: str, package: str, path: str | os.PathLike, metadata: ModelMetadata
+) -> dict[str, Any]:
     entry = {"engine": engine, "runtime": package, "runtime_bytes": runtime_bytes(package)}
     job = {
         "path": os.path.abspath(path),

@@ -1,7 +1,7 @@
-"""How long a subnet's inference and training take with each engine, side by side.
+"""Measures the latency of a subnet's inference and training with several engines.
 
-Each engine is a process of its own (`engine_worker`), and they take turns: whatever else the
-machine does meets them all, and the threads of none disturb another's.
+Each engine runs in a process of its own (`engine_worker`), and they take turns, so that other load
+of the machine affects all of them and the threads of none disturb another.
 """
 
 import json
@@ -19,23 +19,23 @@ import numpy as np
 from tflite.format import signatures
 
 _ROOT = Path(__file__).parents[2]
-# Calls that follow each other, as in training, before the next engine has its turn.
+# Consecutive calls, as in training, before the turn of the next engine.
 _TURN = 10
-# Threads spin for a while after a call, and would take from the next engine.
+# Pause before a turn, since threads spin for a while after a call and would slow the next engine.
 _REST_SECONDS = 0.05
-# Until a process is ready, or has had its turn.
+# Time limit for a process to be ready, or to complete its turn.
 MOST_SECONDS = 900
 
 
 def measure_latency(
     engines: Sequence[str], job: dict[str, Any], repetitions: int
 ) -> list[dict[str, Any]]:
-    """Times `infer` and `train`.
+    """Measures the time of `infer` and `train`.
 
     Args:
-      engines: Of `engine_worker.ENGINES`.
-      job: What `engine_worker` takes, without the engine.
-      repetitions: Calls of each signature that are timed, of each engine.
+      engines: Keys of `engine_worker.ENGINES`.
+      job: The argument of `engine_worker`, without the engine.
+      repetitions: Number of timed calls of each signature and engine.
 
     Returns:
       For each engine its name as `engine`, `threads`, and median and least milliseconds as
@@ -59,7 +59,7 @@ def measure_latency(
 
 
 class _Process:
-    """One engine at work; once it fails it takes no further turns."""
+    """The process of one engine; after a failure it takes no further turns."""
 
     def __init__(self, job: dict[str, Any]):
         self._times = {signatures.INFER: [], signatures.TRAIN: []}
@@ -84,12 +84,12 @@ class _Process:
         try:
             print(signature, count, file=self._process.stdin, flush=True)
         except BrokenPipeError:
-            pass  # No answer will tell why.
+            pass  # Reading the answer finds the reason.
         answer = self._answer()
         self._times[signature] += json.loads(answer) if answer else []
 
     def report(self) -> dict[str, Any]:
-        """Milliseconds, or the error."""
+        """Returns the median and least milliseconds of each signature, or the error."""
         if self._error is not None:
             return {"error": self._error}
         report = {}
@@ -104,7 +104,7 @@ class _Process:
         self._messages.close()
 
     def _answer(self) -> str:
-        """The process' next line; empty if there will be none, and `_error` says why."""
+        """Reads the next line of the process; without one returns "" and sets `_error`."""
         output = self._process.stdout
         if not select.select([output], [], [], MOST_SECONDS)[0]:
             self._error = f"no answer within {MOST_SECONDS} s"
@@ -118,6 +118,6 @@ class _Process:
 
 
 def last_words(messages: str, code: int) -> str:
-    """Why a process ended: the last line that it wrote as an error, or its exit code."""
+    """Returns why a process ended: the last line of its standard error, or its exit code."""
     lines = messages.strip().splitlines()
     return lines[-1] if lines else f"ended with {code}"

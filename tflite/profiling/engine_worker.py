@@ -1,7 +1,7 @@
-"""A process that computes one subnet with one engine, and tells how long each call takes.
+"""Worker process that computes a subnet with one engine and reports the time of each call.
 
-It is one of its own since a phone's process has one engine too: threads of another that wait for
-work by spinning would take the processor from this one. Argument, as one JSON object: `engine`, one
+Each engine has a process of its own, since spinning threads of another engine would take processor
+time from it. Argument, as one JSON object: `engine`, one
 of `ENGINES`, `path`, `flex_path` (or null), `subnet` (a checkpoint of the subnet), `preprocessing`,
 `training`, `image_shape`, `classes`, `batch_sizes`, `threads`. It prints a line once it is ready;
 then it reads lines of a signature and a number of calls, as in `train 5`, and answers each with a
@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from tflite.device.open_model import open_model
-from tflite.device.thread_tuner import ThreadChoice
+from tflite.device.thread_tuner import ThreadTuner
 from tflite.format import signatures
 
 Call = Callable[[], Any]
-# However many steps are timed, the weights stay.
+# A learning rate of 0, so that the weights stay the same during the measurement.
 _RATE = np.float32(0)
 
 
 def main(job: dict) -> None:
-    """Answers the lines of the standard input until it ends."""
+    """Answers lines of the standard input until it ends."""
     random = np.random.default_rng(0)
     sizes, shape = job["batch_sizes"], job["image_shape"]
     train_inputs = {
@@ -54,7 +54,7 @@ def _time(call: Call, count: int) -> list[float]:
     return times
 
 
-# Only what needs TensorFlow loads it: a device's process is without.
+# Only engines that need TensorFlow load it, since a device's process has none.
 
 
 def _exported(job, infer_inputs, train_inputs) -> dict[str, Call]:
@@ -62,9 +62,9 @@ def _exported(job, infer_inputs, train_inputs) -> dict[str, Call]:
     weights = np.ones(job["batch_sizes"]["train"], np.float32)
     train_inputs = {**train_inputs, signatures.SAMPLE_WEIGHTS: weights}
     calls = _calls(opened.runners.__getitem__, infer_inputs, train_inputs)
-    # As `DeviceTrainer` does it.
-    choice = ThreadChoice(opened.set_threads, job["threads"])
-    train = functools.partial(choice.run, calls[signatures.TRAIN])
+    # As in `DeviceTrainer`.
+    tuner = ThreadTuner(opened.set_threads, job["threads"])
+    train = functools.partial(tuner.run, calls[signatures.TRAIN])
     return {**calls, signatures.TRAIN: train}
 
 
@@ -101,7 +101,7 @@ def _tensorflow_gradients(job, infer_inputs, train_inputs) -> dict[str, Call]:
 
 
 def _tensorflow(job, infer_inputs, train_inputs, forward) -> dict[str, Call]:
-    """Inference and a step of SGD as TensorFlow trains at its fastest: in place, on variables."""
+    """Returns inference and a step of SGD as is fastest in TensorFlow: in place, on variables."""
     import tensorflow as tf
 
     from fedsup_tf.data.preprocessing import Preprocessing
@@ -155,7 +155,7 @@ def _tensorflow(job, infer_inputs, train_inputs, forward) -> dict[str, Call]:
     }
 
 
-# Names are those of reports.
+# Engines by their names in reports.
 FILE, FLEX = "the file", "Flex export"
 ENGINES = {
     FILE: _exported,

@@ -1,6 +1,6 @@
-"""The same net exported as TensorFlow's guide tells: with its gradients, by the Flex delegate.
+"""Exports a net as TensorFlow's guide describes, with its own gradients and the Flex delegate.
 
-Nothing here is of use to a phone; it is what an export without the Flex delegate is compared with.
+It serves as the baseline for the export with builtin operators alone.
 """
 
 import os
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.supernet import Supernet, has_weight_decay
+from fedsup_tf.supernet import Supernet
 from tflite.certify import reference
 from tflite.format import signatures
 
@@ -20,9 +20,9 @@ class StockModel(tf.Module):
     """A subnet with TensorFlow's own gradients, a signature for training and one for inference."""
 
     def __init__(self, subnet: Supernet, preprocessing: Preprocessing, training: LocalTraining):
-        """Makes the model from a subnet, as `Supernet.extract` gives it."""
+        """Makes the model of a subnet that `Supernet.extract` returned."""
         super().__init__()
-        # In a function, or the whole Keras model would be saved with this one.
+        # In a function, since the whole Keras model would be saved with this module otherwise.
         self._subnet = lambda: subnet
         self._preprocessing = preprocessing
         self._training = training
@@ -30,14 +30,16 @@ class StockModel(tf.Module):
         self.variables_by_name = {name: tf.Variable(value) for name, value in weights.items()}
         self._momenta = {name: tf.Variable(tf.zeros_like(v)) for name, v in weights.items()}
 
-    def infer(self, images):
-        """Logits, with the batch's own mean squares."""
+    def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Computes logits with the mean squares of the batch."""
         weights = {name: value.read_value() for name, value in self.variables_by_name.items()}
         computed = reference.compute(self._subnet(), weights, self._preprocessing.normalize(images))
         return {signatures.LOGITS: computed.logits}
 
-    def train(self, images, labels, learning_rate):
-        """One step of SGD."""
+    def train(
+        self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Trains one step of SGD and returns the loss."""
         training = self._training
         weights = {name: value.read_value() for name, value in self.variables_by_name.items()}
         loss, gradients, _ = reference.loss_and_gradients(
@@ -47,13 +49,11 @@ class StockModel(tf.Module):
             labels,
             training.label_smoothing,
         )
-        for name, weight in weights.items():
-            gradient = tf.clip_by_value(gradients[name], -training.clip_value, training.clip_value)
-            if has_weight_decay(name):
-                gradient += training.weight_decay * weight
-            momentum = training.momentum * self._momenta[name].read_value() + gradient
-            self._momenta[name].assign(momentum)
-            self.variables_by_name[name].assign(weight - learning_rate * momentum)
+        momenta = {name: value.read_value() for name, value in self._momenta.items()}
+        moved, kept = reference.sgd_step(weights, momenta, gradients, learning_rate, training)
+        for name in weights:
+            self._momenta[name].assign(kept[name])
+            self.variables_by_name[name].assign(moved[name])
         return {signatures.LOSS: loss}
 
 
@@ -64,7 +64,15 @@ def export_stock(
     training: LocalTraining,
     batch_sizes: Mapping[str, int],
 ) -> None:
-    """Writes a `.tflite` that needs the Flex delegate; `batch_sizes` by signature."""
+    """Writes a `.tflite` that needs the Flex delegate.
+
+    Args:
+      path: Where to write.
+      subnet: The subnet, as `Supernet.extract` returns it.
+      preprocessing: Normalization of the images.
+      training: Hyper-parameters of a step.
+      batch_sizes: Images in a call, by signature.
+    """
     model = StockModel(subnet, preprocessing, training)
     infer_images, train_images = (
         tf.TensorSpec([size, *subnet.space.image_shape], tf.uint8, signatures.IMAGES)

@@ -1,6 +1,7 @@
-"""A process that trains an exported model and tells its memory, as one line of JSON.
+"""Script that trains an exported model and prints its memory as one line of JSON.
 
-It runs by itself and loads nothing but NumPy and a runtime, so that its memory is theirs alone.
+It runs in a process of its own and loads NumPy and a runtime alone, so that it measures their
+memory.
 Arguments, as one JSON object: `path`, `runtime` (`tflite_runtime` or `tensorflow`), `image_shape`,
 `batch`, `steps`, `threads`.
 """
@@ -14,7 +15,7 @@ import numpy as np
 
 
 def main(job: dict) -> dict:
-    """Runs the steps; bytes are of the process' resident memory."""
+    """Runs the steps and returns the peaks of resident memory in bytes, before and after them."""
     if job["runtime"] == "tensorflow":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         import tensorflow as tf
@@ -43,7 +44,7 @@ def main(job: dict) -> dict:
 
 
 def _peak_bytes() -> int:
-    # What getrusage tells begins, on Linux, with the memory of the process that started this one.
+    # On Linux getrusage includes the memory of the process that started this one.
     if os.path.exists("/proc/self/status"):
         with open("/proc/self/status", encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file)

@@ -1,6 +1,7 @@
-"""What one part of a subnet computes on a phone: its share of `infer` and of `train`, alone."""
+"""Functions of a single part of a subnet on a phone: its share of `infer` and of `train`."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -18,18 +19,18 @@ from tflite.export.conversion import trace
 from tflite.export.sgd_module import SgdModule
 from tflite.export.training_module import score
 
-# Stands for a part that computes nothing, which tells what a call itself costs.
+# A part that computes nothing, to measure the cost of a call itself.
 NOTHING = Part("nothing")
 
 
 class PartModel(SgdModule):
-    """A part with its variables, as `training_module.TrainingModule` has them.
+    """A part of a subnet with its variables, as in `training_module.TrainingModule`.
 
-    Inference folds the frozen mean squares into the kernels. A step of training goes forward, goes
-    back to the weights and to what entered the part (but not to the images), and moves the weights.
-    What the parts beside it would give, the maps that enter and the gradient that comes back, are
-    arguments here. Of what it would give them a single value is the result, so that nothing is
-    computed in vain and nothing large is copied.
+    Inference folds the frozen mean squares into the kernels. A step of training computes the part,
+    its gradients in the weights and in its inputs (except for images), and updates the weights.
+    Inputs and upstream gradients, which other parts would compute, are arguments. The result is a
+    single value that depends on all outputs, so that no operation is removed and nothing large is
+    copied.
     """
 
     def __init__(
@@ -42,10 +43,10 @@ class PartModel(SgdModule):
         """Makes the part with the supernet's weights.
 
         Args:
-          supernet: Whose part it is.
+          supernet: The supernet of the part.
           part: One of `parts_of_space`, or `NOTHING`.
-          preprocessing: Normalization of the stem's images.
-          training: What a step of training does.
+          preprocessing: Normalization of the images that enter the stem.
+          training: Hyper-parameters of a step.
         """
         subnet = supernet.extract(_architecture_with(supernet.space, part))
         prefixes = _prefixes(subnet, part)
@@ -61,14 +62,15 @@ class PartModel(SgdModule):
         self._part = part
         self._compute = _compute(subnet, part, preprocessing)
 
-    def infer(self, batch_size: int):
-        """The traced share of `infer`, of `inputs` alone."""
+    def infer(self, batch_size: int) -> Any:
+        """Traces the share of `infer`, a function of `inputs`."""
         return trace(self._infer, self._inputs(batch_size))
 
-    def train(self, batch_size: int):
-        """The traced share of `train`, of `inputs`, `upstream`, sample weights and learning rate.
+    def train(self, batch_size: int) -> Any:
+        """Traces the share of `train`.
 
-        The head's `upstream` are the labels.
+        It is a function of `inputs`, `upstream` (for the head: labels), `sample_weights` and
+        `learning_rate`.
         """
         return trace(
             self._train,
@@ -114,27 +116,27 @@ class PartModel(SgdModule):
         packed = self._read()
         weights, _ = self._unpack(packed)
         with ops.builtin_operators():
-            gradients, mean_squares, found = self._gradients(
+            gradients, mean_squares, result = self._gradients(
                 weights, inputs, upstream, sample_weights
             )
         self._step(packed, gradients, mean_squares, sample_weights, learning_rate)
-        return {"result": found}
+        return {"result": result}
 
     def _gradients(self, weights, inputs, upstream, sample_weights):
         entered = [] if self._part.kind == "stem" else [inputs]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weights, entered])
             outputs, mean_squares = self._compute(weights, inputs, sample_weights)
-        found = _first(outputs)
+        result = _first(outputs)
         if self._part.kind == "head":
             smoothing = self._training.label_smoothing
             loss, correct, upstream = score(outputs, upstream, sample_weights, smoothing)
-            found += loss + correct
+            result += loss + correct
         slopes, before = tape.gradient(outputs, (weights, entered), output_gradients=upstream)
-        return slopes, mean_squares, found + sum(map(_first, before))
+        return slopes, mean_squares, result + sum(map(_first, before))
 
 
-# Of weights by name, inputs and sample weights: outputs, and the mean squares by name.
+# Maps weights by name, inputs and sample weights to outputs, and mean squares by name.
 _Compute = Callable[[Mapping[str, tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, dict]]
 
 
@@ -165,7 +167,7 @@ def _compute(subnet: Supernet, part: Part, preprocessing: Preprocessing) -> _Com
 
 
 def _architecture_with(space: SearchSpace, part: Part) -> Architecture:
-    """The smallest subnet that has the part."""
+    """Returns the smallest subnet that has the part."""
     smallest = space.smallest()
     widths, depths, kernels = map(list, (smallest.widths, smallest.depths, smallest.kernels))
     if part.kind == "stage":
@@ -179,12 +181,12 @@ def _architecture_with(space: SearchSpace, part: Part) -> Architecture:
 
 
 def _prefixes(subnet: Supernet, part: Part) -> tuple[str, ...]:
-    """What the names of the part's tensors begin with."""
+    """Returns the prefixes of the names of the part's tensors."""
     if part.kind == "stage":
         return tuple(f"{block.name}/" for block in subnet.blocks[part.stage])
     return {"nothing": (), "stem": ("stem/", "stem_norm/"), "head": ("head/",)}[part.kind]
 
 
 def _first(values: tf.Tensor) -> tf.Tensor:
-    """The first value, `(1,)`."""
+    """Returns the first value as a tensor of shape `(1,)`."""
     return tf.reshape(tf.slice(values, [0] * len(values.shape), [1] * len(values.shape)), [1])

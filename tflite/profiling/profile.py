@@ -1,10 +1,10 @@
-"""Measures a `LatencyTable`: the parts of a space's subnets in the stock runtime, one by one.
+"""Measures a `LatencyTable`: each part of a space's subnets alone in the stock runtime.
 
-A part is timed alone, in a file that holds it as the exported file holds the whole subnet. What a
-call of the runtime costs, whatever it computes, is taken off each part and put into the stem's row,
-which every subnet has once. What then remains between sums of parts and whole subnets, such as the
-state of the caches, is one factor for inference and one for training, fitted on a few subnets; how
-far the table can be trusted is said on others.
+Each part is converted like a whole subnet. The cost of a call of the runtime itself is subtracted
+from each part and added to the row of the stem, which every subnet has once. The remaining
+difference between sums of parts and whole subnets, for example by the state of the caches, is
+corrected by one factor for inference and one for training, fitted on some subnets. The errors that
+the table states are measured on others.
 """
 
 import dataclasses
@@ -36,19 +36,19 @@ from tflite.format import signatures
 from tflite.profiling.part_module import NOTHING, PartModel
 from tflite.profiling.timing import least_milliseconds, prepare_calls
 
-# Parts in a file: conversion has a fixed cost, and its memory grows with the file.
+# Parts in a file; each conversion has a fixed cost, and its memory grows with the file.
 _PARTS_IN_A_FILE = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """How latencies are measured.
+    """Conditions of a measurement.
 
     Attributes:
-      train_batch_size: Images of a step of training.
-      infer_batch_size: Images of an inference.
-      threads: Of the runtime.
-      repetitions: Turns of which the shortest counts.
+      train_batch_size: Images in a step of training.
+      infer_batch_size: Images in an inference.
+      threads: Number of threads of the runtime.
+      repetitions: Number of turns, of which the shortest time counts.
     """
 
     train_batch_size: int = 16
@@ -59,13 +59,13 @@ class Conditions:
 
 @dataclasses.dataclass
 class Profile:
-    """What has been measured so far, in milliseconds as they were.
+    """Measurements so far, in milliseconds.
 
     Attributes:
       space: The space whose parts are measured.
-      conditions: How.
-      parts: Latency of each part measured alone, the cost of a call taken off.
-      calls: What a call costs, once for each file of parts.
+      conditions: Conditions of the measurement.
+      parts: Latency of each part, without the cost of a call.
+      calls: Cost of a call, once for each file of parts.
       subnets: Latency of whole subnets.
       loads: The machine's load average after each file, for people.
     """
@@ -78,7 +78,7 @@ class Profile:
     loads: list[float] = dataclasses.field(default_factory=list)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes it as JSON, whole or not at all."""
+        """Writes the measurements as JSON, atomically."""
         fields = {
             **self._identity(),
             "parts": [[*part, *latency] for part, latency in self.parts.items()],
@@ -92,7 +92,7 @@ class Profile:
         write_text(path, json.dumps(fields))
 
     def load(self, path: str | os.PathLike) -> None:
-        """Goes on from what `save` wrote.
+        """Restores the measurements that `save` wrote.
 
         Raises:
           ValueError: If the file is damaged, or of another space or other conditions.
@@ -120,7 +120,7 @@ class Profile:
 
 
 class Profiler:
-    """Measures into a `Profile`."""
+    """Measures parts and subnets and adds the results to a `Profile`."""
 
     def __init__(
         self,
@@ -133,11 +133,11 @@ class Profiler:
         """Makes the profiler.
 
         Args:
-          profile: Where measurements are added.
-          supernet: Whose parts are measured, of the profile's space.
-          preprocessing: As of `export.export_tflite`.
-          training: Likewise.
-          on_file: Told what was measured in a file, after it is in the profile.
+          profile: The profile to add measurements to.
+          supernet: The supernet whose parts are measured, of the profile's space.
+          preprocessing: Normalization of the images.
+          training: Hyper-parameters of a step.
+          on_file: Called with the parts or architectures of each file once they are measured.
         """
         self._profile = profile
         self._supernet = supernet
@@ -152,7 +152,7 @@ class Profiler:
             parts = left[start : start + _PARTS_IN_A_FILE]
             call, *latencies = self._time(self._convert_parts([NOTHING, *parts]), len(parts) + 1)
             for part, latency in zip(parts, latencies, strict=True):
-                # A part of next to no work may by noise be faster than none.
+                # By noise, a part of little work may be faster than a call without any.
                 own = (max(0.0, value - idle) for value, idle in zip(latency, call, strict=True))
                 self._profile.parts[part] = Latency(*own)
             self._profile.calls.append(call)
@@ -162,7 +162,7 @@ class Profiler:
     def measure_subnets(self, architectures: Sequence[Architecture]) -> None:
         """Measures exported subnets that are not in the profile.
 
-        They take turns with each other, so that each finds the machine's caches as a part does.
+        They take turns, so that each starts with a cold cache, as a part does.
         """
         left = [a for a in architectures if a not in self._profile.subnets]
         if not left:
@@ -229,13 +229,13 @@ def fit_table(
     checked_on: Sequence[Architecture],
     machine: str,
 ) -> LatencyTable:
-    """Makes the table of a profile that has every part, and these subnets.
+    """Makes the table of a profile that has all parts and the given subnets.
 
     Args:
       profile: The measurements.
-      fitted_on: Subnets that the two factors are fitted on; none leaves the sums as they are.
-      checked_on: Others, on which the error is stated.
-      machine: What it was measured on, for people; the factors and loads are added.
+      fitted_on: Subnets that the two factors are fitted on; with none the factors are 1.
+      checked_on: Other subnets, on which the errors are measured.
+      machine: Description of the machine, for people; factors and loads are added.
     """
     call = Latency(*(statistics.median(column) for column in zip(*profile.calls, strict=True)))
     rows = dict(profile.parts)
@@ -280,12 +280,17 @@ def relative_errors(
     architectures: Sequence[Architecture],
     kind: str,
 ) -> list[float]:
-    """`(table - measured) / measured` of each; `kind` is a field of `Latency`."""
+    """Computes `(table - measured) / measured` of each subnet; `kind` is a field of `Latency`."""
     pairs = [(table.latency(a), measured[a]) for a in architectures]
     return [getattr(said, kind) / getattr(true, kind) - 1 for said, true in pairs]
 
 
-def _factor(sums, measured, architectures, kind) -> float:
-    """By geometric mean what makes sums of parts the measured latencies."""
+def _factor(
+    sums: LatencyTable,
+    measured: Mapping[Architecture, Latency],
+    architectures: Sequence[Architecture],
+    kind: str,
+) -> float:
+    """Computes the geometric mean of measured latency over the sum of parts."""
     errors = relative_errors(sums, measured, architectures, kind)
     return math.exp(-math.fsum(map(math.log1p, errors)) / max(1, len(errors)))

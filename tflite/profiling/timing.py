@@ -1,4 +1,4 @@
-"""How long signatures take in the stock runtime, on a machine that does other things too."""
+"""Measures the time of signatures in the stock runtime on a machine with other load."""
 
 import platform
 import time
@@ -12,20 +12,23 @@ import tflite_runtime.interpreter as runtime
 from tflite.device.interpreter import open_interpreter
 
 Call = Callable[[], Any]
-# More than the cache of a core.
+# Bytes to overwrite, more than the cache of a core.
 _CACHE_BYTES = 8 << 20
 
 
 def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str, Call]:
-    """Signatures with their arguments, ready to be called.
+    """Prepares signatures with their arguments to be called.
 
-    Arguments are random where they are images or maps, the weight of every example is 1, and the
-    learning rate is 0, so that however many steps are timed the weights stay.
+    Images and feature maps are random, the weight of every example is 1, and the learning rate is
+    0, so that the weights stay the same during the measurement.
 
     Args:
-      model: A `.tflite`, with or without metadata behind it.
-      names: Of the signatures.
-      threads: As `interpreter.open_interpreter` takes them.
+      model: The bytes of a `.tflite`, with or without metadata.
+      names: Names of the signatures.
+      threads: Number of threads of the matrix products, from 1.
+
+    Returns:
+      Functions without arguments, by signature.
     """
     interpreter = open_interpreter(threads, model_content=model)
     return {name: _call(interpreter.get_signature_runner(name)) for name in names}
@@ -34,18 +37,18 @@ def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str,
 def least_milliseconds(
     calls: Mapping[Hashable, Call], repetitions: int, threads: int
 ) -> dict[Any, float]:
-    """The shortest time of each call, which finds none of its data in the processor's own cache.
+    """Measures the shortest time of each call in milliseconds, with a cold processor cache.
 
-    The calls take turns, so that what else the machine does meets all of them alike. What disturbs
-    a call makes it longer and never shorter: the shortest time is that of the call itself. Were the
-    cache left as it is, a part of a net would find there what the whole net would not. On one
-    thread the time is what the processor spent on the call, without what it spent on other
-    programs meanwhile; on several it is what passed.
+    The calls take turns, so that other load affects all of them alike. Disturbances make a call
+    longer, never shorter, so that the shortest time is that of the call itself. The cache is
+    overwritten before each call, since a part of a net would find data there that the whole net
+    would not. On one thread the processor time of the call is measured, on several the elapsed
+    time.
 
     Args:
-      calls: By name.
-      repetitions: Turns, after one that is not counted.
-      threads: On which each runs.
+      calls: Functions to call, by name.
+      repetitions: Number of turns, after one that is not counted.
+      threads: Number of threads on which each call runs.
     """
     shortest = dict.fromkeys(calls, float("inf"))
     clock = time.thread_time if threads == 1 else time.perf_counter
@@ -62,14 +65,14 @@ def least_milliseconds(
 
 
 def describe_machine() -> str:
-    """Processor and runtime, for people."""
+    """Describes the processor and the runtime, for people."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if "model name" in line]
         name = names[0] if names else name
     except OSError:
-        pass  # Not a Linux.
+        pass  # Not Linux.
     return f"{name}, {platform.system()}, tflite-runtime {metadata.version('tflite-runtime')}"
 
 

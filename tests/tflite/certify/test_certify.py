@@ -180,12 +180,12 @@ def test_a_comparison_within_rounding_is_decided_as_the_file_does():
         beta[place[3]] -= value
         weights[f"{norm}/beta"] = tf.constant(beta)
     own = reference.step(weights, momenta, images, labels, 0.05)
-    sides = {
+    masks = {
         name: tf.cast((value > 0) & (value < 6), tf.float32).numpy()
         for name, value in own.computed.before_relu6.items()
     }
-    sides[norm][place] = 1 - sides[norm][place]
-    other = reference.step(weights, momenta, images, labels, 0.05, sides)
+    masks[norm][place] = 1 - masks[norm][place]
+    other = reference.step(weights, momenta, images, labels, 0.05, masks)
     found = {name: value.numpy() for name, value in other.weights.items()}
     assert largest_difference(found, own.weights) > 1e-6
     resolved = resolve_ties(reference, found, weights, momenta, images, labels, 0.05, enough=1e-7)

@@ -3,7 +3,7 @@
 import pytest
 
 from tflite.device import thread_tuner
-from tflite.device.thread_tuner import ThreadChoice
+from tflite.device.thread_tuner import ThreadTuner
 
 TRIAL, PERIOD = thread_tuner._TRIAL, thread_tuner._PERIOD
 
@@ -14,7 +14,7 @@ class Machine:
     def __init__(self, seconds, most=2):
         self.seconds, self.threads, self.now = seconds, most, 0.0
         self.ran_on = []
-        self.choice = ThreadChoice(self.set_threads, most, lambda: self.now)
+        self.choice = ThreadTuner(self.set_threads, most, lambda: self.now)
 
     def set_threads(self, threads):
         self.threads = threads
