@@ -190,20 +190,19 @@ class SubroundContext(tff.framework.AsyncContext):
             return
         self._workers.remove(worker)
         worker.disconnect()
-        name = "TFF's worker process" if worker.process else f"Worker {worker.address}"
         if not self._workers:
-            others = [lost.address for lost in self._lost]
+            others = [lost.name for lost in self._lost]
             told = f" Lost before: {', '.join(others)}." if others else ""
             raise RuntimeError(
-                f"{name} is lost ({error}), no worker is left.{told} What was saved is kept: start "
-                "workers again and repeat the command, it goes on after the last round that was "
-                "saved."
+                f"{worker.name} is lost ({error}), no worker is left.{told} What was saved is kept: "
+                "start workers again and repeat the command, it goes on after the last round that "
+                "was saved."
             ) from error
         if worker.process is None:
             worker.connect()
         self._lost.append(worker)
-        left = ", ".join(left.address for left in self._workers)
-        self._tell(f"{name} is lost ({error}). What it had to do goes on with {left}.")
+        left = ", ".join(left.name for left in self._workers)
+        self._tell(f"{worker.name} is lost ({error}). What it had to do goes on with {left}.")
 
     def _readmit(self):
         for worker in [lost for lost in self._lost if lost.is_ready]:
@@ -216,6 +215,8 @@ class SubroundContext(tff.framework.AsyncContext):
                 worker.disconnect()
                 self._tell(f"{error} It is not asked again.")
                 continue
+            if any(worker.identity == other.identity for other in self._workers):
+                continue  # Its name leads to another worker now.
             self._lost.remove(worker)
             self._workers.append(worker)
             self._tell(f"Worker {worker.address} is back.")

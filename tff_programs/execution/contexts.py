@@ -1,23 +1,23 @@
-"""Where TFF computations run: in worker processes of this program, or on workers elsewhere."""
+"""Contexts in which TFF computations run: in processes of this program, or on workers elsewhere."""
 
+import atexit
 import contextlib
-import ctypes
 import logging
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import portpicker
 import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.context_stack import set_default_context
 
-from tff_programs.execution import remote_worker, worker_command
+from tff_programs.execution import local_worker, remote_worker
 from tff_programs.execution.context import SubroundContext
+from tff_programs.execution.forwarder import TlsFiles
 
 _LOGGER = logging.getLogger(__name__)
 _START_SECONDS = 60
-_PARENT_DEATH_SIGNAL = 1
+# TFF's own context ends its worker processes when it is collected, and cannot when Python ends.
+atexit.register(set_default_context.set_no_default_context)
 
 
 @contextlib.contextmanager
@@ -26,59 +26,39 @@ def local_execution(
 ) -> Iterator[None]:
     """Runs TFF computations of the `with` block in worker processes that end with it.
 
-    There are `clients_at_once` of them (by default one a core), of one thread each: a process that
-    computes several clients waits a quarter of its time for its own threads and locks. Where every
-    core has one, it stays there, and TensorFlow leaves out what makes threads work together. They
-    end with this process even if that is killed. `on_message` is called with a line of text when a
-    worker is lost or comes back; such lines are logged as warnings by default.
+    A process that computes several clients waits a quarter of its time for its own threads and
+    locks, so that each process has one thread. Where every core has a process, it stays there, and
+    TensorFlow leaves out what makes threads work together. Nobody but this program can reach the
+    processes (where the system refuses that, a message says so), and they end with it even if it is
+    killed.
+
+    Args:
+      clients_at_once: Number of processes; by default one a core.
+      on_message: Called with a line of text when a worker is lost or comes back, or can be reached
+        by others; such lines are logged as warnings by default.
     """
+    on_message = on_message or _LOGGER.warning
     cores = sorted(os.sched_getaffinity(0))
     count = clients_at_once or len(cores)
     with contextlib.ExitStack() as stack:
         # All before the first is connected to: gRPC's threads and a fork do not go together.
         started = [
             stack.enter_context(
-                _worker_process(cores[number % len(cores)] if count >= len(cores) else None)
+                local_worker.start(cores[number % len(cores)] if count >= len(cores) else None)
             )
             for number in range(count)
         ]
+        line = local_worker.open_ports_line(started)
+        if line is not None:
+            on_message(line)
         workers = []
-        for port, process in started:
-            workers.append(remote_worker.RemoteWorker(f"localhost:{port}", 1, process))
+        for address, process, _ in started:
+            workers.append(remote_worker.RemoteWorker(address, process=process))
             stack.callback(workers[-1].disconnect)
         for worker in workers:
-            _wait(worker)
-        with _execute_on(workers, on_message or _LOGGER.warning):
+            wait_for_local(worker)
+        with _execute_on(workers, on_message):
             yield
-
-
-@contextlib.contextmanager
-def _worker_process(core: int | None) -> Iterator[tuple[int, subprocess.Popen]]:
-    """A process that computes one client at a time, on a core if one is named; and its port."""
-
-    def prepare():
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
-    port = portpicker.pick_unused_port()
-    # A worker that held this program's pipes would keep a reader of its output waiting. A session
-    # of its own, since Ctrl-C is for this program, which then ends the worker.
-    process = subprocess.Popen(
-        worker_command.arguments(port, 1),
-        executable=worker_command.binary_path(),
-        env=worker_command.environment(1),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=prepare,
-    )
-    try:
-        yield port, process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @contextlib.contextmanager
@@ -86,16 +66,18 @@ def remote_execution(
     addresses: Sequence[str],
     deadline_seconds: float,
     on_message: Callable[[str], None] | None = None,
+    tls: TlsFiles | None = None,
 ) -> Iterator[None]:
     """Runs TFF computations of the `with` block on workers that `fedsup worker` started.
 
     Args:
       addresses: `host:port` of each.
-      deadline_seconds: How long to wait for those that are not up yet.
+      deadline_seconds: Seconds to wait for those that are not up yet.
       on_message: As for `local_execution`.
+      tls: Files for mutual TLS if the workers ask for a certificate.
     """
     on_message = on_message or _LOGGER.warning
-    workers = remote_worker.connect(addresses, deadline_seconds, on_message)
+    workers = remote_worker.connect(addresses, deadline_seconds, on_message, tls)
     try:
         with _execute_on(workers, on_message):
             yield
@@ -110,12 +92,17 @@ def _execute_on(workers, on_message) -> contextlib.AbstractContextManager:
     return tff.framework.get_context_stack().install(context)
 
 
-def _wait(worker):
+def wait_for_local(worker: remote_worker.RemoteWorker) -> None:
+    """Waits until a worker process of this program answers.
+
+    Raises:
+      RuntimeError: If it does not.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while not worker.is_ready:
         if worker.process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(
-                f"TFF's worker did not answer at {worker.address} within {_START_SECONDS} s (exit "
-                f"code {worker.process.poll()}). Check that the machine has memory and a free port."
+                f"{worker.name} did not answer within {_START_SECONDS} s (exit code "
+                f"{worker.process.poll()}). Check that the machine has memory."
             )
         time.sleep(0.05)

@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import concurrent.futures
+import pathlib
+import ssl
 import subprocess
 import threading
 import time
@@ -15,6 +17,7 @@ from tensorflow_federated.proto.v0 import executor_pb2, executor_pb2_grpc
 from tensorflow_federated.python.core.impl.executors import remote_executor
 
 from tff_programs.execution import worker_command
+from tff_programs.execution.forwarder import TlsFiles
 
 _MESSAGE_BYTES = 2**31 - 1
 _CHANNEL_OPTIONS = (
@@ -23,6 +26,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # A channel that is not used for long stays connected.
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
     # Channels of one process to one address would share a connection, and its failure.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -106,21 +111,46 @@ class RemoteWorker:
     """One worker.
 
     Attributes:
-      address: `host:port`.
+      address: `host:port`, or `unix:path` of a process that this program started.
       capacity: Clients that it computes at once.
+      identity: A text that no two workers share, known after `check`.
       process: The worker's process if this program started it, else None.
     """
 
-    def __init__(self, address: str, capacity: int = 1, process: subprocess.Popen | None = None):
-        """Starts to connect, and goes on trying until `disconnect`."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        process: subprocess.Popen | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ):
+        """Starts to connect, and goes on trying until `disconnect`.
+
+        Args:
+          address: Where the worker is.
+          process: The worker's process if this program started it.
+          credentials: What to show and to expect; None for a channel without TLS.
+        """
         self.address = address
-        self.capacity = capacity
+        self.capacity = 1
+        self.identity = ""
         self.process = process
+        self._credentials = credentials
         self.connect()
+
+    @property
+    def name(self) -> str:
+        """The worker's name for the user, which can begin a sentence."""
+        if self.process is not None:
+            return f"TFF's worker process {self.process.pid}"
+        return f"Worker {self.address}"
 
     def connect(self) -> None:
         """Starts to connect anew; `is_ready` tells when it did."""
-        self._channel = grpc.insecure_channel(self.address, _CHANNEL_OPTIONS)
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(self.address, _CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(self.address, self._credentials, _CHANNEL_OPTIONS)
         self._stub = _Stub(self._channel)
         self._executors = collections.OrderedDict()
         self._making = threading.Lock()
@@ -181,7 +211,7 @@ class RemoteWorker:
         if lost:
             return WorkerLostError(self._last_words(error))
         if isinstance(error, grpc.RpcError):
-            return RuntimeError(f"A computation failed on worker {self.address}: {error.details()}")
+            return RuntimeError(f"{self.name}: a computation failed: {error.details()}")
         return error
 
     def _last_words(self, error) -> str:
@@ -201,7 +231,7 @@ class RemoteWorker:
         return details.splitlines()[0] if details else "the connection broke"
 
     def check(self) -> None:
-        """Checks that the worker is one of this program's version, and learns its capacity.
+        """Checks that the worker is one of this program's version; learns capacity and identity.
 
         Raises:
           RuntimeError: If it is something else.
@@ -209,12 +239,13 @@ class RemoteWorker:
         expected = worker_command.versions()
         try:
             future = start(self._read_command_line)
-            versions, self.capacity = worker_command.read_arguments(future.result(_CHECK_SECONDS))
+            described = worker_command.read_arguments(future.result(_CHECK_SECONDS))
         except (grpc.RpcError, tff.framework.RetryableError, TimeoutError) as error:
             raise RuntimeError(
                 f"Worker {self.address}: expected a `fedsup worker`, received from what listens "
                 f"there: {self._last_words(error)}. Start `fedsup worker --port=PORT` there."
             ) from error
+        versions, self.identity, self.capacity = described
         if versions != expected:
             received = "a worker that `fedsup worker` did not start"
             if versions is not None:
@@ -264,17 +295,21 @@ def start(make: Callable[[], Awaitable]) -> concurrent.futures.Future:
 
 
 def connect(
-    addresses: Sequence[str], deadline_seconds: float, tell: Callable[[str], None]
+    addresses: Sequence[str],
+    deadline_seconds: float,
+    tell: Callable[[str], None],
+    tls: TlsFiles | None = None,
 ) -> list[RemoteWorker]:
     """Connects to workers, waits for those that are not up yet, and checks their versions.
 
     Args:
       addresses: `host:port` of each.
-      deadline_seconds: How long to wait for them all.
+      deadline_seconds: Seconds to wait for them all.
       tell: Takes a line for the user.
+      tls: Files for mutual TLS if the workers ask for a certificate.
 
     Raises:
-      ValueError: If an address is none, or is given twice.
+      ValueError: If an address is none, two lead to the same worker, or a file cannot be used.
       RuntimeError: If a worker is not up in time or not of this version.
     """
     for address in addresses:
@@ -283,16 +318,31 @@ def connect(
             raise ValueError(f"Expected workers as host:port, received {address!r}.")
     if len(set(addresses)) != len(addresses):
         raise ValueError(f"Expected each worker once, received {', '.join(addresses)}.")
-    workers = [RemoteWorker(address) for address in addresses]
+    credentials = None if tls is None else _credentials(tls)
+    workers = [RemoteWorker(address, credentials=credentials) for address in addresses]
     try:
         _wait(workers, deadline_seconds, tell)
+        by_identity = {}
         for worker in workers:
             worker.check()
+            first = by_identity.setdefault(worker.identity, worker)
+            if first is not worker:
+                raise ValueError(
+                    f"Expected each worker once, received one under two names: {first.address} "
+                    f"and {worker.address}. Leave one of them out of --workers."
+                )
     except BaseException:
         for worker in workers:
             worker.disconnect()
         raise
     return workers
+
+
+def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
+    """Reads the files, after a check that they can be used."""
+    tls.context(ssl.Purpose.SERVER_AUTH)
+    certificate, key, authority = (pathlib.Path(path).read_bytes() for path in tls)
+    return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
 def _wait(workers, deadline_seconds, tell):
@@ -304,7 +354,9 @@ def _wait(workers, deadline_seconds, tell):
             raise RuntimeError(
                 f"Expected workers at {', '.join(missing)}, received no answer within "
                 f"{deadline_seconds:.0f} s. Start `fedsup worker --port=PORT` there, check names, "
-                "ports and firewalls, or wait longer with --workers_deadline."
+                "ports, firewalls and, with --tls_certificate on one side, that both sides have "
+                "certificates of one authority and that a worker's is for the name in --workers; "
+                "or wait longer with --workers_deadline."
             )
         if seconds > _TELL_AFTER_SECONDS and not told:
             tell(f"Waiting up to {deadline_seconds:.0f} s for workers at {', '.join(missing)}.")

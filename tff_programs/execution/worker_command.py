@@ -1,27 +1,31 @@
-"""How TFF's worker is started: its binary, its environment, and a name that tells the versions.
+"""TFF's worker's binary, environment and command line, which tells versions and an identity.
 
-TFF's protocol does not say which versions meet. A worker is therefore started under a name (the
-first word of a command line, which its process can read) that says what was installed there.
+TFF's protocol does not say which versions meet, nor whether two addresses lead to one worker. A
+worker is therefore started under a name (the first word of its command line, which its process can
+read) that says what is installed there and which worker it is.
 """
 
 import importlib.metadata
 import importlib.util
 import os
 import re
+import secrets
 from collections.abc import Mapping
+from typing import NamedTuple
 
 NAME = "fedsup-worker"
 _PACKAGES = ("fedsup-tf", "tensorflow-federated", "tensorflow")
+_IDENTITY = "identity"
 _CLIENTS_AT_ONCE = "max_concurrent_computation_calls"
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def binary_path() -> str:
-    """TFF's worker, which comes with its package; found without loading TFF."""
+    """Returns the path of TFF's worker, part of TFF's package, without loading TFF."""
     package = importlib.util.find_spec("tensorflow_federated")
     path = os.path.join(os.path.dirname(package.origin), "data", "worker_binary")
     if not os.access(path, os.X_OK):
@@ -33,36 +37,50 @@ def binary_path() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions installed here that a program and its workers must share, by package."""
+    """Returns the versions that a program and its workers must share, by package."""
     return {package: importlib.metadata.version(package) for package in _PACKAGES}
 
 
-def arguments(port: int, clients_at_once: int) -> list[str]:
-    """The command line of a worker, its name first."""
-    told = (f"{package}={version}" for package, version in versions().items())
-    return [" ".join((NAME, *told)), f"--port={port}", f"--{_CLIENTS_AT_ONCE}={clients_at_once}"]
+class WorkerDescription(NamedTuple):
+    """What a worker's command line says about it.
+
+    Attributes:
+      versions: Versions by package; None if `arguments` did not make the command line.
+      identity: A text that no two workers share; empty if there is none.
+      capacity: Clients that the worker computes at once.
+    """
+
+    versions: dict[str, str] | None
+    identity: str
+    capacity: int
 
 
-def read_arguments(command_line: bytes) -> tuple[dict[str, str] | None, int]:
-    """Inverts `arguments`, given as the system keeps them.
+def arguments(clients_at_once: int) -> list[str]:
+    """Returns the command line of a new worker without its port, its name first."""
+    words = {**versions(), _IDENTITY: secrets.token_hex(8)}
+    name = " ".join((NAME, *(f"{word}={value}" for word, value in words.items())))
+    return [name, f"--{_CLIENTS_AT_ONCE}={clients_at_once}"]
+
+
+def read_arguments(command_line: bytes) -> WorkerDescription:
+    """Inverts `arguments`.
 
     Args:
-      command_line: Words, each ended by a zero byte.
-
-    Returns:
-      Versions by package, None if it is no worker of `arguments`; and the clients at once.
+      command_line: Words as the system keeps them, each ended by a zero byte.
     """
     words = command_line.decode(errors="replace").split("\0")
-    name, *told = words[0].split(" ")
+    name, *pairs = words[0].split(" ")
     at_once = re.search(rf"--{_CLIENTS_AT_ONCE}=(\d+)", " ".join(words[1:]))
     capacity = max(1, int(at_once[1])) if at_once else 1
     if name != NAME:
-        return None, capacity
-    return dict(word.partition("=")[::2] for word in told), capacity
+        return WorkerDescription(None, "", capacity)
+    values = dict(pair.partition("=")[::2] for pair in pairs)
+    identity = values.pop(_IDENTITY, "")
+    return WorkerDescription(values, identity, capacity)
 
 
 def environment(clients_at_once: int) -> Mapping[str, str]:
-    """This process's environment for a worker.
+    """Returns this process's environment for a worker.
 
     One thread for each of `clients_at_once` clients is on a CPU faster than one client after the
     other with all threads.

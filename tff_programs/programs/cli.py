@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from logging import CRITICAL, getLogger
 
 PROGRAMS = {
     "demo": "train a small supernet on handwritten digits, from nothing, in about two minutes",
@@ -46,6 +47,9 @@ def main() -> None:
     from absl import flags, logging
 
     logging.set_verbosity(logging.WARNING)
+    if not os.environ.get("FEDSUP_TRACEBACK"):
+        # Where several of TFF's tasks fail alike, one is awaited and asyncio logs the others.
+        getLogger("asyncio").setLevel(CRITICAL)
     program = importlib.import_module(f"tff_programs.programs.{name}")
     if "--help" in sys.argv[2:] or "-h" in sys.argv[2:]:
         from tff_programs.programs.flags.program_flags import ProgramFlags

@@ -1,24 +1,37 @@
 """fedsup worker: computes clients for a `fedsup train --workers=` on another machine.
 
-The process is TFF's own worker, it has replaced the program that started it: whatever ends the one
-ends the other. It serves whoever reaches its port, unencrypted: let nobody but the training
-program reach it.
+A worker executes whatever computation it is sent. By default programs of this machine alone can
+reach it; with --bind those that reach that address can. Give --tls_certificate, --tls_key and
+--tls_authority there: then it serves only who shows a certificate of that authority, encrypted.
+TFF's own worker runs behind that, in a network namespace, and replaces the program that started it:
+what ends the one ends the other.
 """
 
+import ipaddress
 import os
 import socket
+import ssl
 from collections.abc import Sequence
 
-from tff_programs.execution import worker_command
+from tff_programs.execution import enclosure, worker_command
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
+from tff_programs.programs.flags.tls_flags import define_tls_flags, tls_files_from_flags
 
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    define.integer("port", 10000, "Where it listens.", lower_bound=1, upper_bound=65535)
+    define.string(
+        "bind",
+        "127.0.0.1",
+        "IP address at which it listens; 0.0.0.0 or :: for all of this machine.",
+    )
+    define.integer(
+        "port", 10000, "Port at which it listens.", lower_bound=1, upper_bound=65535
+    )
     define.integer(
         "clients_at_once", 0, "Clients computed side by side; 0 for one a core.", lower_bound=0
     )
+    define_tls_flags(define)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,27 +41,50 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"Expected flags alone, received {arguments}.")
     clients_at_once = options.clients_at_once or worker_command.cores()
     binary = worker_command.binary_path()
-    _check_port(options.port)
+    tls = tls_files_from_flags(options)
+    if tls is not None:
+        tls.context(ssl.Purpose.CLIENT_AUTH)  # An unusable file is told before anything starts.
+    listener, is_loopback = _listen(options.bind, options.port)
     versions = ", ".join(" ".join(pair) for pair in worker_command.versions().items())
+    protection = "mutual TLS" if tls is not None else "no TLS"
     print(
-        f"Worker of {versions} on port {options.port}: {clients_at_once} clients at once.",
+        f"Worker of {versions} on {options.bind} port {options.port}, {protection}: {clients_at_once} "
+        "clients at once.",
         flush=True,
     )
-    os.execve(
-        binary,
-        worker_command.arguments(options.port, clients_at_once),
-        worker_command.environment(clients_at_once),
+    if tls is None and not is_loopback:
+        print(
+            f"Whoever reaches {options.bind} port {options.port} can run programs on this machine. "
+            "Give --tls_certificate, --tls_key and --tls_authority, or --bind=127.0.0.1.",
+            flush=True,
+        )
+    listener.set_inheritable(True)
+    command = enclosure.command(
+        worker_command.arguments(clients_at_once), binary, listener.detach(), tls=tls
     )
+    os.execve(command[0], command, worker_command.environment(clients_at_once))
 
 
-def _check_port(port: int) -> None:
-    # TFF's worker would only log that it cannot listen, and go on.
-    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise ValueError(
-                f"Expected a free port, received --port={port}: {error.strerror}. Give another, or "
-                "end what listens there."
-            ) from error
+def _listen(address: str, port: int) -> tuple[socket.socket, bool]:
+    """Listens at an address; returns the socket, and whether this machine alone reaches it."""
+    try:
+        parsed = ipaddress.ip_address("127.0.0.1" if address == "localhost" else address)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected --bind as an IP address such as 127.0.0.1, 0.0.0.0 or ::, received "
+            f"{address!r}."
+        ) from error
+    family = socket.AF_INET6 if parsed.version == 6 else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if parsed.version == 6 and parsed == ipaddress.ip_address("::"):
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        listener.bind((str(parsed), port))
+        listener.listen()
+    except OSError as error:
+        raise ValueError(
+            f"Expected an address of this machine and a free port, received --bind={address} "
+            f"--port={port}: {error.strerror}. Give others, or end what listens there."
+        ) from error
+    return listener, parsed.is_loopback

@@ -17,9 +17,9 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators import clipping
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
 from tff_programs.aggregators.robust import RobustOverlapMeanFactory
-from tff_programs.execution import compilation, load_balancing, remote_worker
+from tff_programs.execution import compilation, load_balancing, local_worker, remote_worker
 from tff_programs.execution.context import SubroundContext
-from tff_programs.execution.contexts import _wait, _worker_process
+from tff_programs.execution.contexts import wait_for_local
 from tff_programs.execution.streaming import DeferredData
 from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
@@ -146,11 +146,13 @@ def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypa
         SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
     )
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(_worker_process(None)) for _ in range(2)]
-        workers = [remote_worker.RemoteWorker(f"localhost:{port}", 1, p) for port, p in started]
+        started = [stack.enter_context(local_worker.start(None)) for _ in range(2)]
+        workers = [
+            remote_worker.RemoteWorker(worker.address, process=worker.process) for worker in started
+        ]
         for worker in workers:
             stack.callback(worker.disconnect)
-            _wait(worker)
+            wait_for_local(worker)
         expected, _, _ = run_round(SubroundContext(workers, print), process, 5)
         told = []
         context = SubroundContext(workers, told.append)

@@ -21,40 +21,6 @@ def train_command(folder, *more):
     return train(folder, ROUNDS, "--clients_per_round=8", "--clipping=adaptive", *more)
 
 
-class Worker:
-    """A `fedsup worker` process."""
-
-    def __init__(self, port=None):
-        self.port = port or portpicker.pick_unused_port()
-        self.address = f"localhost:{self.port}"
-        self.process = subprocess.Popen(
-            fedsup("worker", f"--port={self.port}"), stdout=subprocess.PIPE, text=True
-        )
-
-    def wait(self):
-        assert "clients at once" in self.process.stdout.readline()
-        return self
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def workers():
-    """Starts workers; ends them after the test."""
-    started = []
-
-    def start(port=None):
-        started.append(Worker(port))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
-
-
 @pytest.fixture(scope="module")
 def local_weights(tmp_path_factory):
     """Of a run on this machine alone."""
@@ -108,7 +74,7 @@ def test_a_killed_worker_leaves_the_result_as_it_is(tmp_path, workers, local_wei
     told, errors = training.communicate(timeout=200)
     assert training.returncode == 0, errors
     assert f"Worker localhost:{late} is lost" in told
-    assert f"goes on with {first.address}" in told
+    assert f"goes on with Worker {first.address}" in told
     assert_near(weights(tmp_path / "run"), local_weights)
 
 
@@ -151,7 +117,7 @@ def test_a_taken_port_is_one_error():
             fedsup("worker", f"--port={port}"), capture_output=True, text=True, timeout=60
         )
     assert result.returncode == 1
-    assert f"expected a free port, received --port={port}" in result.stderr.lower()
+    assert f"a free port, received --bind=127.0.0.1 --port={port}" in result.stderr
 
 
 def test_a_worker_that_never_comes_is_named():
@@ -172,7 +138,7 @@ def test_a_worker_that_never_comes_is_named():
 def test_another_version_is_refused(name, told):
     port = portpicker.pick_unused_port()
     binary = worker_command.binary_path()
-    arguments = [name or binary, *worker_command.arguments(port, 1)[1:]]
+    arguments = [name or binary, f"--port={port}", *worker_command.arguments(1)[1:]]
     process = subprocess.Popen(arguments, executable=binary, stderr=subprocess.DEVNULL)
     try:
         with pytest.raises(RuntimeError, match=rf"Worker localhost:{port}: expected.*{told}"):
@@ -191,6 +157,12 @@ def test_addresses_without_sense_are_refused(addresses, told):
         remote_worker.connect(addresses, 1.0, print)
 
 
+def test_a_worker_under_two_names_is_refused(workers):
+    port = workers().wait().port
+    with pytest.raises(ValueError, match=f"under two names: localhost:{port} and 127.0.0.1:{port}"):
+        remote_worker.connect([f"localhost:{port}", f"127.0.0.1:{port}"], 20.0, print)
+
+
 def test_ending_the_program_leaves_workers_that_it_did_not_start(tmp_path, workers):
     worker = workers().wait()
     training = start_training(tmp_path / "run", [worker])
@@ -204,6 +176,9 @@ def test_ending_the_program_leaves_workers_that_it_did_not_start(tmp_path, worke
 
 
 def test_a_workers_name_tells_its_versions_and_capacity():
-    line = "\0".join(worker_command.arguments(10000, 3)).encode() + b"\0"
-    assert worker_command.read_arguments(line) == (worker_command.versions(), 3)
-    assert worker_command.read_arguments(b"/some/worker_binary\0--port=1\0") == (None, 1)
+    lines = ["\0".join(worker_command.arguments(3)).encode() + b"\0" for _ in range(2)]
+    first, second = map(worker_command.read_arguments, lines)
+    assert first[::2] == second[::2] == (worker_command.versions(), 3)
+    assert first.identity != second.identity
+    foreign = worker_command.read_arguments(b"/some/worker_binary\0--port=1\0")
+    assert foreign == (None, "", 1)

@@ -5,6 +5,7 @@ import contextlib
 from tff_programs.execution.contexts import local_execution, remote_execution
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
+from tff_programs.programs.flags.tls_flags import define_tls_flags, tls_files_from_flags
 
 
 def define_execution_flags(define: FlagDefiner) -> None:
@@ -17,6 +18,7 @@ def define_execution_flags(define: FlagDefiner) -> None:
     define.float(
         "workers_deadline", 300.0, "Seconds to wait for workers that are not up yet.", lower_bound=0
     )
+    define_tls_flags(define)
 
 
 def execution_from_flags(
@@ -28,7 +30,16 @@ def execution_from_flags(
       options: The program's flags.
       clients_at_once: Clients that this machine computes side by side; workers have their own
         number.
+
+    Raises:
+      ValueError: If the flags contradict each other.
     """
+    tls = tls_files_from_flags(options)
     if options.workers:
-        return remote_execution(options.workers, options.workers_deadline, print_line)
+        return remote_execution(options.workers, options.workers_deadline, print_line, tls)
+    if tls is not None:
+        raise ValueError(
+            "Expected --workers with --tls_certificate, --tls_key and --tls_authority, received "
+            "none. Give the workers' addresses, or leave the files out."
+        )
     return local_execution(clients_at_once, print_line)

@@ -1,0 +1,283 @@
+"""Nobody reaches TFF's workers but this program, or who shows a certificate."""
+
+import asyncio
+import os
+import pathlib
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from commands import fedsup, train
+
+from tff_programs.execution import enclosure, local_worker, remote_worker
+from tff_programs.execution.contexts import local_execution
+
+# Of Linux' tcp_states.h.
+_LISTENING = "0A"
+
+
+def listeners():
+    """Local addresses and inodes of the listening TCP sockets of this network namespace."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in pathlib.Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENING:
+                found.add((fields[1], fields[9]))
+    return found
+
+
+def sockets_of(pids):
+    """Inodes of the sockets that processes hold."""
+    links = set()
+    for pid in pids:
+        for descriptor in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                links.add(os.readlink(descriptor))
+            except FileNotFoundError:
+                continue
+    return {link[8:-1] for link in links if link.startswith("socket:[")}
+
+
+def children_of(pid):
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@tff.tensorflow.computation
+def one():
+    return tf.constant(1)
+
+
+def compute_one():
+    async def compute():
+        return await tff.program.materialize_value(one())
+
+    return asyncio.run(compute())
+
+
+def test_workers_of_a_program_listen_on_nothing_that_others_reach():
+    with local_execution(2):
+        assert compute_one() == 1
+        workers = children_of(os.getpid())
+        forwarders = [child for worker in workers for child in children_of(worker)]
+        held = sockets_of([*workers, *forwarders])
+        assert len(workers) == len(forwarders) == 2
+        assert held
+        assert not [address for address, inode in listeners() if inode in held]
+    assert not any(map(is_running, [*workers, *forwarders]))
+
+
+def test_a_workers_socket_has_no_name_on_the_disk(tmp_path, monkeypatch):
+    # Longer than the path of a socket may be.
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    listener, place = local_worker._listen()
+    assert not list(folder.iterdir())
+    with listener, socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(f"/proc/self/fd/{place}")
+    os.close(place)
+
+
+def test_a_killed_worker_takes_its_forwarder_with_it():
+    with local_worker.start(None) as worker:
+        assert local_worker.open_ports_line([worker]) is None
+        wait_until(lambda: children_of(worker.process.pid))
+        (forwarder,) = children_of(worker.process.pid)
+        worker.process.send_signal(signal.SIGKILL)
+        wait_until(lambda: not is_running(forwarder))
+
+
+# A user namespace in which no further namespace may be made.
+_REFUSES = (
+    "unshare --user --map-root-user sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; "
+    'echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"\' sh'
+)
+_PROGRAM = """
+import sys, time
+from tff_programs.execution import contexts
+with contexts.local_execution(2):
+    sys.path.insert(0, "tests/tff_programs/execution")
+    import test_enclosure
+    print(test_enclosure.compute_one())
+"""
+
+
+def test_where_the_system_refuses_namespaces_one_line_names_the_ports():
+    root = pathlib.Path(__file__).parents[3]
+    result = subprocess.run(
+        f"{_REFUSES} {sys.executable} -c '{_PROGRAM}'",
+        shell=True,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "refuses a network" in line]
+    assert "This system refuses a network namespace (No space left on device): " in line
+    assert "TFF's workers listen on ports " in line
+    assert "Close ports " in line
+    assert result.stdout == "1\n"
+
+
+def test_the_line_about_open_ports_names_one_as_one():
+    line = enclosure.open_ports_message([1234], "Operation not permitted")
+    assert "(Operation not permitted): TFF's worker listens on port 1234 of all" in line
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Paths of PEM files: two authorities, and for each a peer whose certificate it signed."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    (folder / "names").write_text(names)
+    for authority in ("ours", "theirs"):
+        openssl(
+            *("req", "-x509", *curve, "-days", "2", "-subj", f"/CN={authority}"),
+            *("-keyout", f"{authority}.ca.key", "-out", f"{authority}.ca"),
+        )
+        openssl(
+            *("req", *curve, "-subj", "/CN=peer"),
+            *("-keyout", f"{authority}.key", "-out", f"{authority}.csr"),
+        )
+        openssl(
+            *("x509", "-req", "-in", f"{authority}.csr", "-days", "2", "-CAcreateserial"),
+            *("-CA", f"{authority}.ca", "-CAkey", f"{authority}.ca.key"),
+            *("-out", f"{authority}.crt", "-extfile", "names"),
+        )
+    return folder
+
+
+def tls_flags(folder, peer="ours", authority="ours"):
+    return (
+        f"--tls_certificate={folder / peer}.crt",
+        f"--tls_key={folder / peer}.key",
+        f"--tls_authority={folder / authority}.ca",
+    )
+
+
+def client_context(folder, peer):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(folder / "ours.ca")
+    if peer is not None:
+        context.load_cert_chain(folder / f"{peer}.crt", folder / f"{peer}.key")
+    return context
+
+
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+
+
+def answer_of(port, context=None):
+    """What the worker answers to a peer that begins to speak HTTP/2."""
+    with socket.create_connection(("localhost", port), timeout=30) as peer:
+        try:
+            if context is not None:
+                peer = context.wrap_socket(peer, server_hostname="localhost")
+            peer.sendall(_HTTP2_PREFACE)
+            return peer.recv(100)
+        except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
+            return b""
+
+
+def test_two_workers_over_tls_train_a_round_and_others_get_nothing(tmp_path, certificates, workers):
+    flags = tls_flags(certificates)
+    both = [workers(None, *flags).wait() for _ in range(2)]
+    addresses = ",".join(worker.address for worker in both)
+    command = train(tmp_path / "run", 1, f"--workers={addresses}", *flags)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "round 1/1" in result.stdout
+    port = both[0].port
+    assert answer_of(port, client_context(certificates, "ours"))
+    assert not answer_of(port, client_context(certificates, "theirs"))
+    assert not answer_of(port, client_context(certificates, None))
+    # Without TLS a peer is told by an alert what it lacks, and nothing of HTTP/2.
+    assert not answer_of(port) or answer_of(port)[:1] == b"\x15"
+
+
+def test_a_program_that_trusts_another_authority_refuses_the_worker(certificates, workers):
+    worker = workers(None, *tls_flags(certificates)).wait()
+    files = [certificates / name for name in ("ours.crt", "ours.key", "theirs.ca")]
+    tls = remote_worker.TlsFiles(*map(str, files))
+    with pytest.raises(RuntimeError, match="certificates of one authority"):
+        remote_worker.connect([worker.address], 5.0, print, tls)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("--tls_key=", "--tls_key=/no/such"), "--tls_key=/no/such: expected a PEM file"),
+        (("ours.key", "theirs.key"), "expected a certificate and its private key"),
+        (("ours.ca", "ours.ca.key"), "expected an authority's certificate in PEM"),
+        (("--tls_key=", "--nothing="), "--tls_authority together, received none of --tls_key"),
+        (("--tls_key=", "encrypted"), "received: the key is encrypted"),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_sentence(certificates, change, told):
+    flags = list(tls_flags(certificates))
+    old, new = change
+    for place, flag in enumerate(flags):
+        if not flag.startswith(old) and old not in flag:
+            continue
+        if new == "encrypted":
+            key = certificates / "encrypted.key"
+            subprocess.run(
+                (*"openssl ec -aes256 -passout pass:x -in ours.key -out".split(), key),
+                cwd=certificates,
+                check=True,
+                capture_output=True,
+            )
+            flags[place] = f"--tls_key={key}"
+        elif new.startswith("--tls"):
+            flags[place] = new
+        else:
+            flags[place] = flag.replace(old, new)
+    flags = [flag for flag in flags if not flag.startswith("--nothing")]
+    command = fedsup("worker", "--port=1", *flags)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_binds_what_it_is_told(workers):
+    worker = workers(None, "--bind=127.0.0.1").wait()
+    port = f":{worker.port:04X}"
+    assert [address for address, _ in listeners() if address.endswith(port)] == [f"0100007F{port}"]
+    assert answer_of(worker.port)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "192.0.2.1"])
+def test_an_address_that_is_not_of_this_machine_is_refused(address):
+    command = fedsup("worker", f"--bind={address}", "--port=23456")
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1
+    assert "Expected" in result.stderr
+    assert address in result.stderr

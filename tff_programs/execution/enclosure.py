@@ -1,0 +1,180 @@
+"""Starts TFF's worker where nobody can reach it but through a forwarder of this project.
+
+TFF's worker listens on all interfaces and executes whatever it is sent. This script therefore gives
+its process a network namespace whose loopback is its only interface, starts the forwarder there,
+and becomes the worker. The forwarder accepts connections from a listening socket that the caller
+made outside of the namespace.
+
+It is run by path, in Python's isolated mode and without site packages, and needs the standard
+library alone: it starts once for every worker.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import socket
+import struct
+import sys
+
+# Of Linux' sched.h, prctl.h, if.h and sockios.h.
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PARENT_DEATH_SIGNAL = 1
+_INTERFACE_UP = 1
+_SET_INTERFACE_FLAGS = 0x8914
+# In a namespace of its own every port is free.
+_ENCLOSED_PORT = 10000
+# Who may make network namespaces needs no user namespace, in which it would lose its rights to
+# files of others.
+_NAMESPACES = (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET)
+
+
+def command(
+    worker: list[str],
+    binary: str,
+    listener: int,
+    *,
+    report: int | None = None,
+    core: int | None = None,
+    parent: int | None = None,
+    tls: tuple[str, str, str] | None = None,
+) -> list[str]:
+    """Returns the command that runs this script.
+
+    Args:
+      worker: TFF's worker's command line without its port.
+      binary: Path of TFF's worker.
+      listener: A listening socket's file descriptor, inherited by the command.
+      report: File descriptor, inherited, that takes `open_port`'s text; None to tell the user.
+      core: Core on which the worker stays.
+      parent: Process with which the worker ends.
+      tls: The certificate's, the key's and the authority's path if peers must show a certificate.
+    """
+    settings = {
+        "worker": worker,
+        "binary": binary,
+        "listener": listener,
+        "report": report,
+        "core": core,
+        "parent": parent,
+        "tls": tls,
+    }
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), json.dumps(settings)]
+
+
+def open_ports_message(ports: list[int], reason: str) -> str:
+    """Returns the line for the user where TFF's workers could not be enclosed."""
+    named = ", ".join(map(str, ports))
+    port, workers, listen = (
+        ("port", "TFF's worker", "listens")
+        if len(ports) == 1
+        else ("ports", "TFF's workers", "listen")
+    )
+    return (
+        f"This system refuses a network namespace ({reason}): {workers} {listen} on {port} {named} "
+        f"of all interfaces and executes what is sent there. Close {port} {named} with a firewall, "
+        "or allow user namespaces (docs/security.md)."
+    )
+
+
+def _main() -> None:
+    settings = json.loads(sys.argv[1])
+    listener = socket.socket(fileno=settings["listener"])
+    listener.set_inheritable(False)
+    # Found by path: site packages are left out.
+    sys.path.append(str(pathlib.Path(__file__).parents[2]))
+    from tff_programs.execution import forwarder
+
+    tls = None
+    if settings["tls"]:
+        import ssl
+
+        tls = forwarder.TlsFiles(*settings["tls"]).context(ssl.Purpose.CLIENT_AUTH)
+    reason = _enter_namespace()
+    port = _ENCLOSED_PORT if reason is None else _free_port()
+    if settings["report"] is not None:
+        told = {"port": port, "reason": reason}
+        os.write(settings["report"], json.dumps(told).encode())
+        os.close(settings["report"])
+    elif reason is not None:
+        print(open_ports_message([port], reason), file=sys.stderr, flush=True)
+    # After the namespace, since a change of rights switches the signal off.
+    if settings["parent"] is not None:
+        _end_with(settings["parent"])
+    worker = os.getpid()
+    if os.fork() == 0:
+        _end_with(worker)
+        # Ctrl-C is sent to the worker too, which takes the forwarder with it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        forwarder.serve(listener, port, tls)
+    listener.close()
+    if settings["core"] is not None:
+        os.sched_setaffinity(0, {settings["core"]})
+    name, *arguments = settings["worker"]
+    os.execve(settings["binary"], [name, f"--port={port}", *arguments], os.environ)
+
+
+def _enter_namespace() -> str | None:
+    """Moves this process into a network namespace of its own; why not, if the system refuses."""
+    reason = None
+    for flags in _NAMESPACES:
+        # A process that is in a namespace without a working loopback could not go back.
+        child = os.fork()
+        if child == 0:
+            code = errno.EPERM
+            try:
+                _unshare(flags)
+                code = 0
+            except OSError as error:
+                code = error.errno
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            _unshare(flags)
+            return None
+        reason = os.strerror(code)
+    return reason
+
+
+def _unshare(flags: int) -> None:
+    """Enters new namespaces and brings up the loopback; the user stays who it is."""
+    user, group = os.geteuid(), os.getegid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(flags):
+        raise OSError(ctypes.get_errno(), "unshare")
+    if flags & _CLONE_NEWUSER:
+        # Linux before 3.19 has no such file, and asks for none.
+        with contextlib.suppress(FileNotFoundError):
+            _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{user} {user} 1")
+        _write("/proc/self/gid_map", f"{group} {group} 1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        fcntl.ioctl(probe, _SET_INTERFACE_FLAGS, struct.pack("16sh14x", b"lo", _INTERFACE_UP))
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _end_with(parent: int) -> None:
+    """Has the system kill this process when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,243 @@
+"""Passes bytes between a listening socket and TFF's worker, with mutual TLS if files for it exist.
+
+The forwarder runs in the worker's network namespace. The listening socket was made outside of it,
+so that the forwarder is the only way in. It uses Python's standard library alone, since it starts
+with every worker.
+"""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+_BUFFER_BYTES = 1 << 20
+# Peers that have not shown a certificate yet count too, and lose their place after some seconds.
+_MOST_CONNECTIONS = 64
+_HANDSHAKE_SECONDS = 10.0
+_WORKER_START_SECONDS = 60.0
+
+
+class TlsFiles(NamedTuple):
+    """Paths of the PEM files for mutual TLS.
+
+    Attributes:
+      certificate: The certificate that is shown to peers, with those between it and the authority.
+      key: Its private key, not encrypted.
+      authority: The certificate of the authority that signs peers' certificates.
+    """
+
+    certificate: str
+    key: str
+    authority: str
+
+    def context(self, side: ssl.Purpose) -> ssl.SSLContext:
+        """Returns the TLS settings with which a peer must show a certificate of the authority.
+
+        Args:
+          side: `ssl.Purpose.CLIENT_AUTH` for who listens, `ssl.Purpose.SERVER_AUTH` for who
+            connects.
+
+        Raises:
+          ValueError: If a file cannot be used.
+        """
+        listens = side is ssl.Purpose.CLIENT_AUTH
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        # gRPC refuses a peer that does not agree on HTTP/2.
+        context.set_alpn_protocols(["h2"])
+        for name, path in self._asdict().items():
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                raise ValueError(
+                    f"--tls_{name}={path}: expected a PEM file, received none that can be read: "
+                    f"{error.strerror}. Check the path."
+                ) from error
+        try:
+            context.load_cert_chain(self.certificate, self.key, password=_refuse_encrypted_key)
+        except (ssl.SSLError, ValueError) as error:
+            raise ValueError(
+                f"--tls_certificate={self.certificate}, --tls_key={self.key}: expected a "
+                f"certificate and its private key, not encrypted, in PEM; received: {error}. "
+                "docs/scale.md shows how to make them."
+            ) from error
+        try:
+            context.load_verify_locations(cafile=self.authority)
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"--tls_authority={self.authority}: expected an authority's certificate in PEM, "
+                f"received: {error}. docs/scale.md shows how to make one."
+            ) from error
+        return context
+
+
+def _refuse_encrypted_key() -> str:
+    # Without it OpenSSL would ask for the password at the terminal.
+    raise ValueError("the key is encrypted")
+
+
+def serve(listener: socket.socket, port: int, tls: ssl.SSLContext | None) -> None:
+    """Accepts connections for good and passes each on to a port of this namespace's loopback.
+
+    Args:
+      listener: A listening socket.
+      port: Port of TFF's worker.
+      tls: Settings with which each peer must show a certificate first; None for no TLS.
+    """
+    places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+
+    def forward(outer):
+        with places_released(places), contextlib.suppress(OSError), outer:
+            _forward(outer, port, tls)
+
+    while True:
+        places.acquire()
+        try:
+            outer, _ = listener.accept()
+        except OSError:
+            # The peer is gone again, or files are scarce: neither shall end the forwarder.
+            places.release()
+            time.sleep(0.05)
+            continue
+        threading.Thread(target=forward, args=(outer,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def places_released(places: threading.Semaphore):
+    """Releases a semaphore after the block."""
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def _forward(outer: socket.socket, port: int, tls: ssl.SSLContext | None) -> None:
+    """Passes bytes on, both ways, until one side ends."""
+    if outer.family != socket.AF_UNIX:
+        outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        outer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    receive, send = outer.recv_into, outer.sendall
+    if tls is not None:
+        session = _TlsSession(outer, tls)
+        session.handshake()
+        receive, send = session.receive_into, session.send
+    with _connect(port) as inner:
+
+        def answer():
+            _copy(inner.recv_into, send)
+            _shut_down(inner, outer)
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        _copy(receive, inner.sendall)
+        _shut_down(inner, outer)
+        answering.join()
+
+
+def _connect(port: int) -> socket.socket:
+    """Connects to TFF's worker, which may still be starting."""
+    deadline = time.monotonic() + _WORKER_START_SECONDS
+    while True:
+        try:
+            inner = socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return inner
+
+
+def _copy(receive_into: Callable[[memoryview], int], send: Callable[[memoryview], None]) -> None:
+    """Copies until the source ends or a side fails."""
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    with contextlib.suppress(OSError):
+        while count := receive_into(buffer):
+            send(buffer[:count])
+
+
+def _shut_down(*sockets: socket.socket) -> None:
+    """Wakes the threads that read from or write to the sockets."""
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+class _TlsSession:
+    """The listening end of TLS over a socket; one thread receives while another sends.
+
+    OpenSSL's sessions must not be used by two threads at once. Each thread waits for the socket
+    without the lock and holds it only to decrypt or encrypt what is in memory.
+    """
+
+    def __init__(self, outer: socket.socket, context: ssl.SSLContext):
+        self._outer = outer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._using = threading.Lock()
+        self._encrypted = bytearray(_BUFFER_BYTES)
+
+    def handshake(self) -> None:
+        """Lets the peer show its certificate.
+
+        Raises:
+          OSError: If the peer shows none of the authority, or is slow.
+        """
+        deadline = time.monotonic() + _HANDSHAKE_SECONDS
+        while True:
+            try:
+                self._session.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                # Where the peer is refused, this is the alert that says why.
+                self._outer.settimeout(max(0.001, deadline - time.monotonic()))
+                self._outer.sendall(self._outgoing.read())
+                self._outer.settimeout(None)
+            self._outer.settimeout(max(0.001, deadline - time.monotonic()))
+            received = self._outer.recv(1 << 16)
+            self._outer.settimeout(None)
+            if not received:
+                raise ConnectionResetError("The peer ended the connection.")
+            self._incoming.write(received)
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Receives at least one byte into a buffer; returns how many, 0 at the end."""
+        while True:
+            with self._using:
+                count = self._decrypt(buffer)
+            if count is not None:
+                return count
+            received = self._outer.recv_into(self._encrypted)
+            if not received:
+                return 0
+            self._incoming.write(memoryview(self._encrypted)[:received])
+
+    def _decrypt(self, buffer: memoryview) -> int | None:
+        """Decrypts whole records until the buffer is full; None if there is no whole record."""
+        count = 0
+        while count < len(buffer):
+            try:
+                read = self._session.read(len(buffer) - count, buffer[count:])
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                return count
+            if not read:
+                return count
+            count += read
+        return count or None
+
+    def send(self, data: memoryview) -> None:
+        """Encrypts and sends all of the data; for one thread alone."""
+        with self._using:
+            self._session.write(data)
+            encrypted = self._outgoing.read()
+        self._outer.sendall(encrypted)

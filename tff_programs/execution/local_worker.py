@@ -1,0 +1,113 @@
+"""TFF's worker as a process of this program, which this program alone can reach."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tff_programs.execution import enclosure, worker_command
+
+
+class LocalWorker(NamedTuple):
+    """A worker process that was started.
+
+    Attributes:
+      address: The worker's address for gRPC.
+      process: The process.
+      report: File descriptor from which `open_port` reads.
+    """
+
+    address: str
+    process: subprocess.Popen
+    report: int
+
+
+@contextlib.contextmanager
+def start(core: int | None) -> Iterator[LocalWorker]:
+    """Starts a process that computes one client at a time, and ends it after the block.
+
+    It ends with this process even if that is killed.
+
+    Args:
+      core: Core on which the worker stays; None for any.
+    """
+    with contextlib.ExitStack() as stack:
+        listener, place = _listen()
+        stack.callback(os.close, place)
+        read_report, write_report = os.pipe()
+        stack.callback(os.close, read_report)
+        command = enclosure.command(
+            worker_command.arguments(1),
+            worker_command.binary_path(),
+            listener.fileno(),
+            report=write_report,
+            core=core,
+            parent=os.getpid(),
+        )
+        # Without its pipes, since a worker that held them would keep a reader of this program's
+        # output waiting. In a session of its own, since Ctrl-C is for this program, which then ends
+        # the worker.
+        try:
+            process = subprocess.Popen(
+                command,
+                env=worker_command.environment(1),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(listener.fileno(), write_report),
+            )
+        finally:
+            # A connection shall fail as soon as the forwarder has ended.
+            listener.close()
+            os.close(write_report)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        yield LocalWorker(f"unix:/proc/self/fd/{place}", process, read_report)
+
+
+def open_ports_line(workers: list[LocalWorker]) -> str | None:
+    """Waits until the workers have started; returns a line for the user if they can be reached.
+
+    Args:
+      workers: Workers whose reports were not read before.
+
+    Returns:
+      None where the system let each worker have a network namespace of its own.
+    """
+    ports, reason = [], None
+    for worker in workers:
+        with os.fdopen(os.dup(worker.report), "rb") as file:
+            text = file.read()
+        # Without a report it did not start, of which who connects will hear.
+        report = json.loads(text) if text else {"reason": None}
+        if report["reason"] is not None:
+            ports.append(report["port"])
+            reason = report["reason"]
+    return enclosure.open_ports_message(ports, reason) if ports else None
+
+
+def _listen() -> tuple[socket.socket, int]:
+    """Makes a listening Unix socket that only this process and its children can find.
+
+    The socket's name is removed at once, so that nobody can look it up and nothing of it is left
+    on the disk. Who holds the second file descriptor can still connect, by its path in /proc.
+
+    Returns:
+      The listening socket, and a file descriptor of its name.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    with tempfile.TemporaryDirectory(prefix="fedsup-") as folder:
+        # The path of a socket may have 107 bytes, a temporary folder's may have more.
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            listener.bind(f"/proc/self/fd/{descriptor}/worker")
+            listener.listen()
+            place = os.open("worker", os.O_PATH, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+    return listener, place
