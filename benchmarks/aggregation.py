@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.data.datasets import load_dataset
 from fedsup_tf.data.partition import partition
-from fedsup_tf.files.checkpoint import replace_file, write_json
+from fedsup_tf.files.atomic_write import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet

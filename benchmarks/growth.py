@@ -27,7 +27,7 @@ import tensorflow_federated as tff
 from absl import app, flags, logging
 from round_data import PREPROCESSING, SPACE
 
-from fedsup_tf.files.checkpoint import replace_file, write_json
+from fedsup_tf.files.atomic_write import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import count_parameters
 from tff_programs.execution.contexts import local_execution

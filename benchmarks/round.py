@@ -36,7 +36,7 @@ from absl import app, flags, logging
 from round_data import BATCH, EXAMPLES, PREPROCESSING, SPACE, TIERS, client_arrays, cohort
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.files.checkpoint import replace_file, write_json
+from fedsup_tf.files.atomic_write import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import count_macs
 from fedsup_tf.supernet import Supernet

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fedsup_tf.files.atomic_write import write_bytes
 from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.reading import open_regular, reading
 
@@ -166,48 +166,6 @@ def fingerprint(tensors: Mapping[str, Any]) -> str:
         digest.update(f"{name}\n{value.dtype.name}\n{lengths}\n".encode())
         digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
-
-
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file whole or not at all, onto the disk before it takes its name."""
-
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    replace_file(path, write)
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file as `write_bytes` does, in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes anything that is JSON as `write_text` does, in lines for people."""
-    write_text(path, json.dumps(value, indent=1))
-
-
-def replace_file(path: str | os.PathLike, write: Callable[[str], None]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames it to `path`."""
-    path = os.fspath(path)
-    folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
-    # The name's ending stays last, since some writers choose their format by it.
-    temporary = os.path.join(folder, f".{secrets.token_hex(4)}.{name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"Could not write {path!r}: {error.strerror or error}. What was there before is "
-            "unchanged; make room or choose another folder."
-        ) from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _checked_header(kind: str, metadata: Mapping[str, str] | None) -> dict[str, Any]:

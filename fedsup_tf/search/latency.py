@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.checkpoint import write_text
+from fedsup_tf.files.atomic_write import write_text
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json
 from fedsup_tf.files.reading import parsing
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space

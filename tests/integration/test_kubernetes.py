@@ -23,24 +23,41 @@ def test_the_schema_check_can_fail():
         kubernetes_validate.validate(broken, "1.30", strict=True)
 
 
-def test_every_worker_has_a_tunnel_that_the_program_uses():
+def flags_of(container):
+    """A container's flags by name; its first two words are the program."""
+    pairs = (word.removeprefix("--").partition("=") for word in container["command"][2:])
+    return {name: value for name, _, value in pairs}
+
+
+def containers_of(kind):
+    return BY_KIND[kind]["spec"]["template"]["spec"]["containers"]
+
+
+def test_the_program_uses_every_worker():
     replicas = BY_KIND["StatefulSet"]["spec"]["replicas"]
-    tunnels = BY_KIND["ConfigMap"]["data"]["train.conf"]
-    accepted = re.findall(r"accept = 127\.0\.0\.1:(\d+)", tunnels)
-    connected = re.findall(r"connect = (.*)", tunnels)
     name, service = (BY_KIND[kind]["metadata"]["name"] for kind in ("StatefulSet", "Service"))
     port = BY_KIND["Service"]["spec"]["ports"][0]["port"]
-    assert connected == [f"{name}-{number}.{service}:{port}" for number in range(replicas)]
-    (train,) = BY_KIND["Job"]["spec"]["template"]["spec"]["containers"]
-    (workers,) = (flag for flag in train["command"] if flag.startswith("--workers="))
-    assert workers == "--workers=" + ",".join(f"localhost:{port}" for port in accepted)
+    (train,) = containers_of("Job")
+    workers = flags_of(train)["workers"].split(",")
+    assert workers == [f"{name}-{number}.{service}:{port}" for number in range(replicas)]
 
 
-def test_the_tunnel_leads_to_the_worker_and_is_all_that_is_reached():
-    worker, _ = BY_KIND["StatefulSet"]["spec"]["template"]["spec"]["containers"]
-    (port,) = (flag.partition("=")[2] for flag in worker["command"] if "--port" in flag)
-    tunnel = BY_KIND["ConfigMap"]["data"]["worker.conf"]
-    assert f"connect = 127.0.0.1:{port}\n" in tunnel
+def test_workers_are_reached_over_mutual_tls_alone():
+    (worker,) = containers_of("StatefulSet")
+    (train,) = containers_of("Job")
+    for container in (worker, train):
+        (volume,) = (mount for mount in container["volumeMounts"] if mount["name"] == "tls")
+        for name in ("tls_certificate", "tls_key", "tls_authority"):
+            assert flags_of(container)[name].startswith(f"{volume['mountPath']}/")
+    port = int(flags_of(worker)["port"])
     (rule,) = BY_KIND["NetworkPolicy"]["spec"]["ingress"]
-    assert [entry["port"] for entry in rule["ports"]] == [10443]
-    assert "accept = 10443\n" in tunnel
+    assert [entry["port"] for entry in rule["ports"]] == [port]
+    assert [entry["containerPort"] for entry in worker["ports"]] == [port]
+
+
+def test_the_documented_certificates_are_for_the_workers_names():
+    scale = (PATH.parent / "scale.md").read_text(encoding="utf-8")
+    (train,) = containers_of("Job")
+    hosts = [address.rpartition(":")[0] for address in flags_of(train)["workers"].split(",")]
+    pattern, last = re.search(r"printf ',DNS:(\S+)' \{0\.\.(\d+)\}", scale).groups()
+    assert [pattern % number for number in range(int(last) + 1)] == hosts

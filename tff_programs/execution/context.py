@@ -194,8 +194,8 @@ class SubroundContext(tff.framework.AsyncContext):
             others = [lost.name for lost in self._lost]
             told = f" Lost before: {', '.join(others)}." if others else ""
             raise RuntimeError(
-                f"{worker.name} is lost ({error}), no worker is left.{told} What was saved is kept: "
-                "start workers again and repeat the command, it goes on after the last round that "
+                f"{worker.name} is lost ({error}), no worker is left.{told} What was saved is kept:"
+                " start workers again and repeat the command, it goes on after the last round that "
                 "was saved."
             ) from error
         if worker.process is None:

@@ -69,15 +69,13 @@ def command(
 def open_ports_message(ports: list[int], reason: str) -> str:
     """Returns the line for the user where TFF's workers could not be enclosed."""
     named = ", ".join(map(str, ports))
-    port, workers, listen = (
-        ("port", "TFF's worker", "listens")
-        if len(ports) == 1
-        else ("ports", "TFF's workers", "listen")
-    )
+    port, listens = "port", "TFF's worker listens"
+    if len(ports) > 1:
+        port, listens = "ports", "TFF's workers listen"
     return (
-        f"This system refuses a network namespace ({reason}): {workers} {listen} on {port} {named} "
-        f"of all interfaces and executes what is sent there. Close {port} {named} with a firewall, "
-        "or allow user namespaces (docs/security.md)."
+        f"This system refuses a network namespace ({reason}): {listens} on {port} {named} of all "
+        f"interfaces, and whoever reaches it can run programs here. Close {port} {named} with a "
+        "firewall, or allow user namespaces (docs/security.md)."
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedsup_tf.data import datasets
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.files.checkpoint import write_json
+from fedsup_tf.files.atomic_write import write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.partition import ClientIndices, label_counts
-from fedsup_tf.files.checkpoint import replace_file
+from fedsup_tf.files.atomic_write import replace_file
 from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 

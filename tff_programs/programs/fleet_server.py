@@ -12,7 +12,8 @@ import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.checkpoint import fingerprint, replace_file
+from fedsup_tf.files.atomic_write import replace_file
+from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, device_training

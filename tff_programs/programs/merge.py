@@ -10,7 +10,8 @@ import os
 from collections.abc import Sequence
 
 from fedsup_tf import slicing
-from fedsup_tf.files.checkpoint import fingerprint, write_json
+from fedsup_tf.files.atomic_write import write_json
+from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.reports import report

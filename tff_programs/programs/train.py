@@ -11,14 +11,13 @@ import time
 from collections.abc import Sequence
 
 import tensorflow as tf
-import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.files.checkpoint import write_json
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import schedule, training_process
 from tff_programs.learning.message_size import traffic_counter
+from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.aggregation_flags import (
     aggregator_from_flags,
     define_aggregation_flags,
@@ -40,8 +39,11 @@ from tff_programs.programs.flags.train_flags import (
     server_optimizer_from_flags,
 )
 from tff_programs.reports import report
+from tff_programs.simulation import run_metrics
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.run_folder import hold_run, keep_settings
+from tff_programs.simulation.run_state import RunStateManager
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 from tff_programs.simulation.training_loop import train
 
@@ -68,6 +70,12 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
         raise ValueError(f"Expected flags alone, received {arguments}.")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the run is kept.")
+    with hold_run(options.out):
+        _train(options)
+
+
+def _train(options: ProgramFlags) -> None:
+    """Trains what the flags say, and prints and keeps how it goes."""
     start = time.monotonic()
     # Saving the state is part of every round, nothing to tell.
     tf.get_logger().setLevel("ERROR")
@@ -127,9 +135,10 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
         }
 
     paths = report.run_paths(options.out)
-    settings = _keep_settings(
-        options, paths["settings"], space, time_settings(simulated_time, tiers)
-    )
+    settings = _settings(options, space, time_settings(simulated_time, tiers))
+    state_manager = RunStateManager(paths["state"], print_line)
+    is_begun = asyncio.run(state_manager.get_versions()) or os.path.lexists(paths["supernet"])
+    keep_settings(paths["settings"], settings, bool(is_begun))
     print(
         f"{options.algorithm} of {space.name} ({space.size:,} subnets) on {dataset.name}: "
         f"{len(partition)} clients, {options.clients_per_round} a round, {options.rounds} rounds. "
@@ -141,6 +150,9 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
         print(privacy, flush=True)
 
     def on_start(done):
+        missing = run_metrics.missing_rounds(paths["metrics"], done)
+        if missing is not None:
+            print_line(missing)
         if done >= options.rounds:
             print(f"All {done} rounds were done before.", flush=True)
         elif done:
@@ -160,15 +172,10 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
         }
         supernet.save_checkpoint(paths["supernet"], information)
 
-    metrics_manager = tff.program.GroupingReleaseManager(
-        [
-            tff.program.CSVFileReleaseManager(paths["metrics"], key_fieldname="round"),
-            tff.program.TensorBoardReleaseManager(paths["tensorboard"]),
-        ]
-    )
-    state_manager = tff.program.FileProgramStateManager(
-        paths["state"], keep_total=2, keep_first=False
-    )
+    mended = run_metrics.mend_table(paths["metrics"])
+    if mended is not None:
+        print_line(mended)
+    metrics_manager = run_metrics.RunMetricsManager(paths["metrics"], paths["tensorboard"])
     with execution_from_flags(options, options.clients_at_once or None):
         accuracies = asyncio.run(
             train(
@@ -195,29 +202,12 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
         print(f"  {os.path.basename(paths[key])}")
 
 
-def _keep_settings(options: ProgramFlags, path: str, space, of_files: dict) -> dict:
-    """Writes the run's settings, or checks that a run to be continued had the same."""
+def _settings(options: ProgramFlags, space, of_files: dict) -> dict:
+    """Returns the run's settings, with which it must be continued."""
     names = [name for define in _SETTINGS for name in ProgramFlags(define)]
     settings = {name: options[name].value for name in names if name not in _FREE_TO_CHANGE}
     if options.schedule == "constant":
         del settings["rounds"]
     settings["space"] = space.to_json()
     settings.update(of_files)
-    settings = json.loads(json.dumps(settings))
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        changed = sorted(
-            name
-            for name in before.keys() | settings.keys()
-            if before.get(name) != settings.get(name)
-        )
-        if changed:
-            told = "; ".join(f"--{n} was {before.get(n)}, is {settings.get(n)}" for n in changed)
-            raise ValueError(
-                f"The run in {options.out!r} was started with other settings: {told}. Repeat its "
-                "flags to continue it, or give another --out."
-            )
-    else:
-        write_json(path, dict(sorted(settings.items())))
-    return settings
+    return json.loads(json.dumps(settings))

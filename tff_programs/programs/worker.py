@@ -25,9 +25,7 @@ def define_flags(define: FlagDefiner) -> None:
         "127.0.0.1",
         "IP address at which it listens; 0.0.0.0 or :: for all of this machine.",
     )
-    define.integer(
-        "port", 10000, "Port at which it listens.", lower_bound=1, upper_bound=65535
-    )
+    define.integer("port", 10000, "Port at which it listens.", lower_bound=1, upper_bound=65535)
     define.integer(
         "clients_at_once", 0, "Clients computed side by side; 0 for one a core.", lower_bound=0
     )
@@ -48,8 +46,8 @@ def main(argv: Sequence[str]) -> None:
     versions = ", ".join(" ".join(pair) for pair in worker_command.versions().items())
     protection = "mutual TLS" if tls is not None else "no TLS"
     print(
-        f"Worker of {versions} on {options.bind} port {options.port}, {protection}: {clients_at_once} "
-        "clients at once.",
+        f"Worker of {versions} on {options.bind} port {options.port}, {protection}: "
+        f"{clients_at_once} clients at once.",
         flush=True,
     )
     if tls is None and not is_loopback:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fedsup_tf.files.checkpoint import replace_file
+from fedsup_tf.files.atomic_write import replace_file
 from tflite.device.epoch import EpochReport
 
 _BAR = 20

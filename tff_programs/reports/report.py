@@ -4,7 +4,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 
-from fedsup_tf.files.checkpoint import replace_file
+from fedsup_tf.files.atomic_write import replace_file
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.tiers import Tier
@@ -110,6 +110,7 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
     """Draws loss, and the tiers' accuracy, from the released metrics to a PNG.
 
     The upper row is against rounds; the lower, if the metrics have it, against simulated time.
+    Without metrics there is no picture.
     """
     import matplotlib
 
@@ -118,6 +119,8 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
 
     with open(metrics_csv, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        return
     scales = [("round", [float(row["round"]) for row in rows])]
     times = [float(row.get("simulated_seconds") or 0) for row in rows]
     if any(times):

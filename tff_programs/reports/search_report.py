@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.checkpoint import replace_file, write_text
+from fedsup_tf.files.atomic_write import replace_file, write_text
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.evolution import Candidate, Generation, SearchResult, pareto_front
 from tff_programs.reports.report import format_table

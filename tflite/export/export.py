@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.files.checkpoint import write_bytes
+from fedsup_tf.files.atomic_write import write_bytes
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace

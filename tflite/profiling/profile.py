@@ -22,7 +22,7 @@ import tensorflow as tf
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.files.checkpoint import write_text
+from fedsup_tf.files.atomic_write import write_text
 from fedsup_tf.files.json_schema import parse_json
 from fedsup_tf.files.reading import read_text, reading
 from fedsup_tf.local_training import LocalTraining

@@ -1,0 +1,179 @@
+"""Writes files whole or not at all, and only where no or a regular file was."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from typing import Any
+
+_CHOOSE = "Choose another path."
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file whole or not at all, onto the disk before it takes its name."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    replace_file(path, write)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file as `write_bytes` does, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes anything that is JSON as `write_text` does, in lines for people."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def replace_file(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+    """Writes a file whole or not at all.
+
+    The file is written under a temporary name in the same folder and renamed. Temporary files for
+    the same path whose writers were killed are removed. Where the path is a symbolic link, the file
+    that it leads to is replaced.
+
+    Args:
+      path: Where to write; missing folders are made.
+      write: Writes into the file of the path that it is called with.
+
+    Raises:
+      ValueError: If the path is a folder, a device or anything else but a regular file.
+      OSError: If the file cannot be written; what was there before is unchanged.
+    """
+    target = check_output_file(path)
+    folder, name = os.path.split(target)
+    make_folder(folder)
+    _remove_left_over(folder, name)
+    # The name's ending stays last, since some writers choose their format by it.
+    temporary = os.path.join(folder, f".{secrets.token_hex(4)}.{name}")
+    descriptor = None
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # The lock ends with its process: without one, the file is left over.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        write(temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(
+            f"Could not write {os.fspath(path)!r}: {error.strerror or error}. What was there "
+            "before is unchanged; make room or choose another folder."
+        ) from error
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+            os.close(descriptor)
+
+
+def check_output_file(path: str | os.PathLike) -> str:
+    """Checks that a file can be written at a path, without writing anything.
+
+    Args:
+      path: Where the file shall be.
+
+    Returns:
+      The path with symbolic links resolved.
+
+    Raises:
+      ValueError: If there is something else than a regular file, or a folder above it is none or
+        cannot be written.
+    """
+    path = os.fspath(path)
+    target = os.path.realpath(path)
+    if path.endswith(os.sep) or os.path.isdir(target):
+        raise ValueError(f"{path!r}: expected a file's path, received a folder's. {_CHOOSE}")
+    if os.path.lexists(target):
+        mode = os.lstat(target).st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(
+                f"{path!r}: expected a regular file or none, received {_kind(mode)}. {_CHOOSE}"
+            )
+    _check_folder(path, os.path.dirname(target))
+    return target
+
+
+def check_output_folder(path: str | os.PathLike) -> None:
+    """Checks that files can be written in a folder that is there or can be made.
+
+    Raises:
+      ValueError: If they cannot.
+    """
+    _check_folder(os.fspath(path), os.path.realpath(path))
+
+
+def make_folder(path: str | os.PathLike) -> bool:
+    """Makes a folder and those above it; returns whether it was missing.
+
+    Raises:
+      ValueError: If something else is in its place, or a folder above it cannot be written.
+      OSError: If the system refuses it.
+    """
+    check_output_folder(path)
+    is_missing = not os.path.isdir(path)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"Could not make the folder {os.fspath(path)!r}: {error.strerror or error}. {_CHOOSE}"
+        ) from error
+    return is_missing
+
+
+def remove_left_over(folder: str | os.PathLike) -> None:
+    """Removes temporary files of `replace_file` in a folder whose writers were killed."""
+    _remove_left_over(os.fspath(folder), None)
+
+
+def _check_folder(path: str, folder: str) -> None:
+    """Checks the folder of a path, or the nearest one above it that is there."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        kind = _kind(os.lstat(folder).st_mode)
+        raise ValueError(f"{path!r}: expected a folder at {folder!r}, received {kind}. {_CHOOSE}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{path!r}: expected a folder that can be written, received {folder!r}, which this "
+            "user may not write or the system keeps from being written. Choose another path, or "
+            "change the folder's permissions."
+        )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_ISREG: "a file",
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a named pipe",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISLNK: "a symbolic link that leads back to itself",
+    }
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")
+
+
+def _remove_left_over(folder: str, name: str | None) -> None:
+    """Removes what killed writers of one file, or of all files of a folder, left."""
+    pattern = re.compile(r"\.[0-9a-f]{8}\." + (".+" if name is None else re.escape(name)), re.S)
+    for entry in os.listdir(folder):
+        if not pattern.fullmatch(entry):
+            continue
+        path = os.path.join(folder, entry)
+        # Others' files and what is gone by now stay as they are.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.remove(path)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,119 @@
+"""The folder of a run: held by one program at a time, its settings, what killed programs left."""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fedsup_tf.files.atomic_write import make_folder, remove_left_over, write_json
+from fedsup_tf.files.json_schema import parse_json
+from fedsup_tf.files.reading import read_text
+
+_LOCK = ".lock"
+# What TFF writes into before it renames.
+_LEFT_OVER = re.compile(r"(program_state_\d+|.+\.csv)_temp\d+")
+
+
+@contextlib.contextmanager
+def hold_run(folder: str) -> Iterator[None]:
+    """Makes a run's folder and keeps other programs out of it during the `with` block.
+
+    The lock ends with this process, however that ends. What killed programs left half written is
+    removed. A folder that was made and in which nothing was written is removed too.
+
+    Args:
+      folder: The run's folder.
+
+    Raises:
+      ValueError: If another program holds it, or no folder can be there.
+    """
+    is_new = make_folder(folder)
+    path = os.path.join(folder, _LOCK)
+    descriptor = _lock(path, folder)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+        _clean(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+        os.close(descriptor)
+        if is_new:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> None:
+    """Writes a new run's settings, or checks that a run to be continued has the same.
+
+    Args:
+      path: The JSON file.
+      settings: The settings, anything that is JSON, by flag.
+      is_begun: Whether rounds of the run are saved.
+
+    Raises:
+      ValueError: If the settings differ, or those of a run that has begun cannot be read.
+    """
+    remedy = "Put back the file as it was, or give another --out."
+    if not os.path.lexists(path):
+        if is_begun:
+            raise ValueError(
+                f"{path!r}: expected the settings of the run whose rounds are saved beside it, "
+                f"found no file. {remedy}"
+            )
+        write_json(path, dict(sorted(settings.items())))
+        return
+    try:
+        before = parse_json(read_text(path, "the run's settings, a JSON object"), repr(path))
+    except ValueError as error:
+        raise ValueError(f"The run's settings are lost: {error} {remedy}") from error
+    names = sorted(
+        name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name)
+    )
+    if names:
+        changes = "; ".join(
+            f"--{name} was {before.get(name)}, is {settings.get(name)}" for name in names
+        )
+        raise ValueError(
+            f"The run in {os.path.dirname(path)!r} was started with other settings: {changes}. "
+            "Repeat its flags to continue it, or give another --out."
+        )
+
+
+def _lock(path: str, folder: str) -> int:
+    """Opens and locks a file; returns its descriptor, whose end ends the lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 200, 0).decode(errors="replace")
+            os.close(descriptor)
+            raise ValueError(
+                f"The run in {folder!r} is being trained by process {owner or 'of another program'}"
+                ". Wait until it ends, end it, or give another --out."
+            ) from error
+        # The program that held it may have removed the file before it was locked here.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)
+
+
+def _clean(folder: str) -> None:
+    """Removes what killed programs left in a run's folder and the folders in it."""
+    folders = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    for each in (folder, *folders):
+        remove_left_over(each)
+        for entry in os.scandir(each):
+            if not _LEFT_OVER.fullmatch(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.remove(entry.path)

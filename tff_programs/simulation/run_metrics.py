@@ -1,0 +1,138 @@
+"""The metrics of a run's rounds: a table and TensorBoard's files, and what is missing of them."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow_federated as tff
+
+from fedsup_tf.files.atomic_write import write_bytes, write_text
+from tff_programs.simulation.run_state import saving
+
+_KEY = "round"
+
+
+class RunMetricsManager(tff.program.ReleaseManager):
+    """Keeps each round's metrics; one that cannot be kept is one sentence."""
+
+    def __init__(self, table: str, tensorboard: str):
+        """Creates the manager.
+
+        Args:
+          table: Path of the CSV file.
+          tensorboard: Folder of TensorBoard's files.
+        """
+        self._managers = {}
+        with saving(table, "the metrics"):
+            self._managers[table] = tff.program.CSVFileReleaseManager(table, key_fieldname=_KEY)
+        with saving(tensorboard, "the metrics"):
+            self._managers[tensorboard] = tff.program.TensorBoardReleaseManager(tensorboard)
+
+    async def release(self, value: Any, key: int) -> None:
+        """Keeps the metrics of round `key`, and drops those of it and of later rounds.
+
+        Raises:
+          OSError: If they cannot be written.
+        """
+        for path, manager in self._managers.items():
+            with saving(path, f"the metrics of round {key}"):
+                await manager.release(value, key)
+
+
+def mend_table(path: str) -> str | None:
+    """Drops rows of a table of metrics that cannot be read.
+
+    The file as it was is kept under another name, unless only its last row was cut off.
+
+    Args:
+      path: The CSV file; where there is none nothing is done.
+
+    Returns:
+      A line for the user if something was dropped that a killed program does not explain.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    text = data.decode("utf-8", errors="replace")
+    header, rows, dropped = _read(text)
+    if not dropped and header and text.endswith("\n"):
+        return None
+    is_cut = bool(header) and (dropped == 1 or not dropped) and not text.endswith("\n")
+    kept_as = f"{path}.broken"
+    if not is_cut:
+        write_bytes(kept_as, data)
+    if header:
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, header)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, buffer.getvalue())
+    else:
+        os.remove(path)
+    if is_cut:
+        return None
+    return (
+        f"{path!r}: expected a table with a row for each round, received one with "
+        f"{'rows' if header else 'a first line'} that cannot be read. The {len(rows)} whole rows "
+        f"are kept; the file as it was is {kept_as!r}."
+    )
+
+
+def missing_rounds(path: str, done: int) -> str | None:
+    """Returns a line for the user about rounds that were done and are not in a table of metrics.
+
+    Args:
+      path: The CSV file.
+      done: Number of rounds done.
+    """
+    present = set()
+    if os.path.exists(path):
+        with open(path, encoding="utf-8", newline="") as file:
+            present = {int(row[_KEY]) for row in csv.DictReader(file)}
+    missing = [number for number in range(1, done + 1) if number not in present]
+    if not missing:
+        return None
+    return (
+        f"{path!r} has no metrics of {_ranges(missing)}, which this run has done: they were "
+        "deleted or damaged. The training is not affected; tables and curves lack them."
+    )
+
+
+def _read(text: str) -> tuple[Sequence[str], list[Mapping[str, str]], int]:
+    """Returns a table's header (empty if it is none), its whole rows, and how many are not."""
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error:
+        lines = [next(csv.reader([line]), []) for line in text.replace("\0", "").splitlines()]
+    if not lines or _KEY not in lines[0] or len(set(lines[0])) != len(lines[0]):
+        return [], [], len(lines)
+    header, rows, dropped, last = lines[0], [], 0, 0
+    for number, line in enumerate(lines[1:], 2):
+        row = dict(zip(header, line, strict=False))
+        is_cut = number == len(lines) and not text.endswith("\n")
+        if len(line) != len(header) or is_cut or not _is_round(row[_KEY], last):
+            dropped += 1
+            continue
+        last = int(row[_KEY])
+        rows.append(row)
+    return header, rows, dropped
+
+
+def _is_round(text: str, last: int) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > last
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Returns numbers in words, such as `rounds 1 to 3, 5`."""
+    runs = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    parts = [str(first) if first == last else f"{first} to {last}" for first, last in runs]
+    return ("round " if len(numbers) == 1 else "rounds ") + ", ".join(parts)
