@@ -102,10 +102,10 @@ def _main() -> None:
         print(open_ports_message([port], reason), file=sys.stderr, flush=True)
     # After the namespace, since a change of rights switches the signal off.
     if settings["parent"] is not None:
-        _end_with(settings["parent"])
+        end_with(settings["parent"])
     worker = os.getpid()
     if os.fork() == 0:
-        _end_with(worker)
+        end_with(worker)
         # Ctrl-C is sent to the worker too, which takes the forwarder with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         forwarder.serve(listener, port, tls)
@@ -161,7 +161,7 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Has the system kill this process when its parent ends, however that ends."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:

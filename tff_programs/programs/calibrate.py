@@ -26,8 +26,8 @@ _BATCH_SIZES = (1, 8, 32, 256)
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("out", None, "Folder for a NAME.calibration.safetensors of each subnet.")
-    define.list(
+    define.output_folder("out", None, "Folder for a NAME.calibration.safetensors of each subnet.")
+    define.paths(
         "architectures",
         ["tiers"],
         "Which subnets: tiers (those of the training), one of them by name, smallest, largest, an "

@@ -30,7 +30,7 @@ _MOST_IMAGES = 2048
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("supernet", None, "The checkpoint that the file was exported from.")
+    define.path("supernet", None, "The checkpoint that the file was exported from.")
     define.integer("steps", 10, "Training steps that are compared.", lower_bound=1)
     define.bool("measure", False, "Measures time, memory and size too.")
     define.bool("flex", False, "Measures the usual export with the Flex delegate too.")

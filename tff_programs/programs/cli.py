@@ -21,6 +21,9 @@ PROGRAMS = {
     "merge": "add what phones learned, the updates they sent, to a supernet",
 }
 
+# Environment variable of a process with which the program ends, which must be its parent.
+END_WITH = "FEDSUP_END_WITH"
+
 _USAGE = """fedsup: one federated supernet, a trainable subnet for every class of phone
 
 usage: fedsup PROGRAM [--flag=value ...] [--flagfile=FILE]
@@ -41,6 +44,11 @@ def main() -> None:
     name = names[0]
     if name not in PROGRAMS:
         sys.exit(f"fedsup: expected a program of {', '.join(PROGRAMS)}, received {name!r}.")
+    parent = os.environ.pop(END_WITH, None)
+    if parent is not None:
+        from tff_programs.execution.enclosure import end_with
+
+        end_with(int(parent))
     # TensorFlow's and gRPC's start-up messages say nothing about the run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

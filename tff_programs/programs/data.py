@@ -27,7 +27,7 @@ _COLOURS = (
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("plot", None, "Draws who holds which classes to this PNG file.")
+    define.output_file("plot", None, "Draws who holds which classes to this PNG file.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -25,8 +25,8 @@ from tflite.format.update_file import write_update
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("out", None, "Folder of the update, the picture and the checkpoint.")
-    define.string("data", None, "Folder of pictures or .npz file, instead of a data set.")
+    define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
+    define.path("data", None, "Folder of pictures or .npz file, instead of a data set.")
     define.integer("client", 0, "Which client of the data set trains.", lower_bound=0)
     define.float("test_share", 0.2, "Part of --data for the test, if it has no own test part.")
     define.integer("epochs", 10, "Passes over the examples.", lower_bound=1)

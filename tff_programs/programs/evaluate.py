@@ -25,7 +25,7 @@ from tff_programs.simulation.clients import client_element
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.list(
+    define.paths(
         "architectures",
         ["tiers"],
         "Which subnets: tiers (those of the training), smallest, largest, an architecture's JSON "

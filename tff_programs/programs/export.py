@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedsup_tf.files.atomic_write import check_output_file, check_output_folder
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.programs.calibration_files import calibrate_tiers, read_calibration
@@ -41,15 +42,15 @@ _TEST_IMAGES = 2000
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("out", None, "The .tflite to write; with --all_tiers a folder for them.")
-    define.string(
+    define.path("out", None, "The .tflite to write; with --all_tiers a folder for them.")
+    define.path(
         "architecture",
         "smallest",
         "Which subnet: a tier of the training by name, smallest, largest, an architecture's JSON "
         "file, or bounds of parameters.",
     )
     define.bool("all_tiers", False, "Export every tier of the training.")
-    define.string("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
+    define.path("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
     define.integer("images_per_client", 30, "Images that a client calibrates on.", lower_bound=1)
     define.integer("train_batch_size", _DEFAULTS.train, "Images of a step.", lower_bound=1)
     define.integer("evaluate_batch_size", _DEFAULTS.evaluate, "Of evaluate.", lower_bound=1)
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
     if not options.out:
         raise ValueError("Expected --out=FILE.tflite, or with --all_tiers a folder.")
+    (check_output_folder if options.all_tiers else check_output_file)(options.out)
     if options.all_tiers and options.calibration:
         raise ValueError("--calibration holds one subnet, --all_tiers exports several.")
     unknown = [precision for precision in options.quantize if precision not in PRECISIONS]

@@ -29,7 +29,7 @@ from tff_programs.simulation.clients import ClientData
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("out", None, "Folder of the fleet; one that is there is continued.")
+    define.output_folder("out", None, "Folder of the fleet; one that is there is continued.")
     define.integer("rounds", 5, "Rounds.", lower_bound=1)
     define.integer("clients_per_round", 10, "Clients of a round.", lower_bound=1)
     define.float("learning_rate", None, "Of the clients; by default that of the training.")

@@ -17,6 +17,7 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, device_training
+from tff_programs.programs.cli import END_WITH
 from tff_programs.simulation.round_plan import Assignment, RoundPlan
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
@@ -222,7 +223,8 @@ class Fleet:
             f"--learning_rate={self.learning_rate}",
             f"--seed={seed}",
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, END_WITH: str(os.getpid())}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
         (gain,) = (line for line in done.stdout.splitlines() if line.startswith("personal"))

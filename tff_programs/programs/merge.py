@@ -24,7 +24,7 @@ _ROWS = 20
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    define.string("out", None, "Where the new supernet is written.")
+    define.output_file("out", None, "Where the new supernet is written.")
     define.enum("aggregation", "coverage", slicing.DIVISORS, "How overlapping slices are averaged.")
     define.enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
     define.float("clip_norm", None, "Largest L2 norm of an update; larger ones are scaled down.")

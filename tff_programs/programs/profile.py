@@ -32,9 +32,9 @@ _DEFAULTS = Conditions()
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    define.string("space", None, "Search space: a preset's name or a JSON file.")
-    define.string("supernet", None, "Or a trained supernet's file, whose space it is.")
-    define.string("out", None, "The table to write, a JSON file.")
+    define.path("space", None, "Search space: a preset's name or a JSON file.")
+    define.path("supernet", None, "Or a trained supernet's file, whose space it is.")
+    define.output_file("out", None, "The table to write, a JSON file.")
     define.integer("threads", _DEFAULTS.threads, "Of the runtime.", lower_bound=1)
     define.integer(
         "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1

@@ -35,14 +35,14 @@ _TRAIN_BATCH_SIZE = 16
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.string("out", None, "Folder of the results.")
+    define.output_folder("out", None, "Folder of the results.")
     define.integer("max_parameters", None, "Most parameters.", lower_bound=1)
     define.integer("max_macs", None, "Most multiply-accumulates an image.", lower_bound=1)
     define.float("max_file_kilobytes", None, "Largest .tflite file (estimated from above).")
     define.float("max_train_megabytes", None, "Most memory of a training step (estimated).")
     define.float("max_infer_ms", None, "Longest inference; needs --latency_table.")
     define.float("max_train_ms", None, "Longest training step; needs --latency_table.")
-    define.string("latency_table", None, "A device's latency table, a JSON file.")
+    define.path("latency_table", None, "A device's latency table, a JSON file.")
     define.integer(
         "train_batch_size",
         None,

@@ -15,7 +15,7 @@ _NAMES = tuple(field.name for field in dataclasses.fields(DataSettings))
 def define_data_flags(define: FlagDefiner) -> None:
     """Defines the flags of `data_settings_from_flags`."""
     define.enum("dataset", _DEFAULTS.dataset, datasets.DATASETS, "Data set.")
-    define.string(
+    define.path(
         "data_dir", None, "Folder of the data set's official archive, or the archive itself."
     )
     define.list(

@@ -1,13 +1,18 @@
 """Flags of one program: defined, read from a command line and listed apart from all others'."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from tff_programs.programs.flags import path_flags
+
 
 class FlagDefiner:
     """Defines flags in one `FlagValues`, with the arguments of `absl.flags.DEFINE_*`.
+
+    `path`, `paths`, `output_file` and `output_folder` define flags that are paths.
 
     Partial functions, because absl lists a flag under the module that calls it.
     """
@@ -16,6 +21,9 @@ class FlagDefiner:
         """Defines flags in `options`."""
         for kind in ("bool", "enum", "float", "integer", "list", "string"):
             define = getattr(flags, f"DEFINE_{kind}")
+            setattr(self, kind, functools.partial(define, flag_values=options))
+        for kind, (parser, serializer) in path_flags.KINDS.items():
+            define = functools.partial(flags.DEFINE, parser, serializer=serializer)
             setattr(self, kind, functools.partial(define, flag_values=options))
         self.validator = functools.partial(flags.register_validator, flag_values=options)
         # Replaces the default of a flag that is defined.
@@ -81,10 +89,10 @@ def parse_flags(
       argv: The program's name, flags and arguments.
 
     Returns:
-      The flags, and the arguments that are no flags, without the program's name.
+      The flags, and the arguments that are no flags, which are paths, without the program's name.
 
     Raises:
       absl.flags.Error: If a flag is unknown or its value is not what it should be.
     """
     options = ProgramFlags(define_flags)
-    return options, options.parse(argv)[1:]
+    return options, [os.path.expanduser(argument) for argument in options.parse(argv)[1:]]

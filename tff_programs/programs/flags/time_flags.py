@@ -28,14 +28,14 @@ from tff_programs.simulation.tiers import Tier
 
 def define_time_flags(define: FlagDefiner) -> None:
     """Defines the flags of simulated time."""
-    define.string(
+    define.path(
         "devices",
         None,
         "JSON file of each tier's device: multiply-accumulates, bytes down and up per second, "
         "latency. By default a measured speed of one core, an assumed factor from it to each tier, "
         "and an assumed network.",
     )
-    define.string(
+    define.path(
         "availability_trace",
         None,
         "When clients are available, in simulated time: a JSON file of intervals, or diurnal for "

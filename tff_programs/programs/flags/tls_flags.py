@@ -8,9 +8,9 @@ _NAMES = tuple(f"tls_{name}" for name in TlsFiles._fields)
 
 def define_tls_flags(define: FlagDefiner) -> None:
     """Defines the flags of `tls_files_from_flags`."""
-    define.string("tls_certificate", None, "PEM file of the certificate shown to the peer.")
-    define.string("tls_key", None, "PEM file of its private key, not encrypted.")
-    define.string(
+    define.path("tls_certificate", None, "PEM file of the certificate shown to the peer.")
+    define.path("tls_key", None, "PEM file of its private key, not encrypted.")
+    define.path(
         "tls_authority", None, "PEM file of the authority whose certificates a peer must show."
     )
 

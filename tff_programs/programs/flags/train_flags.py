@@ -14,8 +14,8 @@ _DEFAULTS = LocalTraining()
 
 def define_train_flags(define: FlagDefiner) -> None:
     """Defines the flags of a training that say what clients and the server do."""
-    define.string("out", None, "Folder of the run; a run that is there is continued.")
-    define.string("space", "digits_small", "Search space: a preset's name or a JSON file.")
+    define.output_folder("out", None, "Folder of the run; a run that is there is continued.")
+    define.path("space", "digits_small", "Search space: a preset's name or a JSON file.")
     define.enum("normalization", "parametric", ["parametric", "group"], "The nets' normalization.")
     define.enum(
         "algorithm",
@@ -24,7 +24,7 @@ def define_train_flags(define: FlagDefiner) -> None:
         "e_fedsup: each client gets its tier's subnet. fedsup: all get the supernet and train a "
         "sandwich of nets. fedavg: all train --architecture.",
     )
-    define.string("architecture", "largest", "Of fedavg: smallest, largest or a JSON file.")
+    define.path("architecture", "largest", "Of fedavg: smallest, largest or a JSON file.")
     define.integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
     define.integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
     define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
@@ -42,7 +42,7 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.enum("server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update.")
     define.float("server_learning_rate", 1.0, "Of the server optimizer.")
     define.float("averaging", 0.0, "Share that the average of the rounds' weights keeps; 0: none.")
-    define.list(
+    define.paths(
         "tiers",
         [],
         "Device tiers: smallest, largest, an architecture's JSON file or bounds of parameters such "

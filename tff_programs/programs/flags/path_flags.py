@@ -1,0 +1,45 @@
+"""Parsers of flags that are paths: `~` is the home folder, and what is written can be written."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from fedsup_tf.files.atomic_write import check_output_file, check_output_folder
+
+
+class PathParser(flags.ArgumentParser):
+    """Parses a path, or a word that may stand in its place."""
+
+    def __init__(self, check: Callable[[str], object] | None = None):
+        """Creates the parser.
+
+        Args:
+          check: Raises a ValueError if a path cannot be used.
+        """
+        self._check = check
+
+    def parse(self, argument: str) -> str:
+        """Returns the path with the home folder in place of `~`."""
+        path = os.path.expanduser(argument)
+        # An empty value is no path; the program says what it needs.
+        if path and self._check is not None:
+            self._check(path)
+        return path
+
+
+class PathListParser(flags.ListParser):
+    """Parses a list of paths, and of words that may stand in their place."""
+
+    def parse(self, argument: str | Sequence[str]) -> list[str]:
+        """Returns the paths with the home folder in place of `~`."""
+        return [os.path.expanduser(path) for path in super().parse(argument)]
+
+
+# Parsers and serializers by the kind of a path that a flag names.
+KINDS = {
+    "path": (PathParser(), None),
+    "paths": (PathListParser(), flags.CsvListSerializer(",")),
+    "output_file": (PathParser(check_output_file), None),
+    "output_folder": (PathParser(check_output_folder), None),
+}
