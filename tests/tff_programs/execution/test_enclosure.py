@@ -1,6 +1,7 @@
 """Nobody reaches TFF's workers but this program, or who shows a certificate."""
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import signal
@@ -208,10 +209,12 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
 def answer_of(port, context=None):
     """What the worker answers to a peer that begins to speak HTTP/2."""
-    with socket.create_connection(("localhost", port), timeout=30) as peer:
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(socket.create_connection(("localhost", port), timeout=30))
         try:
             if context is not None:
                 peer = context.wrap_socket(peer, server_hostname="localhost")
+                stack.enter_context(peer)
             peer.sendall(_HTTP2_PREFACE)
             return peer.recv(100)
         except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
