@@ -10,7 +10,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import asyncio
 import contextlib
 import time
 
@@ -137,15 +136,13 @@ def train(factory, weighting, source, rounds, accuracy, tiers):
             tier.name: accuracy(weights, tier.architecture, images, labels, 50) for tier in tiers
         }
 
-    return asyncio.run(
-        simulate(
-            process,
-            source,
-            rounds,
-            count_bytes=traffic_counter(_SUPERNET),
-            evaluate=evaluate,
-            evaluate_every=max(1, rounds // 12),
-        )
+    return simulate(
+        process,
+        source,
+        rounds,
+        count_bytes=traffic_counter(_SUPERNET),
+        evaluate=evaluate,
+        evaluate_every=max(1, rounds // 12),
     )
 
 

@@ -123,7 +123,9 @@ class PrivacyAccount:
     def __str__(self):
         asked = f"{self.clients_per_round} of {self.clients} clients a round"
         if self.sampled:
-            asked += ", drawn from a --seed that must stay secret"
+            asked += ", drawn from a seed that must stay secret"
+        else:
+            asked += ", each counted as if it took part in every round"
         return (
             f"Epsilon is told at delta {self.delta:.1e}, of the weights alone, for one client's "
             f"examples; {asked}."

@@ -37,17 +37,40 @@ def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int
         slow, fast = int(np.argmax(done)), int(np.argmin(done))
         if not shares[slow] or not shares[fast]:
             break
-        moved = np.subtract.outer(costs[shares[slow]], costs[shares[fast]])
-        later = np.maximum(
+        pair = [slow, fast]
+        first, second = _best_swap(
+            costs[shares[slow]], costs[shares[fast]], loads[pair], capacities[pair]
+        )
+        moved = costs[shares[slow][first]] - costs[shares[fast][second]]
+        later = max(
             (loads[slow] - moved) / capacities[slow], (loads[fast] + moved) / capacities[fast]
         )
-        first, second = np.unravel_index(np.argmin(later), later.shape)
-        if later[first, second] >= done[slow] * (1 - 1e-9):
+        if later >= done[slow] * (1 - 1e-9):
             break
-        loads[slow] -= moved[first, second]
-        loads[fast] += moved[first, second]
+        loads[slow] -= moved
+        loads[fast] += moved
         shares[slow][first], shares[fast][second] = shares[fast][second], shares[slow][first]
     return [sorted(share) for share in shares]
+
+
+def _best_swap(
+    slow_costs: np.ndarray, fast_costs: np.ndarray, loads: np.ndarray, capacities: np.ndarray
+) -> tuple[int, int]:
+    """Returns the places of the two clients whose swap lets both workers be done soonest.
+
+    Moving the cost m makes the slow worker's time fall and the fast one's rise, so that the best m
+    is where they meet. For each client of the slow worker only two can be best: those of the fast
+    worker whose costs are next to its own less m. That takes no memory for all pairs.
+    """
+    meeting = (loads[0] * capacities[1] - loads[1] * capacities[0]) / capacities.sum()
+    order = np.argsort(fast_costs, kind="stable")
+    ranked = fast_costs[order]
+    above = np.minimum(np.searchsorted(ranked, slow_costs - meeting), len(ranked) - 1)
+    candidates = np.stack([np.maximum(above - 1, 0), above])
+    moved = slow_costs - ranked[candidates]
+    later = np.maximum((loads[0] - moved) / capacities[0], (loads[1] + moved) / capacities[1])
+    which, first = np.unravel_index(np.argmin(later), later.shape)
+    return int(first), int(order[candidates[which, first]])
 
 
 def subrounds(clients: Sequence[int], bound: int) -> list[list[int]]:

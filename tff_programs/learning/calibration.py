@@ -1,6 +1,5 @@
 """Federated calibration: clients sum what a subnet's normalizations meet, the server freezes it."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.supernet import Supernet
+from tff_programs.blocking import run_blocking
 from tff_programs.learning.distribution import broadcast_subnet
 from tff_programs.types import client_data_type, tensors_type
 
@@ -89,7 +89,7 @@ def build_federated_calibration(
     return calibrate
 
 
-def calibrate_federated(
+async def calibrate_federated_async(
     supernet: Supernet,
     architecture: Architecture,
     preprocessing: Preprocessing,
@@ -128,8 +128,8 @@ def calibrate_federated(
             computation = build_federated_calibration(
                 supernet, architecture, preprocessing, batch_size, frozen=number > 1
             )
-        output = asyncio.run(
-            _materialize(computation, weights, tuple(mean_squares.values()), client_data)
+        output = await tff.program.materialize_value(
+            computation(weights, tuple(mean_squares.values()), client_data)
         )
         found = {
             name: np.asarray(total) / output["examples"]
@@ -143,8 +143,11 @@ def calibrate_federated(
     return mean_squares
 
 
-async def _materialize(computation, *arguments):
-    return await tff.program.materialize_value(computation(*arguments))
+def calibrate_federated(*arguments, **options) -> dict[str, np.ndarray]:
+    """Calls `calibrate_federated_async`, and waits until it is done."""
+    return run_blocking(
+        calibrate_federated_async(*arguments, **options), "calibrate_federated_async"
+    )
 
 
 def _largest_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:

@@ -1,6 +1,5 @@
 """Federated evaluation: clients count on their own test data, the server learns the sums."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
+from tff_programs.blocking import run_blocking
 from tff_programs.learning.distribution import select_subnets
 from tff_programs.types import client_data_type, tensors_type
 
@@ -203,7 +203,17 @@ class CandidateEvaluation:
     def accuracies(
         self, architectures: Sequence[Architecture], clients: Sequence[Examples]
     ) -> list[float]:
-        """Share of all the clients' examples that each architecture gets right.
+        """Calls `accuracies_async`, and waits until it is done."""
+        return run_blocking(self.accuracies_async(architectures, clients), "accuracies_async")
+
+    async def accuracies_async(
+        self, architectures: Sequence[Architecture], clients: Sequence[Examples]
+    ) -> list[float]:
+        """Computes the share of all the clients' examples that each architecture gets right.
+
+        Args:
+          architectures: The subnets.
+          clients: Each client's examples.
 
         Raises:
           ValueError: If the clients have no example.
@@ -211,9 +221,6 @@ class CandidateEvaluation:
         examples = sum(len(client.labels) for client in clients)
         if not examples:
             raise ValueError("Expected clients with examples to evaluate on, received none.")
-        return asyncio.run(self._accuracies(architectures, clients, examples))
-
-    async def _accuracies(self, architectures, clients, examples):
         shares = []
         for begin in range(0, len(architectures), self._candidates):
             keys = [self._space.index(a) for a in architectures[begin : begin + self._candidates]]

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsup_tf.data import datasets
-from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.atomic_write import write_json
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs.checkpoint import preprocessing_of
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.reports import certificate_report
@@ -47,12 +47,7 @@ def main(argv: Sequence[str]) -> None:
         )
     path = arguments[0]
     supernet, information = Supernet.load_checkpoint(options.supernet)
-    if "preprocessing" not in information:
-        raise ValueError(
-            f"{options.supernet!r}: expected the preprocessing of a training in it, found none. "
-            "Give a supernet that `fedsup train` wrote."
-        )
-    preprocessing = Preprocessing.from_json(information["preprocessing"])
+    preprocessing = preprocessing_of(information, options.supernet)
     images, labels, name = _examples(options, supernet, information)
     certificate = certify_tflite(path, supernet, preprocessing, images, labels, options.steps)
     print(certificate_report.checks_table(certificate, name), flush=True)

@@ -15,7 +15,7 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.simulation.tiers import Tier, parse_tiers
+from tff_programs.simulation.tiers import Tier, check_tiers, parse_tiers
 
 # Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
 _OF_DEVICES = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
@@ -60,12 +60,7 @@ def load_trained(
         be loaded.
     """
     supernet, information = Supernet.load_checkpoint(path)
-    missing = [name for name in ("settings", "preprocessing") if name not in information]
-    if missing:
-        raise ValueError(
-            f"{path!r}: expected the {' and '.join(missing)} of a training in it, found none. Give "
-            "a supernet that `fedsup train` wrote."
-        )
+    _check_information(information, ("settings", "preprocessing"), path)
     of_training = information["settings"]
     settings = DataSettings(
         **{name: of_training[name] for name in _OF_DATA if name in of_training},
@@ -79,9 +74,32 @@ def load_trained(
         information=information,
         dataset=dataset,
         partition=partition,
-        preprocessing=Preprocessing.from_json(information["preprocessing"]),
+        preprocessing=preprocessing_of(information, path),
         data_settings=settings,
     )
+
+
+def preprocessing_of(information: Mapping[str, Any], path: str | os.PathLike) -> Preprocessing:
+    """Returns the preprocessing that was saved with a supernet.
+
+    Args:
+      information: What was saved with it.
+      path: The supernet's file, for the error.
+
+    Raises:
+      ValueError: If there is none, or it is damaged.
+    """
+    _check_information(information, ("preprocessing",), path)
+    return Preprocessing.from_json(information["preprocessing"])
+
+
+def _check_information(information, names: Sequence[str], path) -> None:
+    missing = [name for name in names if name not in information]
+    if missing:
+        raise ValueError(
+            f"{os.fspath(path)!r}: expected the {' and '.join(missing)} of a training in it, found "
+            "none. Give a supernet that `fedsup train` wrote."
+        )
 
 
 def device_training(information: dict[str, Any]) -> LocalTraining:
@@ -92,6 +110,26 @@ def device_training(information: dict[str, Any]) -> LocalTraining:
     """
     settings = information.get("settings", {})
     return LocalTraining(**{name: settings[name] for name in _OF_DEVICES if name in settings})
+
+
+def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:
+    """Returns the tiers of a training, with the subnets that were trained and their shares.
+
+    Args:
+      information: What was saved with the supernet.
+    """
+    saved = information.get("tiers", [])
+    shares = information.get("tier_shares")
+    if shares is None:
+        # A supernet of an earlier version has them in the text of its flags alone.
+        texts = information.get("settings", {}).get("tiers") or []
+        shares = [float(text.partition("@")[2] or 1) for text in texts]
+    if len(shares) != len(saved):
+        shares = [1.0] * len(saved)
+    return tuple(
+        Tier(name, Architecture.from_json(text), share)
+        for (name, text), share in zip(saved, shares, strict=True)
+    )
 
 
 def name_architectures(
@@ -110,9 +148,7 @@ def name_architectures(
     Raises:
       ValueError: If an entry is none of these.
     """
-    trained = [
-        Tier(name, Architecture.from_json(text)) for name, text in information.get("tiers", [])
-    ]
+    trained = trained_tiers(information)
     by_name = {tier.name: tier for tier in trained}
     chosen = []
     for entry in entries:
@@ -122,4 +158,7 @@ def name_architectures(
             chosen.append(by_name[entry])
         else:
             chosen += parse_tiers(space, [entry], seed)
+    # What is named twice is wanted once; two that share a name would overwrite each other's files.
+    chosen = list(dict.fromkeys(chosen))
+    check_tiers(chosen)
     return chosen

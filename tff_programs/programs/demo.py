@@ -53,7 +53,6 @@ def main(argv: Sequence[str]) -> None:
         learning_rate=0.01,
         processes=0,
         test_batch_size=50,
-        seed=options.seed,
     )
     Fleet(trained, folder, settings, print_line).run()
     print(f"In {folder}: the .tflite files, the clients' updates and the merged supernet")

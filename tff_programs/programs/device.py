@@ -95,6 +95,7 @@ def main(argv: Sequence[str]) -> None:
     )
     paths = [os.path.join(options.out, name) for name in ("update.safetensors", "training.png")]
     write_update(paths[0], update)
+    device_report.write_scores(os.path.join(options.out, device_report.SCORES_FILE), before, after)
     title = f"{trainer.metadata.architecture} on {examples.name}"
     device_report.draw_training(paths[1], title, trainer.history, before, after)
     print(device_report.gain_line(before, after, len(examples.test_labels)))

@@ -52,7 +52,6 @@ def main(argv: Sequence[str]) -> None:
         learning_rate=options.learning_rate,
         processes=options.processes,
         test_batch_size=options.test_batch_size,
-        seed=trained.data_settings.seed,
     )
     fleet = Fleet(trained, options.out, settings, on_progress=print_line)
     print(
@@ -78,7 +77,12 @@ def _run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
     trained = fleet.trained
     space = trained.supernet.space
     process = build_fedsup_process(
-        space, fleet.training, trained.preprocessing, fleet.learning_rate
+        space,
+        fleet.training,
+        trained.preprocessing,
+        fleet.learning_rate,
+        aggregation=fleet.aggregation,
+        weighting=fleet.weighting,
     )
     source = ClientData(trained.dataset, trained.partition, fleet.assignment)
 

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from fedsup_tf.files.atomic_write import replace_file
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import calibrate_tiers
-from tff_programs.programs.checkpoint import TrainedSupernet, device_training
+from tff_programs.programs.checkpoint import TrainedSupernet, device_training, trained_tiers
 from tff_programs.programs.cli import END_WITH
-from tff_programs.simulation.round_plan import Assignment, RoundPlan
-from tff_programs.simulation.tiers import default_tiers, parse_tiers
+from tff_programs.reports.device_report import SCORES_FILE, gain_line, read_scores
+from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundPlan
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
 
@@ -36,7 +37,7 @@ class FleetSettings:
       learning_rate: Of the clients; None for that of the training.
       processes: Clients computed side by side; 0 for one a core.
       test_batch_size: Images normalized together in a test.
-      seed: Decides who takes part.
+      seed: Decides who takes part; None for the training's.
     """
 
     rounds: int
@@ -44,7 +45,7 @@ class FleetSettings:
     learning_rate: float | None
     processes: int
     test_batch_size: int
-    seed: int
+    seed: int | None = None
 
 
 class Fleet:
@@ -73,14 +74,16 @@ class Fleet:
         self.learning_rate = settings.learning_rate or of_training["learning_rate"]
         self.training = device_training(trained.information)
         space = trained.supernet.space
-        tiers = parse_tiers(space, of_training["tiers"], settings.seed)
+        self.aggregation = of_training.get("aggregation", "coverage")
+        self.weighting = of_training.get("weighting", "examples")
         self.assignment = Assignment(
             space=space,
-            tiers=tiers or default_tiers(space, settings.seed),
+            tiers=trained_tiers(trained.information),
             clients=len(trained.partition),
             clients_per_round=settings.clients_per_round,
-            seed=settings.seed,
+            seed=trained.data_settings.seed if settings.seed is None else settings.seed,
         )
+        self._left_out = _left_out(of_training)
         self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
         self._templates = {}
         self._base = fingerprint(trained.weights)
@@ -90,6 +93,11 @@ class Fleet:
         path = self._path("supernet.safetensors")
         if os.path.exists(path):
             self.supernet, information = Supernet.load_checkpoint(path, space)
+            if information["fleet"].get("random_streams") != RANDOM_STREAMS:
+                raise ValueError(
+                    f"The fleet in {folder!r} was started by a version that drew other random "
+                    "numbers from a seed. Give another --out."
+                )
             if information["fleet"]["base"] != self._base:
                 raise ValueError(
                     f"The fleet in {folder!r} began with another supernet. Give that one to "
@@ -104,6 +112,11 @@ class Fleet:
 
     def run(self) -> None:
         """Runs all rounds that were not run before."""
+        if self._left_out:
+            self._on_progress(
+                f"Of the training, a fleet's server does without {', '.join(self._left_out)}: it "
+                f"adds the mean update ({self.aggregation}, weighted by {self.weighting})."
+            )
         self._tell_accuracies("before")
         for number in range(1, self._settings.rounds + 1):
             self.run_round(number)
@@ -120,19 +133,31 @@ class Fleet:
         workers = self._settings.processes or len(os.sched_getaffinity(0))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             jobs = [
-                pool.submit(self._train_client, folder, models[architecture], client, int(seed[1]))
+                pool.submit(
+                    self._train_client, folder, models[architecture], client, _client_seed(seed)
+                )
                 for client, architecture, seed in zip(
                     plan.clients, plan.architectures, plan.seeds, strict=True
                 )
             ]
             updates = [job.result() for job in jobs]
-        merged = merge_updates(self.supernet, supernet_hash, updates)
+        merged = merge_updates(
+            self.supernet,
+            supernet_hash,
+            updates,
+            aggregation=self.aggregation,
+            weighting=self.weighting,
+        )
         for rejected in merged.rejected:
             self._on_progress(f"  left out {rejected.name}: {rejected.reason}")
         self._information = {
             **self._information,
             "round": self.trained.information["round"] + number,
-            "fleet": {"base": self._base, "rounds": number},
+            "fleet": {
+                "base": self._base,
+                "rounds": number,
+                "random_streams": RANDOM_STREAMS,
+            },
         }
         self.supernet.save_checkpoint(self._path("supernet.safetensors"), self._information)
         seconds = time.monotonic() - start
@@ -227,9 +252,34 @@ class Fleet:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
-        (gain,) = (line for line in done.stdout.splitlines() if line.startswith("personal"))
+        scores = read_scores(os.path.join(own, SCORES_FILE))
+        gain = gain_line(scores["before"], scores["after"], len(indices.test))
         self._on_progress(f"  client {client}, {os.path.basename(model)}: {gain}")
         return os.path.join(own, "update.safetensors")
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)
+
+
+def _left_out(of_training: Mapping[str, Any]) -> list[str]:
+    """Returns the flags of the training's server that a fleet's server does not have."""
+    neutral = {
+        "server_optimizer": "none",
+        "averaging": 0.0,
+        "clipping": "none",
+        "zeroing": "none",
+        "compression": "none",
+        "poisoned": 0.0,
+        "noise_multiplier": 0.0,
+    }
+    return [
+        f"--{name}={of_training[name]}"
+        for name, value in neutral.items()
+        if of_training.get(name, value) != value
+    ]
+
+
+def _client_seed(seed: np.ndarray) -> int:
+    """Returns a whole number from 0 that the plan's int32 `(2,)` decides, of round and client."""
+    first, second = (int(part) for part in np.asarray(seed, np.int32).view(np.uint32))
+    return (first << 32) | second

@@ -21,7 +21,7 @@ from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.checkpoint import device_training
+from tff_programs.programs.checkpoint import device_training, preprocessing_of
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.reports import report
 from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table
@@ -120,7 +120,7 @@ def _subject(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTrain
         channels = supernet.space.image_shape[2]
         return supernet, Preprocessing((127.5,) * channels, (64.0,) * channels), LocalTraining()
     supernet, information = Supernet.load_checkpoint(options.supernet)
-    preprocessing = Preprocessing.from_json(information["preprocessing"])
+    preprocessing = preprocessing_of(information, options.supernet)
     return supernet, preprocessing, device_training(information)
 
 

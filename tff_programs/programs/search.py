@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.evolution import random_search, search_architectures
 from fedsup_tf.search.latency import LatencyTable
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
+from tff_programs.programs.checkpoint import trained_tiers
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
 
     arguments = (space, fitness, budget, costs)
     # The subnets that were trained as they are.
-    initial = [Architecture.from_json(text) for _, text in trained.information.get("tiers", [])]
+    initial = [tier.architecture for tier in trained_tiers(trained.information)]
     initial += [space.smallest(), space.largest()]
     with local_execution(options.clients_at_once or None):
         print("evolution", flush=True)

@@ -5,6 +5,7 @@ of a run that was never cut off.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import time
@@ -41,7 +42,7 @@ from tff_programs.programs.flags.train_flags import (
 from tff_programs.reports import report
 from tff_programs.simulation import run_metrics
 from tff_programs.simulation.clients import ClientData
-from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment
 from tff_programs.simulation.run_folder import hold_run, keep_settings
 from tff_programs.simulation.run_state import RunStateManager
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
@@ -91,7 +92,9 @@ def _train(options: ProgramFlags) -> None:
     supernet = Supernet(space)
     local_training = local_training_from_flags(options)
     nested = local_training.sandwich > 1
-    count_bytes = traffic_counter(supernet, nested, upload_from_flags(options))
+    count_bytes = _count_what_travels(
+        traffic_counter(supernet, nested, upload_from_flags(options)), only
+    )
     simulated_time = simulated_time_from_flags(
         options, space, tiers, partition, local_training, count_bytes, only, options.seed
     )
@@ -105,6 +108,7 @@ def _train(options: ProgramFlags) -> None:
         sandwich=options.cohort_sandwich,
         availability=options.availability,
         time=simulated_time,
+        cohort_seed=options.cohort_seed,
     )
     privacy = privacy_from_flags(options, assignment)
     learning = training_process.build_fedsup_process(
@@ -159,7 +163,7 @@ def _train(options: ProgramFlags) -> None:
             print(f"Continuing after round {done}.", flush=True)
 
     def on_round(round_report):
-        print(report.progress_line(round_report, options.rounds), flush=True)
+        print_line(report.progress_line(round_report, options.rounds, local_training.epochs))
 
     def save(number, weights):
         supernet.assign_weights(supernet.named(weights))
@@ -169,6 +173,7 @@ def _train(options: ProgramFlags) -> None:
             "preprocessing": dataset.preprocessing.to_json(),
             "class_names": list(dataset.class_names),
             "tiers": [[tier.name, tier.architecture.to_json()] for tier in tiers],
+            "tier_shares": [tier.share for tier in tiers],
         }
         supernet.save_checkpoint(paths["supernet"], information)
 
@@ -184,7 +189,7 @@ def _train(options: ProgramFlags) -> None:
                 options.rounds,
                 state_manager=state_manager,
                 metrics_manager=metrics_manager,
-                count_bytes=count_bytes if only is None else lambda _: count_bytes(only),
+                count_bytes=count_bytes,
                 evaluate=evaluate,
                 evaluate_every=options.evaluate_every,
                 epsilon_after=None if privacy is None else privacy.epsilon_after,
@@ -202,6 +207,11 @@ def _train(options: ProgramFlags) -> None:
         print(f"  {os.path.basename(paths[key])}")
 
 
+def _count_what_travels(count_bytes, only):
+    """Counts the bytes of the one net that all clients get, or of each client's own."""
+    return count_bytes if only is None else lambda architecture: count_bytes(only)
+
+
 def _settings(options: ProgramFlags, space, of_files: dict) -> dict:
     """Returns the run's settings, with which it must be continued."""
     names = [name for define in _SETTINGS for name in ProgramFlags(define)]
@@ -209,5 +219,9 @@ def _settings(options: ProgramFlags, space, of_files: dict) -> dict:
     if options.schedule == "constant":
         del settings["rounds"]
     settings["space"] = space.to_json()
+    settings["random_streams"] = RANDOM_STREAMS
+    if options.cohort_seed is not None:
+        # The settings travel with the supernet, and whoever knows the seed knows who took part.
+        settings["cohort_seed"] = hashlib.sha256(str(options.cohort_seed).encode()).hexdigest()
     settings.update(of_files)
     return json.loads(json.dumps(settings))

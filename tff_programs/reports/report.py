@@ -11,12 +11,18 @@ from tff_programs.simulation.tiers import Tier
 from tff_programs.simulation.training_loop import RoundReport
 
 
-def progress_line(report: RoundReport, rounds: int) -> str:
-    """One line about a round."""
+def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
+    """Returns one line about a round.
+
+    Args:
+      report: The round.
+      rounds: Number of all rounds.
+      epochs: How often each client goes through its examples.
+    """
     metrics = report.metrics
     parts = [f"round {report.number:>{len(str(rounds))}}/{rounds}"]
     if report.plan.clients:
-        speed = metrics.get("examples", 0) / max(metrics["seconds"], 1e-9)
+        speed = epochs * metrics.get("examples", 0) / max(metrics["seconds"], 1e-9)
         parts += [f"loss {metrics['loss']:.3f}", f"{speed:,.0f} examples/s"]
         down, up = metrics["bytes_down_per_client"], metrics["bytes_up_per_client"]
         parts.append(f"{format_bytes(down)} down {format_bytes(up)} up a client")
@@ -112,10 +118,9 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
     The upper row is against rounds; the lower, if the metrics have it, against simulated time.
     Without metrics there is no picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
+    # A figure of its own, since pyplot's would change what a notebook draws with.
+    from matplotlib import colormaps, ticker
+    from matplotlib.figure import Figure
 
     with open(metrics_csv, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -131,17 +136,11 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
             begin = int(min(times))
             label += f" after {format_seconds(begin)}"
         scales.append((label, [(time - begin) / unit for time in times]))
-    figure, axes = pyplot.subplots(
-        len(scales),
-        2,
-        sharex="row",
-        squeeze=False,
-        figsize=(11, 4.2 * len(scales)),
-        layout="constrained",
-    )
+    figure = Figure(figsize=(11, 4.2 * len(scales)), layout="constrained")
+    axes = figure.subplots(len(scales), 2, sharex="row", squeeze=False)
     for (label, places), (loss_axes, accuracy_axes) in zip(scales, axes, strict=True):
         _draw_losses(loss_axes, places, rows)
-        _draw_accuracies(accuracy_axes, places, rows, tiers, pyplot.get_cmap("viridis"))
+        _draw_accuracies(accuracy_axes, places, rows, tiers, colormaps["viridis"])
         for each in (loss_axes, accuracy_axes):
             each.set_xlabel(label)
             each.xaxis.set_major_locator(ticker.MaxNLocator(integer=label == "round"))
@@ -149,7 +148,6 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
             each.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
-    pyplot.close(figure)
 
 
 def _draw_losses(axes, places, rows):

@@ -10,6 +10,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.supernet import Supernet
+from tff_programs.blocking import run_blocking
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.training_loop import RoundReport, train
 
@@ -28,7 +29,7 @@ class Simulation(NamedTuple):
     weights: dict[str, np.ndarray]
 
 
-async def simulate(
+async def simulate_async(
     process: tff.learning.templates.LearningProcess,
     source: ClientData,
     rounds: int,
@@ -70,6 +71,11 @@ async def simulate(
         on_evaluated=keep,
     )
     return Simulation(tuple(released.values().values()), accuracies, latest)
+
+
+def simulate(*arguments, **options) -> Simulation:
+    """Calls `simulate_async`, and waits until it is done."""
+    return run_blocking(simulate_async(*arguments, **options), "simulate_async")
 
 
 def client_accuracies(

@@ -13,10 +13,12 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.constraints import sample_within
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.round_clock import SimulatedTime
-from tff_programs.simulation.tiers import TIERS_STREAM, Tier
+from tff_programs.simulation.tiers import TIERS_STREAM, Tier, check_tiers
 
 # Streams of random numbers that do not depend on each other; `TIERS_STREAM` is another.
-_COHORT, _ARCHITECTURES, _AVAILABILITY = range(1, 4)
+_COHORT, _ARCHITECTURES, _AVAILABILITY, _CLIENTS = range(1, 5)
+# Counts the changes of what seeds decide: a run of one number cannot go on under another.
+RANDOM_STREAMS = 2
 
 
 class RoundPlan(NamedTuple):
@@ -56,6 +58,8 @@ class Assignment:
         architecture, whatever their tiers.
       availability: Chance that a client that was asked answers.
       time: What rounds do with simulated time; by default none passes.
+      cohort_seed: Decides who is asked in a round, instead of `seed`; secret where privacy counts
+        on it.
     """
 
     space: SearchSpace
@@ -67,8 +71,10 @@ class Assignment:
     sandwich: bool = False
     availability: float = 1.0
     time: SimulatedTime | None = None
+    cohort_seed: int | None = None
 
     def __post_init__(self):
+        check_tiers(self.tiers)
         if not 1 <= self.clients_per_round <= self.clients:
             raise ValueError(
                 f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}."
@@ -101,6 +107,20 @@ class Assignment:
         tiers = np.searchsorted(ends, np.arange(self.clients), side="right")
         return np.random.default_rng([self.seed, TIERS_STREAM]).permutation(tiers)
 
+    def _client_seed(self, round_number: int, client: int) -> np.ndarray:
+        """Returns int32 `(2,)` that no other round, client or seed has but by chance."""
+        sequence = np.random.SeedSequence([self.seed, _CLIENTS, round_number, client])
+        return sequence.generate_state(2).view(np.int32)
+
+    @property
+    def has_secret_random_cohorts(self) -> bool:
+        """Whether each round asks a uniformly random subset that a secret seed alone decides.
+
+        Only then is privacy amplified by sampling. Who is asked among those that an availability
+        trace lets be there is no random subset of all clients.
+        """
+        return self.cohort_seed is not None and (self.time is None or self.time.trace is None)
+
     @property
     def asked(self) -> int:
         """Number of clients asked in a round."""
@@ -118,7 +138,8 @@ class Assignment:
             begin = self.time.begin(clock, self.asked)
             if self.time.trace is not None:
                 there = self.time.trace.available(begin)
-        cohort_rng = np.random.default_rng([self.seed, _COHORT, round_number])
+        cohort_seed = self.seed if self.cohort_seed is None else self.cohort_seed
+        cohort_rng = np.random.default_rng([cohort_seed, _COHORT, round_number])
         cohort = cohort_rng.choice(there, self.asked, replace=False)
         tier_of_clients = self.tier_of_clients()
         rng = np.random.default_rng([self.seed, _ARCHITECTURES, round_number])
@@ -148,7 +169,8 @@ class Assignment:
             clients=tuple(int(cohort[place]) for place in answered),
             architectures=tuple(architectures[place] for place in answered),
             seeds=np.array(
-                [[self.seed + round_number, cohort[place]] for place in answered], np.int32
+                [self._client_seed(round_number, int(cohort[place])) for place in answered],
+                np.int32,
             ).reshape(-1, 2),
             begin_seconds=begin,
             end_seconds=end,

@@ -72,6 +72,11 @@ def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> Non
         before = parse_json(read_text(path, "the run's settings, a JSON object"), repr(path))
     except ValueError as error:
         raise ValueError(f"The run's settings are lost: {error} {remedy}") from error
+    if before.get("random_streams") != settings.get("random_streams"):
+        raise ValueError(
+            f"The run in {os.path.dirname(path)!r} was started by a version that drew other random "
+            "numbers from a seed. Continue it with that version, or give another --out."
+        )
     names = sorted(
         name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name)
     )

@@ -89,7 +89,32 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
                 "bounds of parameters such as 500000-900000, with a share such as @2 behind it if "
                 "wanted."
             )
+    if tiers:
+        check_tiers(tiers)
     return tuple(tiers)
+
+
+def check_tiers(tiers: Sequence[Tier]) -> None:
+    """Refuses tiers that reports and files could not tell apart, or without a share of the clients.
+
+    Raises:
+      ValueError: If there is no tier, two have one name, or a share is no finite number above 0.
+    """
+    if not tiers:
+        raise ValueError("Expected at least one tier, received none.")
+    for tier in tiers:
+        if not 0 < tier.share < math.inf:
+            raise ValueError(
+                f"Tier {tier.name!r}: expected a finite share above 0, received {tier.share}."
+            )
+    names = [tier.name for tier in tiers]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(
+            f"Expected tiers of different names, received {names.count(repeated)} called "
+            f"{repeated!r}: metrics and files go by the name. An architecture's JSON file gives "
+            "its tier its own name: rename one."
+        )
 
 
 def _bounded_tier(space, name, bounds, share, seed):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,6 +50,32 @@ def test_equal_costs_spread_by_number_and_capacity():
     assert [len(share) for share in load_balancing.spread([1.0] * 12, [3, 1])] == [9, 3]
     assert load_balancing.spread([], [1, 1]) == [[], []]
     assert load_balancing.spread([5.0], [1, 1]) == [[0], []]
+
+
+def test_ten_thousand_clients_spread_without_a_matrix_of_all_pairs():
+    costs = np.random.default_rng(1).lognormal(size=10_000)
+    tracemalloc.start()
+    spread = load_balancing.spread(costs, [1, 1])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 20e6
+    assert [len(share) for share in spread] == [5000, 5000]
+    loads = [costs[share].sum() for share in spread]
+    assert max(loads) - min(loads) < 1e-3
+
+
+def test_the_swap_that_is_chosen_is_the_best_of_all_pairs():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        costs = rng.integers(1, 9, 8).astype(float)
+        spread = load_balancing.spread(costs, [1.0, 1.0])
+        loads = [costs[share].sum() for share in spread]
+        later = [
+            max(loads[0] - costs[a] + costs[b], loads[1] + costs[a] - costs[b])
+            for a in spread[0]
+            for b in spread[1]
+        ]
+        assert min(later) >= max(loads) - 1e-9
 
 
 @pytest.mark.parametrize(

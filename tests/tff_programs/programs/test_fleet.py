@@ -9,8 +9,10 @@ from commands import fedsup
 
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs.checkpoint import load_trained, trained_tiers
+from tff_programs.programs.fleet_server import Fleet, FleetSettings
 from tff_programs.simulation.round_plan import Assignment
-from tff_programs.simulation.tiers import parse_tiers
+from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import read_metadata
 from tflite.format.update_file import read_update
 from tflite.merge.merge import merge_updates, subnet_shapes
@@ -79,9 +81,7 @@ def test_a_fleet_cut_off_ends_as_one_that_ran_through(fleets):
 def test_a_fleets_supernet_is_the_merge_of_what_its_clients_sent(fleets, trained_path):
     whole, _, _ = fleets
     supernet, information = Supernet.load_checkpoint(trained_path)
-    assignment = Assignment(
-        supernet.space, parse_tiers(supernet.space, information["settings"]["tiers"], 0), 6, CLIENTS
-    )
+    assignment = Assignment(supernet.space, trained_tiers(information), 6, CLIENTS)
     shapes_of = functools.partial(subnet_shapes, supernet)
     for number in (1, 2):
         base = fingerprint(supernet.weights_by_name())
@@ -126,3 +126,41 @@ def test_a_fleet_is_not_continued_with_another_supernet(fleets):
     whole, _, told = fleets
     assert "began with another supernet. Give that one to continue it" in told[2][1]
     assert not (whole / "round_003").exists()
+
+
+def test_a_fleet_has_the_tiers_and_the_aggregation_of_the_training(trained_path, tmp_path):
+    trained = load_trained(trained_path)
+    space = trained.supernet.space
+    between = next(a for a in map(space.at, range(space.size)) if a != space.smallest())
+    information = {
+        **trained.information,
+        "tiers": [["net", between.to_json()], ["20000-40000", space.smallest().to_json()]],
+        # Files that are gone, and bounds that another seed would draw otherwise from.
+        "settings": {
+            **trained.information["settings"],
+            "tiers": ["/gone/net.json@3", "20000-40000"],
+            "aggregation": "diluted",
+            "weighting": "uniform",
+            "server_optimizer": "sgdm",
+        },
+    }
+    del information["tier_shares"]
+    told = []
+    settings = FleetSettings(0, 2, None, 1, 50, seed=9)
+    fleet = Fleet(trained._replace(information=information), tmp_path, settings, told.append)
+    assert fleet.assignment.tiers == (
+        Tier("net", between, 3.0),
+        Tier("20000-40000", space.smallest()),
+    )
+    assert (fleet.aggregation, fleet.weighting) == ("diluted", "uniform")
+    fleet.run()
+    assert "does without --server_optimizer=sgdm" in told[0]
+
+
+def test_a_fleets_clients_shuffle_otherwise_in_every_round(fleets):
+    whole, _, _ = fleets
+    seeds = [
+        read_tensors(path, "device checkpoint")[1]["notes"]["seed"]
+        for path in whole.glob("round_*/client_*/checkpoint.safetensors")
+    ]
+    assert len(seeds) == len(set(seeds)) == 2 * CLIENTS

@@ -2,13 +2,17 @@
 
 import struct
 
+import matplotlib
+import numpy as np
 import pytest
 
 from fedsup_tf.space import digits_small
-from tff_programs.reports.report import draw_curves, format_seconds, time_unit
+from tff_programs.reports.report import draw_curves, format_seconds, progress_line, time_unit
 from tff_programs.reports.simulation_report import cost_table, spent
 from tff_programs.simulation.in_memory import Simulation
+from tff_programs.simulation.round_plan import RoundPlan
 from tff_programs.simulation.tiers import Tier
+from tff_programs.simulation.training_loop import RoundReport
 
 TIERS = (Tier("smallest", digits_small().smallest()),)
 
@@ -43,6 +47,26 @@ def test_curves_have_a_second_row_where_time_was_simulated(tmp_path):
     without = height_of_curves(tmp_path, "", ["", ""])
     with_time = height_of_curves(tmp_path, ",simulated_seconds", [",12.5", ",30"])
     assert with_time == 2 * without
+
+
+def test_drawing_leaves_the_callers_backend_alone(tmp_path):
+    before = matplotlib.get_backend()
+    matplotlib.use("svg")
+    try:
+        height_of_curves(tmp_path, "", ["", ""])
+        assert matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
+
+
+def test_examples_a_second_count_every_epoch():
+    plan = RoundPlan(1, (0,), (digits_small().smallest(),), np.zeros((1, 2), np.int32))
+    metrics = dict.fromkeys(
+        ("loss", "bytes_down_per_client", "bytes_up_per_client", "simulated_seconds"), 0.0
+    )
+    done = RoundReport(1, plan, {**metrics, "seconds": 2.0, "examples": 100.0}, ())
+    assert "50 examples/s" in progress_line(done, rounds=1, epochs=1)
+    assert "150 examples/s" in progress_line(done, rounds=1, epochs=3)
 
 
 def simulation(*rows):

@@ -51,6 +51,24 @@ def test_seeds_differ_between_clients_and_rounds():
     assert len(set(seeds)) == len(seeds)
 
 
+def test_seeds_do_not_repeat_between_runs_of_neighbouring_or_large_seeds():
+    seeds = [
+        tuple(seed)
+        for run in (0, 1, 2**31, 2**31 + 1, 2**40)
+        for number in range(3)
+        for seed in make(seed=run, clients_per_round=40).plan(number).seeds
+    ]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_secret_seed_decides_who_is_asked_and_nothing_else():
+    secret, other = (make(cohort_seed=10**15 + n) for n in range(2))
+    assert secret.plan(2).clients != other.plan(2).clients
+    assert (secret.tier_of_clients() == other.tier_of_clients()).all()
+    assert secret.has_secret_random_cohorts
+    assert not make().has_secret_random_cohorts
+
+
 def test_redraw_changes_subnets_within_the_bounds_of_the_tier():
     (tier,) = parse_tiers(SPACE, ["20000-40000"], 0)
     assignment = make(tiers=(tier,), redraw=True)
@@ -92,15 +110,30 @@ def test_tiers_are_read_from_text(tmp_path):
     assert 20000 <= count_parameters(SPACE, tiers[3].architecture) <= 40000
 
 
-@pytest.mark.parametrize("entry", ["huge", "smallest@0", "smallest@x", "5-", "a-b"])
+@pytest.mark.parametrize(
+    "entry", ["huge", "smallest@0", "smallest@x", "smallest@nan", "largest@inf", "5-", "a-b"]
+)
 def test_a_tier_that_is_none_is_refused_by_name(entry):
     with pytest.raises(ValueError, match=entry):
         parse_tiers(SPACE, [entry], 0)
 
 
+def test_tiers_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.json").write_text(SPACE.smallest().to_json())
+    entries = [str(tmp_path / folder / "net.json") for folder in ("a", "b")]
+    with pytest.raises(ValueError, match=r"received 2 called 'net'.*rename one"):
+        parse_tiers(SPACE, entries, 0)
+    with pytest.raises(ValueError, match="received 2 called 'net'"):
+        make(tiers=(Tier("net", SPACE.smallest()), Tier("net", SPACE.largest())))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"tiers": (Tier("a", SPACE.smallest(), float("nan")), Tier("b", SPACE.largest()))},
+        {"tiers": ()},
         {"clients_per_round": 0},
         {"clients_per_round": 41},
         {"availability": 0.0},
@@ -109,5 +142,5 @@ def test_a_tier_that_is_none_is_refused_by_name(entry):
     ],
 )
 def test_impossible_rounds_are_refused(changes):
-    with pytest.raises(ValueError, match=r"Expected|needs"):
+    with pytest.raises(ValueError, match=r"[Ee]xpected|needs"):
         make(**changes)

@@ -90,6 +90,13 @@ def test_settings_are_written_once_and_compared_then(tmp_path):
         keep_settings(path, {"rounds": 3, "seed": 1}, True)
 
 
+def test_a_run_of_other_random_numbers_is_not_continued(tmp_path):
+    path = str(tmp_path / "settings.json")
+    keep_settings(path, {"seed": 0}, False)
+    with pytest.raises(ValueError, match="drew other random numbers from a seed"):
+        keep_settings(path, {"seed": 0, "random_streams": 2}, True)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

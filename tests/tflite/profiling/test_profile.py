@@ -238,6 +238,13 @@ def test_the_program_writes_a_table_for_the_search(tmp_path, capsys):
     assert json.loads(out.read_text())["rows"][0]["kind"] == "stem"
 
 
+def test_a_supernet_without_preprocessing_is_refused_in_words(tmp_path):
+    path = tmp_path / "bare.safetensors"
+    make_supernet().save_checkpoint(path)
+    with pytest.raises(ValueError, match="expected the preprocessing of a training in it"):
+        program.main(["profile", f"--supernet={path}", f"--out={tmp_path / 'table.json'}"])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

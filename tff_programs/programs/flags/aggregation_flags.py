@@ -57,6 +57,15 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
         lower_bound=0,
     )
 
+    define.integer(
+        "cohort_seed",
+        None,
+        "Secret number of at least 16 digits that decides whom a round asks. Epsilon is smaller if "
+        "nobody can know who took part: by default --seed decides it, and epsilon counts a client "
+        "as if it took part in every round.",
+        lower_bound=10**15,
+    )
+
 
 def upload_from_flags(options: ProgramFlags) -> overlap_mean.FloatUpload:
     """How updates travel."""
@@ -126,8 +135,7 @@ def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> Privacy
         delta=0.1 / clients if options.delta is None else options.delta,
         clients_per_round=assignment.asked,
         clients=clients,
-        # Who is asked among those available is not a random subset of all.
-        sampled=assignment.time is None or assignment.time.trace is None,
+        sampled=assignment.has_secret_random_cohorts,
     )
     budget = options.max_epsilon
     cost = account.epsilon_after(options.rounds)

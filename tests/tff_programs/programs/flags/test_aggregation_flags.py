@@ -3,6 +3,14 @@
 import csv
 
 import pytest
+from absl import flags
+
+from fedsup_tf.space import digits_small
+from tff_programs.programs import train
+from tff_programs.programs.flags.aggregation_flags import privacy_from_flags
+from tff_programs.programs.flags.program_flags import parse_flags
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import default_tiers
 
 PRIVATE = ["--noise_multiplier=0.5", "--clipping=1", "--weighting=uniform"]
 
@@ -24,6 +32,35 @@ def test_flags_that_exclude_each_other_are_refused(tmp_path, run_programs):
     for expected, (_, error) in zip(wrong, run_programs(calls), strict=True):
         assert expected in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("more", "sampled"), [([], False), ([f"--cohort_seed={10**15}"], True)])
+def test_privacy_counts_on_sampling_only_where_a_secret_seed_draws_it(more, sampled):
+    options, _ = parse_flags(train.define_flags, ["train", *PRIVATE, "--seed=3", *more])
+    space = digits_small()
+    assignment = Assignment(
+        space, default_tiers(space, 0), 100, 5, options.seed, cohort_seed=options.cohort_seed
+    )
+    account = privacy_from_flags(options, assignment)
+    assert account.sampled == sampled
+    assert ("must stay secret" in str(account)) == sampled
+
+
+def test_a_cohort_seed_that_can_be_guessed_is_refused():
+    with pytest.raises(flags.IllegalFlagValueError, match="cohort_seed"):
+        parse_flags(train.define_flags, ["train", "--cohort_seed=7"])
+
+
+def test_every_client_of_fedavg_sends_the_bytes_of_its_one_net(tmp_path, run_programs):
+    call = ["train", f"--out={tmp_path / 'run'}", "--algorithm=fedavg", "--architecture=smallest"]
+    call += ["--rounds=1", "--clients_per_round=2", "--clients=6"]
+    ((printed, error),) = run_programs([call])
+    assert not error
+    rows = [line.split() for line in printed.splitlines() if line.endswith("kB")]
+    assert len(rows) == 4
+    (row,) = _metrics(tmp_path / "run")
+    sent = float(row["bytes_down_per_client"]) + float(row["bytes_up_per_client"])
+    assert {row[-2] for row in rows} == {f"{sent / 1000:.1f}"}
 
 
 def test_a_private_run_tells_epsilon_and_others_what_they_did(tmp_path, run_programs):
