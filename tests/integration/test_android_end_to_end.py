@@ -25,7 +25,7 @@ from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.update_file import read_update
-from tflite.merge.merge import subnet_shapes
+from tflite.merge.received import subnet_shapes
 
 BUILD = Path(__file__).parents[2] / "android_demo/offline/build.sh"
 CLIENTS, WRITER = 20, 3

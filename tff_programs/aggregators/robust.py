@@ -1,35 +1,24 @@
 """Aggregation that a stated share of poisoned clients cannot steer."""
 
-import math
 from collections import OrderedDict
 
 import tensorflow as tf
 
-from fedsup_tf import slicing
+from fedsup_tf import robust, slicing
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import FloatUpload, StreamedOverlapFactory
-
-# Root mean square of an update over the clients' median, above which it is scaled down.
-_LARGEST = 2.0
 
 
 class RobustOverlapMeanFactory(StreamedOverlapFactory):
     """Overlap mean of the updates left when the least trustworthy share of them is set aside.
 
-    An entry that only large subnets hold is covered by few clients: a median or a trimmed mean of
-    each entry by itself (Yin et al., arXiv 1803.01498) could not outvote one poisoned client there.
-    But all subnets hold the smallest one, the core. So updates are judged on the core, where
-    every client votes, and are believed or set aside whole:
+    Updates are judged as `fedsup_tf.robust` says:
 
     1. Clients are put into buckets in turn, and a bucket's update is its clients' overlap mean.
-    2. A bucket's direction is its core over the core's norm, for clients of small subnets take
-       longer steps there. Its distance is that of its direction from the median of all directions,
-       entry by entry. The share `poisoned` of the buckets, rounded up, that are farthest are set
-       aside.
-    3. A bucket left whose update's root mean square, over what it covers, is above twice the median
-       of all buckets' is scaled down to that: looking honest on the core does not buy a client
-       weight elsewhere.
+    2. The share `poisoned` of the buckets, rounded up, whose direction on the smallest subnet is
+       farthest from the median direction are set aside.
+    3. A bucket left that is more than twice as large as the median of all is scaled down to that.
     4. The overlap mean runs over the buckets left.
 
     With as many buckets as clients each is judged by itself. With fewer, memory stays bounded (the
@@ -110,21 +99,11 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
             for total, coverage in zip(totals, spread, strict=True)
         ]
         filled = weights > 0
-        count = tf.reduce_sum(tf.cast(filled, tf.int32))
         core = self._core(self.supernet.named(means))
-        directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))
-        centre = _median(directions, filled, count)
-        distances = tf.norm(directions - centre, axis=1)
-        aside = tf.cast(tf.math.ceil(self._poisoned * tf.cast(count, tf.float32)), tf.int32)
-        # Of the filled buckets, ranked from the nearest.
-        ranks = tf.argsort(tf.argsort(tf.where(filled, distances, math.inf)))
-        kept = filled & (ranks < count - aside)
-
+        kept, aside = robust.nearest(core, filled, self._poisoned)
         squares = tf.add_n([_by_bucket(tf.square(mean)) for mean in means])
         covered = tf.add_n([_by_bucket(tf.cast(c > 0, tf.float32)) for c in spread])
-        sizes = tf.sqrt(tf.math.divide_no_nan(squares, covered))
-        bound = _LARGEST * _median(sizes[:, tf.newaxis], filled, count)[0]
-        scale = tf.minimum(1.0, tf.math.divide_no_nan(bound, sizes))
+        scale = robust.scales(tf.sqrt(tf.math.divide_no_nan(squares, covered)), filled)
         use = tf.cast(kept, tf.float32)
         overlap = Overlap(
             total=_combine(names, totals, use * scale),
@@ -142,15 +121,6 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
             part = tf.slice(mean, (0, *begin), (self._buckets, *size))
             parts.append(tf.reshape(part, [self._buckets, -1]))
         return tf.concat(parts, 1)
-
-
-def _median(rows, filled, count):
-    """Median of each column over the rows that are filled."""
-    ordered = tf.sort(tf.where(filled[:, tf.newaxis], rows, math.inf), axis=0)
-    # Without any row filled, of zeros, which nobody takes.
-    last = tf.maximum(count - 1, 0)
-    middle = (tf.gather(ordered, last // 2) + tf.gather(ordered, (last + 1) // 2)) / 2
-    return tf.where(tf.math.is_finite(middle), middle, 0.0)
 
 
 def _by_bucket(values):

@@ -147,6 +147,8 @@ class Fleet:
             updates,
             aggregation=self.aggregation,
             weighting=self.weighting,
+            # Its own processes wrote them.
+            limits=None,
         )
         for rejected in merged.rejected:
             self._on_progress(f"  left out {rejected.name}: {rejected.reason}")

@@ -1,4 +1,4 @@
-"""What a phone sends back: the change of its subnet's weights, in a safetensors file.
+"""The update file that a phone sends back: the change of its subnet's weights, in safetensors.
 
 The file is what any safetensors writer makes, and simple enough to write without one:
 
@@ -28,7 +28,6 @@ those of the architecture that it declares before room is made for its values.
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -38,7 +37,8 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
-from fedsup_tf.files.json_schema import expect_keys
+from fedsup_tf.files.json_schema import expect_keys, quoted
+from fedsup_tf.files.reading import reading
 from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import SearchSpace
 
@@ -54,7 +54,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeviceUpdate:
-    """What one phone learned from its own examples.
+    """The change that one phone's own examples made to its subnet.
 
     Attributes:
       delta: Trained minus received weights by tensor name, float32, of the subnet's shapes; only
@@ -65,7 +65,7 @@ class DeviceUpdate:
       examples: Number of examples trained on, from 1.
       loss_before: Mean loss on them before training.
       loss_after: Mean loss on them after it.
-      client: What the sender is called, if it has a name.
+      client: The sender's name, if it has one.
     """
 
     delta: Mapping[str, np.ndarray]
@@ -87,24 +87,24 @@ class DeviceUpdate:
             if type(value) is not int or not least <= value <= _MOST:
                 raise ValueError(
                     f"An update: expected {field} to be a whole number from {least} to {_MOST:,}, "
-                    f"received {_short(value)}. {advice}"
+                    f"received {quoted(value)}. {advice}"
                 )
         for field in ("loss_before", "loss_after"):
             value = getattr(self, field)
             if not isinstance(value, float | np.floating) or not np.isfinite(value):
                 raise ValueError(
-                    f"An update: expected a finite number as {field}, received {_short(value)}. "
+                    f"An update: expected a finite number as {field}, received {quoted(value)}. "
                     "Train with a smaller learning rate and send it anew."
                 )
             object.__setattr__(self, field, float(value))
         if not isinstance(self.base_hash, str) or not _HASH.fullmatch(self.base_hash):
             raise ValueError(
                 "An update: expected base_hash as 64 hexadecimal digits, received "
-                f"{_short(self.base_hash)}. Copy it from the metadata of the model."
+                f"{quoted(self.base_hash)}. Copy it from the metadata of the model."
             )
         if self.client is not None and not isinstance(self.client, str):
             raise ValueError(
-                f"An update: expected text or nothing as client, received {_short(self.client)}. "
+                f"An update: expected text or nothing as client, received {quoted(self.client)}. "
                 "Send it anew."
             )
         for name, value in self.delta.items():
@@ -117,12 +117,15 @@ class DeviceUpdate:
 
     @functools.cached_property
     def identity(self) -> str:
-        """SHA-256 of all it holds, so that the same update counts once however often it comes."""
-        content = [json.dumps(self.metadata(), sort_keys=True), checkpoint.fingerprint(self.delta)]
+        """SHA-256 of the delta, the architecture and the base, so that they count once.
+
+        The rest is only told: the same weights under another name are still the same weights.
+        """
+        content = [self.base_hash, self.architecture.to_json(), checkpoint.fingerprint(self.delta)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def metadata(self) -> dict[str, Any]:
-        """All but the tensors, as the file has it."""
+        """Returns all but the tensors, as the file has it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["delta"]
         return {**fields, "architecture": dataclasses.asdict(self.architecture)}
@@ -142,7 +145,7 @@ def read_update(
       path: The file.
       space: The search space that the update must be of.
       subnet_shapes: Gives the shapes of an architecture's tensors; only the layers know them, see
-        `merge.subnet_shapes`.
+        `received.subnet_shapes`.
 
     Raises:
       ValueError: If the file is not a whole update of this space; the message says why.
@@ -156,17 +159,15 @@ def read_update(
         if wrong:
             raise ValueError(
                 f"An update: expected tensors of type F32, received {types[wrong[0]]} for "
-                f"{_short(wrong[0])}. Send float32 values."
+                f"{quoted(wrong[0])}. Send float32 values."
             )
         shapes = {name: form.shape for name, form in forms.items()}
         check_shapes(shapes, fields["architecture"], space, subnet_shapes)
 
     most = 4 * count_parameters(space, space.largest()) + _HEADER_BYTES
-    delta, _ = checkpoint.read_tensors(path, "update", check, most)
-    try:
+    with reading(path, "an update"):
+        delta, _ = checkpoint.read_tensors(path, "update", check, most)
         return DeviceUpdate(delta=delta, **fields)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def check_shapes(
@@ -182,7 +183,7 @@ def check_shapes(
     if missing or unknown:
         raise ValueError(
             f"An update of {architecture} in search space {space.name!r}: expected {len(expected)} "
-            f"tensors, missing are {missing[:5]}, unknown are {_short(unknown[:5])}. Send all "
+            f"tensors, missing are {missing[:5]}, unknown are {quoted(unknown[:5])}. Send all "
             "tensors of the subnet and no other."
         )
     for name, shape in expected.items():
@@ -195,11 +196,11 @@ def check_shapes(
 
 
 def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a `DeviceUpdate` but its tensors, not yet checked by it."""
+    """Returns the arguments of a `DeviceUpdate` but its tensors, not yet checked by it."""
     names = {field.name for field in dataclasses.fields(DeviceUpdate)} - {"delta"}
     expect_keys(metadata, names, names - {"client"}, "An update's metadata")
     try:
-        architecture = Architecture.from_json(json.dumps(metadata["architecture"]))
+        architecture = Architecture.from_fields(metadata["architecture"])
         losses = {name: _float(metadata[name]) for name in ("loss_before", "loss_after")}
     except OverflowError as error:
         raise ValueError(
@@ -210,11 +211,5 @@ def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _float(value: Any) -> Any:
-    """JSON writes 2.0 as 2 at times."""
+    """Returns a whole number as a fraction: JSON of some languages writes 2.0 as 2."""
     return float(value) if type(value) is int else value
-
-
-def _short(value: Any) -> str:
-    """What was received, but not all of it if it is endless."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

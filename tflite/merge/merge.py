@@ -1,27 +1,25 @@
-"""Merging what phones learned into the supernet: a round whose clients sent files."""
+"""Merges what phones learned into the supernet: a round whose clients sent files."""
 
-import functools
+import math
 import os
-from collections.abc import Collection, Iterable
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import slicing
+from fedsup_tf import robust, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
-from tflite.format.update_file import DeviceUpdate, check_shapes, read_update
-from tflite.merge.merge_report import (
-    DuplicateUpdate,
-    MergeReport,
-    RejectedUpdate,
-    TensorCoverage,
-    UsedUpdate,
-)
+from tflite.format.update_file import DeviceUpdate
+from tflite.merge.cohort import CohortLimits, Verdict, Vote, judge
+from tflite.merge.influence import influence_scale, scaled_down
+from tflite.merge.merge_report import MergeReport, RejectedUpdate, TensorCoverage, UsedUpdate
+from tflite.merge.received import Cohort, load_update, read_cohort, whole_delta
 
-# Reasons quote what a file says, which may be long.
-_REASON_LENGTH = 400
+_LIMITS = CohortLimits()
 
 
 def merge_updates(
@@ -32,79 +30,110 @@ def merge_updates(
     aggregation: str = "coverage",
     weighting: str = "examples",
     clip_norm: float | None = None,
+    max_examples: int | None = None,
+    poisoned: float = 0.0,
+    limits: CohortLimits | None = _LIMITS,
     already_merged: Collection[str] = (),
 ) -> MergeReport:
     """Adds the mean of devices' updates to the supernet's weights, as a federated round does.
 
     The arithmetic is that of a round (`slicing.overlap`, `slicing.average`), so that one device's
-    update changes the supernet to the same bits. Updates are read and added one at a time; memory
-    does not grow with their number. One that cannot be used is reported and left out.
+    update changes the supernet to the same bits. Updates are read several times and held one at a
+    time, so that memory does not grow with their number; those that an iterator gives as objects
+    wait in temporary files. An update that cannot be used is reported and left out.
+
+    No update is simply believed: they are compared with each other, see `CohortLimits`, and of
+    three or more none may more than double what the others change, nor undo it, see
+    `influence.influence_scale`.
 
     Args:
-      supernet: Whose weights are changed; not at all if an error is raised.
+      supernet: The supernet whose weights are changed; not at all if an error is raised.
       base_hash: `checkpoint.fingerprint` of the supernet that the devices' subnets were cut from.
       updates: Files, or updates already read, of any mix of architectures.
       aggregation: One of `slicing.DIVISORS`: whether an entry's mean runs over the updates that
         cover it, or over all.
       weighting: One of `slicing.WEIGHTINGS`: whether an update counts by its examples or all count
         the same.
-      clip_norm: Largest L2 norm of an update; a larger one is scaled down to it.
+      clip_norm: Largest L2 norm of an update; a longer one is scaled down to it. By default a
+        multiple of the median of the updates' sizes.
+      max_examples: Number of examples above which a claim counts as that. By default a multiple of
+        the median of the claims.
+      poisoned: Share of the updates that may be poisoned, below 0.5; the updates farthest from the
+        others are set aside as in a federated round, see `fedsup_tf.robust`, in place of `limits`
+        of sizes. Needs 3 updates; the smallest subnet's part of each is held in memory.
+      limits: How far updates may lie apart; None if whoever sent them is trusted.
       already_merged: Identities of updates that are in the supernet, to be rejected.
 
     Returns:
-      What was used and what was not.
+      A report of what was used and what was not.
 
     Raises:
-      ValueError: If a choice is unknown, or if no update can be used.
+      ValueError: If a choice is unknown, no update can be used, or the result is not finite.
     """
-    _check_choices(aggregation, weighting, clip_norm)
-    grids = supernet.grids
-    overlaps, everyone = slicing.no_overlap(grids), 0.0
-    counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
-    used, rejected, duplicates, first_names = [], [], [], {}
-    for source in updates:
-        name = _name(source)
-        try:
-            update = _load(source, supernet)
-            if update.identity in first_names:
-                duplicates.append(DuplicateUpdate(name, first_names[update.identity]))
-                continue
-            _check_base(update, base_hash, already_merged)
-            norm = _norm(update)
-            weight = tf.constant(update.examples if weighting == "examples" else 1, tf.float32)
-            overlaps = _add(overlaps, _overlap(supernet, update, weight, norm, clip_norm))
-        except (ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{name!r}: ")
-            if len(reason) > _REASON_LENGTH:
-                reason = f"{reason[:_REASON_LENGTH]}..."
-            rejected.append(RejectedUpdate(name, reason))
-            continue
-        everyone += weight
-        for tensor, part in supernet.slices(update.architecture).items():
-            counts[tensor] += grids[tensor].cover(part, 1.0)
-        first_names[update.identity] = name
-        used.append(UsedUpdate(name, update.identity, update.architecture, update.examples, norm))
-    if not used:
-        _refuse(rejected)
-    mean = slicing.average(slicing.by_entry(overlaps, grids), aggregation, everyone)
-    weights = {name: value + mean[name] for name, value in supernet.weights_by_name().items()}
-    supernet.assign_weights(weights)
-    coverage = {
-        name: TensorCoverage(
-            int(tf.reduce_max(count)), float(np.mean(grids[name].spread(count > 0)))
+    _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned)
+    with tempfile.TemporaryDirectory(prefix="fedsup-merge-") as folder:
+        cohort = read_cohort(supernet, base_hash, updates, already_merged, folder, poisoned > 0)
+        rejected = cohort.rejected
+        verdicts = judge(
+            cohort.votes,
+            limits,
+            max_examples,
+            clip_norm,
+            compare_examples=weighting == "examples",
+            compare_sizes=not poisoned,
         )
-        for name, count in counts.items()
-    }
-    return MergeReport(tuple(used), tuple(rejected), tuple(duplicates), coverage)
+        if poisoned:
+            verdicts = _set_poisoned_aside(cohort, verdicts, poisoned)
+        ballots = []
+        for vote, verdict in zip(cohort.votes, verdicts, strict=True):
+            if verdict.reason:
+                rejected.append(RejectedUpdate(vote.name, verdict.reason))
+            else:
+                ballots.append(_Ballot(vote, verdict, weighting == "examples"))
+        overlaps, counted = _sum(supernet, ballots, rejected)
+        if not counted:
+            _refuse(rejected)
+        everyone = math.fsum(ballot.weight for ballot in counted)
+        totals = slicing.by_entry(overlaps, supernet.grids)
+        if limits is not None and not poisoned and len(counted) > 2:
+            totals, counted = _bound_influence(supernet, totals, counted, aggregation, everyone)
+    mean = slicing.average(totals, aggregation, tf.constant(everyone, tf.float32))
+    weights = {name: value + mean[name] for name, value in supernet.weights_by_name().items()}
+    if not all(_is_finite(value) for value in weights.values()):
+        raise ValueError(
+            "Expected updates whose mean gives finite weights, received some whose mean does not. "
+            "The supernet is unchanged; give a clip norm or leave the largest updates out."
+        )
+    supernet.assign_weights(weights)
+    used = tuple(
+        UsedUpdate(
+            vote.name,
+            vote.identity,
+            vote.architecture,
+            vote.examples,
+            vote.norm,
+            verdict.examples,
+            verdict.scale,
+        )
+        for vote, verdict, _ in counted
+    )
+    coverage = _reach(supernet, [update.architecture for update in used])
+    return MergeReport(used, tuple(rejected), tuple(cohort.duplicates), coverage)
 
 
-def subnet_shapes(supernet: Supernet, architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that a subnet has, by name."""
-    slices = supernet.slices(architecture)
-    return {name: part.size for name, part in slices.items() if 0 not in part.size}
+class _Ballot(NamedTuple):
+    """A valid update that counts, and as how much."""
+
+    vote: Vote
+    verdict: Verdict
+    by_examples: bool
+
+    @property
+    def weight(self) -> float:
+        return float(np.float32(self.verdict.examples if self.by_examples else 1))
 
 
-def _check_choices(aggregation, weighting, clip_norm) -> None:
+def _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned) -> None:
     choices = (
         ("an aggregation", slicing.DIVISORS, aggregation),
         ("a weighting", slicing.WEIGHTINGS, weighting),
@@ -112,71 +141,125 @@ def _check_choices(aggregation, weighting, clip_norm) -> None:
     for what, known, value in choices:
         if value not in known:
             raise ValueError(f"Expected {what} of {', '.join(known)}, received {value!r}.")
-    if clip_norm is not None and not 0 < clip_norm < float("inf"):
+    if clip_norm is not None and not 0 < clip_norm < math.inf:
         raise ValueError(
             f"Expected a finite clip_norm above 0, received {clip_norm}. Leave it out to clip "
-            "nothing."
+            "at a multiple of the updates' median."
         )
-
-
-def _name(source) -> str:
-    if isinstance(source, DeviceUpdate):
-        return source.client or source.identity[:12]
-    return str(source)
-
-
-def _load(source, supernet) -> DeviceUpdate:
-    """The update, if it is one of the supernet's search space."""
-    shapes_of = functools.partial(subnet_shapes, supernet)
-    if not isinstance(source, DeviceUpdate):
-        return read_update(source, supernet.space, shapes_of)
-    shapes = {name: value.shape for name, value in source.delta.items()}
-    check_shapes(shapes, source.architecture, supernet.space, shapes_of)
-    return source
-
-
-def _check_base(update, base_hash, already_merged) -> None:
-    if update.identity in already_merged:
+    if max_examples is not None and (type(max_examples) is not int or max_examples < 1):
         raise ValueError(
-            "Expected an update that is new, received one that is already merged into this "
-            f"supernet (identity {update.identity[:12]}). Leave it out."
+            f"Expected max_examples as a whole number from 1, received {max_examples!r}. Leave it "
+            "out for a multiple of the median."
         )
-    if update.base_hash != base_hash:
+    if not 0 <= poisoned < 0.5:
         raise ValueError(
-            f"Expected an update that started from the supernet {base_hash[:12]}, received one "
-            f"that started from {update.base_hash[:12]} of round {update.base_round}. Merge it "
-            "into that supernet, or export this one to the device and train again."
+            f"Expected a poisoned share from 0 and below 0.5, received {poisoned}. With more, "
+            "nobody can tell which updates are the honest ones."
         )
 
 
-def _norm(update) -> float:
-    # In float64, since squares of large float32 values overflow.
-    squares = (float(np.sum(np.square(v, dtype=np.float64))) for v in update.delta.values())
-    return sum(squares) ** 0.5
+def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float):
+    """Returns the verdicts of a robust mean, with the claims of examples as they were judged."""
+    count = len(cohort.votes)
+    if count < 3:
+        raise ValueError(
+            f"Expected at least 3 valid updates for a poisoned share of {poisoned:g}, received "
+            f"{count}. Wait for more, or give no share."
+        )
+    filled = tf.ones([count], bool)
+    kept, _ = robust.nearest(tf.constant(np.stack(cohort.cores)), filled, poisoned)
+    sizes = tf.constant([vote.size for vote in cohort.votes], tf.float32)
+    scales = robust.scales(sizes, filled)
+    judged = []
+    for is_kept, scale, verdict in zip(kept.numpy(), scales.numpy(), verdicts, strict=True):
+        if is_kept and not verdict.reason:
+            verdict = Verdict(verdict.examples, min(float(scale), verdict.scale))
+        elif not verdict.reason:
+            reason = (
+                "Expected an update whose direction is like the others', received one of the "
+                f"{poisoned:.0%} farthest from their median. It is set aside; merge it by itself "
+                "if it can be trusted."
+            )
+            verdict = Verdict(0, 0.0, reason)
+        judged.append(verdict)
+    return judged
 
 
-def _overlap(supernet, update, weight, norm, clip_norm) -> Overlap:
-    """The update's contribution to the mean."""
-    slices = supernet.slices(update.architecture)
-    delta = {
-        name: update.delta.get(name, np.zeros(part.size, np.float32))
-        for name, part in slices.items()
-    }
-    if clip_norm is not None and norm > clip_norm:
-        scale = np.float32(clip_norm / norm)
+def _contribution(supernet, ballot: _Ballot) -> Overlap:
+    """Reads an update again and returns its part of the weighted sum."""
+    update = load_update(ballot.vote.source, supernet)
+    if update.identity != ballot.vote.identity:
+        raise ValueError(
+            "Expected the update that was read before, received another one: the file changed "
+            "meanwhile. Merge again."
+        )
+    delta = whole_delta(supernet, update)
+    if ballot.verdict.scale < 1:
+        scale = np.float32(ballot.verdict.scale)
         delta = {name: value * scale for name, value in delta.items()}
-    return slicing.overlap(delta, slices, supernet.grids, weight)
+    slices = supernet.slices(update.architecture)
+    return slicing.overlap(delta, slices, supernet.grids, tf.constant(ballot.weight, tf.float32))
+
+
+def _sum(
+    supernet, ballots: Sequence[_Ballot], rejected: list[RejectedUpdate]
+) -> tuple[Overlap, list[_Ballot]]:
+    """Adds up the updates; one that spoils the sum is rejected."""
+    overlaps, counted = slicing.no_overlap(supernet.grids), []
+    for ballot in ballots:
+        try:
+            overlaps = _add(overlaps, _contribution(supernet, ballot))
+        except (ValueError, OSError) as error:
+            rejected.append(RejectedUpdate(ballot.vote.name, str(error)))
+            continue
+        counted.append(ballot)
+    return overlaps, counted
 
 
 def _add(first: Overlap, second: Overlap) -> Overlap:
     total = {name: value + second.total[name] for name, value in first.total.items()}
-    if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in total.values()):
+    if not all(_is_finite(value) for value in total.values()):
         raise ValueError(
             "Expected values that can be summed, received some so large that the sum is not "
             "finite. Send an update that was trained with a smaller learning rate."
         )
     coverage = {name: value + second.coverage[name] for name, value in first.coverage.items()}
     return Overlap(total, coverage)
+
+
+def _is_finite(value) -> bool:
+    return bool(tf.reduce_all(tf.math.is_finite(value)))
+
+
+def _bound_influence(
+    supernet, totals: Overlap, counted: Sequence[_Ballot], aggregation, everyone
+) -> tuple[Overlap, list[_Ballot]]:
+    """Scales down updates that carry the mean too far, the longest first."""
+    bounded = {}
+    for ballot in sorted(counted, key=lambda one: -one.weight * one.vote.norm):
+        one = slicing.by_entry(_contribution(supernet, ballot), supernet.grids)
+        scale = influence_scale(totals, one, aggregation, everyone, ballot.weight)
+        if scale < 1:
+            totals = scaled_down(totals, one, scale)
+            verdict = ballot.verdict._replace(scale=ballot.verdict.scale * scale)
+            ballot = ballot._replace(verdict=verdict)
+        bounded[ballot.vote.identity] = ballot
+    return totals, [bounded[ballot.vote.identity] for ballot in counted]
+
+
+def _reach(supernet, architectures: Iterable[Architecture]) -> dict[str, TensorCoverage]:
+    """Counts how many updates cover each tensor's entries."""
+    grids = supernet.grids
+    counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
+    for architecture in architectures:
+        for name, part in supernet.slices(architecture).items():
+            counts[name] += grids[name].cover(part, 1.0)
+    return {
+        name: TensorCoverage(
+            int(tf.reduce_max(count)), float(np.mean(grids[name].spread(count > 0)))
+        )
+        for name, count in counts.items()
+    }
 
 
 def _refuse(rejected) -> None:

@@ -1,4 +1,4 @@
-"""What a merge of devices' updates did, for people and for JSON."""
+"""The report of a merge of devices' updates, for people and for JSON."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,8 +13,10 @@ class UsedUpdate(NamedTuple):
       name: Its path, or its client or identity if it came as an object.
       identity: `DeviceUpdate.identity`.
       architecture: The subnet that it trained.
-      examples: Number of its examples.
-      norm: L2 norm of its delta before clipping.
+      examples: Number of examples that it claims.
+      norm: L2 norm of its delta as it came.
+      believed_examples: Number of examples that it counted for.
+      scale: Factor by which its delta was scaled down; 1 if it was taken as it came.
     """
 
     name: str
@@ -22,14 +24,16 @@ class UsedUpdate(NamedTuple):
     architecture: Architecture
     examples: int
     norm: float
+    believed_examples: int
+    scale: float
 
 
 class RejectedUpdate(NamedTuple):
     """An update that is not in the mean.
 
     Attributes:
-      name: As of `UsedUpdate`.
-      reason: What was expected, what was received and what to do.
+      name: Its path, or its client or identity if it came as an object.
+      reason: A sentence: what was expected, what was received and what to do.
     """
 
     name: str
@@ -40,7 +44,7 @@ class DuplicateUpdate(NamedTuple):
     """An update that came again, counted once.
 
     Attributes:
-      name: As of `UsedUpdate`.
+      name: Its path, or its client or identity if it came as an object.
       of: The name under which it came first.
     """
 
@@ -62,7 +66,7 @@ class TensorCoverage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MergeReport:
-    """What a merge did.
+    """Lists what a merge did with each update.
 
     Attributes:
       used: The updates in the mean.
@@ -77,7 +81,7 @@ class MergeReport:
     coverage: dict[str, TensorCoverage]
 
     def to_fields(self) -> dict[str, Any]:
-        """The report as objects, lists and numbers that JSON knows."""
+        """Returns the report as objects, lists and numbers that JSON knows."""
         used = [
             {**update._asdict(), "architecture": dataclasses.asdict(update.architecture)}
             for update in self.used

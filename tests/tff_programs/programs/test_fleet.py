@@ -15,7 +15,8 @@ from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import read_metadata
 from tflite.format.update_file import read_update
-from tflite.merge.merge import merge_updates, subnet_shapes
+from tflite.merge.merge import merge_updates
+from tflite.merge.received import subnet_shapes
 
 CLIENTS = 3
 

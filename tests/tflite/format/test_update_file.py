@@ -18,7 +18,7 @@ from fedsup_tf.files import checkpoint
 from fedsup_tf.space import PRESETS
 from fedsup_tf.supernet import Supernet
 from tflite.format.update_file import DeviceUpdate, read_update, write_update
-from tflite.merge.merge import subnet_shapes
+from tflite.merge.received import subnet_shapes
 
 SHAPES_OF = functools.partial(subnet_shapes, Supernet(SPACE))
 ARCHITECTURE = Architecture((8, 16), (1, 2), (5, 3))
@@ -106,21 +106,24 @@ def test_a_file_written_by_hand_as_documented_is_the_same_update(tmp_path):
     assert_equal(read(tmp_path / "update"), make_update(loss_before=2.0, client=None))
 
 
-def test_the_identity_tells_updates_apart():
+def test_the_identity_is_that_of_the_content():
     update = make_update()
     changed = {name: value.copy() for name, value in update.delta.items()}
     changed["head/bias"][0] = np.nextafter(changed["head/bias"][0], np.float32(9))
     others = [
         make_update(delta=changed),
         make_update(base_hash="f" * 64),
+        make_update(architecture=Architecture((8, 16), (1, 2), (5, 5))),
+    ]
+    assert len({update.identity, *(other.identity for other in others)}) == 4
+    same = [
         make_update(base_round=8),
         make_update(examples=13),
         make_update(loss_after=0.5),
         make_update(client=None),
+        make_update(delta=dict(reversed(update.delta.items()))),
     ]
-    assert len({update.identity, *(other.identity for other in others)}) == 7
-    reordered = dict(reversed(update.delta.items()))
-    assert make_update(delta=reordered).identity == update.identity
+    assert {other.identity for other in same} == {update.identity}
 
 
 def test_reading_and_writing_load_no_tensorflow(tmp_path):
@@ -181,6 +184,8 @@ def fields_of(*dimensions):
 
 
 DELTA = make_update().delta
+# As deep as the parser follows, and deeper than Python writes.
+NESTED = json.loads("[" * 900 + "]" * 900)
 BIAS = DELTA["head/bias"]
 
 
@@ -202,6 +207,8 @@ BIAS = DELTA["head/bias"]
         (dict(text="[1]"), "an unknown file"),
         (dict(text="{"), "header is JSON"),
         (dict(text="[" * 100_000), "header is JSON"),
+        (dict(metadata={"client": NESTED}), "text or nothing as client"),
+        (dict(metadata={"architecture": {"widths": NESTED}}), "expected"),
         (dict(metadata={"examples": 0}), "examples to be a whole number from 1"),
         (dict(metadata={"examples": 2**31}), "examples to be a whole number from 1"),
         (dict(metadata={"examples": True}), "examples to be a whole number from 1"),

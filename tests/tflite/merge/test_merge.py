@@ -244,7 +244,7 @@ def test_unusable_updates_are_named_and_do_not_stop_the_others(tmp_path):
         str(tmp_path / "cut"): "cannot be read",
         "phone 4": "of shape",
         "phone 5": "asks for 40",
-        "phone 6": "the sum is not finite",
+        "phone 6": "times the",
         str(tmp_path / "none"): "found none",
     }
     assert list(reasons) == list(told)
@@ -252,6 +252,30 @@ def test_unusable_updates_are_named_and_do_not_stop_the_others(tmp_path):
         assert text in reasons[name]
     assert not any(reason.startswith("'") for reason in reasons.values())
     assert_same_bits(actual, merged(good)[0])
+
+
+def test_a_nested_update_costs_itself_alone(tmp_path):
+    good = [make_update(0, ACROSS[0]), make_update(1, ACROSS[1])]
+    path = tmp_path / "deep"
+    write_update(path, good[0])
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    for depth in (900, 100_000):
+        header["__metadata__"]["fedsup-tf"] = "[" * depth + "]" * depth
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+        actual, report = merged([good[0], path, good[1]])
+        assert [name for name, _ in report.rejected] == [str(path)]
+        assert_same_bits(actual, merged(good)[0])
+
+
+def test_the_same_delta_under_other_names_counts_once():
+    update, other = make_update(0, ACROSS[0]), make_update(1, ACROSS[1], examples=7)
+    copies = [dataclasses.replace(update, client=f"copy {n}", examples=n + 9) for n in range(4)]
+    actual, report = merged([update, *copies, other])
+    assert [name for name, _ in report.duplicates] == [f"copy {n}" for n in range(4)]
+    assert_same_bits(actual, merged([update, other])[0])
 
 
 def test_the_same_update_counts_once(tmp_path):

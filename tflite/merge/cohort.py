@@ -1,0 +1,169 @@
+"""Decides how far each update of a cohort is believed, from the cohort's medians.
+
+Nobody can tell what a phone really did, but a cohort of phones can be compared: most of them are
+honest, so that an honest update lies near the median. The limits are wide enough that a cohort of
+ordinary spread is merged as it is, to the bit.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsup_tf.architecture import Architecture
+from tflite.format.update_file import DeviceUpdate
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortLimits:
+    """How far an update may lie from the others; all are factors.
+
+    Attributes:
+      examples: Claims of examples above this multiple of the median count as that.
+      far_examples: Updates that claim more than this multiple of the median are left out.
+      size: Updates larger than this multiple of the median are scaled down to it. An update's size
+        is its root mean square over the entries it covers, so that subnets of all sizes compare.
+      far_size: Updates larger than this multiple of the median are left out.
+      two: Of two updates there is no majority: the larger size and the larger claim are cut to this
+        multiple of the smaller.
+      weights: Updates whose norm is above this multiple of that of the weights they change are left
+        out, also when they are alone.
+    """
+
+    examples: float = 4.0
+    far_examples: float = 100.0
+    size: float = 3.0
+    far_size: float = 10.0
+    two: float = 10.0
+    weights: float = 100.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) not in (int, float) or not 1 <= value < math.inf:
+                raise ValueError(
+                    f"Limits of a cohort: expected {field.name} as a finite number from 1, "
+                    f"received {value!r}."
+                )
+
+
+class Vote(NamedTuple):
+    """One valid update of the cohort, without its tensors.
+
+    Attributes:
+      name: Its path, or its client or identity if it came as an object.
+      source: From where its tensors are read again.
+      identity: `DeviceUpdate.identity`.
+      architecture: The subnet that it trained.
+      examples: Number of examples that it claims.
+      norm: L2 norm of its delta.
+      size: Root mean square of its delta over the entries it covers.
+      weights_norm: L2 norm of the supernet's weights in these entries.
+    """
+
+    name: str
+    source: str | DeviceUpdate
+    identity: str
+    architecture: Architecture
+    examples: int
+    norm: float
+    size: float
+    weights_norm: float
+
+
+class Verdict(NamedTuple):
+    """How far an update is believed.
+
+    Attributes:
+      examples: Number of examples that it counts for.
+      scale: Factor of its delta, at most 1.
+      reason: Why it is left out: what was expected, received and what to do; else empty.
+    """
+
+    examples: int
+    scale: float = 1.0
+    reason: str = ""
+
+
+def judge(
+    votes: Sequence[Vote],
+    limits: CohortLimits | None,
+    max_examples: int | None = None,
+    clip_norm: float | None = None,
+    compare_examples: bool = True,
+    compare_sizes: bool = True,
+) -> list[Verdict]:
+    """Compares updates with each other.
+
+    Args:
+      votes: The updates of the cohort.
+      limits: How far they may lie apart; None to believe all.
+      max_examples: Number of examples above which a claim counts as that, in place of the limit of
+        claims.
+      clip_norm: L2 norm to which longer updates are scaled down, in place of the limit of sizes.
+      compare_examples: Whether claims of examples matter.
+      compare_sizes: Whether sizes are compared here.
+
+    Returns:
+      A verdict for each update.
+    """
+    claims = _Bounds(math.inf, math.inf)
+    sizes = _Bounds(math.inf, math.inf)
+    if limits is not None:
+        # An update of zeros moves nothing, and must not make all others look large.
+        moving = [vote.size for vote in votes if vote.size > 0]
+        if compare_sizes:
+            sizes = _bounds(moving, limits.size, limits.far_size, limits.two)
+        if compare_examples and max_examples is None:
+            claimed = [vote.examples for vote in votes]
+            claims = _bounds(claimed, limits.examples, limits.far_examples, limits.two)
+    if max_examples is not None:
+        claims = claims._replace(most=max_examples)
+    if clip_norm is not None:
+        sizes = sizes._replace(most=math.inf)
+    return [_verdict(vote, claims, sizes, limits, clip_norm) for vote in votes]
+
+
+class _Bounds(NamedTuple):
+    """Above `most` a value is cut to it, above `far` its update is left out."""
+
+    most: float
+    far: float
+
+
+def _bounds(values: Sequence[float], factor: float, far_factor: float, of_two: float) -> _Bounds:
+    if len(values) < 2:
+        return _Bounds(math.inf, math.inf)
+    if len(values) == 2:
+        return _Bounds(of_two * min(values), math.inf)
+    middle = float(np.median(values))
+    return _Bounds(factor * middle, far_factor * middle)
+
+
+def _verdict(vote: Vote, claims, sizes, limits, clip_norm) -> Verdict:
+    far = []
+    if limits is not None and vote.norm > limits.weights * vote.weights_norm > 0:
+        far.append(
+            f"a norm of at most {limits.weights:g} times the {vote.weights_norm:.3g} of the "
+            f"weights it changes, received {vote.norm:.3g}"
+        )
+    if vote.size > sizes.far:
+        far.append(f"a root mean square of at most {sizes.far:.3g}, received {vote.size:.3g}")
+    if vote.examples > claims.far:
+        far.append(f"at most {claims.far:,.0f} examples, received {vote.examples:,}")
+    if far:
+        return Verdict(
+            0,
+            0.0,
+            f"Expected an update like those of the other phones: {'; '.join(far)}. It is far "
+            "outside and left out; merge it by itself if it can be trusted.",
+        )
+    scale = 1.0
+    if vote.size > sizes.most:
+        scale = sizes.most / vote.size
+    if clip_norm is not None and vote.norm > clip_norm:
+        scale = clip_norm / vote.norm
+    examples = vote.examples if vote.examples <= claims.most else max(1, int(claims.most))
+    return Verdict(examples, scale)

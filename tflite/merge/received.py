@@ -1,0 +1,151 @@
+"""Reads the updates that phones sent, and keeps what is needed to compare them."""
+
+import functools
+import math
+import os
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsup_tf import slicing
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.supernet import Supernet
+from tflite.format.update_file import DeviceUpdate, check_shapes, read_update, write_update
+from tflite.merge.cohort import Vote
+from tflite.merge.merge_report import DuplicateUpdate, RejectedUpdate
+
+# Reasons quote what a file says, which may be long.
+_REASON_LENGTH = 400
+
+
+class Cohort(NamedTuple):
+    """The valid updates, the others with the reason, and the core of each valid one if asked."""
+
+    votes: list[Vote]
+    rejected: list[RejectedUpdate]
+    duplicates: list[DuplicateUpdate]
+    cores: list[np.ndarray]
+
+
+def subnet_shapes(supernet: Supernet, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the tensors that a subnet has, by name."""
+    slices = supernet.slices(architecture)
+    return {name: part.size for name, part in slices.items() if 0 not in part.size}
+
+
+def _name(source) -> str:
+    if isinstance(source, DeviceUpdate):
+        return source.client or source.identity[:12]
+    return str(source)
+
+
+def read_cohort(
+    supernet: Supernet,
+    base_hash: str,
+    updates: Iterable[str | os.PathLike | DeviceUpdate],
+    already_merged: Collection[str],
+    folder: str,
+    with_cores: bool,
+) -> Cohort:
+    """Reads all updates once, one at a time, and keeps what is needed to compare them.
+
+    Args:
+      supernet: The supernet that they are merged into.
+      base_hash: `checkpoint.fingerprint` of the supernet that they must have started from.
+      updates: Files, or updates already read.
+      already_merged: Identities of updates to be rejected.
+      folder: Where updates wait that an iterator gives as objects.
+      with_cores: Whether the smallest subnet's part of each is kept.
+    """
+    cohort, first_names = Cohort([], [], [], []), {}
+    for number, source in enumerate(updates):
+        name = _name(source)
+        try:
+            update = load_update(source, supernet)
+            if update.identity in first_names:
+                first = first_names[update.identity]
+                cohort.duplicates.append(DuplicateUpdate(name, first))
+                continue
+            _check_base(update, base_hash, already_merged)
+        except (ValueError, OSError) as error:
+            reason = str(error).removeprefix(f"{name!r}: ")
+            if len(reason) > _REASON_LENGTH:
+                reason = f"{reason[:_REASON_LENGTH]}..."
+            cohort.rejected.append(RejectedUpdate(name, reason))
+            continue
+        first_names[update.identity] = name
+        kept = source
+        if isinstance(source, DeviceUpdate) and not isinstance(updates, Collection):
+            kept = os.path.join(folder, f"{number}.safetensors")
+            write_update(kept, update)
+        cohort.votes.append(_vote(supernet, name, kept, update))
+        if with_cores:
+            cohort.cores.append(_core(supernet, update))
+        # Not held while the next one is made.
+        del source, update, kept
+    return cohort
+
+
+def load_update(source: str | os.PathLike | DeviceUpdate, supernet: Supernet) -> DeviceUpdate:
+    """Returns the update if it is one of the supernet's search space."""
+    shapes_of = functools.partial(subnet_shapes, supernet)
+    if not isinstance(source, DeviceUpdate):
+        return read_update(source, supernet.space, shapes_of)
+    shapes = {name: value.shape for name, value in source.delta.items()}
+    check_shapes(shapes, source.architecture, supernet.space, shapes_of)
+    return source
+
+
+def _check_base(update, base_hash, already_merged) -> None:
+    if update.identity in already_merged:
+        raise ValueError(
+            "Expected an update that is new, received one that is already merged into this "
+            f"supernet (identity {update.identity[:12]}). Leave it out."
+        )
+    if update.base_hash != base_hash:
+        raise ValueError(
+            f"Expected an update that started from the supernet {base_hash[:12]}, received one "
+            f"that started from {update.base_hash[:12]} of round {update.base_round}. Merge it "
+            "into that supernet, or export this one to the device and train again."
+        )
+
+
+def _vote(supernet, name, source, update) -> Vote:
+    slices = supernet.slices(update.architecture)
+    entries = sum(math.prod(part.size) for part in slices.values())
+    norm = _norm(update.delta.values())
+    weights = slicing.take(supernet.weights_by_name(), slices)
+    return Vote(
+        name,
+        source,
+        update.identity,
+        update.architecture,
+        update.examples,
+        norm,
+        norm / math.sqrt(entries),
+        _norm(weights.values()),
+    )
+
+
+def _norm(parts) -> float:
+    # In float64, since squares of large float32 values overflow.
+    squares = (float(np.sum(np.square(part, dtype=np.float64))) for part in map(np.asarray, parts))
+    return math.fsum(squares) ** 0.5
+
+
+def whole_delta(supernet: Supernet, update: DeviceUpdate) -> dict[str, np.ndarray]:
+    """Returns the update's tensors for all names, those that the subnet has not with size 0."""
+    slices = supernet.slices(update.architecture)
+    absent = {name: np.zeros(part.size, np.float32) for name, part in slices.items()}
+    return {**absent, **update.delta}
+
+
+def _core(supernet, update) -> np.ndarray:
+    """Returns the update's values of the smallest subnet, in one row, of unit scale."""
+    slices = supernet.slices(update.architecture)
+    placed = slicing.place(whole_delta(supernet, update), slices, supernet.weight_shapes)
+    core = slicing.take(placed, supernet.slices(supernet.space.smallest()))
+    row = np.concatenate([np.ravel(core[name]) for name in supernet.weight_shapes])
+    # Only the direction counts, and squares of large float32 values overflow.
+    return row / np.float32(np.abs(row).max(initial=0) or 1)
