@@ -58,6 +58,10 @@ class LocalTraining:
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(
+                    f"Local training: expected {field} to be a number, received {value!r}."
+                )
             if isinstance(getattr(type(self), field), int) and type(value) is not int:
                 raise ValueError(
                     f"Local training: expected {field} to be a whole number, received {value!r}."

@@ -12,6 +12,9 @@ from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import FloatUpload, OverlapMeanFactory
 
+# Noise a million times as large as any update drowns all of them.
+LARGEST_NOISE_MULTIPLIER = 1e6
+
 
 class PrivateOverlapMeanFactory(OverlapMeanFactory):
     """Overlap mean with central differential privacy for each client (arXiv 1710.06963).
@@ -61,6 +64,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         ):
             if not 0 < value < math.inf:
                 raise ValueError(f"Privacy: expected a finite {name} above 0, received {value}.")
+        _check_noise(noise_multiplier)
         self._clipping_norm = clipping_norm
         self._noise_multiplier = noise_multiplier
         self._seed = seed
@@ -119,6 +123,13 @@ class PrivacyAccount:
     def __post_init__(self):
         if not 0 < self.delta < 1:
             raise ValueError(f"Privacy: expected a delta between 0 and 1, received {self.delta}.")
+        _check_noise(self.noise_multiplier)
+        counts = (self.clients_per_round, self.clients)
+        if not all(type(count) is int for count in counts) or not 1 <= counts[0] <= counts[1]:
+            raise ValueError(
+                f"Privacy: expected 1 to {self.clients} clients a round, whole numbers, received "
+                f"{self.clients_per_round}."
+            )
 
     def __str__(self):
         asked = f"{self.clients_per_round} of {self.clients} clients a round"
@@ -156,6 +167,10 @@ class PrivacyAccount:
     def rounds_within(self, epsilon: float, most: int) -> int:
         """The largest number of rounds, up to `most`, that cost at most `epsilon`."""
         low, high = 0, most
+        if not 0 < epsilon < math.inf:
+            raise ValueError(
+                f"Privacy: expected a finite budget of epsilon above 0, received {epsilon}."
+            )
         while low < high:
             middle = (low + high + 1) // 2
             if self.epsilon_after(middle) <= epsilon:
@@ -163,3 +178,11 @@ class PrivacyAccount:
             else:
                 high = middle - 1
         return low
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    if not 0 < noise_multiplier <= LARGEST_NOISE_MULTIPLIER:
+        raise ValueError(
+            "Privacy: expected a noise multiplier above 0 and up to "
+            f"{LARGEST_NOISE_MULTIPLIER:g}, received {noise_multiplier}."
+        )

@@ -21,6 +21,10 @@ def build_schedule(
     """
     if kind not in SCHEDULES:
         raise ValueError(f"Expected a schedule of {', '.join(SCHEDULES)}, received {kind!r}.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"Expected a finite learning rate above 0, received {learning_rate}.")
+    if not 0 <= final_share <= 1:
+        raise ValueError(f"Expected a final share from 0 to 1, received {final_share}.")
 
     def schedule(round_number):
         if kind == "constant":

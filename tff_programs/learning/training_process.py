@@ -1,5 +1,6 @@
 """FedSup and E-FedSup as a `tff.learning.templates.LearningProcess`."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -75,6 +76,8 @@ def build_fedsup_process(
     Returns:
       The process.
     """
+    if not callable(learning_rate) and not 0 < learning_rate < math.inf:
+        raise ValueError(f"Expected a finite learning rate above 0, received {learning_rate}.")
     if not 0 <= averaging < 1:
         raise ValueError(f"Expected averaging from 0 and below 1, received {averaging}.")
     if weighting not in WEIGHTINGS:

@@ -28,9 +28,15 @@ def define_flags(define: FlagDefiner) -> None:
     define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
     define.path("data", None, "Folder of pictures or .npz file, instead of a data set.")
     define.integer("client", 0, "Which client of the data set trains.", lower_bound=0)
-    define.float("test_share", 0.2, "Part of --data for the test, if it has no own test part.")
+    define.float(
+        "test_share",
+        0.2,
+        "Part of --data for the test, if it has no own test part.",
+        above=0,
+        below=1,
+    )
     define.integer("epochs", 10, "Passes over the examples.", lower_bound=1)
-    define.float("learning_rate", 0.02, "Of every step.")
+    define.float("learning_rate", 0.02, "Of every step.", above=0)
     define.integer(
         "patience",
         None,
@@ -38,9 +44,17 @@ def define_flags(define: FlagDefiner) -> None:
         "lesser loss on them; the best epoch is kept.",
         lower_bound=1,
     )
-    define.float("held_out_share", 0.2, "Part of the examples held out, with --patience.")
+    define.float(
+        "held_out_share", 0.2, "Part of the examples held out, with --patience.", above=0, below=1
+    )
     define.bool("head_only", False, "Trains the classifier and the normalizations alone.")
-    define.integer("threads", 1, "Most threads; a step runs on one or on all, what is faster.")
+    define.integer(
+        "threads",
+        1,
+        "Most threads; a step runs on one or on all, what is faster.",
+        lower_bound=1,
+        upper_bound=1024,
+    )
 
 
 def main(argv: Sequence[str]) -> None:

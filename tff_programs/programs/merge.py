@@ -1,10 +1,12 @@
 """fedsup merge SUPERNET UPDATE... --out=NEW.safetensors: adds what phones learned to a supernet.
 
 An UPDATE is a file that a phone sent, or a folder: then all *.safetensors in it. Updates that are
-damaged, of another search space, started from another supernet or already merged are named with the
-reason and left out. Beside NEW.safetensors, NEW.merge.json tells what was done.
+damaged, of another search space, started from another supernet, already merged or far from all
+others are named with the reason and left out; claims of examples and sizes that stand out are cut.
+Beside NEW.safetensors, NEW.merge.json tells what was done.
 """
 
+import dataclasses
 import glob
 import os
 from collections.abc import Sequence
@@ -15,11 +17,13 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.reports import report
+from tflite.merge.cohort import CohortLimits
 from tflite.merge.merge import merge_updates
-from tflite.merge.merge_report import MergeReport
+from tflite.merge.merge_report import MergeReport, UsedUpdate
 
 # Rows of the table; the JSON file has all.
 _ROWS = 20
+_LIMITS = CohortLimits()
 
 
 def define_flags(define: FlagDefiner) -> None:
@@ -27,7 +31,31 @@ def define_flags(define: FlagDefiner) -> None:
     define.output_file("out", None, "Where the new supernet is written.")
     define.enum("aggregation", "coverage", slicing.DIVISORS, "How overlapping slices are averaged.")
     define.enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
-    define.float("clip_norm", None, "Largest L2 norm of an update; larger ones are scaled down.")
+    define.float(
+        "clip_norm",
+        None,
+        "Largest L2 norm of an update; longer ones are scaled down. By default updates are held "
+        f"against the median: those over {_LIMITS.size:g} times its root mean square are scaled "
+        f"down to that, those over {_LIMITS.far_size:g} times left out.",
+        above=0,
+    )
+    define.integer(
+        "max_examples",
+        None,
+        "Number of examples above which a phone's claim counts as that. By default "
+        f"{_LIMITS.examples:g} times the median; who claims {_LIMITS.far_examples:g} times the "
+        "median is left out.",
+        lower_bound=1,
+    )
+    define.float(
+        "poisoned",
+        0.0,
+        "Share of the updates that may be poisoned; above 0, those farthest from the others are "
+        "set aside.",
+        lower_bound=0,
+        below=0.5,
+    )
+    define.bool("trusted", False, "Believe every update as it is: no comparison with the others.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,6 +80,9 @@ def main(argv: Sequence[str]) -> None:
         aggregation=options.aggregation,
         weighting=options.weighting,
         clip_norm=options.clip_norm,
+        max_examples=options.max_examples,
+        poisoned=options.poisoned,
+        limits=None if options.trusted else _LIMITS,
         already_merged=frozenset(merged_before),
     )
     number = information.get("round", 0) + 1
@@ -69,6 +100,9 @@ def main(argv: Sequence[str]) -> None:
         "aggregation": options.aggregation,
         "weighting": options.weighting,
         "clip_norm": options.clip_norm,
+        "max_examples": options.max_examples,
+        "poisoned": options.poisoned,
+        "limits": None if options.trusted else dataclasses.asdict(_LIMITS),
         **merged.to_fields(),
     }
     told = f"{os.path.splitext(options.out)[0]}.merge.json"
@@ -103,6 +137,7 @@ def _table(merged: MergeReport) -> str:
         lines.append(f"and {len(merged.used) - _ROWS} more")
     lines += [f"counted once: {name}, the same as {first}" for name, first in merged.duplicates]
     lines += [f"left out: {name}: {reason}" for name, reason in merged.rejected]
+    lines += [f"cut: {update.name}: {_cut(update)}" for update in merged.used if _cut(update)]
     reached = [reach for reach in merged.coverage.values() if reach.updates]
     whole = sum(reach.share == 1 for reach in reached)
     lines.append(
@@ -110,3 +145,13 @@ def _table(merged: MergeReport) -> str:
         f"tensors {len(reached)} changed, {whole} of them in every entry"
     )
     return "\n".join(lines)
+
+
+def _cut(update: UsedUpdate) -> str:
+    """Returns what was not believed of an update, in words; empty if it was taken as it came."""
+    parts = []
+    if update.scale < 1:
+        parts.append(f"its change by the factor {update.scale:.2g}")
+    if update.believed_examples < update.examples:
+        parts.append(f"{update.examples:,} examples to {update.believed_examples:,}")
+    return ", ".join(parts)

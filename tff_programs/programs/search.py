@@ -38,10 +38,14 @@ def define_flags(define: FlagDefiner) -> None:
     define.output_folder("out", None, "Folder of the results.")
     define.integer("max_parameters", None, "Most parameters.", lower_bound=1)
     define.integer("max_macs", None, "Most multiply-accumulates an image.", lower_bound=1)
-    define.float("max_file_kilobytes", None, "Largest .tflite file (estimated from above).")
-    define.float("max_train_megabytes", None, "Most memory of a training step (estimated).")
-    define.float("max_infer_ms", None, "Longest inference; needs --latency_table.")
-    define.float("max_train_ms", None, "Longest training step; needs --latency_table.")
+    define.float(
+        "max_file_kilobytes", None, "Largest .tflite file (estimated from above).", above=0
+    )
+    define.float(
+        "max_train_megabytes", None, "Most memory of a training step (estimated).", above=0
+    )
+    define.float("max_infer_ms", None, "Longest inference; needs --latency_table.", above=0)
+    define.float("max_train_ms", None, "Longest training step; needs --latency_table.", above=0)
     define.path("latency_table", None, "A device's latency table, a JSON file.")
     define.integer(
         "train_batch_size",
@@ -65,7 +69,11 @@ def define_flags(define: FlagDefiner) -> None:
     )
     define.integer("client_batch_size", 50, "Images normalized together.", lower_bound=1)
     define.integer(
-        "clients_at_once", 0, "Clients computed side by side, a process each; 0 for one a core."
+        "clients_at_once",
+        0,
+        "Clients computed side by side, a process each; 0 for one a core.",
+        lower_bound=0,
+        upper_bound=1024,
     )
 
 

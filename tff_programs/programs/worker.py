@@ -27,7 +27,11 @@ def define_flags(define: FlagDefiner) -> None:
     )
     define.integer("port", 10000, "Port at which it listens.", lower_bound=1, upper_bound=65535)
     define.integer(
-        "clients_at_once", 0, "Clients computed side by side; 0 for one a core.", lower_bound=0
+        "clients_at_once",
+        0,
+        "Clients computed side by side; 0 for one a core.",
+        lower_bound=0,
+        upper_bound=1024,
     )
     define_tls_flags(define)
 

@@ -43,8 +43,10 @@ class SimulatedTime:
     deadline_seconds: float = math.inf
 
     def __post_init__(self):
-        if self.over_asked < 0:
-            raise ValueError(f"Expected over_asked from 0, received {self.over_asked}.")
+        if type(self.over_asked) is not int or self.over_asked < 0:
+            raise ValueError(
+                f"Expected over_asked as a whole number from 0, received {self.over_asked!r}."
+            )
         if not self.deadline_seconds > 0:
             raise ValueError(f"Expected a deadline above 0 s, received {self.deadline_seconds}.")
 

@@ -79,6 +79,11 @@ class Assignment:
             raise ValueError(
                 f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}."
             )
+        if type(self.clients) is not int or type(self.clients_per_round) is not int:
+            raise ValueError(
+                "Expected whole numbers of clients and clients a round, received "
+                f"{self.clients!r} and {self.clients_per_round!r}."
+            )
         if self.asked > self.clients:
             raise ValueError(
                 f"Expected to ask at most all {self.clients} clients, received "

@@ -8,8 +8,13 @@ from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators import clipping, overlap_mean
 from tff_programs.aggregators.compression import EightBitUpload
-from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanFactory
+from tff_programs.aggregators.privacy import (
+    LARGEST_NOISE_MULTIPLIER,
+    PrivacyAccount,
+    PrivateOverlapMeanFactory,
+)
 from tff_programs.aggregators.robust import RobustOverlapMeanFactory
+from tff_programs.programs.flags.number_flags import FiniteFloatParser
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.simulation.round_plan import Assignment
 
@@ -40,15 +45,25 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
         "Share of a round's clients that may be poisoned; above 0, the updates farthest from the "
         "others' are set aside.",
         lower_bound=0,
+        below=0.5,
     )
     define.float(
         "noise_multiplier",
         0.0,
         "Differential privacy: deviation of the noise on sums, over --clipping's norm.",
         lower_bound=0,
+        upper_bound=LARGEST_NOISE_MULTIPLIER,
     )
-    define.float("delta", None, "Of (epsilon, delta); by default 0.1 over the number of clients.")
-    define.float("max_epsilon", None, "Privacy budget: a run that would cost more is refused.")
+    define.float(
+        "delta",
+        None,
+        "Of (epsilon, delta); by default 0.1 over the number of clients.",
+        above=0,
+        below=1,
+    )
+    define.float(
+        "max_epsilon", None, "Privacy budget: a run that would cost more is refused.", above=0
+    )
     define.integer(
         "noise_seed",
         None,
@@ -154,10 +169,11 @@ def _norm(options: ProgramFlags, name: str) -> float | str | None:
     if value in ("none", "adaptive"):
         return None if value == "none" else value
     try:
-        return float(value)
+        return FiniteFloatParser(above=0).parse(value)
     except ValueError as error:
         raise ValueError(
-            f"--{name}: expected none, adaptive or a norm such as 1.5, received {value!r}."
+            f"--{name}: expected none, adaptive or a finite norm above 0 such as 1.5, received "
+            f"{value!r}."
         ) from error
 
 

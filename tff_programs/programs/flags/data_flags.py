@@ -40,6 +40,7 @@ def define_data_flags(define: FlagDefiner) -> None:
         "beta",
         _DEFAULTS.beta,
         "Concentration, with --partition=dirichlet: the smaller, the fewer classes.",
+        above=0,
     )
     define.integer("seed", _DEFAULTS.seed, "Decides everything that is random.", lower_bound=0)
     define.validator(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from tff_programs.programs.flags import path_flags
+from tff_programs.programs.flags.number_flags import define_float
 
 
 class FlagDefiner:
@@ -19,7 +20,9 @@ class FlagDefiner:
 
     def __init__(self, options: flags.FlagValues):
         """Defines flags in `options`."""
-        for kind in ("bool", "enum", "float", "integer", "list", "string"):
+        # NaN and infinity are refused unless a flag allows them.
+        self.float = functools.partial(define_float, flag_values=options)
+        for kind in ("bool", "enum", "integer", "list", "string"):
             define = getattr(flags, f"DEFINE_{kind}")
             setattr(self, kind, functools.partial(define, flag_values=options))
         for kind, (parser, serializer) in path_flags.KINDS.items():

@@ -53,12 +53,10 @@ def define_time_flags(define: FlagDefiner) -> None:
         lower_bound=0,
     )
     define.float(
-        "round_deadline", None, "Longest simulated seconds of a round; clients not done are lost."
-    )
-    define.validator(
         "round_deadline",
-        lambda seconds: seconds is None or seconds > 0,
-        "Expected seconds above 0.",
+        None,
+        "Longest simulated seconds of a round; clients not done are lost.",
+        above=0,
     )
 
 

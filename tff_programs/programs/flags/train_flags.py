@@ -29,19 +29,37 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
     define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
     define.integer("batch_size", _DEFAULTS.batch_size, "Local batch size.", lower_bound=1)
-    define.float("learning_rate", 0.1, "Clients' learning rate in the first round.")
+    define.float("learning_rate", 0.1, "Clients' learning rate in the first round.", above=0)
     define.enum("schedule", "constant", schedule.SCHEDULES, "Learning rate over the rounds.")
-    define.float("momentum", _DEFAULTS.momentum, "Clients' momentum.")
-    define.float("weight_decay", _DEFAULTS.weight_decay, "Clients' weight decay.")
-    define.float("clip_value", _DEFAULTS.clip_value, "Largest entry of a gradient; inf for none.")
-    define.float("label_smoothing", _DEFAULTS.label_smoothing, "Share spread over the classes.")
+    define.float("momentum", _DEFAULTS.momentum, "Clients' momentum.", lower_bound=0, upper_bound=1)
+    define.float("weight_decay", _DEFAULTS.weight_decay, "Clients' weight decay.", lower_bound=0)
+    define.float(
+        "clip_value",
+        _DEFAULTS.clip_value,
+        "Largest entry of a gradient; inf for none.",
+        above=0,
+        allow_infinity=True,
+    )
+    define.float(
+        "label_smoothing",
+        _DEFAULTS.label_smoothing,
+        "Share spread over the classes.",
+        lower_bound=0,
+        upper_bound=1,
+    )
     define.integer(
         "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
     )
-    define.float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.")
+    define.float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.", above=0)
     define.enum("server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update.")
-    define.float("server_learning_rate", 1.0, "Of the server optimizer.")
-    define.float("averaging", 0.0, "Share that the average of the rounds' weights keeps; 0: none.")
+    define.float("server_learning_rate", 1.0, "Of the server optimizer.", above=0)
+    define.float(
+        "averaging",
+        0.0,
+        "Share that the average of the rounds' weights keeps; 0: none.",
+        lower_bound=0,
+        below=1,
+    )
     define.paths(
         "tiers",
         [],
@@ -50,11 +68,17 @@ def define_train_flags(define: FlagDefiner) -> None:
     )
     define.bool("redraw", False, "Draw another subnet within a tier's bounds each round.")
     define.bool("cohort_sandwich", False, "Each round trains a smallest and a largest subnet.")
-    define.float("availability", 1.0, "Chance that a client that was asked answers.")
+    define.float(
+        "availability", 1.0, "Chance that a client that was asked answers.", above=0, upper_bound=1
+    )
     define.integer("evaluate_every", 10, "Rounds from one evaluation to the next.", lower_bound=1)
     define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
     define.integer(
-        "clients_at_once", 0, "Clients computed side by side, a process each; 0 for one a core."
+        "clients_at_once",
+        0,
+        "Clients computed side by side, a process each; 0 for one a core.",
+        lower_bound=0,
+        upper_bound=1024,
     )
 
 
