@@ -47,6 +47,11 @@ def define_flags(define: FlagDefiner) -> None:
     define.float(
         "held_out_share", 0.2, "Part of the examples held out, with --patience.", above=0, below=1
     )
+    define.bool(
+        "trusted",
+        False,
+        "Open the model without trying it in a process of its own first; for files made here.",
+    )
     define.bool("head_only", False, "Trains the classifier and the normalizations alone.")
     define.integer(
         "threads",
@@ -64,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"Expected the model's .tflite file, received {arguments}.")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
-    trainer = DeviceTrainer(arguments[0], options.threads)
+    trainer = DeviceTrainer(arguments[0], options.threads, options.trusted)
     examples = _examples(options, trainer)
     kept = np.arange(len(examples.labels))
     held_out = None

@@ -249,6 +249,8 @@ class Fleet:
             f"--epochs={self.training.epochs}",
             f"--learning_rate={self.learning_rate}",
             f"--seed={seed}",
+            # This process exported it.
+            "--trusted",
         ]
         environment = {**os.environ, END_WITH: str(os.getpid())}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.files.reading import reading
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.supernet import Supernet
@@ -105,7 +106,8 @@ def certify_tflite(
     _check_origin(path, metadata, supernet)
     with open(path, "rb") as file:
         model = file.read()
-    operators = flatbuffer.count_operators(model)
+    with reading(path, "a model that fedsup export wrote", "Export it again."):
+        operators = flatbuffer.count_operators(model)
     foreign = sorted(name for name in operators if name.startswith("custom:"))
     summary = f"{sum(operators.values())} operators of {len(operators)} kinds"
     checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or summary)]

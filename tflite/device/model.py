@@ -23,18 +23,20 @@ class DeviceModel:
       set_threads: Sets the number of threads of the matrix products.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 1):
+    def __init__(self, path: str | os.PathLike, threads: int = 1, trusted: bool = False):
         """Opens a model.
 
         Args:
           path: A file that `export_tflite` wrote.
           threads: Number of threads of the runtime's matrix products, from 1.
+          trusted: Whether the file is opened without trying it in a child process first, for files
+            that were made on this machine.
 
         Raises:
           ValueError: If the file is missing, damaged or was not written by `export_tflite`.
         """
         self._path = str(path)
-        self.metadata, self._run, self.set_threads = open_model(path, threads)
+        self.metadata, self._run, self.set_threads = open_model(path, threads, trusted)
         names = self.metadata.variables
         self.weight_names = tuple(name for name in names if not name.endswith(MEAN_SQUARE))
         self.can_train_head = signatures.TRAIN_HEAD in self._run

@@ -10,6 +10,7 @@ import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.space import MEAN_SQUARE
 from tflite.device.interpreter import open_interpreter, set_threads
+from tflite.device.probe import try_in_child
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata, read_metadata
 
@@ -32,16 +33,17 @@ class OpenedModel(NamedTuple):
     set_threads: Callable[[int], None]
 
 
-def open_model(path: str | os.PathLike, threads: int) -> OpenedModel:
+def open_model(path: str | os.PathLike, threads: int, trusted: bool = False) -> OpenedModel:
     """Opens a model.
 
     Args:
       path: A file that `export_tflite` wrote.
       threads: Number of threads of the matrix products, from 1.
+      trusted: Whether the file is opened without trying it in a child process first.
 
     Raises:
       ValueError: If the file is missing, damaged or was not written by `export_tflite`, or its
-        signatures are not those that its metadata describe.
+        signatures are not those that its metadata describe, or it ends the process that runs it.
     """
     if type(threads) is not int or threads < 1:
         raise ValueError(
@@ -53,6 +55,8 @@ def open_model(path: str | os.PathLike, threads: int) -> OpenedModel:
             f"{str(path)!r}: expected a model that trains, received one that only infers, with "
             f"precision {metadata.precision}. Give the file that fedsup export wrote beside it."
         )
+    if not trusted:
+        try_in_child(path)
     try:
         interpreter = open_interpreter(threads, model_path=str(path))
         names = list(interpreter.get_signature_list())

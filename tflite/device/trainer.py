@@ -33,18 +33,20 @@ class DeviceTrainer:
       history: A report for each epoch since the model was opened or restored.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 1):
+    def __init__(self, path: str | os.PathLike, threads: int = 1, trusted: bool = False):
         """Opens a model.
 
         Args:
           path: A file that `export_tflite` wrote.
           threads: Greatest number of threads, from 1. Steps run on one thread or on all of them
             (`ThreadTuner`).
+          trusted: Whether the file is opened without trying it in a child process first, for files
+            that were made on this machine.
 
         Raises:
           ValueError: If the file is missing, damaged or was not written by `export_tflite`.
         """
-        self._model = DeviceModel(path, threads)
+        self._model = DeviceModel(path, threads, trusted)
         self._threads = ThreadTuner(self._model.set_threads, threads)
         self._received = self._model.state()
         self._best: Mapping[str, np.ndarray] | None = None

@@ -17,10 +17,11 @@ from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
+from tflite.device import probe
 from tflite.device.epoch import DivergedError, EpochReport, check_finite
 from tflite.device.trainer import DeviceTrainer
 from tflite.export.export import BatchSizes, Origin, export_tflite
-from tflite.format.metadata import ENTRY, append_metadata, read_metadata
+from tflite.format.metadata import ENTRY, append_metadata, read_metadata, split_model
 from tflite.format.update_file import read_update, write_update
 
 SPACE = SearchSpace(
@@ -619,3 +620,28 @@ print(json.dumps([loaded, update.identity]))
     trainer = DeviceTrainer(model_path)
     trainer.fit(IMAGES, LABELS, **FIT)
     assert trainer.update(examples=22, loss_before=1.0, loss_after=0.5).identity == identity
+
+
+def test_a_crafted_model_ends_a_child_and_not_this_process(model_path, tmp_path, monkeypatch):
+    model, metadata = split_model(model_path)
+    path = tmp_path / "crafted.tflite"
+    # Its first table lies far behind its end; the hash goes with it.
+    path.write_bytes(append_metadata((2**30).to_bytes(4, "little") + model[4:], metadata))
+    assert read_metadata(path) == metadata
+    with pytest.raises(ValueError, match=r"crafted\.tflite'.*by signal \d+ in which it was tried"):
+        DeviceTrainer(path)
+    # A whole model is tried once, and a trusted one never.
+    copy, commands = tmp_path / "copy.tflite", []
+    copy.write_bytes(append_metadata(model, dataclasses.replace(metadata, round=99)))
+
+    def run(command, **options):
+        commands.append(command)
+        assert options["timeout"] > 0
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(probe.subprocess, "run", run)
+    DeviceTrainer(copy, trusted=True)
+    assert not commands
+    DeviceTrainer(copy)
+    DeviceTrainer(copy)
+    assert len(commands) == 1
