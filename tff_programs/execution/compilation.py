@@ -1,4 +1,4 @@
-"""A compiled computation, whole or in parts that run on some of its clients each."""
+"""Compiles computations, whole or in parts that each run on some of the clients."""
 
 import functools
 from typing import NamedTuple
@@ -7,20 +7,21 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 
-class Form(NamedTuple):
-    """A compiled computation in parts, see `tff.framework.MergeableCompForm`.
+class MergeableForm(NamedTuple):
+    """A computation compiled in parts, as `tff.framework.MergeableCompForm` cuts it.
 
     Attributes:
-      up_to_merge: From the argument, of some of the clients, to an accumulator at the server.
-      merge: Two accumulators at the server to one.
-      is_done: An accumulator at the server to a number, once it is there.
-      after_merge: From the argument and the accumulator of all to the result.
-      accumulator_type: The accumulator's.
+      up_to_merge: Maps the argument, with some of the clients, to an accumulator at the server.
+      merge: Merges two accumulators at the server.
+      synchronize: Maps an accumulator at the server to a small number. Who has the number knows
+        that the accumulator has been computed.
+      after_merge: Maps the argument and the accumulator of all clients to the result.
+      accumulator_type: Type of an accumulator.
     """
 
     up_to_merge: tff.Computation
     merge: tff.Computation
-    is_done: tff.Computation
+    synchronize: tff.Computation
     after_merge: tff.Computation
     accumulator_type: tff.FederatedType
 
@@ -29,8 +30,8 @@ compile_whole = functools.lru_cache(tff.backends.native.desugar_and_transform_to
 
 
 @functools.lru_cache
-def compile_in_parts(computation) -> Form | ValueError:
-    """The form, or why there is none."""
+def compile_in_parts(computation: tff.Computation) -> MergeableForm | ValueError:
+    """Compiles a computation in parts; returns the error if it cannot be cut."""
     try:
         form = tff.backends.native.compile_to_mergeable_comp_form(computation)
     except ValueError as error:
@@ -48,10 +49,10 @@ def compile_in_parts(computation) -> Form | ValueError:
         return sum((tf.size(part) for part in parts), tf.constant(0))
 
     @tff.federated_computation(accumulator_type)
-    def is_done(accumulator):
+    def synchronize(accumulator):
         return tff.federated_map(size, accumulator)
 
-    return Form(
-        *map(compile_whole, (form.up_to_merge, merge, is_done, form.after_merge)),
+    return MergeableForm(
+        *map(compile_whole, (form.up_to_merge, merge, synchronize, form.after_merge)),
         accumulator_type,
     )

@@ -1,19 +1,19 @@
-"""Rounds in subrounds of a bounded number of clients, on one worker or on many.
+"""Executes rounds in subrounds of a bounded number of clients, on one worker or several.
 
-TFF's worker holds all clients' data and updates of a computation at once: some 33 MB for each
-client of `fedsup_cifar`, 14 GB for 400. TFF can cut a computation whose aggregations do not depend
-on each other into a part up to the aggregation, a merge of accumulators and a part behind it
-(`MergeableCompForm`), and so run a large round as subrounds. The context that TFF has for that form
-moves every subround's accumulator through the program, sends the server's state anew with each and,
-since TFF's executors block, lets workers take turns. This one executes the same form otherwise:
+TFF's worker holds the data and updates of all clients of a computation at once: about 33 MB for
+each client of `fedsup_cifar`, 14 GB for 400. TFF can cut a computation whose aggregations do not
+depend on each other into a part up to the aggregation, a merge of accumulators and a part after it
+(`MergeableCompForm`), so that a large round runs as subrounds. TFF's own context for that form
+moves every subround's accumulator through the program, sends the server's state with each subround
+and, since TFF's executors block, uses one worker at a time. This context differs:
 
-* a subround's accumulator stays on its worker and is merged there; the state goes to each worker
-  once a round, and of all workers but the one that ends the round an accumulator comes back;
-* each worker has a thread; its next subround is sent while it computes one;
-* clients' data are made when their subround is sent;
-* what a lost worker had to do goes to those left, what others have done is kept.
+* A subround's accumulator stays on its worker and is merged there. The state is sent to each worker
+  once a round, and each worker but the one that finishes the round returns one accumulator.
+* Each worker has a thread, which sends the next subround while the worker computes one.
+* Clients' data are made when their subround is sent.
+* The clients of a lost worker are given to the others; what others have computed is kept.
 
-Each computation is compiled once, whatever workers, subrounds and subnets it meets.
+Each computation is compiled once, for any number of workers and subrounds and for any subnets.
 """
 
 import asyncio
@@ -28,41 +28,57 @@ from tensorflow_federated.python.core.environments.tensorflow_frontend import (
 from tensorflow_federated.python.core.impl.executors import cardinalities_utils
 
 from tff_programs.execution import load_balancing, remote_worker
-from tff_programs.execution.compilation import Form, compile_in_parts, compile_whole
+from tff_programs.execution.compilation import MergeableForm, compile_in_parts, compile_whole
 from tff_programs.execution.streaming import Argument, to_numpy
-from tff_programs.execution.worker_task import WorkerShare
+from tff_programs.execution.worker_task import WorkerTask
 
-# For each that a worker computes at once; of `fedsup_cifar` 165 MB.
+# Clients of a subround for each client that a worker computes at once; 165 MB of `fedsup_cifar`.
 _CLIENTS_OF_SUBROUND = 5
-# Of a computation that cannot be cut; of `fedsup_cifar` 3.3 GB.
+# Largest number of clients of a computation that cannot be cut; 3.3 GB of `fedsup_cifar`.
 _MOST_CLIENTS_WHOLE = 100
 
 
 class SubroundContext(tff.framework.AsyncContext):
-    """Executes TFF computations on workers, those with clients in subrounds."""
+    """A TFF context that executes computations on workers, in subrounds where there are clients.
+
+    A computation with clients that TFF can cut is executed in rounds over the clients that are not
+    computed yet, at first all:
+
+    1. They are spread over the workers that are left, each worker's as one task. The task with the
+       largest cost is the final one; its accumulator stays on its worker.
+    2. All tasks run at once. The other tasks' accumulators are sent to the final task's worker.
+    3. If a worker is lost, its clients wait for the next round. If it was the final task's worker,
+       that task's clients wait too, and a new final task is chosen.
+    4. If no client waits, the final task merges all accumulators and computes the result.
+    """
 
     def __init__(
         self,
         workers: Sequence[remote_worker.RemoteWorker],
-        tell: Callable[[str], None],
+        on_message: Callable[[str], None],
         clients_of_subround: int | None = None,
     ):
-        """Makes the context.
+        """Creates the context.
 
         Args:
           workers: Connected workers.
-          tell: Takes a line for the user.
-          clients_of_subround: Most clients that a worker is sent at once; by default five for each
-            that it computes at once. It holds the data of two such subrounds.
+          on_message: Called with a line of text when a worker is lost or comes back.
+          clients_of_subround: Largest number of clients that a worker is sent at once; by default
+            five for each client that it computes at once. It holds the data of two such subrounds.
         """
         self._workers = list(workers)
         self._lost = []
-        self._tell = tell
+        self._on_message = on_message
         self._clients_of_subround = clients_of_subround
         self._sending = threading.Lock()
 
     async def invoke(self, comp, arg):
-        """See the base class."""
+        """Executes a computation on an argument; returns the result as Python and NumPy values.
+
+        Raises:
+          RuntimeError: If no worker is left or the computation fails.
+          ValueError: If the computation cannot be cut and has too many clients.
+        """
         if asyncio.iscoroutine(arg):
             arg = await arg
         arg = to_numpy(arg)
@@ -78,7 +94,7 @@ class SubroundContext(tff.framework.AsyncContext):
             cardinalities = cardinalities_utils.infer_cardinalities(arg, parameter_type)
             clients = cardinalities.get(tff.CLIENTS, 0)
         form = compile_in_parts(comp) if clients else None
-        if isinstance(form, Form):
+        if isinstance(form, MergeableForm):
             result = await self._in_subrounds(form, argument, clients)
         elif clients <= _MOST_CLIENTS_WHOLE:
             result = await self._whole(comp, argument, clients)
@@ -112,30 +128,31 @@ class SubroundContext(tff.framework.AsyncContext):
         while True:
             capacities = [worker.capacity for worker in self._workers]
             spread = load_balancing.spread([costs[client] for client in waiting], capacities)
-            work = [
-                WorkerShare(worker, form, argument, [waiting[place] for place in share], bound)
+            tasks = [
+                WorkerTask(worker, form, argument, [waiting[place] for place in share], bound)
                 for worker, share, bound in zip(
                     self._workers, spread, map(self._bound, self._workers), strict=True
                 )
                 if share
             ]
-            work.sort(key=lambda share: -sum(costs[client] for client in share.clients))
+            tasks.sort(key=lambda task: -sum(costs[client] for client in task.clients))
             if final is None:
-                # The longest, sent first: the others' sums are there when it ends.
-                final = work[0]
+                # The task with the largest cost is sent first, so that the others' accumulators are
+                # there when it ends.
+                final = tasks[0]
             ended = await asyncio.gather(
-                *(self._partial(share, final) for share in work), return_exceptions=True
+                *(self._partial(task, final) for task in tasks), return_exceptions=True
             )
             waiting = []
-            for share, result in zip(work, ended, strict=True):
+            for task, result in zip(tasks, ended, strict=True):
                 if isinstance(result, remote_worker.WorkerLostError):
-                    waiting += share.clients
+                    waiting += task.clients
                 elif isinstance(result, BaseException):
                     raise result
                 else:
                     partials += result
             if final.worker not in self._workers:
-                # It is among those waiting, if it was not lost before.
+                # Its clients wait already if it was lost in this round.
                 waiting = sorted({*waiting, *final.clients})
                 final = None
             elif not waiting:
@@ -144,19 +161,19 @@ class SubroundContext(tff.framework.AsyncContext):
                 except remote_worker.WorkerLostError:
                     waiting, final = final.clients, None
 
-    async def _partial(self, share, final):
-        """Computes a share: its accumulators, but those of the one that ends the round stay."""
-        if share is final:
-            await self._on(share.worker, share.compute, self._sending)
+    async def _partial(self, task, final):
+        """Computes a task; returns its accumulators, none for the final task."""
+        if task is final:
+            await self._on(task.worker, task.compute, self._sending)
             return []
-        partials = await self._on(share.worker, share.partials, self._sending)
+        partials = await self._on(task.worker, task.partials, self._sending)
         if final.worker in self._workers:
             with contextlib.suppress(remote_worker.WorkerLostError):
                 await self._on(final.worker, final.receive, partials)
         return partials
 
     async def _on_one(self, run):
-        """Runs on the first worker, or where that is lost on the next."""
+        """Runs on the first worker, and on the next one if it is lost."""
         while True:
             try:
                 return await self._on(self._workers[0], run, self._workers[0])
@@ -164,7 +181,7 @@ class SubroundContext(tff.framework.AsyncContext):
                 continue
 
     async def _on(self, worker, run, *arguments):
-        """Runs in a thread, and looks whether the worker lives."""
+        """Runs in a thread, and disconnects the worker if it does not answer meanwhile."""
 
         async def explained():
             try:
@@ -192,31 +209,31 @@ class SubroundContext(tff.framework.AsyncContext):
         worker.disconnect()
         if not self._workers:
             others = [lost.name for lost in self._lost]
-            told = f" Lost before: {', '.join(others)}." if others else ""
+            before = f" Lost before: {', '.join(others)}." if others else ""
             raise RuntimeError(
-                f"{worker.name} is lost ({error}), no worker is left.{told} What was saved is kept:"
-                " start workers again and repeat the command, it goes on after the last round that "
-                "was saved."
+                f"{worker.name} is lost ({error}), no worker is left.{before} What was saved is "
+                "kept: start workers again and repeat the command, it goes on after the last round "
+                "that was saved."
             ) from error
         if worker.process is None:
             worker.connect()
         self._lost.append(worker)
         left = ", ".join(left.name for left in self._workers)
-        self._tell(f"{worker.name} is lost ({error}). What it had to do goes on with {left}.")
+        self._on_message(f"{worker.name} is lost ({error}). What it had to do goes on with {left}.")
 
     def _readmit(self):
         for worker in [lost for lost in self._lost if lost.is_ready]:
             if not worker.answers(remote_worker.PROBE_SECONDS):
-                continue  # It came and is gone again.
+                continue  # It connected and is gone again.
             try:
                 worker.check()
             except RuntimeError as error:
                 self._lost.remove(worker)
                 worker.disconnect()
-                self._tell(f"{error} It is not asked again.")
+                self._on_message(f"{error} It is not asked again.")
                 continue
             if any(worker.identity == other.identity for other in self._workers):
                 continue  # Its name leads to another worker now.
             self._lost.remove(worker)
             self._workers.append(worker)
-            self._tell(f"Worker {worker.address} is back.")
+            self._on_message(f"Worker {worker.address} is back.")

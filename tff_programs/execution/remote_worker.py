@@ -1,4 +1,4 @@
-"""A worker reached over the network: its executors, whether it lives, which version it is."""
+"""Connections to workers: their executors, their versions, and whether they still answer."""
 
 import asyncio
 import collections
@@ -31,25 +31,25 @@ _CHANNEL_OPTIONS = (
     # Channels of one process to one address would share a connection, and its failure.
     ("grpc.use_local_subchannel_pool", 1),
 )
-# Executors that a worker keeps, one for each number of clients of a subround.
+# Number of executors that a worker keeps, one for each number of clients of a subround.
 _EXECUTORS = 8
 _TELL_AFTER_SECONDS = 2.0
 _CHECK_SECONDS = 120.0
-# A worker computes with all cores, and yet answers a question at once.
+# A worker answers at once even while it computes on all cores.
 PROBE_EVERY_SECONDS = 10.0
 PROBE_SECONDS = 30.0
 
 
 class WorkerLostError(RuntimeError):
-    """A worker that was at work does not answer any more."""
+    """A worker does not answer any more."""
 
 
 class _Stub(tff.framework.RemoteExecutorGrpcStub):
-    """TFF's stub; to free what a lost worker held is done, and nothing waits for it.
+    """TFF's stub, which frees values of a worker with a timeout and ignores if that fails.
 
-    gRPC watches a channel's state in a thread, which may crash the process if that forks meanwhile,
-    as it does to start a worker. TFF's stub has the channel watched for good: this one only until
-    it is ready.
+    gRPC watches a channel's state in a thread, which may crash the process if it forks meanwhile,
+    as it does to start a worker. TFF's stub watches the channel for as long as it exists, this one
+    until it is ready.
     """
 
     def __init__(self, channel: grpc.Channel):
@@ -74,10 +74,11 @@ class _Stub(tff.framework.RemoteExecutorGrpcStub):
             pass
 
     def answers(self, seconds: float) -> bool:
-        """Whether the other side answers a question at all."""
-        nobodys = executor_pb2.DisposeExecutorRequest(executor=executor_pb2.ExecutorId(id="none"))
+        """Returns whether the worker answers a request within some seconds."""
+        # No executor has this name: the worker answers with an error, which is an answer.
+        request = executor_pb2.DisposeExecutorRequest(executor=executor_pb2.ExecutorId(id="none"))
         try:
-            self._stub.DisposeExecutor(nobodys, timeout=seconds)
+            self._stub.DisposeExecutor(request, timeout=seconds)
         except grpc.RpcError as error:
             lost = (
                 grpc.StatusCode.UNAVAILABLE,
@@ -91,10 +92,10 @@ class _Stub(tff.framework.RemoteExecutorGrpcStub):
 
 
 class _Executor(tff.framework.RemoteExecutor):
-    """TFF's, and it passes on values as they travel."""
+    """TFF's remote executor, which also takes and returns serialized values."""
 
     async def create_value(self, value, type_spec=None):
-        """See the base class; `value` may be an `executor_pb2.Value` of `type_spec`."""
+        """Sends a value, which may be a serialized one; returns it as a value of the executor."""
         if not isinstance(value, executor_pb2.Value):
             return await super().create_value(value, type_spec)
         request = executor_pb2.CreateValueRequest(executor=self._executor_id, value=value)
@@ -102,13 +103,13 @@ class _Executor(tff.framework.RemoteExecutor):
         return remote_executor.RemoteValue(response.value_ref, type_spec, self)
 
     async def fetch(self, value) -> executor_pb2.Value:
-        """Waits for a value of the executor, and gives it as it travels."""
+        """Waits for a value of the executor; returns it serialized."""
         request = executor_pb2.ComputeRequest(executor=self._executor_id, value_ref=value.reference)
         return self._stub.compute(request).value
 
 
 class RemoteWorker:
-    """One worker.
+    """A worker and the connection to it.
 
     Attributes:
       address: `host:port`, or `unix:path` of a process that this program started.
@@ -146,7 +147,7 @@ class RemoteWorker:
         return f"Worker {self.address}"
 
     def connect(self) -> None:
-        """Starts to connect anew; `is_ready` tells when it did."""
+        """Starts to connect; `is_ready` says when it is connected."""
         if self._credentials is None:
             self._channel = grpc.insecure_channel(self.address, _CHANNEL_OPTIONS)
         else:
@@ -157,7 +158,7 @@ class RemoteWorker:
         self._is_connected = True
 
     def disconnect(self) -> None:
-        """Ends what is going on with the worker: calls that wait for an answer raise."""
+        """Closes the connection: calls that wait for an answer raise an error."""
         self._is_connected = False
         self._channel.close()
 
@@ -167,15 +168,15 @@ class RemoteWorker:
         return self._is_connected and self._stub.is_ready
 
     def answers(self, seconds: float) -> bool:
-        """Whether the worker answers within some seconds, also while it computes."""
+        """Returns whether the worker answers within some seconds, also while it computes."""
         return self._stub.answers(seconds)
 
     def executor(self, clients: int) -> _Executor:
-        """The worker's executor for computations with that number of clients."""
-        # A worker receives others' sums in one thread while it is sent clients in another.
+        """Returns the worker's executor for computations with that number of clients."""
+        # One thread sends other workers' accumulators while another sends clients.
         with self._making:
             if clients not in self._executors:
-                # Values are freed one by one: they are accumulators as large as the supernet.
+                # Values are freed one by one, since each is as large as the supernet.
                 executor = _Executor(self._stub, dispose_batch_size=1)
                 executor.set_cardinalities({tff.CLIENTS: clients})
                 self._executors[clients] = (executor, {})
@@ -190,7 +191,7 @@ class RemoteWorker:
         """Starts a compiled computation on values of the executor for `clients`.
 
         Returns:
-          The result, which stays on the worker until it is asked to `compute()` it.
+          The result, a value that stays on the worker until its `compute()` is awaited.
         """
         executor = self.executor(clients)
         computations = self._executors[clients][1]
@@ -201,7 +202,7 @@ class RemoteWorker:
         return await executor.create_call(computations[computation], argument)
 
     def explain(self, error: Exception) -> Exception:
-        """What an error of a call is: the worker's loss, or one of the computation's own."""
+        """Returns a `WorkerLostError` if a call failed with its worker, else the call's error."""
         if isinstance(error, tff.framework.RetryableError):
             lost = True
         elif isinstance(error, grpc.RpcError):
@@ -249,10 +250,11 @@ class RemoteWorker:
         if versions != expected:
             received = "a worker that `fedsup worker` did not start"
             if versions is not None:
-                received = _told(versions)
+                received = _versions_text(versions)
             raise RuntimeError(
-                f"Worker {self.address}: expected {_told(expected)} as here, received {received}. "
-                "Install the same version on both machines and start `fedsup worker` there."
+                f"Worker {self.address}: expected {_versions_text(expected)} as here, received "
+                f"{received}. Install the same version on both machines and start `fedsup worker` "
+                "there."
             )
 
     async def _read_command_line(self) -> bytes:
@@ -260,7 +262,7 @@ class RemoteWorker:
         return await (await self.call(0, compiled)).compute()
 
 
-def _told(versions) -> str:
+def _versions_text(versions) -> str:
     return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
@@ -274,7 +276,7 @@ def _command_line() -> tff.Computation:
 
 
 def start(make: Callable[[], Awaitable]) -> concurrent.futures.Future:
-    """Runs a coroutine in a thread of its own, that nothing waits for when the program ends.
+    """Runs a coroutine in a thread of its own, for which the program does not wait when it ends.
 
     TFF's executors block while they wait for a worker, so that work on several workers, and a
     program that can be interrupted, need a thread for each.
@@ -297,7 +299,7 @@ def start(make: Callable[[], Awaitable]) -> concurrent.futures.Future:
 def connect(
     addresses: Sequence[str],
     deadline_seconds: float,
-    tell: Callable[[str], None],
+    on_message: Callable[[str], None],
     tls: TlsFiles | None = None,
 ) -> list[RemoteWorker]:
     """Connects to workers, waits for those that are not up yet, and checks their versions.
@@ -305,7 +307,7 @@ def connect(
     Args:
       addresses: `host:port` of each.
       deadline_seconds: Seconds to wait for them all.
-      tell: Takes a line for the user.
+      on_message: Called with a line of text if the workers are not up at once.
       tls: Files for mutual TLS if the workers ask for a certificate.
 
     Raises:
@@ -321,7 +323,7 @@ def connect(
     credentials = None if tls is None else _credentials(tls)
     workers = [RemoteWorker(address, credentials=credentials) for address in addresses]
     try:
-        _wait(workers, deadline_seconds, tell)
+        _wait(workers, deadline_seconds, on_message)
         by_identity = {}
         for worker in workers:
             worker.check()
@@ -345,9 +347,9 @@ def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
-def _wait(workers, deadline_seconds, tell):
+def _wait(workers, deadline_seconds, on_message):
     begin = time.monotonic()
-    told = False
+    is_said = False
     while missing := [worker.address for worker in workers if not worker.is_ready]:
         seconds = time.monotonic() - begin
         if seconds > deadline_seconds:
@@ -358,7 +360,9 @@ def _wait(workers, deadline_seconds, tell):
                 "certificates of one authority and that a worker's is for the name in --workers; "
                 "or wait longer with --workers_deadline."
             )
-        if seconds > _TELL_AFTER_SECONDS and not told:
-            tell(f"Waiting up to {deadline_seconds:.0f} s for workers at {', '.join(missing)}.")
-            told = True
+        if seconds > _TELL_AFTER_SECONDS and not is_said:
+            on_message(
+                f"Waiting up to {deadline_seconds:.0f} s for workers at {', '.join(missing)}."
+            )
+            is_said = True
         time.sleep(0.05)

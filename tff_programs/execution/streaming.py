@@ -1,4 +1,4 @@
-"""Arguments of federated computations on their way to workers; clients' data are made then."""
+"""Sends arguments of federated computations to workers; makes clients' data when they are sent."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,40 +16,41 @@ from tensorflow_federated.python.core.impl.types.type_serialization import seria
 
 
 class DeferredData:
-    """A client's data that are made only when a worker is to have them.
+    """A client's data that are made when they are sent to a worker.
 
     Attributes:
-      make: Makes them, as a `tf.data.Dataset`.
-      cost: What the client's round computes, relative to other clients.
+      make: Makes the data as a `tf.data.Dataset`.
+      cost: Cost of the client's computation, relative to other clients.
     """
 
     def __init__(self, make: Callable[[], tf.data.Dataset], cost: float = 1.0):
-        """Makes a client's data known."""
+        """Stores how the data are made; makes nothing yet."""
         self.make = make
         self.cost = cost
 
 
 class Argument:
-    """A computation's argument, sent to workers with the data of some of its clients each."""
+    """A computation's argument, which each worker receives with some of the clients' data."""
 
     def __init__(self, value: Any, value_type: tff.Type):
-        """Takes an argument of such a type."""
+        """Stores an argument of a type."""
         self._value, self._type = value, value_type
-        # What is no client's as it travels, by its path in the argument.
+        # Serialized parts that belong to no client, by their path in the argument.
         self._serialized = {}
 
     async def ingest(
         self, executor: tff.framework.RemoteExecutor, clients: Sequence[int], shared: dict
     ):
-        """Sends it to a worker.
+        """Sends the argument to a worker.
 
         Args:
-          executor: Of the worker, for as many clients.
+          executor: The worker's executor for that number of clients.
           clients: Numbers of the clients.
-          shared: What was sent to the executor before and is no client's, by its path.
+          shared: Parts that belong to no client and were sent to the executor before, by their
+            path; new ones are added.
 
         Returns:
-          The argument, embedded in the executor.
+          The argument as a value of the executor.
         """
         return await self._ingest(executor, clients, shared, self._value, self._type, ())
 
@@ -57,7 +58,7 @@ class Argument:
         if not _has_clients(value_type):
             if path not in shared:
                 if path not in self._serialized:
-                    # Known when it is whole, since other workers' threads look here.
+                    # Stored when it is complete, since other workers' threads read it.
                     message = executor_pb2.Value()
                     _serialize(value, value_type, message)
                     self._serialized[path] = message
@@ -78,7 +79,7 @@ class Argument:
 
     @functools.cached_property
     def costs(self) -> list[float] | None:
-        """The clients' costs, if their data tell."""
+        """Costs of the clients; None if their data do not say."""
         return _costs(self._value, self._type)
 
 
@@ -91,9 +92,9 @@ def _has_clients(value_type: tff.Type) -> bool:
 
 
 def _serialize(value, value_type, message):
-    """Writes a value into a message of TFF's.
+    """Writes a value into a message of TFF.
 
-    TFF's own way copies all that is inside a structure for each structure around it.
+    TFF's own function copies a tensor once for each structure around it.
     """
     if isinstance(value_type, tff.StructType):
         parts = tff.structure.to_elements(tff.structure.from_container(value))
@@ -122,7 +123,7 @@ def _costs(value, value_type):
 
 
 def to_numpy(arg: Any) -> Any:
-    """TensorFlow's tensors in an argument as arrays, as TFF's contexts do it."""
+    """Converts the tensors in an argument to arrays, as TFF's contexts do."""
 
     def convert(value):
         is_structure = isinstance(value, tff.structure.Struct)

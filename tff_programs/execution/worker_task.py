@@ -1,4 +1,4 @@
-"""What one worker computes of a computation with clients: in subrounds, merged where they are."""
+"""One worker's part of a computation with clients, in subrounds that are merged on the worker."""
 
 import collections
 import contextlib
@@ -8,34 +8,34 @@ from collections.abc import Sequence
 from tensorflow_federated.proto.v0 import executor_pb2
 
 from tff_programs.execution import load_balancing, remote_worker
-from tff_programs.execution.compilation import Form
+from tff_programs.execution.compilation import MergeableForm
 from tff_programs.execution.streaming import Argument
 
 
-class WorkerShare:
-    """What one worker computes of a computation's clients.
+class WorkerTask:
+    """One worker's part of a computation: some of its clients.
 
     Attributes:
       worker: The worker.
-      clients: The clients' numbers.
+      clients: Numbers of the clients.
     """
 
     def __init__(
         self,
         worker: remote_worker.RemoteWorker,
-        form: Form,
+        form: MergeableForm,
         argument: Argument,
         clients: Sequence[int],
         bound: int,
     ):
-        """Makes the share.
+        """Creates the task.
 
         Args:
-          worker: Who computes it.
+          worker: The worker that computes it.
           form: The computation.
-          argument: Its argument.
-          clients: Numbers of the share's clients, at least one.
-          bound: Most clients of a subround.
+          argument: The computation's argument.
+          clients: Numbers of the task's clients, at least one.
+          bound: Largest number of clients of a subround.
         """
         self.worker = worker
         self.clients = clients
@@ -44,14 +44,14 @@ class WorkerShare:
         self._subrounds = load_balancing.subrounds(clients, bound)
         # By their number of clients, since a value belongs to the executor for that many.
         self._totals, self._sent = {}, {}
-        # Others' accumulators on the worker, by their identity.
+        # Other tasks' accumulators that were sent to this worker, by `id`.
         self._received = {}
 
     async def compute(self, sending: threading.Lock) -> None:
-        """Computes the clients; what comes of it stays on the worker.
+        """Computes the clients; the accumulators stay on the worker.
 
         Args:
-          sending: Held while clients are sent, by one worker of this machine at a time.
+          sending: Lock that is held while clients are sent to a worker of this machine.
         """
         form, worker = self._form, self.worker
         shared = collections.defaultdict(dict)
@@ -59,27 +59,28 @@ class WorkerShare:
         for subround in self._subrounds:
             size = len(subround)
             executor = worker.executor(size)
-            # The interpreter makes one argument at a time; the first worker shall soon have its.
+            # Python serializes one argument at a time: with the lock the first worker can start
+            # before the others' arguments are serialized.
             with sending if worker.process else contextlib.nullcontext():
                 sent = await self._argument.ingest(executor, subround, shared[size])
             total = await worker.call(size, form.up_to_merge, sent)
             if size in self._totals:
                 total = await self._merge(size, self._totals[size], total)
             self._totals[size], self._sent[size] = total, sent
-            running.append(await worker.call(size, form.is_done, total))
+            running.append(await worker.call(size, form.synchronize, total))
             if len(running) > 1:
                 await running.popleft().compute()
         await running.popleft().compute()
 
     async def partials(self, sending: threading.Lock) -> list[executor_pb2.Value]:
-        """Computes the clients; an accumulator for each number of clients of a subround."""
+        """Computes the clients; returns an accumulator for each size of their subrounds."""
         await self.compute(sending)
         return [
             await self.worker.executor(size).fetch(total) for size, total in self._totals.items()
         ]
 
     async def receive(self, partials: Sequence[executor_pb2.Value]) -> None:
-        """Takes other shares' accumulators, which `finish` will not have to send."""
+        """Sends other tasks' accumulators to this worker, ahead of `finish`."""
         executor = self.worker.executor(self._last_size)
         for partial in partials:
             if id(partial) not in self._received:
@@ -87,7 +88,7 @@ class WorkerShare:
                 self._received[id(partial)] = sent
 
     async def finish(self, partials: Sequence[executor_pb2.Value]):
-        """The computation's result, of its own clients and of all others' accumulators."""
+        """Merges other tasks' accumulators with this one's; returns the computation's result."""
         size = self._last_size
         own = [
             await self.worker.executor(other).fetch(total)

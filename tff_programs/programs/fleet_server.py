@@ -21,6 +21,7 @@ from tff_programs.programs.checkpoint import TrainedSupernet, device_training, t
 from tff_programs.programs.cli import END_WITH
 from tff_programs.reports.device_report import SCORES_FILE, gain_line, read_scores
 from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundPlan
+from tff_programs.simulation.run_folder import hold_run
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
 
@@ -111,15 +112,20 @@ class Fleet:
         self._information = information
 
     def run(self) -> None:
-        """Runs all rounds that were not run before."""
+        """Runs all rounds that were not run before.
+
+        Raises:
+          ValueError: If another program runs in the same folder.
+        """
         if self._left_out:
             self._on_progress(
                 f"Of the training, a fleet's server does without {', '.join(self._left_out)}: it "
                 f"adds the mean update ({self.aggregation}, weighted by {self.weighting})."
             )
-        self._tell_accuracies("before")
-        for number in range(1, self._settings.rounds + 1):
-            self.run_round(number)
+        with hold_run(self._folder):
+            self._tell_accuracies("before")
+            for number in range(1, self._settings.rounds + 1):
+                self.run_round(number)
 
     def run_round(self, number: int) -> None:
         """Runs one round, counted from 1; nothing if it was run before."""

@@ -18,6 +18,7 @@ from commands import fedsup, train
 
 from tff_programs.execution import enclosure, local_worker, remote_worker
 from tff_programs.execution.contexts import local_execution
+from tff_programs.programs.cli import END_WITH
 
 # Of Linux' tcp_states.h.
 _LISTENING = "0A"
@@ -108,6 +109,26 @@ def test_a_killed_worker_takes_its_forwarder_with_it():
         (forwarder,) = children_of(worker.process.pid)
         worker.process.send_signal(signal.SIGKILL)
         wait_until(lambda: not is_running(forwarder))
+
+
+def test_a_program_ends_with_the_parent_that_it_was_told():
+    # Of another parent than the one that started it.
+    environment = {**os.environ, END_WITH: "0"}
+    result = subprocess.run(
+        fedsup("worker", "--port=1"), env=environment, capture_output=True, timeout=100
+    )
+    assert result.returncode == 1
+    assert not result.stdout + result.stderr
+    script = (
+        "import os, subprocess, sys, time; from tff_programs.execution.enclosure import end_with;"
+        "end_with(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(600)"
+    )
+    start = "import os, subprocess, sys; subprocess.run([*sys.argv[1:], str(os.getpid())])"
+    command = [sys.executable, "-c", start, sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    wait_until(lambda: not is_running(child))
 
 
 # A user namespace in which no further namespace may be made.

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ import pytest
 from commands import fedsup, train
 
 from fedsup_tf.files.checkpoint import read_tensors
+from tff_programs.simulation.run_folder import hold_run
 
 # So slow that a night has time for a round or two.
 DEVICES = {
@@ -163,6 +165,52 @@ def test_a_run_is_not_continued_with_other_settings(whole_run):
     assert result.returncode != 0
     assert "--learning_rate was 0.1, is 0.2" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_run_with_a_damaged_state_and_without_metrics_goes_on_and_says_so(whole_run, tmp_path):
+    whole, _ = whole_run
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "metrics.csv").unlink()
+    graph = folder / "state" / f"program_state_{ROUNDS}" / "saved_model.pb"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    (folder / "state" / f"program_state_{ROUNDS}_temp1234").mkdir()
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    assert f"The state of round {ROUNDS} in" in result.stdout
+    assert f"Continuing after round {ROUNDS - 1}." in result.stdout
+    assert f"has no metrics of rounds 1 to {ROUNDS - 1}, which" in result.stdout
+    assert [int(row["round"]) for row in metrics(folder)] == [ROUNDS]
+    assert not list(folder.glob("state/*_temp*"))
+    expected, _ = read_tensors(whole / "supernet.safetensors", "supernet")
+    actual, _ = read_tensors(folder / "supernet.safetensors", "supernet")
+    for name, value in expected.items():
+        assert value.tobytes() == actual[name].tobytes(), name
+
+
+def test_runs_that_cannot_be_continued_are_refused_and_stay(whole_run, tmp_path, run_programs):
+    whole, _ = whole_run
+    for name in ("held", "lost", "cut"):
+        shutil.copytree(whole, tmp_path / name)
+    (tmp_path / "lost" / "settings.json").unlink()
+    (tmp_path / "cut" / "settings.json").write_text('{"seed": ')
+    (tmp_path / "file").write_text("mine")
+    told = {
+        "held": f"is being trained by process {os.getpid()} on ",
+        "lost": "expected the settings of the run whose rounds are saved",
+        "cut": "The run's settings are lost",
+        "file": "expected a folder",
+        "file/run": "expected a folder",
+    }
+    with hold_run(str(tmp_path / "held")):
+        results = run_programs([["train", f"--out={tmp_path / name}"] for name in told])
+    for (name, expected), (_, error) in zip(told.items(), results, strict=True):
+        assert expected in error, name
+    assert not (tmp_path / "lost" / "settings.json").exists()
+    assert (tmp_path / "cut" / "settings.json").read_text() == '{"seed": '
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_evaluate_reads_what_train_wrote(whole_run):
