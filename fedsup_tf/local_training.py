@@ -15,7 +15,8 @@ import tensorflow as tf
 from fedsup_tf import slicing
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.ops import ops
-from fedsup_tf.supernet import AnyArchitecture, Supernet, has_weight_decay
+from fedsup_tf.sgd import apply_sgd
+from fedsup_tf.supernet import AnyArchitecture, Supernet
 
 # Under what name a net's vectors are packed; no tensor is called so.
 _VECTORS = "vectors"
@@ -146,22 +147,16 @@ def local_update(
             training,
             initial.unpack,
         )
-        for name, gradient in gradients.items():
-            if training.clip_value != float("inf"):
-                gradient = tf.raw_ops.ClipByValue(
-                    t=gradient,
-                    clip_value_min=-training.clip_value,
-                    clip_value_max=training.clip_value,
-                )
-            if training.weight_decay and has_weight_decay(name):
-                gradient += training.weight_decay * current[name]
-            tf.raw_ops.ResourceApplyMomentum(
-                var=variables[name].handle,
-                accum=momenta[name].handle,
-                lr=tf.cast(learning_rate, tf.float32),
-                grad=gradient,
-                momentum=training.momentum,
-            )
+        apply_sgd(
+            variables,
+            momenta,
+            current,
+            gradients,
+            learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            clip_value=training.clip_value,
+        )
         return loss * tf.cast(tf.shape(indices)[0], tf.float32)
 
     @tf.function(autograph=False)

@@ -106,7 +106,8 @@ def _tensorflow(job, infer_inputs, train_inputs, forward) -> dict[str, Call]:
 
     from fedsup_tf.data.preprocessing import Preprocessing
     from fedsup_tf.local_training import LocalTraining
-    from fedsup_tf.supernet import Supernet, has_weight_decay
+    from fedsup_tf.sgd import apply_sgd
+    from fedsup_tf.supernet import Supernet
 
     tf.config.threading.set_intra_op_parallelism_threads(job["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -131,18 +132,16 @@ def _tensorflow(job, infer_inputs, train_inputs, forward) -> dict[str, Call]:
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses)
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
-        limit = training.clip_value
-        for name, weight in weights.items():
-            gradient = tf.clip_by_value(gradients[name], -limit, limit)
-            if has_weight_decay(name):
-                gradient += training.weight_decay * weight
-            tf.raw_ops.ResourceApplyMomentum(
-                var=variables[name].handle,
-                accum=momenta[name].handle,
-                lr=learning_rate,
-                grad=gradient,
-                momentum=training.momentum,
-            )
+        apply_sgd(
+            variables,
+            momenta,
+            weights,
+            gradients,
+            learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            clip_value=training.clip_value,
+        )
         return loss
 
     infer_inputs, train_inputs = (
