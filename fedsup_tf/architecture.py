@@ -23,6 +23,14 @@ class Architecture:
       widths: Output channels of each stage.
       depths: Number of blocks of each stage.
       kernels: Side of the square depthwise kernels of each stage.
+
+    Example:
+      >>> from fedsup_tf import Architecture
+      >>> architecture = Architecture(widths=(16, 64), depths=(1, 2), kernels=(3, 5))
+      >>> print(architecture)
+      16x1k3 64x2k5
+      >>> Architecture.from_json(architecture.to_json()) == architecture
+      True
     """
 
     widths: tuple[int, ...]

@@ -92,7 +92,15 @@ class Overlap(NamedTuple):
 
 
 def take(weights: Tensors, slices: Mapping[str, Slice]) -> dict[str, tf.Tensor]:
-    """Cuts each slice out of the tensor of the same name."""
+    """Cuts each slice out of the tensor of the same name.
+
+    Example:
+      >>> import tensorflow as tf
+      >>> from fedsup_tf.slicing import Slice, take
+      >>> weights = {"kernel": tf.constant([[1, 2, 3], [4, 5, 6]])}
+      >>> take(weights, {"kernel": Slice(begin=(0, 0), size=(2, 2))})["kernel"].numpy().tolist()
+      [[1, 2], [4, 5]]
+    """
     return {name: tf.slice(weights[name], *slices[name]) for name in slices}
 
 
@@ -108,6 +116,14 @@ def place(
 
     Returns:
       A tensor of the whole shape for each name.
+
+    Example:
+      >>> import tensorflow as tf
+      >>> from fedsup_tf.slicing import Slice, place
+      >>> slices = {"kernel": Slice(begin=(0, 0), size=(2, 2))}
+      >>> placed = place({"kernel": tf.constant([[1, 2], [4, 5]])}, slices, {"kernel": (2, 3)})
+      >>> placed["kernel"].numpy().tolist()
+      [[1, 2, 0], [4, 5, 0]]
     """
     placed = {}
     for name, shape in shapes.items():

@@ -103,6 +103,31 @@ class SearchSpace:
       stem_stride: Stride of the first convolution; 1 or 2.
       stages: The stages, from the image to the classifier.
       normalization: `"parametric"` (FedSup's PN) or `"group"` (groups of 8 channels, batch-free).
+
+    Raises:
+      ValueError: If a field is out of range; the message names it.
+
+    Example:
+      >>> import numpy as np
+      >>> from fedsup_tf import SearchSpace, Stage
+      >>> space = SearchSpace(
+      ...     name="small",
+      ...     image_shape=(8, 8, 1),
+      ...     classes=10,
+      ...     stem_width=16,
+      ...     stem_stride=1,
+      ...     stages=(
+      ...         Stage("first", widths=(16, 32), depths=(1,), kernels=(3, 5)),
+      ...         Stage("second", widths=(32, 64), depths=(1, 2), kernels=(3,), stride=2),
+      ...     ),
+      ... )
+      >>> space.size
+      16
+      >>> print(space.largest())
+      32x1k5 64x2k3
+      >>> architecture = space.sample(np.random.default_rng(0))
+      >>> space.at(space.index(architecture)) == architecture
+      True
     """
 
     name: str

@@ -36,6 +36,20 @@ class Supernet(keras.Model):
 
     Returns:
       Logits, `(batch, classes)`.
+
+    Example:
+      >>> import numpy as np
+      >>> from fedsup_tf import Supernet, digits_small
+      >>> supernet = Supernet(digits_small())
+      >>> images = np.zeros((2, 8, 8, 1), np.float32)
+      >>> supernet(images).shape
+      TensorShape([2, 10])
+      >>> architecture = supernet.space.smallest()
+      >>> subnet = supernet.extract(architecture)
+      >>> subnet.count_params() < supernet.count_params()
+      True
+      >>> bool(np.allclose(subnet(images), supernet(images, architecture)))
+      True
     """
 
     def __init__(self, space: SearchSpace, seed: int = 0, **kwargs):

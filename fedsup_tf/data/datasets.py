@@ -61,6 +61,12 @@ def load_dataset(
     Raises:
       DatasetError: If a file is missing, damaged or not the data set's.
       ValueError: If the name is unknown or images cannot take the shape.
+
+    Example:
+      >>> from fedsup_tf import load_dataset
+      >>> dataset = load_dataset("digits", image_shape=(16, 16, 1))
+      >>> dataset.train_images.shape
+      (1438, 16, 16, 1)
     """
     if name not in _SOURCES:
         raise ValueError(f"Expected a data set of {', '.join(DATASETS)}, received {name!r}.")

@@ -64,6 +64,16 @@ def partition(
 
     Raises:
       ValueError: If an argument is missing or no such partition exists.
+
+    Example:
+      >>> import numpy as np
+      >>> from fedsup_tf import partition
+      >>> labels = np.arange(100) % 10
+      >>> clients = partition("shard", labels, labels, clients=5, seed=0, classes_per_client=2)
+      >>> [len(client.train) for client in clients]
+      [20, 20, 20, 20, 20]
+      >>> {len(np.unique(labels[client.train])) for client in clients}
+      {2}
     """
     train_labels = _checked_labels("training", train_labels)
     test_labels = _checked_labels("test", test_labels)

@@ -25,6 +25,17 @@ class Preprocessing:
       crop_padding: Pixels of the mean colour added on each side before a random crop of the
         original size; 0 for no crop.
       flip: Whether each training image is mirrored left to right with a chance of 0.5.
+
+    Raises:
+      ValueError: If a field is out of range; the message names it.
+
+    Example:
+      >>> import numpy as np
+      >>> from fedsup_tf import Preprocessing
+      >>> preprocessing = Preprocessing(mean=(128.0,), standard_deviation=(64.0,))
+      >>> images = np.full((1, 2, 2, 1), 192, np.uint8)
+      >>> preprocessing.normalize(images).numpy().ravel().tolist()
+      [1.0, 1.0, 1.0, 1.0]
     """
 
     mean: tuple[float, ...]

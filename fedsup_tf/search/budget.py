@@ -29,6 +29,11 @@ class Budget:
 
     Raises:
       ValueError: If a limit is not a finite number above 0.
+
+    Example:
+      >>> from fedsup_tf import Budget
+      >>> Budget(parameters=30_000, macs=1e6).limits
+      {'parameters': 30000, 'macs': 1000000.0}
     """
 
     parameters: float | None = None
@@ -71,6 +76,12 @@ class CostModel:
       maps are freed. Temporary memory of operations and the interpreter itself are not counted.
     - `infer_latency_ms`, `train_latency_ms`: sums of a `LatencyTable`'s rows; not available without
       a table.
+
+    Example:
+      >>> from fedsup_tf import CostModel, fedsup_cifar
+      >>> space = fedsup_cifar()
+      >>> CostModel(space).costs(space.smallest())["parameters"]
+      163946
     """
 
     def __init__(

@@ -113,6 +113,24 @@ def search_architectures(
 
     Raises:
       ValueError: If nothing meets the budget, or an argument is out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from fedsup_tf import Budget, CostModel, digits_small, search_architectures
+      >>> space = digits_small()
+      >>> result = search_architectures(
+      ...     space,
+      ...     fitness=lambda architectures: [sum(one.widths) / 1000 for one in architectures],
+      ...     budget=Budget(parameters=30_000),
+      ...     costs=CostModel(space),
+      ...     rng=np.random.default_rng(0),
+      ...     generations=3,
+      ...     population=4,
+      ... )
+      >>> len(result.candidates)
+      12
+      >>> result.best.costs["parameters"] <= 30_000
+      True
     """
     _check_at_least_one(generations=generations, population=population, parents=parents)
     feasible = _feasible_set(space, costs, budget)

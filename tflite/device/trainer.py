@@ -31,6 +31,19 @@ class DeviceTrainer:
 
     Attributes:
       history: A report for each epoch since the model was opened or restored.
+
+    Example:
+      >>> import numpy as np
+      >>> from tflite import DeviceTrainer
+      >>> trainer = DeviceTrainer("smallest.tflite")
+      >>> trainer.metadata.class_names[:3]
+      ('0', '1', '2')
+      >>> images = np.random.default_rng(0).integers(0, 17, (6, 8, 8, 1)).astype(np.uint8)
+      >>> labels = np.arange(6)
+      >>> reports = trainer.fit(images, labels, epochs=2, learning_rate=0.05, seed=0)
+      >>> reports[-1].loss < reports[0].loss
+      True
+      >>> trainer.save_checkpoint("progress.safetensors")
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1, trusted: bool = False):
