@@ -18,6 +18,7 @@ import numpy as np
 from fedsup_tf.architecture import DIMENSIONS, Architecture
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json, whole_numbers
 from fedsup_tf.files.reading import parsing
+from fedsup_tf.files.validation import check_choice, check_whole_number
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
@@ -155,14 +156,9 @@ class SearchSpace:
             )
         bounds = (("classes", 2, _MOST_CLASSES), ("stem_width", 1, _MOST_VALUE["widths"]))
         for field, least, most in bounds:
-            value = getattr(self, field)
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(
-                    f"{label}: expected {field} to be a whole number >= {least} and <= {most:,}, "
-                    f"got {quoted(value)}."
-                )
-        if type(self.stem_stride) is not int or self.stem_stride not in (1, 2):
-            raise ValueError(f"{label}: expected stem_stride 1 or 2, got {self.stem_stride!r}.")
+            value = check_whole_number(getattr(self, field), field, least, most, what=label)
+            object.__setattr__(self, field, value)
+        check_choice(self.stem_stride, "stem_stride", (1, 2), what=label)
         names = [stage.name for stage in self.stages]
         if not 0 < len(names) <= _MOST_STAGES or len(set(names)) != len(names):
             raise ValueError(
@@ -170,11 +166,7 @@ class SearchSpace:
                 f"{quoted(names)}."
             )
         self._check_amounts(label)
-        if not isinstance(self.normalization, str) or self.normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"{label}: expected normalization to be one of {', '.join(NORMALIZATIONS)}, got "
-                f"{quoted(self.normalization)}."
-            )
+        check_choice(self.normalization, "normalization", NORMALIZATIONS, what=label)
         if self.normalization == "group":
             widths = {self.stem_width}.union(*(stage.widths for stage in self.stages))
             uneven = sorted(width for width in widths if width % GROUP_SIZE)

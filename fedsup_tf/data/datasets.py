@@ -12,6 +12,7 @@ import numpy as np
 from fedsup_tf.data import archives
 from fedsup_tf.data.archives import DatasetError, Splits
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.validation import check_choice
 
 __all__ = ["DATASETS", "DatasetError", "ImageDataset", "load_dataset"]
 
@@ -68,8 +69,7 @@ def load_dataset(
       >>> dataset.train_images.shape
       (1438, 16, 16, 1)
     """
-    if name not in _SOURCES:
-        raise ValueError(f"Expected a data set of {', '.join(DATASETS)}, received {name!r}.")
+    check_choice(name, "the name of a data set", DATASETS)
     source = _SOURCES[name]
     splits, class_names = source.load(None if data_dir is None else _existing(data_dir))
     preprocessing = source.preprocessing

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedsup_tf.files.validation import check_choice, check_whole_number
+
 PARTITIONS = ("iid", "shard", "dirichlet")
 # For a beta outside of these bounds NumPy's draws take very long or do not end.
 _LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
@@ -75,12 +77,13 @@ def partition(
       >>> {len(np.unique(labels[client.train])) for client in clients}
       {2}
     """
+    check_choice(kind, "kind of partition", PARTITIONS)
     train_labels = _checked_labels("training", train_labels)
     test_labels = _checked_labels("test", test_labels)
-    clients, seed = _whole("clients", clients, 1), _whole("seed", seed, 0)
+    clients, seed = check_whole_number(clients, "clients", 1), check_whole_number(seed, "seed", 0)
     if test_examples is None:
         test_examples = max(1, len(test_labels) // clients)
-    test_examples = _whole("test_examples", test_examples, 1)
+    test_examples = check_whole_number(test_examples, "test_examples", 1)
     if clients > len(train_labels):
         raise ValueError(
             f"Expected at most {len(train_labels)} clients, one for each training example, "
@@ -91,11 +94,10 @@ def partition(
     if kind == "iid":
         train = np.array_split(train_random.permutation(len(train_labels)), clients)
     elif kind == "shard":
-        classes_per_client = _whole(
-            "classes_per_client of a shard partition", classes_per_client, 1
-        )
+        name = "classes_per_client of a shard partition"
+        classes_per_client = check_whole_number(classes_per_client, name, 1)
         train = _shards(train_labels, clients, classes_per_client, train_random)
-    elif kind == "dirichlet":
+    else:
         if not isinstance(beta, int | float) or not _LEAST_BETA <= beta <= _GREATEST_BETA:
             raise ValueError(
                 "Expected beta of a Dirichlet partition to be a number above 0 (from "
@@ -103,8 +105,6 @@ def partition(
                 "few classes, 100 for clients that are alike."
             )
         train = _dirichlet(train_labels, clients, beta, train_random)
-    else:
-        raise ValueError(f"Expected a partition of {', '.join(PARTITIONS)}, received {kind!r}.")
     return [
         ClientIndices(
             np.sort(indices).astype(np.int64),
@@ -263,11 +263,3 @@ def _checked_labels(split: str, labels: np.ndarray) -> np.ndarray:
             f"{labels.shape}, {labels.dtype}. Give the labels of a data set."
         )
     return labels
-
-
-def _whole(name: str, value: int | None, least: int) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"Expected {name} to be a whole number of at least {least}, received {value}."
-        )
-    return int(value)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_number, check_whole_number
 from fedsup_tf.search import costs
 from fedsup_tf.search.cost_parts import Part, parts_of
 from fedsup_tf.search.latency import LatencyTable
@@ -45,12 +46,9 @@ class Budget:
 
     def __post_init__(self):
         for name, limit in dataclasses.asdict(self).items():
-            is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-            if limit is not None and not (is_number and 0 < limit < math.inf):
-                raise ValueError(
-                    f"A budget: expected {name} to be a number above 0, or None for no limit, "
-                    f"received {limit!r}."
-                )
+            if limit is not None:
+                advice = "Give None for no limit."
+                check_number(limit, name, above=0, what="A budget", advice=advice)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -97,8 +95,7 @@ class CostModel:
         Raises:
           ValueError: If the table has another space, or the batch size is below 1.
         """
-        if train_batch_size < 1:
-            raise ValueError(f"Expected train_batch_size to be at least 1, got {train_batch_size}.")
+        check_whole_number(train_batch_size, "train_batch_size", 1)
         if latencies is not None:
             latencies.check_space(space)
         self.space = space

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_choice
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.cost_parts import Part, entering_widths, stage_parts
 from fedsup_tf.search.costs import Cost, architecture_cost, part_cost
@@ -94,8 +95,7 @@ def feasible_range(space: SearchSpace, cost: str) -> tuple[int, int]:
     Raises:
       ValueError: If the cost has another name.
     """
-    if cost not in Cost._fields:
-        raise ValueError(f"Expected a cost of {', '.join(Cost._fields)}, received {cost!r}.")
+    check_choice(cost, "cost", Cost._fields)
     least, negated_greatest = (
         int(remainders.totals.min()) for remainders in _both_remainders(space, cost)
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.space import SearchSpace
@@ -269,5 +270,4 @@ def _first(
 
 def _check_at_least_one(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"Expected {name} to be at least 1, received {count}.")
+        check_whole_number(count, name, 1)

@@ -14,6 +14,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.atomic_write import write_text
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json
 from fedsup_tf.files.reading import parsing
+from fedsup_tf.files.validation import check_number, check_whole_number
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.space import SearchSpace
 
@@ -52,14 +53,9 @@ class Measurement:
 
     def __post_init__(self):
         for field, least in (("batch_size", 1), ("threads", 1), ("subnets", 0)):
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise ValueError(
-                    f"{_WHAT}'s measurement: expected {field} to be a whole number >= {least}, "
-                    f"received {value!r}."
-                )
+            check_whole_number(getattr(self, field), field, least, what=f"{_WHAT}'s measurement")
         for field in ("median_error", "largest_error"):
-            _check_amount(getattr(self, field), f"{_WHAT}'s measurement: expected {field}")
+            check_number(getattr(self, field), field, least=0, what=f"{_WHAT}'s measurement")
 
 
 class LatencyTable:
@@ -114,7 +110,7 @@ class LatencyTable:
             )
         for part, latency in rows.items():
             for field, value in zip(Latency._fields, latency, strict=True):
-                _check_amount(value, f"{_WHAT}, {part}: expected {field}")
+                check_number(value, field, least=0, what=f"{_WHAT}, {part}")
         self.space = space
         self.rows = {part: Latency(*map(float, rows[part])) for part in parts}
         self.machine = machine
@@ -213,9 +209,3 @@ def _read_row(row: Any, what: str) -> tuple[Part, Latency]:
         )
     part = Part(kind, **{key: row[key] for key in _KEYS[kind]})
     return part, Latency(row["infer_ms"], row["train_ms"])
-
-
-def _check_amount(value: Any, expected: str) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{expected} to be a number of at least 0, received {value!r}.")

@@ -17,6 +17,7 @@ from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.files.reading import reading
+from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.supernet import Supernet
@@ -99,8 +100,7 @@ def certify_tflite(
     Raises:
       ValueError: If the file is damaged, is not an exported model, or has another supernet.
     """
-    if type(steps) is not int or steps < 1:
-        raise ValueError(f"Expected steps as a whole number from 1, received {steps!r}. Give 10.")
+    steps = check_whole_number(steps, "steps", 1, advice="Give 10.")
     path = os.fspath(path)
     metadata = read_metadata(path)
     _check_origin(path, metadata, supernet)

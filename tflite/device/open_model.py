@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tflite_runtime.interpreter as runtime
 
+from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.space import MEAN_SQUARE
 from tflite.device.interpreter import open_interpreter, set_threads
 from tflite.device.probe import try_in_child
@@ -45,10 +46,7 @@ def open_model(path: str | os.PathLike, threads: int, trusted: bool = False) -> 
       ValueError: If the file is missing, damaged or was not written by `export_tflite`, or its
         signatures are not those that its metadata describe, or it ends the process that runs it.
     """
-    if type(threads) is not int or threads < 1:
-        raise ValueError(
-            f"Expected threads as a whole number from 1, received {threads!r}. Give 1."
-        )
+    threads = check_whole_number(threads, "threads", 1, advice="Give 1.")
     metadata = read_metadata(path)
     if not metadata.variables:
         raise ValueError(

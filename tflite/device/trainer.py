@@ -4,13 +4,13 @@
 same file. It needs tflite_runtime, NumPy and safetensors, but no TensorFlow.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from fedsup_tf.files.validation import check_number, check_whole_number
 from tflite.device.checkpoint import Progress, read_progress, write_progress
 from tflite.device.epoch import DivergedError, EpochReport, check_finite, run_epoch
 from tflite.device.model import DeviceModel
@@ -306,19 +306,11 @@ def _check_arguments(
     patience: int | None,
     held_out: tuple[np.ndarray, np.ndarray] | None,
 ) -> None:
-    whole = {"epochs": (epochs, 0), "seed": (seed, 0)}
+    check_whole_number(epochs, "epochs", 0, what="Training")
+    check_whole_number(seed, "seed", 0, what="Training")
     if patience is not None:
-        whole["patience"] = (patience, 1)
-    for name, (value, least) in whole.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ValueError(
-                f"Training: expected {name} as a whole number from {least}, received {value!r}."
-            )
-    real = isinstance(learning_rate, int | float | np.floating)
-    if not real or isinstance(learning_rate, bool) or not 0 < learning_rate < math.inf:
-        raise ValueError(
-            f"Training: expected a learning rate above 0, received {learning_rate!r}. Give 0.05."
-        )
+        check_whole_number(patience, "patience", 1, what="Training")
+    check_number(learning_rate, "learning_rate", above=0, what="Training", advice="Give 0.05.")
     if patience is not None and held_out is None:
         raise ValueError(
             f"Training: expected held-out examples for patience {patience}, received none. Give "

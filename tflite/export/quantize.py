@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.validation import check_choice
 from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
 from tflite.export.conversion import trace
@@ -91,10 +92,7 @@ def export_inference(
 
 
 def _check(precision: str, representative: np.ndarray | None) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"Expected a precision of {', '.join(PRECISIONS)}, received {precision!r}."
-        )
+    check_choice(precision, "precision", PRECISIONS)
     if precision == "int8" and (representative is None or not len(representative)):
         raise ValueError(
             "Precision int8: expected images such as the model will meet, received none. Give some "

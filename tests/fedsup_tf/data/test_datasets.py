@@ -235,7 +235,7 @@ def test_colours_are_not_made_grey(tmp_path):
 
 
 def test_unknown_data_set():
-    with pytest.raises(ValueError, match=r"Expected a data set of digits, .*received 'mnist'"):
+    with pytest.raises(ValueError, match=r"data set to be one of digits, .*received 'mnist'"):
         load_dataset("mnist")
 
 

@@ -248,7 +248,7 @@ STAGE = FIELDS["stages"][0]
             "combinations",
         ),
         ({"name": ["tiny"]}, "expected its name as text"),
-        ({"classes": 10**9}, "classes to be a whole number >= 2 and"),
+        ({"classes": 10**9}, "classes to be a whole number from 2 to"),
         ({"image_shape": [10**9, 8, 1]}, "each from 1 to 8,192"),
         ({"normalization": ["parametric"]}, "expected normalization"),
         ({"stages": {"a": 1}}, "stages to be a list"),

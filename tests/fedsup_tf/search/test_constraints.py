@@ -142,5 +142,5 @@ def test_a_gap_of_macs_is_an_error_too():
 
 
 def test_an_unknown_cost_is_an_error():
-    with pytest.raises(ValueError, match="a cost of parameters, macs, received 'bytes'"):
+    with pytest.raises(ValueError, match="cost to be one of parameters, macs, received 'bytes'"):
         constraints.sample_within(digits_small(), np.random.default_rng(0), "bytes", 0, 1)

@@ -243,7 +243,7 @@ def test_bad_calls_are_refused_in_words(model_path, tmp_path):
         (model_path, out, "--image_shape=9,9,1"): "received uint8 of shape",
         (model_path, out, "--patience=1", "--held_out_share=0.001"): "enough examples",
         (model_path, out, "--head_only"): "received a file without it",
-        (model_path, out, "--threads=0"): "threads as a whole number from 1",
+        (model_path, out, "--threads=0"): "threads to be a whole number from 1",
     }
     for (code, _), told in zip(run(*wrong), wrong.values(), strict=True):
         assert isinstance(code, str), told

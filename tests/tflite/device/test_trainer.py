@@ -496,13 +496,13 @@ def test_other_labels_are_refused(trainer, labels, told):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"epochs": -1}, "epochs as a whole number from 0"),
-        ({"epochs": 1.5}, "epochs as a whole number"),
-        ({"seed": -1}, "seed as a whole number"),
-        ({"learning_rate": 0}, "learning rate above 0"),
-        ({"learning_rate": float("nan")}, "learning rate above 0"),
-        ({"learning_rate": "0.1"}, "learning rate above 0"),
-        ({"patience": 0, "held_out": (IMAGES, LABELS)}, "patience as a whole number from 1"),
+        ({"epochs": -1}, "epochs to be a whole number from 0"),
+        ({"epochs": 1.5}, "epochs to be a whole number"),
+        ({"seed": -1}, "seed to be a whole number"),
+        ({"learning_rate": 0}, "learning_rate to be a finite number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate to be a finite number above 0"),
+        ({"learning_rate": "0.1"}, "learning_rate to be a finite number above 0"),
+        ({"patience": 0, "held_out": (IMAGES, LABELS)}, "patience to be a whole number from 1"),
         ({"patience": 2}, "held-out examples for patience 2"),
     ],
 )
@@ -529,7 +529,7 @@ def test_threads_change_no_bit(model_path):
 
 @pytest.mark.parametrize("threads", [0, 1.0, None])
 def test_threads_are_a_number(model_path, threads):
-    with pytest.raises(ValueError, match="threads as a whole number from 1"):
+    with pytest.raises(ValueError, match="threads to be a whole number from 1"):
         DeviceTrainer(model_path, threads)
 
 
