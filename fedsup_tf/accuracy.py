@@ -8,6 +8,7 @@ import tensorflow as tf
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 
 
@@ -84,3 +85,37 @@ def build_accuracy(
         return int(count(weights, code, images, labels, batch_size)) / len(labels)
 
     return accuracy
+
+
+def random_subnet_accuracies(
+    accuracy: Callable,
+    space: SearchSpace,
+    weights: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    subnets: int,
+    seed: int = 0,
+    most_images: int = 2_000,
+) -> np.ndarray:
+    """Measures how good the subnets are that nobody chose: the accuracies of uniformly drawn ones.
+
+    Args:
+      accuracy: As `build_accuracy` returns it.
+      space: Search space of the subnets.
+      weights: The supernet's weights by tensor name.
+      images: `(examples, height, width, channels)`, uint8.
+      labels: `(examples,)`, int32.
+      batch_size: Images normalized together.
+      subnets: Number of subnets to draw.
+      seed: Decides the draws.
+      most_images: Number of images to use, at equal distances, where there are more.
+
+    Returns:
+      `(subnets,)`, shares from 0 to 1 in rising order.
+    """
+    rng = np.random.default_rng(seed)
+    used = np.linspace(0, len(labels) - 1, min(most_images, len(labels))).astype(int)
+    images, labels = images[used], labels[used]
+    drawn = [space.sample(rng) for _ in range(subnets)]
+    return np.sort([accuracy(weights, net, images, labels, batch_size) for net in drawn])

@@ -18,6 +18,7 @@ from fedsup_tf.ops import ops
 from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.supernet import AnyArchitecture, Supernet
 
+TEACHERS = ("received", "ensemble")
 # Under what name a net's vectors are packed; no tensor is called so.
 _VECTORS = "vectors"
 
@@ -34,7 +35,13 @@ class LocalTraining:
       clip_value: Largest absolute value of an entry of the gradient; infinity to leave it.
       label_smoothing: Share of the target spread evenly over the classes.
       sandwich: Number of nets trained in each step, M; 1 trains only what was received.
-      temperature: Of the distillation.
+      temperature: Temperature of the distillation.
+      teacher: What the nets of a sandwich learn from beside the labels. `"received"`: the smaller
+        nets from the net that the client received, which learns from the labels alone (in-place
+        distillation of FedSup). `"ensemble"`: each net, the received one too, from the mean of all
+        nets' predictions (deep mutual learning, Zhang et al., arXiv 1706.00384).
+      label_share: Share of the labels' cross-entropy in the loss of each net that has a teacher;
+        the rest is distillation.
     """
 
     epochs: int = 1
@@ -45,6 +52,8 @@ class LocalTraining:
     label_smoothing: float = 0.0
     sandwich: int = 1
     temperature: float = 1.0
+    teacher: str = "received"
+    label_share: float = 0.0
 
     def __post_init__(self):
         bounds = {
@@ -56,6 +65,7 @@ class LocalTraining:
             "label_smoothing": (0, 1),
             "sandwich": (1, None),
             "temperature": (0, None),
+            "label_share": (0, 1),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
@@ -70,6 +80,11 @@ class LocalTraining:
             if not low <= value <= (float("inf") if high is None else high):
                 limit = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ValueError(f"Local training: expected {field} {limit}, received {value}.")
+        if self.teacher not in TEACHERS:
+            raise ValueError(
+                f"Local training: expected teacher to be one of {', '.join(TEACHERS)}, received "
+                f"{self.teacher!r}."
+            )
         for field in ("clip_value", "temperature"):
             if getattr(self, field) == 0:
                 raise ValueError(f"Local training: expected {field} above 0, received 0.")
@@ -222,40 +237,51 @@ class _Packed:
 def _sandwich_gradients(
     supernet, packed, architecture, images, labels, seed, training, unpack=dict
 ):
-    """Loss of the received net, and the sum of the gradients of all nets of the sandwich.
+    """Returns the received net's loss from labels, and the gradient of the nets' summed losses.
 
-    `unpack` makes the net's weights by name of `packed`, which the gradients are those of.
+    `unpack` makes the net's weights by name from `packed`, by which the gradients are.
     """
     classes = supernet.space.classes
     targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
     targets += training.label_smoothing / classes
+    nets = [architecture]
+    if training.sandwich > 1:
+        nets.append(supernet.space.smallest())
+    for number in range(1, training.sandwich - 1):
+        net_seed = tf.random.experimental.stateless_fold_in(seed, number)
+        nets.append(random_subnet(supernet, architecture, net_seed))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(packed)
-        subnet = unpack(packed)
-        if training.sandwich > 1:
-            subnet = slicing.take(subnet, supernet.slices(architecture, within=architecture))
-        logits = supernet.forward(subnet, images)
-        loss = _mean_cross_entropy(targets, logits)
-    gradients = tape.gradient(loss, packed, unconnected_gradients="zero")
-    if training.sandwich == 1:
-        return loss, gradients
+        weights = unpack(packed)
+        logits = []
+        for net in nets:
+            subnet = weights
+            if training.sandwich > 1:
+                subnet = slicing.take(weights, supernet.slices(net, within=architecture))
+            logits.append(supernet.forward(subnet, images))
+        label_losses = [_mean_cross_entropy(targets, of_net) for of_net in logits]
+        total = tf.add_n(_losses_with_teacher(label_losses, logits, training))
+    return label_losses[0], tape.gradient(total, packed, unconnected_gradients="zero")
 
-    temperature = training.temperature
-    teacher = tf.nn.softmax(tf.stop_gradient(logits) / temperature)
-    students = [supernet.space.smallest()]
-    for number in range(training.sandwich - 2):
-        student_seed = tf.random.experimental.stateless_fold_in(seed, number + 1)
-        students.append(random_subnet(supernet, architecture, student_seed))
-    for student in students:
-        slices = supernet.slices(student, within=architecture)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(packed)
-            logits = supernet.forward(slicing.take(unpack(packed), slices), images)
-            # The square keeps the gradient's size the same at every temperature.
-            distillation = temperature**2 * _mean_cross_entropy(teacher, logits / temperature)
-        student_gradients = tape.gradient(distillation, packed, unconnected_gradients="zero")
-        gradients = {name: gradients[name] + student_gradients[name] for name in gradients}
-    return loss, gradients
+
+def _losses_with_teacher(
+    label_losses: list[tf.Tensor], logits: list[tf.Tensor], training: LocalTraining
+) -> list[tf.Tensor]:
+    """Returns the loss of each net of a sandwich, of which the first is the received one."""
+    temperature, share = training.temperature, training.label_share
+    if len(logits) == 1 or share == 1:
+        return label_losses
+    predictions = [tf.nn.softmax(tf.stop_gradient(of_net) / temperature) for of_net in logits]
+    if training.teacher == "ensemble":
+        teacher, untaught = tf.add_n(predictions) / len(predictions), 0
+    else:
+        teacher, untaught = predictions[0], 1
+    losses = label_losses[:untaught]
+    for label_loss, of_net in zip(label_losses[untaught:], logits[untaught:], strict=True):
+        # The square keeps the gradient's size the same at every temperature.
+        distillation = temperature**2 * _mean_cross_entropy(teacher, of_net / temperature)
+        losses.append(share * label_loss + (1 - share) * distillation)
+    return losses
 
 
 def _mean_cross_entropy(targets, logits):

@@ -14,7 +14,7 @@ Tensors = Mapping[str, tf.Tensor]
 
 # Whose weights the sum of an entry's updates is divided by: those of the clients that trained the
 # entry, or those of all clients.
-DIVISORS = ("coverage", "diluted")
+DIVISORS = ("coverage", "damped", "diluted")
 # A client's weight: its number of examples, or 1.
 WEIGHTINGS = ("examples", "uniform")
 
@@ -181,8 +181,10 @@ def average(
       overlaps: The sum over the clients, after `by_entry`.
       divisor: `"coverage"` divides by the weights of the clients that cover the entry,
         `"diluted"` by those of all clients, so that an entry that a client does not cover counts as
-        unchanged.
-      weight: The sum of all clients' weights, for `"diluted"`.
+        unchanged. `"damped"` divides by the geometric mean of both: the standard deviation of a
+        mean over n clients is proportional to 1 / sqrt(n), and multiplied by sqrt(n / clients) it
+        is the same for entries that few clients cover and for entries that all cover.
+      weight: The sum of all clients' weights, for `"damped"` and `"diluted"`.
 
     Returns:
       The mean update by tensor name; zero where no client covers an entry.
@@ -190,4 +192,6 @@ def average(
     totals, divisors = overlaps
     if divisor == "diluted":
         divisors = dict.fromkeys(totals, weight)
+    elif divisor == "damped":
+        divisors = {name: tf.sqrt(coverage * weight) for name, coverage in divisors.items()}
     return {name: tf.math.divide_no_nan(total, divisors[name]) for name, total in totals.items()}

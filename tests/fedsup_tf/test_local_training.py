@@ -258,6 +258,33 @@ def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch)
     np.testing.assert_allclose(loss, own_loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize("teacher", ["received", "ensemble"])
+def test_nets_with_a_teacher_also_learn_from_the_labels(teacher):
+    """Both teachers against their formula, on the received net and the smallest one."""
+    weights, (images, labels) = weights_of(SPACE.largest()), client(9)
+    training = dataclasses.replace(WHOLE, sandwich=2, teacher=teacher, label_share=0.25)
+    inputs = PREPROCESSING.normalize(images)
+    variables = {name: tf.constant(value) for name, value in weights.items()}
+    _, gradients = local_training._sandwich_gradients(
+        SUPERNET, variables, SPACE.largest(), inputs, labels, tf.constant([1, 6]), training
+    )
+    hard = np.eye(SPACE.classes, dtype=np.float32)[labels]
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        logits = [
+            SUPERNET.forward(slicing.take(variables, SUPERNET.slices(net)), inputs)
+            for net in (SPACE.largest(), SPACE.smallest())
+        ]
+        soft = [tf.nn.softmax(of_net).numpy() for of_net in logits]
+        if teacher == "ensemble":
+            taught, target, loss = logits, np.mean(soft, 0), 0.0
+        else:
+            taught, target, loss = logits[1:], soft[0], cross_entropy(hard, logits[0])
+        for of_net in taught:
+            loss += 0.25 * cross_entropy(hard, of_net) + 0.75 * cross_entropy(target, of_net)
+    assert_close(gradients, tape.gradient(loss, variables, unconnected_gradients="zero"))
+
+
 @pytest.mark.parametrize("within", [SPACE.largest(), MIDDLE, SPACE.smallest()], ids=str)
 @pytest.mark.parametrize("as_code", [False, True])
 def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
@@ -443,6 +470,8 @@ def test_the_supernets_own_variables_are_not_used():
         ("clip_value", float("nan"), "at least 0, received nan"),
         ("label_smoothing", 1.5, "from 0 to 1, received 1.5"),
         ("sandwich", 0, "at least 1, received 0"),
+        ("label_share", 1.5, "from 0 to 1, received 1.5"),
+        ("teacher", "nobody", "to be one of received, ensemble, received 'nobody'"),
         ("temperature", 0.0, "above 0, received 0"),
         ("temperature", -1.0, "at least 0, received -1.0"),
     ],

@@ -11,9 +11,10 @@ import os
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import schedule, training_process
@@ -105,8 +106,11 @@ def _train(options: ProgramFlags) -> None:
         clients_per_round=options.clients_per_round,
         seed=options.seed,
         redraw=options.redraw,
+        tier_net_share=options.tier_net_share,
+        cohorts=options.cohorts or ("random" if options.noise_multiplier else "passes"),
         sandwich=options.cohort_sandwich,
         availability=options.availability,
+        architecture=only if options.algorithm == "exclusive" else None,
         time=simulated_time,
         cohort_seed=options.cohort_seed,
     )
@@ -127,16 +131,14 @@ def _train(options: ProgramFlags) -> None:
 
     def evaluate(weights):
         named = supernet.named(weights)
-        return {
-            tier.name: accuracy(
-                named,
-                tier.architecture,
-                dataset.test_images,
-                dataset.test_labels,
-                options.test_batch_size,
+        test = (dataset.test_images, dataset.test_labels, options.test_batch_size)
+        accuracies = {tier.name: accuracy(named, tier.architecture, *test) for tier in tiers}
+        if options.random_subnets:
+            drawn = random_subnet_accuracies(
+                accuracy, space, named, *test, subnets=options.random_subnets
             )
-            for tier in tiers
-        }
+            accuracies["random p10"] = float(np.percentile(drawn, 10))
+        return accuracies
 
     paths = report.run_paths(options.out)
     settings = _settings(options, space, time_settings(simulated_time, tiers))

@@ -23,7 +23,10 @@ def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
     parts = [f"round {report.number:>{len(str(rounds))}}/{rounds}"]
     if report.plan.clients:
         speed = epochs * metrics.get("examples", 0) / max(metrics["seconds"], 1e-9)
-        parts += [f"loss {metrics['loss']:.3f}", f"{speed:,.0f} examples/s"]
+        if "loss" in metrics:
+            parts += [f"loss {metrics['loss']:.3f}", f"{speed:,.0f} examples/s"]
+        else:
+            parts.append("no update was usable, the supernet is unchanged")
         down, up = metrics["bytes_down_per_client"], metrics["bytes_up_per_client"]
         parts.append(f"{format_bytes(down)} down {format_bytes(up)} up a client")
     else:

@@ -5,6 +5,7 @@ so that a resumed run makes the same rounds.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.constraints import sample_within
 from fedsup_tf.space import SearchSpace
+from tff_programs.simulation.cohorts import COHORTS, cohort_of_pass, random_cohort
 from tff_programs.simulation.round_clock import SimulatedTime
 from tff_programs.simulation.tiers import TIERS_STREAM, Tier, check_tiers
 
@@ -52,11 +54,17 @@ class Assignment:
       clients_per_round: Number of clients asked in a round, but for those asked beyond it by
         `time`.
       seed: Decides all that is random.
-      redraw: Whether a client of a tier with bounds gets another architecture within them in each
-        round, instead of the tier's one.
+      redraw: Whether a client of a tier with a limit gets, in each round, an architecture drawn
+        from all that its device carries, instead of the tier's one.
+      tier_net_share: With `redraw`, the chance that the tier's own architecture is drawn.
+      cohorts: `"passes"`: all clients are asked once before any is asked again, those of each tier
+        spread evenly (see `cohorts.cohort_of_pass`). `"random"`: independent uniform draws. With an
+        availability trace draws are from those who are there, and independent.
       sandwich: Whether each round's first client trains the smallest and its second the largest
         architecture, whatever their tiers.
       availability: Chance that a client that was asked answers.
+      architecture: If given, what all clients train, and those whose tier does not carry it answer
+        nothing: exclusive training, the alternative to a supernet.
       time: What rounds do with simulated time; by default none passes.
       cohort_seed: Decides who is asked in a round, instead of `seed`; secret where privacy counts
         on it.
@@ -67,9 +75,12 @@ class Assignment:
     clients: int
     clients_per_round: int
     seed: int = 0
-    redraw: bool = False
+    redraw: bool = True
+    tier_net_share: float = 0.0
+    cohorts: str = "passes"
     sandwich: bool = False
     availability: float = 1.0
+    architecture: Architecture | None = None
     time: SimulatedTime | None = None
     cohort_seed: int | None = None
 
@@ -98,6 +109,14 @@ class Assignment:
                 )
             # Refuses a trace in which a round would wait for ever.
             self.time.trace.time_with(self.asked, 0.0)
+        if self.cohorts not in COHORTS:
+            raise ValueError(
+                f"Expected cohorts of {', '.join(COHORTS)}, received {self.cohorts!r}."
+            )
+        if not 0 <= self.tier_net_share <= 1:
+            raise ValueError(
+                f"Expected a tier_net_share from 0 to 1, received {self.tier_net_share}."
+            )
         if self.sandwich and self.clients_per_round < 2:
             raise ValueError("A sandwich over the cohort needs at least 2 clients a round.")
         if not 0 < self.availability <= 1:
@@ -121,10 +140,11 @@ class Assignment:
     def has_secret_random_cohorts(self) -> bool:
         """Whether each round asks a uniformly random subset that a secret seed alone decides.
 
-        Only then is privacy amplified by sampling. Who is asked among those that an availability
-        trace lets be there is no random subset of all clients.
+        Only then is privacy amplified by sampling. Neither a part of a pass nor a draw among those
+        that an availability trace lets be there is a random subset of all clients.
         """
-        return self.cohort_seed is not None and (self.time is None or self.time.trace is None)
+        is_random = self.cohorts == "random" and (self.time is None or self.time.trace is None)
+        return is_random and self.cohort_seed is not None
 
     @property
     def asked(self) -> int:
@@ -138,28 +158,30 @@ class Assignment:
           round_number: Counted from 0.
           clock: `end_seconds` of the round before; 0 before the first.
         """
-        begin, there = clock, self.clients
-        if self.time is not None:
-            begin = self.time.begin(clock, self.asked)
-            if self.time.trace is not None:
-                there = self.time.trace.available(begin)
-        cohort_seed = self.seed if self.cohort_seed is None else self.cohort_seed
-        cohort_rng = np.random.default_rng([cohort_seed, _COHORT, round_number])
-        cohort = cohort_rng.choice(there, self.asked, replace=False)
+        begin = clock if self.time is None else self.time.begin(clock, self.asked)
         tier_of_clients = self.tier_of_clients()
+        cohort = self._cohort(round_number, begin, tier_of_clients)
         rng = np.random.default_rng([self.seed, _ARCHITECTURES, round_number])
         architectures = []
         for place, client in enumerate(cohort):
             tier = self.tiers[tier_of_clients[client]]
-            if self.sandwich and place < 2:
+            if self.architecture is not None:
+                architectures.append(self.architecture)
+            elif self.sandwich and place < 2:
                 ends = (self.space.smallest, self.space.largest)
                 architectures.append(ends[place]())
-            elif self.redraw and tier.bounds is not None:
-                architectures.append(sample_within(self.space, rng, "parameters", *tier.bounds))
+            elif self._draws_anew(tier, rng):
+                architectures.append(
+                    sample_within(self.space, rng, tier.cost, -math.inf, tier.limit)
+                )
             else:
                 architectures.append(tier.architecture)
         rng = np.random.default_rng([self.seed, _AVAILABILITY, round_number])
-        answered = np.flatnonzero(rng.random(len(cohort)) < self.availability)
+        answers = rng.random(len(cohort)) < self.availability
+        if self.architecture is not None:
+            carries = np.array([tier.carries(self.space, self.architecture) for tier in self.tiers])
+            answers &= carries[tier_of_clients[cohort]]
+        answered = np.flatnonzero(answers)
         end = begin
         if self.time is not None:
             clients = [int(cohort[place]) for place in answered]
@@ -180,3 +202,14 @@ class Assignment:
             begin_seconds=begin,
             end_seconds=end,
         )
+
+    def _cohort(self, round_number: int, begin: float, tier_of_clients: np.ndarray) -> np.ndarray:
+        seed = self.seed if self.cohort_seed is None else self.cohort_seed
+        trace = None if self.time is None else self.time.trace
+        if trace is None and self.cohorts == "passes":
+            return cohort_of_pass((seed, _COHORT), round_number, tier_of_clients, self.asked)
+        there = np.arange(self.clients) if trace is None else trace.available(begin)
+        return random_cohort((seed, _COHORT, round_number), there, self.asked)
+
+    def _draws_anew(self, tier: Tier, rng: np.random.Generator) -> bool:
+        return self.redraw and tier.limit is not None and bool(rng.random() >= self.tier_net_share)

@@ -10,6 +10,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.search.constraints import feasible_range, sample_within
+from fedsup_tf.search.costs import Cost, architecture_cost
 from fedsup_tf.space import SearchSpace
 
 # Of all streams of random numbers of a simulation, the one of tiers.
@@ -22,32 +23,37 @@ class Tier:
 
     Attributes:
       name: What reports call it.
-      architecture: The subnet its devices train, and by which the tier is evaluated.
+      architecture: The subnet by which the tier is evaluated, and that its devices train where
+        rounds do not draw others.
       share: Its part of all clients, relative to those of the other tiers.
-      bounds: Least and greatest number of parameters its devices can hold; None for devices that
-        train `architecture` alone.
+      limit: Greatest `cost` of a subnet that its devices carry; None for devices that train
+        `architecture` alone.
+      cost: What `limit` bounds, `"parameters"` or `"macs"`.
     """
 
     name: str
     architecture: Architecture
     share: float = 1.0
-    bounds: tuple[int, int] | None = None
+    limit: float | None = None
+    cost: str = "parameters"
+
+    def carries(self, space: SearchSpace, architecture: Architecture) -> bool:
+        """Whether a device of the tier can train that subnet of `space`."""
+        if self.limit is None:
+            return architecture == self.architecture
+        return getattr(architecture_cost(space, architecture), self.cost) <= self.limit
 
 
 def default_tiers(space: SearchSpace, seed: int) -> tuple[Tier, ...]:
-    """Four equal tiers: smallest, two between, largest."""
+    """Makes four equal tiers: devices for the smallest subnet, two between, for any subnet."""
     if space.size == 1:
         return (Tier("only", space.smallest()),)
     least, greatest = feasible_range(space, "parameters")
     between = []
     for name, low, high in (("middle", 0.2, 0.45), ("middle-large", 0.65, 0.9)):
         bounds = tuple(round(least + (greatest - least) * part) for part in (low, high))
-        between.append(_bounded_tier(space, name, bounds, 1.0, seed))
-    return (
-        Tier("smallest", space.smallest()),
-        *between,
-        Tier("largest", space.largest()),
-    )
+        between.append(_bounded_tier(space, name, "parameters", bounds, 1.0, seed))
+    return (_end_tier(space, "smallest"), *between, _end_tier(space, "largest"))
 
 
 def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[Tier, ...]:
@@ -56,8 +62,10 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
     Args:
       space: Where architectures come from.
       entries: Each `WHAT` or `WHAT@SHARE`, WHAT being `smallest`, `largest`, the path of an
-        architecture's JSON file, or bounds of parameters such as `500000-900000`.
-      seed: Decides the architecture that stands for bounds.
+        architecture's JSON file, or bounds such as `500000-900000` (parameters) or
+        `macs:1000000-5000000`. Devices of a tier with bounds carry any subnet up to the upper
+        bound; the tier's own subnet lies between both.
+      seed: Decides the architecture of tiers with bounds.
 
     Raises:
       ValueError: If an entry is none of these.
@@ -73,21 +81,23 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
             raise ValueError(
                 f"Tier {entry!r}: expected a finite share above 0 behind the @, such as @2."
             )
-        low, dash, high = what.partition("-")
+        cost, _, range_text = what.rpartition(":")
+        low, dash, high = range_text.partition("-")
         if what in ("smallest", "largest"):
-            tiers.append(Tier(what, getattr(space, what)(), share))
+            tiers.append(_end_tier(space, what, share))
         elif os.path.exists(what):
             architecture = read_json(what, "an architecture", Architecture.from_json)
             space.check(architecture)
             name = os.path.splitext(os.path.basename(what))[0]
             tiers.append(Tier(name, architecture, share))
-        elif dash and low.isdigit() and high.isdigit():
-            tiers.append(_bounded_tier(space, what, (int(low), int(high)), share, seed))
+        elif dash and low.isdigit() and high.isdigit() and cost in ("", *Cost._fields):
+            bounds = (int(low), int(high))
+            tiers.append(_bounded_tier(space, what, cost or "parameters", bounds, share, seed))
         else:
             raise ValueError(
                 f"Tier {entry!r}: expected smallest, largest, an architecture's JSON file or "
-                "bounds of parameters such as 500000-900000, with a share such as @2 behind it if "
-                "wanted."
+                "bounds such as 500000-900000 (parameters) or macs:1000000-5000000, with a share "
+                "such as @2 behind it if wanted."
             )
     if tiers:
         check_tiers(tiers)
@@ -117,6 +127,14 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
         )
 
 
-def _bounded_tier(space, name, bounds, share, seed):
+def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:
+    """Makes the tier of devices that carry the space's smallest subnet, or any (`"largest"`)."""
+    architecture = getattr(space, end)()
+    limit = feasible_range(space, "parameters")[end == "largest"]
+    return Tier(end, architecture, share, limit)
+
+
+def _bounded_tier(space, name, cost, bounds, share, seed):
+    """Makes a tier of devices that carry the upper bound; its subnet lies between the bounds."""
     rng = np.random.default_rng([seed, TIERS_STREAM, *bounds])
-    return Tier(name, sample_within(space, rng, "parameters", *bounds), share, bounds)
+    return Tier(name, sample_within(space, rng, cost, *bounds), share, bounds[1], cost)

@@ -1,6 +1,7 @@
 """The training program: rounds, their metrics, evaluation, and state that survives a kill."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -12,14 +13,22 @@ import tensorflow_federated as tff
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.round_plan import RoundPlan
 
+# Beyond this many times the loss of guessing, for this many rounds, a training has diverged.
+_DIVERGED_FACTOR = 3.0
+_DIVERGED_ROUNDS = 5
+
+
+class DivergedError(ValueError):
+    """A training whose loss is not finite, or stays far above that of guessing."""
+
 
 class RoundReport(NamedTuple):
-    """What the program tells of a round.
+    """Describes a round that was done.
 
     Attributes:
       number: Rounds done, from 1.
       plan: Who took part.
-      metrics: Flat metrics by name, as released.
+      metrics: Flat metrics by name, as released; without `loss` if no update was used.
       rejected: Numbers of the clients whose updates were not finite.
     """
 
@@ -65,6 +74,11 @@ async def train(
 
     Returns:
       The accuracies after the last round.
+
+    Raises:
+      DivergedError: If in `_DIVERGED_ROUNDS` rounds, one after the other, all updates were left out
+        because they were not finite, or the loss was above `_DIVERGED_FACTOR` times that of
+        guessing. The state before these rounds stays the saved one.
     """
     initial = await tff.program.materialize_value(process.initialize())
     iterator = source.iterator()
@@ -76,6 +90,8 @@ async def train(
     done = 0 if version is None else version
     on_start(done)
     accuracies = None
+    unsound_rounds = 0
+    guessing_loss = math.log(source.assignment.space.classes)
 
     async def evaluate_and_keep():
         weights = await tff.program.materialize_value(process.get_model_weights(state))
@@ -101,9 +117,11 @@ async def train(
         seconds = time.monotonic() - start
         done += 1
         traffic = [count_bytes(architecture) for architecture in plan.architectures]
-        flat = OrderedDict(
-            (name, float(value)) for name, value in trained.items() if name != "clients"
-        )
+        used = int(trained.pop("clients", 0))
+        flat = OrderedDict((name, float(value)) for name, value in trained.items())
+        if not used:
+            # The mean over no clients is no loss.
+            flat.pop("loss", None)
         flat.update(
             asked=plan.asked,
             answered=len(plan.clients),
@@ -115,11 +133,30 @@ async def train(
         )
         if epsilon_after is not None:
             flat["epsilon"] = epsilon_after(done)
-        if done % evaluate_every == 0 or done == rounds:
+        is_sound = flat["loss"] <= _DIVERGED_FACTOR * guessing_loss if used else not rejected
+        unsound_rounds = 0 if is_sound else unsound_rounds + 1
+        has_diverged = unsound_rounds == min(_DIVERGED_ROUNDS, rounds)
+        is_due = done == rounds or (done % evaluate_every == 0 and is_sound)
+        if is_due and not has_diverged:
             accuracies = await evaluate_and_keep()
             flat.update((f"accuracy/{name}", value) for name, value in accuracies.items())
         await metrics_manager.release(flat, done)
-        await state_manager.save((state, iterator), done)
+        if is_sound:
+            await state_manager.save((state, iterator), done)
         on_round(RoundReport(done, plan, flat, rejected))
+        if has_diverged:
+            raise DivergedError(_divergence(flat, unsound_rounds, guessing_loss))
     # Nothing was trained if the saved run had all its rounds.
     return await evaluate_and_keep() if accuracies is None else accuracies
+
+
+def _divergence(metrics: Mapping[str, float], unsound_rounds: int, guessing_loss: float) -> str:
+    if "loss" in metrics:
+        received = f"a loss far above it in each of them, {metrics['loss']:.1f} in the last"
+    else:
+        received = "updates of which all were left out because they were not finite"
+    return (
+        f"The training diverged: expected a loss below that of guessing, {guessing_loss:.2f}, in "
+        f"the last {unsound_rounds} rounds, received {received}. What was saved before these "
+        "rounds is kept. Start another run with a lower learning rate of the clients or the server."
+    )

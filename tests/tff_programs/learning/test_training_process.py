@@ -11,6 +11,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.supernet import Supernet
+from tff_programs.learning.nesterov import build_nesterov
 from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
 
@@ -99,8 +100,13 @@ def plain_round(weights, clients, divisor="coverage", weighting="examples"):
             coverage[name][box] += weight
     new = {}
     for name, value in weights.items():
-        weight = np.maximum(coverage[name], 1e-30) if divisor == "coverage" else everyone
-        new[name] = value + (total[name] / weight).astype(np.float32)
+        covering = np.maximum(coverage[name], 1e-30)
+        weights_of_kind = {
+            "coverage": covering,
+            "damped": np.sqrt(covering * everyone),
+            "diluted": everyone,
+        }
+        new[name] = value + (total[name] / weights_of_kind[divisor]).astype(np.float32)
     return new, {name: value > 0 for name, value in coverage.items()}
 
 
@@ -120,7 +126,8 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize(
-    ("divisor", "weighting"), [("coverage", "examples"), ("diluted", "uniform")]
+    ("divisor", "weighting"),
+    [("coverage", "examples"), ("damped", "examples"), ("diluted", "uniform")],
 )
 def test_a_round_equals_a_plain_loop(execution, divisor, weighting):
     clients, weights = cohort(), initial_weights()
@@ -138,10 +145,11 @@ def test_a_round_equals_a_plain_loop(execution, divisor, weighting):
     assert len(metrics["rejected"]) == 0
 
 
-@pytest.mark.parametrize("optimizer", ["none", "sgdm", "adam"])
+@pytest.mark.parametrize("optimizer", ["none", "nesterov", "sgdm", "adam"])
 def test_entries_that_nobody_trained_stay_bit_identical(execution, optimizer):
     optimizers = {
         "none": None,
+        "nesterov": build_nesterov(0.3),
         "sgdm": tff.learning.optimizers.build_sgdm(1.0, momentum=0.9),
         "adam": tff.learning.optimizers.build_adam(0.01, epsilon=1e-3),
     }

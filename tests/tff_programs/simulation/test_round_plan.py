@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from fedsup_tf.search.costs import count_parameters
+from fedsup_tf.search.costs import count_macs, count_parameters
 from fedsup_tf.space import digits_small
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier, default_tiers, parse_tiers
@@ -37,7 +37,7 @@ def test_a_plan_depends_on_seed_and_round_alone():
 
 
 def test_a_cohort_has_distinct_clients_that_train_their_tiers_subnets():
-    assignment = make()
+    assignment = make(redraw=False)
     tiers = assignment.tier_of_clients()
     for number in range(20):
         plan = assignment.plan(number)
@@ -62,19 +62,72 @@ def test_seeds_do_not_repeat_between_runs_of_neighbouring_or_large_seeds():
 
 
 def test_a_secret_seed_decides_who_is_asked_and_nothing_else():
-    secret, other = (make(cohort_seed=10**15 + n) for n in range(2))
+    secret, other = (make(cohort_seed=10**15 + n, cohorts="random") for n in range(2))
     assert secret.plan(2).clients != other.plan(2).clients
     assert (secret.tier_of_clients() == other.tier_of_clients()).all()
     assert secret.has_secret_random_cohorts
-    assert not make().has_secret_random_cohorts
+    assert not make(cohorts="random").has_secret_random_cohorts
+    assert not make(cohort_seed=10**15).has_secret_random_cohorts
 
 
-def test_redraw_changes_subnets_within_the_bounds_of_the_tier():
+def test_a_redraw_is_any_subnet_that_the_device_carries():
     (tier,) = parse_tiers(SPACE, ["20000-40000"], 0)
-    assignment = make(tiers=(tier,), redraw=True)
-    drawn = {a for number in range(5) for a in assignment.plan(number).architectures}
-    assert len(drawn) > 5
-    assert all(20000 <= count_parameters(SPACE, architecture) <= 40000 for architecture in drawn)
+    assignment = make(tiers=(tier,), tier_net_share=0.0)
+    drawn = {a for number in range(20) for a in assignment.plan(number).architectures}
+    sizes = [count_parameters(SPACE, architecture) for architecture in drawn]
+    assert len(drawn) > 50
+    assert max(sizes) <= 40000
+    assert min(sizes) < 20000
+
+
+def test_a_limit_of_macs_bounds_what_is_drawn():
+    (tier,) = parse_tiers(SPACE, ["macs:100000-300000"], 0)
+    assert 100000 <= count_macs(SPACE, tier.architecture) <= 300000
+    assignment = make(tiers=(tier,), tier_net_share=0.0)
+    drawn = [a for number in range(10) for a in assignment.plan(number).architectures]
+    assert max(count_macs(SPACE, architecture) for architecture in drawn) <= 300000
+
+
+def test_the_tiers_own_subnet_is_drawn_with_its_share():
+    (tier,) = parse_tiers(SPACE, ["largest"], 0)
+    assignment = make(tiers=(tier,), tier_net_share=0.5)
+    drawn = [a for number in range(40) for a in assignment.plan(number).architectures]
+    assert 150 < drawn.count(SPACE.largest()) < 250
+
+
+def test_a_pass_asks_every_client_once_and_each_tier_evenly():
+    assignment = make()
+    tiers = assignment.tier_of_clients()
+    for number in range(3):
+        plans = [assignment.plan(4 * number + place) for place in range(4)]
+        assert sorted(client for plan in plans for client in plan.clients) == list(range(40))
+        for plan in plans:
+            counts = np.bincount(tiers[list(plan.clients)], minlength=4)
+            assert counts.min() >= 1
+            assert counts.max() <= 4
+    first, second = (assignment.plan(number).clients for number in (0, 4))
+    assert set(first) != set(second)
+
+
+def test_clients_left_over_by_a_pass_are_asked_in_others():
+    assignment = make(clients=13, clients_per_round=5)
+    passes = [
+        [*assignment.plan(2 * n).clients, *assignment.plan(2 * n + 1).clients] for n in range(20)
+    ]
+    assert all(len(set(clients)) == 10 for clients in passes)
+    assert {client for clients in passes for client in clients} == set(range(13))
+
+
+def test_only_those_who_carry_an_architecture_train_it_alone():
+    assignment = make(architecture=SPACE.largest())
+    tiers = assignment.tier_of_clients()
+    answered = []
+    for number in range(4):
+        plan = assignment.plan(number)
+        assert plan.asked == 10
+        assert set(plan.architectures) <= {SPACE.largest()}
+        answered += plan.clients
+    assert sorted(answered) == [client for client in range(40) if tiers[client] == 3]
 
 
 def test_a_sandwich_has_a_smallest_and_a_largest_in_each_round():

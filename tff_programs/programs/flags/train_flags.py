@@ -3,13 +3,16 @@
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.local_training import TEACHERS, LocalTraining
 from fedsup_tf.space import SearchSpace
 from tff_programs.learning import schedule
+from tff_programs.learning.nesterov import build_nesterov
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
+from tff_programs.simulation.cohorts import COHORTS
 from tff_programs.simulation.tiers import parse_tiers
 
 _DEFAULTS = LocalTraining()
+_SERVER_OPTIMIZERS = ("none", "nesterov", "sgdm", "adam")
 
 
 def define_train_flags(define: FlagDefiner) -> None:
@@ -20,11 +23,14 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.enum(
         "algorithm",
         "e_fedsup",
-        ["e_fedsup", "fedsup", "fedavg"],
-        "e_fedsup: each client gets its tier's subnet. fedsup: all get the supernet and train a "
-        "sandwich of nets. fedavg: all train --architecture.",
+        ["e_fedsup", "fedsup", "fedavg", "exclusive"],
+        "e_fedsup: each client gets a subnet that its tier carries. fedsup: all get the supernet. "
+        "fedavg: all train --architecture. exclusive: those whose tier carries it train "
+        "--architecture, the others nothing.",
     )
-    define.path("architecture", "largest", "Of fedavg: smallest, largest or a JSON file.")
+    define.path(
+        "architecture", "largest", "Net of fedavg and exclusive: smallest, largest or a JSON file."
+    )
     define.integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
     define.integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
     define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
@@ -48,14 +54,41 @@ def define_train_flags(define: FlagDefiner) -> None:
         upper_bound=1,
     )
     define.integer(
-        "sandwich", None, "Nets trained in each step; 1, or 3 for fedsup.", lower_bound=1
+        "sandwich",
+        None,
+        "Nets trained in each step: the received one, the smallest and random ones between. By "
+        "default 3; 1 for fedavg and exclusive.",
+        lower_bound=1,
     )
-    define.float("temperature", _DEFAULTS.temperature, "Of the sandwich's distillation.", above=0)
-    define.enum("server_optimizer", "none", ["none", "sgdm", "adam"], "FedOpt on the mean update.")
-    define.float("server_learning_rate", 1.0, "Of the server optimizer.", above=0)
+    define.float("temperature", _DEFAULTS.temperature, "Temperature of the distillation.", above=0)
+    define.float(
+        "label_share",
+        0.5,
+        "Share of the labels in the loss of a sandwich's nets that have a teacher; the rest is "
+        "distillation.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    define.enum(
+        "teacher",
+        "ensemble",
+        TEACHERS,
+        "Teacher in a sandwich: the mean prediction of all its nets for all of them, or the "
+        "received net for the smaller ones.",
+    )
+    define.enum(
+        "server_optimizer", "nesterov", _SERVER_OPTIMIZERS, "Optimizer of the mean update (FedOpt)."
+    )
+    define.float(
+        "server_learning_rate",
+        None,
+        "Learning rate of the server optimizer. By default 0.3 for nesterov, else 1.",
+        above=0,
+    )
+    define.float("server_momentum", 0.9, "Momentum of nesterov and sgdm.", lower_bound=0, below=1)
     define.float(
         "averaging",
-        0.0,
+        0.9,
         "Share that the average of the rounds' weights keeps; 0: none.",
         lower_bound=0,
         below=1,
@@ -63,15 +96,35 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.paths(
         "tiers",
         [],
-        "Device tiers: smallest, largest, an architecture's JSON file or bounds of parameters such "
-        "as 500000-900000, each with @SHARE if wanted. By default four from smallest to largest.",
+        "Device tiers: smallest, largest, an architecture's JSON file, or bounds of parameters "
+        "such as 500000-900000 or macs:1000000-5000000, each with @SHARE if wanted. By default "
+        "four from smallest to largest.",
     )
-    define.bool("redraw", False, "Draw another subnet within a tier's bounds each round.")
+    define.bool(
+        "redraw", True, "Draw a client's subnet anew in each round, from all that its tier carries."
+    )
+    define.float(
+        "tier_net_share",
+        0.0,
+        "With redraw, the chance to draw the tier's own subnet.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    define.enum(
+        "cohorts",
+        None,
+        COHORTS,
+        "passes: all clients are asked once before any is asked again. random: independent draws. "
+        "By default passes; random with privacy, which needs it.",
+    )
     define.bool("cohort_sandwich", False, "Each round trains a smallest and a largest subnet.")
     define.float(
         "availability", 1.0, "Chance that a client that was asked answers.", above=0, upper_bound=1
     )
     define.integer("evaluate_every", 10, "Rounds from one evaluation to the next.", lower_bound=1)
+    define.integer(
+        "random_subnets", 20, "Random subnets of an evaluation, beside the tiers'.", lower_bound=0
+    )
     define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
     define.integer(
         "clients_at_once",
@@ -83,10 +136,10 @@ def define_train_flags(define: FlagDefiner) -> None:
 
 
 def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
-    """The clients' hyper-parameters."""
+    """Reads the clients' hyper-parameters."""
     sandwich = options.sandwich
     if sandwich is None:
-        sandwich = 3 if options.algorithm == "fedsup" else 1
+        sandwich = 3 if options.algorithm in ("e_fedsup", "fedsup") else 1
     return LocalTraining(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -96,6 +149,8 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
         label_smoothing=options.label_smoothing,
         sandwich=sandwich,
         temperature=options.temperature,
+        teacher=options.teacher,
+        label_share=options.label_share,
     )
 
 
@@ -109,9 +164,13 @@ def only_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> A
 
 
 def server_optimizer_from_flags(options: ProgramFlags) -> tff.learning.optimizers.Optimizer | None:
-    """FedOpt's optimizer on the server; None where the mean update is added."""
-    if options.server_optimizer == "none":
-        return None
+    """Makes the server's optimizer; None where the mean update is added."""
+    rate = options.server_learning_rate
+    if options.server_optimizer == "nesterov":
+        return build_nesterov(0.3 if rate is None else rate, options.server_momentum)
+    rate = 1.0 if rate is None else rate
     if options.server_optimizer == "sgdm":
-        return tff.learning.optimizers.build_sgdm(options.server_learning_rate, momentum=0.9)
-    return tff.learning.optimizers.build_adam(options.server_learning_rate, epsilon=1e-3)
+        return tff.learning.optimizers.build_sgdm(rate, momentum=options.server_momentum)
+    if options.server_optimizer == "adam":
+        return tff.learning.optimizers.build_adam(rate, epsilon=1e-3)
+    return None
