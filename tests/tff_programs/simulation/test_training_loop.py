@@ -114,7 +114,7 @@ def test_updates_that_are_never_finite_end_the_training_without_a_loss():
     for metrics in released.values():
         assert "loss" not in metrics
         assert metrics["rejected"] == 2
-    line = progress_line(reports[0], 3)
+    line = progress_line(reports[0], 3, 1)
     assert "loss" not in line
     assert "no update was usable" in line
 

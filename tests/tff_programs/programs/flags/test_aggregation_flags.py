@@ -39,7 +39,13 @@ def test_privacy_counts_on_sampling_only_where_a_secret_seed_draws_it(more, samp
     options, _ = parse_flags(train.define_flags, ["train", *PRIVATE, "--seed=3", *more])
     space = digits_small()
     assignment = Assignment(
-        space, default_tiers(space, 0), 100, 5, options.seed, cohort_seed=options.cohort_seed
+        space,
+        default_tiers(space, 0),
+        100,
+        5,
+        options.seed,
+        cohorts="random",
+        cohort_seed=options.cohort_seed,
     )
     account = privacy_from_flags(options, assignment)
     assert account.sampled == sampled
