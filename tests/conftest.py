@@ -1,11 +1,34 @@
 """What is made once for all tests: a TFF worker, a trained supernet."""
 
 import asyncio
+import fcntl
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+
+# A test that uses one of these starts a worker or a program.
+SLOW_FIXTURES = {"execution", "run_programs", "trained_path"}
+
+
+def pytest_configure(config):
+    """Gives files to the processes in the order of collection, not those of most tests first."""
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks tests that are slow by their fixtures, and begins with files that have slow tests.
+
+    What is left at the end, when one of the processes has nothing more to do, is then short.
+    """
+    for item in items:
+        if SLOW_FIXTURES.intersection(item.fixturenames):
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -77,18 +100,25 @@ TRAINED_SPACE = {
 @pytest.fixture(scope="session")
 def trained_path(tmp_path_factory, run_programs):
     """The supernet of a round's training on digits, with two tiers and six clients."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "space.json").write_text(json.dumps(TRAINED_SPACE))
-    call = [
-        "train",
-        f"--out={folder / 'run'}",
-        f"--space={folder / 'space.json'}",
-        "--rounds=1",
-        "--clients=6",
-        "--clients_per_round=2",
-        "--batch_size=16",
-        "--tiers=smallest,largest",
-    ]
-    ((_, error),) = run_programs([call])
-    assert not error
-    return folder / "run" / "supernet.safetensors"
+    base = tmp_path_factory.getbasetemp()
+    # Of all processes of pytest the first trains it.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    folder.mkdir(exist_ok=True)
+    path = folder / "run" / "supernet.safetensors"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            (folder / "space.json").write_text(json.dumps(TRAINED_SPACE))
+            call = [
+                "train",
+                f"--out={folder / 'run'}",
+                f"--space={folder / 'space.json'}",
+                "--rounds=1",
+                "--clients=6",
+                "--clients_per_round=2",
+                "--batch_size=16",
+                "--tiers=smallest,largest",
+            ]
+            ((_, error),) = run_programs([call])
+            assert not error
+    return path

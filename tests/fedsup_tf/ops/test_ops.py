@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from pairs import all_pairs
 
 from fedsup_tf.ops import builtin_depthwise, normalization, ops
 
@@ -56,25 +57,30 @@ def depthwise_case(size, side, stride):
     return (images, kernel), expected
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [1, 3, 5, 7])
-@pytest.mark.parametrize("size", SIZES)
-def test_depthwise_conv2d_equals_tensorflow(mode, stride, side, size):
+@pytest.mark.parametrize(
+    ("size", "side", "stride", "mode"), all_pairs(SIZES, (1, 3, 5, 7), (1, 2), tuple(MODES))
+)
+def test_depthwise_conv2d_equals_tensorflow(size, side, stride, mode):
     inputs, expected = depthwise_case(size, side, stride)
     with MODES[mode]():
-        function = lambda x, w: ops.depthwise_conv2d(x, w, stride)
-        assert_same(gradients(function, inputs, 0), expected)
-        if size[1] == size[2] and mode == "fast":
-            traced = unknown_shapes(function, ([1, 2], []))
-            assert_same(gradients(traced, inputs, 0), expected)
+        actual = gradients(lambda x, w: ops.depthwise_conv2d(x, w, stride), inputs, 0)
+    assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [1, 3, 5])
-@pytest.mark.parametrize("size", SIZES)
-def test_conv2d_equals_tensorflow(mode, stride, side, size):
+@pytest.mark.parametrize(
+    ("size", "side", "stride"),
+    all_pairs([size for size in SIZES if size[1] == size[2]], (1, 3, 5, 7), (1, 2)),
+)
+def test_depthwise_conv2d_of_unknown_shapes_equals_tensorflow(size, side, stride):
+    inputs, expected = depthwise_case(size, side, stride)
+    traced = unknown_shapes(lambda x, w: ops.depthwise_conv2d(x, w, stride), ([1, 2], []))
+    assert_same(gradients(traced, inputs, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "stride", "mode"), all_pairs(SIZES, (1, 3, 5), (1, 2), tuple(MODES))
+)
+def test_conv2d_equals_tensorflow(size, side, stride, mode):
     rng = np.random.default_rng(side)
     images = rng.normal(size=(*size, 3)).astype(np.float32)
     kernel = rng.normal(size=(side, side, 3, 5)).astype(np.float32)
@@ -117,10 +123,10 @@ def plain_normalization(images, alpha, beta, gamma, activate):
     return tf.nn.relu6(result) if activate else result
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("activate", [False, True])
-@pytest.mark.parametrize("size", SIZES)
-def test_parametric_normalization_equals_its_formula(mode, activate, size):
+@pytest.mark.parametrize(
+    ("size", "activate", "mode"), all_pairs(SIZES, (False, True), tuple(MODES))
+)
+def test_parametric_normalization_equals_its_formula(size, activate, mode):
     rng = np.random.default_rng(1)
     images = 2 + 3 * rng.normal(size=(*size, 4)).astype(np.float32)
     vectors = [rng.normal(size=4).astype(np.float32) for _ in range(3)]
@@ -266,10 +272,11 @@ def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
 # Formulations of a depthwise convolution of which the runtime's fastest is chosen.
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [3, 5, 7])
-@pytest.mark.parametrize("size", [(2, 14, 5), (3, 13, 4), (2, 28, 6), (1, 3, 3)])
-def test_each_formulation_of_depthwise_conv2d_equals_tensorflow(stride, side, size):
+@pytest.mark.parametrize(
+    ("size", "side", "stride"),
+    all_pairs([(2, 14, 5), (3, 13, 4), (2, 28, 6), (1, 3, 3)], (3, 5, 7), (1, 2)),
+)
+def test_each_formulation_of_depthwise_conv2d_equals_tensorflow(size, side, stride):
     inputs, expected = depthwise_case(size, side, stride)
     walks = [builtin_depthwise._Walk(length, side, stride) for length in size[1:]]
     by_pairs = lambda x, w: builtin_depthwise._pair_products(x, w, *walks)

@@ -166,6 +166,7 @@ def test_a_computation_is_compiled_once(contexts):
     assert compilation.compile_whole.cache_info().misses == whole
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypatch):
     monkeypatch.setattr(remote_worker, "PROBE_EVERY_SECONDS", 0.5)
     monkeypatch.setattr(remote_worker, "PROBE_SECONDS", 2.0)

@@ -16,6 +16,8 @@ from tff_programs.execution import remote_worker, worker_command
 
 ROUNDS = 5
 
+pytestmark = pytest.mark.slow
+
 
 def train_command(folder, *more):
     return train(folder, ROUNDS, "--clients_per_round=8", "--clipping=adaptive", *more)

@@ -22,6 +22,8 @@ DEVICES = {
 }
 ROUNDS = 4
 
+pytestmark = pytest.mark.slow
+
 
 def command(folder, *more):
     devices = folder.parent / "devices.json"

@@ -41,6 +41,8 @@ RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (40, 8, 8, 1), np.uint8)
 LABELS = RANDOM.integers(0, 4, 40, np.int32)
 
+pytestmark = pytest.mark.slow
+
 
 def make_supernet(seed=1):
     """A supernet none of whose tensors is as it was made."""

@@ -25,6 +25,8 @@ from tflite.format.metadata import read_metadata, split_model
 BATCH = 8
 RATE = 0.05
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

@@ -28,6 +28,8 @@ PREPROCESSING = Preprocessing((100.0, 90.0, 80.0), (60.0, 50.0, 40.0))
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 BATCH = 4
 
+pytestmark = pytest.mark.slow
+
 
 def make_subnet(space):
     """A net whose normalizations do something, with mean squares near those that it meets."""

@@ -86,6 +86,7 @@ def test_a_part_of_a_step_moves_its_weights_as_the_gradient_says():
         np.testing.assert_allclose(value, moved, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_converted_parts_of_every_kind_run():
     module, functions = tf.Module(), {}
     parts = [NOTHING, *largest_parts()]
@@ -203,6 +204,7 @@ def test_measurements_of_something_else_are_refused(tmp_path, text, told):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again():
     profile, told = make_profile(), []
     left = [Part.of_stem(), Part.of_head(16)]
@@ -218,6 +220,7 @@ def test_what_was_measured_is_not_measured_again():
     assert len(profile.calls) == 4
 
 
+@pytest.mark.slow
 def test_the_program_writes_a_table_for_the_search(tmp_path, capsys):
     space = SearchSpace("one", (8, 8, 1), 4, 8, 1, (Stage("a", (8, 16), (1,), (3,), 2),))
     (tmp_path / "space.json").write_text(space.to_json(), encoding="utf-8")
