@@ -1,5 +1,6 @@
 """Updates of a few clients for tests of aggregators, and running one on them."""
 
+import functools
 from collections import OrderedDict
 
 import numpy as np
@@ -90,8 +91,9 @@ def element(update):
     )
 
 
+@functools.cache
 def build(factory):
-    """The aggregator's `initialize` and one round of it over elements of clients."""
+    """The aggregator's `initialize` and one round of it over elements of clients, built once."""
 
     @tff.tensorflow.computation(_VALUE_TYPE)
     def open_update(data):

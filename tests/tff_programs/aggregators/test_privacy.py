@@ -1,6 +1,7 @@
 """Differential privacy: what is clipped, where noise goes, what the account says."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from tff_programs.aggregators.privacy import PrivacyAccount, PrivateOverlapMeanF
 ACCOUNT = PrivacyAccount(4.0, 1e-5, clients_per_round=100, clients=10_000)
 
 
+@functools.cache
 def private(noise_multiplier=1.0, clipping_norm=1.0, seed=(1, 2), divisor="coverage"):
     return PrivateOverlapMeanFactory(SUPERNET, clipping_norm, noise_multiplier, seed, divisor)
 

@@ -1,5 +1,7 @@
 """A robust mean keeps poisoned clients out, also where few honest ones are."""
 
+import functools
+
 import numpy as np
 import pytest
 from spaces import SPACE
@@ -7,6 +9,14 @@ from updates import SUPERNET, Update, assert_equal, overlap_mean, run
 
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
 from tff_programs.aggregators.robust import RobustOverlapMeanFactory
+
+PLAIN = OverlapMeanFactory(SUPERNET)
+
+
+@functools.cache
+def robust_mean(poisoned, buckets, divisor="coverage"):
+    """The factory, one for equal arguments, so that it is compiled once."""
+    return RobustOverlapMeanFactory(SUPERNET, poisoned, buckets, divisor)
 
 
 def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=None):
@@ -29,9 +39,9 @@ def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=N
 def test_poisoned_updates_are_set_aside_whole(execution, attack):
     # Client 7 trains the largest net, whose last entries only four honest clients hold.
     updates, honest = honest_and_poisoned(attack=attack)
-    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.2, buckets=10)
+    factory = robust_mean(0.2, 10)
     (robust,) = run(execution, factory, updates)
-    (plain,) = run(execution, OverlapMeanFactory(SUPERNET), updates)
+    (plain,) = run(execution, PLAIN, updates)
     expected, covered = overlap_mean(honest)
     for name in expected:
         span = np.abs(expected[name]).max()
@@ -44,7 +54,7 @@ def test_poisoned_updates_are_set_aside_whole(execution, attack):
 
 def test_a_boosted_update_is_scaled_down_to_twice_the_median(execution):
     updates, _ = honest_and_poisoned(attack=30.0)
-    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=10)
+    factory = robust_mean(0.0, 10)
     (robust,) = run(execution, factory, updates)
     counts = [sum(part.size for part in update.delta.values()) for update in updates]
     sizes = [u.norm() / np.sqrt(count) for u, count in zip(updates, counts, strict=True)]
@@ -65,9 +75,9 @@ def test_looking_honest_on_the_core_buys_no_more_weight_elsewhere(execution):
         offset = [b - o for b, o in zip(begin, liar.slices[name].begin, strict=True)]
         outside[tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))] = False
         liar.delta[name] = np.where(outside, -100 * part, part)
-    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=10)
+    factory = robust_mean(0.0, 10)
     (robust,) = run(execution, factory, updates)
-    (plain,) = run(execution, OverlapMeanFactory(SUPERNET), updates)
+    (plain,) = run(execution, PLAIN, updates)
     largest = {name: np.abs(plain.delta[name]).max() for name in plain.delta}
     assert max(largest.values()) > 30
     assert max(np.abs(robust.delta[name]).max() for name in largest) < 10
@@ -75,7 +85,7 @@ def test_looking_honest_on_the_core_buys_no_more_weight_elsewhere(execution):
 
 def test_without_suspicion_equal_updates_give_their_mean(execution):
     updates = [Update(5, SPACE.largest()) for _ in range(3)]
-    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=3)
+    factory = robust_mean(0.0, 3)
     (result,) = run(execution, factory, updates)
     assert_equal(result.delta, overlap_mean(updates)[0])
     assert result.measurements["set_aside"] == 0
@@ -84,8 +94,8 @@ def test_without_suspicion_equal_updates_give_their_mean(execution):
 @pytest.mark.parametrize("divisor", ["coverage", "diluted"])
 def test_buckets_hold_several_clients_and_may_stay_empty(execution, divisor):
     updates, _ = honest_and_poisoned(count=4, poisoned=())
-    (few,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 3, divisor), updates)
-    (many,) = run(execution, RobustOverlapMeanFactory(SUPERNET, 0.0, 16, divisor), updates)
+    (few,) = run(execution, robust_mean(0.0, 3, divisor), updates)
+    (many,) = run(execution, robust_mean(0.0, 16, divisor), updates)
     expected, covered = overlap_mean(updates, divisor=divisor)
     for result in (few, many):
         for name in expected:
@@ -96,7 +106,7 @@ def test_buckets_hold_several_clients_and_may_stay_empty(execution, divisor):
 def test_an_update_that_is_not_finite_fills_no_bucket(execution):
     updates = [Update(5, SPACE.largest()) for _ in range(4)]
     next(iter(updates[2].delta.values())).flat[0] = np.nan
-    factory = RobustOverlapMeanFactory(SUPERNET, poisoned=0.0, buckets=4)
+    factory = robust_mean(0.0, 4)
     (result,) = run(execution, factory, updates)
     assert_equal(result.delta, overlap_mean(updates[:2])[0])
     assert list(result.measurements["rejected"]) == [5]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 import tracemalloc
 from types import SimpleNamespace
@@ -26,6 +27,14 @@ from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
 
 SUPERNET = Supernet(SPACE)
+
+
+@functools.cache
+def plain_process():
+    """E-FedSup as it is by default, built once."""
+    return build_fedsup_process(
+        SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
+    )
 
 
 def test_clients_spread_evenly_by_cost():
@@ -153,10 +162,7 @@ def test_subrounds_change_nothing_but_the_order_of_sums(contexts, kind):
 
 
 def test_a_computation_is_compiled_once(contexts):
-    process = build_fedsup_process(
-        SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
-    )
-    context = contexts.make(2)
+    process, context = plain_process(), contexts.make(2)
     run_round(context, process, 5)
     before = compilation.compile_in_parts.cache_info().misses
     whole = compilation.compile_whole.cache_info().misses
@@ -170,9 +176,7 @@ def test_a_computation_is_compiled_once(contexts):
 def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypatch):
     monkeypatch.setattr(remote_worker, "PROBE_EVERY_SECONDS", 0.5)
     monkeypatch.setattr(remote_worker, "PROBE_SECONDS", 2.0)
-    process = build_fedsup_process(
-        SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
-    )
+    process = plain_process()
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(local_worker.start(None)) for _ in range(2)]
         workers = [
