@@ -55,8 +55,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
       `(batch, ceil(height / stride), ceil(width / stride), channels)`.
     """
     batch, height, width, channels = images.shape
-    down = _Walk(height, kernel.shape[0], stride)
-    across = _Walk(width, kernel.shape[1], stride)
+    down = Walk(height, kernel.shape[0], stride)
+    across = Walk(width, kernel.shape[1], stride)
     costs = {
         blocks: _block_cost(batch, channels, down, across, blocks)
         for blocks in range(1, down.places + 1)
@@ -64,11 +64,11 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
     }
     cheapest = min(costs, key=costs.get)
     if _pair_cost(batch, channels, down, across) < costs[cheapest]:
-        return _pair_products(images, kernel, down, across)
-    return _block_products(images, kernel, down, across, cheapest)
+        return pair_products(images, kernel, down, across)
+    return block_products(images, kernel, down, across, cheapest)
 
 
-class _Walk(NamedTuple):
+class Walk(NamedTuple):
     """Positions of a kernel along an axis; each makes one output pixel.
 
     Attributes:
@@ -110,13 +110,13 @@ class _Walk(NamedTuple):
         return range(first, (pixels - 1 + self.before) // self.stride + 1)
 
 
-def _pair_cost(batch: int, channels: int, down: _Walk, across: _Walk) -> float:
+def _pair_cost(batch: int, channels: int, down: Walk, across: Walk) -> float:
     pairs = down.length * down.places * across.length * across.places
     weights = _ENTRY_NS + 3 * _PRODUCT_NS * down.taps * across.taps
     return channels * pairs * (_PAIR_NS * batch + weights)
 
 
-def _block_cost(batch: int, channels: int, down: _Walk, across: _Walk, blocks: int) -> float:
+def _block_cost(batch: int, channels: int, down: Walk, across: Walk, blocks: int) -> float:
     windows = batch * blocks
     places, step, reached, reaching = map(len, _block_rows(down, blocks))
     copies = 0
@@ -143,7 +143,7 @@ def _multiplications(rows: int, inner: int, columns: int) -> int:
     return rows * inner * columns
 
 
-def _block_rows(down: _Walk, blocks: int) -> tuple[range, range, range, range]:
+def _block_rows(down: Walk, blocks: int) -> tuple[range, range, range, range]:
     """Returns rows of the first block.
 
     They are its output rows, its input rows, the input rows that its output rows reach, and the
@@ -165,7 +165,18 @@ def _together(step: int, rows: int) -> int:
 # ------------------------------------------------------------- entry by entry
 
 
-def _pair_products(images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _Walk) -> tf.Tensor:
+def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk) -> tf.Tensor:
+    """Computes a depthwise convolution as products of all input pixels with all output pixels.
+
+    Args:
+      images: `(batch, height, width, channels)`.
+      kernel: `(height, width, channels, 1)`.
+      down: Positions of the kernel along the height.
+      across: Positions along the width.
+
+    Returns:
+      The result, `(batch, down.places, across.places, channels)`.
+    """
     batch, _, _, channels = images.shape
     pixels, places = down.length * across.length, down.places * across.places
     links = np.einsum("kio,lju->ijoukl", down.all_links(), across.all_links())
@@ -201,9 +212,21 @@ def _pair_products(images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _W
 # ------------------------------------------------------- a matrix for each channel
 
 
-def _block_products(
-    images: tf.Tensor, kernel: tf.Tensor, down: _Walk, across: _Walk, blocks: int
+def block_products(
+    images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk, blocks: int
 ) -> tf.Tensor:
+    """Computes the same as `pair_products` in equal blocks of rows, for larger maps.
+
+    Args:
+      images: `(batch, height, width, channels)`.
+      kernel: `(height, width, channels, 1)`.
+      down: Positions of the kernel along the height.
+      across: Positions along the width.
+      blocks: Number of blocks, a divisor of `down.places`.
+
+    Returns:
+      The result, `(batch, down.places, across.places, channels)`.
+    """
     batch, height, width, channels = images.shape
     places, pixels, reached, reaching = _block_rows(down, blocks)
     links = down.links(reached, places), across.all_links()

@@ -135,7 +135,7 @@ async def calibrate_federated_async(
             name: np.asarray(total) / output["examples"]
             for name, total in zip(shapes, output["sums"], strict=True)
         }
-        change = _largest_change(mean_squares, found) if number > 1 else float("inf")
+        change = largest_change(mean_squares, found) if number > 1 else float("inf")
         mean_squares = found
         on_pass(CalibrationPass(number, int(output["examples"]), change))
         if change < tolerance:
@@ -150,7 +150,13 @@ def calibrate_federated(*arguments, **options) -> dict[str, np.ndarray]:
     )
 
 
-def _largest_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+def largest_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+    """Returns by how much a layer's root mean squares changed, relative to them, at most.
+
+    Args:
+      before: Mean squares by name, one value a channel.
+      after: Those of a later pass, of the same names.
+    """
     changes = []
     for name in after:
         old, new = np.sqrt(before[name]), np.sqrt(after[name])

@@ -22,7 +22,7 @@ LEARNING_RATE = 0.05
 # Largest difference of a weight after one step. A rounding of a weight of size 1 is 1.2e-7, and
 # differences of a step were 1.2e-7 to 8e-7 over subnets of 0.2 and 1.9 million weights. A different
 # comparison makes 1e-6 to 1e-4, a wrong gradient 1e-3 and more.
-_STEP_TOLERANCE = 2e-6
+STEP_TOLERANCE = 2e-6
 # Additional difference for each further step of a run, since roundings accumulate in the weights.
 _RUN_TOLERANCE = 1e-6
 # Difference above which a step is searched for different comparisons.
@@ -96,7 +96,7 @@ class TrainingChecks:
             after = {name: value.numpy() for name, value in weights.items()}
             changes.append(largest_difference(after, result.step.weights))
             weights = result.step.weights
-            if result.after > _STEP_TOLERANCE:
+            if result.after > STEP_TOLERANCE:
                 break  # The search for ties takes long if they do not explain the difference.
         decided = sum(result.decided for result in resolved)
         with_ties = sum(result.decided > 0 for result in resolved)
@@ -111,10 +111,10 @@ class TrainingChecks:
         return [
             Check(
                 "train, single steps",
-                worst <= _STEP_TOLERANCE,
+                worst <= STEP_TOLERANCE,
                 worst,
                 worst / scale,
-                _STEP_TOLERANCE,
+                STEP_TOLERANCE,
                 note,
             ),
             _loss_check("train, losses", losses),
@@ -147,7 +147,7 @@ class TrainingChecks:
         model = self._open()
         weights, momenta = self._weights, self._no_momenta
         drifting, drifting_momenta = weights, momenta
-        tolerance = _STEP_TOLERANCE + (steps - 1) * _RUN_TOLERANCE
+        tolerance = STEP_TOLERANCE + (steps - 1) * _RUN_TOLERANCE
         decided, difference, losses = 0, 0.0, []
         for number in range(steps):
             images, labels = self._batch(number)
@@ -207,10 +207,10 @@ class TrainingChecks:
         scale = largest_difference(start, result.step.weights) or 1.0
         return Check(
             "train, batch of one",
-            result.after <= _STEP_TOLERANCE,
+            result.after <= STEP_TOLERANCE,
             result.after,
             result.after / scale,
-            _STEP_TOLERANCE,
+            STEP_TOLERANCE,
             f"filled up to {self._size} under weight 0; {result.decided} comparisons decided as "
             "the file does",
         )
@@ -225,7 +225,7 @@ class TrainingChecks:
             model.train(self._images[:short], self._labels[:short], LEARNING_RATE, filler)
             states.append(model.state())
         note = f"{min(short, len(self._images))} images beside zeros and beside noise, weight 0"
-        return compare("train, filling", states[0], states[1], _STEP_TOLERANCE, note)
+        return compare("train, filling", states[0], states[1], STEP_TOLERANCE, note)
 
     def _no_weights(self) -> Check:
         """Checks that a batch of weight 0 changes neither variables nor momentum."""

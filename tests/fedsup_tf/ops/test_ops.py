@@ -278,20 +278,20 @@ def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
 )
 def test_each_formulation_of_depthwise_conv2d_equals_tensorflow(size, side, stride):
     inputs, expected = depthwise_case(size, side, stride)
-    walks = [builtin_depthwise._Walk(length, side, stride) for length in size[1:]]
-    by_pairs = lambda x, w: builtin_depthwise._pair_products(x, w, *walks)
+    walks = [builtin_depthwise.Walk(length, side, stride) for length in size[1:]]
+    by_pairs = lambda x, w: builtin_depthwise.pair_products(x, w, *walks)
     assert_same(gradients(by_pairs, inputs, 0), expected)
     divisors = [n for n in range(1, walks[0].places + 1) if walks[0].places % n == 0]
     assert len(divisors) > 1
     for blocks in divisors:
-        in_blocks = lambda x, w, n=blocks: builtin_depthwise._block_products(x, w, *walks, n)
+        in_blocks = lambda x, w, n=blocks: builtin_depthwise.block_products(x, w, *walks, n)
         assert_same(gradients(in_blocks, inputs, 0), expected)
 
 
 def test_the_formulation_fits_the_map(monkeypatch):
     chosen = []
-    monkeypatch.setattr(builtin_depthwise, "_pair_products", lambda *_: chosen.append("pairs"))
-    monkeypatch.setattr(builtin_depthwise, "_block_products", lambda *rest: chosen.append(rest[4]))
+    monkeypatch.setattr(builtin_depthwise, "pair_products", lambda *_: chosen.append("pairs"))
+    monkeypatch.setattr(builtin_depthwise, "block_products", lambda *rest: chosen.append(rest[4]))
     sides = ((2, 512), (4, 256), (8, 128), (16, 32), (64, 32), (67, 32))
     for side, channels in sides:
         images, kernel = tf.zeros((32, side, side, channels)), tf.zeros((5, 5, channels, 1))

@@ -228,8 +228,8 @@ def test_clients_together_find_what_one_finds_with_all_their_images():
 
 def test_the_change_of_a_layer_that_is_dead_is_a_number():
     dead, alive = {"a": np.zeros(3), "b": np.ones(2)}, {"a": np.zeros(3), "b": np.full(2, 1.21)}
-    assert federated_calibration._largest_change(dead, dead) == 0
-    assert federated_calibration._largest_change(dead, alive) == pytest.approx(0.1 / 1.1)
+    assert federated_calibration.largest_change(dead, dead) == 0
+    assert federated_calibration.largest_change(dead, alive) == pytest.approx(0.1 / 1.1)
 
 
 # Files.

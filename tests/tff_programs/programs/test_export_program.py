@@ -48,24 +48,21 @@ def made(tmp_path_factory, trained_path, run_programs):
         for name, (arguments, _) in REFUSED.items()
     }
     calibrated = folder / "calibrated"
-    (before,) = run_programs(
-        [
-            [
-                "calibrate",
-                path,
-                f"--out={calibrated}",
-                "--architectures=smallest",
-                "--images_per_client=10",
-                "--test_images=50",
-            ]
-        ]
-    )
+    calibrate = [
+        "calibrate",
+        path,
+        f"--out={calibrated}",
+        "--architectures=smallest",
+        "--images_per_client=10",
+        "--test_images=50",
+    ]
     calls["calibrated"] = [
         f"--calibration={calibrated / 'smallest.calibration.safetensors'}",
         f"--out={folder / 'calibrated.tflite'}",
     ]
-    told = run_programs([["export", path, *arguments] for arguments in calls.values()])
-    told = {"calibrate": before, **dict(zip(calls, told, strict=True))}
+    exports = [["export", path, *arguments] for arguments in calls.values()]
+    told = run_programs([calibrate, *exports])
+    told = dict(zip(["calibrate", *calls], told, strict=True))
     return folder, supernet, information, mean_squares, told
 
 

@@ -204,7 +204,7 @@ def test_a_difference_that_is_no_comparison_stays():
     found["head/kernel"] = found["head/kernel"] + np.float32(1e-5)
     arguments = (found, WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05)
     resolved = resolve_ties(reference, *arguments, enough=1e-6)
-    assert resolved.after == resolved.before > certified_training._STEP_TOLERANCE
+    assert resolved.after == resolved.before > certified_training.STEP_TOLERANCE
     assert resolved.decided == 0
 
 
