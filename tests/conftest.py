@@ -62,7 +62,7 @@ def run_programs():
             capture_output=True,
             text=True,
             check=False,
-            timeout=280,
+            timeout=1500,
         )
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tff_programs.programs.cli import PROGRAMS
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,7 @@ def test_no_module_has_global_flags():
     assert not found
 
 
+@pytest.mark.slow
 def test_programs_import_together_and_define_no_flags_of_the_process():
     script = (
         "import importlib\n"

@@ -100,6 +100,7 @@ def metadata(model_path):
 # The program.
 
 
+@pytest.mark.slow
 def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, supernet, tmp_path):
     out = tmp_path / "out"
     options = ("--client=3", "--clients=10", "--learning_rate=0.1", "--epochs=4")
@@ -142,6 +143,7 @@ def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, 
         assert picture.width > 2 * picture.height > 600
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_ended(model_path, tmp_path):
     out = tmp_path / "out"
     call = [model_path, f"--out={out}"]
@@ -182,6 +184,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
     out = tmp_path / "out"
     call = ["device", str(model_path), f"--out={out}", "--epochs=4"]
@@ -211,6 +214,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
     assert fingerprint(updates[0][0]) == fingerprint(updates[1][0])
 
 
+@pytest.mark.slow
 def test_patience_holds_examples_out(model_path, tmp_path):
     out = tmp_path / "out"
     ((code, told),) = run(
@@ -226,6 +230,7 @@ def test_patience_holds_examples_out(model_path, tmp_path):
     assert 50 < metadata["examples"] < 60
 
 
+@pytest.mark.slow
 def test_bad_calls_are_refused_in_words(model_path, tmp_path):
     out = f"--out={tmp_path / 'out'}"
     (tmp_path / "empty").mkdir()

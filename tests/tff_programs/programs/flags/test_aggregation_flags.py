@@ -13,25 +13,48 @@ from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import default_tiers
 
 PRIVATE = ["--noise_multiplier=0.5", "--clipping=1", "--weighting=uniform"]
+# What each call's error says.
+REFUSED = {
+    "no noise. Nothing is private": ["--max_epsilon=3"],
+    "received --clipping=adaptive": ["--noise_multiplier=1", "--clipping=adaptive"],
+    "expected --weighting=uniform, received --weighting=examples": PRIVATE[:2],
+    "--noise_multiplier and --poisoned": [*PRIVATE, "--poisoned=0.1"],
+    "adaptive --zeroing would tell": [*PRIVATE, "--zeroing=adaptive"],
+    "none, adaptive or a norm such as 1.5, received 'much'": ["--clipping=much"],
+    "finite norm above 0": ["--zeroing=-1"],
+    "share from 0 and below 0.5, received 0.5": ["--poisoned=0.5"],
+    "delta between 0 and 1, received 1.0": [*PRIVATE, "--delta=1"],
+    "The budget holds 0 rounds": [*PRIVATE, "--max_epsilon=1"],
+}
+AGGREGATIONS = {
+    "private": PRIVATE,
+    "robust": ["--poisoned=0.3", "--compression=8bit"],
+    "adaptive": ["--clipping=adaptive", "--zeroing=9"],
+}
+RUNS = {name: ["--rounds=2", "--clients_per_round=3", *more] for name, more in AGGREGATIONS.items()}
+RUNS["one net"] = ["--rounds=1", "--clients_per_round=2", "--algorithm=fedavg"]
+RUNS["one net"] += ["--architecture=smallest"]
 
 
-def test_flags_that_exclude_each_other_are_refused(tmp_path, run_programs):
-    wrong = {
-        "no noise. Nothing is private": ["--max_epsilon=3"],
-        "received --clipping=adaptive": ["--noise_multiplier=1", "--clipping=adaptive"],
-        "expected --weighting=uniform, received --weighting=examples": PRIVATE[:2],
-        "--noise_multiplier and --poisoned": [*PRIVATE, "--poisoned=0.1"],
-        "adaptive --zeroing would tell": [*PRIVATE, "--zeroing=adaptive"],
-        "none, adaptive or a norm such as 1.5, received 'much'": ["--clipping=much"],
-        "finite norm above 0": ["--zeroing=-1"],
-        "share from 0 and below 0.5, received 0.5": ["--poisoned=0.5"],
-        "delta between 0 and 1, received 1.0": [*PRIVATE, "--delta=1"],
-        "The budget holds 0 rounds": [*PRIVATE, "--max_epsilon=1"],
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, run_programs):
+    """The folder of all runs, and what each call printed and raised, by its key."""
+    folder = tmp_path_factory.mktemp("runs")
+    calls = {
+        key: ["train", f"--out={folder / 'refused'}", *flags] for key, flags in REFUSED.items()
     }
-    calls = [["train", f"--out={tmp_path / 'run'}", *arguments] for arguments in wrong.values()]
-    for expected, (_, error) in zip(wrong, run_programs(calls), strict=True):
-        assert expected in error
-    assert not (tmp_path / "run").exists()
+    calls |= {
+        name: ["train", f"--out={folder / name}", "--clients=6", *flags]
+        for name, flags in RUNS.items()
+    }
+    return folder, dict(zip(calls, run_programs(list(calls.values())), strict=True))
+
+
+@pytest.mark.parametrize("expected", REFUSED)
+def test_flags_that_exclude_each_other_are_refused(told, expected):
+    folder, results = told
+    assert expected in results[expected][1]
+    assert not (folder / "refused").exists()
 
 
 @pytest.mark.parametrize(("more", "sampled"), [([], False), ([f"--cohort_seed={10**15}"], True)])
@@ -57,28 +80,22 @@ def test_a_cohort_seed_that_can_be_guessed_is_refused():
         parse_flags(train.define_flags, ["train", "--cohort_seed=7"])
 
 
-def test_every_client_of_fedavg_sends_the_bytes_of_its_one_net(tmp_path, run_programs):
-    call = ["train", f"--out={tmp_path / 'run'}", "--algorithm=fedavg", "--architecture=smallest"]
-    call += ["--rounds=1", "--clients_per_round=2", "--clients=6"]
-    ((printed, error),) = run_programs([call])
+def test_every_client_of_fedavg_sends_the_bytes_of_its_one_net(told):
+    folder, results = told
+    printed, error = results["one net"]
     assert not error
     rows = [line.split() for line in printed.splitlines() if line.endswith("kB")]
     assert len(rows) == 4
-    (row,) = _metrics(tmp_path / "run")
+    (row,) = _metrics(folder / "one net")
     sent = float(row["bytes_down_per_client"]) + float(row["bytes_up_per_client"])
     assert {row[-2] for row in rows} == {f"{sent / 1000:.1f}"}
 
 
-def test_a_private_run_tells_epsilon_and_others_what_they_did(tmp_path, run_programs):
-    common = ["--rounds=2", "--clients_per_round=3", "--clients=6"]
-    calls = [
-        ["train", f"--out={tmp_path / 'private'}", *common, *PRIVATE],
-        ["train", f"--out={tmp_path / 'robust'}", *common, "--poisoned=0.3", "--compression=8bit"],
-        ["train", f"--out={tmp_path / 'adaptive'}", *common, "--clipping=adaptive", "--zeroing=9"],
-    ]
-    printed = [text for text, error in run_programs(calls) if not error]
+def test_a_private_run_tells_epsilon_and_others_what_they_did(told):
+    folder, results = told
+    printed = [results[name][0] for name in AGGREGATIONS if not results[name][1]]
     assert len(printed) == 3
-    private, robust, adaptive = (_metrics(tmp_path / call[1].split("/")[-1]) for call in calls)
+    private, robust, adaptive = (_metrics(folder / name) for name in AGGREGATIONS)
     epsilons = [float(row["epsilon"]) for row in private]
     assert 0 < epsilons[0] < epsilons[1]
     assert f"epsilon {epsilons[1]:.3g}" in printed[0]
