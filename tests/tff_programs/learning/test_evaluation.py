@@ -1,9 +1,6 @@
 """Scoring candidates on clients, the images a search may see, and the program that searches."""
 
 import csv
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -104,23 +101,6 @@ def test_the_halves_divide_each_class_evenly_and_follow_the_seed():
 # ---------------------------------------------------------------- the program
 
 
-# Runs the program several times in one process, for one import of TensorFlow.
-SCRIPT = """
-import contextlib, io, json, sys
-from absl import flags
-from tff_programs.programs import search
-told = {}
-for name, arguments in json.loads(sys.argv[1]).items():
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        try:
-            search.main(["search", *arguments])
-            error = ""
-        except (ValueError, SystemExit, flags.Error) as raised:
-            error = str(raised)
-    told[name] = {"printed": printed.getvalue(), "error": error}
-print(json.dumps(told))
-"""
 RUN = (
     "--max_infer_ms=7",
     "--max_parameters=1400",
@@ -141,7 +121,7 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def runs(supernet, tmp_path_factory):
+def runs(supernet, tmp_path_factory, run_programs):
     """Two runs of one seed, and calls that are to be refused: what they printed and raised."""
     folder = tmp_path_factory.mktemp("search")
     dataset = load_dataset("digits")
@@ -168,15 +148,9 @@ def runs(supernet, tmp_path_factory):
     calls["other seed"] = [*calls["first"][:1], f"--out={folder / 'x'}", table, *RUN, "--seed=5"]
     calls |= {flag: [path, f"--out={folder / 'refused'}", flag] for flag in REFUSED}
     calls["untrained"] = [str(folder / "untrained.safetensors"), f"--out={folder / 'refused'}"]
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(calls)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder, json.loads(result.stdout.splitlines()[-1])
+    told = run_programs([["search", *arguments] for arguments in calls.values()])
+    results = ({"printed": printed, "error": error} for printed, error in told)
+    return folder, dict(zip(calls, results, strict=True))
 
 
 def test_the_program_searches_and_keeps_what_it_found(runs):
