@@ -10,7 +10,7 @@ import sys
 import pytest
 
 # A test that uses one of these starts a worker or a program.
-SLOW_FIXTURES = {"execution", "run_programs", "trained_path"}
+SLOW_FIXTURES = {"execution", "run_programs", "trained_path", "workers"}
 
 
 def pytest_configure(config):

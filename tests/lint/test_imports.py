@@ -136,6 +136,7 @@ def test_no_import_between_rooms_runs_backwards(package):
     assert not found
 
 
+@pytest.mark.slow
 def test_the_supernet_loads_no_tensorflow_federated():
     program = "import sys, fedsup_tf.supernet; print('tensorflow_federated' in sys.modules)"
     result = subprocess.run(

@@ -3,6 +3,7 @@
 import asyncio
 
 import numpy as np
+import pytest
 import tensorflow_federated as tff
 
 from tff_programs.execution.contexts import local_execution
@@ -25,6 +26,7 @@ def compute(numbers):
     return int(asyncio.run(wait()))
 
 
+@pytest.mark.slow
 def test_nested_blocks_end_with_the_context_before_them():
     stack = tff.framework.get_context_stack()
     before = stack.current

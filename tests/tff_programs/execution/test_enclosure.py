@@ -20,6 +20,8 @@ from tff_programs.execution import enclosure, local_worker, remote_worker
 from tff_programs.execution.contexts import local_execution
 from tff_programs.programs.cli import END_WITH
 
+pytestmark = pytest.mark.slow
+
 # Of Linux' tcp_states.h.
 _LISTENING = "0A"
 

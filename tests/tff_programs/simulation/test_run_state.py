@@ -126,6 +126,7 @@ print(version)
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_a_state_is_saved_is_one_sentence(tmp_path):
     script = 'mount -t tmpfs -o size=2m none "$1" && "$2" -c "$3" "$1" && ls "$1/state"'
     enter = ("unshare", "--user", "--map-root-user", "--mount")
