@@ -203,4 +203,10 @@ def read_text(path: str | os.PathLike, expected: str, most_bytes: int = MOST_TEX
     mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
     remedy = "Save it as UTF-8, or as UTF-16 with a byte-order mark."
     with reading(path, f"{expected} as text in {encoding.upper()}", remedy):
-        return data[len(mark) :].decode(encoding)
+        text = data[len(mark) :].decode(encoding)
+        if "\0" in text:
+            raise ValueError(
+                f"expected {expected}, received bytes of value 0, which UTF-16 has without its "
+                "byte-order mark. Save it as UTF-8."
+            )
+        return text

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedsup_tf.files.reading import open_regular
 from tflite.format.metadata import ModelMetadata
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
@@ -156,7 +157,10 @@ def _read_picture(path: str, metadata: ModelMetadata) -> np.ndarray:
             "channels. Give the examples as an .npz file."
         )
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with (
+            open_regular(path, "a picture") as file,
+            Image.open(file, formats=("PNG", "JPEG")) as picture,
+        ):
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"pixels of kind {picture.mode}")
             # Phones store how they were held beside the pixels.

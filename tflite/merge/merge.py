@@ -118,6 +118,7 @@ def merge_updates(
         for vote, verdict, _ in counted
     )
     coverage = _reach(supernet, [update.architecture for update in used])
+    rejected.sort(key=lambda update: cohort.places[update.name])
     return MergeReport(used, tuple(rejected), tuple(cohort.duplicates), coverage)
 
 

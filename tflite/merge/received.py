@@ -20,12 +20,21 @@ _REASON_LENGTH = 400
 
 
 class Cohort(NamedTuple):
-    """The valid updates, the others with the reason, and the core of each valid one if asked."""
+    """The updates that were read.
+
+    Attributes:
+      votes: The valid ones.
+      rejected: Those that cannot be used, with the reason.
+      duplicates: Those that came before.
+      cores: The smallest subnet's part of each valid one, if asked for.
+      places: Where each name came first.
+    """
 
     votes: list[Vote]
     rejected: list[RejectedUpdate]
     duplicates: list[DuplicateUpdate]
     cores: list[np.ndarray]
+    places: dict[str, int]
 
 
 def subnet_shapes(supernet: Supernet, architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -58,9 +67,10 @@ def read_cohort(
       folder: Where updates wait that an iterator gives as objects.
       with_cores: Whether the smallest subnet's part of each is kept.
     """
-    cohort, first_names = Cohort([], [], [], []), {}
+    cohort, first_names = Cohort([], [], [], [], {}), {}
     for number, source in enumerate(updates):
         name = _name(source)
+        cohort.places.setdefault(name, number)
         try:
             update = load_update(source, supernet)
             if update.identity in first_names:

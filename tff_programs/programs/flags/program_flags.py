@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from fedsup_tf.files.reading import read_text
 from tff_programs.programs.flags import path_flags
 from tff_programs.programs.flags.number_flags import define_float
 
@@ -67,6 +68,30 @@ class ProgramFlags(flags.FlagValues):
         typed(argv)
         self.__dict__["_typed"] = frozenset(name for name in typed if typed[name].present)
         return rest
+
+    def _get_flag_file_lines(self, filename, parsed_file_stack=None):
+        """Reads a flag file as absl does, in the encoding that its byte-order mark tells.
+
+        Raises:
+          InvalidFileError: If there is no such file, or it is no text.
+        """
+        if not filename:
+            return []
+        stack = [*(parsed_file_stack or []), filename]
+        if filename in stack[:-1]:
+            raise ValueError(
+                f"{filename!r}: expected a flag file that does not name itself, received one that "
+                f"does, by {', '.join(stack[1:-1]) or 'itself'}. Take the --flagfile out."
+            )
+        lines = []
+        for line in read_text(filename, "a flag file").splitlines():
+            if not line.strip() or line.startswith(("#", "//")):
+                continue
+            if self._is_flag_file_directive(line):
+                lines += self._get_flag_file_lines(self._extract_filename(line), stack)
+            else:
+                lines.append(line.strip())
+        return lines
 
     def is_typed(self, name: str) -> bool:
         """Whether the flag stands on the command line itself, not in a file that it names."""

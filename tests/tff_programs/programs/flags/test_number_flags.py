@@ -1,6 +1,7 @@
 """Numbers on a command line: in bounds, never NaN, infinite only where a flag says so."""
 
 import importlib
+import os
 
 import pytest
 from absl import flags
@@ -65,6 +66,35 @@ def test_numbers_out_of_bounds_are_refused_with_the_bounds(define, name, values)
     for value in values:
         with pytest.raises(flags.Error, match=name):
             ProgramFlags(define).parse(["train", f"--{name}={value}"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_flag_file_may_have_a_byte_order_mark(tmp_path, encoding):
+    path, inner = tmp_path / "a.flags", tmp_path / "b.flags"
+    path.write_text(f"# A comment.\r\n--rounds=7\n\n--flagfile={inner}\n", encoding)
+    inner.write_text("--epochs=3\n// Another.\n--rounds=8\n", encoding)
+    options = ProgramFlags(define_train_flags)
+    options.parse(["train", f"--flagfile={path}", "--epochs=4"])
+    assert (options.rounds, options.epochs) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("--rounds=7".encode("utf-16-le"), r"a\.flags': expected a flag file, received bytes of"),
+        (b"--rounds=\xff", r"a\.flags': expected a flag file as text in UTF-8"),
+        (b"--flagfile={path}", "that does not name itself"),
+        (None, r"a\.flags': expected a flag file, received a named pipe"),
+    ],
+)
+def test_a_flag_file_that_is_no_text_is_named(tmp_path, content, told):
+    path = tmp_path / "a.flags"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content.replace(b"{path}", bytes(path)))
+    with pytest.raises((ValueError, flags.Error), match=told):
+        ProgramFlags(define_train_flags).parse(["train", f"--flagfile={path}"])
 
 
 def test_numbers_in_bounds_are_taken():
