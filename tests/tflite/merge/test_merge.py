@@ -407,14 +407,14 @@ def test_the_program_writes_a_new_supernet_and_tells_what_is_in_it(tmp_path):
     assert "at least one update or folder" in told[1]
     assert "found none" in told[2]
     assert "is one of the updates" in told[3]
-    assert "ended with None" in told[4]
+    assert "ended with" not in told[4]
     assert f"left out: {folder / '2.safetensors'}: " in told[4]
     assert f"counted once: {folder / '1.safetensors'}, the same as" in told[4]
     assert "2 used, 1 left out" in told[4]
     assert "being written" not in result.stdout
     assert ".9.part" not in result.stdout
     assert told[5].count("already merged") == 2
-    assert "ended with None" not in told[5]
+    assert "ended with" in told[5]
 
     assert base.read_bytes() == before
     supernet, information = Supernet.load_checkpoint(new)
