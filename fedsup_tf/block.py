@@ -63,7 +63,7 @@ class ElasticBlock(keras.layers.Layer):
                 width, 1, kernel_initializer=uniform(seed + 2, self.in_width), name="shortcut"
             )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Builds the sublayers."""
         width = self.pointwise.filters
         for layer in self.sublayers():

@@ -73,7 +73,7 @@ class ElasticConv2D(ElasticLayer):
         self.strides = strides
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Adds `kernel`, `(kernel_size, kernel_size, in, filters)`."""
         shape = (self.kernel_size, self.kernel_size, int(input_shape[-1]), self.filters)
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
@@ -147,7 +147,7 @@ class ElasticDepthwiseConv2D(ElasticLayer):
             kernel_initializer = keras.initializers.RandomNormal(stddev=2**0.5 / kernel_size)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Adds `kernel`, `(kernel_size, kernel_size, channels, 1)`."""
         shape = (self.kernel_size, self.kernel_size, int(input_shape[-1]), 1)
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
@@ -212,7 +212,7 @@ class ElasticDense(ElasticLayer):
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Adds `kernel` `(in, units)` and `bias` `(units,)`."""
         shape = (int(input_shape[-1]), self.units)
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
@@ -266,7 +266,7 @@ class _ElasticNormalization(ElasticLayer):
         self.activate = activate
         self.zero_scale = zero_scale
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Adds the vectors, each `(channels,)`."""
         for name in self.weight_names:
             ones = name == "gamma" and not self.zero_scale

@@ -136,7 +136,13 @@ def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> Non
         )
 
 
-def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check]:
+def _check_file(
+    path: str,
+    file_bytes: int,
+    metadata: ModelMetadata,
+    subnet: Supernet,
+    preprocessing: Preprocessing,
+) -> list[Check]:
     fresh = UncheckedModel(path).state()
     weights = subnet.values_by_name()
     is_same = fresh.keys() >= weights.keys() and all(
@@ -157,7 +163,14 @@ def _check_file(path, file_bytes, metadata, subnet, preprocessing) -> list[Check
     ]
 
 
-def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> list[Check]:
+def _check_inference(
+    path: str,
+    metadata: ModelMetadata,
+    subnet: Supernet,
+    preprocessing: Preprocessing,
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> list[Check]:
     exported = UncheckedModel(path)
     state = exported.state()
     frozen = {name: tf.constant(state[name]) for name in state if name not in subnet.weight_shapes}
@@ -202,7 +215,9 @@ def _check_inference(path, metadata, subnet, preprocessing, images, labels) -> l
     ]
 
 
-def _check_state(path, trainer, images, labels) -> list[Check]:
+def _check_state(
+    path: str, trainer: DeviceTrainer, images: np.ndarray, labels: np.ndarray
+) -> list[Check]:
     exported = UncheckedModel(path)
     for _ in range(2):
         exported.train(images, labels, LEARNING_RATE)
@@ -231,7 +246,7 @@ def _check_state(path, trainer, images, labels) -> list[Check]:
     ]
 
 
-def _check_threads(path, images, labels) -> list[Check]:
+def _check_threads(path: str, images: np.ndarray, labels: np.ndarray) -> list[Check]:
     checks = []
     results = {}
     for threads in (1, *_THREADS):

@@ -201,7 +201,15 @@ class Reference:
         """Computes the inputs of each ReLU6 in float64, by the name of the normalization."""
         return self._traced_exact(weights, tf.constant(images))
 
-    def _step(self, weights, momenta, images, labels, learning_rate, masks):
+    def _step(
+        self,
+        weights: Tensors,
+        momenta: Tensors,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        learning_rate: tf.Tensor,
+        masks: Tensors | None,
+    ) -> Step:
         images = self._preprocessing.normalize(images)
         loss, gradients, computed = loss_and_gradients(
             self._subnet, weights, images, labels, self.training.label_smoothing, masks
@@ -209,7 +217,7 @@ class Reference:
         moved, kept = sgd_step(weights, momenta, gradients, learning_rate, self.training)
         return Step(moved, kept, loss, computed)
 
-    def _exact(self, weights, images):
+    def _exact(self, weights: Tensors, images: tf.Tensor) -> dict[str, tf.Tensor]:
         weights = {name: tf.cast(value, tf.float64) for name, value in weights.items()}
         images = tf.cast(self._preprocessing.normalize(images), tf.float64)
         return compute(self._subnet, weights, images).before_relu6

@@ -73,7 +73,9 @@ def open_model(path: str | os.PathLike, threads: int, trusted: bool = False) -> 
     return OpenedModel(metadata, runners, functools.partial(set_threads, interpreter))
 
 
-def _check_signatures(path, runners: Runners, forms: Mapping[str, tuple[dict, dict]]) -> None:
+def _check_signatures(
+    path: str | os.PathLike, runners: Runners, forms: Mapping[str, tuple[dict, dict]]
+) -> None:
     missing = sorted(forms.keys() - runners.keys() - _OPTIONAL)
     if missing:
         raise _foreign(path, "the signatures of fedsup export", f"a model without {missing}")
@@ -117,7 +119,7 @@ def _forms(metadata: ModelMetadata) -> dict[str, tuple[dict, dict]]:
     }
 
 
-def _foreign(path, expected: str, received: str) -> ValueError:
+def _foreign(path: str | os.PathLike, expected: str, received: str) -> ValueError:
     return ValueError(
         f"{str(path)!r}: expected {expected}, received {received}. Export the model again with "
         "this version or copy it whole."

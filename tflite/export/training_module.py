@@ -1,6 +1,6 @@
 """The functions of an exported subnet's signatures in TensorFlow, before conversion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -115,14 +115,21 @@ class TrainingModule(SgdModule):
 
     # ------------------------------------------------------------------ compute
 
-    def _infer(self, images):
+    def _infer(self, images: tf.Tensor) -> tf.Tensor:
         weights, frozen = self._unpack(self._read())
         images = self._preprocessing.normalize(images)
         # Needed without gradients too: the usual operators are slow for kernels that are variables.
         with ops.builtin_operators():
             return self._compute(calibration.fold(weights, frozen), images)[0]
 
-    def _train(self, images, labels, sample_weights, learning_rate, trained):
+    def _train(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        sample_weights: tf.Tensor,
+        learning_rate: tf.Tensor,
+        trained: Sequence[str],
+    ) -> Outputs:
         packed = self._read()
         weights, _ = self._unpack(packed)
         moved = {name: weights[name] for name in trained}

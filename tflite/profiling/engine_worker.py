@@ -22,6 +22,9 @@ from tflite.device.thread_tuner import ThreadTuner
 from tflite.format import signatures
 
 Call = Callable[[], Any]
+Job = Mapping[str, Any]
+# Arrays by the names of a signature's inputs.
+Inputs = Mapping[str, np.ndarray]
 # A learning rate of 0, so that the weights stay the same during the measurement.
 _RATE = np.float32(0)
 
@@ -57,7 +60,7 @@ def _time(call: Call, count: int) -> list[float]:
 # Only engines that need TensorFlow load it, since a device's process has none.
 
 
-def _exported(job, infer_inputs, train_inputs) -> dict[str, Call]:
+def _exported(job: Job, infer_inputs: Inputs, train_inputs: Inputs) -> dict[str, Call]:
     opened = open_model(job["path"], job["threads"])
     weights = np.ones(job["batch_sizes"]["train"], np.float32)
     train_inputs = {**train_inputs, signatures.SAMPLE_WEIGHTS: weights}
@@ -68,7 +71,7 @@ def _exported(job, infer_inputs, train_inputs) -> dict[str, Call]:
     return {**calls, signatures.TRAIN: train}
 
 
-def _stock_export(job, infer_inputs, train_inputs) -> dict[str, Call]:
+def _stock_export(job: Job, infer_inputs: Inputs, train_inputs: Inputs) -> dict[str, Call]:
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(job["flex_path"], num_threads=job["threads"])
@@ -76,7 +79,9 @@ def _stock_export(job, infer_inputs, train_inputs) -> dict[str, Call]:
     return _calls(interpreter.get_signature_runner, infer_inputs, train_inputs)
 
 
-def _calls(runner_of: Callable, infer_inputs: Mapping, train_inputs: Mapping) -> dict[str, Call]:
+def _calls(
+    runner_of: Callable, infer_inputs: Mapping[str, Any], train_inputs: Mapping[str, Any]
+) -> dict[str, Call]:
     infer, train = runner_of(signatures.INFER), runner_of(signatures.TRAIN)
     return {
         signatures.INFER: lambda: infer(**infer_inputs),
@@ -84,14 +89,14 @@ def _calls(runner_of: Callable, infer_inputs: Mapping, train_inputs: Mapping) ->
     }
 
 
-def _own_gradients(job, infer_inputs, train_inputs) -> dict[str, Call]:
+def _own_gradients(job: Job, infer_inputs: Inputs, train_inputs: Inputs) -> dict[str, Call]:
     def forward(subnet, weights, images):
         return subnet.forward(weights, images)
 
     return _tensorflow(job, infer_inputs, train_inputs, forward)
 
 
-def _tensorflow_gradients(job, infer_inputs, train_inputs) -> dict[str, Call]:
+def _tensorflow_gradients(job: Job, infer_inputs: Inputs, train_inputs: Inputs) -> dict[str, Call]:
     from tflite.certify import reference
 
     def forward(subnet, weights, images):
@@ -100,7 +105,9 @@ def _tensorflow_gradients(job, infer_inputs, train_inputs) -> dict[str, Call]:
     return _tensorflow(job, infer_inputs, train_inputs, forward)
 
 
-def _tensorflow(job, infer_inputs, train_inputs, forward) -> dict[str, Call]:
+def _tensorflow(
+    job: Job, infer_inputs: Inputs, train_inputs: Inputs, forward: Callable
+) -> dict[str, Call]:
     """Returns inference and a step of SGD as is fastest in TensorFlow: in place, on variables."""
     import tensorflow as tf
 

@@ -106,13 +106,19 @@ class PartModel(SgdModule):
 
     # ------------------------------------------------------------------ compute
 
-    def _infer(self, inputs):
+    def _infer(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         weights, frozen = self._unpack(self._read())
         with ops.builtin_operators():
             outputs, _ = self._compute(calibration.fold(weights, frozen), inputs, None)
         return {"result": _first(outputs)}
 
-    def _train(self, inputs, upstream, sample_weights, learning_rate):
+    def _train(
+        self,
+        inputs: tf.Tensor,
+        upstream: tf.Tensor,
+        sample_weights: tf.Tensor,
+        learning_rate: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
         packed = self._read()
         weights, _ = self._unpack(packed)
         with ops.builtin_operators():
@@ -122,7 +128,13 @@ class PartModel(SgdModule):
         self._step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {"result": result}
 
-    def _gradients(self, weights, inputs, upstream, sample_weights):
+    def _gradients(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        inputs: tf.Tensor,
+        upstream: tf.Tensor,
+        sample_weights: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor]:
         entered = [] if self._part.kind == "stem" else [inputs]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weights, entered])
