@@ -46,19 +46,30 @@ def fedsup(*arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def prepare(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Makes a supernet and updates; returns the programs' arguments, `OUT` for their folder."""
+def prepare(folder: pathlib.Path, names: list[str]) -> dict[str, list[str]]:
+    """Makes what programs need: a supernet, for a merge also updates.
+
+    Args:
+      folder: Where it is made.
+      names: The programs that are killed.
+
+    Returns:
+      The programs' arguments by name, with `OUT` for the folder into which they write.
+    """
     space = folder / "space.json"
     space.write_text(json.dumps(SPACE))
     train = ["train", f"--space={space}", "--clients=6", "--clients_per_round=3"]
     train += ["--evaluate_every=1", "--tiers=smallest,largest"]
     supernet = folder / "base" / "supernet.safetensors"
-    finish(fedsup(*train, "--rounds=1", f"--out={folder / 'base'}"))
-    model = folder / "smallest.tflite"
-    finish(fedsup("export", str(supernet), f"--out={model}"))
-    for client in range(2):
-        out = folder / f"client_{client}"
-        finish(fedsup("device", str(model), f"--client={client}", "--epochs=1", f"--out={out}"))
+    if names != ["train"]:
+        finish(fedsup(*train, "--rounds=1", f"--out={folder / 'base'}"))
+    if "merge" in names:
+        model = folder / "smallest.tflite"
+        finish(fedsup("export", str(supernet), f"--out={model}"))
+        for client in range(2):
+            out = folder / f"client_{client}"
+            flags = (f"--client={client}", "--epochs=1", f"--out={out}")
+            finish(fedsup("device", str(model), *flags))
     updates = [str(folder / f"client_{client}" / "update.safetensors") for client in range(2)]
     search = ["--generations=2", "--population=3", "--parents=2", "--max_parameters=5000"]
     return {
@@ -194,8 +205,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         folder = pathlib.Path(temporary)
-        programs = prepare(folder)
-        for name in options.programs.split(","):
+        names = options.programs.split(",")
+        programs = prepare(folder, names)
+        for name in names:
             out = folder / f"out_{name}"
             whole, first = run_whole(programs[name], out)
             _, second = run_whole(programs[name], out)
