@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _BUFFER_BYTES = 1 << 20
-# Peers that have not shown a certificate yet count too, and lose their place after some seconds.
+# Peers in the handshake count too; they are disconnected after `_HANDSHAKE_SECONDS`.
 _MOST_CONNECTIONS = 64
 _HANDSHAKE_SECONDS = 10.0
 _WORKER_START_SECONDS = 60.0
@@ -89,31 +89,25 @@ def serve(listener: socket.socket, port: int, tls: ssl.SSLContext | None) -> Non
       port: Port of TFF's worker.
       tls: Settings with which each peer must show a certificate first; None for no TLS.
     """
-    places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+    connections = threading.BoundedSemaphore(_MOST_CONNECTIONS)
 
     def forward(outer):
-        with places_released(places), contextlib.suppress(OSError), outer:
-            _forward(outer, port, tls)
+        try:
+            with contextlib.suppress(OSError), outer:
+                _forward(outer, port, tls)
+        finally:
+            connections.release()
 
     while True:
-        places.acquire()
+        connections.acquire()
         try:
             outer, _ = listener.accept()
         except OSError:
             # The peer is gone again, or files are scarce: neither shall end the forwarder.
-            places.release()
+            connections.release()
             time.sleep(0.05)
             continue
         threading.Thread(target=forward, args=(outer,), daemon=True).start()
-
-
-@contextlib.contextmanager
-def places_released(places: threading.Semaphore):
-    """Releases a semaphore after the block."""
-    try:
-        yield
-    finally:
-        places.release()
 
 
 def _forward(outer: socket.socket, port: int, tls: ssl.SSLContext | None) -> None:
@@ -218,7 +212,8 @@ class _TlsSession:
             received = self._outer.recv_into(self._encrypted)
             if not received:
                 return 0
-            self._incoming.write(memoryview(self._encrypted)[:received])
+            with self._using:
+                self._incoming.write(memoryview(self._encrypted)[:received])
 
     def _decrypt(self, buffer: memoryview) -> int | None:
         """Decrypts whole records until the buffer is full; None if there is no whole record."""
