@@ -26,7 +26,7 @@ _SETTINGS = {
     "batch_size": 16,
     "schedule": "cosine",
     "evaluate_every": 10,
-    "cohort_sandwich": True,
+    "random_subnets": 100,
 }
 
 

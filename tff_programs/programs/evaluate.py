@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_federated as tff
 
-from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
@@ -32,6 +32,12 @@ def define_flags(define: FlagDefiner) -> None:
         "file, or bounds of parameters.",
     )
     define.list("test_batch_sizes", ["1", "32", "256"], "Images normalized together.")
+    define.integer(
+        "random",
+        0,
+        "Number of random subnets of which the accuracies' percentiles are shown.",
+        lower_bound=0,
+    )
     define.integer("client_batch_size", 32, "The same, on the clients.", lower_bound=1)
 
 
@@ -92,6 +98,11 @@ def main(argv: Sequence[str]) -> None:
                 )
             )
     print(report.format_table(rows))
+    if options.random:
+        test = (dataset.test_images, dataset.test_labels, max(batch_sizes))
+        drawn = random_subnet_accuracies(accuracy, space, weights, *test, subnets=options.random)
+        print(f"\n{options.random} random subnets, at most 2,000 test images, batch {test[2]}")
+        print(report.random_subnets_table(space, drawn))
 
 
 async def _evaluate(federated, weights, client_data):

@@ -137,7 +137,7 @@ def _train(options: ProgramFlags) -> None:
             drawn = random_subnet_accuracies(
                 accuracy, space, named, *test, subnets=options.random_subnets
             )
-            accuracies["random p10"] = float(np.percentile(drawn, 10))
+            accuracies["random p10"] = float(np.percentile([share for _, share in drawn], 10))
         return accuracies
 
     paths = report.run_paths(options.out)

@@ -4,8 +4,11 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.atomic_write import replace_file
-from fedsup_tf.search.costs import architecture_cost
+from fedsup_tf.search.costs import architecture_cost, count_parameters
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.tiers import Tier
 from tff_programs.simulation.training_loop import RoundReport
@@ -79,6 +82,28 @@ def final_table(
             )
         )
     return format_table(rows)
+
+
+def random_subnets_table(space: SearchSpace, drawn: Sequence[tuple[Architecture, float]]) -> str:
+    """Formats how the accuracies of random subnets are distributed.
+
+    Args:
+      space: The search space of the subnets.
+      drawn: Each architecture with its accuracy, from 0 to 1.
+
+    Returns:
+      The least, the tenth percentile, the median, the ninetieth percentile and the greatest
+      accuracy, and the rank correlation of accuracy with the number of parameters.
+    """
+    shares = np.array([share for _, share in drawn])
+    sizes = np.array([count_parameters(space, architecture) for architecture, _ in drawn])
+    cells = [f"{100 * share:.1f} %" for share in np.percentile(shares, (0, 10, 50, 90, 100))]
+    correlation = "-"
+    if np.ptp(shares) and np.ptp(sizes):
+        ranks = [np.argsort(np.argsort(values)) for values in (sizes, shares)]
+        correlation = f"{np.corrcoef(*ranks)[0, 1]:.2f}"
+    header = ("least", "", "p10", "median", "p90", "greatest", "rank correlation with parameters")
+    return format_table([header, (cells[0], "", *cells[1:], correlation)])
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -6,7 +6,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import digits_small
+from tff_programs.reports import report
 from tff_programs.reports.report import draw_curves, format_seconds, progress_line, time_unit
 from tff_programs.reports.simulation_report import cost_table, spent
 from tff_programs.simulation.in_memory import Simulation
@@ -85,3 +87,14 @@ def test_what_was_spent_adds_up_and_the_first_evaluation_good_enough_is_told():
     row = cost_table({"run": run}, nets, 0.5).splitlines()[-1].split()
     assert row == ["smallest", "run", "2", "0:01:15", "1.2", "kB", "90.0", "%"]
     assert "never" in cost_table({"run": run}, nets, 0.95)
+
+
+def test_the_table_of_random_subnets_tells_their_distribution():
+    space = digits_small()
+    nets = [space.at(index) for index in range(0, space.size, 40)]
+    nets.sort(key=lambda net: count_parameters(space, net))
+    drawn = [(net, 0.5 + 0.04 * place) for place, net in enumerate(nets)]
+    table = report.random_subnets_table(space, drawn).splitlines()
+    assert table[2].split() == "50.0 % 53.6 % 68.0 % 82.4 % 86.0 % 1.00".split()
+    equal = report.random_subnets_table(space, [(net, 0.5) for net in nets])
+    assert equal.splitlines()[2].split()[-1] == "-"
