@@ -1,0 +1,125 @@
+"""Measures a trained run; prints one line of JSON.
+
+    python measure.py RUN_FOLDER
+
+`tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
+image stands for itself; `worst_client`, the least accuracy of a client of the tier on its own test
+images; `bytes`, what a client of the tier receives and sends in a round. `nets`: the architectures.
+`random`: accuracies of 40 random subnets on at most 2,000 test images. `rounds`: each evaluation's
+round, the mean accuracy of the tiers, the bytes of all clients and the simulated seconds so far.
+"""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf.accuracy import build_accuracy, count_correct, random_subnet_accuracies
+from fedsup_tf.architecture import Architecture
+from tff_programs.learning.message_size import traffic_counter
+from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet, load_trained, trained_tiers
+from tff_programs.reports.report import accuracies_of
+from tff_programs.simulation.in_memory import client_accuracies
+from tff_programs.simulation.round_plan import Assignment
+from tff_programs.simulation.tiers import Tier, parse_tiers
+
+_BATCH, _RANDOM = 50, 40
+
+
+def main(folder: Path) -> None:
+    """Measures the run of a folder."""
+    trained = load_trained(folder / "supernet.safetensors")
+    space, settings = trained.supernet.space, trained.information["settings"]
+    tiers = trained_tiers(trained.information)
+    is_supernet = settings["algorithm"] in ("e_fedsup", "fedsup")
+    nets = [tier.architecture for tier in tiers]
+    if not is_supernet:
+        nets = [parse_tiers(space, [settings["architecture"]], 0)[0].architecture] * len(tiers)
+    members = Assignment(
+        space, tiers, len(trained.partition), settings["clients_per_round"], settings["seed"]
+    ).tier_of_clients()
+    of_net = {net: measure_net(trained, net) for net in dict.fromkeys(nets)}
+    received = {"e_fedsup": nets, "fedsup": [space.largest()] * len(nets)}
+    count_bytes = traffic_counter(trained.supernet, is_supernet and settings["sandwich"] != 1)
+    measured = {}
+    for number, (tier, net) in enumerate(zip(tiers, nets, strict=True)):
+        own = np.take(of_net[net]["clients"], np.flatnonzero(members == number))
+        measured[tier.name] = {
+            "accuracy": of_net[net]["accuracy"],
+            "deployed": of_net[net]["deployed"],
+            "worst_client": float(own.min()),
+            "bytes": sum(count_bytes(received.get(settings["algorithm"], nets)[number])),
+        }
+    test = (trained.dataset.test_images, trained.dataset.test_labels, _BATCH)
+    accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+    drawn = []
+    if is_supernet:
+        drawn = random_subnet_accuracies(accuracy, space, trained.weights, *test, subnets=_RANDOM)
+    print(
+        json.dumps(
+            {
+                "tiers": measured,
+                "nets": {tier.name: tier.architecture.to_json() for tier in tiers},
+                "random": [share for _, share in drawn],
+                "rounds": evaluations(folder / "metrics.csv"),
+            }
+        )
+    )
+
+
+def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
+    """Measures a subnet on the test set, calibrated or not, and on each client."""
+    accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+    dataset = trained.dataset
+    (mean_squares,) = calibrate_tiers(trained, [Tier("net", net)], images_per_client=30)
+    subnet = trained.supernet.extract(net)
+    frozen = {**subnet.values_by_name(), **mean_squares}
+    weights = {name: tf.constant(value) for name, value in frozen.items()}
+
+    @tf.function(autograph=False)
+    def count(images, labels):
+        return count_correct(subnet, weights, images, labels, 256, trained.preprocessing)
+
+    right = int(count(tf.constant(dataset.test_images), tf.constant(dataset.test_labels)))
+    nets = [net] * len(trained.partition)
+    return {
+        "accuracy": accuracy(
+            trained.weights, net, dataset.test_images, dataset.test_labels, _BATCH
+        ),
+        "deployed": right / len(dataset.test_labels),
+        "clients": client_accuracies(
+            accuracy, trained.weights, dataset, trained.partition, nets, _BATCH
+        ),
+    }
+
+
+def evaluations(path: Path) -> list[dict]:
+    """Reads a run's evaluations and what it had spent by then from its metrics."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    spent, found = 0.0, []
+    for row in rows:
+        per_client = float(row["bytes_down_per_client"]) + float(row["bytes_up_per_client"])
+        spent += per_client * float(row["answered"])
+        accuracies = accuracies_of(row)
+        if accuracies:
+            found.append(
+                {
+                    "round": int(float(row["round"])),
+                    "accuracy": float(np.mean(list(accuracies.values()))),
+                    "bytes": spent,
+                    "seconds": float(row["simulated_seconds"]),
+                }
+            )
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

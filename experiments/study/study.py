@@ -1,0 +1,128 @@
+"""The study: methods x partitions x seeds, the same program for all, as a table and a picture.
+
+    uv run python experiments/study/study.py --settings=digits --processes=2
+
+Trains every cell that has no result yet, each in a process of one core, and keeps it as
+`results/SETTING/PARTITION/METHOD-SEED.json`; a cell that was cut off goes on where it was. Then
+writes `results/SETTING.md` and `results/SETTING.png` of all results there are. `--report` does only
+that. A cell trains with the flags of its setting, its partition and its method, in that order.
+"""
+
+import concurrent.futures
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+from tables import write_report
+
+from fedsup_tf.files.atomic_write import write_json
+
+FOLDER = Path(__file__).parent
+
+_SETTINGS = flags.DEFINE_list("settings", ["digits"], "Settings: names in settings/.")
+_METHODS = flags.DEFINE_list("methods", None, "Methods: names in methods/. All by default.")
+_PARTITIONS = flags.DEFINE_list(
+    "partitions", ["shard_2", "shard_5", "dirichlet_0.3"], "Partitions: names in partitions/."
+)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Cells trained at once.", lower_bound=1)
+_RESULTS = flags.DEFINE_string("results", str(FOLDER / "results"), "Folder of the results.")
+_RUNS = flags.DEFINE_string("runs", "runs/study", "Folder of the trainings, which can be resumed.")
+_REPORT = flags.DEFINE_bool("report", False, "Trains nothing, writes tables and pictures alone.")
+
+
+def main(argv):
+    """Trains what is missing and reports what is there."""
+    del argv
+    methods = _METHODS.value or sorted(path.stem for path in (FOLDER / "methods").glob("*.flags"))
+    cells = [
+        cell
+        for cell in itertools.product(_SETTINGS.value, _PARTITIONS.value, _SEEDS.value, methods)
+        if not result_path(*cell).exists()
+    ]
+    chosen = {"settings": _SETTINGS.value, "partitions": _PARTITIONS.value, "methods": methods}
+    for kind, names in chosen.items():
+        known = sorted(path.stem for path in (FOLDER / kind).glob("*.flags"))
+        if unknown := set(names) - set(known):
+            raise app.UsageError(f"--{kind}: expected {known}, received {sorted(unknown)}.")
+    if cells and not _REPORT.value:
+        print(f"{len(cells)} cells to train", flush=True)
+        with concurrent.futures.ThreadPoolExecutor(_PROCESSES.value) as pool:
+            for cell, seconds in zip(cells, pool.map(train_cell, cells), strict=True):
+                print(f"{' '.join(cell)}: {seconds:.0f} s", flush=True)
+    for setting in _SETTINGS.value:
+        write_report(Path(_RESULTS.value), setting)
+
+
+def result_path(setting, partition, seed, method) -> Path:
+    """Path of a cell's result."""
+    return Path(_RESULTS.value) / setting / partition / f"{method}-{seed}.json"
+
+
+def train_cell(cell) -> float:
+    """Trains a cell, measures it and keeps the result; returns the seconds it took."""
+    setting, partition, seed, method = cell
+    start = time.monotonic()
+    folder = Path(_RUNS.value) / "-".join(cell)
+    command = [
+        "train",
+        f"--flagfile={FOLDER / 'settings' / setting}.flags",
+        f"--flagfile={FOLDER / 'partitions' / partition}.flags",
+        f"--flagfile={FOLDER / 'methods' / method}.flags",
+        f"--seed={seed}",
+        "--clients_at_once=1",
+        "--random_subnets=0",
+    ]
+    if "--algorithm=exclusive" in (FOLDER / "methods" / f"{method}.flags").read_text():
+        measured = exclusive_nets(folder, command)
+    else:
+        run(folder, command)
+        measured = measure(folder)
+    write_json(result_path(*cell), measured)
+    shutil.rmtree(folder)
+    return time.monotonic() - start
+
+
+def exclusive_nets(folder, command) -> dict:
+    """Trains each default tier's net on its own, and joins what was measured of them."""
+    run(folder / "smallest", [*command, "--architecture=smallest"])
+    one = measure(folder / "smallest")
+    nets = one["nets"]
+    for tier, net in nets.items():
+        if tier == "smallest":
+            continue
+        path = folder / f"{tier}.json"
+        path.write_text(net, encoding="utf-8")
+        run(folder / tier, [*command, f"--architecture={path}"])
+        one["tiers"][tier] = measure(folder / tier)["tiers"][tier]
+    # A slice of a net that was never trained as a supernet is no subnet.
+    return {**one, "random": []}
+
+
+def run(folder, arguments) -> None:
+    """Runs a program of `fedsup` in a process of its own."""
+    command = [os.path.join(os.path.dirname(sys.executable), "fedsup"), *arguments]
+    done = subprocess.run(
+        [*command, f"--out={folder}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+
+
+def measure(folder) -> dict:
+    """Measures a trained run in a process of its own."""
+    command = [sys.executable, str(FOLDER / "measure.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    app.run(main)

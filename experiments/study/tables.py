@@ -1,0 +1,72 @@
+"""The study's results as a Markdown table and a picture."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from fedsup_tf.files.atomic_write import replace_file, write_text
+
+
+def write_report(results: Path, setting: str) -> None:
+    """Writes `SETTING.md` and `SETTING.png` of all results of a setting, if there are any."""
+    cells = defaultdict(lambda: defaultdict(list))
+    for path in sorted((results / setting).glob("*/*.json")):
+        method = path.stem.rpartition("-")[0]
+        cells[path.parent.name][method].append(json.loads(path.read_text(encoding="utf-8")))
+    if not cells:
+        return
+    text = [f"# {setting}", ""]
+    for partition, methods in sorted(cells.items()):
+        text += [f"## {partition}", "", *_table(methods), ""]
+    write_text(results / f"{setting}.md", "\n".join(text))
+    _draw(cells, setting, results / f"{setting}.png")
+
+
+def _table(methods) -> list[str]:
+    tiers = list(next(iter(methods.values()))[0]["tiers"])
+    header = ["method", "seeds", *tiers, "worst client", "random p10", "MB a client and round"]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for method, runs in sorted(methods.items()):
+        cells = [method, str(len(runs))]
+        cells += [_spread([run["tiers"][tier]["deployed"] for run in runs]) for tier in tiers]
+        cells.append(
+            _spread([min(t["worst_client"] for t in run["tiers"].values()) for run in runs])
+        )
+        p10 = [np.percentile(run["random"], 10) for run in runs if run["random"]]
+        cells.append(_spread(p10) if p10 else "-")
+        sizes = [np.mean([t["bytes"] for t in run["tiers"].values()]) / 1e6 for run in runs]
+        cells.append(f"{np.mean(sizes):.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    note = "Test accuracy in percent as deployed: calibrated, every image on its own."
+    return [*lines, "", note + " Mean and standard deviation over the seeds."]
+
+
+def _spread(shares) -> str:
+    shares = 100 * np.asarray(shares)
+    if len(shares) == 1:
+        return f"{shares[0]:.1f}"
+    return f"{shares.mean():.1f} ± {shares.std(ddof=1):.1f}"
+
+
+def _draw(cells, setting, path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6 * len(cells)), layout="constrained")
+    for axes, (partition, methods) in zip(
+        figure.subplots(len(cells), squeeze=False)[:, 0], sorted(cells.items()), strict=True
+    ):
+        for number, (method, runs) in enumerate(sorted(methods.items())):
+            tiers = list(runs[0]["tiers"])
+            shares = 100 * np.array(
+                [[run["tiers"][tier]["deployed"] for tier in tiers] for run in runs]
+            )
+            places = np.arange(len(tiers)) + 0.8 * (number / len(methods) - 0.5)
+            error = shares.std(0, ddof=1) if len(runs) > 1 else None
+            axes.errorbar(places, shares.mean(0), error, fmt="o", capsize=2, label=method)
+        axes.set_xticks(range(len(tiers)), tiers)
+        axes.set(title=f"{setting}, {partition}", ylabel="accuracy as deployed, %")
+        axes.grid(axis="y", alpha=0.25)
+        axes.legend(fontsize=7, ncols=2, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=120))
