@@ -101,7 +101,7 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
 
 
 def evaluations(path: Path) -> list[dict]:
-    """Reads a run's evaluations and what it had spent by then from its metrics."""
+    """Reads the tiers' mean accuracies and what a run had spent by then from its metrics."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     spent, found = 0.0, []
@@ -109,6 +109,7 @@ def evaluations(path: Path) -> list[dict]:
         per_client = float(row["bytes_down_per_client"]) + float(row["bytes_up_per_client"])
         spent += per_client * float(row["answered"])
         accuracies = accuracies_of(row)
+        accuracies.pop("random p10", None)
         if accuracies:
             found.append(
                 {

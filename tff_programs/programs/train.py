@@ -51,7 +51,7 @@ from tff_programs.simulation.training_loop import train
 
 # Flags that are the run's settings, and those of them that may differ when it is continued.
 _SETTINGS = (define_data_flags, define_train_flags, define_aggregation_flags, define_time_flags)
-_FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "clients_at_once")
+_FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "random_subnets", "clients_at_once")
 
 
 def define_flags(define: FlagDefiner) -> None:
