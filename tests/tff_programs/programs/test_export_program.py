@@ -17,7 +17,7 @@ REFUSED = {
     "unknown": (["--architecture=middle"], "'middle': expected smallest, largest, an arch"),
     "no out": (["--out="], "Expected --out=FILE.tflite"),
     "two ways": (["--all_tiers", "--calibration=x"], "holds one subnet, --all_tiers exports"),
-    "no calibration": (["--calibration=none"], "at 'none', found none"),
+    "no calibration": (["--calibration=none"], "expected a file of kind 'calibration', found none"),
 }
 
 
