@@ -76,8 +76,8 @@ def load_dataset(
     if image_shape is not None:
         image_shape = _checked_shape(name, splits.train_images.shape[1:], image_shape)
         splits = splits._replace(
-            train_images=_place(splits.train_images, image_shape),
-            test_images=_place(splits.test_images, image_shape),
+            train_images=_pad_images(splits.train_images, image_shape),
+            test_images=_pad_images(splits.test_images, image_shape),
         )
         repeats = image_shape[2] // len(preprocessing.mean)
         preprocessing = dataclasses.replace(
@@ -101,7 +101,7 @@ def _checked_shape(name: str, own: tuple[int, ...], wanted: Sequence[int]) -> tu
     return wanted
 
 
-def _place(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def _pad_images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Pads images with zeros on all sides, and repeats a single channel."""
     height, width = images.shape[1:3]
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
