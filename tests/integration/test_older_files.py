@@ -6,6 +6,7 @@ checkpoint of a device that trained for two epochs. `expected.json` has the valu
 """
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 
@@ -80,4 +81,7 @@ def test_an_update_is_read(run_supernet):
     assert (update.architecture, update.base_round, update.examples) == (SMALLEST, 1, 6)
     assert (update.base_hash, update.client) == (EXPECTED["run"], "a phone")
     assert fingerprint(update.delta) == EXPECTED["update"]
+    # The identity is that of the content alone, whatever else the file tells.
+    content = "\n".join([EXPECTED["run"], SMALLEST.to_json(), EXPECTED["update"]])
+    assert update.identity == hashlib.sha256(content.encode()).hexdigest()
     assert update.loss_after < update.loss_before
