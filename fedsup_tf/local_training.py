@@ -1,4 +1,4 @@
-"""What a client does with the net it received: FedSup's and E-FedSup's local update.
+"""Local update of a client: trains the net that it received, as in FedSup and E-FedSup.
 
 Both algorithms (arXiv 2206.01366, algorithms 1 and 2) are one function. With a sandwich of one net
 the client trains what it received (E-FedSup). With a sandwich of M nets each step also trains the
@@ -25,12 +25,12 @@ _VECTORS = "vectors"
 
 @dataclasses.dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains; the defaults are the reference's.
+    """Hyper-parameters of a client's training; the defaults are the reference's.
 
     Attributes:
       epochs: Passes over the client's examples.
-      batch_size: Examples a step; the last step of an epoch takes what is left.
-      momentum: Of SGD, from 0 in each round.
+      batch_size: Examples in a step; the last step of an epoch takes what is left.
+      momentum: Momentum of SGD; each round starts with zero momentum.
       weight_decay: L2 decay of convolution and classifier kernels; PN and bias do not decay.
       clip_value: Largest absolute value of an entry of the gradient; infinity to leave it.
       label_smoothing: Share of the target spread evenly over the classes.
@@ -94,7 +94,7 @@ class LocalTraining:
 
 
 class ClientUpdate(NamedTuple):
-    """What a client sends back.
+    """Result of a client's training, which it sends back.
 
     Attributes:
       delta: Trained minus received weights, by tensor name, shaped as received.

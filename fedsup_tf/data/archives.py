@@ -45,7 +45,7 @@ class Splits(NamedTuple):
 
 
 class CifarLayout(NamedTuple):
-    """What a binary CIFAR archive holds.
+    """Layout of a binary CIFAR archive.
 
     Attributes:
       archive: File name of the archive.

@@ -18,7 +18,7 @@ from tflite.format.update_file import DeviceUpdate
 
 @dataclasses.dataclass(frozen=True)
 class CohortLimits:
-    """How far an update may lie from the others; all are factors.
+    """Limits on the distance of an update from the others; all are factors.
 
     Attributes:
       examples: Claims of examples above this multiple of the median count as that.
@@ -74,7 +74,7 @@ class Vote(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How far an update is believed.
+    """Decision on how much an update counts.
 
     Attributes:
       examples: Number of examples that it counts for.

@@ -53,7 +53,7 @@ class DuplicateUpdate(NamedTuple):
 
 
 class TensorCoverage(NamedTuple):
-    """How far the updates reach into a tensor of the supernet.
+    """Coverage of a tensor of the supernet by the updates.
 
     Attributes:
       updates: The greatest number of updates that cover one entry.
