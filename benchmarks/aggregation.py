@@ -191,7 +191,9 @@ def main(argv):
         "shard", dataset.train_labels, dataset.test_labels, _CLIENTS, 0, classes_per_client=5
     )
     tiers = default_tiers(_SPACE, 0)
-    assignment = Assignment(_SPACE, tiers, _CLIENTS, _ASKED, sandwich=True)
+    assignment = Assignment(
+        _SPACE, tiers, _CLIENTS, _ASKED, redraw=False, cohorts="random", sandwich=True
+    )
     tier_of_clients = assignment.tier_of_clients()
     poisoned = [int(np.flatnonzero(tier_of_clients == tier)[0]) for tier in (0, len(tiers) - 1)]
     accuracy = build_accuracy(_SUPERNET, dataset.preprocessing)
