@@ -11,7 +11,7 @@ import pytest
 
 # How often something is repeated, to what the test takes in its place.
 FEWER = {
-    r"\bROUNDS = \d+": "ROUNDS = 2",
+    r"\bROUNDS = \d+": "ROUNDS = 4",
     r"--rounds=\d+": "--rounds=2",
     r"--generations=\d+": "--generations=2",
     r"--population=\d+": "--population=4",
@@ -58,7 +58,7 @@ def test_runs_from_top_to_bottom(path, tmp_path):
         env={**os.environ, "PATH": folder + os.pathsep + os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3000,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     # A command that fails in a cell does not fail the cell.
