@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.data.datasets import load_dataset
-from fedsup_tf.data.partition import partition
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import digits_small
@@ -187,9 +187,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags alone, received {argv[1:]}.")
     dataset = load_dataset("digits")
-    clients = partition(
-        "shard", dataset.train_labels, dataset.test_labels, _CLIENTS, 0, classes_per_client=5
-    )
+    data = FederatedDataset.divide(dataset, "shard", _CLIENTS, classes_per_client=5)
     tiers = default_tiers(_SPACE, 0)
     assignment = Assignment(
         _SPACE, tiers, _CLIENTS, _ASKED, redraw=False, cohorts="random", sandwich=True
@@ -208,7 +206,7 @@ def main(argv):
             continue
         start = time.monotonic()
         secure = name == "secure sum"
-        source = (MadeData if secure else ClientData)(dataset, clients, assignment)
+        source = (MadeData if secure else ClientData)(data, assignment)
         with test_execution() if secure else local_execution():
             simulation = train(factory, weighting, source, _ROUNDS.value, accuracy, tiers)
         seconds = time.monotonic() - start

@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     if not is_supernet:
         nets = [parse_tiers(space, [settings["architecture"]], 0)[0].architecture] * len(tiers)
     members = Assignment(
-        space, tiers, len(trained.partition), settings["clients_per_round"], settings["seed"]
+        space, tiers, len(trained.data), settings["clients_per_round"], settings["seed"]
     ).tier_of_clients()
     of_net = {net: measure_net(trained, net) for net in dict.fromkeys(nets)}
     received = {"e_fedsup": nets, "fedsup": [space.largest()] * len(nets)}
@@ -57,7 +57,11 @@ def main(folder: Path) -> None:
             "worst_client": float(own.min()),
             "bytes": sum(count_bytes(received.get(settings["algorithm"], nets)[number])),
         }
-    test = (trained.dataset.test_images, trained.dataset.test_labels, _BATCH)
+    test = (
+        trained.data.dataset.test_images,
+        trained.data.dataset.test_labels,
+        _BATCH,
+    )
     accuracy = build_accuracy(trained.supernet, trained.preprocessing)
     drawn = []
     if is_supernet:
@@ -77,7 +81,7 @@ def main(folder: Path) -> None:
 def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
     """Measures a subnet on the test set, calibrated or not, and on each client."""
     accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-    dataset = trained.dataset
+    dataset = trained.data.dataset
     (mean_squares,) = calibrate_tiers(trained, [Tier("net", net)], images_per_client=30)
     subnet = trained.supernet.extract(net)
     frozen = {**subnet.values_by_name(), **mean_squares}
@@ -88,15 +92,13 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
         return count_correct(subnet, weights, images, labels, 256, trained.preprocessing)
 
     right = int(count(tf.constant(dataset.test_images), tf.constant(dataset.test_labels)))
-    nets = [net] * len(trained.partition)
+    nets = [net] * len(trained.data)
     return {
         "accuracy": accuracy(
             trained.weights, net, dataset.test_images, dataset.test_labels, _BATCH
         ),
         "deployed": right / len(dataset.test_labels),
-        "clients": client_accuracies(
-            accuracy, trained.weights, dataset, trained.partition, nets, _BATCH
-        ),
+        "clients": client_accuracies(accuracy, trained.weights, trained.data, nets, _BATCH),
     }
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import os
 
-from fedsup_tf.data.datasets import ImageDataset, load_dataset
-from fedsup_tf.data.partition import ClientIndices, partition
+from fedsup_tf.data.datasets import load_dataset
+from fedsup_tf.data.federated_dataset import FederatedDataset
 
 # The settings that belong to one kind of partition alone.
 PARTITION_OPTIONS = {"shard": "classes_per_client", "dirichlet": "beta"}
@@ -34,11 +34,8 @@ class DataSettings:
     beta: float = 0.1
     seed: int = 0
 
-    def load(self) -> tuple[ImageDataset, list[ClientIndices]]:
+    def load(self) -> FederatedDataset:
         """Loads the data set and divides it.
-
-        Returns:
-          The data set and the indices of each client.
 
         Raises:
           DatasetError: If a file is missing, damaged or not the data set's.
@@ -46,12 +43,5 @@ class DataSettings:
         """
         dataset = load_dataset(self.dataset, self.data_dir, self.image_shape)
         option = PARTITION_OPTIONS.get(self.partition)
-        clients = partition(
-            self.partition,
-            dataset.train_labels,
-            dataset.test_labels,
-            self.clients,
-            self.seed,
-            **({} if option is None else {option: getattr(self, option)}),
-        )
-        return dataset, clients
+        options = {} if option is None else {option: getattr(self, option)}
+        return FederatedDataset.divide(dataset, self.partition, self.clients, self.seed, **options)

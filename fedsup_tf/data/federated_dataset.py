@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.partition import ClientIndices, partition
+from fedsup_tf.data.partition import ClientIndices, label_counts, partition
 from fedsup_tf.data.preprocessing import Preprocessing
 
 
@@ -104,6 +104,10 @@ class FederatedDataset:
     def test_sizes(self) -> tuple[int, ...]:
         """Number of test examples of each client."""
         return tuple(len(client.test) for client in self.clients)
+
+    def label_counts(self) -> np.ndarray:
+        """Counts each client's training examples of each class, int64 `(clients, classes)`."""
+        return label_counts(self.clients, self.dataset.train_labels, len(self.class_names))
 
     def train_examples(self, client: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns a client's training images and labels.

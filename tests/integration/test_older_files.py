@@ -51,8 +51,8 @@ def test_the_supernet_of_a_run_folder_loads_with_its_data():
     assert trained.information["round"] == 1
     tiers = {name: Architecture.from_json(text) for name, text in trained.information["tiers"]}
     assert tiers == {"smallest": SMALLEST, "largest": Architecture((16,), (1,), (5,))}
-    assert len(trained.partition) == 6
-    assert trained.dataset.name == "digits"
+    assert len(trained.data) == 6
+    assert trained.data.name == "digits"
     assert trained.preprocessing.mean == (4.8834,)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import fedsup_tf
+import tff_programs
 import tflite
 from fedsup_tf.lazy import lazy_exports
 
+PACKAGES = [fedsup_tf, tff_programs, tflite]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,7 +24,7 @@ def run(program: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.parametrize("package", [fedsup_tf, tflite], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_a_package_shows_its_exports_alone_and_each_is_what_it_is_called(package):
     assert dir(package) == package.__all__ == sorted(package.__all__)
     for name in package.__all__:
@@ -34,7 +36,8 @@ def test_a_package_shows_its_exports_alone_and_each_is_what_it_is_called(package
 
 def test_importing_a_package_loads_neither_numpy_nor_tensorflow():
     told = run(
-        "import sys, fedsup_tf, tflite; dir(fedsup_tf), dir(tflite)\n"
+        "import sys, fedsup_tf, tff_programs, tflite\n"
+        "dir(fedsup_tf), dir(tff_programs), dir(tflite)\n"
         "print({'numpy', 'tensorflow', 'tflite_runtime'} & sys.modules.keys())"
     )
     assert told == "set()"
@@ -67,7 +70,7 @@ def test_a_name_of_two_modules_is_refused():
         lazy_exports("package", {"package.one": ["a"], "package.two": ["a", "b"]})
 
 
-@pytest.mark.parametrize("package", [fedsup_tf, tflite], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_a_notebook_completes_the_exports_and_nothing_else(package):
     told = run(
         "from IPython.core.completer import provisionalcompleter\n"

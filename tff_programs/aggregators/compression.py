@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tff_programs.aggregators.overlap_mean import FloatUpload
+from tff_programs.aggregators.overlap_mean import Upload
 from tff_programs.types import SubnetUpdate
 
 _LEVELS = 127
@@ -28,7 +28,7 @@ class EightBitMessage(NamedTuple):
     error: tf.Tensor
 
 
-class EightBitUpload(FloatUpload):
+class EightBitUpload(Upload):
     """Uniform 8-bit quantization of each tensor of an update, with unbiased rounding.
 
     Each entry becomes one of 255 levels between minus and plus the tensor's largest absolute value;
@@ -36,7 +36,7 @@ class EightBitUpload(FloatUpload):
     itself (QSGD, Alistarh et al., arXiv 1610.02132), so that errors of many clients cancel out. The
     draws follow from the client's number and loss: a repeated round rounds alike.
 
-    Only what the subnet holds travels: a quarter of the bytes of `FloatUpload`, and 4 bytes a
+    Only what the subnet holds travels: a quarter of the bytes of `Upload`, and 4 bytes a
     tensor. The measurement `compression_error` is the mean over the clients of the relative l2
     error. The server learns each client's rounded update.
     """

@@ -43,7 +43,7 @@ def overlap_of(
     return slicing.overlap(delta, slices, supernet.grids, weight)
 
 
-class FloatUpload:
+class Upload:
     """Updates travel as they are."""
 
     # Names of what `encode` measures, float32 scalars that are averaged over the clients.
@@ -90,7 +90,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         supernet: Supernet,
         divisor: str = "coverage",
         nested: bool = False,
-        upload: FloatUpload | None = None,
+        upload: Upload | None = None,
     ):
         """Makes the factory.
 
@@ -107,7 +107,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         self.supernet = supernet
         self.divisor = divisor
         self.nested = nested
-        self.upload = upload or FloatUpload()
+        self.upload = upload or Upload()
 
     def initial_state(self):
         """Server computation: the state S before the first round."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import FloatUpload, OverlapMeanFactory
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, Upload
 
 # Noise a million times as large as any update drowns all of them.
 LARGEST_NOISE_MULTIPLIER = 1e6
@@ -44,7 +44,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         seed: tuple[int, int],
         divisor: str = "coverage",
         nested: bool = False,
-        upload: FloatUpload | None = None,
+        upload: Upload | None = None,
     ):
         """Makes the factory.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from fedsup_tf import robust, slicing
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import FloatUpload, StreamedOverlapFactory
+from tff_programs.aggregators.overlap_mean import StreamedOverlapFactory, Upload
 
 
 class RobustOverlapMeanFactory(StreamedOverlapFactory):
@@ -37,7 +37,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         buckets: int,
         divisor: str = "coverage",
         nested: bool = False,
-        upload: FloatUpload | None = None,
+        upload: Upload | None = None,
     ):
         """Makes the factory.
 

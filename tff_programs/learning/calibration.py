@@ -131,12 +131,12 @@ async def calibrate_federated_async(
         output = await tff.program.materialize_value(
             computation(weights, tuple(mean_squares.values()), client_data)
         )
-        found = {
+        latest = {
             name: np.asarray(total) / output["examples"]
             for name, total in zip(shapes, output["sums"], strict=True)
         }
-        change = largest_change(mean_squares, found) if number > 1 else float("inf")
-        mean_squares = found
+        change = largest_change(mean_squares, latest) if number > 1 else float("inf")
+        mean_squares = latest
         on_pass(CalibrationPass(number, int(output["examples"]), change))
         if change < tolerance:
             break

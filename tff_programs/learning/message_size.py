@@ -8,11 +8,11 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import FloatUpload
+from tff_programs.aggregators.overlap_mean import Upload
 from tff_programs.types import SubnetUpdate
 
 
-def traffic_counter(supernet: Supernet, nested: bool = False, upload: FloatUpload | None = None):
+def traffic_counter(supernet: Supernet, nested: bool = False, upload: Upload | None = None):
     """Returns `count(architecture) -> (bytes down, bytes up)` of one client.
 
     Args:
@@ -20,7 +20,7 @@ def traffic_counter(supernet: Supernet, nested: bool = False, upload: FloatUploa
       nested: Whether what travels holds the subnets' own subnets.
       upload: How updates travel, as they are by default.
     """
-    upload = upload or FloatUpload()
+    upload = upload or Upload()
 
     @functools.cache
     def count(architecture: Architecture) -> tuple[int, int]:

@@ -48,11 +48,11 @@ def main(argv: Sequence[str]) -> None:
         options.architectures, space, trained.information, trained.data_settings.seed
     )
     supernet_hash = fingerprint(trained.weights)
-    images = trained.dataset.test_images[: options.test_images]
-    labels = trained.dataset.test_labels[: options.test_images]
+    images = trained.data.dataset.test_images[: options.test_images]
+    labels = trained.data.dataset.test_labels[: options.test_images]
     rows = [("subnet", "", *(f"batch {size}" for size in _BATCH_SIZES))]
-    found = calibrate_tiers(trained, tiers, options.images_per_client, print_line)
-    for tier, mean_squares in zip(tiers, found, strict=True):
+    calibrated = calibrate_tiers(trained, tiers, options.images_per_client, print_line)
+    for tier, mean_squares in zip(tiers, calibrated, strict=True):
         if options.out:
             path = os.path.join(options.out, f"{tier.name}.calibration.safetensors")
             write_calibration(path, mean_squares, tier.architecture, supernet_hash)

@@ -8,8 +8,9 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
+from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
-from tff_programs.learning.calibration import CalibrationPass, calibrate_federated
+from tff_programs.learning.calibration import CalibrationPass, calibrate_federated_async
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
@@ -18,7 +19,7 @@ from tff_programs.simulation.tiers import Tier
 _IMAGES = 6
 
 
-def calibrate_tiers(
+async def calibrate_tiers_async(
     trained: TrainedSupernet,
     tiers: Sequence[Tier],
     images_per_client: int,
@@ -35,21 +36,22 @@ def calibrate_tiers(
     Returns:
       Each subnet's mean squares.
     """
-    space, dataset = trained.supernet.space, trained.dataset
-    found = []
+    space = trained.supernet.space
+    calibrated = []
     with local_execution():
         for tier in tiers:
             on_progress(f"{tier.name}: {tier.architecture}")
             client_data = []
-            for client, indices in enumerate(trained.partition):
+            for client in range(len(trained.data)):
+                images, labels = trained.data.train_examples(client)
                 rng = np.random.default_rng([client, _IMAGES])
-                chosen = rng.permutation(indices.train)[:images_per_client]
-                images, labels = dataset.train_images[chosen], dataset.train_labels[chosen]
+                chosen = rng.permutation(len(labels))[:images_per_client]
+                examples = (images[chosen], labels[chosen])
                 client_data.append(
-                    client_element(space, images, labels, tier.architecture, client, np.zeros(2))
+                    client_element(space, *examples, tier.architecture, client, np.zeros(2))
                 )
-            found.append(
-                calibrate_federated(
+            calibrated.append(
+                await calibrate_federated_async(
                     trained.supernet,
                     tier.architecture,
                     trained.preprocessing,
@@ -57,7 +59,12 @@ def calibrate_tiers(
                     on_pass=lambda done: on_progress(_pass_line(done)),
                 )
             )
-    return found
+    return calibrated
+
+
+def calibrate_tiers(*arguments, **options) -> list[dict[str, np.ndarray]]:
+    """Calls `calibrate_tiers_async`, and waits until it is done."""
+    return run_blocking(calibrate_tiers_async(*arguments, **options), "calibrate_tiers_async")
 
 
 def _pass_line(done: CalibrationPass) -> str:
@@ -85,10 +92,10 @@ def read_calibration(
       ValueError: If the file is damaged, or belongs to another subnet or supernet.
     """
     mean_squares, metadata = checkpoint.read_tensors(path, "calibration")
-    found = Architecture.from_json(json.dumps(metadata["architecture"]))
-    if found != architecture or metadata["supernet_hash"] != supernet_hash:
+    kept = Architecture.from_json(json.dumps(metadata["architecture"]))
+    if kept != architecture or metadata["supernet_hash"] != supernet_hash:
         raise ValueError(
             f"{str(path)!r}: expected the calibration of {architecture} of this supernet, received "
-            f"that of {found} of supernet {metadata['supernet_hash'][:12]}. Calibrate anew."
+            f"that of {kept} of supernet {metadata['supernet_hash'][:12]}. Calibrate anew."
         )
     return mean_squares

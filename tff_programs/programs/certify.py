@@ -56,11 +56,11 @@ def main(argv: Sequence[str]) -> None:
         subnet = supernet.extract(certificate.metadata.architecture)
         fields["measured"] = measure(path, subnet, preprocessing, with_flex=options.flex)
         print("\n" + certificate_report.measured_table(fields["measured"]))
-    told = f"{path}.certificate.json"
-    write_json(told, fields)
+    certificate_path = f"{path}.certificate.json"
+    write_json(certificate_path, fields)
     failed = [check.name for check in certificate.checks if not check.holds]
     verdict = f"does not hold: {', '.join(failed)}" if failed else "holds"
-    print(f"\n{os.path.basename(path)} {verdict}; {told}")
+    print(f"\n{os.path.basename(path)} {verdict}; {certificate_path}")
     sys.exit(1 if failed else 0)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.data_settings import DataSettings
-from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
@@ -30,8 +29,7 @@ class TrainedSupernet(NamedTuple):
       supernet: The trained supernet.
       weights: Its weights by tensor name.
       information: What was saved with it.
-      dataset: The data set it was trained on.
-      partition: The indices of each client.
+      data: The clients and their data set.
       preprocessing: Normalization of the images in the training.
       data_settings: Which data set and partition these are.
     """
@@ -39,8 +37,7 @@ class TrainedSupernet(NamedTuple):
     supernet: Supernet
     weights: dict[str, np.ndarray]
     information: dict[str, Any]
-    dataset: ImageDataset
-    partition: list[ClientIndices]
+    data: FederatedDataset
     preprocessing: Preprocessing
     data_settings: DataSettings
 
@@ -67,13 +64,18 @@ def load_trained(
         image_shape=supernet.space.image_shape,
     )
     settings = dataclasses.replace(settings, **(data_changes or {}))
-    dataset, partition = settings.load()
+    data = settings.load()
+    if len(data.class_names) != supernet.space.classes:
+        raise ValueError(
+            f"{os.fspath(path)!r}: expected data of the supernet's {supernet.space.classes} "
+            f"classes, received {data.name} of {len(data.class_names)}. Give the data set of the "
+            "training."
+        )
     return TrainedSupernet(
         supernet=supernet,
         weights=supernet.values_by_name(),
         information=information,
-        dataset=dataset,
-        partition=partition,
+        data=data,
         preprocessing=preprocessing_of(information, path),
         data_settings=settings,
     )

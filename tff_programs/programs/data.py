@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.partition import ClientIndices, label_counts
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import replace_file
 from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
@@ -35,13 +34,14 @@ def main(argv: Sequence[str]) -> None:
     options, arguments = parse_flags(define_flags, argv)
     if arguments:
         raise ValueError(f"Expected flags alone, received {arguments}.")
-    dataset, clients = data_settings_from_flags(options).load()
-    counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
-    print(describe(dataset, clients, _partition_name(options)))
+    data = data_settings_from_flags(options).load()
+    print(describe(data, _partition_name(options)))
     if options.plot is not None:
-        title = f"{dataset.name}, {_partition_name(options)}"
+        title = f"{data.name}, {_partition_name(options)}"
         try:
-            save_png(plot_partition(counts, dataset.class_names, title), Path(options.plot))
+            save_png(
+                plot_partition(data.label_counts(), data.class_names, title), Path(options.plot)
+            )
         except OSError as error:
             raise OSError(f"--plot={options.plot}: {error}") from error
         print(f"plot                {options.plot}")
@@ -56,22 +56,21 @@ def _partition_name(options: ProgramFlags) -> str:
     return f"{options.partition} partition, {details[options.partition]}seed {options.seed}"
 
 
-def describe(dataset: ImageDataset, clients: Sequence[ClientIndices], partition_name: str) -> str:
+def describe(data: FederatedDataset, partition_name: str) -> str:
     """Makes the table that the program prints.
 
     Args:
-      dataset: The data set.
-      clients: The indices of each client.
+      data: The clients and their data set.
       partition_name: How it was divided, in words.
 
     Returns:
       Lines of text.
     """
-    counts = label_counts(clients, dataset.train_labels, len(dataset.class_names))
-    height, width, channels = dataset.train_images.shape[1:]
+    counts, dataset = data.label_counts(), data.dataset
+    height, width, channels = data.image_shape
     rows = {
         "train examples": counts.sum(axis=1),
-        "test examples": np.array([len(client.test) for client in clients]),
+        "test examples": np.array(data.test_sizes),
         "classes": (counts > 0).sum(axis=1),
     }
     lines = [
@@ -80,7 +79,7 @@ def describe(dataset: ImageDataset, clients: Sequence[ClientIndices], partition_
         f"train / test        {len(dataset.train_labels):,} / {len(dataset.test_labels):,} "
         "examples",
         f"partition           {partition_name}",
-        f"clients             {len(clients):,}",
+        f"clients             {len(data):,}",
         f"  of each client    {'min':>8}{'median':>8}{'max':>8}",
     ]
     for name, values in rows.items():

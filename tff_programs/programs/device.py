@@ -131,19 +131,16 @@ def _examples(options: ProgramFlags, trainer: DeviceTrainer) -> Examples:
         if clash:
             raise ValueError(f"--data is instead of --{clash[0]}. Leave one of them out.")
         return read_examples(options.data, trainer.metadata, options.test_share, options.seed)
-    dataset, clients = data_settings_from_flags(options, trainer.metadata.space.image_shape).load()
-    if options.client >= len(clients):
+    data = data_settings_from_flags(options, trainer.metadata.space.image_shape).load()
+    if options.client >= len(data):
         raise ValueError(
-            f"Expected --client from 0 to {len(clients) - 1}, received {options.client}. Choose "
+            f"Expected --client from 0 to {len(data) - 1}, received {options.client}. Choose "
             "one of them, or more --clients."
         )
-    own = clients[options.client]
     return Examples(
-        f"client {options.client} of {dataset.name}",
-        dataset.train_images[own.train],
-        dataset.train_labels[own.train],
-        dataset.test_images[own.test],
-        dataset.test_labels[own.test],
+        f"client {options.client} of {data.name}",
+        *data.train_examples(options.client),
+        *data.test_examples(options.client),
     )
 
 

@@ -8,7 +8,6 @@ like the clients'.
 """
 
 import os
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,26 +15,30 @@ import numpy as np
 from fedsup_tf.files.atomic_write import check_output_file, check_output_folder
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.search.costs import architecture_cost
-from tff_programs.programs.calibration_files import calibrate_tiers, read_calibration
+from fedsup_tf.space import SearchSpace
+from tff_programs.programs.calibration_files import read_calibration
 from tff_programs.programs.checkpoint import (
     TrainedSupernet,
-    device_training,
     name_architectures,
 )
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.subnet_export import (
+    TRAINABLE,
+    SubnetFiles,
+    export_subnets,
+    subnet_paths,
+)
 from tff_programs.reports import report
 from tff_programs.reports.inference_report import inference_table
-from tff_programs.simulation.tiers import Tier
-from tflite.export.export import BatchSizes, Origin, export_tflite
-from tflite.export.quantize import PRECISIONS, export_inference
+from tflite.export.export import BatchSizes
+from tflite.export.quantize import PRECISIONS
 
 _DEFAULTS = BatchSizes()
-# Streams of random numbers: which images.
-_REPRESENTATIVE, _TEST = 7, 8
-_REPRESENTATIVE_IMAGES = 200
+# Stream of random numbers: which test images.
+_TEST = 8
 _TEST_IMAGES = 2000
 
 
@@ -81,85 +84,54 @@ def main(argv: Sequence[str]) -> None:
     tiers = name_architectures(
         entries, trained.supernet.space, trained.information, trained.data_settings.seed
     )
-    supernet_hash = fingerprint(trained.weights)
+    mean_squares = None
     if options.calibration:
         (tier,) = tiers
-        found = [read_calibration(options.calibration, tier.architecture, supernet_hash)]
-    else:
-        found = calibrate_tiers(trained, tiers, options.images_per_client, print_line)
-    origin = Origin(
-        space=trained.supernet.space,
-        supernet_hash=supernet_hash,
-        round=trained.information["round"],
-        class_names=trained.dataset.class_names,
+        supernet_hash = fingerprint(trained.weights)
+        kept = read_calibration(options.calibration, tier.architecture, supernet_hash)
+        mean_squares = {tier: kept}
+    exported = export_subnets(
+        trained,
+        subnet_paths(tiers, options.out) if options.all_tiers else {tiers[0]: options.out},
+        mean_squares=mean_squares,
+        images_per_client=options.images_per_client,
+        batch_sizes=BatchSizes(
+            options.train_batch_size, options.evaluate_batch_size, options.infer_batch_size
+        ),
+        precisions=options.quantize,
+        with_train_head=options.train_head,
+        on_progress=print_line,
     )
-    training = device_training(trained.information)
-    batch_sizes = BatchSizes(
-        options.train_batch_size, options.evaluate_batch_size, options.infer_batch_size
-    )
-    tables = []
     rows = [("subnet", "file", "parameters", "MACs", "bytes", "x weights", "seconds")]
-    for tier, mean_squares in zip(tiers, found, strict=True):
-        path = (
-            os.path.join(options.out, f"{tier.name}.tflite") if options.all_tiers else options.out
-        )
-        start = time.monotonic()
-        subnet = trained.supernet.extract(tier.architecture)
-        export_tflite(
-            path,
-            subnet,
-            mean_squares,
-            trained.preprocessing,
-            training,
-            origin,
-            batch_sizes,
-            with_train_head=options.train_head,
-        )
-        rows.append(_row(trained.supernet.space, tier, path, time.monotonic() - start))
-        if options.quantize:
-            parts = (subnet, mean_squares, trained.preprocessing, origin)
-            tables.append(f"\n{tier.name}: {_export_inference(options, path, parts, trained)}")
-    print(report.format_table(rows), *tables, sep="\n")
+    rows += [_row(trained.supernet.space, files) for files in exported]
+    print(report.format_table(rows))
+    if options.quantize:
+        for files in exported:
+            print(f"\n{files.tier.name}: {_inference(options, files, trained)}")
 
 
-def _export_inference(
-    options: ProgramFlags, path: str, parts: tuple, trained: TrainedSupernet
-) -> str:
-    """Writes the files that only infer beside `path`, and returns the table of all."""
-    representative = _representative(trained)
-    paths = {"float32, trains": path}
-    for precision in options.quantize:
-        paths[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
-        export_inference(
-            paths[precision], *parts, precision, options.infer_batch_size, representative
-        )
-    dataset = trained.dataset
+def _inference(options: ProgramFlags, files: SubnetFiles, trained: TrainedSupernet) -> str:
+    """Returns the table of a subnet's files: time, size and accuracy of each."""
+    dataset = trained.data.dataset
     rng = np.random.default_rng([trained.data_settings.seed, _TEST])
     chosen = rng.permutation(len(dataset.test_labels))[:_TEST_IMAGES]
-    table = inference_table(paths, dataset.test_images[chosen], dataset.test_labels[chosen])
+    table = inference_table(files.paths, dataset.test_images[chosen], dataset.test_labels[chosen])
     return (
         f"inference of {options.infer_batch_size} at once on 1 thread, accuracy on {len(chosen):,} "
         f"test images\n{table}"
     )
 
 
-def _representative(trained: TrainedSupernet) -> np.ndarray:
-    """As many training images of each client."""
-    rng = np.random.default_rng([trained.data_settings.seed, _REPRESENTATIVE])
-    each = -(-_REPRESENTATIVE_IMAGES // len(trained.partition))
-    chosen = [rng.permutation(indices.train)[:each] for indices in trained.partition]
-    return trained.dataset.train_images[np.concatenate(chosen)]
-
-
-def _row(space, tier: Tier, path: str, seconds: float) -> tuple[str, ...]:
-    cost = architecture_cost(space, tier.architecture)
+def _row(space: SearchSpace, files: SubnetFiles) -> tuple[str, ...]:
+    path = files.paths[TRAINABLE]
+    cost = architecture_cost(space, files.tier.architecture)
     size = os.path.getsize(path)
     return (
-        tier.name,
+        files.tier.name,
         path,
         f"{cost.parameters:,}",
         f"{cost.macs:,}",
         f"{size:,}",
         f"{size / (4 * cost.parameters):.2f}",
-        f"{seconds:.1f}",
+        f"{files.seconds:.1f}",
     )

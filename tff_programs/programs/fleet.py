@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     )
     fleet = Fleet(trained, options.out, settings, on_progress=print_line)
     print(
-        f"fleet of {len(trained.partition)} clients, {options.clients_per_round} a round, from "
+        f"fleet of {len(trained.data)} clients, {options.clients_per_round} a round, from "
         f"round {trained.information['round']} of {arguments[0]}",
         flush=True,
     )
@@ -90,7 +90,7 @@ def _run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
         aggregation=fleet.aggregation,
         weighting=fleet.weighting,
     )
-    source = ClientData(trained.dataset, trained.partition, fleet.assignment)
+    source = ClientData(trained.data, fleet.assignment)
 
     async def run():
         state = await tff.program.materialize_value(process.initialize())

@@ -1,5 +1,6 @@
 """A fleet: a server that exports and merges, and clients that are processes of their own."""
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import os
@@ -80,7 +81,7 @@ class Fleet:
         self.assignment = Assignment(
             space=space,
             tiers=trained_tiers(trained.information),
-            clients=len(trained.partition),
+            clients=len(trained.data),
             clients_per_round=settings.clients_per_round,
             seed=trained.data_settings.seed if settings.seed is None else settings.seed,
         )
@@ -126,6 +127,10 @@ class Fleet:
             self._tell_accuracies("before")
             for number in range(1, self._settings.rounds + 1):
                 self.run_round(number)
+
+    async def run_async(self) -> None:
+        """Runs `run` beside a running event loop, in a thread of its own."""
+        await asyncio.to_thread(self.run)
 
     def run_round(self, number: int) -> None:
         """Runs one round, counted from 1; nothing if it was run before."""
@@ -176,7 +181,7 @@ class Fleet:
     def accuracies(self, supernet: Supernet) -> dict[str, float]:
         """Test accuracy of each tier's subnet."""
         weights = supernet.values_by_name()
-        dataset = self.trained.dataset
+        dataset = self.trained.data.dataset
         return {
             tier.name: self._accuracy(
                 weights,
@@ -190,9 +195,9 @@ class Fleet:
 
     def _tell_accuracies(self, label: str, seconds: float | None = None) -> None:
         shares = self.accuracies(self.supernet)
-        told = "  ".join(f"{name} {100 * share:.1f}" for name, share in shares.items())
+        shown = "  ".join(f"{name} {100 * share:.1f}" for name, share in shares.items())
         took = "" if seconds is None else f" | {seconds:.0f} s"
-        self._on_progress(f"{label}{took} | accuracy % {told}")
+        self._on_progress(f"{label}{took} | accuracy % {shown}")
 
     def plan(self, number: int) -> RoundPlan:
         """Who takes part in a round; not the rounds that the training had."""
@@ -204,13 +209,13 @@ class Fleet:
         number = self._information["round"]
         tiers = [tier for tier in self.assignment.tiers if tier.architecture in plan.architectures]
         new = [tier for tier in tiers if tier.architecture not in self._templates]
-        found = (
+        mean_squares = (
             calibrate_tiers(trained, new, _IMAGES_OF_CALIBRATION, on_progress=self._on_progress)
             if new
             else []
         )
-        calibrated = dict(zip((tier.architecture for tier in new), found, strict=True))
-        origin = Origin(trained.supernet.space, supernet_hash, number, trained.dataset.class_names)
+        calibrated = dict(zip((tier.architecture for tier in new), mean_squares, strict=True))
+        origin = Origin(trained.supernet.space, supernet_hash, number, trained.data.class_names)
         models = {}
         for tier in tiers:
             architecture = tier.architecture
@@ -238,14 +243,11 @@ class Fleet:
         """Runs one client's process, and returns the path of its update."""
         own = os.path.join(folder, f"client_{client:04d}")
         os.makedirs(own, exist_ok=True)
-        dataset, indices = self.trained.dataset, self.trained.partition[client]
+        train = self.trained.data.train_examples(client)
+        test = self.trained.data.test_examples(client)
         examples = os.path.join(own, "examples.npz")
-        arrays = {
-            "images": dataset.train_images[indices.train],
-            "labels": dataset.train_labels[indices.train],
-            "test_images": dataset.test_images[indices.test],
-            "test_labels": dataset.test_labels[indices.test],
-        }
+        names = ("images", "labels", "test_images", "test_labels")
+        arrays = dict(zip(names, (*train, *test), strict=True))
         replace_file(examples, lambda temporary: np.savez(temporary, **arrays))
         command = [
             *(sys.executable, "-c", "from tff_programs.programs.cli import main; main()"),
@@ -263,7 +265,7 @@ class Fleet:
         if done.returncode:
             raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
         scores = read_scores(os.path.join(own, SCORES_FILE))
-        gain = gain_line(scores["before"], scores["after"], len(indices.test))
+        gain = gain_line(scores["before"], scores["after"], len(test[1]))
         self._on_progress(f"  client {client}, {os.path.basename(model)}: {gain}")
         return os.path.join(own, "update.safetensors")
 

@@ -105,10 +105,10 @@ def main(argv: Sequence[str]) -> None:
         "limits": None if options.trusted else dataclasses.asdict(_LIMITS),
         **merged.to_fields(),
     }
-    told = f"{os.path.splitext(options.out)[0]}.merge.json"
-    write_json(told, fields)
+    report_path = f"{os.path.splitext(options.out)[0]}.merge.json"
+    write_json(report_path, fields)
     print(_table(merged))
-    print(f"\nRound {number}: {options.out}, {told}")
+    print(f"\nRound {number}: {options.out}, {report_path}")
 
 
 def _files(arguments: list[str]) -> list[str]:

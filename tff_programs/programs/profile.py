@@ -79,14 +79,16 @@ def main(argv: Sequence[str]) -> None:
         for item in measured:
             if isinstance(item, Part):
                 latency, place = profile.parts[item], f"part {_place(profile.parts, item)}/{total}"
-                told = " ".join(f"{k} {v}" for k, v in item._asdict().items() if k in _shown(item))
+                description = " ".join(
+                    f"{k} {v}" for k, v in item._asdict().items() if k in _shown(item)
+                )
             else:
                 latency = profile.subnets[item]
                 place = f"subnet {_place(profile.subnets, item)}/{subnets}"
-                told = str(item)
+                description = str(item)
             print(
                 f"{time.monotonic() - start:4.0f} s | {place} | infer {latency.infer_ms:.3f} ms, "
-                f"train {latency.train_ms:.2f} ms | {told}",
+                f"train {latency.train_ms:.2f} ms | {description}",
                 flush=True,
             )
 

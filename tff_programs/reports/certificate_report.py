@@ -16,12 +16,12 @@ def checks_table(certificate: Certificate, examples: str) -> str:
         rows.append((check.name, "yes" if check.holds else "NO", *map(_number, numbers)))
     lines = report.format_table(rows).splitlines()
     notes = ["", "", *(check.note for check in certificate.checks)]
-    told = [f"{line}  {note}".rstrip() for line, note in zip(_even(lines), notes, strict=True)]
+    lines = [f"{line}  {note}".rstrip() for line, note in zip(_even(lines), notes, strict=True)]
     head = (
         f"{metadata.architecture}, {metadata.parameters:,} parameters, supernet of round "
         f"{metadata.round}; examples: {examples}\n"
     )
-    return head + "\n".join(told)
+    return head + "\n".join(lines)
 
 
 def measured_table(measured: Mapping[str, Any]) -> str:
@@ -34,8 +34,8 @@ def measured_table(measured: Mapping[str, Any]) -> str:
     memory = [("engine", "", "baseline", "peak", "of training", "library")]
     for entry in measured["memory"]:
         sizes = ("baseline_bytes", "peak_bytes", "training_bytes", "runtime_bytes")
-        told = (report.format_bytes(entry[name]) if entry.get(name) else "-" for name in sizes)
-        memory.append((entry["engine"], entry.get("error", ""), *told))
+        cells = (report.format_bytes(entry[name]) if entry.get(name) else "-" for name in sizes)
+        memory.append((entry["engine"], entry.get("error", ""), *cells))
     sizes = [
         f"{name} file {report.format_bytes(count)}" for name, count in measured["files"].items()
     ]

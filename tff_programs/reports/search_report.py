@@ -50,11 +50,11 @@ class Scored(NamedTuple):
 
 def describe_limits(budget: Budget) -> str:
     """The budget in words."""
-    told = []
+    limits = []
     for cost, limit in budget.limits.items():
         name, unit, size = _SHOWN[cost]
-        told.append(f"{name} <= {limit / size:,.6g} {unit}")
-    return ", ".join(told) or "no limit"
+        limits.append(f"{name} <= {limit / size:,.6g} {unit}")
+    return ", ".join(limits) or "no limit"
 
 
 def progress_lines() -> Callable[[Generation], str]:
@@ -167,13 +167,13 @@ def _write_fronts(path, evolution: SearchResult, drawn: SearchResult, names) -> 
         writer = csv.writer(file)
         writer.writerow(["accuracy", *names, "fronts", "found_by", "architecture"])
         for one in points:
-            found = [name for name, all_of in found_by.items() if one.architecture in all_of]
+            finders = [name for name, all_of in found_by.items() if one.architecture in all_of]
             writer.writerow(
                 [
                     f"{one.accuracy:.6f}",
                     *(one.costs[name] for name in names),
                     " ".join(on_front[one.architecture]),
-                    " ".join(found),
+                    " ".join(finders),
                     one.architecture.to_json(),
                 ]
             )

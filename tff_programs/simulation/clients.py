@@ -1,17 +1,15 @@
-"""Simulated clients: a `tff.program.FederatedDataSource` over a partition of a data set."""
+"""Simulated clients: a `tff.program.FederatedDataSource` over a federated data set."""
 
 import functools
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.search.costs import count_macs
 from fedsup_tf.space import SearchSpace
 from tff_programs.execution.streaming import DeferredData
@@ -49,21 +47,33 @@ class ClientData(tff.program.FederatedDataSource):
 
     def __init__(
         self,
-        dataset: ImageDataset,
-        partition: Sequence[ClientIndices],
+        data: FederatedDataset,
         assignment: Assignment,
         architecture: Architecture | None = None,
     ):
-        """Makes the source of the clients of `partition`, who train as `assignment` plans.
+        """Makes the source of the clients of `data`, who train as `assignment` plans.
 
         Args:
-          dataset: Where examples come from.
-          partition: Each client's examples.
+          data: The clients and their examples.
           assignment: Who trains what in a round.
           architecture: What all clients train instead, if they do.
         """
-        self.dataset = dataset
-        self.partition = partition
+        if len(data) != assignment.clients:
+            raise ValueError(
+                f"Expected the assignment to be of the data set's {len(data)} clients, received "
+                f"one of {assignment.clients}."
+            )
+        if len(data.class_names) != assignment.space.classes:
+            raise ValueError(
+                f"Expected data of the search space's {assignment.space.classes} classes, received "
+                f"{data.name} of {len(data.class_names)}. Make the space with `classes`."
+            )
+        if data.image_shape != tuple(assignment.space.image_shape):
+            raise ValueError(
+                f"Expected images of the search space's shape {assignment.space.image_shape}, "
+                f"received {data.name} of {data.image_shape}. Load the data set with `image_shape`."
+            )
+        self.data = data
         self.assignment = assignment
         self.architecture = architecture
 
@@ -84,7 +94,7 @@ class ClientData(tff.program.FederatedDataSource):
                 client_cost(
                     self.assignment.space,
                     self.architecture or architecture,
-                    len(self.partition[client].train),
+                    self.data.train_sizes[client],
                 ),
             )
             for client, architecture, seed in zip(
@@ -93,15 +103,8 @@ class ClientData(tff.program.FederatedDataSource):
         ]
 
     def _element(self, client, architecture, seed):
-        indices = self.partition[client].train
-        return client_element(
-            self.assignment.space,
-            self.dataset.train_images[indices],
-            self.dataset.train_labels[indices],
-            architecture,
-            client,
-            seed,
-        )
+        examples = self.data.train_examples(client)
+        return client_element(self.assignment.space, *examples, architecture, client, seed)
 
 
 class ClientDataIterator(tff.program.FederatedDataSourceIterator):

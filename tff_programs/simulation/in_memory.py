@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.partition import ClientIndices
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.supernet import Supernet
 from tff_programs.blocking import run_blocking
 from tff_programs.simulation.clients import ClientData
@@ -81,8 +80,7 @@ def simulate(*arguments, **options) -> Simulation:
 def client_accuracies(
     accuracy: Callable,
     weights: Mapping[str, np.ndarray],
-    dataset: ImageDataset,
-    partition: Sequence[ClientIndices],
+    data: FederatedDataset,
     architectures: Sequence[Architecture],
     batch_size: int,
 ) -> list[float]:
@@ -93,20 +91,13 @@ def client_accuracies(
     Args:
       accuracy: As `accuracy.build_accuracy` returns it.
       weights: The supernet's, by tensor name.
-      dataset: The data set.
-      partition: The indices of each client.
+      data: The clients and their examples.
       architectures: The net of each client.
       batch_size: Images normalized together.
     """
     return [
-        accuracy(
-            weights,
-            architecture,
-            dataset.test_images[indices.test],
-            dataset.test_labels[indices.test],
-            batch_size,
-        )
-        for indices, architecture in zip(partition, architectures, strict=True)
+        accuracy(weights, architecture, *data.test_examples(client), batch_size)
+        for client, architecture in enumerate(architectures)
     ]
 
 

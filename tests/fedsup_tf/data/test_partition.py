@@ -276,8 +276,7 @@ def test_program_prints_a_table_and_draws_a_picture(capsys, tmp_path):
     picture = tmp_path / "clients.png"
     run("--clients=7", "--partition=dirichlet", "--beta=0.5", f"--plot={picture}")
     printed = capsys.readouterr().out
-    _, clients = DataSettings(partition="dirichlet", clients=7, beta=0.5).load()
-    sizes = [len(client.train) for client in clients]
+    sizes = DataSettings(partition="dirichlet", clients=7, beta=0.5).load().train_sizes
     assert f"{min(sizes):>8,}{np.median(sizes):>8g}{max(sizes):>8,}\n" in printed
     assert "1,438 / 359" in printed
     assert "dirichlet partition, beta 0.5, seed 0" in printed

@@ -11,7 +11,7 @@ from updates import SUPERNET, Update, assert_equal, build, cohort, element, over
 
 from tff_programs.aggregators import clipping
 from tff_programs.aggregators.compression import EightBitUpload
-from tff_programs.aggregators.overlap_mean import FloatUpload, OverlapMeanFactory
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, Upload
 from tff_programs.aggregators.padded_overlap_mean import (
     PaddedOverlapMeanFactory,
     secure_overlap_mean,
@@ -209,4 +209,4 @@ def _tensors(update, delta):
 
 def test_an_upload_without_compression_is_the_update():
     update = _tensors(Update(0, SUPERNET.space.smallest()), (np.float32([1]),))
-    assert FloatUpload().decode(FloatUpload().encode(update))[0] is update
+    assert Upload().decode(Upload().encode(update))[0] is update

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from spaces import SPACE
 
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.data.preprocessing import Preprocessing
 from tff_programs.simulation.availability import AvailabilityTrace, diurnal_trace
 from tff_programs.simulation.clients import ClientData, ClientDataIterator
 from tff_programs.simulation.round_clock import SimulatedTime
@@ -134,7 +137,11 @@ def test_an_iterator_that_was_saved_makes_the_same_rounds():
         return 1234.567 * (1 + client / 7)
 
     planned = assignment(30, 8, trace=trace, client_seconds=seconds, over_asked=2)
-    source = ClientData(None, None, planned)
+    images, labels = np.zeros((30, *SPACE.image_shape), np.uint8), np.zeros(30, np.int32)
+    names = tuple(map(str, range(SPACE.classes)))
+    zeros = Preprocessing((0.0,) * SPACE.image_shape[2], (1.0,) * SPACE.image_shape[2])
+    dataset = ImageDataset("zeros", images, labels, images, labels, names, zeros)
+    source = ClientData(FederatedDataset.divide(dataset, "iid", 30), planned)
     source.select = lambda plan: plan
     whole = source.iterator()
     plans = [whole.select() for _ in range(12)]

@@ -82,9 +82,9 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
     )
 
 
-def upload_from_flags(options: ProgramFlags) -> overlap_mean.FloatUpload:
+def upload_from_flags(options: ProgramFlags) -> overlap_mean.Upload:
     """How updates travel."""
-    return EightBitUpload() if options.compression == "8bit" else overlap_mean.FloatUpload()
+    return EightBitUpload() if options.compression == "8bit" else overlap_mean.Upload()
 
 
 def aggregator_from_flags(

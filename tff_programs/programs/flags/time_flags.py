@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.data.partition import ClientIndices
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
@@ -64,7 +63,7 @@ def simulated_time_from_flags(
     options: ProgramFlags,
     space: SearchSpace,
     tiers: Sequence[Tier],
-    partition: Sequence[ClientIndices],
+    examples: Sequence[int],
     training: LocalTraining,
     count_bytes: Callable[[Architecture], tuple[int, int]],
     architecture: Architecture | None,
@@ -76,7 +75,7 @@ def simulated_time_from_flags(
       options: The program's flags.
       space: Where architectures come from.
       tiers: The classes of devices.
-      partition: The indices of each client.
+      examples: Number of each client's training examples.
       training: The clients' hyper-parameters.
       count_bytes: From an architecture to the bytes that its client receives and sends.
       architecture: The one net that all clients train; None where each trains its own.
@@ -88,11 +87,10 @@ def simulated_time_from_flags(
     devices = (
         load_devices(options.devices, tiers) if options.devices else default_devices(space, tiers)
     )
-    examples = tuple(len(indices.train) for indices in partition)
     deadline = math.inf if options.round_deadline is None else options.round_deadline
     return SimulatedTime(
-        DeviceTime(space, devices, training, examples, count_bytes, architecture),
-        _trace_from_flags(options, len(partition), seed),
+        DeviceTime(space, devices, training, tuple(examples), count_bytes, architecture),
+        _trace_from_flags(options, len(examples), seed),
         options.over_asked,
         deadline,
     )

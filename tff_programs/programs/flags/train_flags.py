@@ -154,7 +154,7 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
     )
 
 
-def only_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> Architecture | None:
+def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> Architecture | None:
     """The one net that all clients receive; None where each gets its tier's."""
     if options.algorithm == "e_fedsup":
         return None

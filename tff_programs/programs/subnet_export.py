@@ -1,0 +1,129 @@
+"""Export of a trained supernet's subnets as `.tflite` files, calibrated on its clients' images."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsup_tf.files.checkpoint import fingerprint
+from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet, device_training
+from tff_programs.simulation.tiers import Tier
+from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.export.quantize import PRECISIONS, export_inference
+
+# Name of the file that also trains, among the precisions of those that only infer.
+TRAINABLE = "float32, trains"
+# Stream of random numbers: which images int8 ranges are measured on.
+_REPRESENTATIVE = 7
+_REPRESENTATIVE_IMAGES = 200
+
+
+class SubnetFiles(NamedTuple):
+    """The files of one subnet.
+
+    Attributes:
+      tier: The subnet and its name.
+      paths: Each file's path by precision; `TRAINABLE` is the one that also trains.
+      seconds: How long the export took.
+    """
+
+    tier: Tier
+    paths: Mapping[str, str]
+    seconds: float
+
+
+def export_subnets(
+    trained: TrainedSupernet,
+    paths: Mapping[Tier, str],
+    *,
+    mean_squares: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
+    images_per_client: int = 30,
+    batch_sizes: BatchSizes | None = None,
+    precisions: Sequence[str] = (),
+    with_train_head: bool = False,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> list[SubnetFiles]:
+    """Exports subnets as `.tflite` files that infer and train with the stock runtime.
+
+    Args:
+      trained: The supernet and its clients.
+      paths: The file to write for each subnet.
+      mean_squares: What each subnet's normalizations divide by; by default it is calibrated on
+        clients' images.
+      images_per_client: Images that a client calibrates on.
+      batch_sizes: Images of a step, of an evaluation and of an inference.
+      precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
+      with_train_head: Whether files can train the head and the normalizations alone, too.
+      on_progress: Called with a line of text about each pass of a calibration.
+
+    Returns:
+      The files of each subnet, in the order of `paths`.
+
+    Raises:
+      ValueError: If a precision is unknown.
+    """
+    unknown = [precision for precision in precisions if precision not in PRECISIONS]
+    if unknown:
+        raise ValueError(
+            f"Expected precisions of {', '.join(PRECISIONS)}, received {unknown[0]!r}."
+        )
+    batch_sizes = batch_sizes or BatchSizes()
+    tiers = list(paths)
+    if mean_squares is None:
+        calibrated = calibrate_tiers(trained, tiers, images_per_client, on_progress)
+        mean_squares = dict(zip(tiers, calibrated, strict=True))
+    origin = Origin(
+        space=trained.supernet.space,
+        supernet_hash=fingerprint(trained.weights),
+        round=trained.information["round"],
+        class_names=tuple(trained.information.get("class_names", trained.data.class_names)),
+    )
+    exported = []
+    for tier, path in paths.items():
+        start = time.monotonic()
+        subnet = trained.supernet.extract(tier.architecture)
+        parts = (subnet, mean_squares[tier], trained.preprocessing)
+        export_tflite(
+            path,
+            *parts,
+            device_training(trained.information),
+            origin,
+            batch_sizes,
+            with_train_head=with_train_head,
+        )
+        seconds = time.monotonic() - start
+        written = {TRAINABLE: path}
+        for precision in precisions:
+            written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
+            export_inference(
+                written[precision],
+                *parts,
+                origin,
+                precision,
+                batch_sizes.infer,
+                _representative(trained),
+            )
+        exported.append(SubnetFiles(tier, written, seconds))
+    return exported
+
+
+async def export_subnets_async(*arguments, **options) -> list[SubnetFiles]:
+    """Runs `export_subnets` beside a running event loop, in a thread of its own."""
+    return await asyncio.to_thread(export_subnets, *arguments, **options)
+
+
+def subnet_paths(tiers: Sequence[Tier], folder: str) -> dict[Tier, str]:
+    """Returns the path of each subnet's file in a folder, which goes by the tier's name."""
+    return {tier: os.path.join(folder, f"{tier.name}.tflite") for tier in tiers}
+
+
+def _representative(trained: TrainedSupernet) -> np.ndarray:
+    """Returns training images, as many of each client."""
+    rng = np.random.default_rng([trained.data_settings.seed, _REPRESENTATIVE])
+    each = -(-_REPRESENTATIVE_IMAGES // len(trained.data))
+    chosen = [rng.permutation(client.train)[:each] for client in trained.data.clients]
+    return trained.data.dataset.train_images[np.concatenate(chosen)]
