@@ -8,6 +8,7 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
+from fedsup_tf.files.json_schema import expect_keys, quoted
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.calibration import CalibrationPass, calibrate_federated_async
@@ -91,11 +92,17 @@ def read_calibration(
     Raises:
       ValueError: If the file is damaged, or belongs to another subnet or supernet.
     """
-    mean_squares, metadata = checkpoint.read_tensors(path, "calibration")
-    kept = Architecture.from_json(json.dumps(metadata["architecture"]))
-    if kept != architecture or metadata["supernet_hash"] != supernet_hash:
-        raise ValueError(
-            f"{str(path)!r}: expected the calibration of {architecture} of this supernet, received "
-            f"that of {kept} of supernet {metadata['supernet_hash'][:12]}. Calibrate anew."
-        )
+
+    def check(metadata, forms):
+        del forms
+        names = {"architecture", "supernet_hash"}
+        expect_keys(metadata, names, names, "A calibration")
+        found = Architecture.from_fields(metadata["architecture"])
+        if found != architecture or metadata["supernet_hash"] != supernet_hash:
+            raise ValueError(
+                f"expected the calibration of {architecture} of this supernet, received that of "
+                f"{found} of supernet {quoted(metadata['supernet_hash'])[1:13]}. Calibrate anew."
+            )
+
+    mean_squares, _ = checkpoint.read_tensors(path, "calibration", check)
     return mean_squares

@@ -207,6 +207,30 @@ def test_a_header_longer_than_any_is_not_parsed(tmp_path):
         Supernet.load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({}, "missing are"),
+        ({"architecture": [], "supernet_hash": "a"}, "expected a JSON object, received list"),
+        (
+            {"architecture": {"widths": 5, "depths": [1], "kernels": [3]}, "supernet_hash": "a"},
+            "widths",
+        ),
+        (
+            {"architecture": dataclasses.asdict(SPACE.smallest()), "supernet_hash": 5},
+            "this supernet",
+        ),
+    ],
+)
+def test_a_calibration_that_is_not_one_is_refused_in_words(tmp_path, metadata, told):
+    from tff_programs.programs.calibration_files import read_calibration
+
+    path = tmp_path / "calibration.safetensors"
+    checkpoint.write_tensors(path, "calibration", {"a": np.zeros(2, np.float32)}, metadata)
+    with pytest.raises(InvalidFileError, match=told):
+        read_calibration(path, SPACE.smallest(), "a" * 64)
+
+
 # ------------------------------------------------------------------------------ spaces
 
 
