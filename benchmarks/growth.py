@@ -1,4 +1,4 @@
-"""How a round's time and memory grow with its clients, and with the supernet's width.
+"""Measures the growth of a round's time and memory with its clients and the supernet's width.
 
 `uv run python benchmarks/growth.py` runs each point in a process of its own, so that peaks do not
 mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tiers in turn, 32 images

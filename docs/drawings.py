@@ -124,7 +124,7 @@ def rooms() -> Drawing:
 
 
 def round_data() -> Drawing:
-    """What travels in a round of E-FedSup."""
+    """Draws the data that server and clients exchange in a round of E-FedSup."""
     drawing = Drawing(980, 560, "The data of one round of E-FedSup, between server and clients")
     drawing.text(30, 34, "Server", weight="bold", size=17)
     drawing.text(640, 34, "Client, one of a round", weight="bold", size=17)
@@ -172,7 +172,7 @@ def round_data() -> Drawing:
 
 
 def to_a_phone() -> Drawing:
-    """How a subnet becomes a file, trains on a phone, and comes back."""
+    """Draws the steps from a subnet to a file, to training on a phone and to its merged update."""
     drawing = Drawing(980, 470, "A subnet's way from the supernet to a phone and back")
     drawing.box(
         20, 40, 270, 92, BLUE, "supernet.safetensors", "weights, search space, preprocessing,"

@@ -1,4 +1,4 @@
-"""What is made once for all tests: a TFF worker, a trained supernet."""
+"""Fixtures that are made once for all tests: a TFF worker, a trained supernet."""
 
 import asyncio
 import fcntl

@@ -124,7 +124,7 @@ def build(factory):
 
 
 class Result:
-    """What one round gave: `delta` and `covered` by tensor name, measurements, the next state."""
+    """Result of one round: `delta` and `covered` by tensor name, measurements, the next state."""
 
     def __init__(self, state, mean, measurements):
         self.state = state

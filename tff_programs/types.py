@@ -12,7 +12,7 @@ from fedsup_tf.space import SearchSpace
 
 
 class SubnetUpdate(NamedTuple):
-    """What a client has for the server.
+    """Update of a subnet by one client, for the server.
 
     Attributes:
       delta: Trained minus received weights, one tensor per tensor of the supernet, of the subnet's
@@ -31,7 +31,7 @@ class SubnetUpdate(NamedTuple):
 
 
 class MeanUpdate(NamedTuple):
-    """What the server makes of all clients' updates.
+    """Mean of all clients' updates.
 
     Attributes:
       delta: Mean update of every entry of the supernet, one tensor per tensor.
@@ -43,7 +43,7 @@ class MeanUpdate(NamedTuple):
 
 
 def client_data_type(space: SearchSpace) -> tff.SequenceType:
-    """Type of what a client brings to a round: a sequence of one element.
+    """Returns the type of a client's data of a round: a sequence of one element.
 
     Its fields are `architecture` (the `SearchSpace.index` of the subnet it trains, int32), `client`
     (its number, int32), `seed` (int32 `(2,)`, of its shuffles), `images` (uint8 `(examples, height,

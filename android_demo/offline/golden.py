@@ -1,7 +1,7 @@
-"""What tflite_runtime computes with the app's model; the app's tests hold its engine against that.
+"""Reference results of tflite_runtime with the app's model, for the tests of the app's engine.
 
-Usage: golden.py MODEL.tflite FOLDER. Writes golden.json: examples, and what a Python that trains on
-them gets; and update.safetensors: an update as Python writes it.
+Usage: golden.py MODEL.tflite FOLDER. Writes golden.json: examples, and the results of
+training on them in Python; and update.safetensors: an update as Python writes it.
 """
 
 import json

@@ -33,7 +33,7 @@ ROUND = 4
 
 
 def missing() -> str | None:
-    """What keeps the app's classes from being compiled and run here."""
+    """Returns why the app's classes cannot be compiled and run here; None if they can."""
     for program in ("java", "javac", "aapt2"):
         if not shutil.which(program):
             return f"there is no {program}; android_demo/offline/build.sh fetch installs it"
@@ -65,7 +65,7 @@ class Story:
         self.supernet.save_checkpoint(self.base, {"round": ROUND})
 
     def train(self, examples: np.ndarray) -> Supernet:
-        """A supernet that knows digits, but not well."""
+        """Trains a supernet on digits for a few epochs, so that an update can still improve it."""
         supernet = Supernet(digits_small(), seed=0)
         update = local_update(
             supernet,
@@ -112,7 +112,7 @@ class Story:
 
     @functools.cached_property
     def update(self) -> Path:
-        """What the app writes after it was trained on the writer's digits."""
+        """Returns the update that the app writes after training on the writer's digits."""
         own = self.writer.train
         rows = zip(self.digits.train_labels[own], self.digits.train_images[own], strict=True)
         examples = self.folder / "examples.bin"

@@ -20,7 +20,7 @@ def settings() -> dict[str, str]:
 
 
 def gradle_value(name: str) -> str:
-    """What app/build.gradle sets, as the name of a setting."""
+    """Returns the name of the setting that app/build.gradle gives to `name`."""
     found = re.search(rf"^\s*{name} setting\('(\w+)'\)", read("app/build.gradle"), re.MULTILINE)
     assert found, f"{name} is not taken from gradle.properties"
     return found.group(1)
@@ -123,7 +123,7 @@ def test_offline_build_has_the_folders_that_gradle_has_by_default():
     assert '-A "$build/assets"' in build
     assert "noCompress 'tflite'" in read("app/build.gradle")
     assert "-0 .tflite" in build
-    # A folder that only one of the two builds knows would be code that only one of them has.
+    # A folder that only one of the two builds reads would hold code that only one of them has.
     known = {"main", "test", "main/java", "main/res", "test/java", "test/resources"}
     folders = {
         str(path.relative_to(DEMO / "app/src"))

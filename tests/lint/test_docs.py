@@ -1,4 +1,4 @@
-"""What the pages say exists: linked files, named paths, imported names, laws and their tests."""
+"""Checks that all the pages name exists: linked files, paths, imports, laws and their tests."""
 
 import ast
 import importlib

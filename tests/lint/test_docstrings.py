@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("fedsup_tf", "tflite")
+PACKAGES = ("fedsup_tf", "tflite", "tff_programs")
 POINTING = {"What", "How", "Of", "As", "See", "Those", "Theirs"}
 
 

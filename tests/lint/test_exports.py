@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(program: str) -> str:
-    """What a Python process of its own prints."""
+    """Runs a program in a Python process of its own and returns its output."""
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

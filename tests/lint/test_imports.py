@@ -73,7 +73,7 @@ def room(package: str, name: str) -> str:
 
 
 def files_of(folder: str) -> dict[str, set[str]]:
-    """What each file of a folder imports, by the file's path."""
+    """Returns the modules that each file of a folder imports, by the file's path."""
     files = sorted((ROOT / folder).rglob("*.py"))
     assert files
     return {

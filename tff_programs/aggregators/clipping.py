@@ -110,7 +110,7 @@ class ClippingFactory(_NormFactory):
     verb, participle = "clipping", "clipped"
 
     def change(self, part, norm, bound):
-        """See the base class."""
+        """Scales the tensor down by the bound over the norm."""
         return part * (bound / norm)
 
 
@@ -124,7 +124,7 @@ class ZeroingFactory(_NormFactory):
     verb, participle = "zeroing", "zeroed"
 
     def change(self, part, norm, bound):
-        """See the base class."""
+        """Returns zeros in place of the tensor."""
         return tf.zeros_like(part)
 
 

@@ -12,7 +12,7 @@ _LEVELS = 127
 
 
 class EightBitMessage(NamedTuple):
-    """What a client sends.
+    """Update of a client as it is sent, in 8 bits an entry.
 
     Attributes:
       levels: The update in steps of `steps`, int8, one tensor per tensor of the supernet, of the
@@ -44,11 +44,11 @@ class EightBitUpload(Upload):
     measurements = ("compression_error",)
 
     def encode(self, update):
-        """See the base class."""
+        """Rounds each tensor of the update to 8 bits an entry."""
         seed = tf.stack([update.client, tf.bitcast(update.loss, tf.int32)])
         levels, steps, squares, errors = [], [], [], []
         for number, part in enumerate(update.delta):
-            # Of no entries, the largest is minus infinity.
+            # The largest of no entries is minus infinity.
             step = tf.maximum(tf.reduce_max(tf.abs(part)), 0.0) / _LEVELS
             step = tf.where(tf.reduce_all(tf.math.is_finite(part)), step, math.nan)
             draws = tf.random.stateless_uniform(
@@ -64,7 +64,7 @@ class EightBitUpload(Upload):
         return EightBitMessage(tuple(levels), tf.stack(steps), update._replace(delta=()), error)
 
     def decode(self, message):
-        """See the base class."""
+        """Restores the rounded update; returns it and its relative rounding error."""
         delta = tuple(
             tf.cast(levels, tf.float32) * message.steps[number]
             for number, levels in enumerate(message.levels)

@@ -1,4 +1,4 @@
-"""Aggregation that knows which part of the supernet each client's update covers."""
+"""Aggregation of updates that each cover a part of the supernet."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ DIVISORS = slicing.DIVISORS
 def finite_delta(
     supernet: Supernet, update: SubnetUpdate
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Whether all of an update is finite, and its delta by tensor name: zeros if it is not."""
+    """Returns whether an update is finite, and its delta by tensor name: zeros if it is not."""
     finite = tf.reduce_all(
         [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
         + [tf.math.is_finite(update.loss)]
@@ -71,9 +71,9 @@ class _Accumulator(NamedTuple):
 class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
     """Base of aggregations that take updates in one after the other, padded to the supernet's size.
 
-    Memory does not grow with the number of clients. A subclass says what it sums, and what it makes
-    of the sums. An update with a value that is not finite is left out, as if its client had not
-    answered; the measurements name the client.
+    Memory does not grow with the number of clients. A subclass defines the sums, and how the mean
+    follows from them. An update with a value that is not finite is left out, as if its client had
+    not answered; the measurements name the client.
 
     The created process has the type signature
 
@@ -256,7 +256,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
 
 
 def _number(accumulator):
-    """Of the clients that were taken in."""
+    """Returns the number of clients taken in so far, those that were left out included."""
     return accumulator.clients + tf.size(accumulator.rejected)
 
 
@@ -272,13 +272,13 @@ class OverlapMeanFactory(StreamedOverlapFactory):
     """
 
     def zero(self):
-        """See the base class."""
+        """Returns the totals and the coverage of no clients: zeros."""
         return Overlap(
             *(tuple(parts.values()) for parts in slicing.no_overlap(self.supernet.grids))
         )
 
     def add(self, sums, one, weight, number):
-        """See the base class."""
+        """Adds the totals and the coverage of one client to the sums."""
         del weight, number
         return Overlap(
             *(
@@ -288,6 +288,6 @@ class OverlapMeanFactory(StreamedOverlapFactory):
         )
 
     def finish(self, state, sums, weight):
-        """See the base class."""
+        """Expands the coverage to entries; changes no state and measures nothing."""
         overlap = Overlap(*map(self.supernet.named, sums))
         return state, slicing.by_entry(overlap, self.supernet.grids), weight, OrderedDict()

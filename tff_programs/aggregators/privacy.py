@@ -27,8 +27,8 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
     out would show it in the counts; a client without examples counts like any other.
 
     The noise comes from a seed in the aggregator's state, so that a round that is repeated releases
-    the same noise and not a second draw of it. Whoever knows the seed can subtract the noise: keep
-    the state private.
+    the same noise and not a second draw of it. The seed suffices to subtract the noise: keep the
+    state private.
 
     Type signature: that of `StreamedOverlapFactory`, with S an `OrderedDict` of `seed` (int32
     `(2,)`) and `round` (int32); weights are ignored. The server sees every client's update and is
@@ -70,21 +70,21 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         self._seed = seed
 
     def initial_state(self):
-        """See the base class."""
+        """Returns the seed of the noise and the number of the first round."""
         return OrderedDict(seed=tf.constant(self._seed, tf.int32), round=0)
 
     def prepare(self, delta):
-        """See the base class."""
+        """Clips the update to the clipping norm."""
         norm = tf.linalg.global_norm(list(delta.values()))
         scale = self._clipping_norm / tf.maximum(norm, self._clipping_norm)
         return {name: part * scale for name, part in delta.items()}
 
     def count(self, weight, finite):
-        """See the base class."""
+        """Returns 1 for every client, also for one whose update is not finite."""
         return tf.ones_like(weight)
 
     def finish(self, state, sums, weight):
-        """See the base class."""
+        """Adds Gaussian noise to the total of each covered entry and counts the round."""
         state, overlap, weight, measurements = super().finish(state, sums, weight)
         stddev = self._noise_multiplier * self._clipping_norm
         round_seed = tf.random.experimental.stateless_fold_in(state["seed"], state["round"])
@@ -99,7 +99,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
 
 @dataclasses.dataclass(frozen=True)
 class PrivacyAccount:
-    """What rounds of `PrivateOverlapMeanFactory` cost.
+    """Privacy cost of rounds of `PrivateOverlapMeanFactory`.
 
     Two populations are neighbours if one client holds other examples, as many. Its clipped update
     then moves a sum by up to twice the clipping norm, hence half the noise multiplier.

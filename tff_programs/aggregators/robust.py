@@ -1,4 +1,4 @@
-"""Aggregation that a stated share of poisoned clients cannot steer."""
+"""Aggregation that tolerates a stated share of poisoned clients."""
 
 from collections import OrderedDict
 
@@ -60,8 +60,8 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         self._buckets = buckets
 
     def zero(self):
-        """See the base class."""
-        # And the sum of the weights of each bucket, by which `diluted` divides.
+        """Returns each bucket's totals, coverage and sum of weights: zeros."""
+        # The last tensor is each bucket's sum of weights, by which `diluted` divides.
         sums = (
             tuple(tf.zeros([self._buckets, *part.shape]) for part in parts.values())
             for parts in slicing.no_overlap(self.supernet.grids)
@@ -69,7 +69,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         return (*sums, tf.zeros([self._buckets]))
 
     def add(self, sums, one, weight, number):
-        """See the base class."""
+        """Adds a client's overlap and weight to the bucket that its number gives."""
         bucket = [[number % self._buckets]]
         *overlaps, weights = sums
         added = tuple(
@@ -82,13 +82,13 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         return (*added, tf.tensor_scatter_nd_add(weights, bucket, [weight]))
 
     def merge(self, first, second, number):
-        """See the base class."""
-        # Goes on with the bucket where the first clients ended.
+        """Adds the second sums to the first, their buckets moved on by `number`."""
+        # The second sums' first client belongs to the bucket after the first sums' last client.
         moved = tf.nest.map_structure(lambda part: tf.roll(part, number, 0), second)
         return tf.nest.map_structure(tf.add, first, moved)
 
     def finish(self, state, sums, weight):
-        """See the base class."""
+        """Sets the farthest buckets aside, scales large ones down and sums those left."""
         del weight
         names = list(self.supernet.weight_shapes)
         totals, coverages, weights = sums

@@ -1,6 +1,6 @@
-"""TFF's worker's binary, environment and command line, which tells versions and an identity.
+"""TFF's worker's binary, environment and command line, which states versions and an identity.
 
-TFF's protocol does not say which versions meet, nor whether two addresses lead to one worker. A
+TFF's protocol exchanges no versions and does not show whether two addresses lead to one worker. A
 worker is therefore started under a name (the first word of its command line, which its process can
 read) that says what is installed there and which worker it is.
 """
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 class WorkerDescription(NamedTuple):
-    """What a worker's command line says about it.
+    """Description of a worker, read from its command line.
 
     Attributes:
       versions: Versions by package; None if `arguments` did not make the command line.

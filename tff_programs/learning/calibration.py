@@ -1,4 +1,4 @@
-"""Federated calibration: clients sum what a subnet's normalizations meet, the server freezes it."""
+"""Federated calibration: clients sum a subnet's mean squares, the server freezes their mean."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ _MOST_PASSES = 16
 
 
 class CalibrationPass(NamedTuple):
-    """What is told of a pass over the clients.
+    """Progress of a calibration: one pass over the clients.
 
     Attributes:
       number: From 1.
@@ -99,10 +99,11 @@ async def calibrate_federated_async(
     tolerance: float = 5e-3,
     on_pass: Callable[[CalibrationPass], None] = lambda _: None,
 ) -> dict[str, np.ndarray]:
-    """Mean squares that a subnet meets on the clients' images while it infers with them.
+    """Computes a subnet's mean squares on the clients' images, as they are while it infers.
 
-    The first pass normalizes by batches. Those of a client with few classes are not what the
-    population's are, so that further passes repeat it with what was found, until nothing changes.
+    The first pass normalizes by batches. Those of a client with few classes differ from the
+    population's, so that further passes normalize by the last pass's mean squares, until these no
+    longer change by more than `tolerance`.
 
     Args:
       supernet: The trained supernet.

@@ -1,4 +1,4 @@
-"""How the server's weights reach the clients: each its own subnet, or one net for all."""
+"""Distribution of the server's weights: to each client its own subnet, or one net to all."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from tff_programs.types import client_data_type, tensors_type
 
 
 class Received(NamedTuple):
-    """What a client finds in what it received.
+    """Subnet that a client received.
 
     Attributes:
       weights: The subnet's weights by tensor name.

@@ -160,7 +160,7 @@ def build_candidate_evaluation(
 
 
 class Examples(NamedTuple):
-    """What a client evaluates on.
+    """Images and labels that a client evaluates on.
 
     Attributes:
       images: `(examples, height, width, channels)`, uint8.
@@ -242,11 +242,11 @@ class CandidateEvaluation:
 
 
 def halve_held_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Which held-out images a search may see; the others are kept for its report.
+    """Chooses the held-out images that a search may use; the others are kept for its report.
 
-    A search that is reported on the images it chose by is reported too well. The halves are of
+    The accuracy of a search's choice is too high on the images it chose by. The halves are of
     images, not of clients' shares, since clients of a partition may share test images; each class
-    is halved for itself, so that no half lacks what a client knows.
+    is halved for itself, so that no half lacks a client's classes.
 
     Args:
       labels: `(examples,)`, of the test split.

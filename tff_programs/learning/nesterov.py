@@ -12,7 +12,7 @@ _ACCUMULATOR = "accumulator"
 
 
 class _Nesterov(tff.learning.optimizers.Optimizer):
-    """See `build_nesterov`."""
+    """SGD with Nesterov momentum, as `build_nesterov` describes it."""
 
     def __init__(self, learning_rate: float, momentum: float):
         if not 0 < learning_rate < float("inf"):

@@ -23,7 +23,7 @@ _OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "se
 
 
 class TrainedSupernet(NamedTuple):
-    """What a program that follows a training begins with.
+    """Trained supernet with its data, for the programs that follow a training.
 
     Attributes:
       supernet: The trained supernet.
@@ -105,10 +105,10 @@ def _check_information(information, names: Sequence[str], path) -> None:
 
 
 def device_training(information: dict[str, Any]) -> LocalTraining:
-    """How a device trains a subnet of a supernet: as the clients of its training did.
+    """Returns the hyper-parameters of training on a device: those of the training's clients.
 
     Args:
-      information: What was saved with the supernet; defaults stand for what is not in it.
+      information: What was saved with the supernet; defaults replace what is not in it.
     """
     settings = information.get("settings", {})
     return LocalTraining(**{name: settings[name] for name in _OF_DEVICES if name in settings})
@@ -137,7 +137,7 @@ def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:
 def name_architectures(
     entries: Sequence[str], space: SearchSpace, information: dict[str, Any], seed: int
 ) -> list[Tier]:
-    """Subnets that a person asked for, each with its name.
+    """Returns the subnets that the entries name, each with its name.
 
     Args:
       entries: Each `tiers` (all those of the training), the name of one of them, or what
@@ -145,7 +145,7 @@ def name_architectures(
         bounds of parameters.
       space: The supernet's search space.
       information: What was saved with the supernet.
-      seed: Decides the architecture that stands for bounds.
+      seed: Decides the architecture that is drawn within bounds.
 
     Raises:
       ValueError: If an entry is none of these.
@@ -160,7 +160,7 @@ def name_architectures(
             chosen.append(by_name[entry])
         else:
             chosen += parse_tiers(space, [entry], seed)
-    # What is named twice is wanted once; two that share a name would overwrite each other's files.
+    # A subnet named twice is kept once; two that share a name would overwrite each other's files.
     chosen = list(dict.fromkeys(chosen))
     check_tiers(chosen)
     return chosen

@@ -1,4 +1,4 @@
-"""What programs print: whole lines, at once."""
+"""Printing of whole lines, at once, for all programs."""
 
 
 def print_line(line: object) -> None:

@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"goes on after epoch {done}, from {checkpoint}", flush=True)
 
     def on_epoch(report):
-        # What is on the disk is never behind what was told.
+        # Saved before the line is printed: an epoch that was reported is never lost.
         trainer.save_checkpoint(checkpoint, settings)
         line = device_report.epoch_line(report, options.epochs, len(labels), before.loss)
         print(line, flush=True)
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
         examples=len(labels),
         loss_before=before.loss,
         loss_after=after.loss,
-        # What a person's own folder is called is nobody's business.
+        # The name of a person's own folder is private.
         client=None if options.data else examples.name,
     )
     paths = [os.path.join(options.out, name) for name in ("update.safetensors", "training.png")]
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     title = f"{trainer.metadata.architecture} on {examples.name}"
     device_report.draw_training(paths[1], title, trainer.history, before, after)
     print(device_report.gain_line(before, after, len(examples.test_labels)))
-    # Those of an earlier call may have been of another machine.
+    # Epochs of an earlier call may have run on another machine.
     if history:
         print(device_report.speed_line(history, len(labels)))
     print(", ".join(paths))
@@ -150,7 +150,7 @@ def _scores(trainer, examples: Examples, images, labels) -> Scores:
 
 
 def _settings(options: ProgramFlags, images: np.ndarray, labels: np.ndarray) -> dict:
-    """What must be the same for a run to go on."""
+    """Returns the settings that must be the same for a run to go on."""
     names = ("learning_rate", "seed", "patience", "held_out_share", "head_only")
     examples = fingerprint({"images": images, "labels": labels})
     return {**{name: options[name].value for name in names}, "examples": examples}

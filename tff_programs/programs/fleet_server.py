@@ -31,7 +31,7 @@ _IMAGES_OF_CALIBRATION = 30
 
 @dataclasses.dataclass(frozen=True)
 class FleetSettings:
-    """How a fleet runs.
+    """Settings of a fleet.
 
     Attributes:
       rounds: Number of all rounds.
@@ -200,7 +200,7 @@ class Fleet:
         self._on_progress(f"{label}{took} | accuracy % {shown}")
 
     def plan(self, number: int) -> RoundPlan:
-        """Who takes part in a round; not the rounds that the training had."""
+        """Returns the plan of a round; the fleet's rounds count on from those of the training."""
         return self.assignment.plan(self.trained.information["round"] + number)
 
     def _export(self, folder: str, plan: RoundPlan, supernet_hash: str) -> dict[Architecture, str]:

@@ -23,7 +23,7 @@ _EVOLUTION, _RANDOM, _CLIENTS = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How a search runs.
+    """Settings of a search.
 
     Attributes:
       generations: Generations of the evolution.
@@ -34,7 +34,7 @@ class SearchSettings:
       candidates_per_round: Subnets that a client receives in a round.
       client_batch_size: Images normalized together.
       clients_at_once: Clients computed side by side, a process each; 0 for one a core.
-      seed: Decides the search; which images it may see is decided by the training's seed.
+      seed: Decides the search; which images it may use is decided by the training's seed.
     """
 
     generations: int = 10
@@ -81,7 +81,7 @@ def search_subnets(
       trained: The supernet and its clients.
       budget: The limits.
       costs: The costs that the limits are about.
-      settings: How the search runs.
+      settings: Settings of the search.
       on_progress: Called with a line of text about each generation.
 
     Raises:
@@ -90,9 +90,9 @@ def search_subnets(
     """
     settings = settings or SearchSettings()
     space, data = trained.supernet.space, trained.data
-    # Before any work: is there something to search?
+    # Fails before any work if no subnet is within the budget.
     FeasibleSet(costs, budget)
-    # The halves are those of the training's seed: whoever searches again sees the same images.
+    # The halves are those of the training's seed: another search uses the same images.
     is_for_search = halve_held_out(data.dataset.test_labels, trained.data_settings.seed)
     voters = _draw_clients(settings, len(data))
     search_clients = [Examples(*data.test_examples(client, is_for_search)) for client in voters]

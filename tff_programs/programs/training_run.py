@@ -26,10 +26,10 @@ from tff_programs.simulation.training_loop import RoundReport, train
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """What a run trains.
+    """A federated training with its data, its assignment of clients and its settings.
 
     Attributes:
-      name: What reports call it, such as the algorithm.
+      name: Its name in reports, such as the algorithm.
       process: The federated training, as `build_fedsup_process` makes it.
       data: The clients and their examples.
       assignment: Who trains what in a round.
@@ -69,7 +69,7 @@ class TrainingRun:
 async def train_run_async(
     run: TrainingRun, folder: str, on_progress: Callable[[str], None] = lambda line: None
 ) -> Mapping[str, float]:
-    """Trains a run in the context that is set, from where the folder stands.
+    """Trains a run in the context that is set, from the last round that the folder holds.
 
     Args:
       run: What is trained.
@@ -134,7 +134,7 @@ def run_settings(run: TrainingRun) -> dict[str, Any]:
 
 
 class _Callbacks:
-    """What happens at the start, after a round and at an evaluation."""
+    """Callbacks of the training loop: at the start, after a round and at an evaluation."""
 
     def __init__(self, run: TrainingRun, paths, settings, on_progress):
         self._run = run

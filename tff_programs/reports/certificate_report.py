@@ -1,4 +1,4 @@
-"""How a certificate is shown: the table of its checks and that of its measurements."""
+"""Report of a certificate: the table of its checks and that of its measurements."""
 
 from collections.abc import Mapping
 from typing import Any

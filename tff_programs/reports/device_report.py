@@ -1,4 +1,4 @@
-"""What training on a device shows: a line an epoch, what was gained, a picture of both."""
+"""Report of training on a device: a line an epoch, the gain in accuracy, a picture of both."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,14 +7,14 @@ from fedsup_tf.files.atomic_write import replace_file, write_json
 from fedsup_tf.files.json_schema import parse_json, read_json
 from tflite.device.epoch import EpochReport
 
-# Beside an update: how good the model is for the person before and after.
+# Written beside an update: the model's scores for the person before and after.
 SCORES_FILE = "scores.json"
 _BAR = 20
 _INK, _FAINT, _TRAINED, _HELD_OUT = "#22303c", "#9aa5af", "#3b6fb6", "#e07b39"
 
 
 class Scores(NamedTuple):
-    """How good the model is for one person.
+    """Loss and accuracy of the model for one person.
 
     Attributes:
       loss: Mean on the examples that are trained on.

@@ -1,4 +1,4 @@
-"""What exported files cost and give where they infer: bytes, milliseconds, accuracy."""
+"""Report of the inference of exported files: bytes, milliseconds, accuracy."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a run shows: its progress line, its final table and the picture of its curves."""
+"""Report of a run: its progress line, its final table and the picture of its curves."""
 
 import csv
 import os
@@ -120,7 +120,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """For people: `3.1 MB`."""
+    """Formats a number of bytes with its unit: `3.1 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -129,13 +129,13 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """For people: hours, minutes and seconds, `26:03:09`."""
+    """Formats a time in hours, minutes and seconds: `26:03:09`."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def time_unit(seconds: float) -> tuple[str, float]:
-    """A unit in which that many seconds are a handy number, and its seconds."""
+    """Returns the largest unit of which a time has at least two, and the unit's seconds."""
     units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
     return next(((name, unit) for name, unit in units if seconds >= 2 * unit), ("seconds", 1.0))
 
@@ -205,7 +205,7 @@ def _draw_accuracies(axes, places, rows, tiers, colours):
 
 
 def run_paths(folder: str) -> dict[str, str]:
-    """Where a run keeps its files."""
+    """Returns the paths of a run's files in its folder."""
     names = {
         "settings": "settings.json",
         "metrics": "metrics.csv",

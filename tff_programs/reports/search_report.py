@@ -1,4 +1,4 @@
-"""What a search shows and keeps: its progress, its table, its files, the picture of its front."""
+"""Report of a search: its progress, its table, its files and the picture of its front."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ from tff_programs.reports.report import format_table
 
 _INK, _FAINT = "#22303c", "#9aa5af"
 _EVOLUTION, _RANDOM = "#3b6fb6", "#e07b39"
-# How costs are told: their name, their unit and its size.
+# Names of the costs in reports, their units and the size of a unit.
 _SHOWN = {
     "parameters": ("parameters", "thousand", 1e3),
     "macs": ("MACs", "million", 1e6),
@@ -32,12 +32,12 @@ class Scored(NamedTuple):
     """A line of the results.
 
     Attributes:
-      name: What found it.
+      name: Its label, such as the search that found it.
       architecture: Which subnet.
       costs: Its costs by name.
-      searched: Accuracy on the half of the clients' held-out images that the search saw.
+      searched: Accuracy on the half of the clients' held-out images that the search used.
       reported: Accuracy on the other half.
-      central: Accuracy on the test set's images that the search never saw.
+      central: Accuracy on the test set's images that the search never used.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What simulations show beside each other: curves, what an accuracy cost, clients, availability."""
+"""Comparison of simulations: curves, the cost of an accuracy, clients, availability."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _COLOURS = ("#3b6fb6", "#e07b39", "#3f9b6c", "#c8504f", "#8567b0", "#a0745a")
 
 
 class Spent(NamedTuple):
-    """What a training had spent after each of its rounds, each `(rounds,)`.
+    """Rounds, time and bytes that a training had spent after each round, each `(rounds,)`.
 
     Attributes:
       rounds: Rounds done.

@@ -33,7 +33,7 @@ def client_element(
 
 
 def client_cost(space: SearchSpace, architecture: Architecture, examples: int) -> float:
-    """How long a client's round takes, relative to other clients of the space.
+    """Estimates the time of a client's round, relative to other clients of the space.
 
     Small nets wait more for memory: a step of `fedsup_cifar`'s smallest has an eighth of the
     multiply-accumulates of the largest's, and takes a quarter of its time.
@@ -79,11 +79,11 @@ class ClientData(tff.program.FederatedDataSource):
 
     @property
     def federated_type(self):
-        """See the base class."""
+        """Returns the type of the data that a round's clients bring."""
         return tff.FederatedType(client_data_type(self.assignment.space), tff.CLIENTS)
 
     def iterator(self) -> "ClientDataIterator":
-        """See the base class."""
+        """Returns an iterator that begins with the first round."""
         return ClientDataIterator(self)
 
     def select(self, plan: RoundPlan) -> list[DeferredData]:
@@ -118,17 +118,17 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
 
     @classmethod
     def from_bytes(cls, buffer: bytes) -> "ClientDataIterator":
-        """See the base class; the data set is not in the bytes, set `source` before `select`."""
+        """Restores an iterator without its data set; set `source` before `select`."""
         fields = json.loads(buffer)
         return cls(None, fields["round"], fields.get("clock", 0.0))
 
     def to_bytes(self) -> bytes:
-        """See the base class."""
+        """Serializes the next round's number and the simulated time."""
         return json.dumps({"round": self.round_number, "clock": self.clock}).encode()
 
     @property
     def federated_type(self):
-        """See the base class."""
+        """Returns the type of the data that a round's clients bring."""
         return self.source.federated_type
 
     def plan(self) -> RoundPlan:
@@ -136,7 +136,7 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
         return self.source.assignment.plan(self.round_number, self.clock)
 
     def select(self, k: int | None = None) -> list[DeferredData]:
-        """Data of the next round's clients; how many is the assignment's to say, not `k`'s."""
+        """Returns the data of the next round's clients, as many as the assignment decides."""
         if k not in (None, self.source.assignment.clients_per_round):
             raise ValueError(
                 f"Expected k to be {self.source.assignment.clients_per_round} or None, got {k}."
@@ -144,7 +144,7 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
         return self.follow(self.plan())
 
     def follow(self, plan: RoundPlan) -> list[DeferredData]:
-        """Data of the clients of `plan`, which is the next round's; goes on behind it."""
+        """Returns the data of the clients of `plan`, the next round's, and moves on by a round."""
         self.round_number += 1
         self.clock = plan.end_seconds
         return self.source.select(plan)

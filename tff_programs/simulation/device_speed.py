@@ -1,4 +1,4 @@
-"""How long a device's round takes: its computations by its speed, its bytes by its network."""
+"""Time of a device's round: its computations at its speed, its bytes over its network."""
 
 import collections
 import dataclasses
@@ -29,12 +29,12 @@ _LATENCY_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What a device can do.
+    """Speed of a device and of its network.
 
     Attributes:
       macs_per_second: Multiply-accumulates that it computes in training.
-      down_bytes_per_second: What it receives.
-      up_bytes_per_second: What it sends.
+      down_bytes_per_second: Bytes that it receives.
+      up_bytes_per_second: Bytes that it sends.
       latency_seconds: Spent in each round whatever the net, such as on connections.
     """
 

@@ -15,7 +15,7 @@ from tff_programs.simulation.training_loop import RoundReport, train
 
 
 class Simulation(NamedTuple):
-    """What a training did.
+    """Result of a simulated training.
 
     Attributes:
       metrics: Each round's flat metrics by name, as `training_loop.train` releases them.
@@ -86,7 +86,7 @@ def client_accuracies(
 ) -> list[float]:
     """Each client's share of its own test images that its net gets right.
 
-    Only a simulation knows it; a server learns sums over clients (`evaluation`).
+    Only a simulation can compute it; a server learns sums over clients (`evaluation`).
 
     Args:
       accuracy: As `accuracy.build_accuracy` returns it.

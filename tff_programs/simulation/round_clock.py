@@ -1,4 +1,4 @@
-"""What a round does with time: when it begins, whose updates arrive, when it ends."""
+"""Simulated time of a round: when it begins, whose updates arrive, when it ends."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from tff_programs.simulation.availability import AvailabilityTrace
 
 
 class Outcome(NamedTuple):
-    """How a round went.
+    """Result of a round: whose updates count and when it ended.
 
     Attributes:
       reported: Places, among the clients that trained, of those whose updates count.
@@ -51,19 +51,19 @@ class SimulatedTime:
             raise ValueError(f"Expected a deadline above 0 s, received {self.deadline_seconds}.")
 
     def begin(self, clock: float, asked: int) -> float:
-        """When a round that asks that many clients begins, if the last ended at `clock`."""
+        """Returns when a round that asks so many clients begins, if the last ended at `clock`."""
         return clock if self.trace is None else self.trace.time_with(asked, clock)
 
     def outcome(
         self, begin: float, clients: Sequence[int], seconds: Sequence[float], needed: int
     ) -> Outcome:
-        """Lets a round's clients train.
+        """Computes whose updates arrive in a round, and when it ends.
 
         Args:
           begin: When the round begins.
           clients: Those that answered.
           seconds: What each one's round takes.
-          needed: Number of updates with which the server is content.
+          needed: Number of updates that end the round.
         """
         done, ends = [], [begin]
         for place, (client, duration) in enumerate(zip(clients, seconds, strict=True)):

@@ -233,7 +233,7 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
 
 def answer_of(port, context=None):
-    """What the worker answers to a peer that begins to speak HTTP/2."""
+    """Sends the preface of HTTP/2 to the worker and returns its answer, empty if it refuses."""
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(socket.create_connection(("localhost", port), timeout=30))
         try:

@@ -25,7 +25,7 @@ def train_command(folder, *more):
 
 @pytest.fixture(scope="module")
 def local_weights(tmp_path_factory):
-    """Of a run on this machine alone."""
+    """Weights of a run on this machine alone."""
     folder = tmp_path_factory.mktemp("local") / "run"
     subprocess.run(train_command(folder), check=True, capture_output=True, timeout=200)
     return weights(folder)

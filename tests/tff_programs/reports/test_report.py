@@ -1,4 +1,4 @@
-"""What people read of a run: times, and curves against rounds and against simulated time."""
+"""Tests of a run's reports: times, and curves against rounds and against simulated time."""
 
 import struct
 

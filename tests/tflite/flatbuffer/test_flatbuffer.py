@@ -72,7 +72,7 @@ def finished(models):
 
 
 def run(model, names=None):
-    """What the variables are at first, what calls return, and what the variables are then."""
+    """Returns the variables before some calls, what the calls return, and the variables after."""
     interpreter = runtime.Interpreter(model_content=model)
     interpreter.allocate_tensors()
     read, move = (interpreter.get_signature_runner(name) for name in ("read", "move"))

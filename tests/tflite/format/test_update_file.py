@@ -1,4 +1,4 @@
-"""What a phone sends: read as it was written, and refused in words if anything is wrong with it."""
+"""Tests of update files: read as written, refused with a clear error if anything is wrong."""
 
 import dataclasses
 import functools

@@ -55,7 +55,7 @@ def device_data(number, examples):
 
 
 def train_on_device(number, architecture, examples=12, **changes):
-    """What the phone with that number makes of its subnet, which knows no supernet."""
+    """Trains a subnet as the phone with that number does, and returns its update."""
     subnet = make_supernet().extract(architecture)
     images, labels, seed = device_data(number, examples)
     update = local_update(
@@ -130,7 +130,7 @@ def assert_same_bits(actual, expected):
 
 
 def covered_by(*architectures):
-    """How many of the nets hold each entry of the supernet."""
+    """Counts, for each entry of the supernet, the nets that hold it."""
     counts = {name: np.zeros(value.shape, int) for name, value in BASE.items()}
     for architecture in architectures:
         for name, part in Supernet(SPACE).slices(architecture).items():

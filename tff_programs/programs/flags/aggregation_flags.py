@@ -1,4 +1,4 @@
-"""Flags of `fedsup train` that say what the server makes of the clients' updates."""
+"""Flags of `fedsup train` that decide how the server aggregates the clients' updates."""
 
 import secrets
 
@@ -83,14 +83,14 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
 
 
 def upload_from_flags(options: ProgramFlags) -> overlap_mean.Upload:
-    """How updates travel."""
+    """Returns the encoding of updates that --compression names."""
     return EightBitUpload() if options.compression == "8bit" else overlap_mean.Upload()
 
 
 def aggregator_from_flags(
     options: ProgramFlags, supernet: Supernet, nested: bool
 ) -> tff.aggregators.WeightedAggregationFactory:
-    """What the server makes of updates.
+    """Builds the aggregation of updates that the flags describe.
 
     Args:
       options: The program's flags.
@@ -109,7 +109,7 @@ def aggregator_from_flags(
     }
     if options.noise_multiplier:
         _check_private(options, clipping_norm, zeroing_norm)
-        # The factory clips by itself, and what it clips it does not tell.
+        # The factory clips by itself, and does not release how many updates it clipped.
         factory = PrivateOverlapMeanFactory(
             supernet, clipping_norm, options.noise_multiplier, _noise_seed(options), **shared
         )
@@ -132,7 +132,7 @@ def aggregator_from_flags(
 
 
 def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> PrivacyAccount | None:
-    """The account of a private run; None if it is not private.
+    """Returns the account of a private run; None if it is not private.
 
     Raises:
       ValueError: If all rounds together would cost more than the budget.

@@ -69,11 +69,11 @@ def simulated_time_from_flags(
     architecture: Architecture | None,
     seed: int,
 ) -> SimulatedTime:
-    """What rounds do with simulated time.
+    """Builds the simulated time of rounds from the flags.
 
     Args:
       options: The program's flags.
-      space: Where architectures come from.
+      space: The architectures' search space.
       tiers: The classes of devices.
       examples: Number of each client's training examples.
       training: The clients' hyper-parameters.
@@ -97,7 +97,7 @@ def simulated_time_from_flags(
 
 
 def time_settings(time: SimulatedTime, tiers: Sequence[Tier]) -> dict[str, Any]:
-    """What stands for the flags' files in a run's settings: their content."""
+    """Returns the content of the flags' files for a run's settings, a trace as its SHA-256."""
     digest = None
     if time.trace is not None:
         digest = hashlib.sha256(time.trace.to_json().encode()).hexdigest()

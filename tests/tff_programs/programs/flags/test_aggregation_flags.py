@@ -1,4 +1,4 @@
-"""What `fedsup train` makes of the flags that say how updates are aggregated."""
+"""Tests of the flags of `fedsup train` that decide how updates are aggregated."""
 
 import csv
 
