@@ -92,7 +92,8 @@ def _is_sentence(error: BaseException) -> bool:
 def _sentence(path, expected: str, remedy: str, error: BaseException) -> str:
     name = repr(os.fspath(path))
     if _is_sentence(error):
-        return f"{name}: {_shortened(str(error))}"
+        # A sentence says what to do by itself, unless the reader knows better.
+        return f"{name}: {_shortened(str(error))}{'' if remedy == _REMEDY else ' ' + remedy}"
     reason = _reason(error)
     return f"{name}: expected {expected}, received one that cannot be read ({reason}). {remedy}"
 

@@ -99,7 +99,7 @@ class Profile:
         """
         what = "measurements of a profile that was interrupted"
         with reading(path, what, "Remove the file to begin anew."):
-            fields = parse_json(read_text(path, what), "A profile's measurements")
+            fields = parse_json(read_text(path, what), what.capitalize())
             identity = {name: fields[name] for name in self._identity()}
             parts = {Part(*row[:-2]): Latency(*row[-2:]) for row in fields["parts"]}
             subnets = {

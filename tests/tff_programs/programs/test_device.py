@@ -240,7 +240,7 @@ def test_bad_calls_are_refused_in_words(model_path, tmp_path):
         (tmp_path / "none.tflite", out): "none.tflite",
         (__file__, out): "Export it again",
         (model_path, out, "--client=20"): "--client from 0 to 19, received 20",
-        (model_path, out, "--learning_rate=0"): "learning rate above 0",
+        (model_path, out, "--learning_rate=0"): "expected a finite number above 0, received '0'",
         (model_path, out, "--learning_rate=1e30"): "too large",
         (model_path, out, f"--data={tmp_path}/none"): "found none",
         (model_path, out, f"--data={tmp_path}/empty"): "a subfolder of pictures for each class",
@@ -248,7 +248,7 @@ def test_bad_calls_are_refused_in_words(model_path, tmp_path):
         (model_path, out, "--image_shape=9,9,1"): "received uint8 of shape",
         (model_path, out, "--patience=1", "--held_out_share=0.001"): "enough examples",
         (model_path, out, "--head_only"): "received a file without it",
-        (model_path, out, "--threads=0"): "threads to be a whole number from 1",
+        (model_path, out, "--threads=0"): "--threads=0: 0 is not an integer in the range [1, 1024]",
     }
     for (code, _), told in zip(run(*wrong), wrong.values(), strict=True):
         assert isinstance(code, str), told

@@ -20,10 +20,13 @@ REFUSED = {
     "expected --weighting=uniform, received --weighting=examples": PRIVATE[:2],
     "--noise_multiplier and --poisoned": [*PRIVATE, "--poisoned=0.1"],
     "adaptive --zeroing would tell": [*PRIVATE, "--zeroing=adaptive"],
-    "none, adaptive or a norm such as 1.5, received 'much'": ["--clipping=much"],
+    "none, adaptive or a finite norm above 0 such as 1.5, received 'much'": ["--clipping=much"],
     "finite norm above 0": ["--zeroing=-1"],
-    "share from 0 and below 0.5, received 0.5": ["--poisoned=0.5"],
-    "delta between 0 and 1, received 1.0": [*PRIVATE, "--delta=1"],
+    "a finite number from 0 and below 0.5, received '0.5'": ["--poisoned=0.5"],
+    "a finite number above 0 and below 1, received '1'": [
+        *PRIVATE,
+        "--delta=1",
+    ],
     "The budget holds 0 rounds": [*PRIVATE, "--max_epsilon=1"],
 }
 AGGREGATIONS = {
