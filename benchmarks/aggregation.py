@@ -120,7 +120,7 @@ def cases(poisoned):
 
 def train(factory, weighting, source, rounds, accuracy, tiers):
     """Trains from nothing; returns the simulation."""
-    dataset = source.dataset
+    dataset = source.data.dataset
     process = build_fedsup_process(
         _SPACE,
         LocalTraining(epochs=3, batch_size=16),
