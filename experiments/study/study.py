@@ -79,11 +79,15 @@ def train_cell(cell) -> float:
         "--clients_at_once=1",
         "--random_subnets=0",
     ]
-    if "--algorithm=exclusive" in (FOLDER / "methods" / f"{method}.flags").read_text():
-        measured = exclusive_nets(folder, command)
-    else:
-        run(folder, command)
-        measured = measure(folder)
+    try:
+        if "--algorithm=exclusive" in (FOLDER / "methods" / f"{method}.flags").read_text():
+            measured = exclusive_nets(folder, command)
+        else:
+            run(folder, command)
+            measured = measure(folder)
+    except DivergedError as error:
+        # A result too: the table counts it.
+        measured = {"diverged": str(error)}
     write_json(result_path(*cell), measured)
     shutil.rmtree(folder)
     return time.monotonic() - start
@@ -105,12 +109,18 @@ def exclusive_nets(folder, command) -> dict:
     return {**one, "random": []}
 
 
+class DivergedError(Exception):
+    """A training stopped because it diverged."""
+
+
 def run(folder, arguments) -> None:
     """Runs a program of `fedsup` in a process of its own."""
     command = [os.path.join(os.path.dirname(sys.executable), "fedsup"), *arguments]
     done = subprocess.run(
         [*command, f"--out={folder}"], capture_output=True, text=True, check=False
     )
+    if "The training diverged" in done.stderr:
+        raise DivergedError(done.stderr.strip())
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
 

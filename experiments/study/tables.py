@@ -11,15 +11,19 @@ from fedsup_tf.files.atomic_write import replace_file, write_text
 
 def write_report(results: Path, setting: str) -> None:
     """Writes `SETTING.md` and `SETTING.png` of all results of a setting, if there are any."""
-    cells = defaultdict(lambda: defaultdict(list))
+    cells, diverged = (defaultdict(lambda: defaultdict(list)) for _ in range(2))
     for path in sorted((results / setting).glob("*/*.json")):
         method = path.stem.rpartition("-")[0]
-        cells[path.parent.name][method].append(json.loads(path.read_text(encoding="utf-8")))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        kind = diverged if "diverged" in result else cells
+        kind[path.parent.name][method].append(result)
     if not cells:
         return
     text = [f"# {setting}", ""]
     for partition, methods in sorted(cells.items()):
         text += [f"## {partition}", "", *_table(methods), ""]
+        for method, runs in sorted(diverged[partition].items()):
+            text += [f"{method}: {len(runs)} more that diverged.", ""]
     write_text(results / f"{setting}.md", "\n".join(text))
     _draw(cells, setting, results / f"{setting}.png")
 
