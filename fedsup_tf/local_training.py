@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.validation import check_choice
 from fedsup_tf.ops import ops
 from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.supernet import AnyArchitecture, Supernet
@@ -80,11 +81,7 @@ class LocalTraining:
             if not low <= value <= (float("inf") if high is None else high):
                 limit = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ValueError(f"Local training: expected {field} {limit}, received {value}.")
-        if self.teacher not in TEACHERS:
-            raise ValueError(
-                f"Local training: expected teacher to be one of {', '.join(TEACHERS)}, received "
-                f"{self.teacher!r}."
-            )
+        check_choice(self.teacher, "teacher", TEACHERS, what="Local training")
         for field in ("clip_value", "temperature"):
             if getattr(self, field) == 0:
                 raise ValueError(f"Local training: expected {field} above 0, received 0.")

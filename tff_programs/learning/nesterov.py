@@ -6,6 +6,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedsup_tf.files.validation import check_number
+
 _LEARNING_RATE = tff.learning.optimizers.LEARNING_RATE_KEY
 _MOMENTUM = "momentum"
 _ACCUMULATOR = "accumulator"
@@ -15,10 +17,7 @@ class _Nesterov(tff.learning.optimizers.Optimizer):
     """SGD with Nesterov momentum, as `build_nesterov` describes it."""
 
     def __init__(self, learning_rate: float, momentum: float):
-        if not 0 < learning_rate < float("inf"):
-            raise ValueError(
-                f"Nesterov momentum: expected a finite learning rate above 0, got {learning_rate}."
-            )
+        check_number(learning_rate, "learning_rate", above=0, what="Nesterov momentum")
         if not 0 <= momentum < 1:
             raise ValueError(
                 f"Nesterov momentum: expected a momentum from 0 and below 1, received {momentum}."

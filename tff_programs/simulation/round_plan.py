@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_choice
 from fedsup_tf.search.constraints import sample_within
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.cohorts import COHORTS, cohort_of_pass, random_cohort
@@ -109,10 +110,7 @@ class Assignment:
                 )
             # Refuses a trace in which a round would wait for ever.
             self.time.trace.time_with(self.asked, 0.0)
-        if self.cohorts not in COHORTS:
-            raise ValueError(
-                f"Expected cohorts of {', '.join(COHORTS)}, received {self.cohorts!r}."
-            )
+        check_choice(self.cohorts, "cohorts", COHORTS)
         if not 0 <= self.tier_net_share <= 1:
             raise ValueError(
                 f"Expected a tier_net_share from 0 to 1, received {self.tier_net_share}."
