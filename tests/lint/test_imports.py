@@ -47,7 +47,16 @@ ROOMS = {
         "execution": {CORE},
         "simulation": {CORE, "aggregators", "execution"},
         "reports": {CORE, "aggregators", "execution", "simulation"},
-        "programs": {CORE, "aggregators", "learning", "execution", "simulation", "reports"},
+        "gateway": {CORE, "simulation"},
+        "programs": {
+            CORE,
+            "aggregators",
+            "learning",
+            "execution",
+            "simulation",
+            "reports",
+            "gateway",
+        },
     },
 }
 
