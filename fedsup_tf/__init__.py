@@ -14,6 +14,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "fedsup_tf.data.federated_dataset": ["FederatedDataset"],
         "fedsup_tf.data.partition": ["partition"],
         "fedsup_tf.data.preprocessing": ["Preprocessing"],
+        "fedsup_tf.initial_weights": [
+            "InitialWeights",
+            "load_initial_weights",
+            "take_initial_weights",
+        ],
         "fedsup_tf.local_training": ["LocalTraining", "local_update"],
         "fedsup_tf.search.budget": ["Budget", "CostModel"],
         "fedsup_tf.search.costs": ["architecture_cost", "count_macs", "count_parameters"],

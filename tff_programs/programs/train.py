@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.initial_weights import load_initial_weights
 from fedsup_tf.space import load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import schedule, training_process
@@ -45,7 +46,15 @@ from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
 # Flags that are the run's settings, and those of them that may differ when it is continued.
 _SETTINGS = (define_data_flags, define_train_flags, define_aggregation_flags, define_time_flags)
-_FREE_TO_CHANGE = ("out", "data_dir", "evaluate_every", "random_subnets", "clients_at_once")
+_FREE_TO_CHANGE = (
+    "out",
+    "data_dir",
+    "evaluate_every",
+    "random_subnets",
+    "clients_at_once",
+    # Its content is a setting of the run, see `run_settings`.
+    "initial",
+)
 
 
 def define_flags(define: FlagDefiner) -> None:
@@ -95,6 +104,9 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
     )
     tiers = parse_tiers(space, options.tiers, options.seed) or default_tiers(space, options.seed)
     architecture = fixed_architecture_from_flags(options, space)
+    initial = None
+    if options.initial:
+        initial = load_initial_weights(options.initial, space, data.class_names, options.seed)
     supernet = Supernet(space)
     local_training = local_training_from_flags(options)
     nested = local_training.sandwich > 1
@@ -152,6 +164,7 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         evaluate_every=options.evaluate_every,
         test_batch_size=options.test_batch_size,
         random_subnets=options.random_subnets,
+        initial=initial,
     )
 
 

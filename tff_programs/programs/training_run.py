@@ -12,6 +12,7 @@ import tensorflow_federated as tff
 from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.initial_weights import InitialWeights
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.privacy import PrivacyAccount
 from tff_programs.blocking import run_blocking
@@ -44,6 +45,7 @@ class TrainingRun:
       evaluate_every: Rounds from one evaluation to the next.
       test_batch_size: Images normalized together in a test.
       random_subnets: Number of random subnets whose tenth percentile an evaluation adds.
+      initial: What the supernet takes from another one before the first round.
     """
 
     name: str
@@ -59,6 +61,7 @@ class TrainingRun:
     evaluate_every: int = 10
     test_batch_size: int = 50
     random_subnets: int = 0
+    initial: InitialWeights | None = None
 
     @property
     def title(self) -> str:
@@ -113,6 +116,7 @@ async def train_run_async(
             on_start=callbacks.on_start,
             on_round=callbacks.on_round,
             on_evaluated=callbacks.save,
+            initial_weights=None if run.initial is None else run.initial.values,
         )
         report.draw_curves(paths["metrics"], paths["curves"], run.title, run.assignment.tiers)
         return accuracies
@@ -130,6 +134,9 @@ def run_settings(run: TrainingRun) -> dict[str, Any]:
         "space": run.assignment.space.to_json(),
         "random_streams": RANDOM_STREAMS,
     }
+    if run.initial is not None:
+        # The content counts, wherever the file lies.
+        settings["initial"] = run.initial.source_hash
     return json.loads(json.dumps(settings))
 
 
@@ -152,6 +159,8 @@ class _Callbacks:
             self._on_progress(f"All {done} rounds were done before.")
         elif done:
             self._on_progress(f"Continuing after round {done}.")
+        elif self._run.initial is not None:
+            self._on_progress(str(self._run.initial))
 
     def on_round(self, done: RoundReport) -> None:
         self._on_progress(report.progress_line(done, self._run.rounds, self._run.epochs))

@@ -37,6 +37,7 @@ async def simulate_async(
     evaluate: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]],
     evaluate_every: int,
     on_round: Callable[[RoundReport], None] = lambda report: None,
+    initial_weights: Mapping[str, np.ndarray] | None = None,
 ) -> Simulation:
     """Trains from the first round to the last, in the context that is set.
 
@@ -48,6 +49,8 @@ async def simulate_async(
       evaluate: From the supernet's weights by tensor name to accuracies by name.
       evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
       on_round: Called after each round with its report.
+      initial_weights: Every tensor of the supernet by name, with which the first round begins; by
+        default those of the process.
     """
     names = tuple(Supernet(source.assignment.space).weight_shapes)
     released, latest = tff.program.MemoryReleaseManager(), {}
@@ -68,6 +71,7 @@ async def simulate_async(
         on_start=lambda done: None,
         on_round=on_round,
         on_evaluated=keep,
+        initial_weights=initial_weights,
     )
     return Simulation(tuple(released.values().values()), accuracies, latest)
 

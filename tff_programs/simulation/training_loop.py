@@ -52,6 +52,7 @@ async def train(
     on_start: Callable[[int], None],
     on_round: Callable[[RoundReport], None],
     on_evaluated: Callable[[int, tuple[np.ndarray, ...]], None],
+    initial_weights: Mapping[str, np.ndarray] | None = None,
 ) -> Mapping[str, float]:
     """Trains up to `rounds` rounds, from where the saved program state stands.
 
@@ -71,6 +72,8 @@ async def train(
       on_start: Called with the number of rounds already done.
       on_round: Called after each round with its report.
       on_evaluated: Called after each evaluation with the number of rounds done and the weights.
+      initial_weights: Every tensor of the supernet by name, with which the first round begins, such
+        as `InitialWeights.values`; by default those of the process.
 
     Returns:
       The accuracies after the last round.
@@ -84,6 +87,9 @@ async def train(
     iterator = source.iterator()
     saved, version = await state_manager.load_latest((initial, iterator))
     state = initial
+    if saved is None and initial_weights is not None:
+        given = tff.learning.models.ModelWeights(tuple(initial_weights.values()), ())
+        state = await tff.program.materialize_value(process.set_model_weights(initial, given))
     if saved is not None:
         state, iterator = saved
         iterator.source = source

@@ -31,6 +31,12 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.path(
         "architecture", "largest", "Net of fedavg and exclusive: smallest, largest or a JSON file."
     )
+    define.path(
+        "initial",
+        None,
+        "Supernet of the same search space, with which the first round begins: all weights that "
+        "fit by name and slice. Where the classes are others, the classifier begins at random.",
+    )
     define.integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
     define.integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
     define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
