@@ -32,6 +32,7 @@ from hypothesis import strategies as st
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data import archives
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.space import SearchSpace, Stage, load_space
 from fedsup_tf.supernet import Supernet
@@ -208,7 +209,7 @@ def _write_checkpoint(path: Path) -> None:
     information = {
         "round": 3,
         "settings": {"dataset": "digits", "clients": 6, "learning_rate": 0.1},
-        "preprocessing": "{}",
+        "preprocessing": Preprocessing((1.0,), (2.0,)).to_json(),
         "class_names": ["a", "b", "c"],
         "tiers": [["largest", SPACE.largest().to_json()]],
     }

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import quoted
+from fedsup_tf.space import SearchSpace
 
 
 def _is_count(value) -> bool:
@@ -60,11 +63,12 @@ _SETTINGS = {
 }
 
 
-def check_information(information: Any) -> None:
+def check_information(information: Any, space: SearchSpace) -> None:
     """Raises a ValueError unless the information that came with a supernet can be gone by.
 
     Args:
       information: Any JSON value; fields that no program knows may be anything.
+      space: The supernet's search space.
     """
     if not isinstance(information, dict):
         raise ValueError(
@@ -73,6 +77,21 @@ def check_information(information: Any) -> None:
         )
     _check_types(information, _FIELDS, "A supernet's information")
     _check_types(information.get("settings", {}), _SETTINGS, "A supernet's settings")
+    names = information.get("class_names")
+    if names is not None and len(names) != space.classes:
+        raise ValueError(
+            f"A supernet: expected a class name for each of its {space.classes} classes, received "
+            f"{len(names)} names. Give the names of the data set that it was trained on."
+        )
+    if "preprocessing" in information:
+        channels = len(Preprocessing.from_json(information["preprocessing"]).mean)
+        if channels != space.image_shape[2]:
+            raise ValueError(
+                f"A supernet: expected preprocessing of its images' {space.image_shape[2]} "
+                f"channels, received that of {channels}. Give that of the images it was trained on."
+            )
+    for _, text, *_ in information.get("tiers", []):
+        space.check(Architecture.from_json(text))
 
 
 def _check_types(fields: Mapping[str, Any], known: Mapping[str, tuple], what: str) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -428,24 +428,41 @@ def digits_small(classes: int = 10, **changes: Any) -> SearchSpace:
 PRESETS = {"fedsup_cifar": fedsup_cifar, "digits_small": digits_small}
 
 
-def load_space(name_or_path: str, **changes: Any) -> SearchSpace:
+def load_space(name_or_path: str, **wanted: Any) -> SearchSpace:
     """Returns the preset of that name, or the space in that JSON file.
 
     Args:
       name_or_path: A key of `PRESETS`, or the path of a file in the form of
         `SearchSpace.to_json`.
-      **changes: Fields to replace, such as `classes` or `image_shape`.
+      **wanted: Fields that the space must have, such as `classes` or `image_shape`; None for any.
+        A preset takes them. In a file they replace nothing but what it leaves out.
 
     Raises:
-      ValueError: If it is neither, or the file does not hold a valid space.
+      ValueError: If it is neither, the file does not hold a valid space, or a field of the file is
+        not the wanted one.
     """
+    wanted = {name: value for name, value in wanted.items() if value is not None}
     if name_or_path in PRESETS:
-        return PRESETS[name_or_path](**changes)
+        return PRESETS[name_or_path](**wanted)
     if not os.path.exists(name_or_path) or os.path.isdir(name_or_path):
         raise ValueError(
             f"Expected a search space's name ({', '.join(PRESETS)}) or the path of its JSON file, "
             f"received {name_or_path!r}, which is neither."
         )
-    return dataclasses.replace(
-        read_json(name_or_path, "a search space", SearchSpace.from_json), **changes
-    )
+    return read_json(name_or_path, "a search space", lambda text: _wanted_space(text, wanted))
+
+
+@parsing("A search space")
+def _wanted_space(text: str, wanted: Mapping[str, Any]) -> SearchSpace:
+    """Reads the space in a text, which keeps all that it says itself."""
+    fields = parse_json(text, "A search space")
+    space = SearchSpace.from_fields({**wanted, **fields})
+    for name, value in wanted.items():
+        own = getattr(space, name)
+        if own != (tuple(value) if isinstance(value, list) else value):
+            raise ValueError(
+                f"Search space {space.name!r}: expected {name} {value!r}, received {own!r} in its "
+                "file. A space from a file keeps what it says: change the file, or what it is used "
+                "with."
+            )
+    return space

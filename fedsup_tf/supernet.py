@@ -334,13 +334,17 @@ class Supernet(keras.Model):
 
         Args:
           path: Where to write.
-          information: JSON values to store in the file, such as the round.
+          information: JSON values to store in the file, such as the round. Programs that follow go
+            by `class_names`, `preprocessing` and others, see `fedsup_tf.information`.
 
         Raises:
+          ValueError: If `load_checkpoint` would refuse the information or a weight.
           OSError: If the file cannot be written; what was at `path` before is unchanged.
         """
+        information = dict(information or {})
+        check_information(information, self.space)
         tensors = self.values_by_name()
-        metadata = {"space": self.space.to_json(), "information": dict(information or {})}
+        metadata = {"space": self.space.to_json(), "information": information}
         checkpoint.write_tensors(path, "supernet", tensors, metadata)
 
     @classmethod
@@ -364,8 +368,8 @@ class Supernet(keras.Model):
         def check(metadata, forms):
             nonlocal supernet
             expect_keys(metadata, {"space", "information"}, {"space", "information"}, "A supernet")
-            check_information(metadata["information"])
             own_space = SearchSpace.from_json(metadata["space"])
+            check_information(metadata["information"], own_space)
             if space is not None and own_space != space:
                 raise ValueError(
                     f"it holds a supernet of search space {own_space.name!r}, expected "

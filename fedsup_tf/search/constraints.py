@@ -109,7 +109,29 @@ def sample_within(
     minimum: float,
     maximum: float,
 ) -> Architecture:
-    """Draws an architecture with `minimum <= cost <= maximum`.
+    """Draws an architecture with `minimum <= cost <= maximum`, as `draw_within` does.
+
+    Raises:
+      ValueError: If no architecture of the space meets the bounds.
+    """
+    architecture = draw_within(space, rng, cost, minimum, maximum)
+    if architecture is None:
+        least, greatest = feasible_range(space, cost)
+        raise ValueError(
+            f"No architecture of search space {space.name!r} has {cost} from {minimum:,} to "
+            f"{maximum:,}; they range from {least:,} to {greatest:,}. Widen the bounds."
+        )
+    return architecture
+
+
+def draw_within(
+    space: SearchSpace,
+    rng: np.random.Generator,
+    cost: str,
+    minimum: float,
+    maximum: float,
+) -> Architecture | None:
+    """Draws an architecture with `minimum <= cost <= maximum` if there is one.
 
     Args:
       space: Where to draw from.
@@ -120,26 +142,19 @@ def sample_within(
 
     Returns:
       A uniform draw among those within the bounds, unless they are so rare that 200 uniform draws
-      of the space miss them: then one found by a random walk, which is not uniform.
-
-    Raises:
-      ValueError: If no architecture of the space meets the bounds.
+      of the space miss them: then one found by a random walk, which is not uniform. None if no
+      architecture of the space meets the bounds.
     """
 
     def meets(architecture: Architecture) -> bool:
         return minimum <= getattr(architecture_cost(space, architecture), cost) <= maximum
 
     least, greatest = feasible_range(space, cost)
-    if minimum <= maximum and minimum <= greatest and maximum >= least:
-        # A cost of at least the minimum is a negated cost of at most the negated minimum.
-        bounds = list(zip(_both_remainders(space, cost), (maximum, -minimum), strict=True))
-        architecture = _draw(space, rng, meets, bounds)
-        if architecture is not None:
-            return architecture
-    raise ValueError(
-        f"No architecture of search space {space.name!r} has {cost} from {minimum:,} to "
-        f"{maximum:,}; they range from {least:,} to {greatest:,}. Widen the bounds."
-    )
+    if minimum > maximum or minimum > greatest or maximum < least:
+        return None
+    # A cost of at least the minimum is a negated cost of at most the negated minimum.
+    bounds = list(zip(_both_remainders(space, cost), (maximum, -minimum), strict=True))
+    return _draw(space, rng, meets, bounds)
 
 
 class _Remainders:

@@ -186,11 +186,28 @@ def test_load_space_by_name_with_changes():
     assert load_space("digits_small", image_shape=(16, 16, 1)).image_shape == (16, 16, 1)
 
 
-def test_load_space_from_a_file_with_changes(tmp_path):
+def test_a_space_from_a_file_keeps_what_it_says(tmp_path):
     path = tmp_path / "space.json"
     path.write_text(TINY.to_json())
     assert load_space(str(path)) == TINY
-    assert load_space(str(path), classes=7) == dataclasses.replace(TINY, classes=7)
+    own = {name: getattr(TINY, name) for name in ("classes", "image_shape", "normalization")}
+    assert load_space(str(path), **own) == TINY
+    assert load_space(str(path), classes=None, normalization=None) == TINY
+    for changes in ({"classes": 7}, {"image_shape": (32, 32, 3)}, {"normalization": "group"}):
+        ((name, value),) = changes.items()
+        with pytest.raises(ValueError, match=rf"space\.json.*: expected {name} ") as error:
+            load_space(str(path), **changes)
+        assert repr(value) in str(error.value)
+        assert repr(own[name]) in str(error.value)
+
+
+def test_what_a_space_from_a_file_leaves_out_may_be_wanted(tmp_path):
+    path = tmp_path / "space.json"
+    fields = json.loads(TINY.to_json())
+    del fields["normalization"], fields["classes"]
+    path.write_text(json.dumps(fields))
+    found = load_space(str(path), normalization="parametric", classes=7)
+    assert found == dataclasses.replace(TINY, classes=7)
 
 
 def test_load_space_of_neither_name_nor_file_is_an_error(tmp_path):

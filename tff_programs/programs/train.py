@@ -13,8 +13,9 @@ from typing import Any
 import tensorflow as tf
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.initial_weights import load_initial_weights
-from fedsup_tf.space import load_space
+from fedsup_tf.space import PRESETS, SearchSpace, load_space
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import schedule, training_process
 from tff_programs.learning.message_size import traffic_counter
@@ -95,14 +96,9 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
     Raises:
       ValueError: If flags, or files that they name, do not go together.
     """
-    data = data_settings_from_flags(options).load()
-    space = load_space(
-        options.space,
-        classes=len(data.class_names),
-        image_shape=data.image_shape,
-        normalization=options.normalization,
-    )
-    tiers = parse_tiers(space, options.tiers, options.seed) or default_tiers(space, options.seed)
+    data, space = _data_and_space(options)
+    tiers = parse_tiers(space, options.tiers, options.seed)
+    tiers = tiers or default_tiers(space, options.seed, print_line)
     architecture = fixed_architecture_from_flags(options, space)
     initial = None
     if options.initial:
@@ -157,7 +153,7 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         assignment=assignment,
         rounds=options.rounds,
         count_bytes=count_bytes,
-        settings=_settings(options, time_settings(simulated_time, tiers)),
+        settings=_settings(options, space, time_settings(simulated_time, tiers)),
         architecture=architecture,
         privacy=privacy_from_flags(options, assignment),
         epochs=local_training.epochs,
@@ -168,15 +164,39 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
     )
 
 
+def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpace]:
+    """Loads the data and the space: a preset takes their form, a space's file keeps its own.
+
+    Raises:
+      ValueError: If they do not go together.
+    """
+    shape = None
+    if options.space not in PRESETS:
+        shape = load_space(options.space).image_shape
+        options.prefer("space", over=("image_shape", "normalization"))
+    data = data_settings_from_flags(options, shape).load()
+    space = load_space(
+        options.space,
+        classes=len(data.class_names),
+        image_shape=data.image_shape,
+        normalization=options.normalization,
+    )
+    return data, space
+
+
 def _count_what_travels(count_bytes, architecture: Architecture | None):
     """Counts the bytes of the one net that all clients get, or of each client's own."""
     return count_bytes if architecture is None else lambda _: count_bytes(architecture)
 
 
-def _settings(options: ProgramFlags, of_files: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(
+    options: ProgramFlags, space: SearchSpace, of_files: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the flags with which a run must be continued, and the content of their files."""
     names = [name for define in _SETTINGS for name in ProgramFlags(define)]
     settings = {name: options[name].value for name in names if name not in _FREE_TO_CHANGE}
+    # Whatever said it: runs of earlier versions have it so.
+    settings["normalization"] = space.normalization
     if options.schedule == "constant":
         del settings["rounds"]
     if options.cohort_seed is not None:

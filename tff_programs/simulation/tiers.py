@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.json_schema import read_json
-from fedsup_tf.search.constraints import feasible_range, sample_within
+from fedsup_tf.search.constraints import draw_within, feasible_range, sample_within
 from fedsup_tf.search.costs import Cost, architecture_cost
 from fedsup_tf.space import SearchSpace
 
@@ -44,16 +44,36 @@ class Tier:
         return getattr(architecture_cost(space, architecture), self.cost) <= self.limit
 
 
-def default_tiers(space: SearchSpace, seed: int) -> tuple[Tier, ...]:
-    """Makes four equal tiers: devices for the smallest subnet, two between, for any subnet."""
+def default_tiers(
+    space: SearchSpace, seed: int, on_progress: Callable[[str], None] = lambda line: None
+) -> tuple[Tier, ...]:
+    """Makes up to four equal tiers: devices for the smallest subnet, two between, for any subnet.
+
+    Args:
+      space: Where architectures come from.
+      seed: Decides the architecture of the tiers between.
+      on_progress: Called with a line of text about tiers that a small space cannot fill: where no
+        subnet lies between the bounds of a tier, its clients go to the others.
+    """
     if space.size == 1:
         return (Tier("only", space.smallest()),)
     least, greatest = feasible_range(space, "parameters")
-    between = []
+    ends = [_end_tier(space, end) for end in ("smallest", "largest")]
+    between, missing = [], []
     for name, low, high in (("middle", 0.2, 0.45), ("middle-large", 0.65, 0.9)):
         bounds = tuple(round(least + (greatest - least) * part) for part in (low, high))
-        between.append(_bounded_tier(space, name, "parameters", bounds, 1.0, seed))
-    return (_end_tier(space, "smallest"), *between, _end_tier(space, "largest"))
+        architecture = draw_within(space, _random(seed, bounds), "parameters", *bounds)
+        if architecture in (None, *(end.architecture for end in ends)):
+            missing.append(f"{name!r} ({bounds[0]:,} to {bounds[1]:,} parameters)")
+        else:
+            between.append(Tier(name, architecture, limit=bounds[1]))
+    tiers = (ends[0], *between, ends[1])
+    if missing:
+        on_progress(
+            f"{space.name}: {len(tiers)} device tiers, since no subnet is of the size of "
+            f"{' or '.join(missing)}."
+        )
+    return tiers
 
 
 def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[Tier, ...]:
@@ -136,5 +156,9 @@ def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:
 
 def _bounded_tier(space, name, cost, bounds, share, seed):
     """Makes a tier of devices that carry the upper bound; its subnet lies between the bounds."""
-    rng = np.random.default_rng([seed, TIERS_STREAM, *bounds])
-    return Tier(name, sample_within(space, rng, cost, *bounds), share, bounds[1], cost)
+    architecture = sample_within(space, _random(seed, bounds), cost, *bounds)
+    return Tier(name, architecture, share, bounds[1], cost)
+
+
+def _random(seed, bounds) -> np.random.Generator:
+    return np.random.default_rng([seed, TIERS_STREAM, *bounds])

@@ -45,7 +45,7 @@ class ModelMetadata:
       space: The supernet's search space.
       supernet_hash: `checkpoint.fingerprint` of the supernet's weights it was cut from.
       round: Rounds that the supernet was trained.
-      class_names: A name for each label.
+      class_names: A name for each label, as many as the model has logits.
       preprocessing: Normalization of a uint8 image in the model, the fields of `Preprocessing`.
       training: Hyper-parameters of a step of `train`, the fields of `LocalTraining`.
       batch_sizes: Number of images that a call takes, by signature.
@@ -55,6 +55,9 @@ class ModelMetadata:
       precision: Number format that a file which only infers computes with, one of
         `quantize.PRECISIONS`; such a file has no training and no variables. A file that trains
         computes with float32.
+
+    Raises:
+      ValueError: If there are more or fewer class names than logits.
     """
 
     architecture: Architecture
@@ -69,6 +72,14 @@ class ModelMetadata:
     parameters: int
     macs: int
     precision: str = "float32"
+
+    def __post_init__(self):
+        names, logits = len(self.class_names), self.space.classes
+        if names != logits:
+            raise ValueError(
+                f"{_WHAT}: expected a class name for each of the model's {logits} logits, received "
+                f"{names} names. Export the model again with the names of the supernet's classes."
+            )
 
     def to_json(self) -> str:
         """Returns the metadata as JSON."""

@@ -13,6 +13,7 @@ from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data import archives
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.files.reading import InvalidFileError, parsing, read_bytes, read_text, reading
@@ -153,6 +154,8 @@ def write_supernet(path, tensors=None, metadata=None):
     safetensors.numpy.save_file(tensors, path, {"fedsup-tf": json.dumps(header)})
 
 
+RGB = Preprocessing((1.0,) * 3, (1.0,) * 3).to_json()
+FOREIGN = Architecture((8,) * 3, (1,) * 3, (3,) * 3).to_json()
 BIAS = Supernet(SPACE).values_by_name()["head/bias"]
 
 
@@ -176,6 +179,14 @@ BIAS = Supernet(SPACE).values_by_name()["head/bias"]
         (dict(metadata={"information": {"tiers": [5]}}), "expected tiers as a list"),
         (dict(metadata={"information": {"merged": 5}}), "expected merged as a list"),
         (dict(metadata={"information": {"class_names": "ab"}}), "expected class_names as a list"),
+        (
+            dict(metadata={"information": {"class_names": ["a"]}}),
+            "of its 3 classes, received 1",
+        ),
+        (dict(metadata={"information": {"preprocessing": "{}"}}), "Preprocessing: expected a JSON"),
+        (dict(metadata={"information": {"preprocessing": RGB}}), "1 channels, received that of 3"),
+        (dict(metadata={"information": {"tiers": [["a", "{}"]]}}), "An architecture: expected"),
+        (dict(metadata={"information": {"tiers": [["a", FOREIGN]]}}), "the architecture has 3"),
     ],
 )
 def test_a_supernet_that_is_not_one_is_refused_in_words(tmp_path, parts, told):
@@ -187,6 +198,17 @@ def test_a_supernet_that_is_not_one_is_refused_in_words(tmp_path, parts, told):
         Supernet.load_checkpoint(path)
     assert str(error.value).startswith(f"{str(path)!r}: ")
     assert str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("information", "told"),
+    [({"class_names": ["a"]}, "received 1 names"), ({"round": "1"}, "expected round as a whole")],
+)
+def test_information_that_no_program_could_read_is_not_written(tmp_path, information, told):
+    path = tmp_path / "supernet.safetensors"
+    with pytest.raises(ValueError, match=told):
+        Supernet(SPACE).save_checkpoint(path, information)
+    assert not path.exists()
 
 
 def test_a_supernet_of_values_that_are_not_finite_is_not_written(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedsup_tf.search.costs import count_macs, count_parameters
-from fedsup_tf.space import digits_small
+from fedsup_tf.space import SearchSpace, Stage, digits_small
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier, default_tiers, parse_tiers
 
@@ -161,6 +161,30 @@ def test_tiers_are_read_from_text(tmp_path):
     assert [tier.share for tier in tiers] == [3.0, 1.0, 1.0, 0.5]
     assert tiers[2].architecture == SPACE.smallest()
     assert 20000 <= count_parameters(SPACE, tiers[3].architecture) <= 40000
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [
+        (Stage("a", (16, 32), (1,), (3,), 2), ["smallest", "largest"]),
+        (Stage("a", (16,), (1,), (3, 5), 2), ["smallest", "largest"]),
+        (Stage("a", (16, 17), (1,), (3,), 2), ["smallest", "largest"]),
+        (Stage("a", (16, 20, 32), (1,), (3,), 2), ["smallest", "middle", "largest"]),
+        (Stage("a", (16, 28, 32), (1,), (3,), 2), ["smallest", "middle-large", "largest"]),
+        (Stage("a", (16,), (1,), (3,), 2), ["only"]),
+    ],
+)
+def test_a_small_space_has_fewer_default_tiers_and_says_so(stage, names):
+    space = SearchSpace("t", (8, 8, 1), 10, 8, 1, (stage,))
+    lines = []
+    tiers = default_tiers(space, 0, lines.append)
+    assert [tier.name for tier in tiers] == names
+    assert len({tier.architecture for tier in tiers}) == len(tiers)
+    absent = {"middle", "middle-large"}.difference(names) if len(names) > 1 else set()
+    assert len(lines) == bool(absent)
+    assert all(repr(name) in lines[0] for name in absent)
+    assignment = make(space=space, tiers=tiers, clients=30, clients_per_round=6)
+    assert np.ptp(np.bincount(assignment.tier_of_clients(), minlength=len(tiers))) <= 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from absl import flags
 
@@ -96,6 +96,18 @@ class ProgramFlags(flags.FlagValues):
     def is_typed(self, name: str) -> bool:
         """Whether the flag stands on the command line itself, not in a file that it names."""
         return name in self.__dict__["_typed"]
+
+    def prefer(self, name: str, over: Collection[str]) -> None:
+        """Resets flags that a flag file gives, if one that decides them is on the command line.
+
+        Args:
+          name: The flag that decides; nothing is done if only a file gives it.
+          over: The flags that are reset, but for those that are on the command line as well.
+        """
+        if self.is_typed(name):
+            for other in over:
+                if not self.is_typed(other):
+                    self[other].unparse()
 
 
 class _FlagsOutsideFiles(flags.FlagValues):

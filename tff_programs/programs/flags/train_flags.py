@@ -4,7 +4,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import TEACHERS, LocalTraining
-from fedsup_tf.space import SearchSpace
+from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
 from tff_programs.learning.nesterov import build_nesterov
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
@@ -19,7 +19,13 @@ def define_train_flags(define: FlagDefiner) -> None:
     """Defines the flags of a training that say what clients and the server do."""
     define.output_folder("out", None, "Folder of the run; a run that is there is continued.")
     define.path("space", "digits_small", "Search space: a preset's name or a JSON file.")
-    define.enum("normalization", "parametric", ["parametric", "group"], "The nets' normalization.")
+    define.enum(
+        "normalization",
+        None,
+        NORMALIZATIONS,
+        "The nets' normalization: of a preset parametric by default; that of a space's file cannot "
+        "be changed.",
+    )
     define.enum(
         "algorithm",
         "e_fedsup",

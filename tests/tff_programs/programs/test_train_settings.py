@@ -1,0 +1,83 @@
+"""What a training makes of its flags, without training: its space, its tiers, its data."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tff_programs.programs import train
+from tff_programs.programs.flags.program_flags import parse_flags
+
+SPACE = {
+    "name": "t",
+    "image_shape": [8, 8, 1],
+    "classes": 10,
+    "stem_width": 8,
+    "stem_stride": 1,
+    "stages": [{"name": "a", "widths": [16, 32], "depths": [1], "kernels": [3], "stride": 2}],
+}
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Returns a function from a space's further fields and flags to the run that they are."""
+
+    def plan(fields, *flags, file=()):
+        path = tmp_path / "space.json"
+        path.write_text(json.dumps({**SPACE, **fields}))
+        flag_file = tmp_path / "run.flags"
+        flag_file.write_text("\n".join(file))
+        common = [f"--flagfile={flag_file}", "--clients=4", "--clients_per_round=2", "--redraw"]
+        flags = [flag.replace("SPACE", str(path)) for flag in flags]
+        options, _ = parse_flags(train.define_flags, ["train", *common, *flags])
+        return train.run_from_flags(options)
+
+    return plan
+
+
+def space_of(run):
+    return run.assignment.space
+
+
+def test_a_space_from_a_file_is_trained_as_it_is(planned):
+    run = planned({"normalization": "group"}, "--space=SPACE")
+    assert space_of(run).normalization == "group"
+    assert run.settings["normalization"] == "group"
+    assert space_of(planned({}, "--space=SPACE")).normalization == "parametric"
+    # What the file leaves out is the flag's to say.
+    chosen = planned({}, "--space=SPACE", "--normalization=group")
+    assert space_of(chosen).normalization == "group"
+    assert space_of(planned({}, "--normalization=group")).normalization == "group"
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag", "told"),
+    [
+        ({"normalization": "group"}, "--normalization=parametric", "expected normalization 'para"),
+        ({"classes": 9}, "--dataset=digits", "expected classes 10, received 9"),
+        ({}, "--image_shape=16,16,1", r"expected image_shape \(16, 16, 1\), received \(8, 8, 1\)"),
+    ],
+)
+def test_a_space_from_a_file_is_not_overridden(planned, fields, flag, told):
+    with pytest.raises(ValueError, match=f"space.json.*{told}"):
+        planned(fields, "--space=SPACE", flag)
+
+
+def test_the_data_take_the_shape_of_a_space_from_a_file(planned):
+    run = planned({"image_shape": [12, 10, 3]}, "--space=SPACE")
+    assert run.data.image_shape == (12, 10, 3)
+
+
+def test_a_space_on_the_command_line_replaces_what_a_flag_file_says_of_another(planned):
+    file = ["--normalization=parametric", "--image_shape=16,16,3", "--space=fedsup_cifar"]
+    run = planned({"normalization": "group"}, "--space=SPACE", file=file)
+    assert space_of(run).normalization == "group"
+    assert run.data.image_shape == (8, 8, 1)
+    assert run.settings["image_shape"] is None
+
+
+def test_a_space_without_a_subnet_in_the_middle_has_two_tiers(planned, capsys):
+    run = planned({}, "--space=SPACE")
+    assert [tier.name for tier in run.assignment.tiers] == ["smallest", "largest"]
+    assert np.bincount(run.assignment.tier_of_clients()).tolist() == [2, 2]
+    assert capsys.readouterr().out.count("2 device tiers") == 1
