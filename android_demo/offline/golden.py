@@ -1,4 +1,4 @@
-"""Reference results of tflite_runtime with the app's model, for the tests of the app's engine.
+"""Reference results of Python's runtime with the app's model, for the tests of the app's engine.
 
 Usage: golden.py MODEL.tflite FOLDER. Writes golden.json: examples, and the results of
 training on them in Python; and update.safetensors: an update as Python writes it.
@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 from sklearn import datasets
-from tflite_runtime.interpreter import Interpreter
 
+from tflite.device.interpreter import open_interpreter
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, write_update
@@ -28,7 +28,7 @@ def main(model: str, folder: str) -> None:
     digits = datasets.load_digits()
     images = digits.images[:_EXAMPLES].astype(np.uint8)[..., np.newaxis]
     labels = digits.target[:_EXAMPLES].astype(np.int32)
-    interpreter = Interpreter(model)
+    interpreter = open_interpreter(1, model_path=model)
     # A model may have no train_head.
     names = interpreter.get_signature_list()
     runners = {name: interpreter.get_signature_runner(name) for name in names}

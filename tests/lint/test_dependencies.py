@@ -46,13 +46,16 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 DEPENDENCIES = declared(PROJECT["project"]["dependencies"])
+EXTRAS = declared(
+    [line for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines]
+)
 DEVELOPMENT = declared(PROJECT["dependency-groups"]["dev"])
 
 
 @pytest.mark.parametrize(
     ("folders", "allowed"),
     [
-        (PACKAGES, DEPENDENCIES),
+        (PACKAGES, DEPENDENCIES | EXTRAS),
         (("tests", "benchmarks"), DEPENDENCIES | DEVELOPMENT),
     ],
     ids=["packages", "tests"],
@@ -72,10 +75,10 @@ def test_every_dependency_is_imported():
         for name in third_party_imports(*PACKAGES)
         for distribution in DISTRIBUTIONS.get(name, [])
     }
-    assert not DEPENDENCIES - provided
+    assert not (DEPENDENCIES | EXTRAS) - provided
 
 
 def test_every_dependency_has_one_version():
     constraints = PROJECT["tool"]["uv"]["constraint-dependencies"]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in constraints)
-    assert (DEPENDENCIES | DEVELOPMENT) <= declared(constraints)
+    assert (DEPENDENCIES | EXTRAS | DEVELOPMENT) <= declared(constraints)

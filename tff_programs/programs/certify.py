@@ -1,10 +1,11 @@
 """fedsup certify FILE.tflite --supernet=CHECKPOINT: holds an exported model against its subnet.
 
-What the stock runtime computes from the file is compared with what TensorFlow computes from the
-checkpoint: inference, every weight after each training step, save and restore, threads. --measure
-adds time, memory and size beside TensorFlow's; --flex compares with the usual export, whose
-training needs the Flex delegate, and takes some minutes. FILE.certificate.json holds it all. The
-exit code is 0 if every check holds, else 1.
+What each installed runtime (tflite_runtime, ai_edge_litert, TensorFlow's own interpreter) computes
+from the file is compared with what TensorFlow's operations compute from the checkpoint: inference,
+every weight after each training step, save and restore, threads. --measure adds time, memory and
+size beside TensorFlow's; --flex compares with the usual export, whose training needs the Flex
+delegate, and takes some minutes. FILE.certificate.json holds it all. The exit code is 0 if every
+check holds, else 1.
 """
 
 import os
@@ -32,6 +33,12 @@ def define_flags(define: FlagDefiner) -> None:
     define_data_flags(define)
     define.path("supernet", None, "The checkpoint that the file was exported from.")
     define.integer("steps", 10, "Training steps that are compared.", lower_bound=1)
+    define.list(
+        "runtimes",
+        [],
+        "Runtimes that compute the file: tflite_runtime, ai_edge_litert, tensorflow; by default "
+        "all that are installed.",
+    )
     define.bool("measure", False, "Measures time, memory and size too.")
     define.bool("flex", False, "Measures the usual export with the Flex delegate too.")
 
@@ -49,7 +56,15 @@ def main(argv: Sequence[str]) -> None:
     supernet, information = Supernet.load_checkpoint(options.supernet)
     preprocessing = preprocessing_of(information, options.supernet)
     images, labels, name = _examples(options, supernet, information)
-    certificate = certify_tflite(path, supernet, preprocessing, images, labels, options.steps)
+    certificate = certify_tflite(
+        path,
+        supernet,
+        preprocessing,
+        images,
+        labels,
+        options.steps,
+        runtimes=options.runtimes,
+    )
     print(certificate_report.checks_table(certificate, name), flush=True)
     fields = {**certificate.to_fields(), "examples": name}
     if options.measure or options.flex:
@@ -58,7 +73,11 @@ def main(argv: Sequence[str]) -> None:
         print("\n" + certificate_report.measured_table(fields["measured"]))
     certificate_path = f"{path}.certificate.json"
     write_json(certificate_path, fields)
-    failed = [check.name for check in certificate.checks if not check.holds]
+    failed = [
+        f"{check.name} ({check.runtime})" if check.runtime else check.name
+        for check in certificate.checks
+        if not check.holds
+    ]
     verdict = f"does not hold: {', '.join(failed)}" if failed else "holds"
     print(f"\n{os.path.basename(path)} {verdict}; {certificate_path}")
     sys.exit(1 if failed else 0)

@@ -52,6 +52,12 @@ def define_flags(define: FlagDefiner) -> None:
         False,
         "Open the model without trying it in a process of its own first; for files made here.",
     )
+    define.string(
+        "runtime",
+        None,
+        "Package of the runtime: tflite_runtime, ai_edge_litert or tensorflow; by default that of "
+        "the environment variable FEDSUP_RUNTIME, else the first that is installed.",
+    )
     define.bool("head_only", False, "Trains the classifier and the normalizations alone.")
     define.integer(
         "threads",
@@ -69,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"Expected the model's .tflite file, received {arguments}.")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
-    trainer = DeviceTrainer(arguments[0], options.threads, options.trusted)
+    trainer = DeviceTrainer(arguments[0], options.threads, options.trusted, options.runtime)
     examples = _examples(options, trainer)
     kept = np.arange(len(examples.labels))
     held_out = None

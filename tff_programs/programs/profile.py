@@ -3,7 +3,6 @@
 Each part of a space's subnets (the stem, each choice of each stage, the head) is timed on this
 machine in the stock runtime, for inference and for a step of training. `fedsup search
 --latency_table` then knows the latency of any subnet as a sum. The table says how far its sums are
-from collections.abc import Sequence
 from whole subnets: the smallest, the largest and some drawn at random. A run that was killed goes
 on when it is called again. Times are the shortest of many turns, and on one thread the processor's
 own, so that the machine may do other things meanwhile, but the less the better.

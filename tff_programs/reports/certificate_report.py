@@ -10,16 +10,24 @@ from tflite.certify.certify import Certificate
 def checks_table(certificate: Certificate, examples: str) -> str:
     """A line about the file and one about each check, notes below."""
     metadata = certificate.metadata
-    rows = [("check", "holds", "absolute", "relative", "tolerance")]
+    rows = [("runtime", "check", "holds", "absolute", "relative", "tolerance")]
     for check in certificate.checks:
         numbers = (check.absolute, check.relative, check.tolerance)
-        rows.append((check.name, "yes" if check.holds else "NO", *map(_number, numbers)))
+        rows.append(
+            (
+                check.runtime or "-",
+                check.name,
+                "yes" if check.holds else "NO",
+                *map(_number, numbers),
+            )
+        )
     lines = report.format_table(rows).splitlines()
     notes = ["", "", *(check.note for check in certificate.checks)]
     lines = [f"{line}  {note}".rstrip() for line, note in zip(_even(lines), notes, strict=True)]
+    runtimes = ", ".join(" ".join(pair) for pair in certificate.runtimes.items())
     head = (
         f"{metadata.architecture}, {metadata.parameters:,} parameters, supernet of round "
-        f"{metadata.round}; examples: {examples}\n"
+        f"{metadata.round}; examples: {examples}; runtimes: {runtimes or 'none'}\n"
     )
     return head + "\n".join(lines)
 

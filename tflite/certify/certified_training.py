@@ -5,8 +5,7 @@ With these few comparisons resolved as in the exported model, the weights after 
 single roundings, also after ten steps; with the reference's own comparisons they drift to 1e-3.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -38,14 +37,22 @@ class TrainingChecks:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        open_model: Callable[[], UncheckedModel],
         metadata: ModelMetadata,
         reference: Reference,
         images: np.ndarray,
         labels: np.ndarray,
     ):
-        """Prepares the checks; the arguments are those of `certify_tflite`."""
-        self._open = lambda: UncheckedModel(path)
+        """Prepares the checks.
+
+        Args:
+          open_model: Opens the file anew in the runtime whose training is checked.
+          metadata: Metadata of the file.
+          reference: The subnet in TensorFlow.
+          images: `(examples, height, width, channels)`, uint8; steps go around them.
+          labels: `(examples,)`, whole numbers.
+        """
+        self._open = open_model
         self._reference = reference
         self._images, self._labels = images, labels
         self._size = metadata.batch_sizes["train"]

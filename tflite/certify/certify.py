@@ -1,13 +1,14 @@
 """Certifies an exported `.tflite` against the Keras subnet that it was exported from.
 
-The stock runtime computes the file; TensorFlow's own operations and gradients compute the subnet
-from the supernet's weights (`reference`). Each check reports its largest difference and its
-tolerance.
+Each runtime that is installed computes the file; TensorFlow's own operations and gradients compute
+the subnet from the supernet's weights (`reference`). Each check reports its largest difference and
+its tolerance.
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from fedsup_tf.supernet import Supernet
 from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
 from tflite.certify.checks import Check, UncheckedModel, compare
 from tflite.certify.reference import Reference
+from tflite.device.runtime import choose_runtime, installed_runtimes, runtime_version
 from tflite.device.trainer import DeviceTrainer
 from tflite.flatbuffer import flatbuffer
 from tflite.format.metadata import ModelMetadata, read_metadata
@@ -31,6 +33,8 @@ from tflite.format.metadata import ModelMetadata, read_metadata
 # Relative to the largest logit: some hundred roundings, one for each addition of a long sum.
 _INFER_TOLERANCE = 2e-5
 _THREADS = (2, 4)
+# Opens the file anew in one runtime; takes `threads`.
+_OpenModel = Callable[..., UncheckedModel]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Certificate:
       metadata: Metadata of the file.
       file_bytes: Size of the file.
       operators: Number of occurrences of each operator.
-      checks: The checks.
+      checks: The checks: those of the file itself, then those of each runtime.
+      runtimes: Versions of the runtimes that computed the file, by name.
     """
 
     path: str
@@ -50,6 +55,7 @@ class Certificate:
     file_bytes: int
     operators: Mapping[str, int]
     checks: Sequence[Check]
+    runtimes: Mapping[str, str]
 
     @property
     def holds(self) -> bool:
@@ -70,6 +76,7 @@ class Certificate:
             "file_bytes": self.file_bytes,
             "batch_sizes": dict(metadata.batch_sizes),
             "operators": dict(self.operators),
+            "runtimes": dict(self.runtimes),
             "checks": [check._asdict() for check in self.checks],
         }
 
@@ -82,6 +89,7 @@ def certify_tflite(
     labels: np.ndarray,
     steps: int = 10,
     training: LocalTraining | None = None,
+    runtimes: Sequence[str] | None = None,
 ) -> Certificate:
     """Checks that a file computes and trains as its subnet does in TensorFlow.
 
@@ -93,13 +101,16 @@ def certify_tflite(
       labels: `(examples,)`, whole numbers.
       steps: Number of training steps to compare, from 1.
       training: Hyper-parameters of a step; by default those of the file.
+      runtimes: Names of the runtimes that compute the file; by default all that are installed.
 
     Returns:
       The certificate, whether all checks hold or not.
 
     Raises:
-      ValueError: If the file is damaged, is not an exported model, or has another supernet.
+      ValueError: If the file is damaged, is not an exported model, or has another supernet, or a
+        runtime is not installed.
     """
+    runtimes = [choose_runtime(name) for name in dict.fromkeys(runtimes or installed_runtimes())]
     steps = check_whole_number(steps, "steps", 1, advice="Give 10.")
     path = os.fspath(path)
     metadata = read_metadata(path)
@@ -111,18 +122,25 @@ def certify_tflite(
     foreign = sorted(name for name in operators if name.startswith("custom:"))
     summary = f"{sum(operators.values())} operators of {len(operators)} kinds"
     checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or summary)]
+    versions = {}
     if not foreign:
-        trainer = DeviceTrainer(path)
         subnet = supernet.extract(metadata.architecture)
         training = training or LocalTraining(**metadata.training)
         labels = np.asarray(labels, np.int32)
-        checks += _check_file(path, len(model), metadata, subnet, preprocessing)
-        checks += _check_inference(path, metadata, subnet, preprocessing, images, labels)
+        checks += _check_file(len(model), metadata, subnet, preprocessing)
         reference = Reference(subnet, preprocessing, training)
-        checks += TrainingChecks(path, metadata, reference, images, labels).run(steps)
-        checks += _check_state(path, trainer, images, labels)
-        checks += _check_threads(path, images, labels)
-    return Certificate(path, metadata, len(model), operators, checks)
+        for runtime in runtimes:
+            versions[runtime] = runtime_version(runtime)
+            open_model = functools.partial(UncheckedModel, path, runtime=runtime)
+            found = [
+                _check_weights(open_model, subnet),
+                *_check_inference(open_model, metadata, subnet, preprocessing, images, labels),
+                *TrainingChecks(open_model, metadata, reference, images, labels).run(steps),
+                *_check_state(open_model, DeviceTrainer(path, runtime=runtime), images, labels),
+                *_check_threads(open_model, images, labels),
+            ]
+            checks += [check._replace(runtime=runtime) for check in found]
+    return Certificate(path, metadata, len(model), operators, checks, versions)
 
 
 def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> None:
@@ -137,41 +155,39 @@ def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> Non
 
 
 def _check_file(
-    path: str,
-    file_bytes: int,
-    metadata: ModelMetadata,
-    subnet: Supernet,
-    preprocessing: Preprocessing,
+    file_bytes: int, metadata: ModelMetadata, subnet: Supernet, preprocessing: Preprocessing
 ) -> list[Check]:
-    fresh = UncheckedModel(path).state()
-    weights = subnet.values_by_name()
-    is_same = fresh.keys() >= weights.keys() and all(
-        fresh[name].tobytes() == value.tobytes() for name, value in weights.items()
-    )
-    note = f"{len(weights)} tensors, bit for bit"
-    compared = compare("fresh weights", weights, fresh, 0.0, note)
     ours = {name: list(getattr(preprocessing, name)) for name in ("mean", "standard_deviation")}
     theirs = {name: list(metadata.preprocessing[name]) for name in ours}
     limit = int(FILE_BYTES_PER_PARAMETER * metadata.parameters) + FILE_OVERHEAD_BYTES
     cost = architecture_cost(subnet.space, subnet.architecture)
     are_equal = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
     return [
-        compared._replace(holds=is_same),
         Check("preprocessing", ours == theirs, note=f"mean {theirs['mean']}"),
         Check("costs told", are_equal, note=f"{cost.parameters:,} parameters, {cost.macs:,} MACs"),
         Check("file size", file_bytes <= limit, note=f"{file_bytes:,} of at most {limit:,} bytes"),
     ]
 
 
+def _check_weights(open_model: _OpenModel, subnet: Supernet) -> Check:
+    fresh = open_model().state()
+    weights = subnet.values_by_name()
+    is_same = fresh.keys() >= weights.keys() and all(
+        fresh[name].tobytes() == value.tobytes() for name, value in weights.items()
+    )
+    note = f"{len(weights)} tensors, bit for bit"
+    return compare("fresh weights", weights, fresh, 0.0, note)._replace(holds=is_same)
+
+
 def _check_inference(
-    path: str,
+    open_model: _OpenModel,
     metadata: ModelMetadata,
     subnet: Supernet,
     preprocessing: Preprocessing,
     images: np.ndarray,
     labels: np.ndarray,
 ) -> list[Check]:
-    exported = UncheckedModel(path)
+    exported = open_model()
     state = exported.state()
     frozen = {name: tf.constant(state[name]) for name in state if name not in subnet.weight_shapes}
     weights = {name: tf.convert_to_tensor(v) for name, v in subnet.weights_by_name().items()}
@@ -216,13 +232,13 @@ def _check_inference(
 
 
 def _check_state(
-    path: str, trainer: DeviceTrainer, images: np.ndarray, labels: np.ndarray
+    open_model: _OpenModel, trainer: DeviceTrainer, images: np.ndarray, labels: np.ndarray
 ) -> list[Check]:
-    exported = UncheckedModel(path)
+    exported = open_model()
     for _ in range(2):
         exported.train(images, labels, LEARNING_RATE)
     state, logits = exported.state(), exported.infer(images[:4])
-    other = UncheckedModel(path)
+    other = open_model()
     other.restore(state)
     expected = {**state, "logits": logits}
     found = {**other.state(), "logits": other.infer(images[:4])}
@@ -246,11 +262,11 @@ def _check_state(
     ]
 
 
-def _check_threads(path: str, images: np.ndarray, labels: np.ndarray) -> list[Check]:
+def _check_threads(open_model: _OpenModel, images: np.ndarray, labels: np.ndarray) -> list[Check]:
     checks = []
     results = {}
     for threads in (1, *_THREADS):
-        exported = UncheckedModel(path, threads)
+        exported = open_model(threads=threads)
         logits = exported.infer(images[:8])
         exported.train(images, labels, LEARNING_RATE)
         results[threads] = {"logits": logits, **exported.state()}

@@ -19,6 +19,7 @@ class Check(NamedTuple):
       relative: Largest absolute difference over the largest expected value.
       tolerance: Largest absolute difference with which the check holds.
       note: Details, for people.
+      runtime: Name of the runtime that computed it; empty if none did.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Check(NamedTuple):
     relative: float | None = None
     tolerance: float | None = None
     note: str = ""
+    runtime: str = ""
 
 
 def compare(

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import tflite_runtime.interpreter as runtime
+from tflite.device.runtime import interpreter_class
 
 
-def open_interpreter(threads: int, **source: Any) -> runtime.Interpreter:
+def open_interpreter(threads: int, runtime: str | None = None, **source: Any) -> Any:
     """Opens an interpreter with XNNPACK, the delegate of fast kernels.
 
     The runtime has two thread pools, that of the delegate and that of the matrix products, and
@@ -15,16 +15,23 @@ def open_interpreter(threads: int, **source: Any) -> runtime.Interpreter:
 
     Args:
       threads: Number of threads of the matrix products, from 1.
+      runtime: Name of the runtime; by default that of `choose_runtime`.
       **source: `model_path` or `model_content`.
+
+    Returns:
+      The runtime's `Interpreter`.
+
+    Raises:
+      ValueError: If that runtime is not installed, or the runtime refuses the model.
     """
-    interpreter = runtime.Interpreter(**source, num_threads=1)
+    interpreter = interpreter_class(runtime)(**source, num_threads=1)
     # The runtime applies its delegate here; getting a signature alone does not.
     interpreter.allocate_tensors()
     set_threads(interpreter, threads)
     return interpreter
 
 
-def set_threads(interpreter: runtime.Interpreter, threads: int) -> None:
+def set_threads(interpreter: Any, threads: int) -> None:
     """Sets the number of threads of the matrix products of an opened model."""
     # The Python class calls this setter before the delegate is applied only.
     interpreter._interpreter.SetNumThreads(threads)

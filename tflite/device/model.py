@@ -1,6 +1,7 @@
 """Runs an exported `.tflite` in the stock runtime: signatures as methods with checked arguments.
 
-Like everything that runs on a device it needs tflite_runtime and NumPy, but no TensorFlow.
+Like everything that runs on a device it needs one of the runtimes of `tflite.device.runtime` and
+NumPy, but no TensorFlow.
 """
 
 import os
@@ -23,7 +24,13 @@ class DeviceModel:
       set_threads: Sets the number of threads of the matrix products.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 1, trusted: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        threads: int = 1,
+        trusted: bool = False,
+        runtime: str | None = None,
+    ):
         """Opens a model.
 
         Args:
@@ -31,12 +38,15 @@ class DeviceModel:
           threads: Number of threads of the runtime's matrix products, from 1.
           trusted: Whether the file is opened without trying it in a child process first, for files
             that were made on this machine.
+          runtime: Name of the runtime, such as `ai_edge_litert`; by default that of
+            `choose_runtime`.
 
         Raises:
-          ValueError: If the file is missing, damaged or was not written by `export_tflite`.
+          ValueError: If the file is missing, damaged or was not written by `export_tflite`, or
+            the runtime is not installed.
         """
         self._path = str(path)
-        self.metadata, self._run, self.set_threads = open_model(path, threads, trusted)
+        self.metadata, self._run, self.set_threads = open_model(path, threads, trusted, runtime)
         names = self.metadata.variables
         self.weight_names = tuple(name for name in names if not name.endswith(MEAN_SQUARE))
         self.can_train_head = signatures.TRAIN_HEAD in self._run

@@ -3,21 +3,22 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.space import MEAN_SQUARE
 from tflite.device.interpreter import open_interpreter, set_threads
 from tflite.device.probe import try_in_child
+from tflite.device.runtime import choose_runtime
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata, read_metadata
 
 _OPTIONAL = {signatures.TRAIN_HEAD}
 
-Runners = Mapping[str, runtime.SignatureRunner]
+# The runtime's `SignatureRunner` of each signature.
+Runners = Mapping[str, Callable[..., Mapping[str, Any]]]
 
 
 class OpenedModel(NamedTuple):
@@ -34,19 +35,24 @@ class OpenedModel(NamedTuple):
     set_threads: Callable[[int], None]
 
 
-def open_model(path: str | os.PathLike, threads: int, trusted: bool = False) -> OpenedModel:
+def open_model(
+    path: str | os.PathLike, threads: int, trusted: bool = False, runtime: str | None = None
+) -> OpenedModel:
     """Opens a model.
 
     Args:
       path: A file that `export_tflite` wrote.
       threads: Number of threads of the matrix products, from 1.
       trusted: Whether the file is opened without trying it in a child process first.
+      runtime: Name of the runtime; by default that of `choose_runtime`.
 
     Raises:
       ValueError: If the file is missing, damaged or was not written by `export_tflite`, or its
-        signatures are not those that its metadata describe, or it ends the process that runs it.
+        signatures are not those that its metadata describe, or it ends the process that runs it;
+        or if the runtime is not installed.
     """
     threads = check_whole_number(threads, "threads", 1, advice="Give 1.")
+    runtime = choose_runtime(runtime)
     metadata = read_metadata(path)
     if not metadata.variables:
         raise ValueError(
@@ -54,9 +60,9 @@ def open_model(path: str | os.PathLike, threads: int, trusted: bool = False) -> 
             f"precision {metadata.precision}. Give the file that fedsup export wrote beside it."
         )
     if not trusted:
-        try_in_child(path)
+        try_in_child(path, runtime)
     try:
-        interpreter = open_interpreter(threads, model_path=str(path))
+        interpreter = open_interpreter(threads, runtime, model_path=str(path))
         names = list(interpreter.get_signature_list())
         runners = {name: interpreter.get_signature_runner(name) for name in names}
     except (ValueError, RuntimeError) as error:

@@ -17,24 +17,25 @@ import numpy as np
 # Far more than opening a model and a step of training take, on a busy machine too.
 _SECONDS = 300
 _MODULE = "tflite.device.probe"
-# Hashes of the files that ended no child of this process.
-_tried: set[str] = set()
+# Hashes of the files that ended no child of this process, with the runtime.
+_tried: set[tuple[str, str]] = set()
 
 
-def try_in_child(path: str | os.PathLike) -> None:
-    """Opens and runs a model in a child process, once for each content of a file.
+def try_in_child(path: str | os.PathLike, runtime: str) -> None:
+    """Opens and runs a model in a child process, once for each content of a file and runtime.
 
     Args:
       path: The `.tflite` file.
+      runtime: Name of the runtime, one that is installed.
 
     Raises:
       ValueError: If the child was ended, or did not end by itself.
     """
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest in _tried:
+    if (digest, runtime) in _tried:
         return
-    command = [sys.executable, "-m", _MODULE, os.path.abspath(path)]
+    command = [sys.executable, "-m", _MODULE, os.path.abspath(path), runtime]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         child = subprocess.run(
@@ -51,7 +52,7 @@ def try_in_child(path: str | os.PathLike) -> None:
     # Errors that Python raised in the child are raised again, in words, where the file is opened.
     if child.returncode < 0:
         raise _refused(path, f"one that ended a process by signal {-child.returncode}")
-    _tried.add(digest)
+    _tried.add((digest, runtime))
 
 
 def _refused(path, received: str) -> ValueError:
@@ -61,8 +62,8 @@ def _refused(path, received: str) -> ValueError:
     )
 
 
-def main(path: str) -> None:
-    """Opens a model in the stock runtime and runs each of its signatures once on zeros."""
+def main(path: str, runtime: str) -> None:
+    """Opens a model in a runtime and runs each of its signatures once on zeros."""
     from tflite.device.interpreter import open_interpreter
     from tflite.format import signatures
 
@@ -73,7 +74,7 @@ def main(path: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except ImportError:
         pass
-    interpreter = open_interpreter(1, model_path=path)
+    interpreter = open_interpreter(1, runtime, model_path=path)
     names = interpreter.get_signature_list()
     # Variables that were restored as zeros would make other signatures compute with NaN.
     for name in sorted(names, key=lambda name: name == signatures.RESTORE):
@@ -83,4 +84,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

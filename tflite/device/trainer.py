@@ -1,7 +1,8 @@
 """Trains an exported `.tflite` on one person's examples, as an app does.
 
 `DeviceTrainer` does in Python what the Android app does in Java, with the same signatures of the
-same file. It needs tflite_runtime, NumPy and safetensors, but no TensorFlow.
+same file. It needs one of the runtimes of `tflite.device.runtime`, NumPy and safetensors, but no
+TensorFlow.
 """
 
 import os
@@ -46,7 +47,13 @@ class DeviceTrainer:
       >>> trainer.save_checkpoint("progress.safetensors")
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 1, trusted: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        threads: int = 1,
+        trusted: bool = False,
+        runtime: str | None = None,
+    ):
         """Opens a model.
 
         Args:
@@ -55,11 +62,14 @@ class DeviceTrainer:
             (`ThreadTuner`).
           trusted: Whether the file is opened without trying it in a child process first, for files
             that were made on this machine.
+          runtime: Name of the runtime, such as `ai_edge_litert`; by default that of
+            `choose_runtime`.
 
         Raises:
-          ValueError: If the file is missing, damaged or was not written by `export_tflite`.
+          ValueError: If the file is missing, damaged or was not written by `export_tflite`, or
+            the runtime is not installed.
         """
-        self._model = DeviceModel(path, threads, trusted)
+        self._model = DeviceModel(path, threads, trusted, runtime)
         self._threads = ThreadTuner(self._model.set_threads, threads)
         self._received = self._model.state()
         self._best: Mapping[str, np.ndarray] | None = None

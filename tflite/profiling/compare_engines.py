@@ -16,6 +16,7 @@ from typing import Any
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
+from tflite.device.runtime import choose_runtime
 from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.profiling.engine_process import MOST_SECONDS, last_words, measure_latency
 from tflite.profiling.engine_worker import ENGINES, FILE, FLEX
@@ -77,7 +78,7 @@ def measure(
         latency = []
         for count in threads:
             latency += measure_latency(engines, {**job, "threads": count}, repetitions)
-        memory = [_measure_memory(FILE, "tflite_runtime", path, metadata)]
+        memory = [_measure_memory(FILE, choose_runtime(), path, metadata)]
         if flex_path:
             memory.append(_measure_memory(FLEX, "tensorflow", flex_path, metadata))
     return {

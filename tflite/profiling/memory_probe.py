@@ -2,10 +2,11 @@
 
 It runs in a process of its own and loads NumPy and a runtime alone, so that it measures their
 memory.
-Arguments, as one JSON object: `path`, `runtime` (`tflite_runtime` or `tensorflow`), `image_shape`,
+Arguments, as one JSON object: `path`, `runtime` (one of `device.runtime`), `image_shape`,
 `batch`, `steps`, `threads`.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -22,8 +23,7 @@ def main(job: dict) -> dict:
 
         interpreter_class = tf.lite.Interpreter
     else:
-        import tflite_runtime.interpreter as runtime
-
+        runtime = importlib.import_module(f"{job['runtime']}.interpreter")
         interpreter_class = runtime.Interpreter
     baseline = _peak_bytes()
     interpreter = interpreter_class(job["path"], num_threads=job["threads"])

@@ -3,13 +3,12 @@
 import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from importlib import metadata
 from typing import Any
 
 import numpy as np
-import tflite_runtime.interpreter as runtime
 
 from tflite.device.interpreter import open_interpreter
+from tflite.device.runtime import choose_runtime, runtime_version
 
 Call = Callable[[], Any]
 # Bytes to overwrite, more than the cache of a core.
@@ -73,10 +72,11 @@ def describe_machine() -> str:
         name = names[0] if names else name
     except OSError:
         pass  # Not Linux.
-    return f"{name}, {platform.system()}, tflite-runtime {metadata.version('tflite-runtime')}"
+    runtime = choose_runtime()
+    return f"{name}, {platform.system()}, {runtime} {runtime_version(runtime)}"
 
 
-def _call(run: runtime.SignatureRunner) -> Call:
+def _call(run: Any) -> Call:
     random = np.random.default_rng(0)
     arguments = {}
     for name, detail in run.get_input_details().items():

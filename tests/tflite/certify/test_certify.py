@@ -20,6 +20,7 @@ from tflite.certify.certify import certify_tflite
 from tflite.certify.checks import UncheckedModel, compare
 from tflite.certify.reference import Reference, compute
 from tflite.certify.relu_ties import largest_difference, resolve_ties
+from tflite.device.runtime import installed_runtimes
 from tflite.export import training_module
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.format.metadata import read_metadata
@@ -73,13 +74,15 @@ def path(tmp_path_factory):
     return export(tmp_path_factory.mktemp("model") / "tiny.tflite")
 
 
-def certify_here(path, supernet=SUPERNET, steps=2, **options):
-    return certify_tflite(path, supernet, PREPROCESSING, IMAGES, LABELS, steps, **options)
+def certify_here(path, supernet=SUPERNET, steps=2, runtimes=("tflite_runtime",), **options):
+    return certify_tflite(
+        path, supernet, PREPROCESSING, IMAGES, LABELS, steps, runtimes=runtimes, **options
+    )
 
 
 @pytest.fixture(scope="module")
 def certificate(path):
-    return certify_here(path, steps=4)
+    return certify_here(path, steps=4, runtimes=None)
 
 
 def failed(certificate):
@@ -93,15 +96,25 @@ def test_an_exported_subnet_holds(certificate):
     assert fields["holds"] is certificate.holds
     assert fields["parameters"] == sum(value.shape.num_elements() for value in WEIGHTS.values())
     assert "TRANSPOSE" in fields["operators"]
-    names = [check["name"] for check in fields["checks"]]
-    assert len(names) == len(set(names)) >= 20
+    assert (
+        fields["runtimes"].keys() == set(installed_runtimes()) >= {"tflite_runtime", "tensorflow"}
+    )
+    assert fields["runtimes"]["tensorflow"] == tf.__version__
+    names = {runtime: [] for runtime in ("", *fields["runtimes"])}
+    for check in fields["checks"]:
+        names[check["runtime"]].append(check["name"])
+    assert names.pop("") == ["builtins alone", "preprocessing", "costs told", "file size"]
+    first = names["tflite_runtime"]
+    assert len(first) == len(set(first)) >= 16
+    assert all(found == first for found in names.values())
     measured = [check for check in fields["checks"] if check["tolerance"] is not None]
-    assert len(measured) >= 13
+    assert len(measured) >= 13 * len(names)
 
 
 def test_a_batch_without_weights_changes_nothing(certificate):
-    (check,) = (check for check in certificate.checks if check.name == NO_WEIGHTS)
-    assert check.holds
+    found = [check for check in certificate.checks if check.name == NO_WEIGHTS]
+    assert len(found) == len(certificate.runtimes)
+    assert all(check.holds for check in found)
 
 
 def test_a_changed_weight_is_found(path, tmp_path):
@@ -138,6 +151,11 @@ def test_other_training_is_found(path):
     found = failed(certify_here(path, training=dataclasses.replace(TRAINING, momentum=0.4)))
     assert "train, free run" in found
     assert "train, single steps" not in found
+
+
+def test_a_runtime_that_is_not_installed_is_an_error(path):
+    with pytest.raises(ValueError, match="expected one of the runtimes that are installed"):
+        certify_here(path, runtimes=("tflite_runtime", "onnxruntime"))
 
 
 def test_another_supernet_is_an_error(path):
