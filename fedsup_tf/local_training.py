@@ -8,13 +8,15 @@ distillation); if that is the whole supernet, this is FedSup.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.validation import check_choice
+from fedsup_tf.frozen import check_frozen, is_frozen
 from fedsup_tf.ops import ops
 from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.supernet import AnyArchitecture, Supernet
@@ -43,6 +45,8 @@ class LocalTraining:
         nets' predictions (deep mutual learning, Zhang et al., arXiv 1706.00384).
       label_share: Share of the labels' cross-entropy in the loss of each net that has a teacher;
         the rest is distillation.
+      frozen: Parts of the net that keep their weights, `frozen.parts_to_freeze` of its space: they
+        get no gradient and are not sent back.
     """
 
     epochs: int = 1
@@ -55,6 +59,7 @@ class LocalTraining:
     temperature: float = 1.0
     teacher: str = "received"
     label_share: float = 0.0
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
         bounds = {
@@ -88,13 +93,27 @@ class LocalTraining:
         for field in ("weight_decay", "temperature"):
             if getattr(self, field) == float("inf"):
                 raise ValueError(f"Local training: expected a finite {field}, received infinity.")
+        frozen = self.frozen
+        if not isinstance(frozen, list | tuple) or not all(isinstance(n, str) for n in frozen):
+            raise ValueError(
+                "Local training: expected frozen to be a list of names of parts, received "
+                f"{quoted(frozen)}."
+            )
+        object.__setattr__(self, "frozen", tuple(frozen))
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the hyper-parameters as JSON values by name, `frozen` only if a part is."""
+        values = dataclasses.asdict(self)
+        frozen = list(values.pop("frozen"))
+        return {**values, "frozen": frozen} if frozen else values
 
 
 class ClientUpdate(NamedTuple):
     """Result of a client's training, which it sends back.
 
     Attributes:
-      delta: Trained minus received weights, by tensor name, shaped as received.
+      delta: Trained minus received weights, by tensor name, shaped as received; a tensor of a
+        frozen part is empty, each of its axes of length 0.
       examples: Number of the client's examples, float32 scalar.
       loss: Mean cross-entropy of the received net over all steps; 0 without examples.
     """
@@ -132,10 +151,14 @@ def local_update(
 
     Returns:
       The update; equal inputs give equal updates.
+
+    Raises:
+      ValueError: If a frozen part is none of the supernet's, or all are frozen.
     """
-    initial = _Packed(
-        {name: tf.convert_to_tensor(weights[name]) for name in supernet.weight_shapes}
-    )
+    check_frozen(supernet.space, training.frozen)
+    received = {name: tf.convert_to_tensor(weights[name]) for name in supernet.weight_shapes}
+    kept = {name: value for name, value in received.items() if is_frozen(name, training.frozen)}
+    initial = _Packed({name: value for name, value in received.items() if name not in kept})
     # SGD on variables, which may have unknown shapes, is much faster than on loop state.
     variables = {name: _variable(value) for name, value in initial.packed.items()}
     momenta = {name: _variable(tf.zeros_like(value)) for name, value in initial.packed.items()}
@@ -157,7 +180,7 @@ def local_update(
             tf.gather(labels, indices),
             step_seed,
             training,
-            initial.unpack,
+            lambda packed: {**initial.unpack(packed), **kept},
         )
         apply_sgd(
             variables,
@@ -197,9 +220,11 @@ def local_update(
         return initial.unpack(delta), total
 
     delta, total = train()
+    for name, value in kept.items():
+        delta[name] = tf.zeros([0] * len(value.shape))
     seen = tf.cast(examples, tf.float32) * training.epochs
     return ClientUpdate(
-        delta=delta,
+        delta={name: delta[name] for name in received},
         examples=tf.cast(examples, tf.float32),
         loss=tf.math.divide_no_nan(total, seen),
     )

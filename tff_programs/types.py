@@ -16,7 +16,7 @@ class SubnetUpdate(NamedTuple):
 
     Attributes:
       delta: Trained minus received weights, one tensor per tensor of the supernet, of the subnet's
-        sizes.
+        sizes; empty for a tensor of a frozen part.
       architecture: The subnet's `SearchSpace.index`, int32.
       client: The client's number, int32.
       examples: Number of its examples, float32.

@@ -494,3 +494,65 @@ def test_a_bad_hyper_parameter_is_an_error_that_names_it(field, value, message):
 def test_hyper_parameters_of_the_wrong_kind_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         LocalTraining(**changes)
+
+
+@pytest.mark.parametrize("sandwich", [1, 3])
+def test_frozen_parts_are_empty_and_leave_the_others_step_as_it_is(sandwich):
+    weights, data = weights_of(MIDDLE), client(20)
+    training = dataclasses.replace(WHOLE, sandwich=sandwich)
+    arguments = (SUPERNET, weights, MIDDLE, *data, SEED, 0.3)
+    whole = local_update(*arguments, training, PREPROCESSING)
+    frozen = dataclasses.replace(training, frozen=("stem", "second"))
+    update = local_update(*arguments, frozen, PREPROCESSING)
+    assert list(update.delta) == list(whole.delta)
+    for name, delta in update.delta.items():
+        if name.startswith(("stem/", "stem_norm/", "second_")):
+            assert delta.shape == [0] * len(whole.delta[name].shape)
+        else:
+            np.testing.assert_allclose(delta, whole.delta[name], rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_parts_keep_what_later_steps_compute_with():
+    weights, data = weights_of(MIDDLE), client(20)
+    training = dataclasses.replace(WHOLE, epochs=3, frozen=("stem", "first", "second"))
+    update = local_update(SUPERNET, weights, MIDDLE, *data, SEED, 0.3, training, PREPROCESSING)
+    trained = {name: value.copy() for name, value in weights.items()}
+    momenta = {name: 0 for name in ("head/kernel", "head/bias")}
+    for _ in range(3):
+        _, _, gradients = one_net(trained, *data)
+        for name in momenta:
+            momenta[name] = training.momentum * momenta[name] + gradients[name].numpy()
+            trained[name] = trained[name] - 0.3 * momenta[name]
+    for name in momenta:
+        expected = trained[name] - weights[name]
+        np.testing.assert_allclose(update.delta[name], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "told"),
+    [
+        (("stem", "third"), "stem, first, second, head.*received 'third'"),
+        (("stem", "first", "second", "head"), "received all of them"),
+        (("stem", 3), "list of names"),
+        ("stem", "list of names"),
+    ],
+)
+def test_frozen_parts_that_are_none_are_refused(frozen, told):
+    with pytest.raises(ValueError, match=told):
+        local_update(
+            SUPERNET,
+            weights_of(MIDDLE),
+            MIDDLE,
+            *client(4),
+            SEED,
+            0.3,
+            LocalTraining(frozen=frozen),
+            PREPROCESSING,
+        )
+
+
+def test_fields_are_those_of_earlier_versions_unless_a_part_is_frozen():
+    assert "frozen" not in LocalTraining().fields()
+    fields = LocalTraining(frozen=("stem",)).fields()
+    assert fields["frozen"] == ["stem"]
+    assert LocalTraining(**fields) == LocalTraining(frozen=("stem",))

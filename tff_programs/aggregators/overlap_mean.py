@@ -38,8 +38,20 @@ def overlap_of(
     weight: tf.Tensor,
     nested: bool,
 ) -> Overlap:
-    """One client's contribution at the supernet's size; `architecture` is a `SearchSpace.index`."""
+    """One client's contribution at the supernet's size.
+
+    Args:
+      supernet: The supernet whose subnets were trained.
+      architecture: The client's `SearchSpace.index`.
+      delta: Its update by tensor name; an empty tensor covers nothing, as one of a frozen part.
+      weight: What it counts by.
+      nested: Whether the update holds the subnet's own subnets.
+    """
     slices = supernet.slices(supernet.code_at(architecture), nested=nested)
+    for name, part in delta.items():
+        if part.shape.num_elements() == 0:
+            nowhere = (0,) * len(part.shape)
+            slices[name] = slicing.Slice(nowhere, nowhere)
     return slicing.overlap(delta, slices, supernet.grids, weight)
 
 

@@ -1,24 +1,32 @@
 """Bytes that a client receives and sends in a round, as TFF serializes them."""
 
 import functools
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.frozen import is_frozen
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import Upload
 from tff_programs.types import SubnetUpdate
 
 
-def traffic_counter(supernet: Supernet, nested: bool = False, upload: Upload | None = None):
+def traffic_counter(
+    supernet: Supernet,
+    nested: bool = False,
+    upload: Upload | None = None,
+    frozen: Collection[str] = (),
+):
     """Returns `count(architecture) -> (bytes down, bytes up)` of one client.
 
     Args:
       supernet: The supernet whose subnets are trained.
       nested: Whether what travels holds the subnets' own subnets.
       upload: How updates travel, as they are by default.
+      frozen: Parts of the nets that are not sent back, as in `LocalTraining`.
     """
     upload = upload or Upload()
 
@@ -26,7 +34,11 @@ def traffic_counter(supernet: Supernet, nested: bool = False, upload: Upload | N
     def count(architecture: Architecture) -> tuple[int, int]:
         slices = supernet.slices(architecture, nested=nested)
         weights = tuple(np.zeros(part.size, np.float32) for part in slices.values())
-        update = SubnetUpdate(weights, np.int32(0), np.int32(0), np.float32(0), np.float32(0))
+        trained = tuple(
+            np.zeros([0] * value.ndim, np.float32) if is_frozen(name, frozen) else value
+            for name, value in zip(slices, weights, strict=True)
+        )
+        update = SubnetUpdate(trained, np.int32(0), np.int32(0), np.float32(0), np.float32(0))
         message = tf.nest.map_structure(np.asarray, upload.encode(update))
         return _serialized_bytes(weights), _serialized_bytes(message)
 

@@ -10,6 +10,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.frozen import check_frozen
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.slicing import WEIGHTINGS
 from fedsup_tf.space import SearchSpace
@@ -84,6 +85,7 @@ def build_fedsup_process(
         raise ValueError(
             f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
         )
+    check_frozen(space, local_training.frozen)
     supernet = Supernet(space, seed)
     nested = local_training.sandwich > 1
     if architecture is None:

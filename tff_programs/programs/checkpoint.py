@@ -17,7 +17,15 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.simulation.tiers import Tier, check_tiers, parse_tiers
 
 # Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
-_OF_DEVICES = ("epochs", "batch_size", "momentum", "weight_decay", "clip_value", "label_smoothing")
+_OF_DEVICES = (
+    "epochs",
+    "batch_size",
+    "momentum",
+    "weight_decay",
+    "clip_value",
+    "label_smoothing",
+    "frozen",
+)
 # Settings of a training that say which data it had; where that lies is a matter of the machine.
 _OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
 
@@ -111,7 +119,9 @@ def device_training(information: dict[str, Any]) -> LocalTraining:
       information: What was saved with the supernet; defaults replace what is not in it.
     """
     settings = information.get("settings", {})
-    return LocalTraining(**{name: settings[name] for name in _OF_DEVICES if name in settings})
+    # A flag that is not given has no value in the settings.
+    known = {name: settings.get(name) for name in _OF_DEVICES}
+    return LocalTraining(**{name: value for name, value in known.items() if value is not None})
 
 
 def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.frozen import check_frozen
 from fedsup_tf.initial_weights import load_initial_weights
 from fedsup_tf.space import PRESETS, SearchSpace, load_space
 from fedsup_tf.supernet import Supernet
@@ -105,9 +106,11 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         initial = load_initial_weights(options.initial, space, data.class_names, options.seed)
     supernet = Supernet(space)
     local_training = local_training_from_flags(options)
+    check_frozen(space, local_training.frozen)
     nested = local_training.sandwich > 1
     count_bytes = _count_what_travels(
-        traffic_counter(supernet, nested, upload_from_flags(options)), architecture
+        traffic_counter(supernet, nested, upload_from_flags(options), local_training.frozen),
+        architecture,
     )
     simulated_time = simulated_time_from_flags(
         options,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fedsup_tf.block import under
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.frozen import is_frozen
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import GROUP_SIZE
 from fedsup_tf.supernet import Supernet, has_weight_decay
@@ -150,10 +151,12 @@ def sgd_step(
     """Computes the weights and momenta after a step of SGD, by name.
 
     Gradients are clipped by value, then weight decay is added to those of kernels, then momentum
-    follows, as in `local_update`.
+    follows, as in `local_update`. Frozen parts keep both.
     """
-    moved, kept = {}, {}
+    moved, kept = dict(weights), dict(momenta)
     for name, weight in weights.items():
+        if is_frozen(name, training.frozen):
+            continue
         gradient = tf.clip_by_value(gradients[name], -training.clip_value, training.clip_value)
         if has_weight_decay(name):
             gradient += training.weight_decay * weight

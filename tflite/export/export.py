@@ -107,7 +107,7 @@ def export_tflite(
         subnet,
         preprocessing,
         origin,
-        training=dataclasses.asdict(training),
+        training=training.fields(),
         batch_sizes=dataclasses.asdict(batch_sizes),
         variables=module.shapes,
     )
@@ -178,9 +178,8 @@ def refresh_tflite(
     model, metadata = split_model(model_path)
     values = {**weights, **mean_squares}
     check_weights(values, metadata.variables)
-    packed = {
-        name: pack(values, shapes).numpy() for name, shapes in packing(metadata.variables).items()
-    }
+    variables = packing(metadata.variables, metadata.training.get("frozen", ()))
+    packed = {name: pack(values, shapes).numpy() for name, shapes in variables.items()}
     model = flatbuffer.replace_variables(model, packed)
     metadata = dataclasses.replace(metadata, supernet_hash=supernet_hash, round=round_number)
     write_bytes(path, append_metadata(model, metadata))

@@ -6,11 +6,12 @@ therefore concatenated in one variable, which the graph splits again.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from fedsup_tf.frozen import is_frozen
 from fedsup_tf.space import MEAN_SQUARE
 
 # For each variable the tensors in it, as shapes by name.
@@ -19,19 +20,25 @@ Packing = dict[str, dict[str, tuple[int, ...]]]
 # Trained without the other kernels by `train_head`.
 HEAD_KERNEL = "head/kernel"
 # Variables of several tensors; they differ from tensors, whose names contain a /.
-VECTORS, KERNELS, MEAN_SQUARES = "vectors", "kernels", "mean_squares"
+VECTORS, KERNELS, MEAN_SQUARES, FROZEN = "vectors", "kernels", "mean_squares", "frozen"
 # Kernels up to this many entries are packed: copying them is faster than separate operators.
 _MOST_ENTRIES = 8192
 
 
-def packing(shapes: Mapping[str, tuple[int, ...]]) -> Packing:
+def packing(shapes: Mapping[str, tuple[int, ...]], frozen: Collection[str] = ()) -> Packing:
     """Assigns tensors to variables, independently of the order of the tensors.
 
-    Weights that share a variable are trained together, and weight decay applies to all or none.
+    Weights that share a variable are trained together or not at all, and weight decay applies to
+    all or none.
+
+    Args:
+      shapes: Shapes of the weights and of the frozen mean squares, by name.
+      frozen: Parts of the net that are not trained, as in `LocalTraining`.
     """
     variables = {}
     for name in sorted(shapes):
-        variables.setdefault(_variable_of(name, shapes[name]), {})[name] = tuple(shapes[name])
+        variable = _variable_of(name, shapes[name], frozen)
+        variables.setdefault(variable, {})[name] = tuple(shapes[name])
     return variables
 
 
@@ -56,9 +63,11 @@ def unpack(value: tf.Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     }
 
 
-def _variable_of(name: str, shape: tuple[int, ...]) -> str:
+def _variable_of(name: str, shape: tuple[int, ...], frozen: Collection[str]) -> str:
     if name.endswith(MEAN_SQUARE):
         return MEAN_SQUARES
+    if is_frozen(name, frozen):
+        return name if math.prod(shape) > _MOST_ENTRIES else FROZEN
     if len(shape) == 1:
         return VECTORS
     if name == HEAD_KERNEL or math.prod(shape) > _MOST_ENTRIES:

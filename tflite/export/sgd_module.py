@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from fedsup_tf.frozen import is_frozen
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import has_weight_decay
 from tflite.export.packing import MEAN_SQUARES, pack, packing, unpack
@@ -25,6 +26,7 @@ class SgdModule(tf.Module):
     Attributes:
       shapes: Shapes of the weights and of the frozen mean squares, by name.
       weight_names: Names of the weights.
+      trained_names: Names of those that are not frozen; only they have a momentum.
       python_names: TensorFlow's names of tensors and variables, which it restricts, whereas the
         name of a stage may be any text.
     """
@@ -46,15 +48,16 @@ class SgdModule(tf.Module):
         self._training = training
         values = {**weights, **mean_squares}
         self.weight_names = list(weights)
+        self.trained_names = [name for name in weights if not is_frozen(name, training.frozen)]
         self.shapes = {name: tuple(np.shape(value)) for name, value in values.items()}
-        self._packing = packing(self.shapes)
+        self._packing = packing(self.shapes, training.frozen)
         names = dict.fromkeys([*self.shapes, *self._packing])
         self.python_names = {name: f"variable_{i}" for i, name in enumerate(names)}
         self._variables, self._momenta = {}, {}
         for variable, shapes in self._packing.items():
             value, name = tf.cast(pack(values, shapes), tf.float32), self.python_names[variable]
             self._variables[variable] = tf.Variable(value, name=name)
-            if variable != MEAN_SQUARES:
+            if not shapes.keys().isdisjoint(self.trained_names):
                 zeros = tf.zeros_like(value)
                 self._momenta[variable] = tf.Variable(zeros, name=f"{name}/momentum")
 

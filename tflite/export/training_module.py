@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.frozen import check_frozen
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
@@ -60,8 +61,10 @@ class TrainingModule(SgdModule):
           training: Hyper-parameters of a step.
 
         Raises:
-          ValueError: If the mean squares are not those of the subnet.
+          ValueError: If the mean squares are not those of the subnet, or a frozen part is none of
+            its parts.
         """
+        check_frozen(subnet.space, training.frozen)
         weights = subnet.values_by_name()
         expected = calibration.mean_square_shapes(subnet.weight_shapes)
         calibration.check_mean_squares(mean_squares, expected)
@@ -80,7 +83,7 @@ class TrainingModule(SgdModule):
         learning_rate: tf.Tensor,
     ) -> Outputs:
         """Trains one step of SGD."""
-        return self._train(images, labels, sample_weights, learning_rate, self.weight_names)
+        return self._train(images, labels, sample_weights, learning_rate, self.trained_names)
 
     def train_head(
         self,
@@ -90,7 +93,7 @@ class TrainingModule(SgdModule):
         learning_rate: tf.Tensor,
     ) -> Outputs:
         """Trains one step of SGD on the classifier and the normalizations alone."""
-        names = [name for name in self.weight_names if name.endswith(_HEAD)]
+        names = [name for name in self.trained_names if name.endswith(_HEAD)]
         return self._train(images, labels, sample_weights, learning_rate, names)
 
     def infer(self, images: tf.Tensor) -> Outputs:

@@ -1,5 +1,6 @@
 """Law 3 and law 4 (docs/laws.md): what a TFF round computes, against plain loops."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -13,6 +14,9 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators.compression import EightBitUpload
+from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
+from tff_programs.learning.message_size import traffic_counter
 from tff_programs.learning.nesterov import build_nesterov
 from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
@@ -285,3 +289,27 @@ def test_unknown_choices_are_refused():
         build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, averaging=1.0)
     with pytest.raises(ValueError, match="aggregation"):
         build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, aggregation="median")
+
+
+@pytest.mark.parametrize("aggregation", ["coverage", "8bit"])
+def test_frozen_parts_stay_to_the_bit_and_are_not_sent_back(execution, aggregation):
+    frozen, weights = ("stem", "b"), initial_weights()
+    upload = EightBitUpload() if aggregation == "8bit" else None
+    process = build_fedsup_process(
+        SPACE,
+        dataclasses.replace(TRAINING, frozen=frozen),
+        PREPROCESSING,
+        RATE,
+        aggregation=OverlapMeanFactory(SUPERNET, upload=upload),
+        server_optimizer=build_nesterov(0.3, 0.9),
+        averaging=0.9,
+    )
+    found, metrics, _ = run(execution, process, cohort(), rounds=2, weights=weights)
+    assert metrics["clients"] == len(cohort())
+    for name, value in weights.items():
+        is_kept = name.startswith(("stem/", "stem_norm/", "b_"))
+        assert (found[name].tobytes() == value.tobytes()) == is_kept, name
+    kept = sum(4 * value.size for name, value in weights.items() if name.startswith(("stem", "b_")))
+    _, whole = traffic_counter(SUPERNET)(SPACE.largest())
+    _, less = traffic_counter(SUPERNET, frozen=frozen)(SPACE.largest())
+    assert kept <= whole - less < kept + 40 * len(weights)

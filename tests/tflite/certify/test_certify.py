@@ -45,9 +45,9 @@ LABELS = RANDOM.integers(0, 4, 40, np.int32)
 pytestmark = pytest.mark.slow
 
 
-def make_supernet(seed=1):
+def make_supernet(seed=1, space=SPACE):
     """A supernet none of whose tensors is as it was made."""
-    supernet = Supernet(SPACE, seed)
+    supernet = Supernet(space, seed)
     random = np.random.default_rng(seed)
     weights = supernet.weights_by_name()
     noise = {name: random.normal(0, 0.1, value.shape) for name, value in weights.items()}
@@ -60,12 +60,15 @@ SUBNET = SUPERNET.extract(SPACE.largest())
 WEIGHTS = {name: tf.constant(value.numpy()) for name, value in SUBNET.weights_by_name().items()}
 
 
-def export(path, preprocessing=PREPROCESSING):
-    sums = calibration.sum_mean_squares(SUBNET, WEIGHTS, tf.constant(IMAGES), 40, preprocessing)
-    origin = Origin(SPACE, checkpoint.fingerprint(SUPERNET.weights_by_name()), 7, tuple("abcd"))
+def export(path, preprocessing=PREPROCESSING, supernet=SUPERNET, training=TRAINING):
+    subnet = supernet.extract(supernet.space.largest())
+    weights = {name: tf.constant(value) for name, value in subnet.values_by_name().items()}
+    sums = calibration.sum_mean_squares(subnet, weights, tf.constant(IMAGES), 40, preprocessing)
+    identity = checkpoint.fingerprint(supernet.weights_by_name())
+    origin = Origin(supernet.space, identity, 7, tuple("abcd"))
     mean_squares = {name: value.numpy() / 40 for name, value in sums.items()}
     sizes = BatchSizes(8, 5, 2)
-    export_tflite(path, SUBNET, mean_squares, preprocessing, TRAINING, origin, sizes)
+    export_tflite(path, subnet, mean_squares, preprocessing, training, origin, sizes)
     return str(path)
 
 
@@ -109,6 +112,26 @@ def test_an_exported_subnet_holds(certificate):
     assert all(found == first for found in names.values())
     measured = [check for check in fields["checks"] if check["tolerance"] is not None]
     assert len(measured) >= 13 * len(names)
+
+
+def test_a_subnet_of_group_normalization_holds(tmp_path):
+    supernet = make_supernet(space=dataclasses.replace(SPACE, normalization="group"))
+    path = export(tmp_path / "group.tflite", supernet=supernet)
+    assert failed(certify_here(path, supernet)) == set()
+    assert not any("mean_square" in name for name in read_metadata(path).variables)
+
+
+def test_a_file_whose_frozen_parts_do_not_train_holds(tmp_path):
+    training = dataclasses.replace(TRAINING, frozen=("stem",))
+    path = export(tmp_path / "frozen.tflite", training=training)
+    assert failed(certify_here(path)) == set()
+    # Held against a net that trains all its parts, it does not.
+    assert "train, single steps" in failed(certify_here(path, training=TRAINING))
+    trained = UncheckedModel(path)
+    trained.train(IMAGES, LABELS, 0.1)
+    for name, value in UncheckedModel(path).state().items():
+        is_kept = name.startswith("stem") and not name.endswith(MEAN_SQUARE)
+        assert (trained.state()[name].tobytes() == value.tobytes()) == is_kept, name
 
 
 def test_a_batch_without_weights_changes_nothing(certificate):

@@ -71,6 +71,11 @@ CASES = {
     ),
     "fresh": Case(TINY, SUBNET, LocalTraining(batch_size=BATCH), silent=True),
     "odd": Case(ODD, Architecture((12, 16), (2, 1), (7, 7)), LocalTraining(batch_size=BATCH)),
+    "frozen": Case(
+        ODD,
+        Architecture((12, 12), (2, 2), (3, 7)),
+        LocalTraining(batch_size=BATCH, weight_decay=0.01, frozen=("stem", "mb-1")),
+    ),
     "group": Case(GROUP, Architecture((16,), (1,), (3,)), LocalTraining(batch_size=BATCH)),
 }
 
@@ -193,6 +198,9 @@ def keras_step(model, state, momenta, batch, rate=RATE):
     _, found = subnet.forward_with_statistics(weights, images)
     after, kept = {}, {}
     for name, gradient in gradients.items():
+        if name.startswith(tuple(training.frozen)):
+            after[name] = state[name]
+            continue
         gradient = np.clip(gradient.numpy(), -training.clip_value, training.clip_value)
         if name.endswith("/kernel"):
             gradient = gradient + training.weight_decay * state[name]

@@ -32,6 +32,25 @@ def test_small_kernels_vectors_and_mean_squares_share_a_variable_each():
     }
 
 
+def test_frozen_tensors_share_a_variable_that_trained_ones_do_not():
+    shapes = {
+        "stem/kernel": (3, 3, 1, 8),
+        "stem_norm/beta": (8,),
+        "stem_norm/mean_square": (8,),
+        "mb1_0/pointwise/kernel": (1, 1, 64, 129),
+        "mb10_0/pointwise/kernel": (1, 1, 8, 8),
+        "head/bias": (4,),
+    }
+    names = {k: set(part) for k, part in packing(shapes, ("stem", "mb1")).items()}
+    assert names == {
+        "frozen": {"stem/kernel", "stem_norm/beta"},
+        "mb1_0/pointwise/kernel": {"mb1_0/pointwise/kernel"},
+        "mean_squares": {"stem_norm/mean_square"},
+        "kernels": {"mb10_0/pointwise/kernel"},
+        "vectors": {"head/bias"},
+    }
+
+
 def test_the_order_of_the_names_does_not_matter():
     first, second = packing(SHAPES), packing(dict(reversed(SHAPES.items())))
     assert list(first) == list(second)

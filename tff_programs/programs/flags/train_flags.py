@@ -43,6 +43,11 @@ def define_train_flags(define: FlagDefiner) -> None:
         "Supernet of the same search space, with which the first round begins: all weights that "
         "fit by name and slice. Where the classes are others, the classifier begins at random.",
     )
+    define.list(
+        "frozen",
+        None,
+        "Parts of the nets that clients do not train nor send back: stem, head, names of stages.",
+    )
     define.integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
     define.integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
     define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
@@ -163,6 +168,7 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
         temperature=options.temperature,
         teacher=options.teacher,
         label_share=options.label_share,
+        frozen=tuple(options.frozen or ()),
     )
 
 
