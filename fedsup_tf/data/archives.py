@@ -268,20 +268,23 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
     return Splits(*checked)
 
 
-def read_npz(path: Path, names: Collection[str], remedy: str) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, names: Collection[str], remedy: str, most_bytes: int = _LARGEST_MEMBER_BYTES
+) -> dict[str, np.ndarray]:
     """Reads arrays of an `.npz` file, none of them of Python objects.
 
     Args:
       path: The file.
       names: The arrays wanted; those that are not in the file are left out.
       remedy: What to do about a file that cannot be read, for the error.
+      most_bytes: Size above which an array is not read.
 
     Returns:
       The arrays by name.
 
     Raises:
-      DatasetError: If the file is no such archive, or an array is larger than any of the official
-        archives'.
+      DatasetError: If the file is no such archive, or an array is larger than `most_bytes`, by
+        default more than any of the official archives has.
     """
     arrays = {}
     with _reading(path, "a complete .npz", remedy) as file:
@@ -294,7 +297,7 @@ def read_npz(path: Path, names: Collection[str], remedy: str) -> dict[str, np.nd
                 member = members[f"{name}.npy"]
                 with archive.open(member) as stream:
                     announced = _array_bytes(stream)
-                most = min(member.file_size, _LARGEST_MEMBER_BYTES)
+                most = min(member.file_size, most_bytes)
                 if announced > most:
                     received = f"{announced:,} bytes announced"
                     raise problem(path, f"{name} of at most {most:,} bytes", received, remedy)

@@ -1,13 +1,19 @@
-"""Settings of federated data by name: a data set and its partition, loaded again anywhere."""
+"""Settings of federated data: a data set and its partition, loaded again anywhere."""
 
 import dataclasses
 import os
 
-from fedsup_tf.data.datasets import load_dataset
+from fedsup_tf.data.datasets import DATASETS, load_dataset
 from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.data.partition import NATURAL, PARTITIONS
+from fedsup_tf.data.preprocessing import Preprocessing
 
-# The settings that belong to one kind of partition alone.
-PARTITION_OPTIONS = {"shard": "classes_per_client", "dirichlet": "beta"}
+# The kinds of partition that a setting belongs to, for those that do not belong to all.
+PARTITION_OPTIONS = {
+    "clients": PARTITIONS,
+    "classes_per_client": ("shard",),
+    "beta": ("dirichlet",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,24 +21,42 @@ class DataSettings:
     """A data set, and how it is divided among clients.
 
     Attributes:
-      dataset: One of `datasets.DATASETS`.
+      dataset: One of `datasets.DATASETS`, or the path of own data: a folder of pictures, a `.csv`
+        table of pictures or an `.npz`, see `FederatedDataset.from_path`.
       data_dir: The folder of the data set's official archive, or the archive itself.
-      image_shape: `(height, width, channels)` to pad images to; None for the data set's own.
-      partition: One of `partition.PARTITIONS`.
-      clients: Number of clients.
+      image_shape: `(height, width, channels)` to pad images to, or to scale own pictures to; None
+        for the data set's own.
+      partition: `"natural"` for the clients of own data, or one of `partition.PARTITIONS`. None is
+        natural if the data has clients, else shard.
+      clients: Number of clients; the data decides it if the partition is natural.
       classes_per_client: Classes a client holds, used by `"shard"` alone.
       beta: Concentration, used by `"dirichlet"` alone.
       seed: Decides the partition.
+      resize: How own pictures get another aspect ratio, `"crop"` or `"fit"`.
+      background: What is behind transparent pixels of own pictures.
+      test_share: Part of own data for the test, if it has no test part.
+      class_names: The classes that labels of own data must be of, those of a model.
+      preprocessing: Normalization of the images of own data, that of a model.
     """
 
     dataset: str = "digits"
     data_dir: str | os.PathLike | None = None
     image_shape: tuple[int, int, int] | None = None
-    partition: str = "shard"
+    partition: str | None = None
     clients: int = 20
     classes_per_client: int = 5
     beta: float = 0.1
     seed: int = 0
+    resize: str = "crop"
+    background: str = "white"
+    test_share: float = 0.2
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the data set is a path of own data."""
+        return self.dataset not in DATASETS
 
     def load(self) -> FederatedDataset:
         """Loads the data set and divides it.
@@ -41,7 +65,39 @@ class DataSettings:
           DatasetError: If a file is missing, damaged or not the data set's.
           ValueError: If there is no such data set or partition.
         """
-        dataset = load_dataset(self.dataset, self.data_dir, self.image_shape)
-        option = PARTITION_OPTIONS.get(self.partition)
-        options = {} if option is None else {option: getattr(self, option)}
-        return FederatedDataset.divide(dataset, self.partition, self.clients, self.seed, **options)
+        own = self.load_own() if self.is_own else None
+        kind = self.partition or (NATURAL if own is not None and len(own) > 1 else "shard")
+        if kind == NATURAL:
+            if own is None or len(own) < 2:
+                raise ValueError(
+                    f"Expected data with clients for the natural partition, received "
+                    f"{self.dataset!r}, which has none. Choose another partition, such as iid."
+                )
+            return own
+        if own is None:
+            dataset, notes = load_dataset(self.dataset, self.data_dir, self.image_shape), ()
+        else:
+            dataset, notes = own.dataset, own.reading_notes
+        options = {
+            name: getattr(self, name) for name, kinds in PARTITION_OPTIONS.items() if kind in kinds
+        }
+        divided = FederatedDataset.divide(dataset, kind, seed=self.seed, **options)
+        return dataclasses.replace(divided, reading_notes=notes)
+
+    def load_own(self) -> FederatedDataset:
+        """Loads own data with its own clients, one if it has none, whatever the partition is.
+
+        Raises:
+          DatasetError: If there is no such data.
+          ValueError: If a label is of no class.
+        """
+        return FederatedDataset.from_path(
+            self.dataset,
+            image_shape=self.image_shape,
+            resize=self.resize,
+            background=self.background,
+            class_names=self.class_names,
+            preprocessing=self.preprocessing,
+            test_share=self.test_share,
+            seed=self.seed,
+        )

@@ -23,7 +23,7 @@ class ImageDataset(NamedTuple):
     """Labelled images in memory.
 
     Attributes:
-      name: One of `DATASETS`.
+      name: Its name, one of `DATASETS` or that of own data.
       train_images: Images of the training split, `(examples, height, width, channels)`, uint8.
       train_labels: Labels of the training split, `(examples,)`, int32.
       test_images: Images of the test split, `(examples, height, width, channels)`, uint8.
@@ -199,8 +199,10 @@ def _from_unit(*values: float) -> tuple[float, ...]:
 
 _SOURCES = {
     # The constants of the first two were measured on the training split; the others are customary.
-    "digits": _Source(_load_digits, Preprocessing((4.8834,), (6.0130,))),
-    "fashion_mnist": _Source(_load_fashion_mnist, Preprocessing((72.9404,), (90.0212,))),
+    "digits": _Source(_load_digits, Preprocessing((4.8834,), (6.0130,), greatest_pixel=16)),
+    "fashion_mnist": _Source(
+        _load_fashion_mnist, Preprocessing((72.9404,), (90.0212,), greatest_pixel=255)
+    ),
     "cifar10": _Source(
         functools.partial(_load_cifar, archives.CIFAR10),
         Preprocessing(
@@ -208,6 +210,7 @@ _SOURCES = {
             standard_deviation=_from_unit(0.2470, 0.2435, 0.2616),
             crop_padding=4,
             flip=True,
+            greatest_pixel=255,
         ),
     ),
     "cifar100": _Source(
@@ -217,11 +220,14 @@ _SOURCES = {
             standard_deviation=_from_unit(0.2673, 0.2564, 0.2762),
             crop_padding=4,
             flip=True,
+            greatest_pixel=255,
         ),
     ),
     "pathmnist": _Source(
         _load_pathmnist,
-        Preprocessing(_from_unit(0.5, 0.5, 0.5), _from_unit(0.5, 0.5, 0.5), flip=True),
+        Preprocessing(
+            _from_unit(0.5, 0.5, 0.5), _from_unit(0.5, 0.5, 0.5), flip=True, greatest_pixel=255
+        ),
     ),
 }
 DATASETS = tuple(_SOURCES)

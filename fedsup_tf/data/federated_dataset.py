@@ -2,11 +2,18 @@
 
 import dataclasses
 import functools
+import hashlib
+import os
+from collections.abc import Sequence
 
 import numpy as np
 
+from fedsup_tf.data import array_examples
+from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.partition import ClientIndices, label_counts, partition
+from fedsup_tf.data.examples import Examples
+from fedsup_tf.data.own_data import check_kind, own_clients, read_own
+from fedsup_tf.data.partition import NATURAL, ClientIndices, label_counts, partition
 from fedsup_tf.data.preprocessing import Preprocessing
 
 
@@ -18,6 +25,7 @@ class FederatedDataset:
     digits = load_dataset("digits")
     federated = FederatedDataset.divide(digits, "shard", clients=20, classes_per_client=5)
     images, labels = federated.train_examples(3)
+    own = FederatedDataset.from_folder("pictures", image_shape=(32, 32, 3))
     ```
 
     Clients' examples are indices into the arrays of one `ImageDataset`, so that test examples that
@@ -28,6 +36,8 @@ class FederatedDataset:
       dataset: The arrays, class names and preprocessing.
       clients: Each client's examples, as rising indices into the arrays.
       client_names: A name for each client; by default its number.
+      reading_notes: Sentences about what was not used when the data was read.
+      partition: How clients came to their examples: `"natural"`, or a kind of `divide`.
 
     Raises:
       ValueError: If the arrays, clients or names do not belong together.
@@ -36,6 +46,8 @@ class FederatedDataset:
     dataset: ImageDataset
     clients: tuple[ClientIndices, ...]
     client_names: tuple[str, ...] = ()
+    reading_notes: tuple[str, ...] = ()
+    partition: str = NATURAL
 
     def __post_init__(self):
         object.__setattr__(self, "clients", tuple(self.clients))
@@ -69,7 +81,148 @@ class FederatedDataset:
           ValueError: If there is no such partition.
         """
         labels = (dataset.train_labels, dataset.test_labels)
-        return cls(dataset, tuple(partition(kind, *labels, clients, seed, **options)))
+        indices = partition(kind, *labels, clients, seed, **options)
+        return cls(dataset, tuple(indices), partition=kind)
+
+    @classmethod
+    def from_path(
+        cls,
+        path: str | os.PathLike,
+        *,
+        image_shape: tuple[int, int, int] | None = None,
+        resize: str = "crop",
+        background: str = "white",
+        class_names: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        test_share: float = 0.2,
+        seed: int = 0,
+    ) -> "FederatedDataset":
+        """Reads own data: a folder of pictures, a `.csv` table of pictures or an `.npz` file.
+
+        Files that are no pictures are not used; `notes` counts and names them.
+
+        Args:
+          path: See `from_folder` and `from_csv`; an `.npz` has arrays named as the arguments of
+            `from_arrays`.
+          image_shape: `(height, width, channels)` to bring images to; by default their own.
+          resize: `"crop"` cuts images of another aspect ratio, `"fit"` adds background.
+          background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`.
+          class_names: The classes that labels must be of; by default each different label is one.
+          preprocessing: Normalization; by default by the mean and the deviation of each channel.
+          test_share: Part of each client's examples of a class for the test, where the data has no
+            test part.
+          seed: Decides what is random.
+
+        Returns:
+          The clients; one client if the data has none, which `divide` can make many of.
+
+        Raises:
+          DatasetError: If there is no such data, a class has no picture that can be read, or sizes
+            differ and `image_shape` is not given.
+        """
+        greatest_pixel = None if preprocessing is None else preprocessing.greatest_pixel
+        examples = read_own(path, image_shape, resize, background, greatest_pixel)
+        return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike, **options) -> "FederatedDataset":
+        """Reads a folder of pictures: `CLASS/PICTURE`, or `CLIENT/CLASS/PICTURE`.
+
+        Either may be below two folders `train` and `test`.
+
+        Args:
+          path: The folder.
+          **options: Of `from_path`.
+
+        Raises:
+          DatasetError: If there is no such folder, or as `from_path`.
+        """
+        check_kind(path, "a folder")
+        return cls.from_path(path, **options)
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike, **options) -> "FederatedDataset":
+        """Reads the pictures of a table whose first line names its columns.
+
+        Args:
+          path: A `.csv` file of the columns `path` and `label`, and maybe `client` and `split`
+            (`train` or `test`). Paths are relative to the table's folder.
+          **options: Of `from_path`.
+
+        Raises:
+          DatasetError: If it is no such table, or as `from_path`.
+        """
+        check_kind(path, "a .csv table")
+        return cls.from_path(path, **options)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: np.ndarray,
+        labels: np.ndarray,
+        clients: np.ndarray | None = None,
+        *,
+        test_images: np.ndarray | None = None,
+        test_labels: np.ndarray | None = None,
+        test_clients: np.ndarray | None = None,
+        name: str = "arrays",
+        class_names: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        test_share: float = 0.2,
+        seed: int = 0,
+    ) -> "FederatedDataset":
+        """Makes a data set of arrays.
+
+        Args:
+          images: `(examples, height, width, channels)` or `(examples, height, width)`; uint8, whole
+            numbers of 16 bits, or fractions from 0 to 1.
+          labels: `(examples,)`, whole numbers from anywhere, or names.
+          clients: `(examples,)`, number or name of each example's client; by default there is one.
+          test_images: Test examples, shaped as `images`; by default a share of each client's.
+          test_labels: Their labels.
+          test_clients: Their clients; by default each client gets some that are like its own.
+          name: Name of the data set.
+          class_names: See `from_path`.
+          preprocessing: See `from_path`.
+          test_share: See `from_path`.
+          seed: See `from_path`.
+
+        Raises:
+          DatasetError: If an array is empty, or of another shape or type than expected.
+
+        Example:
+          >>> import numpy as np
+          >>> from fedsup_tf import FederatedDataset
+          >>> images = np.arange(10 * 4 * 4).reshape(10, 4, 4).astype(np.uint8)
+          >>> labels = np.array(["cat", "dog"] * 5)
+          >>> data = FederatedDataset.from_arrays(images, labels, clients=[7] * 5 + [8] * 5)
+          >>> data.client_names, data.class_names, data.image_shape, data.train_sizes
+          (('7', '8'), ('cat', 'dog'), (4, 4, 1), (4, 4))
+        """
+        given = {
+            "images": images,
+            "labels": labels,
+            "clients": clients,
+            "test_images": test_images,
+            "test_labels": test_labels,
+            "test_clients": test_clients,
+        }
+        arrays = {key: np.asarray(values) for key, values in given.items() if values is not None}
+        examples = array_examples.join_arrays(f"Data set {name}", name, arrays)
+        return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
+
+    @classmethod
+    def _from_examples(
+        cls, examples: Examples, class_names, preprocessing, test_share, seed
+    ) -> "FederatedDataset":
+        own = own_clients(
+            examples,
+            class_names=class_names,
+            preprocessing=preprocessing,
+            test_share=test_share,
+            seed=seed,
+        )
+        return cls(*own)
 
     def __len__(self) -> int:
         """Returns the number of clients."""
@@ -104,6 +257,33 @@ class FederatedDataset:
     def test_sizes(self) -> tuple[int, ...]:
         """Number of test examples of each client."""
         return tuple(len(client.test) for client in self.clients)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was not used, and about clients without training or test part."""
+        notes = self.reading_notes
+        for part, sizes in (("training", self.train_sizes), ("test", self.test_sizes)):
+            without = [
+                name for name, size in zip(self.client_names, sizes, strict=True) if not size
+            ]
+            if without:
+                verb = "has" if len(without) == 1 else "have"
+                notes += (
+                    f"{len(without):,} of {len(self):,} clients {verb} no {part} examples: "
+                    f"{list_names(without)}.",
+                )
+        return notes
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of images, labels and clients as 64 hexadecimal digits."""
+        digest = hashlib.sha256(repr((self.class_names, self.client_names)).encode())
+        dataset = self.dataset
+        arrays = [dataset.train_images, dataset.train_labels, dataset.test_images]
+        arrays += [dataset.test_labels, *(part for client in self.clients for part in client)]
+        for values in arrays:
+            digest.update(f"{values.dtype.name} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values))
+        return digest.hexdigest()
 
     def label_counts(self) -> np.ndarray:
         """Counts each client's training examples of each class, int64 `(clients, classes)`."""

@@ -14,6 +14,8 @@ import numpy as np
 from fedsup_tf.files.validation import check_choice, check_whole_number
 
 PARTITIONS = ("iid", "shard", "dirichlet")
+# Each client's examples are those that the data says are its own: no partition of this module.
+NATURAL = "natural"
 # For a beta outside of these bounds NumPy's draws take very long or do not end.
 _LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
 
@@ -62,7 +64,8 @@ def partition(
         frequencies. Classes that the test split lacks are left out.
 
     Returns:
-      The indices of each client. No client is without training examples.
+      The indices of each client. No client is without training examples; one whose classes the test
+      split lacks is without test examples.
 
     Raises:
       ValueError: If an argument is missing or no such partition exists.
@@ -108,9 +111,9 @@ def partition(
     return [
         ClientIndices(
             np.sort(indices).astype(np.int64),
-            _test_set(number, train_labels[indices], test_labels, test_examples, test_random),
+            draw_test_set(train_labels[indices], test_labels, test_examples, test_random),
         )
-        for number, indices in enumerate(train)
+        for indices in train
     ]
 
 
@@ -228,22 +231,28 @@ def _apportion(weights: np.ndarray, total: int) -> np.ndarray:
     return counts
 
 
-def _test_set(
-    number: int,
+def draw_test_set(
     own_labels: np.ndarray,
     test_labels: np.ndarray,
     examples: int,
     random: np.random.Generator,
 ) -> np.ndarray:
-    classes = max(own_labels.max(), test_labels.max()) + 1
+    """Draws a client's test examples, of which the classes are as frequent as in its training.
+
+    Args:
+      own_labels: Labels of the client's training examples.
+      test_labels: Labels of the test split.
+      examples: Number of test examples wanted.
+      random: Source of the draws.
+
+    Returns:
+      Rising indices into the test split, int64; none if it has none of the client's classes.
+    """
+    classes = max(own_labels.max(initial=0), test_labels.max(initial=0)) + 1
     available = np.bincount(test_labels, minlength=classes)
     wanted = np.where(available > 0, np.bincount(own_labels, minlength=classes), 0)
     if not wanted.any():
-        raise ValueError(
-            f"Expected test examples of the classes of client {number} "
-            f"({', '.join(map(str, np.unique(own_labels)))}), received none. Give a test split "
-            "that has all classes, or ask for more classes per client."
-        )
+        return np.array([], np.int64)
     held = wanted > 0
     # The most that keeps the frequencies, in whole numbers; at least 1, as no frequency exceeds 1.
     most = (available[held] * wanted.sum() // wanted[held]).min()

@@ -25,6 +25,8 @@ class Preprocessing:
       crop_padding: Pixels of the mean colour added on each side before a random crop of the
         original size; 0 for no crop.
       flip: Whether each training image is mirrored left to right with a chance of 0.5.
+      greatest_pixel: Greatest value that a pixel of the images may have, which tells their scale;
+        None if it is not known.
 
     Raises:
       ValueError: If a field is out of range; the message names it.
@@ -42,6 +44,7 @@ class Preprocessing:
     standard_deviation: tuple[float, ...]
     crop_padding: int = 0
     flip: bool = False
+    greatest_pixel: int | None = None
 
     def __post_init__(self):
         mean, deviation = self.mean, self.standard_deviation
@@ -56,6 +59,11 @@ class Preprocessing:
                 "a whole number of pixels, 0 for no crop",
             ),
             "flip": (type(self.flip) is bool, "true or false"),
+            "greatest_pixel": (
+                self.greatest_pixel is None
+                or (type(self.greatest_pixel) is int and 1 <= self.greatest_pixel <= 255),
+                "a whole number from 1 to 255, or None",
+            ),
         }
         for field, (valid, expected) in checks.items():
             if not valid:
@@ -127,7 +135,10 @@ class Preprocessing:
 
     def to_json(self) -> str:
         """Returns the preprocessing as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        if self.greatest_pixel is None:
+            del fields["greatest_pixel"]
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
@@ -141,7 +152,8 @@ class Preprocessing:
             fields = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"Preprocessing: expected JSON, received {text!r:.80}.") from error
-        if not isinstance(fields, dict) or set(fields) != names:
+        # Files of earlier versions do not tell the scale.
+        if not isinstance(fields, dict) or not names - {"greatest_pixel"} <= set(fields) <= names:
             raise ValueError(
                 f"Preprocessing: expected a JSON object of {', '.join(sorted(names))}, received "
                 f"{text!r:.80}. Give what to_json wrote."

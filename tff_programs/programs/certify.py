@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsup_tf.data import datasets
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import write_json
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.checkpoint import preprocessing_of
@@ -93,7 +94,7 @@ def _examples(
         name = options.dataset
     random = np.random.default_rng(options.seed)
     try:
-        dataset = datasets.load_dataset(name, options.data_dir, space.image_shape)
+        dataset = _load(options, name, supernet, information)
     except ValueError as error:
         print(f"random images in place of {name}: {error}", file=sys.stderr)
         images = random.integers(0, 256, (_MOST_IMAGES // 8, *space.image_shape), np.uint8)
@@ -105,3 +106,22 @@ def _examples(
         )
     chosen = random.permutation(len(dataset.test_labels))[:_MOST_IMAGES]
     return dataset.test_images[chosen], dataset.test_labels[chosen], f"{name}, test part"
+
+
+def _load(
+    options: ProgramFlags, name: str, supernet: Supernet, information: dict
+) -> datasets.ImageDataset:
+    space = supernet.space
+    if name in datasets.DATASETS:
+        return datasets.load_dataset(name, options.data_dir, space.image_shape)
+    own = FederatedDataset.from_path(
+        name,
+        image_shape=space.image_shape,
+        resize=options.resize,
+        background=options.background,
+        class_names=information.get("class_names"),
+        preprocessing=preprocessing_of(information, options.supernet),
+        test_share=options.test_share,
+        seed=options.seed,
+    )
+    return own.dataset

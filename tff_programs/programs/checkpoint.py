@@ -27,7 +27,17 @@ _OF_DEVICES = (
     "frozen",
 )
 # Settings of a training that say which data it had; where that lies is a matter of the machine.
-_OF_DATA = ("dataset", "partition", "clients", "classes_per_client", "beta", "seed")
+_OF_DATA = (
+    "dataset",
+    "partition",
+    "clients",
+    "classes_per_client",
+    "beta",
+    "seed",
+    "resize",
+    "background",
+    "test_share",
+)
 
 
 class TrainedSupernet(NamedTuple):
@@ -68,10 +78,16 @@ def load_trained(
     _check_information(information, ("settings", "preprocessing"), path)
     of_training = information["settings"]
     settings = DataSettings(
-        **{name: of_training[name] for name in _OF_DATA if name in of_training},
+        **{name: of_training[name] for name in _OF_DATA if of_training.get(name) is not None},
         image_shape=supernet.space.image_shape,
+        class_names=_class_names(information),
+        preprocessing=preprocessing_of(information, path),
     )
-    settings = dataclasses.replace(settings, **(data_changes or {}))
+    changes = dict(data_changes or {})
+    of_training, settings = settings, dataclasses.replace(settings, **changes)
+    if settings.dataset != of_training.dataset and (of_training.is_own or settings.is_own):
+        # Who has which examples of own data has nothing to do with the training's partition.
+        settings = dataclasses.replace(settings, partition=changes.get("partition"))
     data = settings.load()
     if len(data.class_names) != supernet.space.classes:
         raise ValueError(
@@ -84,7 +100,7 @@ def load_trained(
         weights=supernet.values_by_name(),
         information=information,
         data=data,
-        preprocessing=preprocessing_of(information, path),
+        preprocessing=settings.preprocessing,
         data_settings=settings,
     )
 
@@ -110,6 +126,12 @@ def _check_information(information, names: Sequence[str], path) -> None:
             f"{os.fspath(path)!r}: expected the {' and '.join(missing)} of a training in it, found "
             "none. Give a supernet that `fedsup train` wrote."
         )
+
+
+def _class_names(information: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Returns the class names that were saved with a supernet, None if there are none."""
+    names = information.get("class_names")
+    return None if names is None else tuple(names)
 
 
 def device_training(information: dict[str, Any]) -> LocalTraining:

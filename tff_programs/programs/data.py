@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import replace_file
-from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
+from tff_programs.programs.flags.data_flags import (
+    data_settings_from_flags,
+    define_data_flags,
+    load_data,
+)
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 
 _INK, _FAINT, _STRIPE = "#22303c", "#7a8793", "#f3f5f7"
@@ -34,10 +38,11 @@ def main(argv: Sequence[str]) -> None:
     options, arguments = parse_flags(define_flags, argv)
     if arguments:
         raise ValueError(f"Expected flags alone, received {arguments}.")
-    data = data_settings_from_flags(options).load()
-    print(describe(data, _partition_name(options)))
+    data = load_data(options, data_settings_from_flags(options))
+    partition_name = _partition_name(options, data.partition)
+    print(describe(data, partition_name))
     if options.plot is not None:
-        title = f"{data.name}, {_partition_name(options)}"
+        title = f"{data.name}, {partition_name}"
         try:
             save_png(
                 plot_partition(data.label_counts(), data.class_names, title), Path(options.plot)
@@ -47,13 +52,14 @@ def main(argv: Sequence[str]) -> None:
         print(f"plot                {options.plot}")
 
 
-def _partition_name(options: ProgramFlags) -> str:
+def _partition_name(options: ProgramFlags, kind: str) -> str:
     details = {
+        "natural": "",
         "iid": "",
         "shard": f"{options.classes_per_client} classes per client, ",
         "dirichlet": f"beta {options.beta:g}, ",
     }
-    return f"{options.partition} partition, {details[options.partition]}seed {options.seed}"
+    return f"{kind} partition, {details[kind]}seed {options.seed}"
 
 
 def describe(data: FederatedDataset, partition_name: str) -> str:

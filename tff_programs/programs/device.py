@@ -1,21 +1,34 @@
 """fedsup device MODEL.tflite --out=FOLDER: trains an exported subnet on one person's examples.
 
 It does what the app on a phone does, with the same file and the same runtime, without TensorFlow.
-The examples are those of a client of a data set (--dataset, --clients, --client) or --data: a
-folder with a subfolder of PNG or JPEG pictures for each class, or an .npz of `images` (uint8) and
-`labels`. FOLDER then holds update.safetensors, which `fedsup merge` takes, and training.png. A run
+The examples are those of a client of a data set (--dataset, --client) or --data: a folder with a
+subfolder of pictures for each class, a .csv table of pictures, or an .npz of `images` and `labels`.
+FOLDER then holds update.safetensors, which `fedsup merge` takes, and training.png. A run
 that was killed goes on after its last whole epoch when it is called again.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from fedsup_tf.data.own_data import split_by_class
 from fedsup_tf.files.checkpoint import fingerprint
-from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
+from tff_programs.programs.flags.data_flags import (
+    data_settings_from_flags,
+    define_data_flags,
+    load_data,
+    print_notes,
+)
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
-from tff_programs.programs.personal_examples import Examples, read_examples, split_by_class
+from tff_programs.programs.personal_examples import (
+    Examples,
+    client_examples,
+    client_number,
+    for_model,
+    read_examples,
+)
 from tff_programs.reports import device_report
 from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer
@@ -26,15 +39,8 @@ def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
     define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
-    define.path("data", None, "Folder of pictures or .npz file, instead of a data set.")
-    define.integer("client", 0, "Which client of the data set trains.", lower_bound=0)
-    define.float(
-        "test_share",
-        0.2,
-        "Part of --data for the test, if it has no own test part.",
-        above=0,
-        below=1,
-    )
+    define.path("data", None, "Own data of one person, instead of a data set.")
+    define.string("client", "0", "Which client of the data set trains, its name or its number.")
     define.integer("epochs", 10, "Passes over the examples.", lower_bound=1)
     define.float("learning_rate", 0.02, "Of every step.", above=0)
     define.integer(
@@ -131,23 +137,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _examples(options: ProgramFlags, trainer: DeviceTrainer) -> Examples:
+    metadata = trainer.metadata
+    settings = data_settings_from_flags(options)
     if options.data:
         given = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
         clash = [name for name in given if options[name].present]
         if clash:
             raise ValueError(f"--data is instead of --{clash[0]}. Leave one of them out.")
-        return read_examples(options.data, trainer.metadata, options.test_share, options.seed)
-    data = data_settings_from_flags(options, trainer.metadata.space.image_shape).load()
-    if options.client >= len(data):
-        raise ValueError(
-            f"Expected --client from 0 to {len(data) - 1}, received {options.client}. Choose "
-            "one of them, or more --clients."
-        )
-    return Examples(
-        f"client {options.client} of {data.name}",
-        *data.train_examples(options.client),
-        *data.test_examples(options.client),
-    )
+        settings = dataclasses.replace(settings, dataset=options.data)
+        examples, notes = read_examples(for_model(settings, metadata))
+        print_notes(notes)
+        return examples
+    data = load_data(options, for_model(settings, metadata))
+    client = client_number(data, options.client)
+    return client_examples(data, client, f"client {data.client_names[client]} of {data.name}")
 
 
 def _scores(trainer, examples: Examples, images, labels) -> Scores:

@@ -3,7 +3,11 @@
 from collections.abc import Collection
 
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
-from tff_programs.programs.flags.data_flags import check_partition_options, given_data_settings
+from tff_programs.programs.flags.data_flags import (
+    check_partition_options,
+    given_data_settings,
+    print_notes,
+)
 from tff_programs.programs.flags.program_flags import ProgramFlags
 
 
@@ -24,6 +28,6 @@ def load_trained_from_flags(
     """
     changes = given_data_settings(options, of_training)
     trained = load_trained(path, changes)
-    partition = changes.get("partition", trained.information["settings"].get("partition"))
-    check_partition_options(options, partition or options.partition)
+    check_partition_options(options, trained.data.partition)
+    print_notes(trained.data.notes)
     return trained

@@ -1,35 +1,57 @@
 """Flags that several programs share: the data set and its federated partition."""
 
 import dataclasses
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from fedsup_tf.data import datasets, partition
+from fedsup_tf.data import partition
 from fedsup_tf.data.data_settings import PARTITION_OPTIONS, DataSettings
+from fedsup_tf.data.datasets import DATASETS
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.data.pictures import RESIZES, background_colour
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _DEFAULTS = DataSettings()
-_NAMES = tuple(field.name for field in dataclasses.fields(DataSettings))
+# A model decides the last two.
+_OF_MODELS = ("class_names", "preprocessing")
+# A data set that has a name is read and divided without these.
+OF_OWN_DATA = ("resize", "background", "test_share")
+_NAMES = tuple(
+    field.name for field in dataclasses.fields(DataSettings) if field.name not in _OF_MODELS
+)
 
 
 def define_data_flags(define: FlagDefiner) -> None:
     """Defines the flags of `data_settings_from_flags`."""
-    define.enum("dataset", _DEFAULTS.dataset, datasets.DATASETS, "Data set.")
+    define.dataset(
+        "dataset",
+        _DEFAULTS.dataset,
+        "Data set: a name, or the path of own data: a folder CLASS/PICTURE or "
+        "CLIENT/CLASS/PICTURE, a .csv of path,label,client,split, or an .npz.",
+    )
     define.path(
         "data_dir", None, "Folder of the data set's official archive, or the archive itself."
     )
     define.list(
         "image_shape",
         None,
-        "Pads images to height,width,channels, such as 32,32,3. The data set's own by default.",
+        "Pads images to height,width,channels, such as 32,32,3, and scales own pictures to it. The "
+        "data set's own by default.",
     )
     define.enum(
         "partition",
         _DEFAULTS.partition,
-        partition.PARTITIONS,
-        "How examples are spread over clients.",
+        (partition.NATURAL, *partition.PARTITIONS),
+        "How examples are spread over clients. By default natural for own data with clients, else "
+        "shard.",
     )
-    define.integer("clients", _DEFAULTS.clients, "Number of clients.", lower_bound=1)
+    define.integer(
+        "clients",
+        _DEFAULTS.clients,
+        "Number of clients, unless --partition=natural.",
+        lower_bound=1,
+    )
     define.integer(
         "classes_per_client",
         _DEFAULTS.classes_per_client,
@@ -42,37 +64,80 @@ def define_data_flags(define: FlagDefiner) -> None:
         "Concentration, with --partition=dirichlet: the smaller, the fewer classes.",
         above=0,
     )
+    define.enum(
+        "resize",
+        _DEFAULTS.resize,
+        RESIZES,
+        "Own pictures of another aspect ratio than --image_shape: crop cuts them, fit adds "
+        "background.",
+    )
+    define.string(
+        "background",
+        _DEFAULTS.background,
+        "What is behind transparent pixels of own pictures, such as white or #ff8000.",
+    )
+    define.float(
+        "test_share",
+        _DEFAULTS.test_share,
+        "Part of own data for the test, if it has no test part.",
+        above=0,
+        below=1,
+    )
     define.integer("seed", _DEFAULTS.seed, "Decides everything that is random.", lower_bound=0)
     define.validator(
         "image_shape",
         lambda values: values is None or (len(values) == 3 and all(map(str.isdecimal, values))),
         "Expected three whole numbers, height,width,channels, such as 32,32,3.",
     )
+    define.validator(
+        "background",
+        lambda text: bool(background_colour(text)),
+        "Expected a colour such as white or #ff8000.",
+    )
 
 
-def data_settings_from_flags(
-    options: ProgramFlags, image_shape: tuple[int, int, int] | None = None
-) -> DataSettings:
-    """Returns the data that the flags name.
-
-    Args:
-      options: The program's flags.
-      image_shape: Of the images where --image_shape is not given; the data set's own by default.
-
-    Raises:
-      ValueError: If the command line gives a value that the chosen partition does not use.
-    """
-    check_partition_options(options, options.partition)
+def data_settings_from_flags(options: ProgramFlags) -> DataSettings:
+    """Returns the data that the flags name."""
     settings = DataSettings(**{name: options[name].value for name in _NAMES})
     shape = options.image_shape
-    shape = image_shape if shape is None else tuple(map(int, shape))
-    return dataclasses.replace(settings, image_shape=shape)
+    return dataclasses.replace(settings, image_shape=shape and tuple(map(int, shape)))
+
+
+def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[str, Any]:
+    """Returns the settings by which a run knows its data again, beside what other flags say."""
+    settings = {"partition": data.partition}
+    if options.dataset not in DATASETS:
+        settings |= {name: options[name].value for name in OF_OWN_DATA}
+        settings["data_hash"] = data.fingerprint()
+    return settings
 
 
 def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ()) -> dict[str, Any]:
     """Returns the data settings whose flags are given, by name; the image shape is a supernet's."""
     names = [name for name in _NAMES if name != "image_shape" and name not in apart_from]
     return {name: options[name].value for name in names if options[name].present}
+
+
+def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset:
+    """Loads data, refuses flags that its partition does not use, and tells what it does not use.
+
+    Args:
+      options: The program's flags.
+      settings: The data.
+
+    Raises:
+      ValueError: If the data cannot be loaded, or a flag does not go with it.
+    """
+    data = settings.load()
+    check_partition_options(options, data.partition)
+    print_notes(data.notes)
+    return data
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Prints sentences about what was not used of the data, beside the program's output."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def check_partition_options(options: ProgramFlags, chosen: str) -> None:
@@ -83,9 +148,9 @@ def check_partition_options(options: ProgramFlags, chosen: str) -> None:
     Raises:
       ValueError: If there is one.
     """
-    for kind, option in PARTITION_OPTIONS.items():
-        if kind != chosen and options.is_typed(option):
+    for option, kinds in PARTITION_OPTIONS.items():
+        if chosen not in kinds and options.is_typed(option):
             raise ValueError(
-                f"--{option} goes with --partition={kind}, received --partition={chosen}. Leave "
-                "one of them out."
+                f"--{option} goes with --partition={' or '.join(kinds)}, received "
+                f"--partition={chosen}. Leave one of them out."
             )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.files.atomic_write import check_output_file, check_output_folder
 
 
@@ -36,8 +37,26 @@ class PathListParser(flags.ListParser):
         return [os.path.expanduser(path) for path in super().parse(argument)]
 
 
+class DatasetParser(flags.ArgumentParser):
+    """Parses the name of a data set, or the path of own data."""
+
+    syntactic_help = f"one of {', '.join(DATASETS)}, or a path of own data"
+
+    def parse(self, argument: str) -> str:
+        """Returns the name, or the path with the home folder in place of `~`.
+
+        Raises:
+          ValueError: If it is no name and there is nothing at the path.
+        """
+        path = os.path.expanduser(argument)
+        if argument not in DATASETS and not os.path.exists(path):
+            raise ValueError(f"expected {self.syntactic_help}, found nothing at {path!r}")
+        return path
+
+
 # Parsers and serializers by the kind of a path that a flag names.
 KINDS = {
+    "dataset": (DatasetParser(), None),
     "path": (PathParser(), None),
     "paths": (PathListParser(), flags.CsvListSerializer(",")),
     "output_file": (PathParser(check_output_file), None),

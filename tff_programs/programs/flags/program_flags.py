@@ -14,7 +14,8 @@ from tff_programs.programs.flags.number_flags import define_float
 class FlagDefiner:
     """Defines flags in one `FlagValues`, with the arguments of `absl.flags.DEFINE_*`.
 
-    `path`, `paths`, `output_file` and `output_folder` define flags that are paths.
+    `path`, `paths`, `output_file` and `output_folder` define flags that are paths, `dataset` one
+    that may be a path.
 
     Partial functions, because absl lists a flag under the module that calls it.
     """

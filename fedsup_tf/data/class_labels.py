@@ -1,0 +1,68 @@
+"""Maps labels of any kind, names or numbers, to whole numbers from 0: the places of class names.
+
+The class names are the mapping. They are kept with a checkpoint and with an exported model, so that
+other data of the same task, on a phone or in a test, get the same numbers.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+_MOST_TOLD = 5
+
+
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorts different names: whole numbers by value if all are such, else as text."""
+    names = set(names)
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Lists names for a message, the first few of many."""
+    more = len(names) - _MOST_TOLD
+    told = ", ".join(names[:_MOST_TOLD])
+    return f"{told} and {more:,} more" if more > 0 else told
+
+
+def number_labels(
+    labels: Sequence[str] | np.ndarray, class_names: Sequence[str] | None, source: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers labels from 0.
+
+    Args:
+      labels: `(examples,)`, text or whole numbers.
+      class_names: The classes that the labels must be of. Labels are names of classes (`/` in a
+        name may be `_`, as in a folder's name), or, if some are not, all of them numbers of classes
+        from 0. None makes a class of each different label, in the order of `sort_names`.
+      source: What the labels are from, which begins an error's message.
+
+    Returns:
+      Whole numbers from 0, `(examples,)`, int32, and the class names.
+
+    Raises:
+      ValueError: If a label is none of the classes.
+    """
+    values, places = np.unique(np.asarray(labels), return_inverse=True)
+    texts = [str(value) for value in values]
+    if class_names is None:
+        class_names = sort_names(texts)
+        numbers = {name: number for number, name in enumerate(class_names)}
+    else:
+        class_names = tuple(class_names)
+        numbers = {name.replace("/", "_"): number for number, name in enumerate(class_names)}
+        numbers |= {name: number for number, name in enumerate(class_names)}
+        if not numbers.keys() >= set(texts):
+            by_number = {str(number): number for number in range(len(class_names))}
+            unknown = [text for text in texts if text not in numbers]
+            if not by_number.keys() >= set(texts):
+                raise ValueError(
+                    f"{source}: expected labels of the {len(class_names)} classes "
+                    f"{list_names(class_names)}, or their numbers from 0, received "
+                    f"{list_names(unknown)}. Name them like the classes, or take their examples "
+                    "out."
+                )
+            numbers = by_number
+    table = np.array([numbers[text] for text in texts], np.int32)
+    return table[places].reshape(-1), class_names

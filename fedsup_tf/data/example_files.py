@@ -1,0 +1,211 @@
+"""Lists the labelled picture files of a folder or of a table, before any of them is read."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from fedsup_tf.data.archives import DatasetError
+from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.files.reading import read_text, reading
+
+# Names of folders and words of a table that divide examples into training and test.
+_TEST_WORDS = ("test", "val", "valid", "validation")
+_MOST_FILES = 2**22
+_COLUMNS = ("path", "label", "client", "split")
+_LAYOUTS = (
+    "CLASS/PICTURE or CLIENT/CLASS/PICTURE, both also below a folder train and a folder test "
+    "(docs/own_data.md)"
+)
+
+
+class ExampleFile(NamedTuple):
+    """A file that holds one labelled picture.
+
+    Attributes:
+      path: Where it is.
+      name: Its name for messages, relative to the folder or the table.
+      label: Name of its class.
+      client: Name of whom it belongs to; None if nobody.
+      is_test: Whether it is for the test; None if nobody said.
+    """
+
+    path: str
+    name: str
+    label: str
+    client: str | None
+    is_test: bool | None
+
+
+class FileList(NamedTuple):
+    """Files of a folder or a table.
+
+    Attributes:
+      files: Those of examples, in the order of their names or rows.
+      unused: Names of files that are in no class's folder.
+      classes: Names of all classes, those without files included.
+    """
+
+    files: list[ExampleFile]
+    unused: list[str]
+    classes: list[str]
+
+
+def list_folder(folder: str) -> FileList:
+    """Lists the files of a folder of pictures.
+
+    Args:
+      folder: `CLASS/PICTURE` or `CLIENT/CLASS/PICTURE`; either may be below two folders `train` and
+        `test`. What begins with a dot is left out.
+
+    Raises:
+      DatasetError: If there is no folder of a class, or the layout is none of these.
+    """
+    with reading(folder, "a folder of pictures", error_type=DatasetError):
+        inside, loose = _entries(folder)
+        splits = {name: name.lower() for name in inside}
+        words = set(splits.values())
+        if len(words) > 1 and "train" in words and words <= {"train", *_TEST_WORDS}:
+            test = next(word for word in _TEST_WORDS if word in words)
+            parts = {name: word for name, word in splits.items() if word in ("train", test)}
+            unused = [
+                *loose,
+                *(
+                    os.path.join(name, file)
+                    for name in sorted(splits.keys() - parts)
+                    for file in _all_files(os.path.join(folder, name))
+                ),
+            ]
+            lists = [_list_part(folder, name, word == test) for name, word in parts.items()]
+        else:
+            unused, lists = loose, [_list_part(folder, "", None)]
+        files = [file for part in lists for file in part.files]
+        unused += [name for part in lists for name in part.unused]
+        classes = [name for part in lists for name in part.classes]
+        if not classes:
+            raise ValueError(
+                f"expected {_LAYOUTS}, received a folder without one. Make a subfolder of pictures "
+                "for each class."
+            )
+        return FileList(files, unused, list(dict.fromkeys(classes)))
+
+
+def _list_part(root: str, part: str, is_test: bool | None) -> FileList:
+    folders, loose = _entries(os.path.join(root, part))
+    unused = [os.path.join(part, name) for name in loose] if part else list()
+    inner = {name: _entries(os.path.join(root, part, name)) for name in folders}
+    has_clients = any(below for below, _ in inner.values())
+    files, classes = [], []
+    for first, (below, direct) in inner.items():
+        first_path = os.path.join(part, first)
+        if not has_clients:
+            classes.append(first)
+            files += _class_files(root, first_path, direct, first, None, is_test)
+            continue
+        if direct and not below:
+            raise ValueError(
+                f"expected {_LAYOUTS}, received {first!r} with pictures beside folders of folders. "
+                "Put its pictures in a folder of their class."
+            )
+        unused += [os.path.join(first_path, name) for name in direct]
+        for label in below:
+            path = os.path.join(first_path, label)
+            deeper, names = _entries(os.path.join(root, path))
+            for folder in deeper:
+                below_class = _all_files(os.path.join(root, path, folder))
+                unused += [os.path.join(path, folder, name) for name in below_class]
+            classes.append(label)
+            files += _class_files(root, path, names, label, first, is_test)
+    if len(files) > _MOST_FILES:
+        raise ValueError(
+            f"expected at most {_MOST_FILES:,} files, received {len(files):,}. Give a part of them."
+        )
+    return FileList(files, unused, classes)
+
+
+def _class_files(root, path, names, label, client, is_test) -> Iterator[ExampleFile]:
+    for name in names:
+        relative = os.path.join(path, name)
+        yield ExampleFile(os.path.join(root, relative), relative, label, client, is_test)
+
+
+def _entries(folder: str) -> tuple[list[str], list[str]]:
+    """Returns the sorted names of the folders and of all else in a folder."""
+    folders, others = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (folders if entry.is_dir() else others).append(entry.name)
+    return sorted(folders), sorted(others)
+
+
+def _all_files(folder: str) -> list[str]:
+    # Links to folders are not followed, since they may lead round in circles.
+    return sorted(
+        os.path.relpath(os.path.join(where, name), folder)
+        for where, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def list_table(path: str) -> FileList:
+    """Lists the files of a table.
+
+    Args:
+      path: A `.csv` file whose first line names the columns `path` and `label`, and maybe `client`
+        and `split` (`train` or `test`). Paths are relative to the table's folder.
+
+    Raises:
+      DatasetError: If it is no such table.
+    """
+    with reading(path, "a .csv table of path and label", error_type=DatasetError):
+        text = read_text(path, "a .csv table of path and label")
+        first = text.partition("\n")[0]
+        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+        rows = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+        columns = [name.strip().lower() for name in next(rows, [])]
+        if not {"path", "label"} <= set(columns) <= set(_COLUMNS) or len(set(columns)) < len(
+            columns
+        ):
+            raise ValueError(
+                "expected a first line of the columns path and label, and maybe client and split, "
+                f"received {list_names(columns) or 'an empty table'}. Name the columns so."
+            )
+        files = [
+            _row(os.path.dirname(path), dict(zip(columns, row, strict=False)), columns, number)
+            for number, row in enumerate(rows, 2)
+            if row
+        ]
+        if not files:
+            raise ValueError(
+                "expected a line for each picture, received none. Add path and label of each."
+            )
+        if len(files) > _MOST_FILES:
+            raise ValueError(
+                f"expected at most {_MOST_FILES:,} lines, received {len(files):,}. Give a part of "
+                "them."
+            )
+    return FileList(files, [], list(dict.fromkeys(file.label for file in files)))
+
+
+def _row(folder: str, cells: dict[str, str], columns: Sequence[str], number: int) -> ExampleFile:
+    cells = {name: text.strip() for name, text in cells.items()}
+    empty = [name for name in columns if not cells.get(name)]
+    if empty:
+        raise ValueError(
+            f"line {number}: expected a value for each of {', '.join(columns)}, received none for "
+            f"{empty[0]}. Complete the line."
+        )
+    split = cells.get("split", "").lower()
+    if split and split not in ("train", *_TEST_WORDS):
+        raise ValueError(
+            f"line {number}: expected split as train or test, received {cells['split']!r}. Write "
+            "one of them."
+        )
+    return ExampleFile(
+        os.path.join(folder, os.path.expanduser(cells["path"])),
+        cells["path"],
+        cells["label"],
+        cells.get("client"),
+        split != "train" if split else None,
+    )

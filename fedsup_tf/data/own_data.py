@@ -1,0 +1,239 @@
+"""Own data: a folder of pictures, a table of pictures or an `.npz`, as clients with examples."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedsup_tf.data.archives import DatasetError
+from fedsup_tf.data.array_examples import read_arrays
+from fedsup_tf.data.channel_statistics import channel_sums, mean_and_deviation
+from fedsup_tf.data.class_labels import list_names, number_labels, sort_names
+from fedsup_tf.data.datasets import ImageDataset
+from fedsup_tf.data.example_files import list_folder, list_table
+from fedsup_tf.data.examples import Examples
+from fedsup_tf.data.partition import ClientIndices, draw_test_set
+from fedsup_tf.data.picture_examples import read_listed
+from fedsup_tf.data.pictures import PICTURE_GREATEST, scale_pixels
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.reading import InvalidFileError
+
+# Streams of random numbers: which examples are set aside, which test examples a client gets.
+_ASIDE, _TEST = 0, 1
+# Images so many times darker than a model's may well be of another scale.
+_DARK = 8
+
+
+class OwnClients(NamedTuple):
+    """Arguments of a `FederatedDataset`: own data and whom it belongs to.
+
+    Attributes:
+      dataset: The arrays with numbered labels, class names and preprocessing.
+      clients: Each client's examples; one client where the data has none.
+      client_names: Their names.
+      notes: Sentences about what was not used.
+    """
+
+    dataset: ImageDataset
+    clients: tuple[ClientIndices, ...]
+    client_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_own(
+    path: str | os.PathLike,
+    image_shape: tuple[int, int, int] | None = None,
+    resize: str = "crop",
+    background: str = "white",
+    greatest_pixel: int | None = None,
+) -> Examples:
+    """Reads a folder of pictures, a `.csv` table of pictures or an `.npz` file.
+
+    Args:
+      path: See `example_files.list_folder`, `example_files.list_table` and
+        `array_examples.read_arrays`.
+      image_shape: `(height, width, channels)` to bring images to; their own by default, if it is
+        the same for all.
+      resize: See `PictureForm`.
+      background: See `PictureForm`.
+      greatest_pixel: Greatest value that a pixel of the images that a model was trained on may
+        have. Images with a greater one are scaled, and a note says so.
+
+    Raises:
+      DatasetError: If there is no such data; the message says what was expected.
+    """
+    form = (image_shape, resize, background)
+    try:
+        examples = _read(os.path.expanduser(os.fspath(path)), *form)
+    except InvalidFileError as error:
+        raise DatasetError(str(error)) from error
+    return examples if greatest_pixel is None else _scaled(examples, greatest_pixel)
+
+
+def _read(path: str, *form) -> Examples:
+    if os.path.isdir(path):
+        return read_listed(path, list_folder(path), *form)
+    if path.lower().endswith(".csv"):
+        return read_listed(path, list_table(path), *form)
+    if path.lower().endswith(".npz"):
+        return read_arrays(path, *form)
+    received = "a file of another kind" if os.path.exists(path) else "nothing at this path"
+    raise DatasetError(
+        f"{path!r}: expected a folder of pictures, a .csv table of pictures or an .npz file, "
+        f"received {received}. Check the path (docs/own_data.md)."
+    )
+
+
+def _scaled(examples: Examples, greatest_pixel: int) -> Examples:
+    """Scales images that are brighter than a model's can be, and says so of darker ones, too."""
+    brightest = int(examples.images.max())
+    if brightest > greatest_pixel:
+        note = (
+            f"The images' pixels of 0..{PICTURE_GREATEST} were scaled to 0..{greatest_pixel}, "
+            "those that the model was trained on."
+        )
+        images = scale_pixels(examples.images, PICTURE_GREATEST, greatest_pixel)
+        return examples._replace(images=images, notes=(*examples.notes, note))
+    if brightest * _DARK > greatest_pixel:
+        return examples
+    note = (
+        f"No pixel of the images is above {brightest}, and the model was trained on pixels from 0 "
+        f"to {greatest_pixel}: if they are of another scale, write them anew in this one."
+    )
+    return examples._replace(notes=(*examples.notes, note))
+
+
+def check_kind(path: str | os.PathLike, expected: str) -> None:
+    """Raises a DatasetError unless a path is `"a folder"`, or of a file `"a .csv table"`."""
+    path = os.path.expanduser(os.fspath(path))
+    is_kind = os.path.isdir(path) if expected == "a folder" else path.lower().endswith(".csv")
+    if not is_kind:
+        raise DatasetError(f"{path!r}: expected {expected}, received none. Check the path.")
+
+
+def split_by_class(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides examples, class by class, into those kept and a share that is set aside.
+
+    Args:
+      labels: `(examples,)`, whole numbers from 0.
+      share: Part of each class that is set aside, to the nearest example, above 0 and below 1.
+      seed: Decides which.
+
+    Returns:
+      Rising indices of both parts.
+
+    Raises:
+      ValueError: If one of them would be empty.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"Expected a share above 0 and below 1 to set aside, received {share}.")
+    aside = _set_aside(labels, share, np.random.default_rng((seed, _ASIDE)))
+    if aside.all() or not aside.any():
+        raise ValueError(
+            f"Expected enough examples to set aside {share:.0%} of each class and keep the rest, "
+            f"received {len(labels)} examples. Add some, or change the share."
+        )
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
+def _set_aside(labels: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    aside = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        held = random.permutation(np.flatnonzero(labels == label))
+        # Half an example counts as one.
+        aside[held[: int(len(held) * share + 0.5)]] = True
+    return aside
+
+
+def _set_aside_some(labels: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """Sets aside as `_set_aside`, at least one example, and never all of a class."""
+    aside = _set_aside(labels, share, random)
+    for label in np.unique(labels[aside]):
+        if aside[labels == label].all():
+            aside[np.flatnonzero(labels == label)[0]] = False
+    if not aside.any():
+        values, counts = np.unique(labels, return_counts=True)
+        spare = np.flatnonzero(np.isin(labels, values[counts > 1]))
+        aside[random.permutation(spare)[:1]] = True
+    return aside
+
+
+def own_clients(
+    examples: Examples,
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> OwnClients:
+    """Numbers labels, sets test examples aside and finds each client's examples.
+
+    Args:
+      examples: As a reader returns them.
+      class_names: The classes that labels must be of, see `class_labels.number_labels`; by default
+        each different label is a class.
+      preprocessing: Normalization; by default by the mean and the deviation of each channel, from
+        all clients' sums.
+      test_share: Part of each client's examples of a class that is set aside for the test, where
+        nobody said which are.
+      seed: Decides what is random.
+
+    Raises:
+      DatasetError: If a class has test examples alone.
+      ValueError: If a label is of no class, or the share is out of range.
+    """
+    if not 0 < test_share < 1:
+        raise ValueError(f"Expected test_share above 0 and below 1, received {test_share}.")
+    is_given = class_names is not None
+    labels, class_names = number_labels(examples.labels, class_names, examples.name)
+    has_clients = examples.clients is not None
+    owners = examples.clients if has_clients else np.full(len(labels), "0")
+    names = sort_names(name for name in np.unique(owners).tolist() if name)
+    number_of = {name: number for number, name in enumerate(names)} | {"": -1}
+    different, places = np.unique(owners, return_inverse=True)
+    owners = np.array([number_of[name] for name in different.tolist()])[places]
+    is_test = examples.is_test
+    if is_test is None:
+        is_test = np.zeros(len(labels), bool)
+        for number in range(len(names)):
+            own = np.flatnonzero(owners == number)
+            stream = (seed, _ASIDE, number) if has_clients else (seed, _ASIDE)
+            random = np.random.default_rng(stream)
+            is_test[own] = _set_aside_some(labels[own], test_share, random)
+    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    untrained = np.setdiff1d(labels[test], labels[train])
+    if len(untrained) and not is_given:
+        raise DatasetError(
+            f"{examples.name}: expected training examples of each class, received test examples "
+            f"alone of {list_names([class_names[label] for label in untrained])}. Move some, or "
+            "take the class out."
+        )
+    random = np.random.default_rng((seed, _TEST))
+    train_owners, test_owners = owners[train], owners[test]
+    is_nobodys = (test_owners < 0).any()
+    clients = []
+    for number in range(len(names)):
+        own = np.flatnonzero(train_owners == number)
+        own_test = np.flatnonzero(test_owners == number)
+        if is_nobodys:
+            # Nobody's test examples: some that are like the client's own.
+            count = max(1, len(test) // len(names))
+            own_test = draw_test_set(labels[train][own], labels[test], count, random)
+        clients.append(ClientIndices(own, own_test))
+    images = examples.images[train]
+    if preprocessing is None:
+        sums = (channel_sums(images[client.train]) for client in clients)
+        preprocessing = Preprocessing(
+            *mean_and_deviation(sums), greatest_pixel=examples.greatest_pixel
+        )
+    dataset = ImageDataset(
+        name=examples.name,
+        train_images=images,
+        train_labels=labels[train],
+        test_images=examples.images[test],
+        test_labels=labels[test],
+        class_names=class_names,
+        preprocessing=preprocessing,
+    )
+    return OwnClients(dataset, tuple(clients), names, examples.notes)

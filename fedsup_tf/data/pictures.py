@@ -1,0 +1,195 @@
+"""Reads pictures as people have them: common formats, upright, on a background, of one size.
+
+The same reader serves training, exporting and devices, so that a picture enters a net the same way
+everywhere.
+"""
+
+import dataclasses
+import os
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps
+
+from fedsup_tf.files.reading import open_regular, reading
+from fedsup_tf.files.validation import check_choice, check_whole_number
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
+RESIZES = ("crop", "fit")
+# Greatest value of a pixel of a picture, once its channels have 8 bits.
+PICTURE_GREATEST = 255
+# A camera of 64 megapixels; room for the decoded picture is made only within this.
+_MOST_PIXELS = 2**26
+_EXPECTED = f"a picture ({', '.join(FORMATS)})"
+_REMEDY = "Write it anew as PNG, or take it out."
+_GREY_MODES = ("1", "L", "LA", "La")
+_ORIENTATION = 0x0112
+# Orientations in which height and width change places.
+_LYING = (5, 6, 7, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureForm:
+    """Form that pictures get when they are read.
+
+    Attributes:
+      image_shape: `(height, width, channels)`; 1 channel is grey, 3 are red, green and blue.
+      resize: `"crop"` cuts a picture of another aspect ratio at two sides, `"fit"` adds background
+        at two sides; both scale it then.
+      background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`.
+
+    Raises:
+      ValueError: If a field is out of range.
+    """
+
+    image_shape: tuple[int, int, int]
+    resize: str = "crop"
+    background: str = "white"
+
+    def __post_init__(self):
+        height, width, channels = self.image_shape
+        check_whole_number(height, "the height of pictures", 1)
+        check_whole_number(width, "the width of pictures", 1)
+        if channels not in (1, 3):
+            raise ValueError(
+                f"Expected 1 or 3 channels for pictures, received {channels}. Give images of other "
+                "channels as an .npz file."
+            )
+        check_choice(self.resize, "resize", RESIZES)
+        background_colour(self.background)
+
+
+def background_colour(text: str) -> tuple[int, int, int]:
+    """Returns the red, green and blue of a colour, each from 0 to 255.
+
+    Args:
+      text: A name such as `"white"`, or hexadecimal digits such as `"#ff8000"`.
+
+    Raises:
+      ValueError: If it is no colour.
+    """
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"Expected a background such as white, black or #ff8000, received {text!r}."
+        ) from error
+
+
+def picture_shape(path: str | os.PathLike) -> tuple[int, int, int]:
+    """Reads the size of a picture from its header, before its pixels are decoded.
+
+    Returns:
+      `(height, width, channels)` of the upright picture; 1 channel if it is grey, else 3.
+
+    Raises:
+      InvalidFileError: If the file is no picture, or one too large.
+    """
+    with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
+            width, height = picture.size
+            if picture.getexif().get(_ORIENTATION) in _LYING:
+                width, height = height, width
+            return height, width, 1 if _is_grey(picture) else 3
+
+
+def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
+    """Reads a picture; the first one of a file that has several.
+
+    It is turned upright as its EXIF orientation says. Transparent pixels show the background, 16
+    bits a channel become 8, and CMYK becomes red, green and blue.
+
+    Args:
+      path: A PNG, JPEG, BMP, WebP, TIFF or GIF file; its content decides, not its name.
+      form: Size and colours of the result.
+
+    Returns:
+      `(height, width, channels)`, uint8.
+
+    Raises:
+      InvalidFileError: If the file is no whole picture, or one too large.
+    """
+    with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
+        # Pillow warns of what is of no consequence for pixels, such as damaged EXIF fields.
+        warnings.simplefilter("ignore")
+        with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
+            picture.load()
+            return form_picture(picture, form)
+
+
+def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
+    """Gives a decoded picture its form, see `read_picture`.
+
+    Returns:
+      `(height, width, channels)`, uint8.
+
+    Raises:
+      ValueError: If its pixels are of a kind whose brightness is unknown.
+    """
+    height, width, channels = form.image_shape
+    mode, colour = ("L", "RGB")[channels == 3], background_colour(form.background)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray(scale_pixels(np.asarray(picture), 2**16 - 1, PICTURE_GREATEST))
+    elif picture.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"expected 8 or 16 bits a channel, received pixels of kind {picture.mode}, whose "
+            "greatest value is unknown."
+        )
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
+    picture = picture.convert(mode)
+    if picture.size != (width, height):
+        if form.resize == "crop":
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BOX)
+        else:
+            behind = Image.new("RGB", (1, 1), colour).convert(mode).getpixel((0, 0))
+            picture = ImageOps.pad(picture, (width, height), Image.Resampling.BOX, behind)
+    return np.asarray(picture, np.uint8).reshape(height, width, channels)
+
+
+def scale_pixels(pixels: np.ndarray, greatest: int, wanted: int) -> np.ndarray:
+    """Scales pixels to another greatest value, to the nearest whole number.
+
+    Args:
+      pixels: Whole numbers from 0 to `greatest`, of any shape.
+      greatest: Their value of full brightness, below 2**24.
+      wanted: That of the result, from 1 to 255.
+
+    Returns:
+      The pixels, uint8.
+    """
+    if greatest == wanted:
+        return pixels.astype(np.uint8, copy=False)
+    wide = pixels.astype(np.uint32)
+    return ((wide * wanted + greatest // 2) // greatest).astype(np.uint8)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """Opens a picture by its content; its header alone is read.
+
+    Raises:
+      ValueError: If it is none, or too large to be decoded.
+    """
+    try:
+        picture = Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"expected {_EXPECTED}, received a file of another kind.") from error
+    width, height = picture.size
+    if width * height > _MOST_PIXELS:
+        picture.close()
+        raise ValueError(
+            f"expected a picture of at most {_MOST_PIXELS:,} pixels, received {width:,} x "
+            f"{height:,}."
+        )
+    return picture
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    if picture.mode == "P":
+        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return picture.mode in _GREY_MODES or picture.mode.startswith("I")

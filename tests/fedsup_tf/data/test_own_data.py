@@ -1,0 +1,431 @@
+"""Own data from folders, tables and arrays: layouts, labels, clients, parts, and refusals."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedsup_tf.data import examples as data_examples
+from fedsup_tf.data import picture_examples
+from fedsup_tf.data.channel_statistics import channel_sums, mean_and_deviation
+from fedsup_tf.data.class_labels import number_labels
+from fedsup_tf.data.data_settings import DataSettings
+from fedsup_tf.data.datasets import DatasetError
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.data.preprocessing import Preprocessing
+
+SHAPE = (4, 4, 1)
+
+
+def draw(path, value, shape=(4, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(shape, value, np.uint8)).save(path)
+
+
+def values(images):
+    """The value of each image that `draw` drew."""
+    return images[:, 0, 0, 0].tolist()
+
+
+# Folders.
+
+
+def test_a_folder_of_classes_is_one_client(tmp_path):
+    for label, begin in (("cat", 0), ("dog", 100)):
+        for number in range(5):
+            draw(tmp_path / "pets" / label / f"{number}.png", begin + number)
+    data = FederatedDataset.from_folder(tmp_path / "pets")
+    assert data.name == "pets"
+    assert data.class_names == ("cat", "dog")
+    assert data.image_shape == SHAPE
+    assert (data.train_sizes, data.test_sizes) == ((8,), (2,))
+    assert not data.notes
+    images, labels = data.train_examples(0)
+    assert [int(value >= 100) for value in values(images)] == labels.tolist()
+    again = FederatedDataset.from_folder(tmp_path / "pets")
+    assert again.fingerprint() == data.fingerprint()
+    other = FederatedDataset.from_folder(tmp_path / "pets", seed=1)
+    assert other.fingerprint() != data.fingerprint()
+
+
+def test_a_folder_of_clients_keeps_who_has_what(tmp_path):
+    for client, begin in (("ann", 0), ("Bob Ö", 100)):
+        for label in ("1", "2", "10"):
+            for number in range(4):
+                draw(tmp_path / client / label / f"{number}.png", begin + 10 * int(label) + number)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert data.client_names == ("Bob Ö", "ann")
+    # Numbers are sorted as numbers.
+    assert data.class_names == ("1", "2", "10")
+    for client, begin in ((0, 100), (1, 0)):
+        images, labels = data.train_examples(client)
+        test_images, test_labels = data.test_examples(client)
+        assert np.bincount(labels).tolist() == [3, 3, 3]
+        assert np.bincount(test_labels).tolist() == [1, 1, 1]
+        for value, label in zip(
+            values(images) + values(test_images), [*labels, *test_labels], strict=True
+        ):
+            assert (value - begin) // 10 == int(data.class_names[label])
+
+
+def test_train_and_test_folders_are_the_parts(tmp_path):
+    for part, count in (("train", 3), ("Test", 2)):
+        for label in ("a", "b"):
+            for number in range(count):
+                draw(tmp_path / part / label / f"{number}.png", number)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert (data.train_sizes, data.test_sizes) == ((6,), (4,))
+    # A validation part beside both is not used, and said.
+    draw(tmp_path / "val" / "a" / "0.png", 1)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert data.test_sizes == (4,)
+    assert data.notes == ("1 of 11 files is not used (1 .png): val/a/0.png.",)
+
+
+def test_nobodys_test_examples_are_dealt_by_classes(tmp_path):
+    for client, label in (("x", "a"), ("y", "b")):
+        for number in range(4):
+            draw(tmp_path / "train" / client / label / f"{number}.png", number)
+    for label in ("a", "b"):
+        for number in range(3):
+            draw(tmp_path / "test" / label / f"{number}.png", number)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert data.train_sizes == (4, 4)
+    assert [set(data.test_examples(client)[1].tolist()) for client in (0, 1)] == [{0}, {1}]
+
+
+def test_files_that_are_not_used_are_counted_and_named(tmp_path):
+    for label in ("a", "b"):
+        for number in range(5):
+            draw(tmp_path / label / f"{number}.png", number)
+    (tmp_path / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (tmp_path / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "a" / ".hidden").write_text("left out without a word")
+    (tmp_path / "readme").write_text("beside the classes")
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    data = FederatedDataset.from_folder(tmp_path)
+    assert data.train_sizes[0] + data.test_sizes[0] == 10
+    (note,) = data.notes
+    assert note.startswith(
+        "4 of 14 files are not used (2 .png, 1 .txt, 1 no ending): a/broken.png, a/notes.txt, "
+        "b/pipe.png, readme. The first that cannot be read: "
+    )
+    assert "\n" not in note
+
+
+def test_a_class_that_loses_all_its_files_is_an_error(tmp_path):
+    draw(tmp_path / "a" / "0.png", 1)
+    draw(tmp_path / "a" / "1.png", 1)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DatasetError, match="one picture of class 'b', received no file"):
+        FederatedDataset.from_folder(tmp_path)
+    (tmp_path / "b" / "0.heic").write_bytes(b"ftypheic")
+    told = "of class 'b', received 1 files of which none can be read.*0.heic.*another kind"
+    with pytest.raises(DatasetError, match=told):
+        FederatedDataset.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ([], "CLASS/PICTURE or CLIENT/CLASS/PICTURE.* received a folder without one"),
+        (["0.png"], "received a folder without one"),
+        (["x/a/0.png", "b/0.png"], "received 'b' with pictures beside folders of folders"),
+    ],
+)
+def test_other_layouts_are_refused(tmp_path, files, told):
+    for file in files:
+        draw(tmp_path / file, 1)
+    with pytest.raises(DatasetError, match=told) as error:
+        FederatedDataset.from_folder(tmp_path)
+    assert str(error.value).startswith(repr(str(tmp_path)))
+
+
+def test_other_paths_are_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path / "none.csv", tmp_path / "none.npz"):
+        with pytest.raises(DatasetError, match=r"none.*: expected"):
+            FederatedDataset.from_path(path)
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(DatasetError, match="received a file of another kind"):
+        FederatedDataset.from_path(tmp_path / "a.txt")
+    with pytest.raises(DatasetError, match="expected a folder, received none"):
+        FederatedDataset.from_folder(tmp_path / "a.txt")
+    with pytest.raises(DatasetError, match=r"expected a \.csv table"):
+        FederatedDataset.from_csv(tmp_path)
+
+
+def test_sizes_are_decided_before_pictures_are_decoded(tmp_path, monkeypatch):
+    draw(tmp_path / "a" / "0.png", 1, (4, 6))
+    draw(tmp_path / "b" / "0.png", 1, (8, 8))
+    with pytest.raises(DatasetError, match="one size, received 2 sizes from 4 x 6 to 8 x 8"):
+        FederatedDataset.from_folder(tmp_path)
+    data = FederatedDataset.from_folder(tmp_path, image_shape=(5, 5, 3))
+    assert data.image_shape == (5, 5, 3)
+    monkeypatch.setattr(picture_examples, "MOST_IMAGE_BYTES", 100)
+    monkeypatch.setattr(picture_examples, "read_picture", None)
+    with pytest.raises(DatasetError, match="at most 100 bytes of pixels, received 2 pictures"):
+        FederatedDataset.from_folder(tmp_path, image_shape=(10, 10, 1))
+
+
+# Tables.
+
+
+def write_table(tmp_path, text, **options):
+    for name, value in (("a", 1), ("b", 2), ("c", 3), ("d", 4)):
+        draw(tmp_path / "p" / f"{name}.png", value)
+    path = tmp_path / "table.csv"
+    path.write_text(text, **options)
+    return path
+
+
+def test_a_table_names_clients_and_parts(tmp_path):
+    path = write_table(
+        tmp_path,
+        "client,path,label,split\n"
+        "ann,p/a.png,3,train\nann,p/b.png,5,test\n\nbob,p/c.png,5,Train\nbob,p/d.png,3,val\n",
+    )
+    data = FederatedDataset.from_csv(path)
+    assert data.client_names == ("ann", "bob")
+    assert data.class_names == ("3", "5")
+    assert [values(data.train_examples(client)[0]) for client in (0, 1)] == [[1], [3]]
+    assert [data.test_examples(client)[1].tolist() for client in (0, 1)] == [[1], [0]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_from_an_office_is_read(tmp_path, encoding):
+    text = "path;label\r\np/a.png;Ä\r\np/b.png;Ä\r\np/c.png;ß\r\np/d.png;ß\r\n"
+    data = FederatedDataset.from_csv(write_table(tmp_path, text, encoding=encoding))
+    assert data.class_names == ("Ä", "ß")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "received an empty table"),
+        ("p/a.png,1\np/b.png,2\n", "columns path and label.*received p/a.png, 1"),
+        ("path,label,label\n", "columns path and label"),
+        ("path,label\n", "a line for each picture, received none"),
+        ("path,label\np/a.png\n", "line 2: expected a value for each.*none for label"),
+        ("path,label,split\np/a.png,1,later\n", "line 2: expected split as train or test"),
+        ('path,label\n"p/a.png,1\n', "table of path and label"),
+        ("path,label\nnone.png,1\n", "of class '1', received 1 files of which none can be read"),
+        ("path,label\np/a.png,1\np\0,2\n", "bytes of value 0"),
+        ("path,label,client\np/a.png,1,x\np/b.png,1,\n", "line 3: .*none for client"),
+    ],
+)
+def test_other_tables_are_refused(tmp_path, text, told):
+    path = write_table(tmp_path, text)
+    with pytest.raises(DatasetError, match=told) as error:
+        FederatedDataset.from_csv(path)
+    assert str(error.value).startswith(repr(str(path)))
+
+
+# Arrays.
+
+
+def arrays(**changes):
+    kept = {
+        "images": np.arange(12, dtype=np.uint8).repeat(16).reshape(12, 4, 4, 1) * 20,
+        "labels": np.arange(12) % 3 + 1,
+    }
+    return {name: value for name, value in (kept | changes).items() if value is not None}
+
+
+def written(tmp_path, **changes):
+    np.savez(tmp_path / "own.npz", **arrays(**changes))
+    return tmp_path / "own.npz"
+
+
+def test_labels_start_anywhere(tmp_path):
+    data = FederatedDataset.from_path(written(tmp_path))
+    assert data.class_names == ("1", "2", "3")
+    numbers = np.array([value // 20 for value in values(data.dataset.train_images)])
+    assert data.dataset.train_labels.tolist() == (numbers % 3).tolist()
+    names = np.array(["z", "x", "y"] * 4)
+    data = FederatedDataset.from_arrays(arrays()["images"], names)
+    assert data.class_names == ("x", "y", "z")
+
+
+def test_an_npz_tells_clients_and_a_test_part(tmp_path):
+    clients = np.repeat([5, 10], 6)
+    test = {"test_images": arrays()["images"][:4, ..., 0], "test_labels": np.array([1, 2, 3, 1])}
+    data = FederatedDataset.from_path(written(tmp_path, clients=clients, **test))
+    assert data.client_names == ("5", "10")
+    assert data.train_sizes == (6, 6)
+    # Test examples that are nobody's are drawn for each client.
+    assert all(data.test_sizes)
+    own = written(tmp_path, clients=clients, **test, test_clients=np.array([5, 5, 5, 10]))
+    assert FederatedDataset.from_path(own).test_sizes == (3, 1)
+
+
+def test_arrays_that_others_call_otherwise(tmp_path):
+    given = arrays(images=None, labels=None, train_images=arrays()["images"])
+    given |= {"train_labels": arrays()["labels"][:, np.newaxis].astype(np.uint8)}
+    np.savez(tmp_path / "m.npz", **given, val_images=np.zeros(3))
+    assert FederatedDataset.from_path(tmp_path / "m.npz").class_names == ("1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("images", "expected", "greatest"),
+    [
+        (np.linspace(0, 1, 12, dtype=np.float32), np.rint(np.linspace(0, 255, 12)), 255),
+        (np.arange(12) > 5, np.where(np.arange(12) > 5, 255, 0), 255),
+        (np.arange(12, dtype=np.uint16) * 257, np.arange(12), 255),
+        (np.arange(12), np.arange(12), 11),
+        (np.arange(12) * 23.0, np.arange(12) * 23, 255),
+    ],
+)
+def test_pixels_of_other_types_become_bytes(images, expected, greatest):
+    images = images[:, np.newaxis, np.newaxis].repeat(4, 1).repeat(4, 2)
+    data = FederatedDataset.from_arrays(
+        images, arrays()["labels"], test_images=images, test_labels=arrays()["labels"]
+    )
+    assert values(data.dataset.train_images) == expected.tolist()
+    assert data.preprocessing.greatest_pixel == greatest
+
+
+IMAGES = arrays()["images"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": None}, r"expected arrays images and labels.*received \['images'\]"),
+        ({"test_images": IMAGES}, "both or none of test_images and test_labels"),
+        ({"images": IMAGES[:0], "labels": np.zeros(0, int)}, "one image in images, received none"),
+        (
+            {"test_images": IMAGES[:0], "test_labels": np.zeros(0, int)},
+            r"one image in test_images, received none, shape \(0, 4, 4, 1\). Add some, or leave",
+        ),
+        ({"labels": np.zeros(11, int)}, r"labels of shape \(12,\)"),
+        ({"labels": np.zeros(12)}, "received float64"),
+        ({"labels": np.eye(12, dtype=int)}, r"received int64 of shape \(12, 12\)"),
+        ({"images": IMAGES[..., 0, 0, 0]}, "images of shape .examples, height, width, channels"),
+        ({"images": IMAGES * 1.5 - 7.3}, "whole numbers of 8 or 16 bits"),
+        ({"images": IMAGES.astype(int) * 1000}, "received int64 from 0 to 220000"),
+        ({"images": np.where(IMAGES > 9, np.nan, 0)}, "received float64 from nan to nan"),
+        ({"clients": np.zeros(3, int)}, r"clients of shape \(12,\)"),
+        ({"test_clients": np.zeros(3, int)}, "clients and test_images beside test_clients"),
+        ({"test_images": IMAGES[:, :2], "test_labels": np.zeros(12, int)}, "the shape of images"),
+        ({"test_images": IMAGES, "test_labels": np.array(["a"] * 12)}, "the type of labels"),
+        ({"images": np.array([{}] * 12)}, "a complete .npz"),
+        ({"test_images": IMAGES[:1], "test_labels": np.array([9])}, "test examples alone of 9"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(tmp_path, changes, told):
+    path = written(tmp_path, **changes)
+    with pytest.raises(DatasetError, match=told) as error:
+        FederatedDataset.from_path(path)
+    assert "own.npz" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_are_bounded_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsup_tf.data.array_examples.MOST_IMAGE_BYTES", 100)
+    with pytest.raises(DatasetError, match="images of at most 100 bytes"):
+        FederatedDataset.from_path(written(tmp_path))
+    assert data_examples.MOST_IMAGE_BYTES > 2**30
+
+
+def test_arrays_are_scaled_to_a_shape_that_is_asked_for(tmp_path):
+    data = FederatedDataset.from_path(written(tmp_path), image_shape=(8, 6, 3))
+    assert data.image_shape == (8, 6, 3)
+    with pytest.raises(DatasetError, match="only images of 1, 3 or 4 channels can be scaled"):
+        FederatedDataset.from_path(
+            written(tmp_path, images=np.zeros((12, 1, 9, 6), np.uint8)), image_shape=SHAPE
+        )
+
+
+# Labels of a model.
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "expected"),
+    [
+        (["b", "a"], ("a", "b"), [1, 0]),
+        (["T-shirt_top"], ("Coat", "T-shirt/top"), [1]),
+        ([1, 10], tuple(map(str, range(1, 11))), [0, 9]),
+        ([0, 9], tuple(map(str, range(1, 11))), [0, 9]),
+        (["1", "0"], ("a", "b"), [1, 0]),
+    ],
+)
+def test_labels_are_names_of_classes_or_their_numbers(labels, class_names, expected):
+    numbers, names = number_labels(labels, class_names, "these")
+    assert numbers.tolist() == expected
+    assert numbers.dtype == np.int32
+    assert names == class_names
+
+
+@pytest.mark.parametrize("labels", [["a", "c"], ["a", "1"], [2], [-1]])
+def test_labels_of_no_class_are_refused(labels):
+    with pytest.raises(ValueError, match="these: expected labels of the 2 classes a, b"):
+        number_labels(labels, ("a", "b"), "these")
+
+
+# Clients and settings.
+
+
+def test_a_client_without_a_part_is_said():
+    clients = np.array(["alone", *["many"] * 11])
+    data = FederatedDataset.from_arrays(IMAGES, arrays()["labels"], clients)
+    assert data.test_sizes[0] == 0
+    assert data.notes == ("1 of 2 clients has no test examples: alone.",)
+
+
+def test_settings_take_clients_as_they_are_or_divide(tmp_path):
+    path = str(written(tmp_path, clients=np.repeat([1, 2, 3], 4)))
+    data = DataSettings(path).load()
+    assert (data.partition, len(data)) == ("natural", 3)
+    data = DataSettings(path, partition="iid", clients=4).load()
+    assert (data.partition, len(data)) == ("iid", 4)
+    path = str(written(tmp_path))
+    assert DataSettings(path, clients=3, classes_per_client=2).load().partition == "shard"
+    for settings in (DataSettings(path, partition="natural"), DataSettings(partition="natural")):
+        with pytest.raises(ValueError, match="data with clients for the natural partition"):
+            settings.load()
+
+
+def test_normalization_comes_from_all_clients_sums():
+    images = np.random.default_rng(0).integers(0, 256, (700, 3, 5, 2), np.uint8)
+    sums = [channel_sums(part) for part in np.array_split(images, 4)]
+    mean, deviation = mean_and_deviation(sums)
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(deviation, images.std((0, 1, 2)), atol=1e-4)
+    assert mean_and_deviation([channel_sums(images)]) == (mean, deviation)
+    assert mean_and_deviation([channel_sums(images[:1] * 0 + 7)]) == ((7.0, 7.0), (1.0, 1.0))
+    with pytest.raises(ValueError, match="Add training examples"):
+        mean_and_deviation([channel_sums(images[:0])])
+
+
+def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
+    model = Preprocessing((5.0,), (6.0,), greatest_pixel=16)
+    for number, value in enumerate((255, 128, 0)):
+        draw(tmp_path / "p" / "a" / f"{number}.png", value)
+    data = FederatedDataset.from_folder(tmp_path / "p", preprocessing=model)
+    read = values(data.dataset.train_images) + values(data.dataset.test_images)
+    assert sorted(read) == [0, 8, 16]
+    told = "The images' pixels of 0..255 were scaled to 0..16, those that the model was trained on."
+    assert data.notes == (told,)
+    data = FederatedDataset.from_path(written(tmp_path), preprocessing=model)
+    assert data.notes == (told,)
+    assert data.dataset.train_images.max() == 14
+    # Nothing is said where the scale is the same, or that of a model is not known.
+    ours = written(tmp_path, images=np.minimum(IMAGES, 16))
+    data = FederatedDataset.from_path(ours, preprocessing=model)
+    assert not data.notes
+    assert data.dataset.train_images.max() == 16
+    unknown = Preprocessing((5.0,), (6.0,))
+    assert not FederatedDataset.from_path(written(tmp_path), preprocessing=unknown).notes
+    # The digits' pixels for a model of pictures.
+    bright = Preprocessing((5.0,), (6.0,), greatest_pixel=255)
+    ours = written(tmp_path, images=np.minimum(IMAGES, 16))
+    (note,) = FederatedDataset.from_path(ours, preprocessing=bright).notes
+    assert note.startswith("No pixel of the images is above 16, and the model was trained on")
+
+
+def test_no_class_loses_its_only_example_to_the_test():
+    labels = np.array([0, 1, 2, 2])
+    data = FederatedDataset.from_arrays(IMAGES[:4], labels, test_share=0.9)
+    assert sorted(data.train_examples(0)[1].tolist()) == [0, 1, 2]
+    assert data.test_examples(0)[1].tolist() == [2]

@@ -1,0 +1,157 @@
+"""The reader of pictures: formats, colours, transparency, orientation, size and scale."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedsup_tf.data import pictures
+from fedsup_tf.data.pictures import PictureForm, picture_shape, read_picture
+from fedsup_tf.files.reading import InvalidFileError
+
+GREY, COLOUR = PictureForm((8, 8, 1)), PictureForm((8, 8, 3))
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+
+
+def saved(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "webp", "tiff", "gif"])
+def test_formats_without_loss_are_read_pixel_by_pixel(tmp_path, ending):
+    options = {"lossless": True} if ending == "webp" else {}
+    path = saved(tmp_path / f"a.{ending}", Image.fromarray(RAMP), **options)
+    np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], RAMP)
+    np.testing.assert_array_equal(read_picture(path, COLOUR), RAMP[..., np.newaxis].repeat(3, 2))
+
+
+def test_jpeg_and_endings_that_lie_are_read(tmp_path):
+    path = saved(tmp_path / "a.png", Image.fromarray(RAMP), format="JPEG", quality=100)
+    np.testing.assert_allclose(read_picture(path, GREY)[..., 0].astype(int), RAMP, atol=3)
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 200)]
+    for ending in ("gif", "tiff", "webp", "png"):
+        path = tmp_path / f"a.{ending}"
+        options = {"lossless": True} if ending == "webp" else {}
+        frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+        assert np.unique(read_picture(path, GREY)).tolist() == [10]
+
+
+@pytest.mark.parametrize(("background", "paper"), [("white", 255), ("black", 0), ("#808080", 128)])
+def test_transparent_paper_shows_the_background(tmp_path, background, paper):
+    ink = np.zeros((8, 8), np.uint8)
+    ink[2:4] = 255
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[..., 3] = ink
+    grey_alpha = np.stack([np.zeros((8, 8), np.uint8), ink], -1)
+    palette = Image.fromarray((ink == 255).astype(np.uint8), "P")
+    palette.putpalette([9, 9, 9, 0, 0, 0])
+    paths = [
+        saved(tmp_path / "a.png", Image.fromarray(rgba)),
+        saved(tmp_path / "b.png", Image.fromarray(grey_alpha, "LA")),
+        saved(tmp_path / "c.png", palette, transparency=0),
+        saved(tmp_path / "d.gif", palette, transparency=0),
+        saved(tmp_path / "e.webp", Image.fromarray(rgba), lossless=True, exact=True),
+        saved(tmp_path / "f.tiff", Image.fromarray(rgba)),
+    ]
+    expected = np.where(ink == 255, 0, paper)
+    for path in paths:
+        for form in (
+            PictureForm((8, 8, 1), "crop", background),
+            PictureForm((8, 8, 3), "fit", background),
+        ):
+            np.testing.assert_array_equal(read_picture(path, form)[..., 0], expected)
+
+
+def test_16_bits_become_8(tmp_path):
+    wide = RAMP.astype(np.uint16) * 257
+    for ending in ("png", "tiff"):
+        path = saved(tmp_path / f"a.{ending}", Image.fromarray(wide))
+        np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], RAMP)
+        assert picture_shape(path) == (8, 8, 1)
+
+
+def test_pixels_of_unknown_scale_are_refused(tmp_path):
+    for values in (RAMP.astype(np.int32), RAMP.astype(np.float32)):
+        path = saved(tmp_path / "a.tiff", Image.fromarray(values))
+        with pytest.raises(InvalidFileError, match="8 or 16 bits a channel, received pixels of"):
+            read_picture(path, GREY)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tiff"])
+def test_printers_colours_become_red_green_and_blue(tmp_path, ending):
+    cyan = np.zeros((8, 8, 4), np.uint8)
+    cyan[..., 0] = 255
+    path = saved(tmp_path / f"a.{ending}", Image.fromarray(cyan, "CMYK"))
+    np.testing.assert_allclose(read_picture(path, COLOUR)[0, 0], (0, 255, 255), atol=4)
+
+
+def test_a_camera_held_upright(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = saved(tmp_path / "a.png", Image.fromarray(RAMP[:4]), exif=turned)
+    assert picture_shape(path) == (8, 4, 1)
+    read = read_picture(path, PictureForm((8, 4, 1)))[..., 0]
+    np.testing.assert_array_equal(read, RAMP[:4].T[:, ::-1])
+
+
+def test_pictures_of_another_aspect_ratio_are_cut_or_fitted(tmp_path):
+    wide = np.zeros((16, 32), np.uint8)
+    wide[:, 8:24] = 200
+    path = saved(tmp_path / "a.png", Image.fromarray(wide))
+    assert np.unique(read_picture(path, GREY)).tolist() == [200]
+    fitted = read_picture(path, PictureForm((8, 8, 1), "fit", "white"))[..., 0]
+    assert np.unique(fitted[[0, 1, 6, 7]]).tolist() == [255]
+    assert fitted[4].tolist() == [0, 0, 200, 200, 200, 200, 0, 0]
+
+
+def test_shapes_are_told_by_the_header(tmp_path):
+    colours = Image.fromarray(np.zeros((5, 7, 3), np.uint8))
+    grey_palette = Image.fromarray(np.zeros((5, 7), np.uint8), "P")
+    grey_palette.putpalette([0, 0, 0, 9, 9, 9])
+    assert picture_shape(saved(tmp_path / "a.png", colours)) == (5, 7, 3)
+    assert picture_shape(saved(tmp_path / "b.png", grey_palette)) == (5, 7, 1)
+
+
+def damaged(tmp_path, data):
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    return path
+
+
+def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)).save(file, "PNG")
+    with pytest.raises(InvalidFileError, match="received a file of another kind"):
+        read_picture(damaged(tmp_path, b"no picture"), GREY)
+    with pytest.raises(InvalidFileError, match=r"a picture .PNG, JPEG, .* cannot be read"):
+        read_picture(damaged(tmp_path, file.getvalue()[:90]), GREY)
+    with pytest.raises(InvalidFileError, match="found none"):
+        read_picture(tmp_path / "none.png", GREY)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InvalidFileError, match="received a named pipe"):
+        read_picture(tmp_path / "pipe.png", GREY)
+    monkeypatch.setattr(pictures, "_MOST_PIXELS", 63)
+    for read in (picture_shape, lambda path: read_picture(path, GREY)):
+        with pytest.raises(InvalidFileError, match="at most 63 pixels, received 8 x 8") as error:
+            read(damaged(tmp_path, file.getvalue()))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (((8, 8, 2),), "1 or 3 channels"),
+        (((0, 8, 1),), "height of pictures"),
+        (((8, 8, 1), "stretch"), "resize to be one of crop, fit"),
+        (((8, 8, 1), "crop", "nocolour"), "background such as white"),
+    ],
+)
+def test_other_forms_are_refused(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        PictureForm(*arguments)
