@@ -53,6 +53,8 @@ _SETTINGS = {
     "classes_per_client": _COUNT,
     "seed": _COUNT,
     "beta": _NUMBER,
+    "quantity": _NUMBER,
+    "incomplete_clients": _TEXT,
     "resize": _TEXT,
     "background": _TEXT,
     "test_share": _NUMBER,

@@ -7,12 +7,15 @@ from fedsup_tf.data.datasets import DATASETS, load_dataset
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.partition import NATURAL, PARTITIONS
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.validation import check_choice
 
+INCOMPLETE_CLIENTS = ("keep", "leave_out")
 # The kinds of partition that a setting belongs to, for those that do not belong to all.
 PARTITION_OPTIONS = {
     "clients": PARTITIONS,
     "classes_per_client": ("shard",),
     "beta": ("dirichlet",),
+    "quantity": PARTITIONS,
 }
 
 
@@ -31,6 +34,8 @@ class DataSettings:
       clients: Number of clients; the data decides it if the partition is natural.
       classes_per_client: Classes a client holds, used by `"shard"` alone.
       beta: Concentration, used by `"dirichlet"` alone.
+      quantity: Unevenness of the clients' amounts of examples, see `partition.partition`.
+      incomplete_clients: `"keep"` or `"leave_out"` clients without training or test examples.
       seed: Decides the partition.
       resize: How own pictures get another aspect ratio, `"crop"` or `"fit"`.
       background: What is behind transparent pixels of own pictures.
@@ -46,6 +51,8 @@ class DataSettings:
     clients: int = 20
     classes_per_client: int = 5
     beta: float = 0.1
+    quantity: float = 0.0
+    incomplete_clients: str = "keep"
     seed: int = 0
     resize: str = "crop"
     background: str = "white"
@@ -65,6 +72,11 @@ class DataSettings:
           DatasetError: If a file is missing, damaged or not the data set's.
           ValueError: If there is no such data set or partition.
         """
+        check_choice(self.incomplete_clients, "incomplete_clients", INCOMPLETE_CLIENTS)
+        data = self._load_all()
+        return data.complete() if self.incomplete_clients == "leave_out" else data
+
+    def _load_all(self) -> FederatedDataset:
         own = self.load_own() if self.is_own else None
         kind = self.partition or (NATURAL if own is not None and len(own) > 1 else "shard")
         if kind == NATURAL:

@@ -258,6 +258,35 @@ class FederatedDataset:
         """Number of test examples of each client."""
         return tuple(len(client.test) for client in self.clients)
 
+    def complete(self) -> "FederatedDataset":
+        """Returns the clients that have training and test examples; notes name the others.
+
+        Raises:
+          ValueError: If there is none.
+        """
+        sizes = list(zip(self.train_sizes, self.test_sizes, strict=True))
+        kept = [number for number, parts in enumerate(sizes) if all(parts)]
+        left_out = [
+            name for name, parts in zip(self.client_names, sizes, strict=True) if not all(parts)
+        ]
+        if not kept:
+            raise ValueError(
+                f"Data set {self.name}: expected clients with training and test examples, received "
+                f"{len(self)} clients of which none has both. Keep incomplete clients."
+            )
+        if not left_out:
+            return self
+        note = (
+            f"{len(left_out):,} of {len(self):,} clients are left out, without training or test "
+            f"examples: {list_names(left_out)}."
+        )
+        return dataclasses.replace(
+            self,
+            clients=tuple(self.clients[number] for number in kept),
+            client_names=tuple(self.client_names[number] for number in kept),
+            reading_notes=(*self.reading_notes, note),
+        )
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what was not used, and about clients without training or test part."""

@@ -2,7 +2,11 @@
 
 `"iid"` deals examples at random, `"shard"` gives each client a few classes (McMahan et al., arXiv
 1602.05629, section 3), `"dirichlet"` draws each class's shares of the clients from a Dirichlet
-distribution (Hsu et al., arXiv 1909.06335). In all of them each training example has one client.
+distribution (Hsu et al., arXiv 1909.06335), `"contiguous"` gives each client neighbouring examples.
+In all of them each training example has at most one client.
+
+scikit-learn's digits lie grouped by who wrote them, so that contiguous clients differ in their
+handwriting. Where one writer ends and the next begins is not known: a client may have parts of two.
 """
 
 import heapq
@@ -11,13 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedsup_tf.files.validation import check_choice, check_whole_number
+from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
-PARTITIONS = ("iid", "shard", "dirichlet")
+PARTITIONS = ("iid", "shard", "dirichlet", "contiguous")
 # Each client's examples are those that the data says are its own: no partition of this module.
 NATURAL = "natural"
 # For a beta outside of these bounds NumPy's draws take very long or do not end.
 _LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
+# Beyond it the largest client has all.
+_GREATEST_QUANTITY = 10.0
+_QUANTITY_ADVICE = "Give 0 for amounts that are alike, 1 for uneven ones."
 
 
 class ClientIndices(NamedTuple):
@@ -41,13 +48,15 @@ def partition(
     *,
     classes_per_client: int | None = None,
     beta: float | None = None,
+    quantity: float = 0.0,
     test_examples: int | None = None,
 ) -> list[ClientIndices]:
     """Divides the training split among clients, and gives each a test set like its training set.
 
     Test sets are drawn from the one test split without replacement within a client; those of
     different clients may overlap. Their classes have the frequencies of the client's training
-    examples to the nearest example.
+    examples to the nearest example. Those of `"contiguous"` are neighbours in the test split, at
+    the same place as the client's training examples in theirs.
 
     Args:
       kind: One of `PARTITIONS`.
@@ -59,6 +68,10 @@ def partition(
         that a client has at most that many classes, and as many wherever that is possible.
       beta: For `"dirichlet"`: concentration of the distribution. The smaller it is, the fewer
         classes a client has.
+      quantity: Standard deviation of the logarithm of the clients' amounts of training examples, 0
+        for amounts that are alike. `"iid"` and `"contiguous"` deal all examples in such amounts,
+        each client at least one; of the others' clients each keeps so much of each of its classes,
+        the largest all, and what is left is not used.
       test_examples: Test examples of a client; `max(1, len(test_labels) // clients)` by default.
         A client has fewer where the test split has too few of one of its classes to keep the
         frequencies. Classes that the test split lacks are left out.
@@ -84,18 +97,31 @@ def partition(
     train_labels = _checked_labels("training", train_labels)
     test_labels = _checked_labels("test", test_labels)
     clients, seed = check_whole_number(clients, "clients", 1), check_whole_number(seed, "seed", 0)
-    if test_examples is None:
-        test_examples = max(1, len(test_labels) // clients)
-    test_examples = check_whole_number(test_examples, "test_examples", 1)
+    if test_examples is not None:
+        test_examples = check_whole_number(test_examples, "test_examples", 1)
     if clients > len(train_labels):
         raise ValueError(
             f"Expected at most {len(train_labels)} clients, one for each training example, "
             f"received {clients}. Ask for fewer clients."
         )
-    # Two streams, so that the training sets do not depend on the size of the test sets.
-    train_random, test_random = (np.random.default_rng((seed, stream)) for stream in range(2))
+    check_number(quantity, "quantity", least=0, advice=_QUANTITY_ADVICE)
+    if quantity > _GREATEST_QUANTITY:
+        raise ValueError(
+            f"Expected quantity from 0 to {_GREATEST_QUANTITY:g}, received {quantity:g}. "
+            f"{_QUANTITY_ADVICE}"
+        )
+    # Streams of their own, so that the training sets do not depend on the size of the test sets.
+    streams = (np.random.default_rng((seed, stream)) for stream in range(3))
+    train_random, test_random, amount_random = streams
+    # Alike for a quantity of 0: amounts relative to the largest.
+    amounts = np.exp(quantity * amount_random.standard_normal(clients))
+    amounts /= amounts.max()
+    if kind == "contiguous":
+        train = _pieces(np.arange(len(train_labels)), amounts, least=1)
+        tests = [piece[:test_examples] for piece in _pieces(np.arange(len(test_labels)), amounts)]
+        return [ClientIndices(*parts) for parts in zip(train, tests, strict=True)]
     if kind == "iid":
-        train = np.array_split(train_random.permutation(len(train_labels)), clients)
+        train = _pieces(train_random.permutation(len(train_labels)), amounts, least=1)
     elif kind == "shard":
         name = "classes_per_client of a shard partition"
         classes_per_client = check_whole_number(classes_per_client, name, 1)
@@ -108,6 +134,13 @@ def partition(
                 "few classes, 100 for clients that are alike."
             )
         train = _dirichlet(train_labels, clients, beta, train_random)
+    if quantity and kind != "iid":
+        train = [
+            _keep_share(indices, train_labels[indices], amount, amount_random)
+            for indices, amount in zip(train, amounts, strict=True)
+        ]
+    if test_examples is None:
+        test_examples = max(1, len(test_labels) // clients)
     return [
         ClientIndices(
             np.sort(indices).astype(np.int64),
@@ -115,6 +148,28 @@ def partition(
         )
         for indices in train
     ]
+
+
+def _pieces(indices: np.ndarray, amounts: np.ndarray, least: int = 0) -> list[np.ndarray]:
+    """Cuts indices into one piece for each amount, in these proportions, of at least `least`."""
+    if (amounts == 1).all():
+        return np.array_split(indices, len(amounts))
+    sizes = least + _apportion(amounts, len(indices) - least * len(amounts))
+    return np.split(indices, np.cumsum(sizes)[:-1])
+
+
+def _keep_share(
+    indices: np.ndarray, labels: np.ndarray, share: float, random: np.random.Generator
+) -> np.ndarray:
+    """Keeps a share of a client's examples of each class, at least one."""
+    return np.concatenate(
+        [
+            random.permutation(indices[labels == label])[
+                : max(1, round(share * np.count_nonzero(labels == label)))
+            ]
+            for label in np.unique(labels)
+        ]
+    )
 
 
 def label_counts(

@@ -33,6 +33,8 @@ _OF_DATA = (
     "clients",
     "classes_per_client",
     "beta",
+    "quantity",
+    "incomplete_clients",
     "seed",
     "resize",
     "background",

@@ -55,11 +55,13 @@ def main(argv: Sequence[str]) -> None:
 def _partition_name(options: ProgramFlags, kind: str) -> str:
     details = {
         "natural": "",
+        "contiguous": "",
         "iid": "",
         "shard": f"{options.classes_per_client} classes per client, ",
         "dirichlet": f"beta {options.beta:g}, ",
     }
-    return f"{kind} partition, {details[kind]}seed {options.seed}"
+    quantity = f"quantity {options.quantity:g}, " if options.quantity else ""
+    return f"{kind} partition, {details[kind]}{quantity}seed {options.seed}"
 
 
 def describe(data: FederatedDataset, partition_name: str) -> str:

@@ -1,5 +1,6 @@
 """A training kept in memory alone, for notebooks: `training_loop.train` without a folder."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -98,9 +99,14 @@ def client_accuracies(
       data: The clients and their examples.
       architectures: The net of each client.
       batch_size: Images normalized together.
+
+    Returns:
+      Shares from 0 to 1; NaN of a client without test images.
     """
     return [
         accuracy(weights, architecture, *data.test_examples(client), batch_size)
+        if data.test_sizes[client]
+        else math.nan
         for client, architecture in enumerate(architectures)
     ]
 

@@ -373,6 +373,21 @@ def test_a_client_without_a_part_is_said():
     assert data.notes == ("1 of 2 clients has no test examples: alone.",)
 
 
+def test_clients_without_a_part_are_left_out_if_asked(tmp_path):
+    clients = np.array([*["lonely"], *["many"] * 6, *["some"] * 5])
+    path = str(written(tmp_path, clients=clients))
+    assert DataSettings(path).load().test_sizes == (0, 1, 1)
+    data = DataSettings(path, incomplete_clients="leave_out").load()
+    assert data.client_names == ("many", "some")
+    (note,) = data.notes
+    assert note.startswith("1 of 3 clients are left out, without training or test")
+    with pytest.raises(ValueError, match="incomplete_clients to be one of keep, leave_out"):
+        DataSettings(path, incomplete_clients="no").load()
+    data = FederatedDataset.from_arrays(IMAGES[:2], np.array([0, 1]), np.array([0, 1]))
+    with pytest.raises(ValueError, match="none has both"):
+        data.complete()
+
+
 def test_settings_take_clients_as_they_are_or_divide(tmp_path):
     path = str(written(tmp_path, clients=np.repeat([1, 2, 3], 4)))
     data = DataSettings(path).load()

@@ -224,6 +224,45 @@ def test_classes_that_only_the_test_split_has():
     assert client.test.tolist() == [0, 1]
 
 
+# Neighbours and amounts.
+
+
+def test_contiguous_clients_have_neighbours_at_the_same_place_of_both_splits():
+    clients = divide("contiguous", clients=6)
+    assert np.concatenate([client.train for client in clients]).tolist() == list(range(len(TRAIN)))
+    assert np.concatenate([client.test for client in clients]).tolist() == list(range(len(TEST)))
+    assert len({len(client.train) for client in clients}) == 1
+    uneven = divide("contiguous", clients=6, quantity=1.0)
+    assert np.concatenate([client.train for client in uneven]).tolist() == list(range(len(TRAIN)))
+    shares = [
+        [len(getattr(client, part)) / len(labels) for client in uneven]
+        for part, labels in (("train", TRAIN), ("test", TEST))
+    ]
+    np.testing.assert_allclose(*shares, atol=1 / len(TEST))
+
+
+def test_a_quantity_makes_amounts_uneven():
+    options = {"shard": {"classes_per_client": 3}, "dirichlet": {"beta": 10.0}}
+    for kind in ("iid", "shard", "dirichlet", "contiguous"):
+        even, uneven, more = (
+            divide(kind, clients=20, quantity=quantity, **options.get(kind, {}))
+            for quantity in (0.0, 0.5, 3.0)
+        )
+        sizes = [np.log([len(c.train) for c in clients]) for clients in (even, uneven, more)]
+        assert np.std(sizes[0]) < np.std(sizes[1])
+        assert np.isfinite(sizes[2]).all()
+        used = np.concatenate([client.train for client in more])
+        assert len(set(used.tolist())) == len(used)
+        if kind in ("iid", "contiguous"):
+            assert len(used) == len(TRAIN)
+            assert np.std(sizes[1]) < np.std(sizes[2])
+        else:
+            # Nobody loses a class.
+            for ours, theirs in zip(even, more, strict=True):
+                assert set(TRAIN[ours.train]) == set(TRAIN[theirs.train])
+                assert set(theirs.train) <= set(ours.train)
+
+
 # Counts and refusals.
 
 
@@ -238,7 +277,10 @@ def test_label_counts():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"kind": "random"}, "partition to be one of iid, shard, dirichlet, received 'random'"),
+        (
+            {"kind": "random"},
+            "partition to be one of iid, shard, dirichlet, contiguous, received 'random'",
+        ),
         ({"clients": 0}, "clients to be a whole number from 1, received 0"),
         ({"clients": 2.0}, "clients to be a whole number"),
         ({"clients": 601}, "at most 600 clients"),
@@ -255,6 +297,8 @@ def test_label_counts():
         ({"kind": "dirichlet", "beta": float("nan")}, "above 0 .* received nan"),
         ({"kind": "dirichlet", "beta": float("inf")}, "above 0 .* received inf"),
         ({"kind": "dirichlet", "beta": 1e-300}, "from 1e-06 .* received 1e-300"),
+        ({"quantity": -1}, "quantity to be a finite number of at least 0"),
+        ({"quantity": 11}, "quantity from 0 to 10, received 11"),
         ({"train": TRAIN.astype(float)}, "training labels .* float64"),
         ({"train": TRAIN[:, np.newaxis]}, r"training labels .* \(600, 1\)"),
         ({"train": TRAIN - 1}, "whole numbers from 0"),

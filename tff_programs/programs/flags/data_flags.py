@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from fedsup_tf.data import partition
-from fedsup_tf.data.data_settings import PARTITION_OPTIONS, DataSettings
+from fedsup_tf.data.data_settings import INCOMPLETE_CLIENTS, PARTITION_OPTIONS, DataSettings
 from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.pictures import RESIZES, background_colour
@@ -15,8 +15,7 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 _DEFAULTS = DataSettings()
 # A model decides the last two.
 _OF_MODELS = ("class_names", "preprocessing")
-# A data set that has a name is read and divided without these.
-OF_OWN_DATA = ("resize", "background", "test_share")
+_OF_OWN_DATA = ("resize", "background", "test_share")
 _NAMES = tuple(
     field.name for field in dataclasses.fields(DataSettings) if field.name not in _OF_MODELS
 )
@@ -64,6 +63,19 @@ def define_data_flags(define: FlagDefiner) -> None:
         "Concentration, with --partition=dirichlet: the smaller, the fewer classes.",
         above=0,
     )
+    define.float(
+        "quantity",
+        _DEFAULTS.quantity,
+        "Standard deviation of the logarithm of the clients' amounts of examples; 0: all alike.",
+        lower_bound=0,
+        upper_bound=10,
+    )
+    define.enum(
+        "incomplete_clients",
+        _DEFAULTS.incomplete_clients,
+        INCOMPLETE_CLIENTS,
+        "Clients without training or test examples.",
+    )
     define.enum(
         "resize",
         _DEFAULTS.resize,
@@ -104,12 +116,17 @@ def data_settings_from_flags(options: ProgramFlags) -> DataSettings:
 
 
 def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[str, Any]:
-    """Returns the settings by which a run knows its data again, beside what other flags say."""
-    settings = {"partition": data.partition}
-    if options.dataset not in DATASETS:
-        settings |= {name: options[name].value for name in OF_OWN_DATA}
-        settings["data_hash"] = data.fingerprint()
-    return settings
+    """Returns the settings by which a run knows its data again; where it lies is none of them."""
+    settings = {name: options[name].value for name in _NAMES if name != "data_dir"}
+    settings["partition"] = data.partition
+    # Runs that began before there were such settings are continued.
+    for name in ("quantity", "incomplete_clients"):
+        if settings[name] == getattr(_DEFAULTS, name):
+            del settings[name]
+    if options.dataset in DATASETS:
+        # These are read and divided without them.
+        return {name: value for name, value in settings.items() if name not in _OF_OWN_DATA}
+    return {**settings, "data_hash": data.fingerprint()}
 
 
 def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ()) -> dict[str, Any]:
