@@ -50,6 +50,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tff_programs.simulation.in_memory": ["client_accuracies", "simulate", "simulate_async"],
         "tff_programs.simulation.round_clock": ["SimulatedTime"],
         "tff_programs.simulation.round_plan": ["Assignment"],
+        "tff_programs.simulation.tff_client_data": ["to_client_data"],
         "tff_programs.simulation.tiers": ["Tier", "default_tiers", "parse_tiers"],
     },
 )

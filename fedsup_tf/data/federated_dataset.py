@@ -5,10 +5,11 @@ import functools
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from fedsup_tf.data import array_examples
+from fedsup_tf.data import array_examples, client_data_examples
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.examples import Examples
@@ -209,6 +210,57 @@ class FederatedDataset:
         }
         arrays = {key: np.asarray(values) for key, values in given.items() if values is not None}
         examples = array_examples.join_arrays(f"Data set {name}", name, arrays)
+        return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
+
+    @classmethod
+    def from_tff(
+        cls,
+        train: Any,
+        test: Any | None = None,
+        *,
+        image: str | None = None,
+        label: str | None = None,
+        client_ids: Sequence[str] | None = None,
+        name: str = "tff",
+        class_names: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        test_share: float = 0.2,
+        seed: int = 0,
+    ) -> "FederatedDataset":
+        """Reads the clients of a `tff.simulation.datasets.ClientData`.
+
+        Args:
+          train: The training part, such as TFF's EMNIST or CIFAR-100, or what
+            `ClientData.from_clients_and_tf_fn` makes.
+          test: The test part, of clients of the same names; by default a share of each client's
+            examples.
+          image: Field of an element that is the image; by default the one that is called as usual.
+          label: Field of an element that is the label; by default the one that is called as usual.
+          client_ids: The clients to read; by default all of the training part.
+          name: Name of the data set.
+          class_names: See `from_path`.
+          preprocessing: See `from_path`.
+          test_share: See `from_path`.
+          seed: See `from_path`.
+
+        Raises:
+          DatasetError: If elements have no image or label, or do not fit into memory.
+        """
+        client_ids = list(train.client_ids) if client_ids is None else list(client_ids)
+        fields = (image, label)
+        source = f"Data set {name}"
+        arrays = dict(
+            zip(
+                ("images", "labels", "clients"),
+                client_data_examples.read_client_data(source, train, *fields, client_ids),
+                strict=True,
+            )
+        )
+        if test is not None:
+            tested = [client for client in test.client_ids if client in set(client_ids)]
+            read = client_data_examples.read_client_data(source, test, *fields, tested)
+            arrays |= zip(("test_images", "test_labels", "test_clients"), read, strict=True)
+        examples = array_examples.join_arrays(source, name, arrays)
         return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
 
     @classmethod

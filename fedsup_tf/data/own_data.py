@@ -180,12 +180,10 @@ def own_clients(
       seed: Decides what is random.
 
     Raises:
-      DatasetError: If a class has test examples alone.
       ValueError: If a label is of no class, or the share is out of range.
     """
     if not 0 < test_share < 1:
         raise ValueError(f"Expected test_share above 0 and below 1, received {test_share}.")
-    is_given = class_names is not None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)
     has_clients = examples.clients is not None
     owners = examples.clients if has_clients else np.full(len(labels), "0")
@@ -202,13 +200,11 @@ def own_clients(
             random = np.random.default_rng(stream)
             is_test[own] = _set_aside_some(labels[own], test_share, random)
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    notes = examples.notes
     untrained = np.setdiff1d(labels[test], labels[train])
-    if len(untrained) and not is_given:
-        raise DatasetError(
-            f"{examples.name}: expected training examples of each class, received test examples "
-            f"alone of {list_names([class_names[label] for label in untrained])}. Move some, or "
-            "take the class out."
-        )
+    if len(untrained):
+        names_told = list_names([class_names[label] for label in untrained])
+        notes += (f"There are test examples, but no training examples, of classes {names_told}.",)
     random = np.random.default_rng((seed, _TEST))
     train_owners, test_owners = owners[train], owners[test]
     is_nobodys = (test_owners < 0).any()
@@ -236,4 +232,4 @@ def own_clients(
         class_names=class_names,
         preprocessing=preprocessing,
     )
-    return OwnClients(dataset, tuple(clients), names, examples.notes)
+    return OwnClients(dataset, tuple(clients), names, notes)

@@ -310,7 +310,6 @@ IMAGES = arrays()["images"]
         ({"test_images": IMAGES[:, :2], "test_labels": np.zeros(12, int)}, "the shape of images"),
         ({"test_images": IMAGES, "test_labels": np.array(["a"] * 12)}, "the type of labels"),
         ({"images": np.array([{}] * 12)}, "a complete .npz"),
-        ({"test_images": IMAGES[:1], "test_labels": np.array([9])}, "test examples alone of 9"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path, changes, told):
@@ -437,6 +436,13 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     ours = written(tmp_path, images=np.minimum(IMAGES, 16))
     (note,) = FederatedDataset.from_path(ours, preprocessing=bright).notes
     assert note.startswith("No pixel of the images is above 16, and the model was trained on")
+
+
+def test_a_class_of_test_examples_alone_is_told():
+    test = {"test_images": IMAGES[:2], "test_labels": np.array([1, 9])}
+    data = FederatedDataset.from_arrays(**arrays(), **test)
+    told = "There are test examples, but no training examples, of classes 9."
+    assert data.notes == (told,)
 
 
 def test_no_class_loses_its_only_example_to_the_test():

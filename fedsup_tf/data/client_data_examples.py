@@ -1,0 +1,114 @@
+"""Reads the clients of a `tff.simulation.datasets.ClientData` into arrays, without importing TFF."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedsup_tf.data.archives import DatasetError
+from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.examples import MOST_IMAGE_BYTES
+
+# What fields of an element are called in the data sets that TFF has and in those of Keras.
+_IMAGE_FIELDS = ("pixels", "image", "images", "image/decoded", "x")
+_LABEL_FIELDS = ("label", "labels", "y")
+# Elements that are taken out of a client's data set at once.
+_ELEMENTS = 1024
+
+
+def read_client_data(
+    source: str,
+    client_data: Any,
+    image: str | None = None,
+    label: str | None = None,
+    client_ids: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads the examples of all clients.
+
+    Args:
+      source: What begins an error's message.
+      client_data: A `tff.simulation.datasets.ClientData`. An element of a client's data set is a
+        mapping with an image and a label, or a pair of them; elements may be in batches.
+      image: Field of the image, `(height, width)` or `(height, width, channels)`; by default the
+        field that is called as usual.
+      label: Field of the label, a number or a text; by default the field that is called as usual.
+      client_ids: The clients to read; by default all.
+
+    Returns:
+      Images, labels and names of clients, `(examples, ...)` each.
+
+    Raises:
+      DatasetError: If elements have no image or label, or there is no room for all of them.
+    """
+    structure = client_data.element_type_structure
+    if isinstance(structure, Mapping):
+        image = _field(source, "image", image, _IMAGE_FIELDS, structure)
+        label = _field(source, "label", label, _LABEL_FIELDS, structure)
+    elif isinstance(structure, tuple | list) and len(structure) == 2:
+        image, label = 0, 1
+    else:
+        raise DatasetError(
+            f"{source}: expected elements of an image and a label, received {structure}. Make them "
+            "so with ClientData.preprocess."
+        )
+    batch_axes = structure[label].shape.rank
+    image_axes = structure[image].shape.rank
+    if batch_axes not in (0, 1) or image_axes is None or image_axes - batch_axes not in (2, 3):
+        raise DatasetError(
+            f"{source}: expected images of shape (height, width) or (height, width, channels) with "
+            f"a label each, received {structure[image]} and {structure[label]}. Give them this "
+            "shape with ClientData.preprocess."
+        )
+    images, labels, clients, room = [], [], [], 0
+    for client in client_data.client_ids if client_ids is None else client_ids:
+        dataset = client_data.create_tf_dataset_for_client(client)
+        for element in _batches(
+            source, client, dataset if batch_axes else dataset.batch(_ELEMENTS)
+        ):
+            images.append(np.asarray(element[image]))
+            labels.append(np.asarray(element[label]))
+            clients.append(np.full(len(labels[-1]), client))
+            room += images[-1].size
+            if room > MOST_IMAGE_BYTES:
+                raise DatasetError(
+                    f"{source}: expected at most {MOST_IMAGE_BYTES:,} bytes of pixels, received "
+                    f"more by client {client}. Give fewer client_ids."
+                )
+    if not images:
+        raise DatasetError(f"{source}: expected clients with examples, received none. Give others.")
+    if len({values.shape[1:] for values in images}) > 1:
+        shapes = list_names(sorted({str(values.shape[1:]) for values in images}))
+        raise DatasetError(
+            f"{source}: expected images of one shape, received {shapes}. Resize them with "
+            "ClientData.preprocess."
+        )
+    return np.concatenate(images), _texts(np.concatenate(labels)), np.concatenate(clients)
+
+
+def _field(
+    source: str, what: str, given: str | None, usual: Sequence[str], structure: Mapping[str, Any]
+) -> str:
+    names = [given] if given is not None else [name for name in usual if name in structure]
+    if not names or names[0] not in structure:
+        raise DatasetError(
+            f"{source}: expected the name of a field as {what}, one of "
+            f"{list_names(sorted(structure))}, received {given}. Give one of them."
+        )
+    return names[0]
+
+
+def _elements(source: str, client: str, dataset: Any) -> Iterator[Any]:
+    try:
+        yield from dataset.as_numpy_iterator()
+    # TensorFlow raises errors of many kinds for elements that cannot be read or be one batch.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DatasetError(
+            f"{source}: expected images of one shape from client {client}, received elements that "
+            f"cannot be read ({reason}). Resize them with ClientData.preprocess."
+        ) from error
+
+
+def _texts(labels: np.ndarray) -> np.ndarray:
+    """Returns labels that TensorFlow gives as objects of bytes as texts."""
+    return labels.astype("S") if labels.dtype == object else labels

@@ -1,0 +1,114 @@
+"""TFF's own client data becomes ours, and ours becomes TFF's, with TFF's own classes."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedsup_tf.data import client_data_examples
+from fedsup_tf.data.datasets import DatasetError, load_dataset
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from tff_programs.simulation.tff_client_data import to_client_data
+
+ClientData = tff.simulation.datasets.ClientData
+DIGITS = FederatedDataset.divide(load_dataset("digits"), "iid", clients=3, seed=0)
+
+
+def assert_same_examples(ours, theirs):
+    assert ours.client_names == theirs.client_names
+    assert ours.class_names == theirs.class_names
+    for client in range(len(ours)):
+        for part in ("train_examples", "test_examples"):
+            for mine, other in zip(
+                getattr(ours, part)(client), getattr(theirs, part)(client), strict=True
+            ):
+                np.testing.assert_array_equal(mine, other)
+
+
+def test_ours_becomes_theirs_and_comes_back():
+    train, test = (to_client_data(DIGITS, part) for part in ("train", "test"))
+    assert train.client_ids == ["0", "1", "2"]
+    assert train.element_type_structure["image"].shape == (8, 8, 1)
+    assert_same_examples(DIGITS, FederatedDataset.from_tff(train, test))
+    # In a graph, as TFF's computations have it.
+    count = tf.function(lambda name: train.serializable_dataset_fn(name).cardinality())
+    assert int(count(tf.constant("2"))) == DIGITS.train_sizes[2]
+    merged = train.create_tf_dataset_from_all_clients()
+    assert sum(1 for _ in merged) == len(DIGITS.dataset.train_labels)
+    halved = train.preprocess(lambda dataset: dataset.take(2).batch(2))
+    assert FederatedDataset.from_tff(halved, test).train_sizes == (2, 2, 2)
+    with pytest.raises(ValueError, match="part to be one of train, test"):
+        to_client_data(DIGITS, "val")
+
+
+def test_a_sql_file_becomes_ours(tmp_path):
+    path = str(tmp_path / "digits.sqlite")
+    parts = ("train", "test")
+    for part in parts:
+        tff.simulation.datasets.save_to_sql_client_data(
+            DIGITS.client_names,
+            to_client_data(DIGITS, part).create_tf_dataset_for_client,
+            f"{path}.{part}",
+        )
+    spec = collections.OrderedDict(
+        image=tf.TensorSpec((8, 8, 1), tf.uint8), label=tf.TensorSpec((), tf.int32)
+    )
+    train, test = (
+        tff.simulation.datasets.load_and_parse_sql_client_data(f"{path}.{part}", spec)
+        for part in parts
+    )
+    assert_same_examples(DIGITS, FederatedDataset.from_tff(train, test))
+
+
+def test_the_emnist_of_tff_becomes_ours():
+    emnist = tff.simulation.datasets.emnist.get_synthetic()
+    data = FederatedDataset.from_tff(emnist, name="emnist", test_share=0.5)
+    assert data.image_shape == (28, 28, 1)
+    assert data.class_names == tuple("0123456789")
+    assert data.client_names == tuple(emnist.client_ids)
+    # Each image is in one of the parts.
+    for number, client in enumerate(data.client_names):
+        elements = emnist.create_tf_dataset_for_client(client).as_numpy_iterator()
+        expected = [np.rint(element["pixels"] * 255).astype(np.uint8) for element in elements]
+        parts = [getattr(data, part)(number)[0] for part in ("train_examples", "test_examples")]
+        own = np.concatenate(parts)
+        assert sorted(map(bytes, own)) == sorted(map(bytes, expected))
+    assert data.preprocessing.greatest_pixel == 255
+
+
+def from_elements(make, clients=("a", "b")):
+    return ClientData.from_clients_and_tf_fn(
+        clients, lambda client: tf.data.Dataset.range(6).map(make)
+    )
+
+
+def test_pairs_texts_and_other_fields_become_ours():
+    image = lambda number: tf.fill((2, 2), tf.cast(number, tf.uint8))
+    names = tf.constant(["cat", "dog"])
+    pairs = from_elements(lambda number: (image(number), names[number % 2]))
+    data = FederatedDataset.from_tff(pairs, client_ids=["b"])
+    assert (data.client_names, data.class_names) == (("b",), ("cat", "dog"))
+    fields = from_elements(lambda number: {"mine": image(number), "fine": number, "coarse": 1})
+    data = FederatedDataset.from_tff(fields, image="mine", label="fine")
+    assert len(data.class_names) == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "told"),
+    [
+        (lambda n: {"photo": tf.zeros((2, 2)), "label": n}, {}, "a field as image.*label, photo"),
+        (lambda n: {"x": tf.zeros((2, 2)), "y": n}, {"label": "z"}, "as label.*received z"),
+        (lambda n: (tf.zeros(784), n), {}, "shape .height, width.*received TensorSpec"),
+        (lambda n: n, {}, "elements of an image and a label"),
+        (lambda n: (tf.zeros((n + 1, 2)), n), {}, "images of one shape from client a"),
+        (lambda n: (tf.zeros((2, 2)), n), {"client_ids": []}, "received none"),
+        (lambda n: (tf.zeros((9, 9)), n), {}, "at most 500 bytes of pixels.*more by client b"),
+    ],
+)
+def test_elements_that_are_no_labelled_images_are_refused(make, options, told, monkeypatch):
+    monkeypatch.setattr(client_data_examples, "MOST_IMAGE_BYTES", 500)
+    with pytest.raises(DatasetError, match=told) as error:
+        FederatedDataset.from_tff(from_elements(make), **options)
+    assert "\n" not in str(error.value)
