@@ -62,9 +62,8 @@ def read_client_data(
     images, labels, clients, room = [], [], [], 0
     for client in client_data.client_ids if client_ids is None else client_ids:
         dataset = client_data.create_tf_dataset_for_client(client)
-        for element in _batches(
-            source, client, dataset if batch_axes else dataset.batch(_ELEMENTS)
-        ):
+        batches = dataset if batch_axes else dataset.batch(_ELEMENTS)
+        for element in _elements(source, client, batches):
             images.append(np.asarray(element[image]))
             labels.append(np.asarray(element[label]))
             clients.append(np.full(len(labels[-1]), client))

@@ -27,7 +27,12 @@ from tff_programs.programs.flags.aggregation_flags import (
     privacy_from_flags,
     upload_from_flags,
 )
-from tff_programs.programs.flags.data_flags import data_settings_from_flags, define_data_flags
+from tff_programs.programs.flags.data_flags import (
+    data_settings_from_flags,
+    data_settings_of_run,
+    define_data_flags,
+    load_data,
+)
 from tff_programs.programs.flags.execution_flags import define_execution_flags, execution_from_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.flags.time_flags import (
@@ -46,11 +51,11 @@ from tff_programs.reports import report
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
-# Flags that are the run's settings, and those of them that may differ when it is continued.
-_SETTINGS = (define_data_flags, define_train_flags, define_aggregation_flags, define_time_flags)
+# Flags that are the run's settings beside those of its data, and those of them that may differ when
+# it is continued.
+_SETTINGS = (define_train_flags, define_aggregation_flags, define_time_flags)
 _FREE_TO_CHANGE = (
     "out",
-    "data_dir",
     "evaluate_every",
     "random_subnets",
     "clients_at_once",
@@ -61,7 +66,7 @@ _FREE_TO_CHANGE = (
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    for define_settings in _SETTINGS:
+    for define_settings in (define_data_flags, *_SETTINGS):
         define_settings(define)
     define_execution_flags(define)
 
@@ -156,7 +161,10 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         assignment=assignment,
         rounds=options.rounds,
         count_bytes=count_bytes,
-        settings=_settings(options, space, time_settings(simulated_time, tiers)),
+        settings={
+            **_settings(options, space, time_settings(simulated_time, tiers)),
+            **data_settings_of_run(options, data),
+        },
         architecture=architecture,
         privacy=privacy_from_flags(options, assignment),
         epochs=local_training.epochs,
@@ -177,7 +185,7 @@ def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpac
     if options.space not in PRESETS:
         shape = load_space(options.space).image_shape
         options.prefer("space", over=("image_shape", "normalization"))
-    data = data_settings_from_flags(options, shape).load()
+    data = load_data(options, data_settings_from_flags(options, shape))
     space = load_space(
         options.space,
         classes=len(data.class_names),

@@ -108,11 +108,19 @@ def define_data_flags(define: FlagDefiner) -> None:
     )
 
 
-def data_settings_from_flags(options: ProgramFlags) -> DataSettings:
-    """Returns the data that the flags name."""
+def data_settings_from_flags(
+    options: ProgramFlags, image_shape: tuple[int, int, int] | None = None
+) -> DataSettings:
+    """Returns the data that the flags name.
+
+    Args:
+      options: The program's flags.
+      image_shape: Of the images where --image_shape is not given; the data set's own by default.
+    """
     settings = DataSettings(**{name: options[name].value for name in _NAMES})
     shape = options.image_shape
-    return dataclasses.replace(settings, image_shape=shape and tuple(map(int, shape)))
+    shape = image_shape if shape is None else tuple(map(int, shape))
+    return dataclasses.replace(settings, image_shape=shape)
 
 
 def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[str, Any]:
