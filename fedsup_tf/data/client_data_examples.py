@@ -1,4 +1,4 @@
-"""Reads the clients of a `tff.simulation.datasets.ClientData` into arrays, without importing TFF."""
+"""Reads the clients of a `tff.simulation.datasets.ClientData` into arrays; TFF is not imported."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
