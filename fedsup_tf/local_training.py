@@ -45,6 +45,11 @@ class LocalTraining:
         nets' predictions (deep mutual learning, Zhang et al., arXiv 1706.00384).
       label_share: Share of the labels' cross-entropy in the loss of each net that has a teacher;
         the rest is distillation.
+      absent_class_weight: Weight, in the sum of the softmax, of a class that the client has no
+        example of; 1 is the plain softmax. A client can only learn that its classes are likelier
+        than those it never sees, which the other clients contradict: with a small weight it hardly
+        does (logit adjustment by the client's own label prior, Menon et al., arXiv 2007.07314;
+        restricted softmax, Li & Zhan, KDD 2021).
       frozen: Parts of the net that keep their weights, `frozen.parts_to_freeze` of its space: they
         get no gradient and are not sent back.
     """
@@ -59,6 +64,7 @@ class LocalTraining:
     temperature: float = 1.0
     teacher: str = "received"
     label_share: float = 0.0
+    absent_class_weight: float = 1.0
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -72,6 +78,7 @@ class LocalTraining:
             "sandwich": (1, None),
             "temperature": (0, None),
             "label_share": (0, 1),
+            "absent_class_weight": (0, 1),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
@@ -87,7 +94,7 @@ class LocalTraining:
                 limit = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ValueError(f"Local training: expected {field} {limit}, received {value}.")
         check_choice(self.teacher, "teacher", TEACHERS, what="Local training")
-        for field in ("clip_value", "temperature"):
+        for field in ("clip_value", "temperature", "absent_class_weight"):
             if getattr(self, field) == 0:
                 raise ValueError(f"Local training: expected {field} above 0, received 0.")
         for field in ("weight_decay", "temperature"):
@@ -163,6 +170,7 @@ def local_update(
     variables = {name: _variable(value) for name, value in initial.packed.items()}
     momenta = {name: _variable(tf.zeros_like(value)) for name, value in initial.packed.items()}
     examples = tf.shape(labels)[0]
+    offsets = _logit_offsets(labels, supernet.space.classes, training.absent_class_weight)
 
     def step(indices, step_seed):
         batch = preprocessing.augment(
@@ -181,6 +189,7 @@ def local_update(
             step_seed,
             training,
             lambda packed: {**initial.unpack(packed), **kept},
+            offsets,
         )
         apply_sgd(
             variables,
@@ -257,11 +266,12 @@ class _Packed:
 
 
 def _sandwich_gradients(
-    supernet, packed, architecture, images, labels, seed, training, unpack=dict
+    supernet, packed, architecture, images, labels, seed, training, unpack=dict, offsets=None
 ):
     """Returns the received net's loss from labels, and the gradient of the nets' summed losses.
 
-    `unpack` makes the net's weights by name from `packed`, by which the gradients are.
+    `unpack` makes the net's weights by name from `packed`, by which the gradients are. `offsets`
+    are added to all logits.
     """
     classes = supernet.space.classes
     targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
@@ -280,10 +290,19 @@ def _sandwich_gradients(
             subnet = weights
             if training.sandwich > 1:
                 subnet = slicing.take(weights, supernet.slices(net, within=architecture))
-            logits.append(supernet.forward(subnet, images))
+            of_net = supernet.forward(subnet, images)
+            logits.append(of_net if offsets is None else of_net + offsets)
         label_losses = [_mean_cross_entropy(targets, of_net) for of_net in logits]
         total = tf.add_n(_losses_with_teacher(label_losses, logits, training))
     return label_losses[0], tape.gradient(total, packed, unconnected_gradients="zero")
+
+
+def _logit_offsets(labels: tf.Tensor, classes: int, absent_class_weight: float) -> tf.Tensor | None:
+    """Returns what is added to the logits of a client that has these labels, `(classes,)`."""
+    if absent_class_weight == 1:
+        return None
+    is_present = tf.math.unsorted_segment_sum(tf.ones_like(labels), labels, classes) > 0
+    return tf.where(is_present, 0.0, tf.math.log(absent_class_weight))
 
 
 def _losses_with_teacher(

@@ -285,6 +285,23 @@ def test_nets_with_a_teacher_also_learn_from_the_labels(teacher):
     assert_close(gradients, tape.gradient(loss, variables, unconnected_gradients="zero"))
 
 
+def test_classes_that_a_client_lacks_weigh_less_in_its_softmax():
+    weights, (images, labels) = weights_of(SPACE.largest()), client(9)
+    labels = np.where(labels == 1, 2, labels)
+    delta = any_net(absent_class_weight=0.05)(weights, images, labels, architecture=SPACE.largest())
+    variables = {name: tf.constant(value) for name, value in weights.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        powers = tf.exp(SUPERNET.forward(variables, PREPROCESSING.normalize(images)))
+        powers *= np.float32([1, 0.05, 1])
+        own = tf.gather(powers, labels, axis=1, batch_dims=1)
+        loss = -tf.reduce_mean(tf.math.log(own / tf.reduce_sum(powers, 1)))
+    gradients = tape.gradient(loss, variables)
+    expected = {name: -0.3 * gradient for name, gradient in gradients.items()}
+    assert_close(delta.delta, expected)
+    np.testing.assert_allclose(delta.loss, loss, rtol=1e-5)
+
+
 @pytest.mark.parametrize("within", [SPACE.largest(), MIDDLE, SPACE.smallest()], ids=str)
 @pytest.mark.parametrize("as_code", [False, True])
 def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
@@ -471,6 +488,8 @@ def test_the_supernets_own_variables_are_not_used():
         ("label_smoothing", 1.5, "from 0 to 1, received 1.5"),
         ("sandwich", 0, "at least 1, received 0"),
         ("label_share", 1.5, "from 0 to 1, received 1.5"),
+        ("absent_class_weight", 0, "above 0, received 0"),
+        ("absent_class_weight", 2.0, "from 0 to 1, received 2.0"),
         ("teacher", "nobody", "to be one of received, ensemble, received 'nobody'"),
         ("temperature", 0.0, "above 0, received 0"),
         ("temperature", -1.0, "at least 0, received -1.0"),

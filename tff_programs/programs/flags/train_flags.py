@@ -86,6 +86,13 @@ def define_train_flags(define: FlagDefiner) -> None:
         lower_bound=0,
         upper_bound=1,
     )
+    define.float(
+        "absent_class_weight",
+        0.01,
+        "Weight, in the softmax of a client's loss, of classes that it has no example of; 1: plain.",
+        above=0,
+        upper_bound=1,
+    )
     define.enum(
         "teacher",
         "ensemble",
@@ -168,6 +175,7 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
         temperature=options.temperature,
         teacher=options.teacher,
         label_share=options.label_share,
+        absent_class_weight=options.absent_class_weight,
         frozen=tuple(options.frozen or ()),
     )
 
