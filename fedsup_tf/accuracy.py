@@ -93,7 +93,6 @@ def random_subnet_accuracies(
     weights: Mapping[str, np.ndarray],
     images: np.ndarray,
     labels: np.ndarray,
-    batch_size: int,
     subnets: int,
     seed: int = 0,
     most_images: int = 2_000,
@@ -101,12 +100,11 @@ def random_subnet_accuracies(
     """Measures the accuracies of uniformly drawn subnets: how good those are that nobody chose.
 
     Args:
-      accuracy: As `build_accuracy` returns it.
+      accuracy: Computes it from weights, an architecture, images and labels.
       space: Search space of the subnets.
       weights: The supernet's weights by tensor name.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.
-      batch_size: Images normalized together.
       subnets: Number of subnets to draw.
       seed: Decides the draws.
       most_images: Number of images to use, at equal distances, where there are more.
@@ -118,4 +116,4 @@ def random_subnet_accuracies(
     used = np.linspace(0, len(labels) - 1, min(most_images, len(labels))).astype(int)
     images, labels = images[used], labels[used]
     drawn = [space.sample(rng) for _ in range(subnets)]
-    return [(net, accuracy(weights, net, images, labels, batch_size)) for net in drawn]
+    return [(net, accuracy(weights, net, images, labels)) for net in drawn]

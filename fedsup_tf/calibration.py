@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from fedsup_tf.closed_form import BIAS, KERNEL
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
+
+# Tensors of the classifier.
+CLASSIFIER = (KERNEL, BIAS)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -34,7 +38,7 @@ def sum_mean_squares(
 
     Args:
       supernet: The model whose `forward` is used; its own variables are not.
-      weights: A subnet's weights by tensor name, of static sizes, with or without mean squares.
+      weights: A subnet's weights by tensor name, with or without mean squares.
       images: `(examples, height, width, channels)`, uint8.
       batch_size: Images computed at once.
       preprocessing: Normalization of the images.
@@ -52,7 +56,9 @@ def sum_mean_squares(
         sums = {name: sums[name] + count * mean_squares[name] for name in shapes}
         return begin + batch_size, sums
 
-    zeros = {name: tf.zeros(shape) for name, shape in shapes.items()}
+    zeros = {
+        name: tf.zeros_like(weights[name.removesuffix(MEAN_SQUARE) + "/alpha"]) for name in shapes
+    }
     _, sums = tf.while_loop(
         lambda begin, _: begin < examples, batch, (0, zeros), parallel_iterations=1
     )
@@ -63,13 +69,13 @@ def mean_square_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
     """Returns the name and shape of the mean square of each parametric normalization of a subnet.
 
     Args:
-      shapes: Shape of each of the subnet's tensors by name.
+      shapes: Shape of each of the subnet's tensors by name; a length may be unknown.
     """
     suffix = "_norm/alpha"  # Group normalization has no alpha, and nothing to freeze.
     return {
         name.removesuffix("/alpha") + MEAN_SQUARE: tuple(shape)
         for name, shape in shapes.items()
-        if name.endswith(suffix) and shape[0]
+        if name.endswith(suffix) and shape[0] != 0
     }
 
 
@@ -100,6 +106,15 @@ def fold(
         folded[convolution] = kernel * (scale[:, tf.newaxis] if is_depthwise else scale)
         folded[f"{norm}/bias"] = beta - alpha * scale
     return folded
+
+
+def split_calibration(
+    calibration: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Divides a calibration into a classifier's tensors, if it has one, and the mean squares."""
+    classifier = {name: value for name, value in calibration.items() if name in CLASSIFIER}
+    mean_squares = {name: value for name, value in calibration.items() if name not in CLASSIFIER}
+    return classifier, mean_squares
 
 
 def check_mean_squares(

@@ -302,6 +302,21 @@ class Supernet(keras.Model):
           Logits, `(batch, classes)`, and the mean squares, each `(channels,)`, by
           `"<norm>/mean_square"`. There are none for blocks that the subnet does not have.
         """
+        features, statistics = self.features_with_statistics(weights, images, sample_weights)
+        return self.head.forward(under("head", weights), features), statistics
+
+    @tf.autograph.experimental.do_not_convert
+    def features_with_statistics(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        images: tf.Tensor,
+        sample_weights: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Computes the inputs of the classifier, otherwise as `forward_with_statistics`.
+
+        Returns:
+          Features, `(batch, last width)`, and the mean squares.
+        """
         maps = self.stem.forward(under("stem", weights), images)
         maps, mean_squares = self.stem_norm.normalize(
             under("stem_norm", weights), maps, sample_weights
@@ -310,8 +325,7 @@ class Supernet(keras.Model):
         for block in itertools.chain.from_iterable(self.blocks):
             maps, mean_squares = block.forward(under(block.name, weights), maps, sample_weights)
             statistics.update(with_prefixes({block: mean_squares}))
-        logits = self.head.forward(under("head", weights), tf.reduce_mean(maps, [1, 2]))
-        return logits, statistics
+        return tf.reduce_mean(maps, [1, 2]), statistics
 
     def call(
         self,

@@ -3,10 +3,12 @@
     python measure.py RUN_FOLDER
 
 `tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
-image stands for itself; `worst_client`, the least accuracy of a client of the tier on its own test
-images; `bytes`, what a client of the tier receives and sends in a round. `nets`: the architectures.
-`random`: accuracies of 40 random subnets on at most 2,000 test images. `rounds`: each evaluation's
-round, the mean accuracy of the tiers, the bytes of all clients and the simulated seconds so far.
+image stands for itself; `kept`, the same with the classifier as it was trained; `worst_client`, the
+least accuracy of a client of the tier on its own test images, in batches of 50; `bytes`, what a
+client of the tier receives and sends in a round. `nets`: the architectures. `random`: accuracies of
+40 random subnets as deployed, on at most 2,000 test images, and `random_in_batches` of 50.
+`rounds`: each evaluation's round, the mean accuracy of the tiers, the bytes of all clients and the
+simulated seconds so far.
 """
 
 import csv
@@ -22,9 +24,11 @@ import tensorflow as tf
 
 from fedsup_tf.accuracy import build_accuracy, count_correct, random_subnet_accuracies
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.calibration import split_calibration
 from tff_programs.learning.message_size import traffic_counter
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained, trained_tiers
+from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 from tff_programs.reports.report import accuracies_of
 from tff_programs.simulation.in_memory import client_accuracies
 from tff_programs.simulation.round_plan import Assignment
@@ -54,24 +58,29 @@ def main(folder: Path) -> None:
         measured[tier.name] = {
             "accuracy": of_net[net]["accuracy"],
             "deployed": of_net[net]["deployed"],
+            "kept": of_net[net]["kept"],
             "worst_client": float(own.min()),
             "bytes": sum(count_bytes(received.get(settings["algorithm"], nets)[number])),
         }
     test = (
         trained.data.dataset.test_images,
         trained.data.dataset.test_labels,
-        _BATCH,
     )
-    accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-    drawn = []
+    drawn, in_batches = [], []
     if is_supernet:
-        drawn = random_subnet_accuracies(accuracy, space, trained.weights, *test, subnets=_RANDOM)
+        accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+        ways = (calibrated_accuracy(trained), lambda *arguments: accuracy(*arguments, _BATCH))
+        drawn, in_batches = (
+            random_subnet_accuracies(way, space, trained.weights, *test, subnets=_RANDOM)
+            for way in ways
+        )
     print(
         json.dumps(
             {
                 "tiers": measured,
                 "nets": {tier.name: tier.architecture.to_json() for tier in tiers},
                 "random": [share for _, share in drawn],
+                "random_in_batches": [share for _, share in in_batches],
                 "rounds": evaluations(folder / "metrics.csv"),
             }
         )
@@ -82,22 +91,24 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
     """Measures a subnet on the test set, calibrated or not, and on each client."""
     accuracy = build_accuracy(trained.supernet, trained.preprocessing)
     dataset = trained.data.dataset
-    (mean_squares,) = calibrate_tiers(trained, [Tier("net", net)], images_per_client=30)
+    (calibration,) = calibrate_tiers(trained, [Tier("net", net)])
+    _, mean_squares = split_calibration(calibration)
     subnet = trained.supernet.extract(net)
-    frozen = {**subnet.values_by_name(), **mean_squares}
-    weights = {name: tf.constant(value) for name, value in frozen.items()}
 
-    @tf.function(autograph=False)
-    def count(images, labels):
+    @tf.function(autograph=False, reduce_retracing=True)
+    def count(weights, images, labels):
         return count_correct(subnet, weights, images, labels, 256, trained.preprocessing)
 
-    right = int(count(tf.constant(dataset.test_images), tf.constant(dataset.test_labels)))
+    test = (dataset.test_images, dataset.test_labels)
+    right = [
+        int(count({**subnet.values_by_name(), **used}, *test))
+        for used in (calibration, mean_squares)
+    ]
     nets = [net] * len(trained.data)
     return {
-        "accuracy": accuracy(
-            trained.weights, net, dataset.test_images, dataset.test_labels, _BATCH
-        ),
-        "deployed": right / len(dataset.test_labels),
+        "accuracy": accuracy(trained.weights, net, *test, _BATCH),
+        "deployed": right[0] / len(dataset.test_labels),
+        "kept": right[1] / len(dataset.test_labels),
         "clients": client_accuracies(accuracy, trained.weights, trained.data, nets, _BATCH),
     }
 

@@ -1,13 +1,17 @@
-"""Federated calibration: clients sum a subnet's mean squares, the server freezes their mean."""
+"""Federated calibration of a subnet: frozen mean squares, and a classifier in closed form.
+
+Clients compute sums over their images alone, and the server learns the sums over all clients.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedsup_tf import closed_form
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -27,12 +31,12 @@ class CalibrationPass(NamedTuple):
       number: From 1.
       examples: Images that were computed.
       change: Largest relative change of a normalization's root mean square over its channels'
-        mean, against the pass before; infinite in the first.
+        mean, against the pass before; infinite in the first. None in a pass for the classifier.
     """
 
     number: int
     examples: int
-    change: float
+    change: float | None
 
 
 def build_federated_calibration(
@@ -59,34 +63,141 @@ def build_federated_calibration(
       batch_size: Images computed at once.
       frozen: Whether the net computes with the given mean squares; else with its batch's.
     """
-    distribution = broadcast_subnet(supernet, architecture)
-    data_type = client_data_type(supernet.space)
     shapes = _shapes(supernet, architecture)
-    mean_squares_type = tensors_type(shapes)
 
-    @tff.tensorflow.computation(distribution.received_type, mean_squares_type, data_type)
-    def count(received, mean_squares, data):
-        element = data.get_single_element()
-        weights = distribution.open(received, element).weights
+    def count(weights, mean_squares, element):
         if frozen:
             weights = {**weights, **dict(zip(shapes, mean_squares, strict=True))}
         sums = sum_mean_squares(supernet, weights, element["images"], batch_size, preprocessing)
         examples = tf.cast(tf.shape(element["labels"])[0], tf.float32)
         return OrderedDict(sums=tuple(sums.values()), examples=examples)
 
+    return _build_sum(supernet, architecture, count, tensors_type(shapes))
+
+
+def build_federated_feature_sums(
+    supernet: Supernet,
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> tff.Computation:
+    """Builds the sums over clients' images that determine a classifier in closed form.
+
+    Its type signature, with W, M and D* as of `build_federated_calibration`:
+
+        (<weights=W@SERVER, mean_squares=M@SERVER, client_data={D*}@CLIENTS> ->
+         <products=float32[2,F+1,F+1], by_class=float32[2,F+1,classes]>@SERVER)
+
+    Args:
+      supernet: The supernet.
+      architecture: The subnet.
+      preprocessing: Normalization of the images.
+      batch_size: Images computed at once.
+    """
+    shapes = _shapes(supernet, architecture)
+    features, classes = supernet.slices(architecture)[closed_form.KERNEL].size
+
+    def count(weights, mean_squares, element):
+        def add(sums, batch_features, labels, first):
+            added = closed_form.feature_sums(batch_features, labels, classes, first)
+            return closed_form.FeatureSums(*map(tf.add, sums, added))
+
+        zeros = closed_form.FeatureSums(
+            tf.zeros([2, features + 1, features + 1]), tf.zeros([2, features + 1, classes])
+        )
+        weights = {**weights, **dict(zip(shapes, mean_squares, strict=True))}
+        sums = _over_batches(supernet, weights, element, preprocessing, batch_size, zeros, add)
+        return OrderedDict(sums._asdict())
+
+    return _build_sum(supernet, architecture, count, tensors_type(shapes))
+
+
+def build_federated_losses(
+    supernet: Supernet,
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> tff.Computation:
+    """Builds the sums of losses that determine the scale of a classifier in closed form.
+
+    Its type signature, with W, M and D* as of `build_federated_calibration`:
+
+        (<weights=W@SERVER, sent=<mean_squares=M, of_folds=float32[2,F+1,classes]>@SERVER,
+          client_data={D*}@CLIENTS> -> float32[scales]@SERVER)
+
+    Args:
+      supernet: The supernet.
+      architecture: The subnet.
+      preprocessing: Normalization of the images.
+      batch_size: Images computed at once.
+    """
+    shapes = _shapes(supernet, architecture)
+    features, classes = supernet.slices(architecture)[closed_form.KERNEL].size
+
+    def count(weights, sent, element):
+        mean_squares, of_folds = sent
+
+        def add(losses, batch_features, labels, first):
+            return losses + closed_form.scaled_losses(batch_features, labels, of_folds, first)
+
+        weights = {**weights, **dict(zip(shapes, mean_squares, strict=True))}
+        zeros = tf.zeros([len(closed_form.SCALES)])
+        return _over_batches(supernet, weights, element, preprocessing, batch_size, zeros, add)
+
+    of_folds_type = tff.TensorType(np.float32, [2, features + 1, classes])
+    sent_type = tff.StructWithPythonType([tensors_type(shapes), of_folds_type], tuple)
+    return _build_sum(supernet, architecture, count, sent_type)
+
+
+def _over_batches(
+    supernet: Supernet,
+    weights: Mapping[str, tf.Tensor],
+    element: Mapping[str, tf.Tensor],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    zeros: Any,
+    add: Callable,
+) -> Any:
+    """Adds up `add(sum, features, labels, first image's number)` over a client's batches."""
+    images, labels = element["images"], element["labels"]
+
+    def batch(begin, total):
+        end = begin + batch_size
+        features, _ = supernet.features_with_statistics(
+            weights, preprocessing.normalize(images[begin:end])
+        )
+        return end, add(total, features, labels[begin:end], begin)
+
+    _, total = tf.while_loop(
+        lambda begin, _: begin < tf.shape(labels)[0], batch, (0, zeros), parallel_iterations=1
+    )
+    return total
+
+
+def _build_sum(
+    supernet: Supernet, architecture: Architecture, count: Callable, sent_type: tff.Type
+) -> tff.Computation:
+    """Builds the sum over clients of `count(weights, sent, element)`."""
+    distribution = broadcast_subnet(supernet, architecture)
+    data_type = client_data_type(supernet.space)
+
+    @tff.tensorflow.computation(distribution.received_type, sent_type, data_type)
+    def on_client(received, sent, data):
+        element = data.get_single_element()
+        return count(distribution.open(received, element).weights, sent, element)
+
     @tff.federated_computation(
         tff.FederatedType(tensors_type(supernet.weight_shapes), tff.SERVER),
-        tff.FederatedType(mean_squares_type, tff.SERVER),
+        tff.FederatedType(sent_type, tff.SERVER),
         tff.FederatedType(data_type, tff.CLIENTS),
     )
-    def calibrate(weights, mean_squares, client_data):
+    def sum_over_clients(weights, sent, client_data):
         received = distribution.send(weights, client_data)
-        frozen_at_clients = tff.federated_broadcast(mean_squares)
         return tff.federated_sum(
-            tff.federated_map(count, (received, frozen_at_clients, client_data))
+            tff.federated_map(on_client, (received, tff.federated_broadcast(sent), client_data))
         )
 
-    return calibrate
+    return sum_over_clients
 
 
 async def calibrate_federated_async(
@@ -95,35 +206,41 @@ async def calibrate_federated_async(
     preprocessing: Preprocessing,
     client_data: Sequence[tf.data.Dataset],
     *,
+    classifier: bool = False,
     batch_size: int = 50,
     tolerance: float = 5e-3,
     on_pass: Callable[[CalibrationPass], None] = lambda _: None,
 ) -> dict[str, np.ndarray]:
-    """Computes a subnet's mean squares on the clients' images, as they are while it infers.
+    """Calibrates a subnet on the clients' images, as it is while it infers.
 
     The first pass normalizes by batches. Those of a client with few classes differ from the
     population's, so that further passes normalize by the last pass's mean squares, until these no
-    longer change by more than `tolerance`.
+    longer change by more than `tolerance`. Two more passes are for the classifier.
 
     Args:
       supernet: The trained supernet.
       architecture: The subnet.
       preprocessing: Normalization of the images.
       client_data: A client's images each, as `clients.client_element` makes them.
+      classifier: Whether the classifier is fitted anew, in closed form (see `closed_form`).
       batch_size: Images computed at once, in the first pass normalized together.
       tolerance: Relative change of a root mean square that counts as none.
       on_pass: Called after each pass.
 
     Returns:
-      `(channels,)` by name, as `calibration.mean_square_shapes` names them; none for a space of
-      group normalization.
+      Tensors by name: the mean squares `(channels,)` as `calibration.mean_square_shapes` names
+      them, none for a space of group normalization; and with `classifier`, the `head/kernel`
+      `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's.
+
+    Raises:
+      ValueError: If there are too few images for a classifier.
     """
     shapes = _shapes(supernet, architecture)
     weights = tuple(supernet.values_by_name().values())
     mean_squares = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    if not shapes:
-        return mean_squares
-    for number in range(1, _MOST_PASSES + 1):
+    number = 0
+    while shapes and number < _MOST_PASSES:
+        number += 1
         # At most two are built: the first pass's and the others'.
         if number <= 2:
             computation = build_federated_calibration(
@@ -141,7 +258,23 @@ async def calibrate_federated_async(
         on_pass(CalibrationPass(number, int(output["examples"]), change))
         if change < tolerance:
             break
-    return mean_squares
+    if not classifier:
+        return mean_squares
+
+    own = (supernet, architecture, preprocessing, batch_size)
+    frozen = tuple(mean_squares.values())
+    output = await tff.program.materialize_value(
+        build_federated_feature_sums(*own)(weights, frozen, client_data)
+    )
+    sums = closed_form.FeatureSums(**output)
+    examples = int(sums.products[:, -1, -1].sum())
+    on_pass(CalibrationPass(number + 1, examples, None))
+    penalty, of_folds = closed_form.fit_folds(sums)
+    losses = await tff.program.materialize_value(
+        build_federated_losses(*own)(weights, (frozen, of_folds), client_data)
+    )
+    on_pass(CalibrationPass(number + 2, examples, None))
+    return {**mean_squares, **closed_form.fit_classifier(sums, penalty, losses)}
 
 
 def calibrate_federated(*arguments, **options) -> dict[str, np.ndarray]:

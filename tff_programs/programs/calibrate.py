@@ -1,8 +1,9 @@
-"""fedsup calibrate SUPERNET: freezes what subnets' normalizations divide by.
+"""fedsup calibrate SUPERNET: fits subnets' normalizations and classifiers to all clients' images.
 
-Clients sum, over their own images, what each normalization meets; the server learns sums alone. A
-table shows test accuracy against the number of images that are inferred together, before (they
-share their normalization) and after (each image stands for itself).
+Clients sum, over their own images, what each normalization meets and what a classifier in closed
+form needs; the server learns sums alone. A table shows test accuracy against the number of images
+that are inferred together, before (they share their normalization) and after (each image stands for
+itself).
 """
 
 import os
@@ -15,6 +16,7 @@ from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs.programs.calibration_files import calibrate_tiers, write_calibration
 from tff_programs.programs.checkpoint import name_architectures
 from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.calibration_flags import define_calibration_flags
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
@@ -33,7 +35,7 @@ def define_flags(define: FlagDefiner) -> None:
         "Which subnets: tiers (those of the training), one of them by name, smallest, largest, an "
         "architecture's JSON file, or bounds of parameters.",
     )
-    define.integer("images_per_client", 30, "Images that a client computes.", lower_bound=1)
+    define_calibration_flags(define)
     define.integer("test_images", 10_000, "Test images of the table.", lower_bound=1)
 
 
@@ -51,14 +53,16 @@ def main(argv: Sequence[str]) -> None:
     images = trained.data.dataset.test_images[: options.test_images]
     labels = trained.data.dataset.test_labels[: options.test_images]
     rows = [("subnet", "", *(f"batch {size}" for size in _BATCH_SIZES))]
-    calibrated = calibrate_tiers(trained, tiers, options.images_per_client, print_line)
-    for tier, mean_squares in zip(tiers, calibrated, strict=True):
+    calibrated = calibrate_tiers(
+        trained, tiers, options.images_per_client, print_line, classifier=options.classifier
+    )
+    for tier, calibration in zip(tiers, calibrated, strict=True):
         if options.out:
             path = os.path.join(options.out, f"{tier.name}.calibration.safetensors")
-            write_calibration(path, mean_squares, tier.architecture, supernet_hash)
+            write_calibration(path, calibration, tier.architecture, supernet_hash)
         subnet = trained.supernet.extract(tier.architecture)
         weights = subnet.values_by_name()
-        for label, used in (("before", weights), ("calibrated", {**weights, **mean_squares})):
+        for label, used in (("before", weights), ("calibrated", {**weights, **calibration})):
             shares = _accuracies(subnet, used, images, labels, trained.preprocessing)
             rows.append((tier.name, label, *(f"{100 * share:.1f} %" for share in shares)))
     print(f"\nTest accuracy on {len(labels):,} images against the batch of inference")

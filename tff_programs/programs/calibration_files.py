@@ -1,4 +1,4 @@
-"""A subnet with its frozen mean squares: from clients, or from a file that holds them."""
+"""A subnet's calibration: from clients, or from a file that holds it."""
 
 import json
 import os
@@ -16,6 +16,8 @@ from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
 
+# Enough for the classifier of a thousand features, if there are a hundred clients.
+IMAGES_PER_CLIENT = 100
 # Stream of random numbers of which images of a client calibrate.
 _IMAGES = 6
 
@@ -23,8 +25,10 @@ _IMAGES = 6
 async def calibrate_tiers_async(
     trained: TrainedSupernet,
     tiers: Sequence[Tier],
-    images_per_client: int,
+    images_per_client: int = IMAGES_PER_CLIENT,
     on_progress: Callable[[str], None] = lambda line: None,
+    *,
+    classifier: bool = True,
 ) -> list[dict[str, np.ndarray]]:
     """Calibrates subnets on some training images of every client.
 
@@ -33,21 +37,25 @@ async def calibrate_tiers_async(
       tiers: The subnets.
       images_per_client: Most images that a client computes.
       on_progress: Called with a line of text about each subnet and each pass over the clients.
+      classifier: Whether the classifiers are fitted anew, in closed form. They are not after a
+        training with differential privacy, whose account does not cover the sums that this takes.
 
     Returns:
-      Each subnet's mean squares.
+      Each subnet's calibration, as `calibrate_federated_async` returns it.
     """
     space = trained.supernet.space
+    if classifier and trained.information["settings"].get("noise_multiplier", 0):
+        on_progress(
+            "The training was private: classifiers are kept, not fitted to clients' images."
+        )
+        classifier = False
     calibrated = []
     with local_execution():
         for tier in tiers:
             on_progress(f"{tier.name}: {tier.architecture}")
             client_data = []
             for client in range(len(trained.data)):
-                images, labels = trained.data.train_examples(client)
-                rng = np.random.default_rng([client, _IMAGES])
-                chosen = rng.permutation(len(labels))[:images_per_client]
-                examples = (images[chosen], labels[chosen])
+                examples = calibration_examples(trained, client, images_per_client)
                 client_data.append(
                     client_element(space, *examples, tier.architecture, client, np.zeros(2))
                 )
@@ -57,10 +65,21 @@ async def calibrate_tiers_async(
                     tier.architecture,
                     trained.preprocessing,
                     client_data,
+                    classifier=classifier,
                     on_pass=lambda done: on_progress(_pass_line(done)),
                 )
             )
     return calibrated
+
+
+def calibration_examples(
+    trained: TrainedSupernet, client: int, images_per_client: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images and labels on which a client calibrates, at most as many as given."""
+    images, labels = trained.data.train_examples(client)
+    rng = np.random.default_rng([client, _IMAGES])
+    chosen = rng.permutation(len(labels))[:images_per_client]
+    return images[chosen], labels[chosen]
 
 
 def calibrate_tiers(*arguments, **options) -> list[dict[str, np.ndarray]]:
@@ -69,19 +88,24 @@ def calibrate_tiers(*arguments, **options) -> list[dict[str, np.ndarray]]:
 
 
 def _pass_line(done: CalibrationPass) -> str:
-    state = f"changed by {100 * done.change:.1f} %" if done.number > 1 else "normalized by batches"
+    if done.change is None:
+        state = "classifier"
+    elif done.number == 1:
+        state = "normalized by batches"
+    else:
+        state = f"changed by {100 * done.change:.1f} %"
     return f"  calibration {done.number}: {done.examples:,} clients' images, {state}"
 
 
 def write_calibration(
     path: str | os.PathLike,
-    mean_squares: dict[str, np.ndarray],
+    calibration: dict[str, np.ndarray],
     architecture: Architecture,
     supernet_hash: str,
 ) -> None:
-    """Writes mean squares with the subnet and the supernet that they belong to."""
+    """Writes a calibration with the subnet and the supernet that it belongs to."""
     metadata = {"architecture": json.loads(architecture.to_json()), "supernet_hash": supernet_hash}
-    checkpoint.write_tensors(path, "calibration", mean_squares, metadata)
+    checkpoint.write_tensors(path, "calibration", calibration, metadata)
 
 
 def read_calibration(
@@ -104,5 +128,5 @@ def read_calibration(
                 f"{found} of supernet {quoted(metadata['supernet_hash'])[1:13]}. Calibrate anew."
             )
 
-    mean_squares, _ = checkpoint.read_tensors(path, "calibration", check)
-    return mean_squares
+    calibration, _ = checkpoint.read_tensors(path, "calibration", check)
+    return calibration

@@ -4,15 +4,17 @@ The data set and its partition are those that the supernet was trained with; `--
 the archive is, if it is not where the loader looks by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
 from fedsup_tf.search.costs import architecture_cost
-from tff_programs.programs.checkpoint import name_architectures
+from tff_programs.programs.checkpoint import TrainedSupernet, name_architectures
+from tff_programs.programs.flags.calibration_flags import define_calibration_flags
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
-from tff_programs.programs.subnet_evaluation import evaluate_subnets
+from tff_programs.programs.subnet_evaluation import calibrated_accuracy, evaluate_subnets
 from tff_programs.reports import report
 
 
@@ -33,6 +35,7 @@ def define_flags(define: FlagDefiner) -> None:
         lower_bound=0,
     )
     define.integer("client_batch_size", 32, "The same, on the clients.", lower_bound=1)
+    define_calibration_flags(define)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,11 +60,13 @@ def main(argv: Sequence[str]) -> None:
             "parameters",
             "MACs",
             *(f"test, batch {size}" for size in batch_sizes),
+            "test, calibrated",
             f"clients, batch {options.client_batch_size}",
         )
     ]
-    for tier, central, on_clients in evaluate_subnets(
-        trained, tiers, batch_sizes, options.client_batch_size
+    calibration = dict(images_per_client=options.images_per_client, classifier=options.classifier)
+    for tier, central, calibrated, on_clients in evaluate_subnets(
+        trained, tiers, batch_sizes, options.client_batch_size, **calibration
     ):
         cost = architecture_cost(space, tier.architecture)
         rows.append(
@@ -70,18 +75,28 @@ def main(argv: Sequence[str]) -> None:
                 str(tier.architecture),
                 f"{cost.parameters:,}",
                 f"{cost.macs:,}",
-                *(f"{100 * share:.1f} %" for share in (*central.values(), on_clients)),
+                *(f"{100 * share:.1f} %" for share in (*central.values(), calibrated, on_clients)),
             )
         )
     print(report.format_table(rows))
     if options.random:
-        accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-        test = (data.dataset.test_images, data.dataset.test_labels, max(batch_sizes))
-        drawn = random_subnet_accuracies(
-            accuracy, space, trained.weights, *test, subnets=options.random
-        )
-        print(f"\n{options.random} random subnets, at most 2,000 test images, batch {test[2]}")
-        print(report.random_subnets_table(space, drawn))
+        _show_random_subnets(trained, options.random, max(batch_sizes), calibration)
+
+
+def _show_random_subnets(
+    trained: TrainedSupernet, subnets: int, batch_size: int, calibration: Mapping[str, Any]
+) -> None:
+    space, dataset = trained.supernet.space, trained.data.dataset
+    accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+    ways = {
+        f"batch {batch_size}": lambda *arguments: accuracy(*arguments, batch_size),
+        "calibrated": calibrated_accuracy(trained, **calibration),
+    }
+    print(f"\n{subnets} random subnets, at most 2,000 test images")
+    for name, way in ways.items():
+        test = (dataset.test_images, dataset.test_labels)
+        drawn = random_subnet_accuracies(way, space, trained.weights, *test, subnets=subnets)
+        print(f"{name}\n{report.random_subnets_table(space, drawn)}", flush=True)
 
 
 def _whole_numbers(texts: list[str]) -> list[int]:

@@ -22,6 +22,7 @@ from tff_programs.programs.checkpoint import (
     name_architectures,
 )
 from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.calibration_flags import define_calibration_flags
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
@@ -54,7 +55,7 @@ def define_flags(define: FlagDefiner) -> None:
     )
     define.bool("all_tiers", False, "Export every tier of the training.")
     define.path("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
-    define.integer("images_per_client", 30, "Images that a client calibrates on.", lower_bound=1)
+    define_calibration_flags(define)
     define.integer("train_batch_size", _DEFAULTS.train, "Images of a step.", lower_bound=1)
     define.integer("evaluate_batch_size", _DEFAULTS.evaluate, "Of evaluate.", lower_bound=1)
     define.integer("infer_batch_size", _DEFAULTS.infer, "Images of infer.", lower_bound=1)
@@ -84,17 +85,18 @@ def main(argv: Sequence[str]) -> None:
     tiers = name_architectures(
         entries, trained.supernet.space, trained.information, trained.data_settings.seed
     )
-    mean_squares = None
+    calibrations = None
     if options.calibration:
         (tier,) = tiers
         supernet_hash = fingerprint(trained.weights)
         kept = read_calibration(options.calibration, tier.architecture, supernet_hash)
-        mean_squares = {tier: kept}
+        calibrations = {tier: kept}
     exported = export_subnets(
         trained,
         subnet_paths(tiers, options.out) if options.all_tiers else {tiers[0]: options.out},
-        mean_squares=mean_squares,
+        calibrations=calibrations,
         images_per_client=options.images_per_client,
+        classifier=options.classifier,
         batch_sizes=BatchSizes(
             options.train_batch_size, options.evaluate_batch_size, options.infer_batch_size
         ),

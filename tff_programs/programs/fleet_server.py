@@ -210,7 +210,14 @@ class Fleet:
         tiers = [tier for tier in self.assignment.tiers if tier.architecture in plan.architectures]
         new = [tier for tier in tiers if tier.architecture not in self._templates]
         mean_squares = (
-            calibrate_tiers(trained, new, _IMAGES_OF_CALIBRATION, on_progress=self._on_progress)
+            calibrate_tiers(
+                trained,
+                new,
+                _IMAGES_OF_CALIBRATION,
+                on_progress=self._on_progress,
+                # Clients train the supernet's own, as they do in a federated round.
+                classifier=False,
+            )
             if new
             else []
         )

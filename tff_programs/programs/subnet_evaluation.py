@@ -1,15 +1,17 @@
 """Evaluation of a trained supernet's subnets, on the test part and on clients' own test data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
+from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibration_examples
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
@@ -21,11 +23,13 @@ class SubnetAccuracy(NamedTuple):
     Attributes:
       tier: The subnet and its name.
       central: On the test part, by the number of images normalized together.
+      calibrated: On the test part, as it is deployed: calibrated, each image alone.
       on_clients: On all clients' own test examples together.
     """
 
     tier: Tier
     central: Mapping[int, float]
+    calibrated: float
     on_clients: float
 
 
@@ -34,6 +38,9 @@ async def evaluate_subnets_async(
     tiers: Sequence[Tier],
     batch_sizes: Sequence[int] = (32,),
     client_batch_size: int = 32,
+    *,
+    images_per_client: int = IMAGES_PER_CLIENT,
+    classifier: bool = True,
 ) -> list[SubnetAccuracy]:
     """Evaluates subnets in worker processes of this machine.
 
@@ -42,10 +49,13 @@ async def evaluate_subnets_async(
       tiers: The subnets.
       batch_sizes: Numbers of images normalized together, on the test part.
       client_batch_size: The same, on the clients.
+      images_per_client: Most images that a client calibrates on.
+      classifier: Whether a calibration fits the classifier anew.
     """
     supernet, data = trained.supernet, trained.data
     accuracy = build_accuracy(supernet, trained.preprocessing)
     federated = build_federated_evaluation(supernet.space, trained.preprocessing, client_batch_size)
+    calibrated = calibrated_accuracy(trained, images_per_client, classifier)
     images, labels = data.dataset.test_images, data.dataset.test_labels
     evaluated = []
     with local_execution():
@@ -67,8 +77,38 @@ async def evaluate_subnets_async(
             counts = await tff.program.materialize_value(
                 federated(tuple(trained.weights.values()), client_data)
             )
-            evaluated.append(SubnetAccuracy(tier, central, counts["correct"] / counts["examples"]))
+            deployed = calibrated(trained.weights, tier.architecture, images, labels)
+            on_clients = counts["correct"] / counts["examples"]
+            evaluated.append(SubnetAccuracy(tier, central, deployed, on_clients))
     return evaluated
+
+
+def calibrated_accuracy(
+    trained: TrainedSupernet,
+    images_per_client: int = IMAGES_PER_CLIENT,
+    classifier: bool = True,
+) -> Callable:
+    """Builds a function that computes the accuracy of any subnet as it is deployed.
+
+    Args:
+      trained: The supernet and its clients.
+      images_per_client: Most images that a client calibrates on.
+      classifier: Whether a calibration fits the classifier anew.
+
+    Returns:
+      The function that `build_calibrated_accuracy` describes; it calibrates on the images on which
+      `calibrate_tiers` lets clients calibrate.
+    """
+    of_clients = [
+        calibration_examples(trained, client, images_per_client)
+        for client in range(len(trained.data))
+    ]
+    images, labels = (np.concatenate(part) for part in zip(*of_clients, strict=True))
+    # Mixed, so that the first batches' mean squares are not those of a few classes.
+    order = np.random.default_rng(0).permutation(len(labels))
+    return build_calibrated_accuracy(
+        trained.supernet, trained.preprocessing, images[order], labels[order], classifier
+    )
 
 
 def evaluate_subnets(*arguments, **options) -> list[SubnetAccuracy]:

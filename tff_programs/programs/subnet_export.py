@@ -1,6 +1,7 @@
 """Export of a trained supernet's subnets as `.tflite` files, calibrated on its clients' images."""
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
-from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, device_training
 from tff_programs.simulation.tiers import Tier
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.export.quantize import PRECISIONS, export_inference
+from tflite.format.metadata import CLASSIFIERS
 
 # Name of the file that also trains, among the precisions of those that only infer.
 TRAINABLE = "float32, trains"
@@ -40,8 +43,9 @@ def export_subnets(
     trained: TrainedSupernet,
     paths: Mapping[Tier, str],
     *,
-    mean_squares: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
-    images_per_client: int = 30,
+    calibrations: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
+    images_per_client: int = IMAGES_PER_CLIENT,
+    classifier: bool = True,
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
     with_train_head: bool = False,
@@ -52,9 +56,9 @@ def export_subnets(
     Args:
       trained: The supernet and its clients.
       paths: The file to write for each subnet.
-      mean_squares: What each subnet's normalizations divide by; by default it is calibrated on
-        clients' images.
+      calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
       images_per_client: Images that a client calibrates on.
+      classifier: Whether classifiers are fitted anew (see `calibrate_tiers`).
       batch_sizes: Images of a step, of an evaluation and of an inference.
       precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
       with_train_head: Whether files can train the head and the normalizations alone, too.
@@ -73,9 +77,11 @@ def export_subnets(
         )
     batch_sizes = batch_sizes or BatchSizes()
     tiers = list(paths)
-    if mean_squares is None:
-        calibrated = calibrate_tiers(trained, tiers, images_per_client, on_progress)
-        mean_squares = dict(zip(tiers, calibrated, strict=True))
+    if calibrations is None:
+        calibrated = calibrate_tiers(
+            trained, tiers, images_per_client, on_progress, classifier=classifier
+        )
+        calibrations = dict(zip(tiers, calibrated, strict=True))
     origin = Origin(
         space=trained.supernet.space,
         supernet_hash=fingerprint(trained.weights),
@@ -86,7 +92,10 @@ def export_subnets(
     for tier, path in paths.items():
         start = time.monotonic()
         subnet = trained.supernet.extract(tier.architecture)
-        parts = (subnet, mean_squares[tier], trained.preprocessing)
+        fitted, mean_squares = split_calibration(calibrations[tier])
+        subnet.assign_weights({**subnet.values_by_name(), **fitted})
+        origin = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
+        parts = (subnet, mean_squares, trained.preprocessing)
         export_tflite(
             path,
             *parts,

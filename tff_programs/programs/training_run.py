@@ -174,7 +174,11 @@ class _Callbacks:
         }
         if run.random_subnets:
             drawn = random_subnet_accuracies(
-                self._accuracy, run.assignment.space, named, *test, subnets=run.random_subnets
+                lambda *arguments: self._accuracy(*arguments, run.test_batch_size),
+                run.assignment.space,
+                named,
+                *test[:2],
+                subnets=run.random_subnets,
             )
             accuracies["random p10"] = float(np.percentile([share for _, share in drawn], 10))
         return accuracies

@@ -25,7 +25,7 @@ from tflite.export.packing import pack, packing
 from tflite.export.training_module import TrainingModule
 from tflite.flatbuffer import flatbuffer
 from tflite.format import signatures
-from tflite.format.metadata import ModelMetadata, append_metadata, split_model
+from tflite.format.metadata import CLASSIFIERS, ModelMetadata, append_metadata, split_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Origin:
       supernet_hash: `fingerprint` of its weights.
       round: Number of rounds that it was trained for.
       class_names: Name of each label.
+      classifier: Where the subnet's classifier comes from, of `metadata.CLASSIFIERS`.
     """
 
     space: SearchSpace
     supernet_hash: str
     round: int
     class_names: tuple[str, ...]
+    classifier: str = CLASSIFIERS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,7 @@ def write_model(
         supernet_hash=origin.supernet_hash,
         round=origin.round,
         class_names=tuple(origin.class_names),
+        classifier=origin.classifier,
         preprocessing=json.loads(preprocessing.to_json()),
         parameters=cost.parameters,
         macs=cost.macs,
@@ -181,7 +184,12 @@ def refresh_tflite(
     variables = packing(metadata.variables, metadata.training.get("frozen", ()))
     packed = {name: pack(values, shapes).numpy() for name, shapes in variables.items()}
     model = flatbuffer.replace_variables(model, packed)
-    metadata = dataclasses.replace(metadata, supernet_hash=supernet_hash, round=round_number)
+    metadata = dataclasses.replace(
+        metadata,
+        supernet_hash=supernet_hash,
+        round=round_number,
+        classifier=CLASSIFIERS[0],
+    )
     write_bytes(path, append_metadata(model, metadata))
     return metadata
 

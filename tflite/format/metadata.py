@@ -27,6 +27,7 @@ from fedsup_tf.space import SearchSpace
 ENTRY = "fedsup.json"
 HASH_ENTRY = "model.sha256"
 VERSION = 1
+CLASSIFIERS = ("trained", "closed_form")
 # Far more than any metadata needs.
 _MOST_BYTES = 1 << 20
 # Far more than a phone holds: what the format can address.
@@ -55,6 +56,8 @@ class ModelMetadata:
       precision: Number format that a file which only infers computes with, one of
         `quantize.PRECISIONS`; such a file has no training and no variables. A file that trains
         computes with float32.
+      classifier: One of `CLASSIFIERS`: the supernet's own as it was trained, or one in closed form
+        that a calibration fitted to this subnet.
 
     Raises:
       ValueError: If there are more or fewer class names than logits.
@@ -72,6 +75,7 @@ class ModelMetadata:
     parameters: int
     macs: int
     precision: str = "float32"
+    classifier: str = CLASSIFIERS[0]
 
     def __post_init__(self):
         names, logits = len(self.class_names), self.space.classes
@@ -103,8 +107,9 @@ class ModelMetadata:
                 f"{_WHAT}: expected version {VERSION}, received {quoted(fields.get('version'))}. "
                 "Export the model with this version."
             )
-        # Files that were exported before there were other precisions compute with float32.
-        expect_keys(fields, names | {"version"}, names - {"precision"} | {"version"}, _WHAT)
+        # What files had no field for when they were exported has the default's value.
+        needed = names - {"precision", "classifier"} | {"version"}
+        expect_keys(fields, names | {"version"}, needed, _WHAT)
         del fields["version"]
         for name, (expected, holds) in _TYPES.items():
             if name in fields and not holds(fields[name]):
@@ -164,6 +169,7 @@ _TYPES = {
     "parameters": _COUNT,
     "macs": ("a whole number from 0", lambda value: type(value) is int and value >= 0),
     "precision": _TEXT,
+    "classifier": (f"one of {', '.join(CLASSIFIERS)}", CLASSIFIERS.__contains__),
 }
 
 

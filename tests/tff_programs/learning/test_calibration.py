@@ -1,11 +1,14 @@
 """Frozen mean squares: what they fold into, what they converge to, and the files that hold them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration
+from fedsup_tf import calibration, closed_form
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
@@ -224,6 +227,69 @@ def test_clients_together_find_what_one_finds_with_all_their_images():
     assert told[0].change == float("inf")
     assert min(done.change for done in told[:-1]) >= 1e-3 > told[-1].change
     assert len(told) > 2
+
+
+@pytest.mark.usefixtures("execution")
+@pytest.mark.parametrize("normalization", ["parametric", "group"])
+def test_the_classifier_is_that_of_all_images_together_however_they_are_spread(normalization):
+    space = dataclasses.replace(SPACE, normalization=normalization)
+    net = random_net(space)
+    # Even numbers of images, so that the folds are those of all images one behind the other.
+    bounds = [(0, 8), (8, 8), (8, 22)]
+    data = [
+        client_element(
+            space, IMAGES[begin:end], LABELS[begin:end], SPACE.largest(), number, np.zeros(2)
+        )
+        for number, (begin, end) in enumerate(bounds)
+    ]
+    told = []
+    found = federated_calibration.calibrate_federated(
+        net,
+        space.largest(),
+        PREPROCESSING,
+        data,
+        classifier=True,
+        batch_size=5,
+        on_pass=told.append,
+    )
+    classifier, mean_squares = calibration.split_calibration(found)
+    assert classifier.keys() == set(calibration.CLASSIFIER)
+    assert bool(mean_squares) == (normalization == "parametric")
+    assert [done.change for done in told][-2:] == [None, None]
+    weights = {name: tf.constant(value) for name, value in net.values_by_name().items()}
+    features, _ = net.features_with_statistics(
+        {**weights, **mean_squares}, PREPROCESSING.normalize(IMAGES[:22])
+    )
+    expected = closed_form.fit(features, LABELS[:22], space.classes)
+    for name, value in expected.items():
+        np.testing.assert_allclose(classifier[name], value, rtol=2e-3, atol=2e-3)
+
+
+def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
+    """Logits decide; the mean squares converged in both ways, but not to the bit."""
+    accuracy = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22])
+    weights = NET.values_by_name()
+    for architecture in (SPACE.largest(), SPACE.smallest()):
+        subnet = NET.extract(architecture)
+        own = {name: tf.constant(value) for name, value in subnet.values_by_name().items()}
+        frozen = {}
+        for _ in range(3):
+            sums = calibration.sum_mean_squares(
+                subnet, {**own, **frozen}, tf.constant(IMAGES[:22]), 50, PREPROCESSING
+            )
+            frozen = {name: total / 22 for name, total in sums.items()}
+        used = {**own, **frozen}
+        features, _ = subnet.features_with_statistics(used, PREPROCESSING.normalize(IMAGES[:22]))
+        used.update(closed_form.fit(features, LABELS[:22], SPACE.classes))
+        logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
+        expected = (logits.argmax(1) == LABELS).mean()
+        assert accuracy(weights, architecture, IMAGES, LABELS) == pytest.approx(expected)
+    # Without a new classifier it is the supernet's.
+    kept = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22], False)
+    used = {**own, **frozen}
+    logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
+    expected = (logits.argmax(1) == LABELS).mean()
+    assert kept(weights, SPACE.smallest(), IMAGES, LABELS) == pytest.approx(expected)
 
 
 def test_the_change_of_a_layer_that_is_dead_is_a_number():

@@ -60,12 +60,26 @@ SUBNET = SUPERNET.extract(SPACE.largest())
 WEIGHTS = {name: tf.constant(value.numpy()) for name, value in SUBNET.weights_by_name().items()}
 
 
-def export(path, preprocessing=PREPROCESSING, supernet=SUPERNET, training=TRAINING):
+def export(
+    path,
+    preprocessing=PREPROCESSING,
+    supernet=SUPERNET,
+    training=TRAINING,
+    classifier=None,
+):
+    """Exports the largest subnet, with another kernel of its classifier if one is given."""
     subnet = supernet.extract(supernet.space.largest())
+    if classifier is not None:
+        subnet.assign_weights({**subnet.values_by_name(), "head/kernel": classifier})
     weights = {name: tf.constant(value) for name, value in subnet.values_by_name().items()}
     sums = calibration.sum_mean_squares(subnet, weights, tf.constant(IMAGES), 40, preprocessing)
-    identity = checkpoint.fingerprint(supernet.weights_by_name())
-    origin = Origin(supernet.space, identity, 7, tuple("abcd"))
+    origin = Origin(
+        supernet.space,
+        checkpoint.fingerprint(supernet.weights_by_name()),
+        7,
+        tuple("abcd"),
+        classifier="trained" if classifier is None else "closed_form",
+    )
     mean_squares = {name: value.numpy() / 40 for name, value in sums.items()}
     sizes = BatchSizes(8, 5, 2)
     export_tflite(path, subnet, mean_squares, preprocessing, training, origin, sizes)
@@ -132,6 +146,14 @@ def test_a_file_whose_frozen_parts_do_not_train_holds(tmp_path):
     for name, value in UncheckedModel(path).state().items():
         is_kept = name.startswith("stem") and not name.endswith(MEAN_SQUARE)
         assert (trained.state()[name].tobytes() == value.tobytes()) == is_kept, name
+
+
+def test_a_classifier_of_its_own_is_told_and_holds(tmp_path):
+    kernel = 2 * WEIGHTS["head/kernel"].numpy() - 1
+    certificate = certify_here(export(tmp_path / "own", classifier=kernel))
+    assert failed(certificate) == set()
+    for check in certificate.checks:
+        assert ("but for the classifier" in check.note) == (check.name == "fresh weights")
 
 
 def test_a_batch_without_weights_changes_nothing(certificate):

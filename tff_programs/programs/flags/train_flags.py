@@ -88,8 +88,8 @@ def define_train_flags(define: FlagDefiner) -> None:
     )
     define.float(
         "absent_class_weight",
-        0.01,
-        "Weight, in the softmax of a client's loss, of classes that it has no example of; 1: plain.",
+        0.03,
+        "Weight in a client's softmax of the classes that it has no example of; 1: plain softmax.",
         above=0,
         upper_bound=1,
     )

@@ -1,0 +1,121 @@
+"""Accuracy of subnets as they are deployed: calibrated, so that every image stands for itself.
+
+Computes in one process what a calibration by clients' sums (`tff_programs.learning.calibration`)
+gives, for any number of subnets without tracing each.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import closed_form, slicing
+from fedsup_tf.accuracy import count_correct
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.supernet import Supernet
+
+# After as many passes root mean squares change by less than a percent.
+_PASSES = 3
+_BATCH = 50
+_TEST_BATCH = 256
+
+
+def build_calibrated_accuracy(
+    supernet: Supernet,
+    preprocessing: Preprocessing,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classifier: bool = True,
+) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], float]:
+    """Builds a function that calibrates any subnet, and computes its accuracy.
+
+    Args:
+      supernet: The model whose `forward` is used; its own variables are not.
+      preprocessing: Normalization of the images.
+      images: Images to calibrate on, uint8 `(examples, height, width, channels)`, in random order.
+      labels: Their labels, `(examples,)`.
+      classifier: Whether the classifier is fitted anew, in closed form (see `closed_form`).
+
+    Returns:
+      A function of the supernet's weights by name, an architecture, test images and their labels,
+      which returns the share of right answers, from 0 to 1. It is traced once for all subnets.
+    """
+    shapes, elastic = supernet.weight_shapes, supernet.elastic_shapes()
+    statistics = mean_square_shapes(elastic)
+    space = supernet.space
+    # A tuple of tensors for the weights, the code, and the mean squares if they are frozen.
+    weights_spec = {name: tf.TensorSpec(shape) for name, shape in shapes.items()}
+    code_spec = tf.TensorSpec([len(space.choices)], tf.int32)
+    frozen_spec = {name: tf.TensorSpec([None]) for name in statistics}
+    images_spec = tf.TensorSpec([None, *space.image_shape], tf.uint8)
+    labels_spec = tf.TensorSpec([None], tf.int32)
+
+    def cut(weights, code):
+        subnet = slicing.take(weights, supernet.slices(code))
+        return {name: tf.ensure_shape(subnet[name], elastic[name]) for name in subnet}
+
+    def mean_squares(weights, code, frozen, images):
+        sums = sum_mean_squares(
+            supernet, {**cut(weights, code), **frozen}, images, _BATCH, preprocessing
+        )
+        count = tf.cast(tf.shape(images)[0], tf.float32)
+        return {name: total / count for name, total in sums.items()}
+
+    @tf.function(input_signature=[weights_spec, code_spec, images_spec], autograph=False)
+    def first_mean_squares(weights, code, images):
+        return mean_squares(weights, code, {}, images)
+
+    @tf.function(
+        input_signature=[weights_spec, code_spec, frozen_spec, images_spec], autograph=False
+    )
+    def next_mean_squares(weights, code, frozen, images):
+        return mean_squares(weights, code, frozen, images)
+
+    @tf.function(
+        input_signature=[weights_spec, code_spec, frozen_spec, images_spec], autograph=False
+    )
+    def features_of(weights, code, frozen, images):
+        subnet = {**cut(weights, code), **frozen}
+        features, _ = supernet.features_with_statistics(subnet, preprocessing.normalize(images))
+        return features
+
+    @tf.function(
+        input_signature=[
+            weights_spec,
+            code_spec,
+            frozen_spec,
+            tf.TensorSpec([None, space.classes]),
+            tf.TensorSpec([space.classes]),
+            images_spec,
+            labels_spec,
+        ],
+        autograph=False,
+    )
+    def count(weights, code, frozen, kernel, bias, images, labels):
+        head = {closed_form.KERNEL: kernel, closed_form.BIAS: bias}
+        subnet = {**cut(weights, code), **frozen, **head}
+        return count_correct(supernet, subnet, images, labels, _TEST_BATCH, preprocessing)
+
+    def accuracy(weights, architecture, test_images, test_labels):
+        code = space.encode(architecture)
+        weights = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
+        frozen = {}
+        if statistics:
+            frozen = first_mean_squares(weights, code, images)
+            for _ in range(_PASSES - 1):
+                frozen = next_mean_squares(weights, code, frozen, images)
+        kernel = weights[closed_form.KERNEL][: architecture.widths[-1]]
+        bias = weights[closed_form.BIAS]
+        if classifier:
+            parts = [
+                features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
+                for begin in range(0, len(images), _TEST_BATCH)
+            ]
+            head = closed_form.fit(tf.concat(parts, 0), labels, space.classes)
+            kernel, bias = head[closed_form.KERNEL], head[closed_form.BIAS]
+        right = count(weights, code, frozen, kernel, bias, test_images, test_labels)
+        return int(right) / len(test_labels)
+
+    return accuracy

@@ -1,0 +1,19 @@
+"""Flags of the calibration of subnets."""
+
+from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT
+from tff_programs.programs.flags.program_flags import FlagDefiner
+
+
+def define_calibration_flags(define: FlagDefiner) -> None:
+    """Defines the flags."""
+    define.integer(
+        "images_per_client",
+        IMAGES_PER_CLIENT,
+        "Images that a client calibrates on.",
+        lower_bound=1,
+    )
+    define.bool(
+        "classifier",
+        True,
+        "Fit each subnet's classifier anew, in closed form, to the images of all clients.",
+    )
