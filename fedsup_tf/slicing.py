@@ -10,13 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-Tensors = Mapping[str, tf.Tensor]
+from fedsup_tf import mean_choices
 
-# Whose weights the sum of an entry's updates is divided by: those of the clients that trained the
-# entry, or those of all clients.
-DIVISORS = ("coverage", "damped", "diluted")
-# A client's weight: its number of examples, or 1.
-WEIGHTINGS = ("examples", "uniform")
+Tensors = Mapping[str, tf.Tensor]
+DIVISORS, WEIGHTINGS = mean_choices.DIVISORS, mean_choices.WEIGHTINGS
 
 
 class Slice(NamedTuple):

@@ -18,6 +18,7 @@ PROGRAMS = {
     "data": "load a data set, divide it among clients and show who holds what",
     "device": "train an exported subnet on one person's examples, as the app on a phone does",
     "fleet": "rounds whose clients are processes with a .tflite and their own images",
+    "serve": "rounds whose clients are phones that come over HTTP",
     "merge": "add what phones learned, the updates they sent, to a supernet",
 }
 

@@ -56,6 +56,7 @@ class Vote(NamedTuple):
       name: Its path, or its client or identity if it came as an object.
       source: From where its tensors are read again.
       identity: `DeviceUpdate.identity`.
+      base_hash: `DeviceUpdate.base_hash`.
       architecture: The subnet that it trained.
       examples: Number of examples that it claims.
       norm: L2 norm of its delta.
@@ -66,6 +67,7 @@ class Vote(NamedTuple):
     name: str
     source: str | DeviceUpdate
     identity: str
+    base_hash: str
     architecture: Architecture
     examples: int
     norm: float

@@ -3,7 +3,8 @@
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+import types
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,17 @@ from fedsup_tf.supernet import Supernet
 from tflite.format.update_file import DeviceUpdate
 from tflite.merge.cohort import CohortLimits, Verdict, Vote, judge
 from tflite.merge.influence import influence_scale, scaled_down
-from tflite.merge.merge_report import MergeReport, RejectedUpdate, TensorCoverage, UsedUpdate
+from tflite.merge.merge_report import (
+    MergeReport,
+    NothingToMergeError,
+    RejectedUpdate,
+    TensorCoverage,
+    UsedUpdate,
+)
 from tflite.merge.received import Cohort, load_update, read_cohort, whole_delta
 
 _LIMITS = CohortLimits()
+_NONE: Mapping[str, float] = types.MappingProxyType({})
 
 
 def merge_updates(
@@ -34,6 +42,7 @@ def merge_updates(
     poisoned: float = 0.0,
     limits: CohortLimits | None = _LIMITS,
     already_merged: Collection[str] = (),
+    older: Mapping[str, float] = _NONE,
 ) -> MergeReport:
     """Adds the mean of devices' updates to the supernet's weights, as a federated round does.
 
@@ -63,16 +72,23 @@ def merge_updates(
         of sizes. Needs 3 updates; the smallest subnet's part of each is held in memory.
       limits: How far updates may lie apart; None if whoever sent them is trusted.
       already_merged: Identities of updates that are in the supernet, to be rejected.
+      older: Fingerprints of earlier supernets of the same training, with the factor, above 0 and up
+        to 1, of the deltas of updates that started from them.
 
     Returns:
       A report of what was used and what was not.
 
     Raises:
-      ValueError: If a choice is unknown, no update can be used, or the result is not finite.
+      NothingToMergeError: If no update can be used.
+      ValueError: If a choice is unknown, or the result is not finite.
     """
     _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned)
+    _check_factors(older)
+    factors = {**older, base_hash: 1.0}
     with tempfile.TemporaryDirectory(prefix="fedsup-merge-") as folder:
-        cohort = read_cohort(supernet, base_hash, updates, already_merged, folder, poisoned > 0)
+        cohort = read_cohort(
+            supernet, base_hash, updates, already_merged, folder, poisoned > 0, older.keys()
+        )
         rejected = cohort.rejected
         verdicts = judge(
             cohort.votes,
@@ -89,10 +105,11 @@ def merge_updates(
             if verdict.reason:
                 rejected.append(RejectedUpdate(vote.name, verdict.reason))
             else:
+                verdict = verdict._replace(scale=verdict.scale * factors[vote.base_hash])
                 ballots.append(_Ballot(vote, verdict, weighting == "examples"))
         overlaps, counted = _sum(supernet, ballots, rejected)
         if not counted:
-            _refuse(rejected)
+            _refuse(rejected, cohort.duplicates)
         everyone = math.fsum(ballot.weight for ballot in counted)
         totals = slicing.by_entry(overlaps, supernet.grids)
         if limits is not None and not poisoned and len(counted) > 2:
@@ -157,6 +174,15 @@ def _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned) ->
             f"Expected a poisoned share from 0 and below 0.5, received {poisoned}. With more, "
             "nobody can tell which updates are the honest ones."
         )
+
+
+def _check_factors(older: Mapping[str, float]) -> None:
+    for name, factor in older.items():
+        if not 0 < factor <= 1:
+            raise ValueError(
+                f"Expected factors above 0 and up to 1 of updates of older supernets, received "
+                f"{factor!r} for {name[:12]}."
+            )
 
 
 def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float):
@@ -263,11 +289,13 @@ def _reach(supernet, architectures: Iterable[Architecture]) -> dict[str, TensorC
     }
 
 
-def _refuse(rejected) -> None:
+def _refuse(rejected, duplicates) -> None:
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in rejected[:5])
     more = f"\n  and {len(rejected) - 5} others" if len(rejected) > 5 else ""
-    raise ValueError(
+    raise NothingToMergeError(
         "Expected at least one update that can be merged, received "
         f"{'none' if not rejected else f'{len(rejected)} that cannot'}. The supernet is "
-        f"unchanged.{reasons}{more}"
+        f"unchanged.{reasons}{more}",
+        tuple(rejected),
+        tuple(duplicates),
     )

@@ -52,6 +52,25 @@ class DuplicateUpdate(NamedTuple):
     of: str
 
 
+class NothingToMergeError(ValueError):
+    """No update can be merged; the supernet is unchanged.
+
+    Attributes:
+      rejected: The updates that cannot be used, and why.
+      duplicates: Those that came more than once.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        rejected: tuple[RejectedUpdate, ...],
+        duplicates: tuple[DuplicateUpdate, ...],
+    ):
+        super().__init__(message)
+        self.rejected = rejected
+        self.duplicates = duplicates
+
+
 class TensorCoverage(NamedTuple):
     """Coverage of a tensor of the supernet by the updates.
 

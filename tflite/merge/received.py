@@ -56,6 +56,7 @@ def read_cohort(
     already_merged: Collection[str],
     folder: str,
     with_cores: bool,
+    older: Collection[str] = (),
 ) -> Cohort:
     """Reads all updates once, one at a time, and keeps what is needed to compare them.
 
@@ -66,6 +67,7 @@ def read_cohort(
       already_merged: Identities of updates to be rejected.
       folder: Where updates wait that an iterator gives as objects.
       with_cores: Whether the smallest subnet's part of each is kept.
+      older: Fingerprints of earlier supernets that they may have started from, too.
     """
     cohort, first_names = Cohort([], [], [], [], {}), {}
     for number, source in enumerate(updates):
@@ -77,7 +79,7 @@ def read_cohort(
                 first = first_names[update.identity]
                 cohort.duplicates.append(DuplicateUpdate(name, first))
                 continue
-            _check_base(update, base_hash, already_merged)
+            _check_base(update, base_hash, already_merged, older)
         except (ValueError, OSError) as error:
             reason = str(error).removeprefix(f"{name!r}: ")
             if len(reason) > _REASON_LENGTH:
@@ -107,13 +109,13 @@ def load_update(source: str | os.PathLike | DeviceUpdate, supernet: Supernet) ->
     return source
 
 
-def _check_base(update, base_hash, already_merged) -> None:
+def _check_base(update, base_hash, already_merged, older) -> None:
     if update.identity in already_merged:
         raise ValueError(
             "Expected an update that is new, received one that is already merged into this "
             f"supernet (identity {update.identity[:12]}). Leave it out."
         )
-    if update.base_hash != base_hash:
+    if update.base_hash != base_hash and update.base_hash not in older:
         raise ValueError(
             f"Expected an update that started from the supernet {base_hash[:12]}, received one "
             f"that started from {update.base_hash[:12]} of round {update.base_round}. Merge it "
@@ -130,6 +132,7 @@ def _vote(supernet, name, source, update) -> Vote:
         name,
         source,
         update.identity,
+        update.base_hash,
         update.architecture,
         update.examples,
         norm,

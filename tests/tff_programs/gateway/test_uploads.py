@@ -1,0 +1,196 @@
+"""Uploads: once each, bounded, whole, of the task that they are sent for."""
+
+import hashlib
+import json
+import socket
+import time
+
+import pytest
+from gateway import Phone, Served, update_bytes
+from sqlalchemy import func, select
+
+from fedsup_tf.architecture import Architecture
+from tff_programs.gateway import signing
+from tff_programs.gateway.devices import revoke
+from tff_programs.gateway.tables import refusals, updates
+from tff_programs.gateway.uploads import INCOMING
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with Served(tmp_path_factory.mktemp("gateway"), goal=10_000, over_asking=1) as served:
+        yield served
+
+
+@pytest.fixture
+def phone(served):
+    return served.phone()
+
+
+@pytest.fixture
+def task(phone):
+    return phone.check_in()["task"]
+
+
+@pytest.fixture
+def data(served, phone, task):
+    return update_bytes(served.folder, phone.model(task["model"]))
+
+
+def count(served, task):
+    with served.database.read() as connection:
+        return connection.scalar(
+            select(func.count()).select_from(updates).where(updates.c.task == task["task"])
+        )
+
+
+def refused(served, code):
+    with served.database.read() as connection:
+        return connection.scalar(select(refusals.c.count).where(refusals.c.code == code)) or 0
+
+
+def incoming(served):
+    folder = served.folder / INCOMING
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def test_an_update_sent_again_counts_once(served, phone, task, data):
+    assert [phone.put(task["task"], data)[0] for _ in range(3)] == [201, 200, 200]
+    assert count(served, task) == 1
+
+
+def test_another_update_of_the_task_is_refused(served, phone, task, data):
+    other = update_bytes(served.folder, phone.model(task["model"]), 2.0)
+    assert phone.put(task["task"], data)[0] == 201
+    before = refused(served, "sent_before")
+    status, answer = phone.put(task["task"], other)
+    assert (status, answer["code"]) == (409, "sent_before")
+    assert refused(served, "sent_before") == before + 1
+
+
+def test_a_task_is_its_devices_own(served, task, data):
+    status, answer = served.phone().put(task["task"], data)
+    assert (status, answer["code"]) == (404, "unknown")
+    assert not count(served, task)
+
+
+def test_a_body_of_another_hash_is_refused_and_may_be_sent_again(served, phone, task, data):
+    hash_ = hashlib.sha256(data).hexdigest()
+    status, answer = phone.put(task["task"], data[:-1] + b"\0", hash_)
+    assert (status, answer["code"]) == (422, "hash")
+    assert not count(served, task)
+    assert phone.put(task["task"], data)[0] == 201
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "noise", "empty", "header"])
+def test_a_damaged_update_is_refused(served, phone, task, data, damage):
+    damaged = {
+        "cut": data[:-4],
+        "longer": data + b"abcd",
+        "noise": bytes(255 - byte for byte in data),
+        "empty": b"",
+        "header": (2**60).to_bytes(8, "little") + data[8:],
+    }[damage]
+    status, answer = phone.put(task["task"], damaged)
+    assert (status, answer["code"]) == (422, "update")
+    assert not count(served, task)
+    assert not incoming(served)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_hash": "1" * 64},
+        {"base_round": 5},
+        {"architecture": Architecture((16, 24), (2, 2), (5, 5))},
+    ],
+)
+def test_an_update_of_another_model_is_refused(served, phone, task, changes):
+    other = update_bytes(served.folder, phone.model(task["model"]), **changes)
+    status, answer = phone.put(task["task"], other)
+    assert (status, answer["code"]) == (422, "update")
+
+
+def test_a_large_body_is_not_read(served, phone, task):
+    size = task["max_update_bytes"] + 1
+    status, answer = phone.put(task["task"], b"\0" * size)
+    assert (status, answer["code"]) == (413, "size")
+    assert not incoming(served)
+
+
+def raw(served, head, body=b""):
+    """Sends bytes as they are; returns what comes until JSON or the end."""
+    with socket.create_connection(Phone(served.url).url.netloc.split(":"), 30) as connection:
+        connection.sendall(head + body)
+        received = b""
+        while b"}" not in received and (part := connection.recv(65536)):
+            received += part
+        return received
+
+
+def put_head(phone, task, hash_, *lines):
+    path = f"/v1/tasks/{task['task']}/updates/{hash_}"
+    signed = signing.authorization(phone.device, phone.key, "PUT", path, hash_, int(time.time()))
+    head = [f"PUT {path} HTTP/1.1", "Host: localhost", f"Authorization: {signed}", *lines, "", ""]
+    return "\r\n".join(head).encode()
+
+
+def test_a_huge_body_is_answered_before_it_is_sent(served, phone, task):
+    head = put_head(phone, task, "0" * 64, f"Content-Length: {10**12}")
+    assert raw(served, head, b"\0" * 1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_without_length_is_refused(served, phone, task):
+    head = put_head(phone, task, "0" * 64, "Transfer-Encoding: chunked")
+    assert raw(served, head, b"5\r\nhello\r\n0\r\n\r\n").startswith(b"HTTP/1.1 411")
+    assert raw(served, put_head(phone, task, "0" * 64)).startswith(b"HTTP/1.1 411")
+
+
+def test_a_broken_transfer_leaves_nothing(served, phone, task, data):
+    hash_ = hashlib.sha256(data).hexdigest()
+    head = put_head(phone, task, hash_, f"Content-Length: {len(data)}")
+    with socket.create_connection(Phone(served.url).url.netloc.split(":")) as connection:
+        connection.sendall(head + data[:100])
+        deadline = time.monotonic() + 30
+        while not incoming(served) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    deadline = time.monotonic() + 30
+    while incoming(served) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not incoming(served)
+    assert phone.put(task["task"], data)[0] == 201
+
+
+def test_a_revoked_device_takes_no_part(served, phone, task, data):
+    with served.database.write() as connection:
+        assert revoke(connection, phone.device, 1.0)
+        assert not revoke(connection, "0" * 32, 1.0)
+    for status, answer in [
+        phone.put(task["task"], data),
+        phone.json("GET", "/v1/status"),
+        phone.json("POST", "/v1/check-in", {"runtime": "r", "application": "a", "tier": "small"}),
+    ]:
+        assert (status, answer["code"]) == (403, "revoked")
+    assert phone.signed("GET", f"/v1/models/{task['model']}")[0] == 403
+    assert not count(served, task)
+
+
+def test_a_device_that_asks_too_often_is_told_when_to_come(tmp_path):
+    with Served(tmp_path) as served:
+        phone = served.phone()
+        served.gateway.limiter._per_second, served.gateway.limiter._burst = 0.1, 2
+        answers = [phone.signed("GET", "/v1/status") for _ in range(4)]
+        assert [status for status, _, _ in answers] == [200, 200, 429, 429]
+        _, headers, body = answers[-1]
+        assert 1 <= int(headers["Retry-After"]) <= 10
+        assert json.loads(body)["code"] == "limit"
+
+
+def test_no_more_devices_enrol_than_may(tmp_path):
+    with Served(tmp_path) as served:
+        for _ in range(served.server_settings.most_devices):
+            served.phone()
+        status, answer = Phone(served.url).json(
+            "POST", "/v1/enrol", {"token": served.token}, signed=False
+        )
+        assert (status, answer["code"]) == (429, "limit")

@@ -1,0 +1,42 @@
+"""The address that a server listens on, and what it may do there."""
+
+import ipaddress
+from typing import NamedTuple
+
+
+class Address(NamedTuple):
+    """Where to listen.
+
+    Attributes:
+      host: Name or number of the interface.
+      port: From 0; 0 for any that is free.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str, flag: str) -> Address:
+    """Reads `HOST:PORT`, with an IPv6 host in brackets.
+
+    Args:
+      text: The address.
+      flag: The flag's name, for the error.
+
+    Raises:
+      ValueError: If it is something else.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"--{flag}: expected HOST:PORT such as 127.0.0.1:8080, received {text!r}.")
+    return Address(host.strip("[]"), int(port))

@@ -1,0 +1,140 @@
+"""The gateway's database: SQLite in a file, or PostgreSQL, shared by any number of processes."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import sqlalchemy
+from sqlalchemy.engine import Connection
+
+from tff_programs.gateway import tables
+
+_VERSION = "1"
+# Connections of a process; its threads wait for one.
+_CONNECTIONS = 8
+_WAIT_SECONDS = 30
+_WRITES = "gateway_writes"
+
+
+class Database:
+    """Transactions on the gateway's tables.
+
+    Attributes:
+      url: Where it is.
+    """
+
+    def __init__(self, url: str):
+        """Opens a database, and makes its tables where there are none.
+
+        Args:
+          url: As SQLAlchemy takes it: `sqlite:///FILE` or `postgresql://...`.
+
+        Raises:
+          ValueError: If it cannot be opened, or is of another version.
+        """
+        self.url = url
+        self._engine = _engine(url)
+        try:
+            self._make_tables()
+            with self.read() as connection:
+                version = connection.scalar(
+                    sqlalchemy.select(tables.facts.c.value).where(tables.facts.c.name == "version")
+                )
+        except sqlalchemy.exc.DBAPIError as error:
+            raise ValueError(
+                f"Expected a database that can be opened at {shown(url)}, received: {error.orig}. "
+                "Start it, or correct --database."
+            ) from error
+        if version != _VERSION:
+            raise ValueError(
+                f"Expected a gateway's database of version {_VERSION} at {shown(url)}, received "
+                f"version {version!r}. Use the program that made it, or another database."
+            )
+
+    def _make_tables(self) -> None:
+        with self.write() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # Processes that start at once make the tables one after the other.
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(20220601)"))
+            tables.METADATA.create_all(connection)
+            first = {"name": "version", "value": _VERSION}
+            if not connection.scalar(sqlalchemy.select(tables.facts.c.value)):
+                connection.execute(tables.facts.insert().values(first))
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Begins a transaction that changes nothing."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Begins a transaction that is kept whole, on the disk, when the `with` block ends."""
+        engine = self._engine.execution_options(**{_WRITES: True})
+        with engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
+
+
+def shown(url: str) -> str:
+    """Returns the address of a database without its password."""
+    return repr(sqlalchemy.engine.make_url(url))
+
+
+def _engine(url: str):
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+        dialect = parsed.get_backend_name()
+        if dialect not in ("sqlite", "postgresql"):
+            raise ValueError(
+                f"--database: expected sqlite:///FILE or postgresql://..., received {shown(url)}."
+            )
+        arguments = (
+            {"timeout": _WAIT_SECONDS, "check_same_thread": False} if dialect == "sqlite" else {}
+        )
+        engine = sqlalchemy.create_engine(
+            parsed,
+            future=True,
+            poolclass=sqlalchemy.pool.QueuePool,
+            pool_size=_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=_WAIT_SECONDS,
+            pool_pre_ping=dialect != "sqlite",
+            connect_args=arguments,
+        )
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ValueError(
+            f"--database: expected sqlite:///FILE or postgresql://..., received {url!r}."
+        ) from error
+    except ImportError as error:
+        raise ValueError(
+            f"--database: {shown(url)} needs a driver that is not installed ({error}). Install "
+            "fedsup-tf[postgresql]."
+        ) from error
+    if dialect == "sqlite":
+        sqlalchemy.event.listen(engine, "connect", _prepare_sqlite)
+        sqlalchemy.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection, record) -> None:
+    del record
+    # Transactions begin where `_begin_sqlite` says.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    # What is committed is on the disk.
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_sqlite(connection) -> None:
+    # A transaction that begins as a reader cannot wait for another writer.
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def sqlite_url(folder: str) -> str:
+    """Returns the address of the database in a gateway's folder."""
+    return f"sqlite:///{os.path.join(os.path.abspath(folder), 'gateway.sqlite')}"

@@ -1,0 +1,318 @@
+"""The requests of devices: enrolment, check-in, models, updates, status."""
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from typing import Any
+
+from sqlalchemy import select
+
+from tff_programs.gateway import devices, uploads
+from tff_programs.gateway.check_in import check_in
+from tff_programs.gateway.handler import Handler
+from tff_programs.gateway.json_body import parse_check_in, parse_enrolment
+from tff_programs.gateway.refusal import RefusalError
+from tff_programs.gateway.secret_files import enrolment_token
+from tff_programs.gateway.signing import EMPTY_HASH
+from tff_programs.gateway.tables import models, rounds, updates
+from tff_programs.gateway.version import PROTOCOL, version
+
+_CHUNK_BYTES = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_MOST_TOLD = 10
+
+
+class Health(Handler):
+    """GET /health."""
+
+    async def get(self) -> None:
+        """Answers once the database did."""
+        await self.answer(self._tell)
+
+    async def _tell(self) -> None:
+        await self.in_thread(self._ask_database)
+        self.send(200, {"protocol": PROTOCOL, "version": version()})
+
+    def _ask_database(self) -> None:
+        with self.gateway.database.read() as connection:
+            uploads.current_number(connection)
+
+
+class Enrol(Handler):
+    """POST /v1/enrol."""
+
+    async def post(self) -> None:
+        """Makes a device."""
+        await self.answer(self._enrol)
+
+    async def _enrol(self) -> None:
+        token = parse_enrolment(self.body)
+        expected = await self.in_thread(enrolment_token, self.gateway.folder)
+        if not hmac.compare_digest(token.encode(), expected.encode()):
+            raise RefusalError(
+                403,
+                "token",
+                "Expected the enrolment token of this server, received another one. Scan the code "
+                "that the server shows.",
+            )
+        device, key = await self.in_thread(self._write)
+        self.send(201, {"device": device, "key": key.hex()})
+
+    def _write(self) -> devices.NewDevice:
+        gateway = self.gateway
+        with gateway.database.write() as connection:
+            return devices.enrol(connection, gateway.secret, time.time(), gateway.most_devices)
+
+
+class CheckIn(Handler):
+    """POST /v1/check-in."""
+
+    async def post(self) -> None:
+        """Gives a task or none."""
+        await self.answer(self._check_in)
+
+    async def _check_in(self) -> None:
+        device = self.check_body_signature()
+        fields = parse_check_in(self.body)
+        gateway = self.gateway
+        task = await self.in_thread(
+            check_in, gateway.database, device, fields, gateway.training, time.time()
+        )
+        answer = {"wait_seconds": await self.in_thread(gateway.wait_seconds)}
+        if task is not None:
+            answer["task"] = task
+        self.send(200, answer)
+
+
+class Model(Handler):
+    """GET /v1/models/HASH."""
+
+    async def get(self, hash_: str) -> None:
+        """Sends a model or a range of it."""
+        self._hash = hash_
+        await self.answer(self._send_model)
+
+    async def _send_model(self) -> None:
+        device = self.check_signature(EMPTY_HASH)
+        path, size = await self.in_thread(self._find, device)
+        self.set_header("ETag", f'"{self._hash}"')
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Cache-Control", "private, max-age=31536000, immutable")
+        held = self.request.headers.get("If-None-Match", "")
+        if self._hash in re.findall(r'"([^"]*)"', held):
+            self.set_status(304)
+            self.finish()
+            return
+        begin, end = 0, size
+        wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
+        if wanted and any(wanted.groups()):
+            begin, end = _range(wanted, size)
+            self.set_status(206)
+            self.set_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Content-Length", str(end - begin))
+        with await self.in_thread(open, path, "rb") as file:
+            file.seek(begin)
+            while begin < end:
+                part = await self.in_thread(file.read, min(_CHUNK_BYTES, end - begin))
+                if not part:
+                    raise OSError(f"{path!r} is shorter than it was.")
+                begin += len(part)
+                self.gateway.metrics.sent(len(part))
+                self.write(part)
+                await self.flush()
+        self.finish()
+
+    def _find(self, device: str) -> tuple[str, int]:
+        with self.gateway.database.read() as connection:
+            devices.check_enrolled(connection, device)
+            row = connection.execute(select(models).where(models.c.hash == self._hash)).first()
+        if row is None:
+            raise RefusalError(
+                404,
+                "unknown",
+                f"Expected the hash of a model of this server, received {self._hash[:12]}. Check "
+                "in again.",
+            )
+        return os.path.join(self.gateway.folder, row.path), row.bytes
+
+    def compute_etag(self) -> None:
+        """Returns none: the hash is the tag."""
+        return None
+
+
+def _range(wanted: re.Match, size: int) -> tuple[int, int]:
+    """Returns the first byte and the one behind the last of a range."""
+    first, last = wanted.groups()
+    if first:
+        begin = int(first)
+        end = min(int(last) + 1, size) if last else size
+    else:
+        # The last bytes.
+        begin, end = max(0, size - int(last)), size
+    if begin >= end:
+        raise RefusalError(
+            416,
+            "range",
+            f"Expected a range within the file's {size:,} bytes, received {wanted[0]}. Get the "
+            "whole file.",
+        )
+    return begin, end
+
+
+class Update(Handler):
+    """PUT /v1/tasks/TASK/updates/HASH."""
+
+    def initialize(self, gateway) -> None:
+        """Prepares for no file yet."""
+        super().initialize(gateway)
+        self._file = None
+        self._path = ""
+        self._digest = hashlib.sha256()
+        self._expected: uploads.Expected | None = None
+        self._is_there = False
+
+    def most_bytes(self) -> int:
+        """Returns the size of the largest update of the task."""
+        return self._expected.most_bytes if self._expected else 0
+
+    async def accept_head(self) -> None:
+        """Decides by the signature and the task whether the body is read."""
+        self._task, self._hash = self.path_args
+        device = self.check_signature(self._hash)
+        try:
+            self._expected, self._is_there = await self.in_thread(self._expect, device)
+        except RefusalError as refusal:
+            await self._count(refusal)
+            raise
+
+    def _expect(self, device: str):
+        with self.gateway.database.read() as connection:
+            return uploads.expect_update(
+                connection, device, self._task, self._hash, self.gateway.max_staleness
+            )
+
+    def _open(self) -> None:
+        folder = os.path.join(self.gateway.folder, uploads.INCOMING)
+        os.makedirs(folder, exist_ok=True)
+        self._path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
+        # Kept open while the body comes.
+        self._file = open(self._path, "xb", buffering=0)
+
+    def take(self, part: bytes) -> None:
+        """Writes a part of the body into the temporary file."""
+        if self._is_there:
+            return
+        try:
+            if self._file is None:
+                self._open()
+            self._file.write(part)
+        except OSError as error:
+            self.gateway.on_trouble(error)
+            raise RefusalError(
+                503, "unavailable", "The server cannot keep the update now. Come back later.", 600
+            ) from error
+        self._digest.update(part)
+        self.gateway.metrics.received(len(part))
+
+    async def put(self, task: str, hash_: str) -> None:
+        """Accepts the update."""
+        del task, hash_
+        await self.answer(self._accept)
+
+    async def _accept(self) -> None:
+        is_new = False
+        if not self._is_there:
+            try:
+                is_new = await self.in_thread(self._keep)
+            except RefusalError as refusal:
+                await self._count(refusal)
+                raise
+        self.send(
+            201 if is_new else 200,
+            {
+                "update": self._hash,
+                "round": self._expected.round,
+                "wait_seconds": await self.in_thread(self.gateway.wait_seconds),
+            },
+        )
+
+    def _keep(self) -> bool:
+        received = self._digest.hexdigest()
+        if received != self._hash:
+            raise RefusalError(
+                422,
+                "hash",
+                f"Expected a body whose SHA-256 is {self._hash[:12]}..., received one of "
+                f"{received[:12]}.... Send it again.",
+            )
+        if self._file is None:
+            self._open()
+        os.fsync(self._file.fileno())
+        return uploads.accept(
+            self.gateway.database,
+            self.gateway.folder,
+            self._path,
+            self._hash,
+            self._expected,
+            self.gateway.max_staleness,
+            time.time(),
+        )
+
+    async def _count(self, refusal: RefusalError) -> None:
+        await self.in_thread(uploads.count_refusal, self.gateway.database, refusal.code)
+
+    def send(self, status: int, value: Any) -> None:
+        """Ends the request, after its temporary file."""
+        self._drop()
+        super().send(status, value)
+
+    def on_connection_close(self) -> None:
+        """Drops what a broken transfer left."""
+        self._drop()
+        super().on_connection_close()
+
+    def on_finish(self) -> None:
+        """Drops the temporary file unless it was kept."""
+        self._drop()
+        super().on_finish()
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with contextlib.suppress(OSError):
+                os.remove(self._path)
+
+
+class Status(Handler):
+    """GET /v1/status."""
+
+    async def get(self) -> None:
+        """Tells what came of the device's updates."""
+        await self.answer(self._tell)
+
+    async def _tell(self) -> None:
+        device = self.check_signature(EMPTY_HASH)
+        self.send(200, await self.in_thread(self._read, device))
+
+    def _read(self, device: str) -> dict:
+        with self.gateway.database.read() as connection:
+            devices.check_enrolled(connection, device)
+            rows = connection.execute(
+                select(updates.c.hash, updates.c.state, updates.c.reason, rounds.c.number)
+                .join(rounds, rounds.c.id == updates.c.round_id)
+                .where(updates.c.device == device)
+                .order_by(updates.c.received.desc())
+                .limit(_MOST_TOLD)
+            ).all()
+            number = uploads.current_number(connection)
+        told = [
+            {"update": row.hash, "round": row.number, "state": row.state, "reason": row.reason}
+            for row in rows
+        ]
+        return {"round": number, "updates": told}

@@ -1,0 +1,113 @@
+"""Devices: enrolment, revocation, and who asks."""
+
+import secrets
+from typing import NamedTuple
+
+from sqlalchemy import func, select, update
+from sqlalchemy.engine import Connection
+
+from tff_programs.gateway.refusal import RefusalError
+from tff_programs.gateway.signing import device_key
+from tff_programs.gateway.tables import devices
+
+# A device that was not seen for as long does not count for the pace.
+_ACTIVE_SECONDS = 2 * 24 * 3600.0
+# A device that comes back sooner is not written down again.
+_SEEN_SECONDS = 60.0
+
+
+class NewDevice(NamedTuple):
+    """A device that enrolled.
+
+    Attributes:
+      device: Its identity.
+      key: Its key.
+    """
+
+    device: str
+    key: bytes
+
+
+def enrol(connection: Connection, secret: bytes, now: float, most_devices: int) -> NewDevice:
+    """Enrols a device.
+
+    Args:
+      connection: A transaction that writes.
+      secret: The server's secret.
+      now: Seconds since 1970.
+      most_devices: Number of devices at which no other may enrol.
+
+    Raises:
+      RefusalError: If there are as many.
+    """
+    if connection.scalar(select(func.count()).select_from(devices)) >= most_devices:
+        raise RefusalError(
+            429,
+            "limit",
+            f"Expected fewer than {most_devices:,} devices, received one more. Raise "
+            "--most_devices.",
+            3600,
+        )
+    device = secrets.token_hex(16)
+    connection.execute(devices.insert().values(id=device, enrolled=now, seen=now))
+    return NewDevice(device, device_key(secret, device))
+
+
+def check_enrolled(connection: Connection, device: str) -> None:
+    """Raises a RefusalError unless the device is enrolled and not revoked."""
+    row = connection.execute(select(devices.c.revoked).where(devices.c.id == device)).first()
+    if row is None:
+        raise RefusalError(
+            401,
+            "signature",
+            f"Expected the signature of an enrolled device, received that of {device}, which this "
+            "server does not know. Enrol again.",
+        )
+    if row.revoked is not None:
+        raise RefusalError(
+            403, "revoked", f"Expected a device that may take part; {device} was revoked."
+        )
+
+
+def saw(connection: Connection, device: str, now: float, tier: str, fields: dict) -> None:
+    """Writes down that a device checked in, unless it did so a moment ago.
+
+    Args:
+      connection: A transaction that writes.
+      device: Its identity.
+      now: Seconds since 1970.
+      tier: The tier that it is in.
+      fields: The check-in.
+    """
+    connection.execute(
+        update(devices)
+        .where(devices.c.id == device)
+        .values(seen=now, tier=tier, runtime=fields["runtime"], application=fields["application"])
+    )
+
+
+def was_seen_lately(connection: Connection, device: str, now: float) -> bool:
+    """Whether the device's last check-in was written down a moment ago."""
+    seen = connection.scalar(
+        select(devices.c.seen).where(devices.c.id == device, devices.c.runtime != "")
+    )
+    return seen is not None and now - seen < _SEEN_SECONDS
+
+
+def count_active(connection: Connection, now: float) -> int:
+    """Counts the devices that were here lately and may take part."""
+    return connection.scalar(
+        select(func.count())
+        .select_from(devices)
+        .where(devices.c.seen > now - _ACTIVE_SECONDS, devices.c.revoked.is_(None))
+    )
+
+
+def revoke(connection: Connection, device: str, now: float) -> bool:
+    """Revokes a device; returns whether there is such a device."""
+    found = connection.execute(
+        update(devices)
+        .where(devices.c.id == device)
+        .values(revoked=func.coalesce(devices.c.revoked, now))
+    )
+    return found.rowcount > 0

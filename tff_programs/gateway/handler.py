@@ -1,0 +1,226 @@
+"""The common part of all requests: signatures, bounded bodies, answers that are JSON."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tornado.web
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from tornado.iostream import StreamClosedError
+
+from tff_programs.gateway import signing
+from tff_programs.gateway.refusal import RefusalError
+
+_MOST_JSON_BYTES = 16 * 1024
+# A body of a refused request is read and thrown away up to this size, since a client that is cut
+# off while it sends does not see the answer.
+_MOST_DRAINED_BYTES = 64 * 2**20
+_RETRY_SECONDS = 30
+
+
+@tornado.web.stream_request_body
+class Handler(tornado.web.RequestHandler):
+    """Answers a request, or refuses it before its body is read.
+
+    Methods may raise a `RefusalError` anywhere. Bodies come in parts through `take`; unless a
+    subclass overrides it they are kept, up to `most_bytes`.
+    """
+
+    def initialize(self, gateway) -> None:
+        """Keeps the gateway that answers."""
+        self.gateway = gateway
+        self._body = bytearray()
+        self._refusal: RefusalError | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The body, if it was kept."""
+        return bytes(self._body)
+
+    def most_bytes(self) -> int:
+        """Returns the size of the largest body that is read."""
+        return _MOST_JSON_BYTES if self.request.method == "POST" else 0
+
+    async def accept_head(self) -> None:
+        """Checks what can be checked before the body is read."""
+
+    def take(self, part: bytes) -> None:
+        """Takes a part of the body."""
+        self._body += part
+
+    async def prepare(self) -> None:
+        """Checks the request's head."""
+        if self.request.method not in self.SUPPORTED_METHODS or not self._is_implemented():
+            return
+        try:
+            length = self._length()
+            await self._guarded(self.accept_head)
+            if length > self.most_bytes():
+                raise RefusalError(
+                    413,
+                    "size",
+                    f"Expected a body of at most {self.most_bytes():,} bytes, received {length:,}.",
+                )
+        except RefusalError as refusal:
+            self._refusal = refusal
+            length = self._content_length() or 0
+            if not 0 < length <= _MOST_DRAINED_BYTES:
+                self._answer_refusal()
+
+    def _is_implemented(self) -> bool:
+        method = getattr(type(self), self.request.method.lower(), None)
+        return method is not getattr(tornado.web.RequestHandler, self.request.method.lower(), None)
+
+    def _content_length(self) -> int | None:
+        text = self.request.headers.get("Content-Length", "")
+        return int(text) if text.isdecimal() and text.isascii() else None
+
+    def _length(self) -> int:
+        if "Transfer-Encoding" in self.request.headers:
+            raise RefusalError(
+                411, "length", "Expected a body with Content-Length, received one in chunks."
+            )
+        length = self._content_length()
+        if length is None and self.request.method == "PUT":
+            raise RefusalError(411, "length", "Expected Content-Length, received none.")
+        return length or 0
+
+    def data_received(self, chunk: bytes) -> None:
+        """Takes a part of the body, unless the request is refused already."""
+        if self._refusal is None:
+            try:
+                self.take(chunk)
+            except RefusalError as refusal:
+                self._refusal = refusal
+
+    async def answer(self, respond: Callable) -> None:
+        """Answers with what `respond` returns or raises."""
+        if self._refusal is None:
+            try:
+                await self._guarded(respond)
+                return
+            except RefusalError as refusal:
+                self._refusal = refusal
+        self._answer_refusal()
+
+    async def _guarded(self, call: Callable) -> None:
+        """Calls a coroutine; troubles of the server become refusals that tell to come again."""
+        try:
+            await call()
+        except StreamClosedError:
+            # The client went away, which is no trouble of the server.
+            raise
+        except (DBAPIError, PoolTimeoutError, OSError) as error:
+            self.gateway.on_trouble(error)
+            raise RefusalError(
+                503,
+                "unavailable",
+                "The server cannot serve now. Come back later.",
+                _RETRY_SECONDS,
+            ) from error
+
+    def _answer_refusal(self) -> None:
+        refusal = self._refusal
+        self.gateway.metrics.refused(refusal.code)
+        if refusal.retry_after is not None:
+            self.set_header("Retry-After", str(refusal.retry_after))
+        self.send(refusal.status, {"code": refusal.code, "message": str(refusal)})
+
+    def send(self, status: int, value: Any) -> None:
+        """Ends the request with JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps(value))
+
+    async def in_thread(self, call: Callable, *arguments) -> Any:
+        """Runs a call that waits for the disk or the database beside the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.gateway.threads, call, *arguments)
+
+    def signed_path(self) -> str:
+        """Returns the path that is signed, which is the one that this server sees."""
+        path = self.request.path
+        return path[path.index("/v1/") :]
+
+    def check_signature(self, body_hash: str) -> str:
+        """Returns the device that signed the request.
+
+        Args:
+          body_hash: SHA-256 of the body.
+
+        Raises:
+          RefusalError: If none did, or the device asks too often.
+        """
+        header = self.request.headers.get("Authorization", "")
+        credentials = signing.read_authorization(header)
+        if credentials is None:
+            raise RefusalError(
+                401,
+                "signature",
+                "Expected the header Authorization with Fedsup DEVICE:TIME:SIGNATURE, received "
+                f"{'another one' if header else 'none'}. Sign the request.",
+            )
+        arguments = (self.gateway.secret, self.request.method, self.signed_path(), body_hash)
+        if not signing.is_signed(credentials, *arguments):
+            raise RefusalError(
+                401,
+                "signature",
+                "Expected a signature under the device's key of this method, path, body and time, "
+                "received another one. Sign as docs/gateway.md says, or enrol again.",
+            )
+        difference = credentials.time - time.time()
+        if abs(difference) > signing.CLOCK_SECONDS:
+            raise RefusalError(
+                401,
+                "time",
+                f"Expected a time at most {signing.CLOCK_SECONDS} seconds from the server's, "
+                f"received one {difference:+.0f} seconds from it. Take the time of the header "
+                "Date.",
+            )
+        self.gateway.limiter.take(credentials.device)
+        return credentials.device
+
+    def check_body_signature(self) -> str:
+        """Returns the device that signed the request and the body that was kept."""
+        return self.check_signature(hashlib.sha256(self._body).hexdigest())
+
+    def set_default_headers(self) -> None:
+        """Tells browsers to take nothing for what it is not."""
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Server", "fedsup")
+
+    def write_error(self, status_code: int, **details) -> None:
+        """Answers what nobody foresaw as JSON."""
+        del details
+        codes = {404: "unknown", 405: "method", 400: "request"}
+        code = codes.get(status_code, "internal" if status_code >= 500 else "request")
+        messages = {
+            404: "Expected a path of openapi.json, received another one.",
+            405: f"Expected a method of openapi.json, received {self.request.method}.",
+        }
+        message = messages.get(status_code, self._reason)
+        self.send(status_code, {"code": code, "message": message})
+
+    def on_finish(self) -> None:
+        """Counts the request."""
+        self.gateway.metrics.answered(
+            self.request.method, type(self).__name__, self.get_status(), self.request.request_time()
+        )
+
+    def log_exception(self, kind, value, trace) -> None:
+        """Tells of errors of the program; a client's are its own."""
+        if not isinstance(value, tornado.web.HTTPError | StreamClosedError):
+            self.gateway.on_trouble(value)
+
+
+class UnknownPath(Handler):
+    """Answers paths that there are not."""
+
+    async def prepare(self) -> None:
+        """Refuses."""
+        raise tornado.web.HTTPError(404)

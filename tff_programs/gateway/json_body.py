@@ -1,0 +1,91 @@
+"""The fields of requests, checked against the schemas of the protocol's document."""
+
+import importlib.resources
+import json
+from typing import Any
+
+from fedsup_tf.files.json_schema import quoted
+from tff_programs.gateway.refusal import RefusalError
+
+_DOCUMENT = "openapi.json"
+
+
+def protocol_document() -> dict[str, Any]:
+    """Returns the OpenAPI document of the protocol."""
+    text = importlib.resources.files("tff_programs.gateway").joinpath(_DOCUMENT)
+    return json.loads(text.read_text(encoding="utf-8"))
+
+
+def parse_enrolment(body: bytes) -> str:
+    """Returns the token of an enrolment.
+
+    Raises:
+      RefusalError: If it is none.
+    """
+    fields = _object(body, "An enrolment")
+    return _text(fields, "token", 200, "An enrolment")
+
+
+def parse_check_in(body: bytes) -> dict[str, Any]:
+    """Returns the fields of a check-in.
+
+    Raises:
+      RefusalError: If it is none.
+    """
+    what = "A check-in"
+    fields = _object(body, what)
+    for name in ("runtime", "application"):
+        _text(fields, name, 100, what)
+    if "tier" in fields:
+        _text(fields, "tier", 100, what)
+    if "model" in fields:
+        model = _text(fields, "model", 64, what)
+        if len(model) != 64 or set(model) - set("0123456789abcdef"):
+            raise _malformed(what, "model as 64 hexadecimal digits", model)
+    if "capability" in fields:
+        _check_capability(fields["capability"], what)
+    elif "tier" not in fields:
+        raise _malformed(what, "a tier or a capability", sorted(fields))
+    return fields
+
+
+def _check_capability(value: Any, what: str) -> None:
+    if not isinstance(value, dict) or not value:
+        raise _malformed(what, "capability as an object with parameters or macs", value)
+    for name in ("parameters", "macs"):
+        number = value.get(name, 0)
+        # JSON of some languages writes 2 as 2.0.
+        is_whole = type(number) is int or (type(number) is float and number.is_integer())
+        if not is_whole or not 0 <= number < 2**53:
+            raise _malformed(what, f"{name} as a whole number from 0 and below 2^53", number)
+
+
+def _object(body: bytes, what: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RefusalError(
+            400, "request", f"{what}: expected JSON in UTF-8, received something else ({error})."
+        ) from error
+    if not isinstance(fields, dict):
+        raise _malformed(what, "a JSON object", fields)
+    return fields
+
+
+def _text(fields: dict[str, Any], name: str, most: int, what: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not 1 <= len(value) <= most or "\0" in value:
+        raise _malformed(what, f"{name} as text of 1 to {most} characters", value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _malformed(what, f"{name} as text in UTF-8", "half a surrogate pair") from error
+    return value
+
+
+def _malformed(what: str, expected: str, received: Any) -> RefusalError:
+    return RefusalError(
+        400,
+        "request",
+        f"{what}: expected {expected}, received {quoted(received)}. Send what openapi.json says.",
+    )

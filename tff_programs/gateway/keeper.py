@@ -1,0 +1,54 @@
+"""The process that closes rounds: waits for the lease, and works while it has it."""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+
+from tff_programs.gateway.database import Database
+from tff_programs.gateway.lease import Lease, LeaseKeeper, LeaseLostError
+from tff_programs.gateway.round_work import RoundWork
+from tff_programs.gateway.rounds import Rounds, RoundSettings
+
+# A process that died is replaced after as long.
+LEASE_SECONDS = 30.0
+_POLL_SECONDS = 0.5
+
+
+def keep_rounds(
+    database: Database,
+    folder: str,
+    settings: RoundSettings,
+    work: RoundWork,
+    on_progress: Callable[[str], None],
+    lease_seconds: float = LEASE_SECONDS,
+) -> None:
+    """Opens and closes rounds for ever, whenever no other process does.
+
+    Args:
+      database: The gateway's.
+      folder: The gateway's.
+      settings: When rounds are closed.
+      work: Merges and exports.
+      on_progress: Called with a line of text about each thing that was done.
+      lease_seconds: How long the lease lasts without being renewed.
+    """
+    owner = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+    lease = Lease(database, owner, lease_seconds, time.time)
+    rounds = Rounds(database, folder, settings, work, lease, time.time, on_progress)
+    try:
+        while True:
+            if not lease.take():
+                time.sleep(_POLL_SECONDS)
+                continue
+            keeper = LeaseKeeper(lease, lease_seconds / 3)
+            try:
+                if not rounds.step():
+                    time.sleep(_POLL_SECONDS)
+            except LeaseLostError as error:
+                on_progress(f"{error} This one waits.")
+            finally:
+                keeper.stop()
+    finally:
+        lease.give_back()

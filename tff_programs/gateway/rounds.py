@@ -1,0 +1,287 @@
+"""Rounds: opened with models at hand, closed when enough updates are there, counted once each.
+
+A round is closed in three steps, each of which a kill leaves done or not done:
+
+1. In one transaction all updates that wait are chosen for the round. From here on it is decided
+   what the round makes, whoever goes on with it.
+2. The updates are merged, and the next round's models are exported, into a folder that is named by
+   the supernet that came out. Done again it gives the same.
+3. In one transaction the updates are written down as used or left out, and the next round is open.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.engine import Connection, Row
+
+from tff_programs.gateway.database import Database
+from tff_programs.gateway.lease import Lease
+from tff_programs.gateway.round_work import Base, Outcome, Prepared, RoundWork
+from tff_programs.gateway.tables import models, round_tiers, rounds, updates
+from tff_programs.gateway.uploads import update_path
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundSettings:
+    """Says when rounds are closed.
+
+    Attributes:
+      goal: Updates that close a round.
+      least_updates: Updates without which none is closed.
+      deadline_seconds: Seconds after which it is closed with what is there.
+      over_asking: Devices asked beyond the goal, as a share of it.
+      max_staleness: Most rounds that may be closed while an update is on its way.
+      keeps_updates: Whether updates' files are kept after their round.
+    """
+
+    goal: int
+    least_updates: int = 1
+    deadline_seconds: float = 24 * 3600.0
+    over_asking: float = 0.3
+    max_staleness: int = 3
+    keeps_updates: bool = False
+
+
+class Rounds:
+    """Opens and closes rounds; one process at a time, which holds the lease, calls it."""
+
+    def __init__(
+        self,
+        database: Database,
+        folder: str,
+        settings: RoundSettings,
+        work: RoundWork,
+        lease: Lease,
+        clock: Callable[[], float],
+        on_progress: Callable[[str], None],
+    ):
+        """Creates the keeper of rounds.
+
+        Args:
+          database: The gateway's.
+          folder: The gateway's.
+          settings: When rounds are closed.
+          work: Merges and exports.
+          lease: Checked whenever something is written.
+          clock: Returns the seconds since 1970.
+          on_progress: Called with a line of text about each thing that was done.
+        """
+        self._database = database
+        self._folder = folder
+        self._settings = settings
+        self._work = work
+        self._lease = lease
+        self._clock = clock
+        self._on_progress = on_progress
+
+    def step(self) -> bool:
+        """Does what is due; returns whether anything was."""
+        with self._database.read() as connection:
+            current = current_round(connection)
+        if current is None:
+            self._open_first()
+        elif current.state == "closing":
+            self._close(current)
+        elif not self._choose_updates(current):
+            return False
+        return True
+
+    def _open_first(self) -> None:
+        base = self._work.begin()
+        prepared = self._work.prepare(base, self._on_progress)
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            self._open(connection, base, prepared)
+        self._tell_open(base, prepared)
+
+    def _choose_updates(self, current: Row) -> bool:
+        """Begins to close a round that is due; returns whether it is."""
+        now = self._clock()
+        with self._database.read() as connection:
+            waiting = _count_waiting(connection)
+        is_late = now >= current.deadline
+        if waiting < self._settings.goal and not is_late:
+            return False
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            if waiting < self._settings.least_updates:
+                # Devices go on with the same models.
+                connection.execute(
+                    update(rounds)
+                    .where(rounds.c.id == current.id)
+                    .values(deadline=now + self._settings.deadline_seconds)
+                )
+                return True
+            connection.execute(
+                update(rounds).where(rounds.c.id == current.id).values(state="closing")
+            )
+            connection.execute(
+                update(updates)
+                .where(updates.c.state == "waiting", updates.c.merged_in.is_(None))
+                .values(merged_in=current.id)
+            )
+        return True
+
+    def _close(self, current: Row) -> None:
+        base = Base(current.number, current.base_hash, current.folder)
+        with self._database.read() as connection:
+            chosen = connection.execute(
+                select(updates, rounds.c.base_hash, rounds.c.number)
+                .join(rounds, rounds.c.id == updates.c.round_id)
+                .where(updates.c.merged_in == current.id)
+                # Whatever the order in which they came, the sum is the same.
+                .order_by(updates.c.hash, updates.c.task)
+            ).all()
+            used_before = connection.execute(
+                select(updates.c.identity).where(
+                    updates.c.state == "used",
+                    updates.c.merged_in.in_(_lately_closed(connection, self._settings)),
+                )
+            ).scalars()
+            used_before = frozenset(used_before)
+        paths = [os.path.join(self._folder, update_path(row.task, row.hash)) for row in chosen]
+        older = {
+            row.base_hash: staleness_factor(current.number - row.number)
+            for row in chosen
+            if row.base_hash != current.base_hash
+        }
+        merged = self._work.merge(base, paths, older, used_before, current.id)
+        prepared = self._work.prepare(merged.base, self._on_progress)
+        outcomes = [merged.outcomes[path] for path in paths]
+        now = self._clock()
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            for row, outcome in zip(chosen, outcomes, strict=True):
+                connection.execute(
+                    update(updates).where(updates.c.task == row.task).values(**_fields(outcome))
+                )
+            connection.execute(
+                update(rounds).where(rounds.c.id == current.id).values(state="closed", closed=now)
+            )
+            self._open(connection, merged.base, prepared)
+        used = sum(outcome.is_used for outcome in outcomes)
+        self._on_progress(
+            f"round {base.number} closed: {used} updates used, {len(outcomes) - used} left out"
+        )
+        self._tell_open(merged.base, prepared)
+        if not self._settings.keeps_updates:
+            self.remove_merged()
+
+    def remove_merged(self) -> None:
+        """Removes the files of updates that are used or left out."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                select(updates.c.task, updates.c.hash)
+                .where(updates.c.state != "waiting")
+                .where(updates.c.merged_in.in_(_lately_closed(connection, self._settings)))
+            ).all()
+        for row in rows:
+            path = os.path.join(self._folder, update_path(row.task, row.hash))
+            if os.path.exists(path):
+                os.remove(path)
+
+    def _open(self, connection: Connection, base: Base, prepared: Prepared) -> None:
+        """Writes down a round; devices see it when the transaction ends."""
+        now = self._clock()
+        result = connection.execute(
+            rounds.insert().values(
+                number=base.number,
+                base_hash=base.hash,
+                folder=base.folder,
+                state="open",
+                opened=now,
+                deadline=now + self._settings.deadline_seconds,
+                accuracies=prepared.accuracies_json(),
+            )
+        )
+        (round_id,) = result.inserted_primary_key
+        goals = share_out(self._settings.goal, [model.tier.share for model in prepared.models])
+        for place, (model, goal) in enumerate(zip(prepared.models, goals, strict=True)):
+            path = os.path.join(self._folder, model.path)
+            with open(path, "rb") as file:
+                hash_ = hashlib.file_digest(file, "sha256").hexdigest()
+            if connection.scalar(select(models.c.hash).where(models.c.hash == hash_)) is None:
+                size = os.path.getsize(path)
+                values = {"hash": hash_, "path": model.path, "bytes": size}
+                connection.execute(models.insert().values(**values))
+            connection.execute(
+                round_tiers.insert().values(
+                    round_id=round_id,
+                    tier=model.tier.name,
+                    place=place,
+                    cost=model.tier.cost,
+                    capacity=model.capacity,
+                    goal=goal,
+                    asked=max(1, math.ceil(goal * (1 + self._settings.over_asking))),
+                    model=hash_,
+                    architecture=model.architecture(),
+                    parameters=model.parameters,
+                )
+            )
+
+    def _tell_open(self, base: Base, prepared: Prepared) -> None:
+        shown = "  ".join(
+            f"{name} {100 * share:.1f}" for name, share in prepared.accuracies.items()
+        )
+        accuracy = f" | accuracy % {shown}" if shown else ""
+        self._on_progress(f"round {base.number} open{accuracy}")
+
+
+def current_round(connection: Connection) -> Row | None:
+    """Returns the round that is open or being closed; None before the first."""
+    return connection.execute(
+        select(rounds)
+        .where(rounds.c.state.in_(("open", "closing")))
+        .order_by(rounds.c.id.desc())
+        .limit(1)
+    ).first()
+
+
+def staleness_factor(staleness: int) -> float:
+    """Returns the factor of the change of an update that so many closed rounds are newer than.
+
+    That of FedBuff: Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation
+    (2022), section 5. The update still counts whole in the divisor of the mean.
+    """
+    return 1 / math.sqrt(1 + staleness)
+
+
+def share_out(total: int, shares: Sequence[float]) -> list[int]:
+    """Divides a whole number by shares, so that the parts add up to it."""
+    exact = [total * share / math.fsum(shares) for share in shares]
+    parts = [math.floor(part) for part in exact]
+    by_rest = sorted(range(len(parts)), key=lambda place: parts[place] - exact[place])
+    for place in by_rest[: total - sum(parts)]:
+        parts[place] += 1
+    return parts
+
+
+def _count_waiting(connection: Connection) -> int:
+    return connection.scalar(
+        select(func.count())
+        .select_from(updates)
+        .where(updates.c.state == "waiting", updates.c.merged_in.is_(None))
+    )
+
+
+def _lately_closed(connection: Connection, settings: RoundSettings) -> list[int]:
+    """Returns the rounds whose updates may still come again."""
+    return (
+        connection.execute(
+            select(rounds.c.id)
+            .where(rounds.c.state == "closed")
+            .order_by(rounds.c.id.desc())
+            .limit(settings.max_staleness + 2)
+        )
+        .scalars()
+        .all()
+    )
+
+
+def _fields(outcome: Outcome) -> dict:
+    state = "used" if outcome.is_used else "left_out"
+    return {"state": state, "scale": outcome.scale, "reason": outcome.reason}

@@ -1,0 +1,175 @@
+"""The HTTP server of the gateway."""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import random
+import signal
+import ssl
+import time
+from collections.abc import Callable
+
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+
+from tff_programs.gateway import device_handlers, devices
+from tff_programs.gateway.address import Address
+from tff_programs.gateway.check_in import Training
+from tff_programs.gateway.database import Database
+from tff_programs.gateway.handler import UnknownPath
+from tff_programs.gateway.limiter import Limiter
+from tff_programs.gateway.metrics import Metrics
+from tff_programs.gateway.pace import Pace
+
+_THREADS = 8
+_IDLE_SECONDS = 75.0
+_BODY_SECONDS = 900.0
+# Handlers bound bodies by themselves, with an answer that says so.
+_NO_BOUND = 2**60
+_COUNT_SECONDS = 30.0
+# Requests that a device may send at once.
+_LEAST_BURST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """Settings of the devices' side.
+
+    Attributes:
+      training: What tasks say of the training.
+      max_staleness: Most rounds that may be closed while an update is on its way.
+      pace: When devices come back.
+      requests_per_hour: Of a device.
+      most_devices: Number of devices that may enrol.
+    """
+
+    training: Training
+    max_staleness: int = 3
+    pace: Pace = dataclasses.field(default_factory=Pace)
+    requests_per_hour: float = 600.0
+    most_devices: int = 1_000_000
+
+
+class Gateway:
+    """Everything that requests are answered from."""
+
+    def __init__(
+        self,
+        database: Database,
+        folder: str,
+        secret: bytes,
+        settings: ServerSettings,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ):
+        """Creates the gateway.
+
+        Args:
+          database: Its state.
+          folder: Its files.
+          secret: From which devices' keys are derived.
+          settings: What devices are told and allowed.
+          on_progress: Called with a line of text about each trouble of the server.
+        """
+        self.database = database
+        self.folder = folder
+        self.secret = secret
+        self.training = settings.training
+        self.max_staleness = settings.max_staleness
+        self.most_devices = settings.most_devices
+        self.metrics = Metrics()
+        self.limiter = Limiter(
+            settings.requests_per_hour,
+            max(60, int(settings.requests_per_hour / 10)),
+            time.monotonic,
+        )
+        self.threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "gateway")
+        self._pace = settings.pace
+        self._rng = random.Random()
+        self._active, self._counted = 0, float("-inf")
+        self._on_progress = on_progress
+
+    def wait_seconds(self) -> int:
+        """Returns when a device comes back."""
+        now = time.monotonic()
+        if now - self._counted > _COUNT_SECONDS:
+            self._counted = now
+            with self.database.read() as connection:
+                self._active = devices.count_active(connection, time.time())
+        return self._pace.wait_seconds(self._active, self._rng)
+
+    def on_trouble(self, error: BaseException) -> None:
+        """Tells whoever runs the server of an error that a client was not told of."""
+        self._on_progress(f"could not serve: {type(error).__name__}: {error}")
+
+    def application(self) -> tornado.web.Application:
+        """Returns the routes of the protocol."""
+        arguments = {"gateway": self}
+        routes = [
+            (r"/health", device_handlers.Health),
+            (r"/v1/enrol", device_handlers.Enrol),
+            (r"/v1/check-in", device_handlers.CheckIn),
+            (r"/v1/models/([0-9a-f]{64})", device_handlers.Model),
+            (r"/v1/tasks/([0-9a-f]{32})/updates/([0-9a-f]{64})", device_handlers.Update),
+            (r"/v1/status", device_handlers.Status),
+        ]
+        return tornado.web.Application(
+            [(path, handler, arguments) for path, handler in routes],
+            default_handler_class=UnknownPath,
+            default_handler_args=arguments,
+            log_function=lambda handler: None,
+        )
+
+    def close(self) -> None:
+        """Ends the threads and the connections to the database."""
+        self.threads.shutdown()
+        self.database.close()
+
+
+def http_server(
+    application: tornado.web.Application, tls: ssl.SSLContext | None
+) -> tornado.httpserver.HTTPServer:
+    """Returns a server whose connections end when nothing comes through them."""
+    return tornado.httpserver.HTTPServer(
+        application,
+        ssl_options=tls,
+        idle_connection_timeout=_IDLE_SECONDS,
+        body_timeout=_BODY_SECONDS,
+        max_body_size=_NO_BOUND,
+        max_header_size=16 * 1024,
+    )
+
+
+def listen(server: tornado.httpserver.HTTPServer, address: Address) -> int:
+    """Begins to listen.
+
+    Args:
+      server: Who answers.
+      address: Where.
+
+    Returns:
+      The port.
+
+    Raises:
+      ValueError: If the address cannot be listened on.
+    """
+    try:
+        sockets = tornado.netutil.bind_sockets(address.port, address.host)
+    except OSError as error:
+        raise ValueError(
+            f"Expected an address of this machine that is free, received {address.host}:"
+            f"{address.port} ({error.strerror or error}). Choose another --address."
+        ) from error
+    server.add_sockets(sockets)
+    return sockets[0].getsockname()[1]
+
+
+async def run_until_stopped(server: tornado.httpserver.HTTPServer) -> None:
+    """Serves until the process is told to end, then lets requests that have begun end."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    server.stop()
+    await server.close_all_connections()

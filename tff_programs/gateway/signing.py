@@ -1,0 +1,71 @@
+"""Signatures of requests: HMAC-SHA256 under the key of a device, as docs/gateway.md describes.
+
+The server keeps one secret from which it derives each device's key, so that its database, and
+copies of it, hold no keys.
+"""
+
+import hashlib
+import hmac
+import re
+from typing import NamedTuple
+
+SCHEME = "Fedsup"
+# Most seconds between the clocks of a device and the server.
+CLOCK_SECONDS = 300
+EMPTY_HASH = hashlib.sha256(b"").hexdigest()
+_CREDENTIALS = re.compile(rf"{SCHEME} ([0-9a-f]{{32}}):([0-9]{{1,12}}):([0-9a-f]{{64}})")
+
+
+class Credentials(NamedTuple):
+    """Content of the header `Authorization`.
+
+    Attributes:
+      device: The device's identity.
+      time: When it signed, in seconds since 1970.
+      signature: 64 hexadecimal digits.
+    """
+
+    device: str
+    time: int
+    signature: str
+
+
+def device_key(secret: bytes, device: str) -> bytes:
+    """Derives the 32 bytes of a device's key."""
+    return hmac.new(secret, f"device key\n{device}".encode(), hashlib.sha256).digest()
+
+
+def signature(key: bytes, method: str, path: str, body_hash: str, time: int) -> str:
+    """Signs a request.
+
+    Args:
+      key: The device's key.
+      method: In capitals.
+      path: From `/v1/` on.
+      body_hash: SHA-256 of the body in hexadecimal digits.
+      time: Seconds since 1970.
+    """
+    text = f"{method}\n{path}\n{body_hash}\n{time}"
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def authorization(
+    device: str, key: bytes, method: str, path: str, body_hash: str, time: int
+) -> str:
+    """Returns the header `Authorization` of a request; see `signature`."""
+    return f"{SCHEME} {device}:{time}:{signature(key, method, path, body_hash, time)}"
+
+
+def read_authorization(header: str) -> Credentials | None:
+    """Returns what a header holds; None if it is none of these."""
+    match = _CREDENTIALS.fullmatch(header)
+    return match and Credentials(match[1], int(match[2]), match[3])
+
+
+def is_signed(
+    credentials: Credentials, secret: bytes, method: str, path: str, body_hash: str
+) -> bool:
+    """Whether the device that the credentials name signed this request."""
+    key = device_key(secret, credentials.device)
+    expected = signature(key, method, path, body_hash, credentials.time)
+    return hmac.compare_digest(expected, credentials.signature)

@@ -1,0 +1,127 @@
+"""Tables of the gateway's database."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData()
+
+# Facts about the whole federation, such as the version of these tables.
+facts = Table(
+    "facts",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# Who may close rounds, until when, in seconds since 1970.
+leases = Table(
+    "leases",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("expires", Float, nullable=False),
+)
+
+devices = Table(
+    "devices",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("enrolled", Float, nullable=False),
+    Column("revoked", Float),
+    Column("seen", Float, nullable=False, index=True),
+    Column("tier", String(100), nullable=False, default=""),
+    Column("runtime", String(100), nullable=False, default=""),
+    Column("application", String(100), nullable=False, default=""),
+)
+
+# A round trains the supernet `base_hash`, trained for `number` rounds before, kept in `folder`.
+rounds = Table(
+    "rounds",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("number", Integer, nullable=False),
+    Column("base_hash", String(64), nullable=False, index=True),
+    Column("folder", Text, nullable=False),
+    # open: devices take part; closing: the updates in it are chosen; closed: they are merged;
+    # undone: a rollback took it back.
+    Column("state", String(10), nullable=False, index=True),
+    Column("opened", Float, nullable=False),
+    Column("deadline", Float, nullable=False),
+    Column("closed", Float),
+    # JSON: accuracy by tier of the round's supernet; empty where nothing was evaluated.
+    Column("accuracies", Text, nullable=False, default="{}"),
+)
+
+round_tiers = Table(
+    "round_tiers",
+    METADATA,
+    Column("round_id", Integer, primary_key=True),
+    Column("tier", String(100), primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("cost", String(20), nullable=False),
+    Column("capacity", Float, nullable=False),
+    Column("goal", Integer, nullable=False),
+    Column("asked", Integer, nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("architecture", Text, nullable=False),
+    Column("parameters", BigInteger, nullable=False),
+)
+
+models = Table(
+    "models",
+    METADATA,
+    Column("hash", String(64), primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("device", String(32), nullable=False),
+    Column("round_id", Integer, nullable=False),
+    Column("tier", String(100), nullable=False),
+    Column("given", Float, nullable=False),
+    Column("sent", Float),
+    UniqueConstraint("device", "round_id"),
+    Index("tasks_of_tier", "round_id", "tier"),
+)
+
+# One for each task, which was accepted with an answer 2xx.
+updates = Table(
+    "updates",
+    METADATA,
+    Column("task", String(32), primary_key=True),
+    Column("hash", String(64), nullable=False),
+    Column("device", String(32), nullable=False, index=True),
+    Column("round_id", Integer, nullable=False),
+    Column("received", Float, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("identity", String(64), nullable=False),
+    # waiting, used, left_out.
+    Column("state", String(10), nullable=False, index=True),
+    # The round that it was counted in, chosen when that was closed.
+    Column("merged_in", Integer, index=True),
+    Column("scale", Float),
+    Column("reason", Text, nullable=False, default=""),
+)
+
+# Number of updates that were refused, by the protocol's code.
+refusals = Table(
+    "refusals",
+    METADATA,
+    Column("round_id", Integer, primary_key=True),
+    Column("code", String(20), primary_key=True),
+    Column("count", Integer, nullable=False),
+)

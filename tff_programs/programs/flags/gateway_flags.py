@@ -1,0 +1,153 @@
+"""Flags of `fedsup serve`: rounds, devices and the address."""
+
+from fedsup_tf.mean_choices import DIVISORS, WEIGHTINGS
+from tff_programs.gateway.check_in import Training
+from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.rounds import RoundSettings
+from tff_programs.gateway.server import ServerSettings
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
+
+_ROUNDS = RoundSettings(goal=10)
+_PACE = Pace()
+_SERVER = ServerSettings(Training(1, 0.1, 1.0))
+
+
+def define_round_flags(define: FlagDefiner) -> None:
+    """Defines the flags that decide what a round does."""
+    define.integer("goal", _ROUNDS.goal, "Updates that close a round.", lower_bound=1)
+    define.float(
+        "round_deadline",
+        _ROUNDS.deadline_seconds,
+        "Seconds after which a round is closed with the updates that are there.",
+        above=0,
+    )
+    define.float(
+        "over_asking",
+        _ROUNDS.over_asking,
+        "Devices asked beyond the goal, as a share of it, since some send nothing.",
+        lower_bound=0,
+        upper_bound=100,
+    )
+    define.float(
+        "task_seconds",
+        None,
+        "Seconds after which another device is asked in place of one that sent nothing; by "
+        "default half of --round_deadline.",
+        above=0,
+    )
+    define.integer(
+        "max_staleness",
+        _ROUNDS.max_staleness,
+        "Most rounds that may be closed while an update is on its way; its change counts by the "
+        "factor 1/sqrt(1 + rounds).",
+        lower_bound=0,
+    )
+    define.bool("keep_updates", _ROUNDS.keeps_updates, "Keep updates' files after their round.")
+    define.paths(
+        "tiers",
+        [],
+        "Device tiers, as in `fedsup train`; by default those of the training.",
+    )
+    define.bool(
+        "redraw",
+        True,
+        "Draw a tier's subnet anew in each round, from all that its devices carry; a new subnet is "
+        "calibrated and converted, which takes seconds.",
+    )
+    define.integer("epochs", None, "Of a device; by default those of the training.", lower_bound=1)
+    define.float("learning_rate", None, "Of devices; by default that of the training.", above=0)
+    define.enum(
+        "aggregation",
+        None,
+        DIVISORS,
+        "How overlapping slices are averaged; by default as in the training.",
+    )
+    define.enum(
+        "weighting", None, WEIGHTINGS, "What an update counts by; by default as in the training."
+    )
+    define.float("clip_norm", None, "Largest L2 norm of an update, as in `fedsup merge`.", above=0)
+    define.integer(
+        "max_examples",
+        None,
+        "Most examples that a claim counts as, as in `fedsup merge`.",
+        lower_bound=1,
+    )
+    define.float(
+        "poisoned",
+        0.0,
+        "Share of the updates that may be poisoned, as in `fedsup merge`.",
+        lower_bound=0,
+        below=0.5,
+    )
+    define.integer(
+        "calibrate_every",
+        1,
+        "Rounds after which a subnet's normalizations are calibrated anew on the server's data.",
+        lower_bound=1,
+    )
+    define.integer(
+        "test_batch_size",
+        50,
+        "Images normalized together in the evaluation between rounds; 0 for no evaluation.",
+        lower_bound=0,
+    )
+
+
+def define_device_flags(define: FlagDefiner) -> None:
+    """Defines the flags of what devices are allowed and told."""
+    define.float(
+        "check_in_seconds", _PACE.seconds, "Mean seconds between check-ins of a device.", above=0
+    )
+    define.float(
+        "check_ins_per_second",
+        _PACE.most_per_second,
+        "Check-ins that the server bears; with more devices each waits longer.",
+        above=0,
+    )
+    define.float(
+        "requests_per_hour", _SERVER.requests_per_hour, "Most requests of a device.", above=0
+    )
+    define.integer(
+        "most_devices", _SERVER.most_devices, "Number of devices that may enrol.", lower_bound=1
+    )
+
+
+def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
+    """Returns when rounds are closed.
+
+    Raises:
+      ValueError: If a round could never be closed at its goal.
+    """
+    # The robust mean needs three.
+    least = 3 if options.poisoned else _ROUNDS.least_updates
+    if options.goal < least:
+        raise ValueError(
+            f"--poisoned: expected --goal from {least} with it, received --goal={options.goal}. "
+            "Of fewer updates nobody can tell which are poisoned."
+        )
+    return RoundSettings(
+        goal=options.goal,
+        least_updates=least,
+        deadline_seconds=options.round_deadline,
+        over_asking=options.over_asking,
+        max_staleness=options.max_staleness,
+        keeps_updates=options.keep_updates,
+    )
+
+
+def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> ServerSettings:
+    """Returns what devices are told and allowed.
+
+    Args:
+      options: The program's flags.
+      of_training: Settings of the training, which stand where a flag is not given.
+    """
+    epochs = options.epochs or of_training.get("epochs", 1)
+    rate = options.learning_rate or of_training.get("learning_rate", 0.1)
+    return ServerSettings(
+        training=Training(epochs, rate, options.task_seconds or options.round_deadline / 2),
+        max_staleness=options.max_staleness,
+        pace=Pace(options.check_in_seconds, options.check_ins_per_second),
+        requests_per_hour=options.requests_per_hour,
+        most_devices=options.most_devices,
+    )

@@ -1,0 +1,178 @@
+"""fedsup serve SUPERNET --out=FOLDER: rounds whose clients are phones that come over HTTP.
+
+Devices enrol with the token that is printed, fetch the subnet of their tier, train it and send
+back its change; docs/gateway.md has the protocol. A round is closed at --goal updates or after
+--round_deadline seconds. Everything is in the folder and in the database: a server that was killed
+goes on where it was when it is called again, and several may serve on one database.
+"""
+
+import asyncio
+import datetime
+import os
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+from fedsup_tf.files import checkpoint
+from fedsup_tf.files.atomic_write import make_folder
+from tff_programs.gateway.address import Address, parse_address
+from tff_programs.gateway.certificates import CertificateFiles, make_certificate
+from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.enrolment_code import enrolment_link, terminal_code
+from tff_programs.gateway.secret_files import enrolment_token, server_secret
+from tff_programs.gateway.server import Gateway, http_server, listen, run_until_stopped
+from tff_programs.programs.cli import END_WITH
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags import gateway_flags
+from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+
+_ROLES = ("all", "web", "rounds")
+
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define.output_folder("out", None, "Folder of the gateway; one that is there is continued.")
+    define.string(
+        "database",
+        None,
+        "Address such as postgresql://user:password@host/name; by default SQLite in --out.",
+    )
+    define.enum(
+        "role",
+        "all",
+        _ROLES,
+        "What this process does: web answers devices, rounds merges and exports, all does both.",
+    )
+    define.string("address", "127.0.0.1:8080", "HOST:PORT to listen on; beyond loopback with TLS.")
+    define.string(
+        "public_url",
+        None,
+        "Address by which devices reach the server, for the code with which they enrol.",
+    )
+    define.path("tls_certificate", None, "PEM file of the server's certificate.")
+    define.path("tls_key", None, "PEM file of its private key, not encrypted.")
+    define.bool("make_certificates", False, "Make a certificate for --public_url in --out/tls.")
+    gateway_flags.define_round_flags(define)
+    gateway_flags.define_device_flags(define)
+    define_data_flags(define)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves the supernet that the first argument names."""
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    if not options.out:
+        raise ValueError("Expected --out=FOLDER, where the gateway is kept.")
+    make_folder(options.out)
+    database = Database(options.database or sqlite_url(options.out))
+    try:
+        if options.role == "rounds":
+            _keep_rounds(options, arguments[0], database)
+        else:
+            asyncio.run(_serve(options, arguments[0], argv, database))
+    finally:
+        database.close()
+
+
+def _keep_rounds(options: ProgramFlags, path: str, database: Database) -> None:
+    """Opens and closes rounds for ever."""
+    # TensorFlow is loaded by the process that needs it alone.
+    from tff_programs.gateway.keeper import keep_rounds
+    from tff_programs.programs.flags.round_work_flags import round_work_from_flags
+
+    work = round_work_from_flags(options, path, database)
+    settings = gateway_flags.round_settings_from_flags(options)
+    keep_rounds(database, options.out, settings, work, print_line)
+
+
+async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database: Database) -> None:
+    """Answers devices, beside a process that keeps the rounds if this one does all."""
+    gateway_flags.round_settings_from_flags(options)
+    address = parse_address(options.address, "address")
+    files = _certificate(options, address)
+    settings = gateway_flags.server_settings_from_flags(options, _settings_of_training(path))
+    gateway = Gateway(database, options.out, server_secret(options.out), settings, print_line)
+    server = http_server(gateway.application(), files and files.context())
+    port = listen(server, address)
+    scheme = "http" if files is None else "https"
+    own = f"{scheme}://{f'[{address.host}]' if ':' in address.host else address.host}:{port}"
+    is_own = options.make_certificates
+    link = enrolment_link(
+        options.public_url or own,
+        enrolment_token(options.out),
+        files.fingerprint() if is_own else None,
+    )
+    print_line(f"{terminal_code(link)}\n{link}\nserving on {own}")
+    if options.role == "web":
+        await run_until_stopped(server)
+    else:
+        await _beside_rounds(server, argv)
+    gateway.close()
+
+
+async def _beside_rounds(server, argv: Sequence[str]) -> None:
+    command = [
+        *(sys.executable, "-c", "from tff_programs.programs.cli import main; main()"),
+        *("serve", *argv[1:], "--role=rounds"),
+    ]
+    environment = {**os.environ, END_WITH: str(os.getpid())}
+    process = subprocess.Popen(command, env=environment)
+    serving = asyncio.create_task(run_until_stopped(server))
+    ended = asyncio.create_task(asyncio.to_thread(process.wait))
+    await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        serving.cancel()
+        raise RuntimeError(
+            f"The process that keeps the rounds ended with code {process.returncode}. What it "
+            "said is above; nothing that was accepted is lost."
+        )
+    process.terminate()
+    await ended
+
+
+def _certificate(options: ProgramFlags, address: Address) -> CertificateFiles | None:
+    given = (options.tls_certificate, options.tls_key)
+    if options.make_certificates:
+        if any(given):
+            raise ValueError(
+                "--make_certificates: expected no --tls_certificate and --tls_key with it. Leave "
+                "one of them out."
+            )
+        names = dict.fromkeys([_host(options.public_url), address.host, "localhost", "127.0.0.1"])
+        return make_certificate(
+            os.path.join(options.out, "tls"),
+            [name for name in names if name],
+            datetime.datetime.now(datetime.UTC),
+        )
+    if any(given) and not all(given):
+        raise ValueError("Expected --tls_certificate and --tls_key together, received one of them.")
+    if all(given):
+        return CertificateFiles(*given)
+    if not address.is_loopback:
+        raise ValueError(
+            f"--address={options.address}: expected --tls_certificate and --tls_key, or "
+            "--make_certificates, beyond this machine's loopback, received none. Devices' keys "
+            "would travel in the clear."
+        )
+    return None
+
+
+def _host(url: str | None) -> str | None:
+    if url is None:
+        return None
+    host = urllib.parse.urlsplit(url).hostname
+    if not host:
+        raise ValueError(
+            f"--public_url: expected an address such as https://example.org:8443, received {url!r}."
+        )
+    return host
+
+
+def _settings_of_training(path: str) -> dict[str, Any]:
+    """Returns the settings of a supernet's training, without TensorFlow."""
+    _, metadata = checkpoint.read_tensors(path, "supernet")
+    return metadata["information"].get("settings", {})

@@ -1,0 +1,235 @@
+"""The work of the gateway's rounds on a supernet: merging, calibration, export, evaluation."""
+
+import dataclasses
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.atomic_write import make_folder, write_bytes, write_json
+from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.search.constraints import sample_within
+from fedsup_tf.search.costs import architecture_cost
+from fedsup_tf.supernet import Supernet
+from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, TierModel
+from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet
+from tff_programs.simulation.tiers import Tier
+from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
+from tflite.merge.merge import merge_updates
+from tflite.merge.merge_report import NothingToMergeError
+
+# Stream of random numbers: the subnets that a round's tiers train.
+_ARCHITECTURES = 8
+_SUPERNET = "supernet.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkSettings:
+    """Settings of the server's part of a round.
+
+    Attributes:
+      tiers: The classes of devices.
+      training: Hyper-parameters of the devices' steps.
+      merging: Arguments of `merge_updates` by name.
+      redraw: Whether a round draws, for each tier with a limit, one of the subnets within it.
+      seed: Decides these draws.
+      images_per_client: Images of each client of the server's data that calibrate.
+      calibrate_every: Rounds after which a subnet is calibrated anew.
+      test_batch_size: Images normalized together in an evaluation; 0 for no evaluation.
+    """
+
+    tiers: tuple[Tier, ...]
+    training: LocalTraining
+    merging: Mapping[str, Any]
+    redraw: bool = True
+    seed: int = 0
+    images_per_client: int = 30
+    calibrate_every: int = 1
+    test_batch_size: int = 50
+
+
+class SupernetRounds:
+    """Merges updates into supernets and exports their subnets; see `round_work.RoundWork`."""
+
+    def __init__(self, trained: TrainedSupernet, folder: str, settings: WorkSettings):
+        """Creates the work.
+
+        Args:
+          trained: The first supernet, and the server's own data.
+          folder: The gateway's.
+          settings: What is done.
+        """
+        self._trained = trained
+        self._folder = folder
+        self._settings = settings
+        self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+        self._templates: dict[Architecture, str] = {}
+        self._calibrated: dict[Architecture, tuple[int, dict[str, np.ndarray]]] = {}
+        self._scratch = tempfile.TemporaryDirectory(prefix="fedsup-serve-")
+
+    def begin(self) -> Base:
+        """Puts the first supernet into the gateway's folder."""
+        return self._keep(self._trained.supernet, self._trained.information)
+
+    def _keep(self, supernet: Supernet, information: Mapping[str, Any]) -> Base:
+        hash_ = fingerprint(supernet.weights_by_name())
+        number = information["round"]
+        # Another hash is another folder: whoever writes into one writes the same.
+        folder = os.path.join("rounds", f"{number:06d}-{hash_[:16]}")
+        supernet.save_checkpoint(os.path.join(self._folder, folder, _SUPERNET), information)
+        return Base(number, hash_, folder)
+
+    def _load(self, base: Base) -> tuple[Supernet, dict[str, Any]]:
+        path = os.path.join(self._folder, base.folder, _SUPERNET)
+        return Supernet.load_checkpoint(path, self._trained.supernet.space)
+
+    def merge(
+        self,
+        base: Base,
+        paths: list[str],
+        older: Mapping[str, float],
+        already_merged: Collection[str],
+        round_id: int,
+    ) -> Merged:
+        """Merges updates into the base's supernet; see `RoundWork.merge`."""
+        supernet, information = self._load(base)
+        try:
+            report = merge_updates(
+                supernet,
+                base.hash,
+                paths,
+                older=older,
+                already_merged=already_merged,
+                **self._settings.merging,
+            )
+        except NothingToMergeError as error:
+            outcomes = _left_out(error.rejected, error.duplicates)
+            return Merged(base, outcomes)
+        except ValueError as error:
+            return Merged(base, {path: Outcome(False, 0.0, str(error)) for path in paths})
+        outcomes = _left_out(report.rejected, report.duplicates)
+        outcomes |= {used.name: Outcome(True, used.scale) for used in report.used}
+        merged = [*already_merged, *(used.identity for used in report.used)]
+        following = {**information, "round": base.number + 1, "merged": sorted(merged)}
+        kept = self._keep(supernet, following)
+        fields = {
+            "base": {"hash": base.hash, "round": base.number},
+            "supernet": {"hash": kept.hash, "round": kept.number},
+            "older": dict(older),
+            **dict(self._settings.merging, limits=None),
+            **report.to_fields(),
+        }
+        write_json(os.path.join(self._folder, kept.folder, "merge.json"), fields)
+        return Merged(kept, outcomes)
+
+    def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
+        """Exports a model for each tier and evaluates the supernet; see `RoundWork.prepare`."""
+        supernet, information = self._load(base)
+        drawn = self._draw(base.number)
+        mean_squares = self._calibrate(supernet, information, drawn, base.number, on_progress)
+        space = supernet.space
+        origin = Origin(space, base.hash, base.number, self._trained.data.class_names)
+        models = []
+        for tier in drawn:
+            path = self._export(supernet.extract(tier.architecture), mean_squares, tier, origin)
+            cost = architecture_cost(space, tier.architecture)
+            capacity = getattr(cost, tier.cost) if tier.limit is None else tier.limit
+            models.append(TierModel(tier, float(capacity), path, cost.parameters))
+        return Prepared(models, self._evaluate(supernet))
+
+    def _draw(self, number: int) -> list[Tier]:
+        """Returns the tiers, each with the subnet that it trains in that round."""
+        space = self._trained.supernet.space
+        rng = np.random.default_rng([self._settings.seed, _ARCHITECTURES, number])
+        drawn = []
+        for tier in self._settings.tiers:
+            if self._settings.redraw and tier.limit is not None:
+                architecture = sample_within(space, rng, tier.cost, -math.inf, tier.limit)
+                tier = dataclasses.replace(tier, architecture=architecture)
+            drawn.append(tier)
+        return drawn
+
+    def _calibrate(
+        self, supernet: Supernet, information, tiers: list[Tier], number: int, on_progress
+    ) -> dict[Architecture, dict[str, np.ndarray]]:
+        most = self._settings.calibrate_every
+        due = [
+            tier
+            for tier in {tier.architecture: tier for tier in tiers}.values()
+            if number - self._calibrated.get(tier.architecture, (-math.inf, {}))[0] >= most
+        ]
+        if due:
+            trained = self._trained._replace(
+                supernet=supernet, weights=supernet.values_by_name(), information=information
+            )
+            images = self._settings.images_per_client
+            for tier, found in zip(
+                due, calibrate_tiers(trained, due, images, on_progress), strict=True
+            ):
+                self._calibrated[tier.architecture] = number, found
+        return {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}
+
+    def _export(self, subnet: Supernet, mean_squares, tier: Tier, origin: Origin) -> str:
+        """Writes a model under the hash of its bytes; returns its path in the gateway's folder."""
+        architecture = tier.architecture
+        new = os.path.join(self._scratch.name, "new.tflite")
+        if architecture not in self._templates:
+            template = os.path.join(self._scratch.name, f"{len(self._templates)}.tflite")
+            training = self._settings.training
+            export_tflite(
+                template,
+                subnet,
+                mean_squares[architecture],
+                self._trained.preprocessing,
+                training,
+                origin,
+                BatchSizes(train=training.batch_size),
+            )
+            self._templates[architecture] = template
+        refresh_tflite(
+            new,
+            self._templates[architecture],
+            subnet.values_by_name(),
+            mean_squares[architecture],
+            origin.supernet_hash,
+            origin.round,
+        )
+        with open(new, "rb") as file:
+            data = file.read()
+        path = os.path.join("models", f"{hashlib.sha256(data).hexdigest()}.tflite")
+        make_folder(os.path.join(self._folder, "models"))
+        write_bytes(os.path.join(self._folder, path), data)
+        return path
+
+    def _evaluate(self, supernet: Supernet) -> dict[str, float]:
+        """Returns the test accuracy of each tier's own subnet."""
+        dataset = self._trained.data.dataset
+        if not self._settings.test_batch_size:
+            return {}
+        weights = supernet.values_by_name()
+        return {
+            tier.name: self._accuracy(
+                weights,
+                tier.architecture,
+                dataset.test_images,
+                dataset.test_labels,
+                self._settings.test_batch_size,
+            )
+            for tier in self._settings.tiers
+        }
+
+
+def _left_out(rejected, duplicates) -> dict[str, Outcome]:
+    outcomes = {one.name: Outcome(False, 0.0, one.reason) for one in rejected}
+    for one in duplicates:
+        reason = f"Expected an update that is new, received the same as {os.path.basename(one.of)}."
+        outcomes[one.name] = Outcome(False, 0.0, reason)
+    return outcomes
