@@ -19,7 +19,7 @@ _VALUE_BYTES = 4
 
 
 class Training(NamedTuple):
-    """What every task says of the training.
+    """The part of a task that is the same for all devices.
 
     Attributes:
       epochs: Passes over the device's examples.

@@ -92,9 +92,12 @@ def _engine(url: str):
             raise ValueError(
                 f"--database: expected sqlite:///FILE or postgresql://..., received {shown(url)}."
             )
-        arguments = (
-            {"timeout": _WAIT_SECONDS, "check_same_thread": False} if dialect == "sqlite" else {}
-        )
+        if dialect == "sqlite":
+            driver = {"connect_args": {"timeout": _WAIT_SECONDS, "check_same_thread": False}}
+        else:
+            import psycopg2
+
+            driver = {"module": psycopg2, "pool_pre_ping": True}
         engine = sqlalchemy.create_engine(
             parsed,
             future=True,
@@ -102,8 +105,7 @@ def _engine(url: str):
             pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_timeout=_WAIT_SECONDS,
-            pool_pre_ping=dialect != "sqlite",
-            connect_args=arguments,
+            **driver,
         )
     except sqlalchemy.exc.ArgumentError as error:
         raise ValueError(

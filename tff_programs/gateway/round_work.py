@@ -22,7 +22,7 @@ class Base(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of an update.
+    """The fate of an update.
 
     Attributes:
       is_used: Whether it is in the mean.
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """What a round's updates made.
+    """The result of a round's updates.
 
     Attributes:
       base: The next supernet; that of the round if no update could be used.

@@ -24,7 +24,7 @@ INCOMING = "incoming"
 
 
 class Expected(NamedTuple):
-    """What the server takes for a task.
+    """The update that the server takes for a task.
 
     Attributes:
       task: The task's identity.
