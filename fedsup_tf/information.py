@@ -31,6 +31,25 @@ def _are_tiers(value) -> bool:
     )
 
 
+def _are_numbers(value) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _are_limits(value) -> bool:
+    return isinstance(value, list) and all(
+        limit is None
+        or (
+            isinstance(limit, dict)
+            and limit.keys() == {"cost", "limit"}
+            and limit["cost"] in _COSTS
+            and _is_number(limit["limit"])
+        )
+        for limit in value
+    )
+
+
+# Fields of `search.costs.Cost`, which this room does not import.
+_COSTS = ("parameters", "macs")
 _OBJECT = ("an object", lambda value: isinstance(value, dict))
 _TEXT = ("text", _is_text)
 _COUNT = ("a whole number from 0", _is_count)
@@ -42,6 +61,8 @@ _FIELDS = {
     "preprocessing": _TEXT,
     "class_names": ("a list of names", _are_texts),
     "tiers": ("a list that begins each tier with its name and its architecture", _are_tiers),
+    "tier_shares": ("a list of numbers", _are_numbers),
+    "tier_limits": ("a list of objects of a cost and a limit", _are_limits),
     "merged": ("a list of identities", _are_texts),
     "fleet": _OBJECT,
 }

@@ -36,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "search_subnets",
             "search_subnets_async",
         ],
+        "tff_programs.programs.training_information": ["training_information"],
         "tff_programs.programs.training_run": ["TrainingRun", "train_run", "train_run_async"],
         "tff_programs.reports.report": ["format_bytes", "format_seconds", "format_table"],
         "tff_programs.reports.simulation_report": [

@@ -27,8 +27,9 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import split_calibration
 from tff_programs.learning.message_size import traffic_counter
 from tff_programs.programs.calibration_files import calibrate_tiers
-from tff_programs.programs.checkpoint import TrainedSupernet, load_trained, trained_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy
+from tff_programs.programs.training_information import trained_tiers
 from tff_programs.reports.report import accuracies_of
 from tff_programs.simulation.in_memory import client_accuracies
 from tff_programs.simulation.round_plan import Assignment

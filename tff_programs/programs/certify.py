@@ -15,12 +15,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsup_tf.data import datasets
+from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import write_json
+from fedsup_tf.files.reading import reading
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.checkpoint import preprocessing_of
+from tff_programs.programs.checkpoint import trained_form
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.training_information import saved_preprocessing
 from tff_programs.reports import certificate_report
 from tflite.certify.certify import certify_tflite
 from tflite.profiling.compare_engines import measure
@@ -55,8 +59,16 @@ def main(argv: Sequence[str]) -> None:
         )
     path = arguments[0]
     supernet, information = Supernet.load_checkpoint(options.supernet)
-    preprocessing = preprocessing_of(information, options.supernet)
-    images, labels, name = _examples(options, supernet, information)
+    dataset, name = _dataset(options, supernet, information)
+    preprocessing = saved_preprocessing(information)
+    if preprocessing is None and dataset is not None:
+        preprocessing = dataset.preprocessing
+    if preprocessing is None:
+        raise ValueError(
+            f"{options.supernet!r}: expected the preprocessing of a training in it, received none. "
+            "Give --dataset, on which it was trained, with --data_dir if need be."
+        )
+    images, labels = _examples(dataset, supernet.space, options.seed)
     certificate = certify_tflite(
         path,
         supernet,
@@ -65,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
         labels,
         options.steps,
         runtimes=options.runtimes,
+        class_names=information.get("class_names"),
     )
     print(certificate_report.checks_table(certificate, name), flush=True)
     fields = {**certificate.to_fields(), "examples": name}
@@ -84,28 +97,37 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _examples(
+def _dataset(
     options: ProgramFlags, supernet: Supernet, information: dict
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Images and labels of the training's data set, or random ones where it is not at hand."""
-    space = supernet.space
-    name = information.get("settings", {}).get("dataset")
-    if options["dataset"].present or name is None:
-        name = options.dataset
-    random = np.random.default_rng(options.seed)
+) -> tuple[datasets.ImageDataset | None, str]:
+    """Loads the training's data set; returns None where it is not at hand, and its name."""
+    of_training = information.get("settings", {}).get("dataset")
+    name = options.dataset if options["dataset"].present else of_training
+    if name is None:
+        return None, "random images"
     try:
         dataset = _load(options, name, supernet, information)
     except ValueError as error:
         print(f"random images in place of {name}: {error}", file=sys.stderr)
+        return None, "random images"
+    form = trained_form(supernet, information)
+    if name == of_training:
+        form = form._replace(preprocessing=None)
+    with reading(options.supernet, "the supernet of a training"):
+        form.check(name, DataForm.of_dataset(dataset))
+    return dataset, f"{name}, test part"
+
+
+def _examples(
+    dataset: datasets.ImageDataset | None, space: SearchSpace, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels of the data set's test part, or random ones."""
+    random = np.random.default_rng(seed)
+    if dataset is None:
         images = random.integers(0, 256, (_MOST_IMAGES // 8, *space.image_shape), np.uint8)
-        return images, random.integers(0, space.classes, len(images), np.int32), "random images"
-    if len(dataset.class_names) > space.classes:
-        raise ValueError(
-            f"Expected a data set of at most {space.classes} classes, received {name}. Give "
-            "--dataset, the one of the training."
-        )
+        return images, random.integers(0, space.classes, len(images), np.int32)
     chosen = random.permutation(len(dataset.test_labels))[:_MOST_IMAGES]
-    return dataset.test_images[chosen], dataset.test_labels[chosen], f"{name}, test part"
+    return dataset.test_images[chosen], dataset.test_labels[chosen]
 
 
 def _load(
@@ -120,7 +142,7 @@ def _load(
         resize=options.resize,
         background=options.background,
         class_names=information.get("class_names"),
-        preprocessing=preprocessing_of(information, options.supernet),
+        preprocessing=saved_preprocessing(information),
         test_share=options.test_share,
         seed=options.seed,
     )

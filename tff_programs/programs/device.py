@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.own_data import split_by_class
 from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.files.reading import reading
 from tff_programs.programs.flags.data_flags import (
     data_settings_from_flags,
     define_data_flags,
@@ -82,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
     trainer = DeviceTrainer(arguments[0], options.threads, options.trusted, options.runtime)
-    examples = _examples(options, trainer)
+    examples = _examples(options, trainer, arguments[0])
     kept = np.arange(len(examples.labels))
     held_out = None
     if options.patience is not None:
@@ -136,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
     print(", ".join(paths))
 
 
-def _examples(options: ProgramFlags, trainer: DeviceTrainer) -> Examples:
+def _examples(options: ProgramFlags, trainer: DeviceTrainer, path: str) -> Examples:
     metadata = trainer.metadata
     settings = data_settings_from_flags(options)
     if options.data:
@@ -148,7 +150,16 @@ def _examples(options: ProgramFlags, trainer: DeviceTrainer) -> Examples:
         examples, notes = read_examples(for_model(settings, metadata))
         print_notes(notes)
         return examples
-    data = load_data(options, for_model(settings, metadata))
+    settings = for_model(settings, metadata)
+    data = load_data(options, settings)
+    with reading(path, "a model that fedsup export wrote"):
+        form = DataForm(
+            metadata.space.classes,
+            metadata.space.image_shape,
+            metadata.class_names,
+            settings.preprocessing,
+        )
+        form.check(data.name, DataForm.of_dataset(data.dataset))
     client = client_number(data, options.client)
     return client_examples(data, client, f"client {data.client_names[client]} of {data.name}")
 

@@ -18,11 +18,13 @@ from fedsup_tf.files.atomic_write import replace_file
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import calibrate_tiers
-from tff_programs.programs.checkpoint import TrainedSupernet, device_training, trained_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.cli import END_WITH
+from tff_programs.programs.training_information import device_training, trained_tiers
 from tff_programs.reports.device_report import SCORES_FILE, gain_line, read_scores
 from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundPlan
 from tff_programs.simulation.run_folder import hold_run
+from tff_programs.simulation.tiers import default_tiers
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
 
@@ -73,14 +75,20 @@ class Fleet:
         self._settings = settings
         self._on_progress = on_progress
         of_training = trained.information["settings"]
-        self.learning_rate = settings.learning_rate or of_training["learning_rate"]
+        self.learning_rate = settings.learning_rate or of_training.get("learning_rate")
+        if self.learning_rate is None:
+            raise ValueError(
+                "Expected a learning rate of the clients, since the supernet's file tells none. "
+                "Give --learning_rate."
+            )
         self.training = device_training(trained.information)
         space = trained.supernet.space
         self.aggregation = of_training.get("aggregation", "coverage")
         self.weighting = of_training.get("weighting", "examples")
         self.assignment = Assignment(
             space=space,
-            tiers=trained_tiers(trained.information),
+            tiers=trained_tiers(trained.information)
+            or default_tiers(space, trained.data_settings.seed),
             clients=len(trained.data),
             clients_per_round=settings.clients_per_round,
             seed=trained.data_settings.seed if settings.seed is None else settings.seed,
@@ -222,7 +230,9 @@ class Fleet:
             else []
         )
         calibrated = dict(zip((tier.architecture for tier in new), mean_squares, strict=True))
-        origin = Origin(trained.supernet.space, supernet_hash, number, trained.data.class_names)
+        origin = Origin(
+            trained.supernet.space, supernet_hash, number, trained.information["class_names"]
+        )
         models = {}
         for tier in tiers:
             architecture = tier.architecture

@@ -18,10 +18,10 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import LatencyTable
-from fedsup_tf.space import load_space
+from fedsup_tf.space import SearchSpace, load_space
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.checkpoint import device_training, preprocessing_of
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.training_information import device_training, saved_preprocessing
 from tff_programs.reports import report
 from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table
 from tflite.profiling.timing import describe_machine
@@ -118,11 +118,16 @@ def _subject(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTrain
         weights = supernet.values_by_name()
         ones = {n: np.ones_like(v) for n, v in weights.items() if n.endswith("/gamma")}
         supernet.assign_weights({**weights, **ones})
-        channels = supernet.space.image_shape[2]
-        return supernet, Preprocessing((127.5,) * channels, (64.0,) * channels), LocalTraining()
+        return supernet, _any_preprocessing(supernet.space), LocalTraining()
     supernet, information = Supernet.load_checkpoint(options.supernet)
-    preprocessing = preprocessing_of(information, options.supernet)
+    preprocessing = saved_preprocessing(information) or _any_preprocessing(supernet.space)
     return supernet, preprocessing, device_training(information)
+
+
+def _any_preprocessing(space: SearchSpace) -> Preprocessing:
+    """Returns a normalization; which one changes no time."""
+    channels = space.image_shape[2]
+    return Preprocessing((127.5,) * channels, (64.0,) * channels)
 
 
 def _draw_subnets(options: ProgramFlags, space) -> tuple[list, list]:

@@ -12,7 +12,8 @@ import numpy as np
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
-from tff_programs.programs.checkpoint import TrainedSupernet, device_training
+from tff_programs.programs.checkpoint import TrainedSupernet
+from tff_programs.programs.training_information import device_training
 from tff_programs.simulation.tiers import Tier
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.export.quantize import PRECISIONS, export_inference
@@ -86,7 +87,7 @@ def export_subnets(
         space=trained.supernet.space,
         supernet_hash=fingerprint(trained.weights),
         round=trained.information["round"],
-        class_names=tuple(trained.information.get("class_names", trained.data.class_names)),
+        class_names=tuple(trained.information["class_names"]),
     )
     exported = []
     for tier, path in paths.items():

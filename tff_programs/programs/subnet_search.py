@@ -13,7 +13,8 @@ from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.evolution import SearchResult, random_search, search_architectures
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
-from tff_programs.programs.checkpoint import TrainedSupernet, trained_tiers
+from tff_programs.programs.checkpoint import TrainedSupernet
+from tff_programs.programs.training_information import trained_tiers
 from tff_programs.reports import search_report
 from tff_programs.reports.search_report import Scored
 

@@ -136,7 +136,8 @@ class SupernetRounds:
         drawn = self._draw(base.number)
         mean_squares = self._calibrate(supernet, information, drawn, base.number, on_progress)
         space = supernet.space
-        origin = Origin(space, base.hash, base.number, self._trained.data.class_names)
+        names = tuple(self._trained.information["class_names"])
+        origin = Origin(space, base.hash, base.number, names)
         models = []
         for tier in drawn:
             path = self._export(supernet.extract(tier.architecture), mean_squares, tier, origin)

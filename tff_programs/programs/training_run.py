@@ -16,6 +16,7 @@ from fedsup_tf.initial_weights import InitialWeights
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.privacy import PrivacyAccount
 from tff_programs.blocking import run_blocking
+from tff_programs.programs.training_information import training_information
 from tff_programs.reports import report
 from tff_programs.simulation import run_metrics
 from tff_programs.simulation.clients import ClientData
@@ -185,13 +186,10 @@ class _Callbacks:
 
     def save(self, done: int, weights: tuple[np.ndarray, ...]) -> None:
         self._supernet.assign_weights(self._supernet.named(weights))
-        tiers = self._run.assignment.tiers
-        information = {
-            "round": done,
-            "settings": self._settings,
-            "preprocessing": self._run.data.preprocessing.to_json(),
-            "class_names": list(self._run.data.class_names),
-            "tiers": [[tier.name, tier.architecture.to_json()] for tier in tiers],
-            "tier_shares": [tier.share for tier in tiers],
-        }
+        information = training_information(
+            self._run.data,
+            rounds=done,
+            tiers=self._run.assignment.tiers,
+            settings=self._settings,
+        )
         self._supernet.save_checkpoint(self._paths["supernet"], information)

@@ -90,6 +90,7 @@ def certify_tflite(
     steps: int = 10,
     training: LocalTraining | None = None,
     runtimes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Certificate:
     """Checks that a file computes and trains as its subnet does in TensorFlow.
 
@@ -102,6 +103,7 @@ def certify_tflite(
       steps: Number of training steps to compare, from 1.
       training: Hyper-parameters of a step; by default those of the file.
       runtimes: Names of the runtimes that compute the file; by default all that are installed.
+      class_names: Name of each label in the supernet's training; not compared by default.
 
     Returns:
       The certificate, whether all checks hold or not.
@@ -123,6 +125,10 @@ def certify_tflite(
     summary = f"{sum(operators.values())} operators of {len(operators)} kinds"
     checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or summary)]
     versions = {}
+    if class_names is not None:
+        are_same = tuple(class_names) == metadata.class_names
+        note = f"{len(metadata.class_names)}, those of the checkpoint" if are_same else "others"
+        checks.append(Check("class names", are_same, note=note))
     if not foreign:
         subnet = supernet.extract(metadata.architecture)
         if metadata.classifier != CLASSIFIERS[0]:

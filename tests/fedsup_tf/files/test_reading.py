@@ -155,6 +155,7 @@ def write_supernet(path, tensors=None, metadata=None):
 
 
 RGB = Preprocessing((1.0,) * 3, (1.0,) * 3).to_json()
+LIMITS = [None, {"cost": "macs", "limit": 5}, {"cost": "watts", "limit": 5}]
 FOREIGN = Architecture((8,) * 3, (1,) * 3, (3,) * 3).to_json()
 BIAS = Supernet(SPACE).values_by_name()["head/bias"]
 
@@ -177,6 +178,8 @@ BIAS = Supernet(SPACE).values_by_name()["head/bias"]
         (dict(metadata={"information": {"settings": {"clients": "2"}}}), "expected clients as"),
         (dict(metadata={"information": {"preprocessing": {}}}), "expected preprocessing as text"),
         (dict(metadata={"information": {"tiers": [5]}}), "expected tiers as a list"),
+        (dict(metadata={"information": {"tier_shares": 5}}), "expected tier_shares as a list"),
+        (dict(metadata={"information": {"tier_limits": LIMITS}}), "expected tier_limits as a list"),
         (dict(metadata={"information": {"merged": 5}}), "expected merged as a list"),
         (dict(metadata={"information": {"class_names": "ab"}}), "expected class_names as a list"),
         (

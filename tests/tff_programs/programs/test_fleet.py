@@ -9,8 +9,9 @@ from commands import fedsup
 
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.checkpoint import load_trained, trained_tiers
+from tff_programs.programs.checkpoint import load_trained
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
+from tff_programs.programs.training_information import trained_tiers
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import read_metadata

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
+from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.data_flags import (
     check_partition_options,
     given_data_settings,
@@ -27,7 +28,7 @@ def load_trained_from_flags(
         command line gives a value that the partition does not use.
     """
     changes = given_data_settings(options, of_training)
-    trained = load_trained(path, changes)
+    trained = load_trained(path, changes, print_line)
     check_partition_options(options, trained.data.partition)
     print_notes(trained.data.notes)
     return trained

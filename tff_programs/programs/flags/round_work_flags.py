@@ -7,10 +7,10 @@ from sqlalchemy import select
 from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.tables import rounds
-from tff_programs.programs.checkpoint import device_training, trained_tiers
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.program_flags import ProgramFlags
 from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
+from tff_programs.programs.training_information import device_training, trained_tiers
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
 

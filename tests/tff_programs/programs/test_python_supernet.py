@@ -1,0 +1,137 @@
+"""Supernets that Python saved, for the programs that follow a training; and data held to them."""
+
+import json
+
+import pytest
+
+from fedsup_tf.data.data_settings import DataSettings
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.supernet import Supernet
+from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.training_information import (
+    device_training,
+    trained_tiers,
+    training_information,
+)
+from tff_programs.simulation.tiers import Tier, parse_tiers
+from tflite.format.metadata import read_metadata
+
+SPACE = SearchSpace("t", (8, 8, 1), 10, 8, 1, (Stage("a", (8, 16), (1,), (3,), 2),))
+SETTINGS = DataSettings("digits", partition="iid", clients=4, seed=5)
+DATA = SETTINGS.load()
+NAMES = list("0123456789")
+# What `--dataset` and its kin give a program.
+GIVEN = {"dataset": "digits", "partition": "iid", "clients": 4}
+
+
+def save(path, information=None, **space):
+    supernet = Supernet(SearchSpace(**{**vars(SPACE), **space}))
+    supernet.save_checkpoint(path, information)
+    return supernet
+
+
+def test_a_supernet_alone_takes_from_the_named_data_what_it_does_not_tell(tmp_path):
+    path, lines = tmp_path / "plain.safetensors", []
+    supernet = save(path)
+    with pytest.raises(ValueError, match=r"plain\.safetensors.*Name it \(--dataset"):
+        load_trained(path)
+    trained = load_trained(path, GIVEN, lines.append)
+    assert fingerprint(trained.weights) == fingerprint(supernet.values_by_name())
+    assert trained.preprocessing == DATA.preprocessing
+    assert trained.information["class_names"] == NAMES
+    assert trained.information["round"] == 0
+    assert trained.information["settings"].items() >= GIVEN.items()
+    assert len(trained.data) == 4
+    assert lines == [f"{path} does not tell its class names and preprocessing: digits does."]
+    tiers = name_architectures(["tiers"], SPACE, trained.information, 0)
+    assert [tier.architecture for tier in tiers] == [SPACE.smallest(), SPACE.largest()]
+
+
+def test_a_supernet_with_a_trainings_information_is_as_one_of_a_training(tmp_path):
+    tiers = (*parse_tiers(SPACE, ["smallest@2", "macs:0-10000000"], 0), Tier("a", SPACE.largest()))
+    training = LocalTraining(epochs=3, clip_value=float("inf"))
+    information = training_information(
+        DATA,
+        rounds=7,
+        tiers=tiers,
+        data_settings=SETTINGS,
+        local_training=training,
+        settings={"learning_rate": 0.3},
+    )
+    save(tmp_path / "told", information)
+    lines = []
+    trained = load_trained(tmp_path / "told", on_progress=lines.append)
+    assert not lines
+    assert trained.information == information
+    names = ("dataset", "partition", "clients", "seed")
+    assert all(getattr(trained.data_settings, n) == getattr(SETTINGS, n) for n in names)
+    assert trained_tiers(trained.information) == tiers
+    assert device_training(trained.information) == training
+    assert trained.information["settings"]["learning_rate"] == 0.3
+    json.dumps(information)
+
+
+def test_class_names_and_preprocessing_are_those_of_the_file(tmp_path):
+    own = Preprocessing((0.0,), (1.0,))
+    information = training_information(DATA, data_settings=SETTINGS)
+    save(tmp_path / "own", {**information, "preprocessing": own.to_json()})
+    # The same images with another normalization are the training's own.
+    assert load_trained(tmp_path / "own").preprocessing == own
+
+
+@pytest.mark.parametrize(
+    ("space", "information", "told"),
+    [
+        ({"classes": 9}, {}, r"expected 9 classes, received 10 classes \(0, 1, 2"),
+        ({}, {"class_names": list("abcdefghij")}, r"expected 10 classes \(a, b, c, d, e, \.\.\.\)"),
+        (
+            {"image_shape": (28, 28, 1)},
+            {
+                "class_names": NAMES,
+                "preprocessing": Preprocessing((33.3,), (78.6,)).to_json(),
+            },
+            "about 78.6 by channel.* received pixels from 0 to 16 of a standard deviation of 6.01",
+        ),
+        ({"image_shape": (6, 8, 1)}, {}, "at least 8 x 8"),
+    ],
+)
+def test_data_that_a_supernet_was_not_trained_on_are_refused(tmp_path, space, information, told):
+    save(tmp_path / "other", information, **space)
+    with pytest.raises(ValueError, match=told):
+        load_trained(tmp_path / "other", GIVEN)
+
+
+@pytest.mark.slow
+def test_programs_take_a_supernet_of_python(tmp_path, run_programs):
+    plain, told = tmp_path / "plain", tmp_path / "told"
+    supernet = save(plain)
+    save(told, training_information(DATA, rounds=7, data_settings=SETTINGS))
+    given = [f"--{name}={value}" for name, value in GIVEN.items()]
+    model = tmp_path / "net.tflite"
+    calls = [
+        ["export", str(plain), f"--out={model}", "--images_per_client=5", *given],
+        ["certify", str(model), f"--supernet={plain}", "--dataset=digits", "--steps=1"],
+        ["certify", str(model), f"--supernet={plain}"],
+        ["evaluate", str(told), "--test_batch_sizes=50"],
+        [
+            *("search", str(told), f"--out={tmp_path / 'found'}", "--max_parameters=5000"),
+            *("--generations=1", "--population=2", "--parents=1"),
+        ],
+    ]
+    exported, certified, unnamed, evaluated, searched = run_programs(calls)
+    assert exported[1] == ""
+    assert "does not tell its class names and preprocessing: digits does" in exported[0]
+    metadata = read_metadata(model)
+    assert metadata.class_names == tuple(NAMES)
+    assert metadata.round == 0
+    assert metadata.supernet_hash == fingerprint(supernet.values_by_name())
+    assert certified[1] == "0"
+    assert "expected the preprocessing of a training in it" in unnamed[1]
+    assert evaluated[1] == ""
+    rows = [line.split()[0] for line in evaluated[0].splitlines() if " % " in line]
+    assert rows == ["smallest", "largest"]
+    assert searched[1] == ""
+    assert (tmp_path / "found" / "architecture.json").exists()

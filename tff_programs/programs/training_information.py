@@ -1,0 +1,132 @@
+"""Information that is saved with a trained supernet, for the programs that follow a training."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.data_settings import DataSettings
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.local_training import LocalTraining
+from tff_programs.simulation.tiers import Tier
+
+# Settings of a training that say which data it had; where that lies is a matter of the machine.
+OF_DATA = (
+    "dataset",
+    "partition",
+    "clients",
+    "classes_per_client",
+    "beta",
+    "quantity",
+    "incomplete_clients",
+    "seed",
+    "resize",
+    "background",
+    "test_share",
+)
+# Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
+_OF_DEVICES = (
+    "epochs",
+    "batch_size",
+    "momentum",
+    "weight_decay",
+    "clip_value",
+    "label_smoothing",
+    "frozen",
+)
+
+
+def training_information(
+    data: FederatedDataset,
+    *,
+    rounds: int = 0,
+    tiers: Sequence[Tier] = (),
+    data_settings: DataSettings | None = None,
+    local_training: LocalTraining | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns what `Supernet.save_checkpoint` takes as the information of a training.
+
+    Every program then finds the data, the classes, the normalization of images and the clients'
+    hyper-parameters in the file, as in that of a `fedsup train`.
+
+    ```python
+    data_settings = DataSettings("digits", partition="iid", clients=20)
+    data = data_settings.load()
+    information = training_information(data, rounds=60, data_settings=data_settings)
+    supernet.save_checkpoint("supernet.safetensors", information)
+    ```
+
+    Args:
+      data: The clients of the training and their data set.
+      rounds: Number of rounds that were trained.
+      tiers: The classes of devices.
+      data_settings: Which data set and partition the clients are; programs that load data ask for
+        them by name if they are not given.
+      local_training: The clients' hyper-parameters.
+      settings: Further settings by the names of `fedsup train`'s flags, such as `learning_rate`.
+
+    Returns:
+      JSON values by name.
+    """
+    found = dict(settings or {})
+    if data_settings is not None:
+        fields = dataclasses.asdict(data_settings)
+        found |= {name: fields[name] for name in OF_DATA}
+        found["partition"] = data.partition
+    if local_training is not None:
+        found |= local_training.fields()
+    return {
+        "round": rounds,
+        "settings": found,
+        "preprocessing": data.preprocessing.to_json(),
+        "class_names": list(data.class_names),
+        "tiers": [[tier.name, tier.architecture.to_json()] for tier in tiers],
+        "tier_shares": [tier.share for tier in tiers],
+        "tier_limits": [
+            None if tier.limit is None else {"cost": tier.cost, "limit": tier.limit}
+            for tier in tiers
+        ],
+    }
+
+
+def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:
+    """Returns the tiers of a training: the subnets that were trained, their shares and limits.
+
+    Args:
+      information: What was saved with the supernet. One of an earlier version tells no limits.
+    """
+    saved = information.get("tiers", [])
+    shares = information.get("tier_shares")
+    if shares is None:
+        # A supernet of an earlier version has them in the text of its flags alone.
+        texts = information.get("settings", {}).get("tiers") or []
+        shares = [float(text.partition("@")[2] or 1) for text in texts]
+    if len(shares) != len(saved):
+        shares = [1.0] * len(saved)
+    limits = information.get("tier_limits", [])
+    if len(limits) != len(saved):
+        limits = [None] * len(saved)
+    return tuple(
+        Tier(name, Architecture.from_json(text), share, **(limit or {}))
+        for (name, text, *_), share, limit in zip(saved, shares, limits, strict=True)
+    )
+
+
+def saved_preprocessing(information: Mapping[str, Any]) -> Preprocessing | None:
+    """Returns the preprocessing that was saved with a supernet; None if there is none."""
+    text = information.get("preprocessing")
+    return None if text is None else Preprocessing.from_json(text)
+
+
+def device_training(information: Mapping[str, Any]) -> LocalTraining:
+    """Returns the hyper-parameters of training on a device: those of the training's clients.
+
+    Args:
+      information: What was saved with the supernet; defaults replace what is not in it.
+    """
+    settings = information.get("settings", {})
+    # A flag that is not given has no value in the settings.
+    known = {name: settings.get(name) for name in _OF_DEVICES}
+    return LocalTraining(**{name: value for name, value in known.items() if value is not None})
