@@ -42,6 +42,7 @@ def keep_rounds(
             if not lease.take():
                 time.sleep(_POLL_SECONDS)
                 continue
+            # Long work must not let it end.
             keeper = LeaseKeeper(lease, lease_seconds / 3)
             try:
                 if not rounds.step():

@@ -52,7 +52,12 @@ class Metrics:
                 f"# TYPE {_PREFIX}_{name}_total counter",
                 f"{_PREFIX}_{name}_total {getattr(self, name)}",
             ]
-        for name, value in gauges.items():
-            kind = name.partition("{")[0]
-            lines += [f"# TYPE {_PREFIX}_{kind} gauge", f"{_PREFIX}_{name} {value:g}"]
+        kinds = dict.fromkeys(name.partition("{")[0] for name in gauges)
+        for kind in kinds:
+            lines.append(f"# TYPE {_PREFIX}_{kind} gauge")
+            lines += [
+                f"{_PREFIX}_{name} {value:g}"
+                for name, value in gauges.items()
+                if name.partition("{")[0] == kind
+            ]
         return "\n".join(lines) + "\n"

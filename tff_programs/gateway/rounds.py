@@ -9,6 +9,7 @@ A round is closed in three steps, each of which a kill leaves done or not done:
 3. In one transaction the updates are written down as used or left out, and the next round is open.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -22,7 +23,10 @@ from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
 from tff_programs.gateway.round_work import Base, Outcome, Prepared, RoundWork
 from tff_programs.gateway.tables import models, round_tiers, rounds, updates
-from tff_programs.gateway.uploads import update_path
+from tff_programs.gateway.uploads import INCOMING, UPDATES, find_accepted, update_path
+
+# Far longer than an upload takes.
+_LEFT_OVER_SECONDS = 24 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +120,8 @@ class Rounds:
                     .values(deadline=now + self._settings.deadline_seconds)
                 )
                 return True
-            connection.execute(
-                update(rounds).where(rounds.c.id == current.id).values(state="closing")
-            )
+            if not _change_state(connection, current, "closing"):
+                return True
             connection.execute(
                 update(updates)
                 .where(updates.c.state == "waiting", updates.c.merged_in.is_(None))
@@ -155,33 +158,39 @@ class Rounds:
         now = self._clock()
         with self._database.write() as connection:
             self._lease.check(connection)
+            if not _change_state(connection, current, "closed", closed=now):
+                # A rollback took the round back meanwhile.
+                return
             for row, outcome in zip(chosen, outcomes, strict=True):
                 connection.execute(
                     update(updates).where(updates.c.task == row.task).values(**_fields(outcome))
                 )
-            connection.execute(
-                update(rounds).where(rounds.c.id == current.id).values(state="closed", closed=now)
-            )
             self._open(connection, merged.base, prepared)
         used = sum(outcome.is_used for outcome in outcomes)
         self._on_progress(
             f"round {base.number} closed: {used} updates used, {len(outcomes) - used} left out"
         )
         self._tell_open(merged.base, prepared)
-        if not self._settings.keeps_updates:
-            self.remove_merged()
+        self.remove_left_over()
 
-    def remove_merged(self) -> None:
-        """Removes the files of updates that are used or left out."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(updates.c.task, updates.c.hash)
-                .where(updates.c.state != "waiting")
-                .where(updates.c.merged_in.in_(_lately_closed(connection, self._settings)))
-            ).all()
-        for row in rows:
-            path = os.path.join(self._folder, update_path(row.task, row.hash))
-            if os.path.exists(path):
+    def remove_left_over(self) -> None:
+        """Removes files of updates that were counted, and those that no answer 2xx was given to."""
+        folder = os.path.join(self._folder, UPDATES)
+        for path in (entry.path for part in _entries(folder) for entry in _entries(part.path)):
+            task = os.path.basename(path).partition("-")[0]
+            with self._database.read() as connection:
+                accepted = find_accepted(connection, task)
+            if accepted is None or os.path.basename(update_path(task, accepted.hash)) not in path:
+                self._remove_if_old(path)
+            elif accepted.state != "waiting" and not self._settings.keeps_updates:
+                os.remove(path)
+        for entry in _entries(os.path.join(self._folder, INCOMING)):
+            self._remove_if_old(entry.path)
+
+    def _remove_if_old(self, path: str) -> None:
+        """Removes a file unless somebody may be at work on it."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._clock() - os.stat(path).st_mtime > _LEFT_OVER_SECONDS:
                 os.remove(path)
 
     def _open(self, connection: Connection, base: Base, prepared: Prepared) -> None:
@@ -258,6 +267,20 @@ def share_out(total: int, shares: Sequence[float]) -> list[int]:
     for place in by_rest[: total - sum(parts)]:
         parts[place] += 1
     return parts
+
+
+def _change_state(connection: Connection, current: Row, state: str, **values) -> bool:
+    """Changes the state of a round that is as it was read; returns whether it is."""
+    changed = connection.execute(
+        update(rounds)
+        .where(rounds.c.id == current.id, rounds.c.state == current.state)
+        .values(state=state, **values)
+    )
+    return changed.rowcount > 0
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    return list(os.scandir(folder)) if os.path.isdir(folder) else []
 
 
 def _count_waiting(connection: Connection) -> int:

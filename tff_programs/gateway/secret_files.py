@@ -31,6 +31,11 @@ def server_secret(folder: str) -> bytes:
     return secret
 
 
+def has_secret(folder: str) -> bool:
+    """Whether the folder is that of a gateway."""
+    return os.path.exists(os.path.join(folder, _SECRET))
+
+
 def enrolment_token(folder: str) -> str:
     """Returns the token with which devices enrol; makes it where there is none."""
     path = os.path.join(folder, _TOKEN)

@@ -21,6 +21,7 @@ from tff_programs.gateway.address import Address, parse_address
 from tff_programs.gateway.certificates import CertificateFiles, make_certificate
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.enrolment_code import enrolment_link, terminal_code
+from tff_programs.gateway.operator_handlers import operator_application
 from tff_programs.gateway.secret_files import enrolment_token, server_secret
 from tff_programs.gateway.server import Gateway, http_server, listen, run_until_stopped
 from tff_programs.programs.cli import END_WITH
@@ -34,12 +35,7 @@ _ROLES = ("all", "web", "rounds")
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    define.output_folder("out", None, "Folder of the gateway; one that is there is continued.")
-    define.string(
-        "database",
-        None,
-        "Address such as postgresql://user:password@host/name; by default SQLite in --out.",
-    )
+    gateway_flags.define_gateway_flags(define)
     define.enum(
         "role",
         "all",
@@ -47,6 +43,12 @@ def define_flags(define: FlagDefiner) -> None:
         "What this process does: web answers devices, rounds merges and exports, all does both.",
     )
     define.string("address", "127.0.0.1:8080", "HOST:PORT to listen on; beyond loopback with TLS.")
+    define.string(
+        "operator_address",
+        "127.0.0.1:8081",
+        "HOST:PORT of the page and the metrics for whoever runs the server, on loopback alone; "
+        "empty for none.",
+    )
     define.string(
         "public_url",
         None,
@@ -106,7 +108,12 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
         enrolment_token(options.out),
         files.fingerprint() if is_own else None,
     )
-    print_line(f"{terminal_code(link)}\n{link}\nserving on {own}")
+    lines = [terminal_code(link), link]
+    if options.operator_address:
+        operator = http_server(operator_application(gateway, link), None)
+        own_operator = _operator_address(options)
+        lines.append(f"page on http://{own_operator.host}:{listen(operator, own_operator)}")
+    print_line("\n".join([*lines, f"serving on {own}"]))
     if options.role == "web":
         await run_until_stopped(server)
     else:
@@ -132,6 +139,17 @@ async def _beside_rounds(server, argv: Sequence[str]) -> None:
         )
     process.terminate()
     await ended
+
+
+def _operator_address(options: ProgramFlags) -> Address:
+    address = parse_address(options.operator_address, "operator_address")
+    if not address.is_loopback:
+        raise ValueError(
+            f"--operator_address={options.operator_address}: expected an address of loopback such "
+            "as 127.0.0.1:8081, received another one. The page asks nobody who he is; put a proxy "
+            "that does in front of it."
+        )
+    return address
 
 
 def _certificate(options: ProgramFlags, address: Address) -> CertificateFiles | None:

@@ -172,9 +172,9 @@ class SupernetRounds:
                 supernet=supernet, weights=supernet.values_by_name(), information=information
             )
             images = self._settings.images_per_client
-            for tier, found in zip(
-                due, calibrate_tiers(trained, due, images, on_progress), strict=True
-            ):
+            # Devices train the supernet's own classifier, as they do in a federated round.
+            calibrated = calibrate_tiers(trained, due, images, on_progress, classifier=False)
+            for tier, found in zip(due, calibrated, strict=True):
                 self._calibrated[tier.architecture] = number, found
         return {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}
 

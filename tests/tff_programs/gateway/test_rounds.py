@@ -1,11 +1,15 @@
 """Rounds: closed at their goal or deadline, every accepted update counted exactly once."""
 
+import time
+
 import pytest
 from gateway import Served, update_bytes
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from tff_programs.gateway.overview import overview
+from tff_programs.gateway.rollback import roll_back
 from tff_programs.gateway.rounds import current_round, share_out, staleness_factor
-from tff_programs.gateway.tables import updates
+from tff_programs.gateway.tables import rounds, tasks, updates
 
 
 @pytest.fixture
@@ -57,3 +61,131 @@ def test_late_updates_count_by_their_age(served):
         served.take_part("small", value=0)
     served.step()
     assert value(served) == pytest.approx(10 * staleness_factor(1))
+
+
+def numbers(served):
+    with served.database.read() as connection:
+        return [(row.number, row.state) for row in connection.execute(select(rounds)).all()]
+
+
+def test_a_round_is_closed_at_its_deadline_if_there_is_an_update(tmp_path):
+    now = [time.time()]
+    with Served(tmp_path, clock=lambda: now[0], deadline_seconds=100.0) as served:
+        now[0] += 101
+        served.step()
+        assert numbers(served) == [(0, "open")]
+        served.take_part(value=2)
+        served.step()
+        assert value(served) == 0
+        now[0] += 101
+        served.step()
+        assert value(served) == 2
+
+
+def test_each_tier_is_asked_for_its_share(served):
+    def tiers(wanted, count):
+        given = []
+        for _ in range(count):
+            task = served.phone().check_in(wanted).get("task")
+            given.append(task and task["tier"])
+        return given
+
+    # Of a goal of 4 each tier has 2, and is asked for 30 % more.
+    assert tiers("small", 4) == ["small"] * 3 + [None]
+    # A device of the large tier carries the small one's subnet, of which there are enough.
+    assert tiers("large", 4) == ["large"] * 3 + [None]
+
+
+def test_a_large_device_trains_a_small_subnet_where_that_lacks(served):
+    given = [served.phone().check_in("large")["task"]["tier"] for _ in range(6)]
+    assert given == ["large"] * 3 + ["small"] * 3
+
+
+def test_another_device_is_asked_in_place_of_one_that_vanished(tmp_path):
+    with Served(tmp_path) as served:
+        for _ in range(3):
+            served.phone().check_in("small")
+        assert "task" not in served.phone().check_in("small")
+        with served.database.write() as connection:
+            connection.execute(update(tasks).values(given=tasks.c.given - 601))
+        assert "task" in served.phone().check_in("small")
+
+
+def test_an_update_that_is_too_old_is_refused(tmp_path):
+    with Served(tmp_path, goal=1, max_staleness=1) as served:
+        slow = served.phone()
+        task = slow.check_in("large")["task"]
+        data = update_bytes(served.folder, slow.model(task["model"]))
+        for _ in range(2):
+            served.take_part()
+            served.step()
+        status, answer = slow.put(task["task"], data)
+        assert (status, answer["code"]) == (410, "stale")
+
+
+def test_a_rollback_opens_an_earlier_round_again(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        for number in (1.0, 10.0, 100.0):
+            served.take_part(value=number)
+            served.step()
+        slow = served.phone()
+        task = slow.check_in()["task"]
+        data = update_bytes(served.folder, slow.model(task["model"]))
+        with served.database.write() as connection, pytest.raises(ValueError, match="received 3"):
+            roll_back(connection, 3, time.time())
+        with served.database.write() as connection:
+            assert roll_back(connection, 1, time.time()) == [1, 2, 3]
+        assert value(served) == 1
+        assert states(served) == ["used", "left_out", "left_out"]
+        assert slow.put(task["task"], data)[0] == 410
+        _, task, _ = served.take_part(value=1000.0)
+        assert task["round"] == 1
+        served.step()
+        assert value(served) == 1001
+        assert numbers(served)[-1] == (2, "open")
+
+
+def test_a_rollback_while_a_round_is_closed_wins(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        served.take_part(value=1.0)
+        served.step()
+        served.take_part(value=10.0)
+        merge = served.work.merge
+
+        def interrupted(*arguments):
+            with served.database.write() as connection:
+                roll_back(connection, 0, time.time())
+            return merge(*arguments)
+
+        served.work.merge = interrupted
+        served.step()
+        assert value(served) == 0
+        assert [state for _, state in numbers(served)] == ["undone", "undone", "open"]
+
+
+def test_what_was_counted_is_removed_unless_it_is_kept(tmp_path):
+    with Served(tmp_path, goal=1, keeps_updates=False) as served:
+        phone, task, data = served.take_part(value=1.0)
+        assert list(tmp_path.glob("updates/*/*"))
+        served.step()
+        assert not list(tmp_path.glob("updates/*/*"))
+        assert phone.put(task["task"], data)[0] == 200
+        served.take_part(value=2.0)
+        served.step()
+        assert value(served) == 3
+
+
+def test_the_page_shows_the_rounds(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        phone, task, _ = served.take_part(value=1.0)
+        status, _ = phone.put(task["task"], b"other")
+        assert status == 409
+        served.step()
+        with served.database.read() as connection:
+            state = overview(connection, time.time())
+        first, second = state["rounds"]
+        assert (first["used"], first["late"], first["refused"]) == (1, 0, {"sent_before": 1})
+        assert (second["state"], second["accuracies"]) == ("open", {"small": 0.5, "large": 0.75})
+        assert state["devices"] == {"enrolled": 1, "active": 1, "revoked": 0}
+        assert [tier["tier"] for tier in state["round"]["tiers"]] == ["small", "large"]
+        assert state["received_bytes"] == first["bytes"] > 0

@@ -2,14 +2,42 @@
 
 from fedsup_tf.mean_choices import DIVISORS, WEIGHTINGS
 from tff_programs.gateway.check_in import Training
+from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.pace import Pace
 from tff_programs.gateway.rounds import RoundSettings
+from tff_programs.gateway.secret_files import has_secret
 from tff_programs.gateway.server import ServerSettings
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _ROUNDS = RoundSettings(goal=10)
 _PACE = Pace()
+# Where neither a flag nor the training says one.
+_LEARNING_RATE = 0.1
 _SERVER = ServerSettings(Training(1, 0.1, 1.0))
+
+
+def define_gateway_flags(define: FlagDefiner) -> None:
+    """Defines the flags of `gateway_database`."""
+    define.output_folder("out", None, "Folder of the gateway.")
+    define.string(
+        "database",
+        None,
+        "Address such as postgresql://user:password@host/name; by default SQLite in --out.",
+    )
+
+
+def gateway_database(options: ProgramFlags) -> Database:
+    """Opens the database of a gateway that is there.
+
+    Raises:
+      ValueError: If no gateway is in the folder.
+    """
+    if not options.out or not has_secret(options.out):
+        raise ValueError(
+            f"Expected --out=FOLDER of a gateway that `fedsup serve` made, received "
+            f"{options.out!r}."
+        )
+    return Database(options.database or sqlite_url(options.out))
 
 
 def define_round_flags(define: FlagDefiner) -> None:
@@ -142,8 +170,8 @@ def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> Serv
       options: The program's flags.
       of_training: Settings of the training, which stand where a flag is not given.
     """
-    epochs = options.epochs or of_training.get("epochs", 1)
-    rate = options.learning_rate or of_training.get("learning_rate", 0.1)
+    epochs = options.epochs or of_training.get("epochs") or 1
+    rate = options.learning_rate or of_training.get("learning_rate") or _LEARNING_RATE
     return ServerSettings(
         training=Training(epochs, rate, options.task_seconds or options.round_deadline / 2),
         max_staleness=options.max_staleness,

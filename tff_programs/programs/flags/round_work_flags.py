@@ -43,8 +43,8 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
     if options.epochs:
         training = dataclasses.replace(training, epochs=options.epochs)
     merging = {
-        "aggregation": options.aggregation or of_training.get("aggregation", "coverage"),
-        "weighting": options.weighting or of_training.get("weighting", "examples"),
+        "aggregation": options.aggregation or of_training.get("aggregation") or "coverage",
+        "weighting": options.weighting or of_training.get("weighting") or "examples",
         "clip_norm": options.clip_norm,
         "max_examples": options.max_examples,
         "poisoned": options.poisoned,

@@ -1,0 +1,63 @@
+"""The lease: one process at a time closes rounds, and another one takes over."""
+
+import pytest
+from gateway import Served
+
+from tff_programs.gateway.lease import Lease, LeaseLostError
+from tff_programs.gateway.rounds import Rounds, current_round
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_one_process_has_the_lease_until_it_ends(tmp_path, clock):
+    with Served(tmp_path) as served:
+        served.lease.give_back()
+        first, second = (Lease(served.database, name, 30.0, clock) for name in ("first", "second"))
+        assert first.take()
+        assert not second.take()
+        clock.now += 20
+        assert first.take()
+        clock.now += 20
+        assert not second.take()
+        clock.now += 20
+        assert second.take()
+        assert not first.take()
+        second.give_back()
+        assert first.take()
+
+
+def test_who_lost_the_lease_writes_nothing(tmp_path, clock):
+    with Served(tmp_path, goal=1) as served:
+        served.lease.give_back()
+        late = Lease(served.database, "late", 30.0, clock)
+        assert late.take()
+        rounds = Rounds(
+            served.database,
+            tmp_path,
+            served.settings,
+            served.work,
+            late,
+            clock,
+            served.told.append,
+        )
+        served.take_part(value=5)
+        # Another process takes over while this one believes that it has the lease.
+        clock.now += 100
+        other = Lease(served.database, "other", 30.0, clock)
+        assert other.take()
+        clock.now -= 100
+        with pytest.raises(LeaseLostError):
+            rounds.step()
+        with served.database.read() as connection:
+            assert current_round(connection).number == 0

@@ -1,0 +1,165 @@
+"""The requests of whoever runs the server: the page, its data, metrics, supernets."""
+
+import importlib.resources
+import io
+import os
+import time
+
+import segno
+import tornado.web
+from sqlalchemy import select
+
+from tff_programs.gateway.device_handlers import Health
+from tff_programs.gateway.handler import Handler, UnknownPath
+from tff_programs.gateway.overview import overview
+from tff_programs.gateway.refusal import RefusalError
+from tff_programs.gateway.tables import rounds
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+}
+_CHUNK_BYTES = 1 << 20
+
+
+class OperatorHandler(Handler):
+    """Answers a browser of this machine alone."""
+
+    async def accept_head(self) -> None:
+        """Refuses a page of another site that had its name lead here."""
+        host = self.request.host.rpartition(":")[0] or self.request.host
+        if host not in _LOOPBACK:
+            raise RefusalError(
+                403,
+                "request",
+                f"Expected a request to {' or '.join(_LOOPBACK)}, received one to {host!r}.",
+            )
+
+    def set_default_headers(self) -> None:
+        """Lets the page load nothing from elsewhere, and nobody put it into a frame."""
+        super().set_default_headers()
+        self.set_header(
+            "Content-Security-Policy",
+            "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        )
+
+
+class Page(OperatorHandler):
+    """GET of the page's files."""
+
+    async def get(self) -> None:
+        """Sends a file."""
+        await self.answer(self._send_file)
+
+    async def _send_file(self) -> None:
+        name, kind = _PAGE[self.request.path]
+        file = importlib.resources.files("tff_programs.gateway").joinpath("page", name)
+        self.set_header("Content-Type", kind)
+        self.set_header("Cache-Control", "no-cache")
+        self.finish(file.read_bytes())
+
+
+class Overview(OperatorHandler):
+    """GET /overview."""
+
+    async def get(self) -> None:
+        """Sends what the page shows."""
+        await self.answer(self._tell)
+
+    async def _tell(self) -> None:
+        self.send(200, await self.in_thread(read_overview, self.gateway))
+
+
+def read_overview(gateway) -> dict:
+    """Returns the state of a gateway, see `overview.overview`."""
+    with gateway.database.read() as connection:
+        state = overview(connection, time.time())
+    # Of models, this process alone knows how much it sent.
+    return {**state, "sent_bytes": gateway.metrics.sent_bytes}
+
+
+class MetricsText(OperatorHandler):
+    """GET /metrics."""
+
+    async def get(self) -> None:
+        """Sends the counters."""
+        await self.answer(self._tell)
+
+    async def _tell(self) -> None:
+        state = await self.in_thread(read_overview, self.gateway)
+        now = state["round"] or {"number": 0, "waiting": 0}
+        gauges = {"round": now["number"], "updates_waiting": now["waiting"]}
+        gauges |= {f'devices{{state="{name}"}}': value for name, value in state["devices"].items()}
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(self.gateway.metrics.text(gauges))
+
+
+class Code(OperatorHandler):
+    """GET /code.svg."""
+
+    async def get(self) -> None:
+        """Sends the code with which phones enrol."""
+        await self.answer(self._draw)
+
+    async def _draw(self) -> None:
+        out = io.BytesIO()
+        code = segno.make(self.gateway.link, error="m", micro=False)
+        code.save(out, kind="svg", scale=4, light="white")
+        self.set_header("Content-Type", "image/svg+xml")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(out.getvalue())
+
+
+class SupernetFile(OperatorHandler):
+    """GET /supernets/ID."""
+
+    async def get(self, round_id: str) -> None:
+        """Sends the supernet that a round began with."""
+        self._round_id = int(round_id)
+        await self.answer(self._send_supernet)
+
+    async def _send_supernet(self) -> None:
+        row = await self.in_thread(self._find)
+        if row is None:
+            raise RefusalError(404, "unknown", "Expected a round of this server's.")
+        path = os.path.join(self.gateway.folder, row.folder, "supernet.safetensors")
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header(
+            "Content-Disposition", f'attachment; filename="supernet_{row.number}.safetensors"'
+        )
+        with await self.in_thread(open, path, "rb") as file:
+            while part := await self.in_thread(file.read, _CHUNK_BYTES):
+                self.write(part)
+                await self.flush()
+        self.finish()
+
+    def _find(self):
+        with self.gateway.database.read() as connection:
+            return connection.execute(select(rounds).where(rounds.c.id == self._round_id)).first()
+
+
+def operator_application(gateway, link: str) -> tornado.web.Application:
+    """Returns the routes of the operator's page.
+
+    Args:
+      gateway: Whose state is shown.
+      link: The text of the code with which phones enrol.
+    """
+    gateway.link = link
+    arguments = {"gateway": gateway}
+    routes = [
+        *((path, Page) for path in _PAGE),
+        (r"/overview", Overview),
+        (r"/metrics", MetricsText),
+        (r"/health", Health),
+        (r"/code.svg", Code),
+        (r"/supernets/([0-9]{1,9})", SupernetFile),
+    ]
+    return tornado.web.Application(
+        [(path, handler, arguments) for path, handler in routes],
+        default_handler_class=UnknownPath,
+        default_handler_args=arguments,
+        log_function=lambda handler: None,
+    )

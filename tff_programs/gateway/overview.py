@@ -1,0 +1,145 @@
+"""The state of a gateway for whoever runs it: the round, the tiers, what came of updates."""
+
+import json
+from typing import Any
+
+from sqlalchemy import case, func, select
+from sqlalchemy.engine import Connection
+
+from tff_programs.gateway import devices, tables
+from tff_programs.gateway.rounds import current_round
+from tff_programs.gateway.tables import refusals, round_tiers, rounds, tasks, updates
+
+_MOST_ROUNDS = 200
+_MOST_REASONS = 30
+
+
+def overview(connection: Connection, now: float) -> dict[str, Any]:
+    """Returns the state as the page shows it, as JSON knows it.
+
+    Args:
+      connection: A transaction.
+      now: Seconds since 1970.
+    """
+    current = current_round(connection)
+    return {
+        "now": now,
+        "round": None if current is None else _round(connection, current, now),
+        "rounds": _history(connection),
+        "devices": _devices(connection, now),
+        "left_out": _left_out(connection),
+        "received_bytes": int(
+            connection.scalar(select(func.coalesce(func.sum(updates.c.bytes), 0)))
+        ),
+    }
+
+
+def _round(connection, current, now) -> dict[str, Any]:
+    waiting = connection.scalar(
+        select(func.count())
+        .select_from(updates)
+        .where(updates.c.state == "waiting")
+        .where((updates.c.merged_in.is_(None)) | (updates.c.merged_in == current.id))
+    )
+    working = (
+        select(
+            tasks.c.tier,
+            func.count().label("given"),
+            func.count(tasks.c.sent).label("sent"),
+        )
+        .where(tasks.c.round_id == current.id)
+        .group_by(tasks.c.tier)
+        .subquery()
+    )
+    tiers = connection.execute(
+        select(round_tiers, working.c.given, working.c.sent)
+        .outerjoin(working, working.c.tier == round_tiers.c.tier)
+        .where(round_tiers.c.round_id == current.id)
+        .order_by(round_tiers.c.place)
+    ).all()
+    return {
+        "number": current.number,
+        "state": current.state,
+        "seconds": now - current.opened,
+        "deadline_seconds": max(0.0, current.deadline - now),
+        "waiting": waiting,
+        "goal": sum(tier.goal for tier in tiers),
+        "tiers": [
+            {
+                "tier": tier.tier,
+                "architecture": tier.architecture,
+                "parameters": tier.parameters,
+                "goal": tier.goal,
+                "asked": tier.asked,
+                "at_work": (tier.given or 0) - (tier.sent or 0),
+                "sent": tier.sent or 0,
+            }
+            for tier in tiers
+        ],
+    }
+
+
+def _history(connection) -> list[dict[str, Any]]:
+    """Returns the latest rounds, the oldest first."""
+    base = rounds.alias("base")
+    is_late = (updates.c.state == "used") & (base.c.number < rounds.c.number)
+    counts = (
+        select(
+            updates.c.merged_in.label("id"),
+            func.sum(case((updates.c.state == "used", 1), else_=0)).label("used"),
+            func.sum(case((is_late, 1), else_=0)).label("late"),
+            func.sum(case((updates.c.state == "left_out", 1), else_=0)).label("left_out"),
+            func.sum(updates.c.bytes).label("bytes"),
+        )
+        .join(rounds, rounds.c.id == updates.c.merged_in)
+        .join(base, base.c.id == updates.c.round_id)
+        .group_by(updates.c.merged_in)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(rounds, counts.c.used, counts.c.late, counts.c.left_out, counts.c.bytes)
+        .outerjoin(counts, counts.c.id == rounds.c.id)
+        .order_by(rounds.c.id.desc())
+        .limit(_MOST_ROUNDS)
+    ).all()
+    refused: dict[int, dict[str, int]] = {}
+    for row in connection.execute(select(refusals)).all():
+        refused.setdefault(row.round_id, {})[row.code] = row.count
+    return [
+        {
+            "id": row.id,
+            "number": row.number,
+            "state": row.state,
+            "supernet": row.base_hash,
+            "closed": row.closed,
+            "used": int(row.used or 0),
+            "late": int(row.late or 0),
+            "left_out": int(row.left_out or 0),
+            "refused": refused.get(row.id, {}),
+            "bytes": int(row.bytes or 0),
+            "accuracies": json.loads(row.accuracies),
+        }
+        for row in reversed(rows)
+    ]
+
+
+def _devices(connection, now) -> dict[str, int]:
+    def count(*where):
+        query = select(func.count()).select_from(tables.devices)
+        return connection.scalar(query.where(*where) if where else query)
+
+    return {
+        "enrolled": count(),
+        "active": devices.count_active(connection, now),
+        "revoked": count(tables.devices.c.revoked.isnot(None)),
+    }
+
+
+def _left_out(connection) -> list[dict[str, Any]]:
+    rows = connection.execute(
+        select(updates.c.device, updates.c.hash, updates.c.reason, updates.c.received)
+        .where(updates.c.state == "left_out")
+        .order_by(updates.c.received.desc())
+        .limit(_MOST_REASONS)
+    ).all()
+    return [dict(row._mapping) for row in rows]

@@ -1,0 +1,63 @@
+"""Rollback: takes the newest rounds back and opens an earlier one again."""
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
+
+from tff_programs.gateway.tables import round_tiers, rounds, updates
+
+_STANDING = ("closed", "closing", "open")
+
+
+def roll_back(connection: Connection, number: int, now: float) -> list[int]:
+    """Goes back to the supernet that was trained for a number of rounds.
+
+    What devices trained in the rounds that are taken back does not count, whether it was merged or
+    still waits or is on its way. The supernets and reports of these rounds stay on the disk.
+
+    Args:
+      connection: A transaction that writes.
+      number: Rounds that the supernet was trained for.
+      now: Seconds since 1970.
+
+    Returns:
+      The numbers of the rounds that were taken back.
+
+    Raises:
+      ValueError: If there is no such round, or it is the one that is open.
+    """
+    standing = connection.execute(
+        select(rounds).where(rounds.c.state.in_(_STANDING)).order_by(rounds.c.id)
+    ).all()
+    numbers = [row.number for row in standing]
+    if number not in numbers or number == numbers[-1]:
+        known = ", ".join(map(str, numbers[:-1])) or "none"
+        raise ValueError(
+            f"Expected the number of a round that was closed ({known}), received {number}. Choose "
+            "one of them."
+        )
+    target = standing[numbers.index(number)]
+    undone = [row for row in standing if row.id >= target.id]
+    identities = [row.id for row in undone]
+    connection.execute(update(rounds).where(rounds.c.id.in_(identities)).values(state="undone"))
+    reason = f"Rounds from {number} on were taken back. Check in again."
+    connection.execute(
+        update(updates)
+        .where((updates.c.merged_in.in_(identities)) | (updates.c.state == "waiting"))
+        .values(state="left_out", reason=reason, scale=0.0)
+    )
+    result = connection.execute(
+        rounds.insert().values(
+            number=number,
+            base_hash=target.base_hash,
+            folder=target.folder,
+            state="open",
+            opened=now,
+            deadline=now + target.deadline - target.opened,
+            accuracies=target.accuracies,
+        )
+    )
+    (round_id,) = result.inserted_primary_key
+    tiers = connection.execute(select(round_tiers).where(round_tiers.c.round_id == target.id))
+    for tier in tiers.mappings().all():
+        connection.execute(round_tiers.insert().values(**{**tier, "round_id": round_id}))
+    return [row.number for row in undone]

@@ -1,0 +1,71 @@
+"""fedsup devices --out=FOLDER: lists a gateway's devices, revokes some, changes the token.
+
+--revoke=ID,... ends the part of devices for good; --new_token makes the token with which devices
+enrol another one, which leaves those that are enrolled as they are.
+"""
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+
+from tff_programs.gateway import devices, tables
+from tff_programs.gateway.secret_files import replace_token
+from tff_programs.programs.flags.gateway_flags import define_gateway_flags, gateway_database
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
+from tff_programs.reports.report import format_table
+
+_ROWS = 50
+
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_gateway_flags(define)
+    define.list("revoke", [], "Identities of devices that may take part no more.")
+    define.bool("new_token", False, "Make another token for enrolment.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Lists or revokes devices."""
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    database = gateway_database(options)
+    try:
+        with database.write() as connection:
+            for device in options.revoke:
+                if not devices.revoke(connection, device, time.time()):
+                    raise ValueError(
+                        f"--revoke: expected the identity of a device, received {device!r}. "
+                        "`fedsup devices` lists them."
+                    )
+        with database.read() as connection:
+            _list(connection)
+    finally:
+        database.close()
+    if options.new_token:
+        print(f"token {replace_token(options.out)}")
+
+
+def _list(connection) -> None:
+    table = tables.devices
+    rows = [("device", "tier", "application", "runtime", "seen", "updates", "")]
+    counted = (
+        select(tables.updates.c.device, func.count().label("count"))
+        .group_by(tables.updates.c.device)
+        .subquery()
+    )
+    query = (
+        select(table, counted.c.count)
+        .outerjoin(counted, counted.c.device == table.c.id)
+        .order_by(table.c.seen.desc())
+    )
+    for row in connection.execute(query.limit(_ROWS)).all():
+        seen = time.strftime("%Y-%m-%d %H:%M", time.gmtime(row.seen))
+        state = "" if row.revoked is None else "revoked"
+        told = (row.tier, row.application, row.runtime, seen, str(row.count or 0), state)
+        rows.append((row.id, *told))
+    print(format_table(rows))
+    total = connection.scalar(select(func.count()).select_from(table))
+    if total > _ROWS:
+        print(f"and {total - _ROWS} more")

@@ -1,0 +1,37 @@
+"""fedsup rollback --out=FOLDER --round=N: takes a gateway's newest rounds back.
+
+The supernet that was trained for N rounds is trained on from there; what devices sent since does
+not count. The gateway may run meanwhile.
+"""
+
+import time
+from collections.abc import Sequence
+
+from tff_programs.gateway.database import Database
+from tff_programs.gateway.rollback import roll_back
+from tff_programs.programs.flags.gateway_flags import define_gateway_flags, gateway_database
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
+
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_gateway_flags(define)
+    define.integer(
+        "round", None, "Rounds that the supernet to go back to was trained for.", lower_bound=0
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Takes rounds back."""
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    if options.round is None:
+        raise ValueError("Expected --round=N, the rounds that the supernet was trained for.")
+    database: Database = gateway_database(options)
+    try:
+        with database.write() as connection:
+            undone = roll_back(connection, options.round, time.time())
+    finally:
+        database.close()
+    print(f"taken back: rounds {', '.join(map(str, undone))}; round {options.round} is open again")
