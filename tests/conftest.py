@@ -54,15 +54,19 @@ def execution():
 
 @pytest.fixture(scope="session")
 def run_programs():
-    """Runs calls of programs in one process of their own; returns what each printed and raised."""
+    """Runs calls of programs in one process of their own; returns what each printed and raised.
 
-    def run(calls):
+    Relative paths are below a folder if one is given.
+    """
+
+    def run(calls, folder=None):
         result = subprocess.run(
             [sys.executable, "-c", _RUN_PROGRAMS, json.dumps(calls)],
             capture_output=True,
             text=True,
             check=False,
             timeout=1500,
+            cwd=folder,
         )
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])

@@ -22,6 +22,9 @@ _LARGEST_MEMBER_BYTES = 2**28
 # An archive holds a handful of files; a list of many is not one of these data sets.
 _MOST_MEMBERS = 1000
 _AGAIN = "download it again"
+# A sound file of another data set, which no download mends.
+_OWN_IDX = "to use it as it is, give its folder as own data, --dataset=FOLDER"
+_OWN_NPZ = "to use it as it is, give it as own data, --dataset=FILE.npz"
 
 
 class DatasetError(InvalidFileError):
@@ -112,10 +115,42 @@ def read_idx_folder(folder: Path) -> Splits:
         source, images = _read_idx(folder, f"{split}-images-idx3-ubyte", dimensions=3)
         if images.shape[1:] != (28, 28):
             received = f"{images.shape[1]} x {images.shape[2]}"
-            raise problem(source, "images of 28 x 28 pixels", received, _AGAIN)
+            raise problem(source, "images of 28 x 28 pixels", received, _OWN_IDX)
         labels_source, labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", dimensions=1)
-        arrays += check_split(labels_source, images[..., np.newaxis], labels, classes=10)
+        images = images[..., np.newaxis]
+        arrays += check_split(labels_source, images, labels, 10, _OWN_IDX)
     return Splits(*arrays)
+
+
+def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
+    """Reads idx files of pictures of any size and any labels, as those of EMNIST are.
+
+    Args:
+      folder: Where `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` are, maybe with a name
+        before them, and maybe the same with `t10k` or `test` for the test part, maybe compressed.
+
+    Returns:
+      `images`, `labels` and maybe `test_images` and `test_labels`.
+
+    Raises:
+      DatasetError: If there are several such sets, or a file is damaged.
+    """
+    arrays = {}
+    for split, part in (("train", ""), ("t10k", "test_"), ("test", "test_")):
+        ending = f"{split}-images-idx3-ubyte"
+        names = sorted({p.name.removesuffix(".gz") for p in folder.glob(f"*{ending}*")})
+        if len(names) > 1:
+            raise problem(folder, f"one file *{ending}", ", ".join(names[:5]), "keep one of them")
+        for name in names:
+            _, arrays[f"{part}images"] = _read_idx(folder, name, dimensions=3)
+            labels = name.replace("images-idx3", "labels-idx1")
+            _, arrays[f"{part}labels"] = _read_idx(folder, labels, dimensions=1)
+    return arrays
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether there are idx files of training images in a folder."""
+    return any(folder.glob("*train-images-idx3-ubyte*"))
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
@@ -260,11 +295,12 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
             raise problem(path, expected, "a file without them", _AGAIN)
         if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 3):
             expected = f"{split}_images of shape (examples, 28, 28, 3), uint8"
-            raise problem(path, expected, f"{images.shape}, {images.dtype}", _AGAIN)
+            raise problem(path, expected, f"{images.shape}, {images.dtype}", _OWN_NPZ)
         if labels.dtype.kind not in "iu" or labels.shape not in {(labels.size,), (labels.size, 1)}:
             expected = f"{split}_labels of shape (examples, 1), whole numbers"
-            raise problem(path, expected, f"{labels.shape}, {labels.dtype}", _AGAIN)
-        checked += check_split(path, images, labels.reshape(-1), classes)
+            raise problem(path, expected, f"{labels.shape}, {labels.dtype}", _OWN_NPZ)
+        source = f"{split}_images and {split}_labels in {path}"
+        checked += check_split(source, images, labels.reshape(-1), classes, _OWN_NPZ)
     return Splits(*checked)
 
 
@@ -317,7 +353,11 @@ def _array_bytes(stream: BinaryIO) -> int:
 
 
 def check_split(
-    source: Path | str, images: np.ndarray, labels: np.ndarray, classes: int
+    source: Path | str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    other_labels_remedy: str = _AGAIN,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks that there is a label from 0 to `classes - 1` for each image.
 
@@ -326,6 +366,7 @@ def check_split(
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, whole numbers.
       classes: Number of classes.
+      other_labels_remedy: What to do about labels out of range.
 
     Returns:
       The images, and the labels as int32.
@@ -339,7 +380,7 @@ def check_split(
     least, greatest = labels.min(), labels.max()
     if least < 0 or greatest >= classes:
         received = f"labels from {least} to {greatest}"
-        raise problem(source, f"labels from 0 to {classes - 1}", received, _AGAIN)
+        raise problem(source, f"labels from 0 to {classes - 1}", received, other_labels_remedy)
     return images, labels.astype(np.int32)
 
 

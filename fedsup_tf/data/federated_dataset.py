@@ -402,6 +402,12 @@ class FederatedDataset:
     def _check_split(self, split: str) -> None:
         images = getattr(self.dataset, f"{split}_images")
         labels = getattr(self.dataset, f"{split}_labels")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"Data set {self.name}: expected {split} labels of shape (examples,), whole "
+                f"numbers, received {labels.dtype} of shape {labels.shape}. Use from_arrays, which "
+                "takes labels of other kinds."
+            )
         if len(images) != len(labels):
             raise ValueError(
                 f"Data set {self.name}: expected a label for each of the {len(images)} {split} "
@@ -412,7 +418,7 @@ class FederatedDataset:
             raise ValueError(
                 f"Data set {self.name}: expected {split} labels from 0 to {classes - 1}, one of "
                 f"the {classes} class names each, received {labels.min()} to {labels.max()}. "
-                "Number the classes from 0."
+                "Number the classes from 0, or use from_arrays, which does."
             )
         for name, client in zip(self.client_names, self.clients, strict=True):
             indices = getattr(client, split)

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fedsup_tf.data.archives import DatasetError
-from fedsup_tf.data.array_examples import read_arrays
+from fedsup_tf.data.archives import DatasetError, holds_idx, read_any_idx
+from fedsup_tf.data.array_examples import join_arrays, read_arrays
 from fedsup_tf.data.channel_statistics import channel_sums, mean_and_deviation
 from fedsup_tf.data.class_labels import list_names, number_labels, sort_names
 from fedsup_tf.data.datasets import ImageDataset
@@ -51,8 +52,8 @@ def read_own(
     """Reads a folder of pictures, a `.csv` table of pictures or an `.npz` file.
 
     Args:
-      path: See `example_files.list_folder`, `example_files.list_table` and
-        `array_examples.read_arrays`.
+      path: See `example_files.list_folder`, `example_files.list_table`,
+        `array_examples.read_arrays` and `archives.read_any_idx`.
       image_shape: `(height, width, channels)` to bring images to; their own by default, if it is
         the same for all.
       resize: See `PictureForm`.
@@ -72,6 +73,9 @@ def read_own(
 
 
 def _read(path: str, *form) -> Examples:
+    if os.path.isdir(path) and holds_idx(Path(path)):
+        name = os.path.basename(os.path.normpath(path))
+        return join_arrays(repr(path), name, read_any_idx(Path(path)), *form)
     if os.path.isdir(path):
         return read_listed(path, list_folder(path), *form)
     if path.lower().endswith(".csv"):

@@ -41,6 +41,7 @@ from tff_programs.programs.flags.time_flags import (
     time_settings,
 )
 from tff_programs.programs.flags.train_flags import (
+    clients_per_round_from_flags,
     define_train_flags,
     fixed_architecture_from_flags,
     local_training_from_flags,
@@ -131,7 +132,7 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         space=space,
         tiers=tiers,
         clients=len(data),
-        clients_per_round=options.clients_per_round,
+        clients_per_round=clients_per_round_from_flags(options, len(data)),
         seed=options.seed,
         redraw=options.redraw,
         tier_net_share=options.tier_net_share,

@@ -89,7 +89,8 @@ class Assignment:
         check_tiers(self.tiers)
         if not 1 <= self.clients_per_round <= self.clients:
             raise ValueError(
-                f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}."
+                f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}. "
+                "Ask fewer, or have more clients."
             )
         if type(self.clients) is not int or type(self.clients_per_round) is not int:
             raise ValueError(

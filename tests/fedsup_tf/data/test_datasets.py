@@ -424,6 +424,35 @@ def test_one_bare_array_is_not_pathmnist(tmp_path):
         load_dataset("pathmnist", tmp_path)
 
 
+def test_sound_archives_of_other_data_sets_are_told_how_to_be_used(tmp_path):
+    for split, labels in (("train", [1, 26]), ("t10k", [2])):
+        images = RANDOM.integers(0, 256, (len(labels), 28, 28), np.uint8)
+        write_idx(tmp_path / f"{split}-images-idx3-ubyte", images)
+        write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", np.array(labels, np.uint8))
+    told = "received labels from 1 to 26; .*give its folder as own data, --dataset=FOLDER"
+    with pytest.raises(DatasetError, match=told):
+        load_dataset("fashion_mnist", tmp_path)
+    write_idx(tmp_path / "train-images-idx3-ubyte", images[:, :20, :8])
+    with pytest.raises(DatasetError, match="received 20 x 8; .* own data, --dataset=FOLDER"):
+        load_dataset("fashion_mnist", tmp_path)
+    others = [
+        pathmnist_arrays(train_images=np.zeros((9, 28, 28), np.uint8)),
+        pathmnist_arrays(train_images=np.zeros((9, 28, 28, 3), np.uint16)),
+        pathmnist_arrays(test_labels=np.full((5, 1), 9)),
+    ]
+    for arrays in others:
+        np.savez(tmp_path / "pathmnist.npz", **arrays)
+        with pytest.raises(DatasetError, match=r"to use it as it is, .*--dataset=FILE\.npz"):
+            load_dataset("pathmnist", tmp_path)
+    # An empty array is named.
+    np.savez(
+        tmp_path / "pathmnist.npz",
+        **pathmnist_arrays(test_images=np.zeros((0, 28, 28, 3), np.uint8)),
+    )
+    with pytest.raises(DatasetError, match="test_images and test_labels in .*received 0 images"):
+        load_dataset("pathmnist", tmp_path)
+
+
 # Preprocessing.
 
 
@@ -521,6 +550,7 @@ def test_preprocessing_travels_as_json():
     for preprocessing in (
         Preprocessing((1.0,), (2.5,)),
         Preprocessing((0.1, 1 / 3, 1e-9), (1.0, 2.0, 3.0), 4, flip=True),
+        Preprocessing((1.0,), (2.5,), greatest_pixel=16),
     ):
         text = preprocessing.to_json()
         assert "\n" not in text

@@ -55,6 +55,24 @@ def test_settings_load_the_same_clients_and_ignore_what_their_partition_does_not
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda labels: labels + 1,
+            "expected train labels from 0 to 9.*received 1 to 10.*from_arrays",
+        ),
+        (lambda labels: labels[:, np.newaxis], r"received int32 of shape \(1438, 1\)"),
+        (lambda labels: labels.astype(float), r"received float64 of shape \(1438,\)"),
+        (lambda labels: labels.astype(str), "received <U"),
+    ],
+)
+def test_labels_outside_of_the_classes_never_reach_a_training(change, told):
+    dataset = DIGITS._replace(train_labels=change(DIGITS.train_labels))
+    with pytest.raises(ValueError, match=told):
+        FederatedDataset(dataset, tuple(INDICES))
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (([0, 2], [[0], [1]]), "expected train labels from 0 to 1.*received 0 to 2"),

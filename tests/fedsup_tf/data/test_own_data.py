@@ -285,6 +285,25 @@ def test_pixels_of_other_types_become_bytes(images, expected, greatest):
     assert data.preprocessing.greatest_pixel == greatest
 
 
+def write_idx(path, values):
+    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(header + values.tobytes())
+
+
+def test_idx_files_of_any_size_and_labels_are_read(tmp_path):
+    own, folder = arrays(), tmp_path / "letters"
+    folder.mkdir()
+    for split in ("train", "test"):
+        write_idx(folder / f"emnist-{split}-images-idx3-ubyte", own["images"][..., 0])
+        write_idx(folder / f"emnist-{split}-labels-idx1-ubyte", own["labels"].astype(np.uint8))
+    data = FederatedDataset.from_folder(folder)
+    assert (data.name, data.class_names) == ("letters", ("1", "2", "3"))
+    np.testing.assert_array_equal(data.dataset.test_images, own["images"])
+    write_idx(folder / "other-train-images-idx3-ubyte", own["images"][..., 0])
+    with pytest.raises(DatasetError, match="one file .*received emnist-train.*, other-train"):
+        FederatedDataset.from_folder(folder)
+
+
 IMAGES = arrays()["images"]
 
 

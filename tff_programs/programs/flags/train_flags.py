@@ -49,7 +49,12 @@ def define_train_flags(define: FlagDefiner) -> None:
         "Parts of the nets that clients do not train nor send back: stem, head, names of stages.",
     )
     define.integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
-    define.integer("clients_per_round", 10, "Clients asked in a round.", lower_bound=1)
+    define.integer(
+        "clients_per_round",
+        10,
+        "Clients asked in a round. By default 10, or all where there are fewer.",
+        lower_bound=1,
+    )
     define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
     define.integer("batch_size", _DEFAULTS.batch_size, "Local batch size.", lower_bound=1)
     define.float("learning_rate", 0.1, "Clients' learning rate in the first round.", above=0)
@@ -178,6 +183,12 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
         absent_class_weight=options.absent_class_weight,
         frozen=tuple(options.frozen or ()),
     )
+
+
+def clients_per_round_from_flags(options: ProgramFlags, clients: int) -> int:
+    """Returns how many of the clients are asked in a round."""
+    asked = options.clients_per_round
+    return asked if options["clients_per_round"].present else min(asked, clients)
 
 
 def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> Architecture | None:
