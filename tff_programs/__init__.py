@@ -20,6 +20,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tff_programs.aggregators.robust": ["RobustOverlapMeanFactory"],
         "tff_programs.execution.contexts": ["local_execution", "remote_execution"],
         "tff_programs.learning.calibration": ["calibrate_federated", "calibrate_federated_async"],
+        "tff_programs.learning.channel_statistics": [
+            "federated_preprocessing",
+            "federated_preprocessing_async",
+        ],
         "tff_programs.learning.evaluation": ["CandidateEvaluation", "build_federated_evaluation"],
         "tff_programs.learning.message_size": ["traffic_counter"],
         "tff_programs.learning.nesterov": ["build_nesterov"],

@@ -433,7 +433,7 @@ def test_sound_archives_of_other_data_sets_are_told_how_to_be_used(tmp_path):
     with pytest.raises(DatasetError, match=told):
         load_dataset("fashion_mnist", tmp_path)
     write_idx(tmp_path / "train-images-idx3-ubyte", images[:, :20, :8])
-    with pytest.raises(DatasetError, match="received 20 x 8; .* own data, --dataset=FOLDER"):
+    with pytest.raises(DatasetError, match=r"received 20 x 8; .* own data, --dataset=FOLDER"):
         load_dataset("fashion_mnist", tmp_path)
     others = [
         pathmnist_arrays(train_images=np.zeros((9, 28, 28), np.uint8)),
@@ -449,7 +449,7 @@ def test_sound_archives_of_other_data_sets_are_told_how_to_be_used(tmp_path):
         tmp_path / "pathmnist.npz",
         **pathmnist_arrays(test_images=np.zeros((0, 28, 28, 3), np.uint8)),
     )
-    with pytest.raises(DatasetError, match="test_images and test_labels in .*received 0 images"):
+    with pytest.raises(DatasetError, match=r"test_images and test_labels in .*received 0 images"):
         load_dataset("pathmnist", tmp_path)
 
 

@@ -300,7 +300,7 @@ def test_idx_files_of_any_size_and_labels_are_read(tmp_path):
     assert (data.name, data.class_names) == ("letters", ("1", "2", "3"))
     np.testing.assert_array_equal(data.dataset.test_images, own["images"])
     write_idx(folder / "other-train-images-idx3-ubyte", own["images"][..., 0])
-    with pytest.raises(DatasetError, match="one file .*received emnist-train.*, other-train"):
+    with pytest.raises(DatasetError, match=r"one file .*received emnist-train.*, other-train"):
         FederatedDataset.from_folder(folder)
 
 
