@@ -15,7 +15,7 @@ import tensorflow as tf
 from fedsup_tf import slicing
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import quoted
-from fedsup_tf.files.validation import check_choice
+from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 from fedsup_tf.frozen import check_frozen, is_frozen
 from fedsup_tf.ops import ops
 from fedsup_tf.sgd import apply_sgd
@@ -68,38 +68,24 @@ class LocalTraining:
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
+        what = "Local training"
+        for field in ("epochs", "batch_size", "sandwich"):
+            value = check_whole_number(getattr(self, field), field, 1, what=what)
+            object.__setattr__(self, field, value)
         bounds = {
-            "epochs": (1, None),
-            "batch_size": (1, None),
-            "momentum": (0, 1),
-            "weight_decay": (0, None),
-            "clip_value": (0, None),
-            "label_smoothing": (0, 1),
-            "sandwich": (1, None),
-            "temperature": (0, None),
-            "label_share": (0, 1),
-            "absent_class_weight": (0, 1),
+            "momentum": {"least": 0, "most": 1},
+            "weight_decay": {"least": 0},
+            "clip_value": {"above": 0, "allow_infinity": True},
+            "label_smoothing": {"least": 0, "most": 1},
+            "temperature": {"above": 0},
+            "label_share": {"least": 0, "most": 1},
+            "absent_class_weight": {"above": 0, "most": 1},
         }
-        for field, (low, high) in bounds.items():
-            value = getattr(self, field)
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ValueError(
-                    f"Local training: expected {field} to be a number, received {value!r}."
-                )
-            if isinstance(getattr(type(self), field), int) and type(value) is not int:
-                raise ValueError(
-                    f"Local training: expected {field} to be a whole number, received {value!r}."
-                )
-            if not low <= value <= (float("inf") if high is None else high):
-                limit = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise ValueError(f"Local training: expected {field} {limit}, received {value}.")
-        check_choice(self.teacher, "teacher", TEACHERS, what="Local training")
-        for field in ("clip_value", "temperature", "absent_class_weight"):
-            if getattr(self, field) == 0:
-                raise ValueError(f"Local training: expected {field} above 0, received 0.")
-        for field in ("weight_decay", "temperature"):
-            if getattr(self, field) == float("inf"):
-                raise ValueError(f"Local training: expected a finite {field}, received infinity.")
+        for field, limits in bounds.items():
+            value = check_number(getattr(self, field), field, what=what, **limits)
+            # JSON knows no numbers of NumPy.
+            object.__setattr__(self, field, value.item() if hasattr(value, "item") else value)
+        check_choice(self.teacher, "teacher", TEACHERS, what=what)
         frozen = self.frozen
         if not isinstance(frozen, list | tuple) or not all(isinstance(n, str) for n in frozen):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Checks of single values that a user gives, with one form of error message for all of them."""
 
 import math
+import operator
 from collections.abc import Collection
 from typing import Any, TypeVar
 
@@ -40,16 +41,22 @@ def check_number(
     *,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    allow_infinity: bool = False,
     what: str = "",
     advice: str = "",
 ) -> float:
-    """Checks that a value is a finite number that is large enough, and returns it.
+    """Checks that a value is a number within bounds, and returns it.
 
     Args:
-      value: An int, a float or a NumPy number; True and False are refused.
+      value: An int, a float or a NumPy number; True, False and NaN are refused.
       name: Name of the argument.
       least: Least value allowed, if any.
       above: Value that the number must exceed, if any.
+      most: Greatest value allowed, if any.
+      below: Value that the number must stay below, if any.
+      allow_infinity: Whether the number may be infinite.
       what: Subject of the error message, such as the class of the argument.
       advice: End of the error message: a sentence that says what to do.
 
@@ -57,16 +64,19 @@ def check_number(
       ValueError: If it is not such a number.
     """
     is_number = isinstance(value, int | float | np.integer | np.floating)
-    is_valid = is_number and not isinstance(value, bool) and math.isfinite(value)
-    expected = "a finite number"
-    if least is not None:
-        expected += f" of at least {least:g}"
-        is_valid = is_valid and value >= least
-    if above is not None:
-        expected += f" above {above:g}"
-        is_valid = is_valid and value > above
-    if not is_valid:
-        raise _error(what, name, expected, value, advice)
+    is_valid = is_number and not isinstance(value, bool) and not math.isnan(value)
+    is_valid = is_valid and (allow_infinity or math.isfinite(value))
+    bounds = (
+        ("of at least", least, operator.ge),
+        ("above", above, operator.gt),
+        ("of at most", most, operator.le),
+        ("below", below, operator.lt),
+    )
+    given = [(words, bound, holds) for words, bound, holds in bounds if bound is not None]
+    texts = [f"{words} {bound:g}" for words, bound, _ in given]
+    if not is_valid or not all(holds(value, bound) for _, bound, holds in given):
+        kind = "a number or infinity" if allow_infinity else "a finite number"
+        raise _error(what, name, f"{kind} {' and '.join(texts)}".strip(), value, advice)
     return value
 
 

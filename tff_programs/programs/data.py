@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     data = load_data(options, data_settings_from_flags(options))
     partition_name = _partition_name(options, data.partition)
     print(describe(data, partition_name))
-    if options.plot is not None:
+    if options.plot:
         title = f"{data.name}, {partition_name}"
         try:
             save_png(

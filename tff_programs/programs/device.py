@@ -36,6 +36,9 @@ from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import write_update
 
+# Flags of a client of a data set, which --data takes the place of.
+_OF_DATASET = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
+
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
@@ -140,10 +143,13 @@ def main(argv: Sequence[str]) -> None:
 
 def _examples(options: ProgramFlags, trainer: DeviceTrainer, path: str) -> Examples:
     metadata = trainer.metadata
+    # A flag file may name either; the command line decides.
+    if options.data:
+        options.prefer("data", over=_OF_DATASET)
+    options.prefer("dataset", over=("data",))
     settings = data_settings_from_flags(options)
     if options.data:
-        given = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
-        clash = [name for name in given if options[name].present]
+        clash = [name for name in _OF_DATASET if options[name].present]
         if clash:
             raise ValueError(f"--data is instead of --{clash[0]}. Leave one of them out.")
         settings = dataclasses.replace(settings, dataset=options.data)

@@ -25,6 +25,7 @@ from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.calibration_flags import define_calibration_flags
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.subnet_export import (
     TRAINABLE,
@@ -72,9 +73,17 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
     if not options.out:
         raise ValueError("Expected --out=FILE.tflite, or with --all_tiers a folder.")
+    if options.all_tiers:
+        options.prefer("all_tiers", over=("architecture", "calibration"))
+        for name in ("architecture", "calibration"):
+            options.prefer(name, over=("all_tiers",))
     (check_output_folder if options.all_tiers else check_output_file)(options.out)
     if options.all_tiers and options.calibration:
         raise ValueError("--calibration holds one subnet, --all_tiers exports several.")
+    check_flag_uses(
+        options,
+        [FlagUse(("architecture",), "--noall_tiers", lambda options: not options.all_tiers)],
+    )
     unknown = [precision for precision in options.quantize if precision not in PRECISIONS]
     if unknown:
         raise ValueError(

@@ -110,9 +110,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _subject(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTraining]:
     """The supernet to measure, and what is done with its images and in a step of training."""
-    if (options.space is None) == (options.supernet is None):
+    options.prefer("space", over=("supernet",))
+    options.prefer("supernet", over=("space",))
+    if bool(options.space) == bool(options.supernet):
         raise ValueError("Expected one of --space and --supernet: what to measure.")
-    if options.supernet is None:
+    if not options.supernet:
         supernet = Supernet(load_space(options.space))
         # Untrained branches are silent, and a machine may be fast with zeros.
         weights = supernet.values_by_name()

@@ -16,6 +16,7 @@ from fedsup_tf.search.latency import LatencyTable
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.flags.execution_flags import define_clients_at_once
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.subnet_search import SearchSettings, search_subnets
 from tff_programs.reports import search_report
@@ -83,13 +84,7 @@ def define_flags(define: FlagDefiner) -> None:
         "Images normalized together.",
         lower_bound=1,
     )
-    define.integer(
-        "clients_at_once",
-        0,
-        "Clients computed side by side, a process each; 0 for one a core.",
-        lower_bound=0,
-        upper_bound=1024,
-    )
+    define_clients_at_once(define)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -135,7 +130,7 @@ def _budget(options: ProgramFlags) -> Budget:
 
 def _cost_model(options: ProgramFlags, space) -> CostModel:
     batch_size = options.train_batch_size
-    if options.latency_table is None:
+    if not options.latency_table:
         return CostModel(space, train_batch_size=batch_size or _TRAIN_BATCH_SIZE)
     table = LatencyTable.load(options.latency_table)
     return CostModel(space, table, batch_size or table.train.batch_size)

@@ -34,6 +34,7 @@ from tff_programs.programs.flags.data_flags import (
     load_data,
 )
 from tff_programs.programs.flags.execution_flags import define_execution_flags, execution_from_flags
+from tff_programs.programs.flags.flag_uses import check_flag_uses
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.flags.time_flags import (
     define_time_flags,
@@ -41,6 +42,7 @@ from tff_programs.programs.flags.time_flags import (
     time_settings,
 )
 from tff_programs.programs.flags.train_flags import (
+    TRAIN_FLAG_USES,
     clients_per_round_from_flags,
     define_train_flags,
     fixed_architecture_from_flags,
@@ -59,7 +61,6 @@ _FREE_TO_CHANGE = (
     "out",
     "evaluate_every",
     "random_subnets",
-    "clients_at_once",
     # Its content is a setting of the run, see `run_settings`.
     "initial",
 )
@@ -87,7 +88,7 @@ def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
     # Saving the state is part of every round, nothing to tell.
     tf.get_logger().setLevel("ERROR")
     planned = run_from_flags(options)
-    with execution_from_flags(options, options.clients_at_once or None):
+    with execution_from_flags(options):
         accuracies = train_run(planned, options.out, print_line)
     assignment = planned.assignment
     print()
@@ -103,6 +104,7 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
     Raises:
       ValueError: If flags, or files that they name, do not go together.
     """
+    check_flag_uses(options, TRAIN_FLAG_USES)
     data, space = _data_and_space(options)
     tiers = parse_tiers(space, options.tiers, options.seed)
     tiers = tiers or default_tiers(space, options.seed, print_line)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.validation import check_choice
+from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 from fedsup_tf.search.constraints import sample_within
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.cohorts import COHORTS, cohort_of_pass, random_cohort
@@ -87,16 +87,10 @@ class Assignment:
 
     def __post_init__(self):
         check_tiers(self.tiers)
-        if not 1 <= self.clients_per_round <= self.clients:
-            raise ValueError(
-                f"Expected 1 to {self.clients} clients a round, received {self.clients_per_round}. "
-                "Ask fewer, or have more clients."
-            )
-        if type(self.clients) is not int or type(self.clients_per_round) is not int:
-            raise ValueError(
-                "Expected whole numbers of clients and clients a round, received "
-                f"{self.clients!r} and {self.clients_per_round!r}."
-            )
+        fewer = "Ask fewer, or have more clients."
+        for field, most in (("clients", None), ("clients_per_round", self.clients)):
+            value = check_whole_number(getattr(self, field), field, 1, most, advice=fewer)
+            object.__setattr__(self, field, value)
         if self.asked > self.clients:
             raise ValueError(
                 f"Expected to ask at most all {self.clients} clients, received "
@@ -112,16 +106,10 @@ class Assignment:
             # Refuses a trace in which a round would wait for ever.
             self.time.trace.time_with(self.asked, 0.0)
         check_choice(self.cohorts, "cohorts", COHORTS)
-        if not 0 <= self.tier_net_share <= 1:
-            raise ValueError(
-                f"Expected a tier_net_share from 0 to 1, received {self.tier_net_share}."
-            )
+        check_number(self.tier_net_share, "tier_net_share", least=0, most=1)
+        check_number(self.availability, "availability", above=0, most=1)
         if self.sandwich and self.clients_per_round < 2:
             raise ValueError("A sandwich over the cohort needs at least 2 clients a round.")
-        if not 0 < self.availability <= 1:
-            raise ValueError(
-                f"Expected an availability above 0 and up to 1, received {self.availability}."
-            )
 
     def tier_of_clients(self) -> np.ndarray:
         """Index in `tiers` of each client, `(clients,)`; each tier has its share to within one."""

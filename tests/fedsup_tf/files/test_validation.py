@@ -38,6 +38,33 @@ def test_a_bound_may_be_excluded():
         check_number(0, "rate", above=0)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "valid", "others", "told"),
+    [
+        (
+            {"least": 0, "most": 1},
+            (0, 1),
+            (-0.1, 1.1),
+            "of at least 0 and of at most 1",
+        ),
+        ({"above": 0, "below": 1}, (0.5,), (0, 1), "a finite number above 0 and below 1"),
+        (
+            {"above": 0, "allow_infinity": True},
+            (float("inf"),),
+            (float("nan"), float("-inf")),
+            "a number or infinity above 0",
+        ),
+        ({}, (-5,), (float("inf"),), "a finite number"),
+    ],
+)
+def test_bounds_may_be_from_above_and_infinity_allowed(bounds, valid, others, told):
+    for value in valid:
+        assert check_number(value, "rate", **bounds) is value
+    for value in others:
+        with pytest.raises(ValueError, match=f"rate to be .*{told}, received"):
+            check_number(value, "rate", **bounds)
+
+
 @pytest.mark.parametrize("value", ["c", None, ["a"], True])
 def test_a_choice_that_there_is_not_is_refused_with_those_there_are(value):
     assert check_choice("a", "kind", ("a", "b")) == "a"

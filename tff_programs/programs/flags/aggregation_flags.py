@@ -138,7 +138,10 @@ def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> Privacy
       ValueError: If all rounds together would cost more than the budget.
     """
     if not options.noise_multiplier:
-        if options.max_epsilon is not None:
+        # A flag file may hold the budget of a privacy that the command line takes away.
+        if options.max_epsilon is not None and (
+            options.is_typed("max_epsilon") or not options.is_typed("noise_multiplier")
+        ):
             raise ValueError(
                 "--max_epsilon: expected --noise_multiplier and a norm for --clipping with it, "
                 "received no noise. Nothing is private without."

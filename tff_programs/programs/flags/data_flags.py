@@ -98,7 +98,7 @@ def define_data_flags(define: FlagDefiner) -> None:
     define.integer("seed", _DEFAULTS.seed, "Decides everything that is random.", lower_bound=0)
     define.validator(
         "image_shape",
-        lambda values: values is None or (len(values) == 3 and all(map(str.isdecimal, values))),
+        lambda values: not values or (len(values) == 3 and all(map(str.isdecimal, values))),
         "Expected three whole numbers, height,width,channels, such as 32,32,3.",
     )
     define.validator(
@@ -119,8 +119,8 @@ def data_settings_from_flags(
     """
     settings = DataSettings(**{name: options[name].value for name in _NAMES})
     shape = options.image_shape
-    shape = image_shape if shape is None else tuple(map(int, shape))
-    return dataclasses.replace(settings, image_shape=shape)
+    shape = tuple(map(int, shape)) if shape else image_shape
+    return dataclasses.replace(settings, image_shape=shape, data_dir=settings.data_dir or None)
 
 
 def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[str, Any]:

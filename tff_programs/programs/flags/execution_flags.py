@@ -8,8 +8,20 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.programs.flags.tls_flags import define_tls_flags, tls_files_from_flags
 
 
+def define_clients_at_once(define: FlagDefiner) -> None:
+    """Defines the flag of how many clients this machine computes side by side."""
+    define.integer(
+        "clients_at_once",
+        0,
+        "Clients computed side by side, a process each; 0 for one a core.",
+        lower_bound=0,
+        upper_bound=1024,
+    )
+
+
 def define_execution_flags(define: FlagDefiner) -> None:
     """Defines the flags of `execution_from_flags`."""
+    define_clients_at_once(define)
     define.list(
         "workers",
         [],
@@ -21,15 +33,11 @@ def define_execution_flags(define: FlagDefiner) -> None:
     define_tls_flags(define)
 
 
-def execution_from_flags(
-    options: ProgramFlags, clients_at_once: int | None = None
-) -> contextlib.AbstractContextManager:
+def execution_from_flags(options: ProgramFlags) -> contextlib.AbstractContextManager:
     """Runs TFF computations of a `with` block where the flags say.
 
     Args:
-      options: The program's flags.
-      clients_at_once: Clients that this machine computes side by side; workers have their own
-        number.
+      options: The program's flags; workers have their own number of clients at once.
 
     Raises:
       ValueError: If the flags contradict each other.
@@ -37,9 +45,10 @@ def execution_from_flags(
     tls = tls_files_from_flags(options)
     if options.workers:
         return remote_execution(options.workers, options.workers_deadline, print_line, tls)
-    if tls is not None:
+    # A flag file may be written for workers that the command line takes away.
+    if tls is not None and not options.is_typed("workers"):
         raise ValueError(
             "Expected --workers with --tls_certificate, --tls_key and --tls_authority, received "
             "none. Give the workers' addresses, or leave the files out."
         )
-    return local_execution(clients_at_once, print_line)
+    return local_execution(options.clients_at_once or None, print_line)

@@ -108,7 +108,7 @@ def time_settings(time: SimulatedTime, tiers: Sequence[Tier]) -> dict[str, Any]:
 
 
 def _trace_from_flags(options: ProgramFlags, clients: int, seed: int) -> AvailabilityTrace | None:
-    if options.availability_trace is None:
+    if not options.availability_trace:
         return None
     if options.availability_trace != "diurnal":
         return load_trace(options.availability_trace)

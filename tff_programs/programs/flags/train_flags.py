@@ -7,11 +7,13 @@ from fedsup_tf.local_training import TEACHERS, LocalTraining
 from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
 from tff_programs.learning.nesterov import build_nesterov
+from tff_programs.programs.flags.flag_uses import FlagUse
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.simulation.cohorts import COHORTS
 from tff_programs.simulation.tiers import parse_tiers
 
 _DEFAULTS = LocalTraining()
+_NET_ALGORITHMS = ("fedavg", "exclusive")
 _SERVER_OPTIMIZERS = ("none", "nesterov", "sgdm", "adam")
 
 
@@ -155,13 +157,6 @@ def define_train_flags(define: FlagDefiner) -> None:
         "random_subnets", 20, "Random subnets of an evaluation, beside the tiers'.", lower_bound=0
     )
     define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
-    define.integer(
-        "clients_at_once",
-        0,
-        "Clients computed side by side, a process each; 0 for one a core.",
-        lower_bound=0,
-        upper_bound=1024,
-    )
 
 
 def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
@@ -211,3 +206,39 @@ def server_optimizer_from_flags(options: ProgramFlags) -> tff.learning.optimizer
     if options.server_optimizer == "adam":
         return tff.learning.optimizers.build_adam(rate, epsilon=1e-3)
     return None
+
+
+# Flags of a training that have an effect beside others alone.
+TRAIN_FLAG_USES = (
+    FlagUse(
+        ("architecture",),
+        f"--algorithm={' or '.join(_NET_ALGORITHMS)}",
+        lambda options: options.algorithm in _NET_ALGORITHMS,
+    ),
+    FlagUse(
+        ("teacher", "label_share", "temperature"),
+        "--sandwich of 2 nets or more",
+        lambda options: local_training_from_flags(options).sandwich > 1,
+    ),
+    FlagUse(
+        ("server_learning_rate",),
+        "--server_optimizer=nesterov, sgdm or adam",
+        lambda options: options.server_optimizer != "none",
+    ),
+    FlagUse(
+        ("server_momentum",),
+        "--server_optimizer=nesterov or sgdm",
+        lambda options: options.server_optimizer in ("nesterov", "sgdm"),
+    ),
+    FlagUse(("tier_net_share",), "--redraw", lambda options: options.redraw),
+    FlagUse(
+        ("delta", "noise_seed"),
+        "--noise_multiplier above 0",
+        lambda options: options.noise_multiplier > 0,
+    ),
+    FlagUse(
+        ("utc_offsets",),
+        "--availability_trace=diurnal",
+        lambda options: options.availability_trace == "diurnal",
+    ),
+)

@@ -11,6 +11,7 @@ from tff_programs.aggregators.privacy import PrivacyAccount
 from tff_programs.learning.schedule import build_schedule
 from tff_programs.programs.cli import PROGRAMS
 from tff_programs.programs.flags.aggregation_flags import define_aggregation_flags
+from tff_programs.programs.flags.execution_flags import define_execution_flags
 from tff_programs.programs.flags.number_flags import FiniteFloatParser
 from tff_programs.programs.flags.program_flags import ProgramFlags
 from tff_programs.programs.flags.train_flags import define_train_flags
@@ -48,7 +49,7 @@ def test_no_number_flag_takes_what_is_no_number(value):
     [
         (define_train_flags, "learning_rate", ["0", "-1"]),
         (define_train_flags, "server_learning_rate", ["0", "-1"]),
-        (define_train_flags, "clients_at_once", ["-1", "1000000"]),
+        (define_execution_flags, "clients_at_once", ["-1", "1000000"]),
         (define_train_flags, "momentum", ["-0.1", "1.1"]),
         (define_train_flags, "weight_decay", ["-1"]),
         (define_train_flags, "clip_value", ["0", "-1"]),
