@@ -36,6 +36,8 @@ from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier, parse_tiers
 
 _BATCH, _RANDOM = 50, 40
+# On which a client calibrates random subnets.
+_IMAGES = 30
 
 
 def main(folder: Path) -> None:
@@ -70,7 +72,7 @@ def main(folder: Path) -> None:
     drawn, in_batches = [], []
     if is_supernet:
         accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-        ways = (calibrated_accuracy(trained), lambda *arguments: accuracy(*arguments, _BATCH))
+        ways = (calibrated_accuracy(trained, _IMAGES), lambda *arguments: accuracy(*arguments, _BATCH))
         drawn, in_batches = (
             random_subnet_accuracies(way, space, trained.weights, *test, subnets=_RANDOM)
             for way in ways
