@@ -72,7 +72,10 @@ def main(folder: Path) -> None:
     drawn, in_batches = [], []
     if is_supernet:
         accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-        ways = (calibrated_accuracy(trained, _IMAGES), lambda *arguments: accuracy(*arguments, _BATCH))
+        ways = (
+            calibrated_accuracy(trained, _IMAGES),
+            lambda *arguments: accuracy(*arguments, _BATCH),
+        )
         drawn, in_batches = (
             random_subnet_accuracies(way, space, trained.weights, *test, subnets=_RANDOM)
             for way in ways

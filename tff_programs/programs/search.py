@@ -1,9 +1,10 @@
 """fedsup search CHECKPOINT: the most accurate subnet under a budget, by evolutionary search.
 
-Candidates are scored in rounds, by clients on one half of their own held-out images: every client
-evaluates every candidate, and the server learns sums. The other half, which the search never saw,
-is for the report. Both searches begin with the subnets that were trained as they are. The data set,
-its partition and the halves are those of the supernet's training; `--seed` decides the search.
+Candidates are scored by clients on one half of their own held-out images: every client evaluates
+every candidate, and the server learns sums. Each is scored as it is deployed: calibrated, with a
+classifier of its own. The other half, which the search never saw, is for the report. Both searches
+begin with the subnets that were trained as they are. The data set, its partition and the halves are
+those of the supernet's training; `--seed` decides the search.
 """
 
 import dataclasses
@@ -72,16 +73,28 @@ def define_flags(define: FlagDefiner) -> None:
         "on the same images. The fewer, the more the search chooses what suits those.",
         lower_bound=0,
     )
+    define.bool(
+        "calibrated",
+        _DEFAULTS.calibrated,
+        "Score candidates as they are deployed: calibrated, with a classifier of their own. Else "
+        "as clients receive them, in rounds.",
+    )
+    define.integer(
+        "images_per_client",
+        _DEFAULTS.images_per_client,
+        "Images that a client calibrates a candidate on.",
+        lower_bound=1,
+    )
     define.integer(
         "candidates_per_round",
         _DEFAULTS.candidates_per_round,
-        "Subnets that a client receives in a round.",
+        "Subnets that a client receives in a round, if not calibrated.",
         lower_bound=1,
     )
     define.integer(
         "client_batch_size",
         _DEFAULTS.client_batch_size,
-        "Images normalized together.",
+        "Images normalized together, if not calibrated.",
         lower_bound=1,
     )
     define_clients_at_once(define)

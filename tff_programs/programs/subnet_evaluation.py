@@ -87,6 +87,7 @@ def calibrated_accuracy(
     trained: TrainedSupernet,
     images_per_client: int = IMAGES_PER_CLIENT,
     classifier: bool = True,
+    clients: Sequence[int] | None = None,
 ) -> Callable:
     """Builds a function that computes the accuracy of any subnet as it is deployed.
 
@@ -94,6 +95,7 @@ def calibrated_accuracy(
       trained: The supernet and its clients.
       images_per_client: Most images that a client calibrates on.
       classifier: Whether a calibration fits the classifier anew.
+      clients: Numbers of the clients that calibrate; all by default.
 
     Returns:
       The function that `build_calibrated_accuracy` describes; it calibrates on the images on which
@@ -101,7 +103,7 @@ def calibrated_accuracy(
     """
     of_clients = [
         calibration_examples(trained, client, images_per_client)
-        for client in range(len(trained.data))
+        for client in (range(len(trained.data)) if clients is None else clients)
     ]
     images, labels = (np.concatenate(part) for part in zip(*of_clients, strict=True))
     # Mixed, so that the first batches' mean squares are not those of a few classes.

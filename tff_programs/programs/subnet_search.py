@@ -1,19 +1,22 @@
 """Search of a trained supernet for the most accurate subnet under a budget, scored by clients."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.evolution import SearchResult, random_search, search_architectures
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
 from tff_programs.programs.checkpoint import TrainedSupernet
+from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 from tff_programs.programs.training_information import trained_tiers
 from tff_programs.reports import search_report
 from tff_programs.reports.search_report import Scored
@@ -32,9 +35,15 @@ class SearchSettings:
       parents: How many of the best have children.
       clients_per_round: Clients that score; 0 for all. They are drawn once, so that all candidates
         are compared on the same images.
-      candidates_per_round: Subnets that a client receives in a round.
-      client_batch_size: Images normalized together.
-      clients_at_once: Clients computed side by side, a process each; 0 for one a core.
+      calibrated: Whether candidates are scored as they are deployed: each is calibrated, with a
+        classifier of its own, on training images of the clients that score. All of this is sums
+        over clients, which are computed in this process. Else clients score what they receive, in
+        rounds of worker processes.
+      images_per_client: Images that a client calibrates a candidate on.
+      candidates_per_round: Subnets that a client receives in a round, if not calibrated.
+      client_batch_size: Images normalized together, if not calibrated.
+      clients_at_once: Clients computed side by side, if not calibrated, a process each; 0 for one a
+        core.
       seed: Decides the search; which images it may use is decided by the training's seed.
     """
 
@@ -42,6 +51,8 @@ class SearchSettings:
     population: int = 16
     parents: int = 8
     clients_per_round: int = 0
+    calibrated: bool = True
+    images_per_client: int = 30
     candidates_per_round: int = 8
     client_batch_size: int = 50
     clients_at_once: int = 0
@@ -103,13 +114,7 @@ def search_subnets(
         f"{search_report.describe_limits(budget)}: scored by {len(voters)} clients on {images:,} "
         "held-out images"
     )
-    evaluation = CandidateEvaluation(
-        space,
-        trained.preprocessing,
-        trained.weights,
-        settings.client_batch_size,
-        settings.candidates_per_round,
-    )
+    evaluation = _evaluation(trained, settings, voters)
     known = {}
 
     def fitness(architectures):
@@ -118,7 +123,10 @@ def search_subnets(
         known.update(zip(new, evaluation.accuracies(new, search_clients), strict=True))
         return [known[architecture] for architecture in architectures]
 
-    with local_execution(settings.clients_at_once or None, on_progress):
+    workers = contextlib.nullcontext()
+    if not settings.calibrated:
+        workers = local_execution(settings.clients_at_once or None, on_progress)
+    with workers:
         evolution, drawn = _search(trained, fitness, budget, costs, settings, on_progress)
         named = {
             "evolution": evolution.best.architecture,
@@ -131,7 +139,7 @@ def search_subnets(
             Examples(*data.test_examples(client, ~is_for_search)) for client in range(len(data))
         ]
         reported = evaluation.accuracies(list(named.values()), report_clients)
-    central = _central(trained, named.values(), ~is_for_search, settings.client_batch_size)
+    central = evaluation.central(list(named.values()), ~is_for_search)
     scored = tuple(
         Scored(name, architecture, costs.costs(architecture), *shares)
         for (name, architecture), *shares in zip(
@@ -186,17 +194,62 @@ def _search(
     return evolution, drawn
 
 
-def _central(
-    trained: TrainedSupernet, architectures, is_chosen: np.ndarray, batch_size: int
-) -> list[float]:
-    """Returns each subnet's accuracy on the chosen images of the test part."""
-    accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+class _Evaluation(Protocol):
+    """Scores candidates."""
+
+    def accuracies(
+        self, architectures: Sequence[Architecture], clients: Sequence[Examples]
+    ) -> list[float]:
+        """Returns each subnet's accuracy on all clients' examples together."""
+
+    def central(self, architectures: Sequence[Architecture], is_chosen: np.ndarray) -> list[float]:
+        """Returns each subnet's accuracy on the chosen images of the test part."""
+
+
+def _evaluation(trained, settings: SearchSettings, voters: Sequence[int]) -> _Evaluation:
+    return (_Calibrated if settings.calibrated else _AsReceived)(trained, settings, voters)
+
+
+class _AsReceived:
+    """Scores candidates as clients receive them, in rounds."""
+
+    def __init__(self, trained, settings, voters):
+        del voters
+        self._trained, self._batch_size = trained, settings.client_batch_size
+        evaluation = CandidateEvaluation(
+            trained.supernet.space,
+            trained.preprocessing,
+            trained.weights,
+            settings.client_batch_size,
+            settings.candidates_per_round,
+        )
+        self.accuracies = evaluation.accuracies
+
+    def central(self, architectures, is_chosen):
+        accuracy = build_accuracy(self._trained.supernet, self._trained.preprocessing)
+        test = (*_chosen_test_examples(self._trained, is_chosen), self._batch_size)
+        return [accuracy(self._trained.weights, one, *test) for one in architectures]
+
+
+class _Calibrated:
+    """Scores candidates as they are deployed."""
+
+    def __init__(self, trained, settings, voters):
+        self._trained = trained
+        self._accuracy = calibrated_accuracy(trained, settings.images_per_client, clients=voters)
+
+    def accuracies(self, architectures, clients):
+        images, labels = (np.concatenate(part) for part in zip(*clients, strict=True))
+        return [self._accuracy(self._trained.weights, one, images, labels) for one in architectures]
+
+    def central(self, architectures, is_chosen):
+        test = _chosen_test_examples(self._trained, is_chosen)
+        return [self._accuracy(self._trained.weights, one, *test) for one in architectures]
+
+
+def _chosen_test_examples(trained: TrainedSupernet, is_chosen: np.ndarray) -> Examples:
     dataset = trained.data.dataset
-    images, labels = dataset.test_images[is_chosen], dataset.test_labels[is_chosen]
-    return [
-        accuracy(trained.weights, architecture, images, labels, batch_size)
-        for architecture in architectures
-    ]
+    return Examples(dataset.test_images[is_chosen], dataset.test_labels[is_chosen])
 
 
 def _draw_clients(settings: SearchSettings, clients: int) -> Sequence[int]:

@@ -14,6 +14,8 @@ from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import evaluation
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
+from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 
 # Every kind of elastic dimension, so that candidates' tensors differ in every axis.
 SPACE = SearchSpace(
@@ -144,7 +146,12 @@ def runs(supernet, tmp_path_factory, run_programs):
     LatencyTable(SPACE, rows, "a phone", measured, measured).save(folder / "table.json")
     path = str(folder / "supernet.safetensors")
     table = f"--latency_table={folder / 'table.json'}"
-    calls = {name: [path, f"--out={folder / name}", table, *RUN] for name in ("first", "second")}
+    calls = {
+        name: [path, f"--out={folder / name}", table, *RUN, "--nocalibrated"]
+        for name in ("first", "second")
+    }
+    every = "--clients_per_round=6"
+    calls["calibrated"] = [path, f"--out={folder / 'calibrated'}", table, *RUN, every]
     calls["other seed"] = [*calls["first"][:1], f"--out={folder / 'x'}", table, *RUN, "--seed=5"]
     calls |= {flag: [path, f"--out={folder / 'refused'}", flag] for flag in REFUSED}
     calls["untrained"] = [str(folder / "untrained.safetensors"), f"--out={folder / 'refused'}"]
@@ -153,19 +160,20 @@ def runs(supernet, tmp_path_factory, run_programs):
     return folder, dict(zip(calls, results, strict=True))
 
 
-def test_the_program_searches_and_keeps_what_it_found(runs):
+@pytest.mark.parametrize("run", ["first", "calibrated"])
+def test_the_program_searches_and_keeps_what_it_found(runs, run):
     folder, told = runs
-    assert not told["first"]["error"]
-    lines = told["first"]["printed"].splitlines()
+    assert not told[run]["error"]
+    lines = told[run]["printed"].splitlines()
     assert sum(line.startswith("  generation") for line in lines) == 4
     table = {line.split("  ")[0]: line for line in lines}
     assert {"evolution", "random search", "smallest", "largest"} <= table.keys()
     assert "!" in table["largest"]
     assert "!" not in table["evolution"]
-    best = Architecture.from_json((folder / "first" / "architecture.json").read_text())
+    best = Architecture.from_json((folder / run / "architecture.json").read_text())
     assert str(best) in table["evolution"]
-    assert (folder / "first" / "front.png").read_bytes().startswith(b"\x89PNG")
-    with open(folder / "first" / "front.csv", newline="") as file:
+    assert (folder / run / "front.png").read_bytes().startswith(b"\x89PNG")
+    with open(folder / run / "front.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert best in [Architecture.from_json(row["architecture"]) for row in rows]
     for row in rows:
@@ -173,6 +181,23 @@ def test_the_program_searches_and_keeps_what_it_found(runs):
         assert int(row["parameters"]) <= 1400
         assert row["fronts"]
         assert row["found_by"] in ("evolution", "random", "evolution random")
+
+
+def test_calibrated_candidates_are_scored_as_they_are_deployed(runs):
+    folder, told = runs
+    trained = load_trained(folder / "supernet.safetensors")
+    accuracy = calibrated_accuracy(trained, images_per_client=30)
+    is_for_search = halve_held_out(trained.data.dataset.test_labels, 3)
+    test = (
+        trained.data.dataset.test_images[~is_for_search],
+        trained.data.dataset.test_labels[~is_for_search],
+    )
+    (line,) = (
+        line for line in told["calibrated"]["printed"].splitlines() if line.startswith("largest ")
+    )
+    expected = 100 * accuracy(trained.weights, SPACE.largest(), *test)
+    assert float(line.split()[-2]) == pytest.approx(expected, abs=0.06)
+    assert expected > 50
 
 
 def test_the_same_seed_gives_the_same_files(runs):
@@ -197,4 +222,4 @@ def test_a_search_that_cannot_be_is_refused_in_words(runs, flag):
 
 def test_a_supernet_that_no_training_wrote_is_refused(runs):
     _, told = runs
-    assert "expected the settings and preprocessing of a training" in told["untrained"]["error"]
+    assert "expected the data set of a training in it" in told["untrained"]["error"]

@@ -95,7 +95,7 @@ def define_train_flags(define: FlagDefiner) -> None:
     )
     define.float(
         "absent_class_weight",
-        0.03,
+        _DEFAULTS.absent_class_weight,
         "Weight in a client's softmax of the classes that it has no example of; 1: plain softmax.",
         above=0,
         upper_bound=1,
