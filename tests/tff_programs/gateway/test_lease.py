@@ -20,8 +20,8 @@ def clock():
     return Clock()
 
 
-def test_one_process_has_the_lease_until_it_ends(tmp_path, clock):
-    with Served(tmp_path) as served:
+def test_one_process_has_the_lease_until_it_ends(tmp_path, url, clock):
+    with Served(tmp_path, url) as served:
         served.lease.give_back()
         first, second = (Lease(served.database, name, 30.0, clock) for name in ("first", "second"))
         assert first.take()
@@ -37,8 +37,8 @@ def test_one_process_has_the_lease_until_it_ends(tmp_path, clock):
         assert first.take()
 
 
-def test_who_lost_the_lease_writes_nothing(tmp_path, clock):
-    with Served(tmp_path, goal=1) as served:
+def test_who_lost_the_lease_writes_nothing(tmp_path, url, clock):
+    with Served(tmp_path, url, goal=1) as served:
         served.lease.give_back()
         late = Lease(served.database, "late", 30.0, clock)
         assert late.take()

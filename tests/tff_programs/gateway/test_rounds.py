@@ -13,8 +13,8 @@ from tff_programs.gateway.tables import rounds, tasks, updates
 
 
 @pytest.fixture
-def served(tmp_path):
-    with Served(tmp_path) as served:
+def served(tmp_path, url):
+    with Served(tmp_path, url) as served:
         yield served
 
 
@@ -123,8 +123,8 @@ def test_an_update_that_is_too_old_is_refused(tmp_path):
         assert (status, answer["code"]) == (410, "stale")
 
 
-def test_a_rollback_opens_an_earlier_round_again(tmp_path):
-    with Served(tmp_path, goal=1) as served:
+def test_a_rollback_opens_an_earlier_round_again(tmp_path, url):
+    with Served(tmp_path, url, goal=1) as served:
         for number in (1.0, 10.0, 100.0):
             served.take_part(value=number)
             served.step()
@@ -175,8 +175,8 @@ def test_what_was_counted_is_removed_unless_it_is_kept(tmp_path):
         assert value(served) == 3
 
 
-def test_the_page_shows_the_rounds(tmp_path):
-    with Served(tmp_path, goal=1) as served:
+def test_the_page_shows_the_rounds(tmp_path, url):
+    with Served(tmp_path, url, goal=1) as served:
         phone, task, _ = served.take_part(value=1.0)
         status, _ = phone.put(task["task"], b"other")
         assert status == 409
