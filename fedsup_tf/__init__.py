@@ -24,7 +24,15 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "fedsup_tf.search.costs": ["architecture_cost", "count_macs", "count_parameters"],
         "fedsup_tf.search.evolution": ["search_architectures"],
         "fedsup_tf.search.latency": ["LatencyTable"],
-        "fedsup_tf.space": ["SearchSpace", "Stage", "digits_small", "fedsup_cifar", "load_space"],
+        "fedsup_tf.space": [
+            "SearchSpace",
+            "Stage",
+            "camera_224",
+            "camera_96",
+            "digits_small",
+            "fedsup_cifar",
+            "load_space",
+        ],
         "fedsup_tf.supernet": ["Supernet"],
     },
 )

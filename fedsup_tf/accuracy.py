@@ -8,8 +8,9 @@ import tensorflow as tf
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.resizing import for_each_size
 from fedsup_tf.space import SearchSpace
-from fedsup_tf.supernet import Supernet
+from fedsup_tf.supernet import AnyArchitecture, Supernet
 
 
 @tf.autograph.experimental.do_not_convert
@@ -20,6 +21,7 @@ def count_correct(
     labels: tf.Tensor,
     batch_size: int | tf.Tensor,
     preprocessing: Preprocessing,
+    architecture: AnyArchitecture | None = None,
 ) -> tf.Tensor:
     """Counts the images whose largest logit is that of their label.
 
@@ -30,23 +32,27 @@ def count_correct(
       labels: `(examples,)`, int32.
       batch_size: Images normalized together; the last batch takes what is left.
       preprocessing: Normalization of the images.
+      architecture: Which subnet they are, if the space has resolutions and the images are still to
+        be resized.
 
     Returns:
       The count, an int32 scalar.
     """
-    examples = tf.shape(labels)[0]
 
-    def batch(begin, correct):
-        part = preprocessing.normalize(images[begin : begin + batch_size])
-        guess = tf.argmax(supernet.forward(weights, part), 1, tf.int32)
-        # Inside a TFF computation == compares the identity of the tensors.
-        right = tf.cast(tf.equal(guess, labels[begin : begin + batch_size]), tf.int32)
-        return begin + batch_size, correct + tf.reduce_sum(right)
+    def count(resize, examples):
+        def batch(begin, correct):
+            part = preprocessing.normalize(resize(images[begin : begin + batch_size]))
+            guess = tf.argmax(supernet.forward(weights, part), 1, tf.int32)
+            # Inside a TFF computation == compares the identity of the tensors.
+            right = tf.cast(tf.equal(guess, labels[begin : begin + batch_size]), tf.int32)
+            return begin + batch_size, correct + tf.reduce_sum(right)
 
-    _, correct = tf.while_loop(
-        lambda begin, _: begin < examples, batch, (0, 0), parallel_iterations=1
-    )
-    return correct
+        _, correct = tf.while_loop(
+            lambda begin, _: begin < examples, batch, (0, 0), parallel_iterations=1
+        )
+        return correct
+
+    return for_each_size(supernet.space, architecture, tf.shape(labels)[0], count)
 
 
 def build_accuracy(
@@ -66,7 +72,7 @@ def build_accuracy(
     shapes = supernet.weight_shapes
     signature = [
         {name: tf.TensorSpec(shape) for name, shape in shapes.items()},
-        tf.TensorSpec([3 * len(supernet.space.stages)], tf.int32),
+        tf.TensorSpec([len(supernet.space.choices)], tf.int32),
         tf.TensorSpec([None, *supernet.space.image_shape], tf.uint8),
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([], tf.int32),
@@ -77,7 +83,7 @@ def build_accuracy(
         subnet = slicing.take(weights, supernet.slices(code))
         elastic = supernet.elastic_shapes()
         subnet = {name: tf.ensure_shape(subnet[name], elastic[name]) for name in subnet}
-        return count_correct(supernet, subnet, images, labels, batch_size, preprocessing)
+        return count_correct(supernet, subnet, images, labels, batch_size, preprocessing, code)
 
     def accuracy(weights, architecture, images, labels, batch_size):
         code = supernet.space.encode(architecture)

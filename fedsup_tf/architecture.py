@@ -1,5 +1,7 @@
 """An `Architecture` describes one subnet by the width, depth and kernel of each of its stages.
 
+In a space of several resolutions it also has the resolution of the images that enter it.
+
 It is immutable, hashable and serialized as JSON.
 """
 
@@ -11,7 +13,8 @@ from typing import Any
 from fedsup_tf.files.json_schema import expect_keys, parse_json, whole_numbers
 from fedsup_tf.files.reading import parsing
 
-# The fields of an architecture, in the order in which a space encodes them.
+# The fields of an architecture that have a value for each stage, in the order in which a space
+# encodes them.
 DIMENSIONS = ("widths", "depths", "kernels")
 
 
@@ -23,6 +26,8 @@ class Architecture:
       widths: Output channels of each stage.
       depths: Number of blocks of each stage.
       kernels: Side of the square depthwise kernels of each stage.
+      resolution: Height in pixels of the images that enter it, in a space that has
+        `SearchSpace.resolutions`; else None.
 
     Example:
       >>> from fedsup_tf import Architecture
@@ -36,6 +41,7 @@ class Architecture:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     kernels: tuple[int, ...]
+    resolution: int | None = None
 
     def __post_init__(self):
         for dimension in DIMENSIONS:
@@ -48,10 +54,17 @@ class Architecture:
                 "An architecture needs one width, one depth and one kernel per stage, received "
                 f"{lengths}. Give three lists of the same length."
             )
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", operator.index(self.resolution))
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the architecture as JSON values by name, the resolution only if it has one."""
+        fields = {dimension: list(getattr(self, dimension)) for dimension in DIMENSIONS}
+        return fields if self.resolution is None else {**fields, "resolution": self.resolution}
 
     def to_json(self) -> str:
         """Returns the architecture as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self.fields())
 
     @classmethod
     @parsing("An architecture")
@@ -74,11 +87,15 @@ class Architecture:
             raise ValueError(
                 f"An architecture: expected a JSON object, received {type(fields).__name__}."
             )
-        expect_keys(fields, set(DIMENSIONS), set(DIMENSIONS), "An architecture")
+        names = set(DIMENSIONS)
+        expect_keys(fields, names | {"resolution"}, names, "An architecture")
         for dimension in DIMENSIONS:
             whole_numbers(fields[dimension], f"An architecture's {dimension}")
+        if fields.get("resolution") is not None:
+            whole_numbers([fields["resolution"]], "An architecture's resolution")
         return cls(**fields)
 
     def __str__(self):
         stages = zip(self.widths, self.depths, self.kernels, strict=True)
-        return " ".join(f"{width}x{depth}k{kernel}" for width, depth, kernel in stages)
+        text = " ".join(f"{width}x{depth}k{kernel}" for width, depth, kernel in stages)
+        return text if self.resolution is None else f"{text} @{self.resolution}"

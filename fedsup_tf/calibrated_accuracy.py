@@ -4,6 +4,8 @@ Computes in one process what a calibration by clients' sums (`tff_programs.learn
 gives, for any number of subnets without tracing each.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -14,6 +16,7 @@ from fedsup_tf.accuracy import count_correct
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
 
 # After as many passes root mean squares change by less than a percent.
@@ -42,8 +45,11 @@ def build_calibrated_accuracy(
 
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
-      which returns the share of right answers, from 0 to 1. It is traced once for all subnets.
+      which returns the share of right answers, from 0 to 1. It is traced once for all subnets, and
+      for each resolution if the space has resolutions.
     """
+    if supernet.space.resolutions:
+        return _at_each_resolution(supernet, preprocessing, images, labels, classifier)
     shapes, elastic = supernet.weight_shapes, supernet.elastic_shapes()
     statistics = mean_square_shapes(elastic)
     space = supernet.space
@@ -120,5 +126,22 @@ def build_calibrated_accuracy(
             kernel, bias = head[closed_form.KERNEL], head[closed_form.BIAS]
         right = count(weights, code, frozen, kernel, bias, test_images, test_labels)
         return int(right) / len(test_labels)
+
+    return accuracy
+
+
+def _at_each_resolution(supernet, preprocessing, images, labels, classifier):
+    """Does the work of `build_calibrated_accuracy` with a supernet for each resolution."""
+
+    @functools.cache
+    def at(resolution):
+        plain = Supernet(supernet.space.at_resolution(resolution), supernet.seed)
+        resized = resize_images(images, *plain.space.image_shape[:2])
+        return build_calibrated_accuracy(plain, preprocessing, resized, labels, classifier)
+
+    def accuracy(weights, architecture, test_images, test_labels):
+        resized = resize_images(test_images, *supernet.space.image_shape_of(architecture)[:2])
+        net = dataclasses.replace(architecture, resolution=None)
+        return at(architecture.resolution)(weights, net, resized, test_labels)
 
     return accuracy

@@ -18,6 +18,7 @@ from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 from fedsup_tf.frozen import check_frozen, is_frozen
 from fedsup_tf.ops import ops
+from fedsup_tf.resizing import for_each_size
 from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.supernet import AnyArchitecture, Supernet
 
@@ -135,7 +136,8 @@ def local_update(
       weights: The received weights by tensor name, of static or unknown sizes; for a sandwich
         those of `Supernet.slices(..., nested=True)`.
       architecture: Which subnet they are.
-      images: `(examples, height, width, channels)`, uint8.
+      images: `(examples, height, width, channels)`, uint8, of the space's `image_shape`. All
+        nets of a step compute them at the resolution of the architecture.
       labels: `(examples,)`, int32.
       seed: `(2,)`, int32; decides the shuffles, augmentation and random subnets.
       learning_rate: This round's, from the server's schedule.
@@ -158,10 +160,9 @@ def local_update(
     examples = tf.shape(labels)[0]
     offsets = _logit_offsets(labels, supernet.space.classes, training.absent_class_weight)
 
-    def step(indices, step_seed):
-        batch = preprocessing.augment(
-            preprocessing.normalize(tf.gather(images, indices)), step_seed
-        )
+    def step(indices, step_seed, resize):
+        batch = resize(tf.gather(images, indices))
+        batch = preprocessing.augment(preprocessing.normalize(batch), step_seed)
         current = {
             name: ops.known(variables[name].read_value(), value.shape)
             for name, value in initial.packed.items()
@@ -189,8 +190,7 @@ def local_update(
         )
         return loss * tf.cast(tf.shape(indices)[0], tf.float32)
 
-    @tf.function(autograph=False)
-    def train():
+    def train_epochs(resize, epochs):
         def epoch(number, total):
             epoch_seed = tf.random.experimental.stateless_fold_in(seed, number)
             order = tf.argsort(tf.random.stateless_uniform([examples], epoch_seed))
@@ -198,7 +198,7 @@ def local_update(
             def batch(begin, total):
                 indices = order[begin : begin + training.batch_size]
                 step_seed = tf.random.experimental.stateless_fold_in(epoch_seed, begin + 1)
-                return begin + training.batch_size, total + step(indices, step_seed)
+                return begin + training.batch_size, total + step(indices, step_seed, resize)
 
             _, total = tf.while_loop(
                 lambda begin, _: begin < examples, batch, (0, total), parallel_iterations=1
@@ -206,8 +206,13 @@ def local_update(
             return number + 1, total
 
         _, total = tf.while_loop(
-            lambda number, _: number < training.epochs, epoch, (0, 0.0), parallel_iterations=1
+            lambda number, _: number < epochs, epoch, (0, 0.0), parallel_iterations=1
         )
+        return total
+
+    @tf.function(autograph=False)
+    def train():
+        total = for_each_size(supernet.space, architecture, training.epochs, train_epochs)
         delta = {
             name: ops.known(variables[name].read_value() - value, value.shape)
             for name, value in initial.packed.items()

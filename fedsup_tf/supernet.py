@@ -29,7 +29,8 @@ class Supernet(keras.Model):
     """A net that holds every subnet of a search space.
 
     Call arguments:
-      images: Normalized images, float32 `(batch, height, width, channels)`.
+      images: Normalized images, float32 `(batch, height, width, channels)`. In a space with
+        resolutions they have that of the subnet (`resizing.resize_images`).
       architecture: Which subnet computes: an `Architecture`, or its int32 code, which may be a
         tensor of a graph. The largest by default.
       training: Ignored; the net computes the same in training and inference.
@@ -236,7 +237,8 @@ class Supernet(keras.Model):
                     if in_width is not None:
                         widths[number - 1] = in_width
                     widths[number], depths[number], kernels[number] = width, depth, kernel
-                    yield self.slices(Architecture(widths, depths, kernels), None, nested)
+                    net = Architecture(widths, depths, kernels, smallest.resolution)
+                    yield self.slices(net, None, nested)
 
     def code_at(self, index: tf.Tensor) -> tf.Tensor:
         """Computes the int32 code of the architecture with that `SearchSpace.index` in a graph.
@@ -245,7 +247,7 @@ class Supernet(keras.Model):
           index: int32 scalar.
 
         Returns:
-          `(3 * stages,)`, int32, as `SearchSpace.encode` returns it.
+          `(len(space.choices),)`, int32, as `SearchSpace.encode` returns it.
         """
         code = []
         for values in reversed(self.space.choices):
@@ -426,8 +428,9 @@ class Supernet(keras.Model):
             return self._dimensions(self.space.decode(architecture))
         if isinstance(architecture, tf.Tensor):
             stages = len(self.space.stages)
-            entries = tf.unstack(tf.ensure_shape(architecture, [3 * stages]))
-            return entries[:stages], entries[stages : 2 * stages], entries[2 * stages :]
+            # The resolution, which may be the last entry, takes no part of any tensor.
+            entries = tf.unstack(tf.ensure_shape(architecture, [len(self.space.choices)]))
+            return entries[:stages], entries[stages : 2 * stages], entries[2 * stages : 3 * stages]
         raise TypeError(
             "Expected an Architecture or its int32 code, received "
             f"{type(architecture).__name__}: {architecture!r}."

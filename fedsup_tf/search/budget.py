@@ -147,14 +147,13 @@ class CostModel:
         return 1 if self.space.normalization == "parametric" else 2
 
     def _stem_maps(self, part: Part) -> int:
-        del part
-        image = math.prod(self.space.image_shape)
-        pixels = math.prod(costs.map_size(self.space, 0))
+        image = math.prod(self.space.image_shape_at(part.resolution))
+        pixels = math.prod(costs.map_size(self.space, 0, part.resolution))
         return image + self._maps_of_a_norm * pixels * self.space.stem_width
 
     def _stage_maps(self, part: Part) -> int:
-        in_pixels = math.prod(costs.map_size(self.space, part.stage))
-        pixels = math.prod(costs.map_size(self.space, part.stage + 1))
+        in_pixels = math.prod(costs.map_size(self.space, part.stage, part.resolution))
+        pixels = math.prod(costs.map_size(self.space, part.stage + 1, part.resolution))
         in_width, width = part.in_width, part.width
         values = 0
         for _ in range(part.depth):
@@ -169,5 +168,6 @@ class CostModel:
         return values
 
     def _head_maps(self, part: Part) -> int:
-        pixels = math.prod(costs.map_size(self.space, len(self.space.stages)))
+        last = len(self.space.stages)
+        pixels = math.prod(costs.map_size(self.space, last, part.resolution))
         return (pixels + 1) * part.in_width + self.space.classes

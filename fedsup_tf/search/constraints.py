@@ -16,7 +16,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.validation import check_choice
 from fedsup_tf.search.budget import Budget, CostModel
-from fedsup_tf.search.cost_parts import Part, entering_widths, stage_parts
+from fedsup_tf.search.cost_parts import Part, entering_widths, resolutions_of, stage_parts
 from fedsup_tf.search.costs import Cost, architecture_cost, part_cost
 from fedsup_tf.space import SearchSpace
 
@@ -162,24 +162,38 @@ class _Remainders:
 
     Attributes:
       part: Computes a part's costs, `(costs,)`.
-      tables: For each stage, and last for the head, `(remainders, costs)` by entering width.
-      totals: Costs of whole architectures that no others undercut, `(totals, costs)`.
+      tables: By resolution, for each stage, and last for the head, `(remainders, costs)` by
+        entering width.
+      totals: Costs of whole architectures that no others undercut, `(totals, costs)`; those of
+        different resolutions are not compared.
     """
 
     def __init__(self, space: SearchSpace, part: Callable[[Part], np.ndarray]):
         self.part = part
-        last = len(space.stages)
-        self.tables = [{w: part(Part.of_head(w))[None] for w in entering_widths(space, last)}]
-        for stage in reversed(range(last)):
-            table = {}
-            for in_width in entering_widths(space, stage):
-                remainders = [
-                    part(choice) + self.tables[0][choice.width]
-                    for choice in stage_parts(space, stage, in_width)
-                ]
-                table[in_width] = _not_undercut(np.concatenate(remainders))
-            self.tables.insert(0, table)
-        self.totals = part(Part.of_stem()) + self.tables[0][space.stem_width]
+        self.tables = {r: _remainder_tables(space, part, r) for r in resolutions_of(space)}
+        totals = [
+            part(Part.of_stem(resolution)) + tables[0][space.stem_width]
+            for resolution, tables in self.tables.items()
+        ]
+        self.totals = np.concatenate(totals)
+
+
+def _remainder_tables(
+    space: SearchSpace, part: Callable[[Part], np.ndarray], resolution: int
+) -> list[dict[int, np.ndarray]]:
+    last = len(space.stages)
+    widths = entering_widths(space, last)
+    tables = [{width: part(Part.of_head(width, resolution))[None] for width in widths}]
+    for stage in reversed(range(last)):
+        table = {}
+        for in_width in entering_widths(space, stage):
+            remainders = [
+                part(choice) + tables[0][choice.width]
+                for choice in stage_parts(space, stage, in_width, resolution)
+            ]
+            table[in_width] = _not_undercut(np.concatenate(remainders))
+        tables.insert(0, table)
+    return tables
 
 
 # Limits on costs from above, as the remainders of these costs and the limits, `(costs,)`.
@@ -217,11 +231,12 @@ def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iter
     """Yields all architectures within the bounds, in random order."""
 
     def extend(stage: int, in_width: int, spent: list[np.ndarray], chosen: list[Part]):
+        resolution = chosen[0].resolution
         if stage == len(space.stages):
-            dimensions = ((part.width, part.depth, part.kernel) for part in chosen)
-            yield Architecture(*zip(*dimensions, strict=True))
+            dimensions = ((part.width, part.depth, part.kernel) for part in chosen[1:])
+            yield Architecture(*zip(*dimensions, strict=True), resolution or None)
             return
-        choices = stage_parts(space, stage, in_width)
+        choices = stage_parts(space, stage, in_width, resolution)
         for place in rng.permutation(len(choices)):
             part = choices[place]
             totals = [
@@ -229,13 +244,20 @@ def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iter
                 for total, (remainders, _) in zip(spent, bounds, strict=True)
             ]
             if all(
-                (total + remainders.tables[stage + 1][part.width] <= limits).all(1).any()
+                (total + remainders.tables[resolution][stage + 1][part.width] <= limits)
+                .all(1)
+                .any()
                 for total, (remainders, limits) in zip(totals, bounds, strict=True)
             ):
                 yield from extend(stage + 1, part.width, totals, [*chosen, part])
 
-    stem = [remainders.part(Part.of_stem()) for remainders, _ in bounds]
-    yield from extend(0, space.stem_width, stem, [])
+    resolutions = resolutions_of(space)
+    # A space without resolutions draws no number for its only one.
+    order = rng.permutation(len(resolutions)) if len(resolutions) > 1 else (0,)
+    for place in order:
+        stem = Part.of_stem(resolutions[place])
+        spent = [remainders.part(stem) for remainders, _ in bounds]
+        yield from extend(0, space.stem_width, spent, [stem])
 
 
 def _not_undercut(vectors: np.ndarray) -> np.ndarray:

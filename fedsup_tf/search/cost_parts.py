@@ -1,7 +1,7 @@
 """The parts of subnets whose costs add up: the stem, each stage by its choice, and the head.
 
 Parameters, multiply-accumulates, memory and milliseconds of a subnet are sums over its parts: what
-a stage costs depends on its own choice and on the width that enters it alone.
+a stage costs depends on its own choice, on the width that enters it and on the resolution alone.
 """
 
 import itertools
@@ -21,6 +21,7 @@ class Part(NamedTuple):
       width: Output channels of the stage.
       depth: Number of blocks of the stage.
       kernel: Side of the stage's square depthwise kernels.
+      resolution: Height of the images that the subnet takes, in a space of several.
     """
 
     kind: str
@@ -29,28 +30,36 @@ class Part(NamedTuple):
     width: int = 0
     depth: int = 0
     kernel: int = 0
+    resolution: int = 0
 
     @classmethod
-    def of_stem(cls) -> "Part":
+    def of_stem(cls, resolution: int = 0) -> "Part":
         """Returns the first convolution with its normalization."""
-        return cls("stem")
+        return cls("stem", resolution=resolution)
 
     @classmethod
-    def of_stage(cls, stage: int, in_width: int, width: int, depth: int, kernel: int) -> "Part":
+    def of_stage(
+        cls, stage: int, in_width: int, width: int, depth: int, kernel: int, resolution: int = 0
+    ) -> "Part":
         """Returns the stage of that number (from 0) with one choice of its dimensions."""
-        return cls("stage", stage, in_width, width, depth, kernel)
+        return cls("stage", stage, in_width, width, depth, kernel, resolution)
 
     @classmethod
-    def of_head(cls, in_width: int) -> "Part":
+    def of_head(cls, in_width: int, resolution: int = 0) -> "Part":
         """Returns the classifier behind `in_width` channels."""
-        return cls("head", in_width=in_width)
+        return cls("head", in_width=in_width, resolution=resolution)
 
 
-def stage_parts(space: SearchSpace, stage: int, in_width: int) -> list[Part]:
+def resolutions_of(space: SearchSpace) -> tuple[int, ...]:
+    """Returns the resolutions of a space's parts: 0 alone if it has none."""
+    return space.resolutions or (0,)
+
+
+def stage_parts(space: SearchSpace, stage: int, in_width: int, resolution: int = 0) -> list[Part]:
     """Returns the choices of a stage that is entered by `in_width` channels."""
     own = space.stages[stage]
     return [
-        Part.of_stage(stage, in_width, *choice)
+        Part.of_stage(stage, in_width, *choice, resolution)
         for choice in itertools.product(own.widths, own.depths, own.kernels)
     ]
 
@@ -62,11 +71,15 @@ def entering_widths(space: SearchSpace, stage: int) -> tuple[int, ...]:
 
 def parts_of_space(space: SearchSpace) -> list[Part]:
     """Returns every part that some subnet of `space` has, each once."""
-    parts = [Part.of_stem()]
-    for stage in range(len(space.stages)):
-        for in_width in entering_widths(space, stage):
-            parts += stage_parts(space, stage, in_width)
-    return parts + [Part.of_head(width) for width in entering_widths(space, len(space.stages))]
+    parts = []
+    for resolution in resolutions_of(space):
+        parts.append(Part.of_stem(resolution))
+        for stage in range(len(space.stages)):
+            for in_width in entering_widths(space, stage):
+                parts += stage_parts(space, stage, in_width, resolution)
+        widths = entering_widths(space, len(space.stages))
+        parts += [Part.of_head(width, resolution) for width in widths]
+    return parts
 
 
 def parts_of(space: SearchSpace, architecture: Architecture) -> list[Part]:
@@ -78,7 +91,9 @@ def parts_of(space: SearchSpace, architecture: Architecture) -> list[Part]:
     space.check(architecture)
     in_widths = (space.stem_width, *architecture.widths)
     choices = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
+    resolution = architecture.resolution or 0
     stages = [
-        Part.of_stage(number, in_widths[number], *choice) for number, choice in enumerate(choices)
+        Part.of_stage(number, in_widths[number], *choice, resolution)
+        for number, choice in enumerate(choices)
     ]
-    return [Part.of_stem(), *stages, Part.of_head(in_widths[-1])]
+    return [Part.of_stem(resolution), *stages, Part.of_head(in_widths[-1], resolution)]

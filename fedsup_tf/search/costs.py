@@ -56,11 +56,11 @@ def part_cost(space: SearchSpace, part: Part) -> Cost:
         # A 3 x 3 convolution.
         kernel = 9 * space.image_shape[2] * space.stem_width
         parameters = kernel + _norm_parameters(space, space.stem_width)
-        return Cost(parameters, kernel * math.prod(map_size(space, 0)))
+        return Cost(parameters, kernel * math.prod(map_size(space, 0, part.resolution)))
     if part.kind == "head":
         kernel = part.in_width * space.classes
         return Cost(kernel + space.classes, kernel)
-    pixels = math.prod(map_size(space, part.stage + 1))
+    pixels = math.prod(map_size(space, part.stage + 1, part.resolution))
     cost, in_width = Cost(0, 0), part.in_width
     for _ in range(part.depth):
         depthwise = part.kernel * part.kernel * in_width
@@ -73,9 +73,15 @@ def part_cost(space: SearchSpace, part: Part) -> Cost:
     return cost
 
 
-def map_size(space: SearchSpace, stages: int) -> tuple[int, int]:
-    """Returns `(height, width)` of the feature map after the stem and that many stages."""
-    height, width, _ = space.image_shape
+def map_size(space: SearchSpace, stages: int, resolution: int = 0) -> tuple[int, int]:
+    """Returns `(height, width)` of the feature map after the stem and that many stages.
+
+    Args:
+      space: The search space.
+      stages: Number of stages.
+      resolution: Height of the images; 0 for that of `image_shape`.
+    """
+    height, width, _ = space.image_shape_at(resolution)
     for stride in (space.stem_stride, *(stage.stride for stage in space.stages[:stages])):
         height, width = -(-height // stride), -(-width // stride)
     return height, width

@@ -73,6 +73,8 @@ class LatencyTable:
           {"kind": "stage", "stage": 0, "in_width": 32, "width": 64, "depth": 1, "kernel": 3,
            "infer_ms": 0.2, "train_ms": 0.9},
           {"kind": "head", "in_width": 512, "infer_ms": 0.1, "train_ms": 0.2}]}
+
+    In a space of several resolutions each row has its `resolution` too.
     """
 
     def __init__(
@@ -194,6 +196,8 @@ _KEYS = {
 
 def _row_fields(part: Part, latency: Latency) -> dict[str, Any]:
     keys = {key: getattr(part, key) for key in _KEYS[part.kind]}
+    if part.resolution:
+        keys["resolution"] = part.resolution
     return {"kind": part.kind, **keys, **latency._asdict()}
 
 
@@ -202,10 +206,9 @@ def _read_row(row: Any, what: str) -> tuple[Part, Latency]:
     if not isinstance(kind, str) or kind not in _KEYS:
         raise ValueError(f"{what}: expected a kind of {', '.join(_KEYS)}, received {quoted(row)}.")
     names = {"kind", *_KEYS[kind], *Latency._fields}
-    expect_keys(row, names, names, what)
-    if any(type(row[key]) is not int for key in _KEYS[kind]):
-        raise ValueError(
-            f"{what}: expected {', '.join(_KEYS[kind])} as whole numbers, got {quoted(row)}."
-        )
-    part = Part(kind, **{key: row[key] for key in _KEYS[kind]})
+    expect_keys(row, names | {"resolution"}, names, what)
+    keys = [key for key in (*_KEYS[kind], "resolution") if key in row]
+    if any(type(row[key]) is not int for key in keys):
+        raise ValueError(f"{what}: expected {', '.join(keys)} as whole numbers, got {quoted(row)}.")
+    part = Part(kind, **{key: row[key] for key in keys})
     return part, Latency(row["infer_ms"], row["train_ms"])

@@ -15,6 +15,7 @@ from fedsup_tf import closed_form
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.resizing import resize_in_graph
 from fedsup_tf.supernet import Supernet
 from tff_programs.blocking import run_blocking
 from tff_programs.learning.distribution import broadcast_subnet
@@ -180,10 +181,12 @@ def _build_sum(
     """Builds the sum over clients of `count(weights, sent, element)`."""
     distribution = broadcast_subnet(supernet, architecture)
     data_type = client_data_type(supernet.space)
+    height, width, _ = supernet.space.image_shape_of(architecture)
 
     @tff.tensorflow.computation(distribution.received_type, sent_type, data_type)
     def on_client(received, sent, data):
         element = data.get_single_element()
+        element = {**element, "images": resize_in_graph(element["images"], height, width)}
         return count(distribution.open(received, element).weights, sent, element)
 
     @tff.federated_computation(

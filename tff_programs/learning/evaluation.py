@@ -53,6 +53,7 @@ def build_federated_evaluation(
             element["labels"],
             batch_size,
             preprocessing,
+            subnet.architecture,
         )
         return OrderedDict(correct=correct, examples=tf.shape(element["labels"])[0])
 
@@ -135,7 +136,13 @@ def build_candidate_evaluation(
                 for (name, shape), value in zip(shapes.items(), subnet, strict=True)
             }
             right = count_correct(
-                supernet, weights, element["images"], element["labels"], batch_size, preprocessing
+                supernet,
+                weights,
+                element["images"],
+                element["labels"],
+                batch_size,
+                preprocessing,
+                supernet.code_at(element["architectures"][number]),
             )
             return number + 1, tf.tensor_scatter_nd_update(correct, [[number]], [right])
 

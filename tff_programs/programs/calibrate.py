@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from fedsup_tf.accuracy import count_correct
 from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import calibrate_tiers, write_calibration
 from tff_programs.programs.checkpoint import name_architectures
 from tff_programs.programs.console import print_line
@@ -61,9 +62,10 @@ def main(argv: Sequence[str]) -> None:
             path = os.path.join(options.out, f"{tier.name}.calibration.safetensors")
             write_calibration(path, calibration, tier.architecture, supernet_hash)
         subnet = trained.supernet.extract(tier.architecture)
+        resized = resize_images(images, *subnet.space.image_shape[:2])
         weights = subnet.values_by_name()
         for label, used in (("before", weights), ("calibrated", {**weights, **calibration})):
-            shares = _accuracies(subnet, used, images, labels, trained.preprocessing)
+            shares = _accuracies(subnet, used, resized, labels, trained.preprocessing)
             rows.append((tier.name, label, *(f"{100 * share:.1f} %" for share in shares)))
     print(f"\nTest accuracy on {len(labels):,} images against the batch of inference")
     print(report.format_table(rows))

@@ -26,6 +26,7 @@ from tff_programs.programs.flags.data_flags import (
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.personal_examples import (
     Examples,
+    at_resolution,
     client_examples,
     client_number,
     for_model,
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
     trainer = DeviceTrainer(arguments[0], options.threads, options.trusted, options.runtime)
-    examples = _examples(options, trainer, arguments[0])
+    examples = at_resolution(_examples(options, trainer, arguments[0]), trainer.metadata)
     kept = np.arange(len(examples.labels))
     held_out = None
     if options.patience is not None:

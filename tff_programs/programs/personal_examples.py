@@ -9,6 +9,7 @@ from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.resizing import resize_images
 from tflite.format.metadata import ModelMetadata
 
 
@@ -81,6 +82,15 @@ def client_examples(data: FederatedDataset, client: int, name: str) -> Examples:
             "share that is for the test."
         )
     return examples
+
+
+def at_resolution(examples: Examples, metadata: ModelMetadata) -> Examples:
+    """Returns examples with images of the resolution that a model takes."""
+    height, width, _ = metadata.image_shape
+    return examples._replace(
+        images=resize_images(examples.images, height, width),
+        test_images=resize_images(examples.test_images, height, width),
+    )
 
 
 def client_number(data: FederatedDataset, client: str) -> int:

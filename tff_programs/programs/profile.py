@@ -157,8 +157,9 @@ def _errors_table(table: LatencyTable, profile: Profile, checked_on, fitted_on) 
 
 
 def _shown(part: Part) -> tuple[str, ...]:
-    """The fields of its kind."""
-    return {"stem": ("kind",), "head": ("kind", "in_width")}.get(part.kind, part._fields[1:])
+    """The fields of its kind, and its resolution if it has one."""
+    kind = {"stem": ("kind",), "head": ("kind", "in_width")}.get(part.kind, part._fields[1:-1])
+    return (*kind, "resolution") if part.resolution else kind
 
 
 def _place(measured, item) -> int:

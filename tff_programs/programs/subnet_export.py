@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
@@ -115,7 +116,7 @@ def export_subnets(
                 origin,
                 precision,
                 batch_sizes.infer,
-                _representative(trained),
+                resize_images(_representative(trained), *subnet.space.image_shape[:2]),
             )
         exported.append(SubnetFiles(tier, written, seconds))
     return exported

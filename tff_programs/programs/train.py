@@ -181,13 +181,18 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
 def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpace]:
     """Loads the data and the space: a preset takes their form, a space's file keeps its own.
 
+    So does a preset for pictures of several resolutions, as its largest one is their height.
+
     Raises:
       ValueError: If they do not go together.
     """
     shape = None
+    given = load_space(options.space)
     if options.space not in PRESETS:
-        shape = load_space(options.space).image_shape
+        shape = given.image_shape
         options.prefer("space", over=("image_shape", "normalization"))
+    elif given.resolutions:
+        shape = given.image_shape
     data = load_data(options, data_settings_from_flags(options, shape))
     space = load_space(
         options.space,

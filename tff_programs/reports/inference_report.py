@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fedsup_tf.resizing import resize_images
 from tff_programs.reports.report import format_table
 from tflite.device.interpreter import open_interpreter
 from tflite.format import signatures
@@ -19,7 +20,8 @@ def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.nda
 
     Args:
       paths: Files with the signature `infer`, by what they are called.
-      images: Test images, `(examples, height, width, channels)`, uint8.
+      images: Test images, `(examples, height, width, channels)`, uint8, which are resized to what
+        each file takes.
       labels: `(examples,)`.
     """
     calls, right = {}, {}
@@ -27,8 +29,10 @@ def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.nda
         with open(path, "rb") as file:
             model = file.read()
         calls[label] = prepare_calls(model, [signatures.INFER], threads=1)[signatures.INFER]
-        size = read_metadata(path).batch_sizes[signatures.INFER]
-        right[label] = _guesses(model, images, size) == labels
+        metadata = read_metadata(path)
+        resized = resize_images(images, *metadata.image_shape[:2])
+        size = metadata.batch_sizes[signatures.INFER]
+        right[label] = _guesses(model, resized, size) == labels
     taken = least_milliseconds(calls, _REPETITIONS, threads=1)
     first = next(iter(paths))
     rows = [("computes with", "file", "bytes", "ms", "accuracy", "difference")]

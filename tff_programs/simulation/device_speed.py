@@ -170,7 +170,9 @@ def training_macs(space: SearchSpace, architecture: Architecture, training: Loca
     """
     macs = architecture_cost(space, architecture).macs
     if training.sandwich > 1:
-        macs += architecture_cost(space, space.smallest()).macs
+        # All nets of a step compute the images of the one that was received.
+        smallest = dataclasses.replace(space.smallest(), resolution=architecture.resolution)
+        macs += architecture_cost(space, smallest).macs
         macs += (training.sandwich - 2) * mean_macs_within(space, architecture)
     return _FORWARD_AND_BACKWARD * training.epochs * macs
 
@@ -190,6 +192,11 @@ def mean_macs_within(space: SearchSpace, architecture: Architecture) -> float:
         for stage, limits_of_stage in zip(space.stages, limits, strict=True)
     )
     macs = collections.defaultdict(list)
-    for part in parts_of_space(dataclasses.replace(space, stages=stages)):
+    height, *_ = image_shape = space.image_shape_of(architecture)
+    resolutions = space.resolutions and (height,)
+    within = dataclasses.replace(
+        space, stages=stages, image_shape=image_shape, resolutions=resolutions
+    )
+    for part in parts_of_space(within):
         macs[part.kind, part.stage].append(part_cost(space, part).macs)
     return sum(sum(choices) / len(choices) for choices in macs.values())

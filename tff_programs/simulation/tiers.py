@@ -57,16 +57,17 @@ def default_tiers(
     """
     if space.size == 1:
         return (Tier("only", space.smallest()),)
-    least, greatest = feasible_range(space, "parameters")
+    cost = _default_cost(space)
+    least, greatest = feasible_range(space, cost)
     ends = [_end_tier(space, end) for end in ("smallest", "largest")]
     between, missing = [], []
     for name, low, high in (("middle", 0.2, 0.45), ("middle-large", 0.65, 0.9)):
         bounds = tuple(round(least + (greatest - least) * part) for part in (low, high))
-        architecture = draw_within(space, _random(seed, bounds), "parameters", *bounds)
+        architecture = draw_within(space, _random(seed, bounds), cost, *bounds)
         if architecture in (None, *(end.architecture for end in ends)):
-            missing.append(f"{name!r} ({bounds[0]:,} to {bounds[1]:,} parameters)")
+            missing.append(f"{name!r} ({bounds[0]:,} to {bounds[1]:,} {cost})")
         else:
-            between.append(Tier(name, architecture, limit=bounds[1]))
+            between.append(Tier(name, architecture, limit=bounds[1], cost=cost))
     tiers = (ends[0], *between, ends[1])
     if missing:
         on_progress(
@@ -149,9 +150,14 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
 
 def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:
     """Makes the tier of devices that carry the space's smallest subnet, or any (`"largest"`)."""
-    architecture = getattr(space, end)()
-    limit = feasible_range(space, "parameters")[end == "largest"]
-    return Tier(end, architecture, share, limit)
+    architecture, cost = getattr(space, end)(), _default_cost(space)
+    limit = feasible_range(space, cost)[end == "largest"]
+    return Tier(end, architecture, share, limit, cost)
+
+
+def _default_cost(space: SearchSpace) -> str:
+    """Returns the cost that limits tiers without bounds; parameters tell nothing of resolutions."""
+    return "macs" if space.resolutions else "parameters"
 
 
 def _bounded_tier(space, name, cost, bounds, share, seed):

@@ -20,6 +20,7 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.files.reading import reading
 from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.resizing import resize_images
 from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
 from fedsup_tf.supernet import Supernet
 from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
@@ -68,7 +69,7 @@ class Certificate:
         return {
             "file": os.path.basename(self.path),
             "holds": self.holds,
-            "architecture": dataclasses.asdict(metadata.architecture),
+            "architecture": metadata.architecture.fields(),
             "supernet_hash": metadata.supernet_hash,
             "round": metadata.round,
             "parameters": metadata.parameters,
@@ -98,7 +99,8 @@ def certify_tflite(
       path: A file that `export_tflite` wrote.
       supernet: The supernet that the subnet was extracted from.
       preprocessing: Preprocessing of the supernet's training.
-      images: `(examples, height, width, channels)`, uint8; steps go around them.
+      images: `(examples, height, width, channels)`, uint8; steps go around them. They are resized
+        to the resolution of the subnet.
       labels: `(examples,)`, whole numbers.
       steps: Number of training steps to compare, from 1.
       training: Hyper-parameters of a step; by default those of the file.
@@ -117,6 +119,7 @@ def certify_tflite(
     path = os.fspath(path)
     metadata = read_metadata(path)
     _check_origin(path, metadata, supernet)
+    images = resize_images(images, *metadata.image_shape[:2])
     with open(path, "rb") as file:
         model = file.read()
     with reading(path, "a model that fedsup export wrote", "Export it again."):

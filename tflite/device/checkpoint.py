@@ -4,7 +4,6 @@ The file holds the variables as `state/NAME`, those of the best epoch as `best/N
 sought, and the history. It belongs to one model: one architecture of one supernet.
 """
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -107,10 +106,7 @@ def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
 
 
 def _origin(metadata: ModelMetadata) -> dict[str, Any]:
-    # Lists instead of tuples: as JSON gives them back.
-    architecture = dataclasses.asdict(metadata.architecture)
-    architecture = {key: list(values) for key, values in architecture.items()}
-    return {"base_hash": metadata.supernet_hash, "architecture": architecture}
+    return {"base_hash": metadata.supernet_hash, "architecture": metadata.architecture.fields()}
 
 
 def _short(origin: Mapping[str, Any]) -> str:

@@ -194,7 +194,7 @@ class DeviceModel:
         return labels.astype(np.int32)
 
     def _check_images(self, images: np.ndarray) -> None:
-        shape = tuple(self.metadata.space.image_shape)
+        shape = self.metadata.image_shape
         form = (getattr(images, "shape", ()), getattr(images, "dtype", type(images).__name__))
         if form[1] != np.uint8 or form[0][1:] != shape or not form[0][0]:
             expected = f"(examples, {', '.join(map(str, shape))})"

@@ -103,7 +103,7 @@ def _forms(metadata: ModelMetadata) -> dict[str, tuple[dict, dict]]:
 
     def batch(size):
         return {
-            signatures.IMAGES: ((size, *metadata.space.image_shape), "uint8"),
+            signatures.IMAGES: ((size, *metadata.image_shape), "uint8"),
             signatures.LABELS: ((size,), "int32"),
             signatures.SAMPLE_WEIGHTS: ((size,), "float32"),
         }

@@ -85,11 +85,16 @@ class ModelMetadata:
                 f"{names} names. Export the model again with the names of the supernet's classes."
             )
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The `(height, width, channels)` of the images that the model takes."""
+        return self.space.image_shape_of(self.architecture)
+
     def to_json(self) -> str:
         """Returns the metadata as JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["architecture"] = dataclasses.asdict(self.architecture)
-        fields["space"] = dataclasses.asdict(self.space)
+        fields["architecture"] = self.architecture.fields()
+        fields["space"] = self.space.fields()
         return json.dumps({"version": VERSION, **fields}, indent=1)
 
     @classmethod

@@ -128,7 +128,7 @@ class DeviceUpdate:
         """Returns all but the tensors, as the file has it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["delta"]
-        return {**fields, "architecture": dataclasses.asdict(self.architecture)}
+        return {**fields, "architecture": self.architecture.fields()}
 
 
 def write_update(path: str | os.PathLike, update: DeviceUpdate) -> None:

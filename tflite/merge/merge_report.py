@@ -102,7 +102,7 @@ class MergeReport:
     def to_fields(self) -> dict[str, Any]:
         """Returns the report as objects, lists and numbers that JSON knows."""
         used = [
-            {**update._asdict(), "architecture": dataclasses.asdict(update.architecture)}
+            {**update._asdict(), "architecture": update.architecture.fields()}
             for update in self.used
         ]
         return {

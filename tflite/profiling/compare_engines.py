@@ -69,7 +69,7 @@ def measure(
             "subnet": checkpoint,
             "preprocessing": preprocessing.to_json(),
             "training": metadata.training,
-            "image_shape": metadata.space.image_shape,
+            "image_shape": metadata.image_shape,
             "classes": metadata.space.classes,
             "batch_sizes": metadata.batch_sizes,
             "flex_path": flex_path,
@@ -107,7 +107,7 @@ def _measure_memory(
     job = {
         "path": os.path.abspath(path),
         "runtime": package,
-        "image_shape": metadata.space.image_shape,
+        "image_shape": metadata.image_shape,
         "batch": metadata.batch_sizes["train"],
         "steps": _MEMORY_STEPS,
         "threads": 1,

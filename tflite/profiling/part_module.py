@@ -189,7 +189,9 @@ def _architecture_with(space: SearchSpace, part: Part) -> Architecture:
             widths[part.stage - 1] = part.in_width
     if part.kind == "head":
         widths[-1] = part.in_width
-    return Architecture(tuple(widths), tuple(depths), tuple(kernels))
+    # A part that computes nothing has no resolution of its own.
+    resolution = part.resolution or smallest.resolution
+    return Architecture(tuple(widths), tuple(depths), tuple(kernels), resolution)
 
 
 def _prefixes(subnet: Supernet, part: Part) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from fedsup_tf.files.atomic_write import write_text
 from fedsup_tf.files.json_schema import parse_json
 from fedsup_tf.files.reading import read_text, reading
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.search.cost_parts import Part, parts_of_space
+from fedsup_tf.search.cost_parts import Part, parts_of_space, resolutions_of
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
@@ -239,8 +239,8 @@ def fit_table(
     """
     call = Latency(*(statistics.median(column) for column in zip(*profile.calls, strict=True)))
     rows = dict(profile.parts)
-    stem = Part.of_stem()
-    rows[stem] = Latency(*(sum(pair) for pair in zip(rows[stem], call, strict=True)))
+    for stem in map(Part.of_stem, resolutions_of(profile.space)):
+        rows[stem] = Latency(*(sum(pair) for pair in zip(rows[stem], call, strict=True)))
     idle = {"batch_size": 1, "threads": 1, "subnets": 0, "median_error": 0.0, "largest_error": 0.0}
     sums = LatencyTable(profile.space, rows, machine, Measurement(**idle), Measurement(**idle))
     factors = [_factor(sums, profile.subnets, fitted_on, kind) for kind in Latency._fields]

@@ -12,6 +12,7 @@ from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.resizing import resize_images
 from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.reports import certificate_report
@@ -21,6 +22,7 @@ from tflite.certify.checks import UncheckedModel, compare
 from tflite.certify.reference import Reference, compute
 from tflite.certify.relu_ties import largest_difference, resolve_ties
 from tflite.device.runtime import installed_runtimes
+from tflite.device.trainer import DeviceTrainer
 from tflite.export import training_module
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.format.metadata import read_metadata
@@ -66,13 +68,15 @@ def export(
     supernet=SUPERNET,
     training=TRAINING,
     classifier=None,
+    architecture=None,
 ):
-    """Exports the largest subnet, with another kernel of its classifier if one is given."""
-    subnet = supernet.extract(supernet.space.largest())
+    """Exports a subnet, by default the largest, with the classifier's kernel if one is given."""
+    subnet = supernet.extract(architecture or supernet.space.largest())
     if classifier is not None:
         subnet.assign_weights({**subnet.values_by_name(), "head/kernel": classifier})
     weights = {name: tf.constant(value) for name, value in subnet.values_by_name().items()}
-    sums = calibration.sum_mean_squares(subnet, weights, tf.constant(IMAGES), 40, preprocessing)
+    images = tf.constant(resize_images(IMAGES, *subnet.space.image_shape[:2]))
+    sums = calibration.sum_mean_squares(subnet, weights, images, 40, preprocessing)
     origin = Origin(
         supernet.space,
         checkpoint.fingerprint(supernet.weights_by_name()),
@@ -133,6 +137,21 @@ def test_a_subnet_of_group_normalization_holds(tmp_path):
     path = export(tmp_path / "group.tflite", supernet=supernet)
     assert failed(certify_here(path, supernet)) == set()
     assert not any("mean_square" in name for name in read_metadata(path).variables)
+
+
+def test_a_subnet_of_smaller_pictures_holds_and_takes_them_alone(tmp_path):
+    supernet = make_supernet(space=dataclasses.replace(SPACE, resolutions=(4, 8)))
+    architecture = dataclasses.replace(supernet.space.largest(), resolution=4)
+    path = export(tmp_path / "small.tflite", supernet=supernet, architecture=architecture)
+    assert failed(certify_here(path, supernet)) == set()
+    metadata = read_metadata(path)
+    assert metadata.architecture == architecture
+    assert metadata.space == supernet.space
+    assert metadata.image_shape == (4, 4, 1)
+    trainer = DeviceTrainer(path)
+    trainer.evaluate(resize_images(IMAGES, 4, 4), LABELS)
+    with pytest.raises(ValueError, match=r"expected uint8 of shape \(examples, 4, 4, 1\)"):
+        trainer.evaluate(IMAGES, LABELS)
 
 
 def test_a_file_whose_frozen_parts_do_not_train_holds(tmp_path):

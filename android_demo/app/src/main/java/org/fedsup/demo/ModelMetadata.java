@@ -60,6 +60,12 @@ public final class ModelMetadata {
         if (imageShape.length != 3) {
             throw new JSONException("an image shape of " + imageShape.length + " axes");
         }
+        if (architecture.has("resolution")) {
+            // The space's is that of the largest images.
+            int height = architecture.getInt("resolution");
+            imageShape[1] = imageShape[1] * height / imageShape[0];
+            imageShape[0] = height;
+        }
         JSONObject batches = fields.getJSONObject("batch_sizes");
         trainBatch = batches.getInt(Signatures.TRAIN);
         evaluateBatch = batches.getInt(Signatures.EVALUATE);
