@@ -29,9 +29,12 @@ from typing import Any
 import hypothesis
 import numpy as np
 from hypothesis import strategies as st
+from PIL import Image
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.data import archives
+from fedsup_tf.data import idx_files
+from fedsup_tf.data.own_data import read_own
+from fedsup_tf.data.pictures import PictureForm, read_picture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.space import SearchSpace, Stage, load_space
@@ -243,6 +246,16 @@ def _write_idx(path: Path) -> None:
     path.with_name("t10k-images-idx3-ubyte").write_bytes(header + bytes(2 * 28 * 28))
 
 
+def _write_picture(path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 4), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def _write_table(path: Path) -> None:
+    _write_picture(path.with_name("a.png"))
+    path.write_text("path,label,client,split\na.png,1,ann,train\na.png,2,bob,test\n")
+
+
 READERS = {
     "update": Reader(
         "update.safetensors",
@@ -275,8 +288,23 @@ READERS = {
     "idx": Reader(
         "train-images-idx3-ubyte.gz",
         _write_idx,
-        lambda path: archives.read_idx_folder(path.parent),
+        lambda path: idx_files.read_idx_folder(path.parent),
         mutated_idx,
+    ),
+    "picture": Reader(
+        "picture.png",
+        _write_picture,
+        lambda path: read_picture(path, PictureForm((8, 8, 3))),
+        mutated_bytes,
+    ),
+    "table": Reader("table.csv", _write_table, read_own, mutated_bytes),
+    "arrays": Reader(
+        "own.npz",
+        lambda path: np.savez(
+            path, images=np.zeros((4, 8, 8), np.uint8), labels=np.array(["a", "b"] * 2)
+        ),
+        read_own,
+        mutated_bytes,
     ),
 }
 

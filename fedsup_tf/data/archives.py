@@ -5,7 +5,6 @@ size or label it finds inside; what is wrong with a file is one sentence of a `D
 """
 
 import contextlib
-import gzip
 import math
 import tarfile
 import zipfile
@@ -18,12 +17,11 @@ import numpy as np
 from fedsup_tf.files.reading import REGULAR, InvalidFileError, kind_of_file, open_regular
 
 # The longest file of an official archive, CIFAR-100's train.bin, holds 154 MB.
-_LARGEST_MEMBER_BYTES = 2**28
+LARGEST_MEMBER_BYTES = 2**28
 # An archive holds a handful of files; a list of many is not one of these data sets.
 _MOST_MEMBERS = 1000
-_AGAIN = "download it again"
+AGAIN = "download it again"
 # A sound file of another data set, which no download mends.
-_OWN_IDX = "to use it as it is, give its folder as own data, --dataset=FOLDER"
 _OWN_NPZ = "to use it as it is, give it as own data, --dataset=FILE.npz"
 
 
@@ -97,89 +95,6 @@ CIFAR100 = CifarLayout(
 )
 
 
-def read_idx_folder(folder: Path) -> Splits:
-    """Reads the four idx files of MNIST or Fashion-MNIST, compressed (`.gz`) or not.
-
-    Args:
-      folder: Where `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k-` files
-        are.
-
-    Returns:
-      28 x 28 x 1 images in 10 classes.
-
-    Raises:
-      DatasetError: If a file is missing or not such an idx file.
-    """
-    arrays = []
-    for split in ("train", "t10k"):
-        source, images = _read_idx(folder, f"{split}-images-idx3-ubyte", dimensions=3)
-        if images.shape[1:] != (28, 28):
-            received = f"{images.shape[1]} x {images.shape[2]}"
-            raise problem(source, "images of 28 x 28 pixels", received, _OWN_IDX)
-        labels_source, labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", dimensions=1)
-        images = images[..., np.newaxis]
-        arrays += check_split(labels_source, images, labels, 10, _OWN_IDX)
-    return Splits(*arrays)
-
-
-def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
-    """Reads idx files of pictures of any size and any labels, as those of EMNIST are.
-
-    Args:
-      folder: Where `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` are, maybe with a name
-        before them, and maybe the same with `t10k` or `test` for the test part, maybe compressed.
-
-    Returns:
-      `images`, `labels` and maybe `test_images` and `test_labels`.
-
-    Raises:
-      DatasetError: If there are several such sets, or a file is damaged.
-    """
-    arrays = {}
-    for split, part in (("train", ""), ("t10k", "test_"), ("test", "test_")):
-        ending = f"{split}-images-idx3-ubyte"
-        names = sorted({p.name.removesuffix(".gz") for p in folder.glob(f"*{ending}*")})
-        if len(names) > 1:
-            raise problem(folder, f"one file *{ending}", ", ".join(names[:5]), "keep one of them")
-        for name in names:
-            _, arrays[f"{part}images"] = _read_idx(folder, name, dimensions=3)
-            labels = name.replace("images-idx3", "labels-idx1")
-            _, arrays[f"{part}labels"] = _read_idx(folder, labels, dimensions=1)
-    return arrays
-
-
-def holds_idx(folder: Path) -> bool:
-    """Whether there are idx files of training images in a folder."""
-    return any(folder.glob("*train-images-idx3-ubyte*"))
-
-
-def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
-    path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).exists()), None)
-    if path is None:
-        remedy = "give the folder of the four idx files as data_dir"
-        raise problem(folder, f"the file {name} or {name}.gz", "neither", remedy)
-    header_bytes = 4 + 4 * dimensions
-    kind = f"{'a gzip' if path.suffix == '.gz' else 'an idx'} file that can be read"
-    with _reading(path, kind) as file:
-        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-        header = stream.read(header_bytes)
-        whole = len(header) == header_bytes
-        magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
-        if magic != 0x0800 + dimensions:
-            expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
-            raise problem(path, expected, header.hex() or "an empty file", _AGAIN)
-        if math.prod(shape) > _LARGEST_MEMBER_BYTES:
-            expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes after the header"
-            raise problem(path, expected, f"{math.prod(shape):,} announced", _AGAIN)
-        # One byte more than announced shows whether there is more.
-        content = stream.read(math.prod(shape) + 1)
-    if len(content) != math.prod(shape):
-        received = "more" if len(content) > math.prod(shape) else f"{len(content):,}"
-        expected = f"{math.prod(shape):,} bytes after the header, as it announces"
-        raise problem(path, expected, received, _AGAIN)
-    return path, np.frombuffer(content, np.uint8).reshape(shape)
-
-
 def read_cifar(path: Path, layout: CifarLayout) -> tuple[Splits, tuple[str, ...]]:
     """Reads the binary version of CIFAR-10 or CIFAR-100.
 
@@ -210,23 +125,23 @@ def read_cifar(path: Path, layout: CifarLayout) -> tuple[Splits, tuple[str, ...]
     batches = [_cifar_batch(source, name, files[name], layout) for name in layout.train]
     sizes = [len(labels) for _, labels in batches]
     if len(set(sizes)) != 1:
-        raise problem(source, "training batches of equal size", f"{sizes} examples", _AGAIN)
+        raise problem(source, "training batches of equal size", f"{sizes} examples", AGAIN)
     images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     test_images, test_labels = _cifar_batch(source, layout.test, files[layout.test], layout)
     class_names = tuple(files[layout.names].decode("utf-8", errors="replace").split())
     if len(class_names) != layout.classes:
         file = f"{layout.names} in {source}"
-        raise problem(file, f"{layout.classes} class names", f"{len(class_names)}", _AGAIN)
+        raise problem(file, f"{layout.classes} class names", f"{len(class_names)}", AGAIN)
     return Splits(images, labels, test_images, test_labels), class_names
 
 
 def _read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     files = {}
     for name in names:
-        with _reading(folder / name, "a file of the archive") as file:
-            files[name] = file.read(_LARGEST_MEMBER_BYTES + 1)
-        if len(files[name]) > _LARGEST_MEMBER_BYTES:
-            expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes"
+        with reading_archive(folder / name, "a file of the archive") as file:
+            files[name] = file.read(LARGEST_MEMBER_BYTES + 1)
+        if len(files[name]) > LARGEST_MEMBER_BYTES:
+            expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes"
             raise problem(folder / name, expected, "more", "extract the archive again")
     return files
 
@@ -234,23 +149,23 @@ def _read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 def _read_tar(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
     # Members are found by their exact names and read in memory: no path in the archive matters.
     files = {}
-    with _reading(archive, "a complete .tar.gz") as file:
+    with reading_archive(archive, "a complete .tar.gz") as file:
         with tarfile.open(fileobj=file, mode="r:gz") as tar:
             members = {}
             for number, member in enumerate(tar):
                 if number == _MOST_MEMBERS:
                     expected = f"at most {_MOST_MEMBERS:,} files in it"
-                    raise problem(archive, expected, "more", _AGAIN)
-                if member.size > _LARGEST_MEMBER_BYTES:
-                    expected = f"at most {_LARGEST_MEMBER_BYTES:,} bytes"
+                    raise problem(archive, expected, "more", AGAIN)
+                if member.size > LARGEST_MEMBER_BYTES:
+                    expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes"
                     received = f"{member.size:,}"
-                    raise problem(f"{member.name} in {archive}", expected, received, _AGAIN)
+                    raise problem(f"{member.name} in {archive}", expected, received, AGAIN)
                 if member.isreg():
                     members[member.name] = member
             for name in names:
                 member = members.get(f"{folder}/{name}")
                 if member is None:
-                    raise problem(archive, f"the file {folder}/{name} in it", "none", _AGAIN)
+                    raise problem(archive, f"the file {folder}/{name} in it", "none", AGAIN)
                 files[name] = tar.extractfile(member).read()
     return files
 
@@ -262,7 +177,7 @@ def _cifar_batch(
     file = f"{name} in {source}"
     if not content or len(content) % record_bytes:
         expected = f"records of {record_bytes:,} bytes"
-        raise problem(file, expected, f"{len(content):,} bytes", _AGAIN)
+        raise problem(file, expected, f"{len(content):,} bytes", AGAIN)
     records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
     planes = records[:, layout.label_bytes :].reshape(-1, 3, 32, 32)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
@@ -286,13 +201,13 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
     path = path / file_name if path.is_dir() else path
     if not path.exists():
         raise problem(path, f"the file {file_name}", "none", "give its folder as data_dir")
-    arrays = read_npz(path, Splits._fields, _AGAIN)
+    arrays = read_npz(path, Splits._fields, AGAIN)
     checked = []
     for split in ("train", "test"):
         images, labels = arrays.get(f"{split}_images"), arrays.get(f"{split}_labels")
         if images is None or labels is None:
             expected = f"arrays {split}_images and {split}_labels"
-            raise problem(path, expected, "a file without them", _AGAIN)
+            raise problem(path, expected, "a file without them", AGAIN)
         if images.dtype != np.uint8 or images.shape[1:] != (28, 28, 3):
             expected = f"{split}_images of shape (examples, 28, 28, 3), uint8"
             raise problem(path, expected, f"{images.shape}, {images.dtype}", _OWN_NPZ)
@@ -305,7 +220,7 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
 
 
 def read_npz(
-    path: Path, names: Collection[str], remedy: str, most_bytes: int = _LARGEST_MEMBER_BYTES
+    path: Path, names: Collection[str], remedy: str, most_bytes: int = LARGEST_MEMBER_BYTES
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an `.npz` file, none of them of Python objects.
 
@@ -323,7 +238,7 @@ def read_npz(
         default more than any of the official archives has.
     """
     arrays = {}
-    with _reading(path, "a complete .npz", remedy) as file:
+    with reading_archive(path, "a complete .npz", remedy) as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise problem(path, "an .npz of several arrays", "one array", remedy)
         archive = zipfile.ZipFile(file)
@@ -357,7 +272,7 @@ def check_split(
     images: np.ndarray,
     labels: np.ndarray,
     classes: int,
-    other_labels_remedy: str = _AGAIN,
+    other_labels_remedy: str = AGAIN,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks that there is a label from 0 to `classes - 1` for each image.
 
@@ -376,7 +291,7 @@ def check_split(
     """
     if not len(images) or len(images) != len(labels):
         received = f"{len(images):,} images and {len(labels):,} labels"
-        raise problem(source, "one label for each image", received, _AGAIN)
+        raise problem(source, "one label for each image", received, AGAIN)
     least, greatest = labels.min(), labels.max()
     if least < 0 or greatest >= classes:
         received = f"labels from {least} to {greatest}"
@@ -390,7 +305,7 @@ def problem(source: Path | str, expected: str, received: str, remedy: str) -> Da
 
 
 @contextlib.contextmanager
-def _reading(path: Path, expected: str, remedy: str = _AGAIN) -> Iterator[BinaryIO]:
+def reading_archive(path: Path, expected: str, remedy: str = AGAIN) -> Iterator[BinaryIO]:
     """Opens a file; whatever goes wrong while it is read is one sentence of a `DatasetError`."""
     try:
         if (kind := kind_of_file(path)) != REGULAR:

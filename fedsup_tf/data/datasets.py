@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedsup_tf.data import archives
+from fedsup_tf.data import archives, idx_files
 from fedsup_tf.data.archives import DatasetError, Splits
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.validation import check_choice
@@ -134,7 +134,7 @@ def _load_fashion_mnist(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]
     if data_dir is None and _DEBIAN_FASHION_MNIST.is_dir():
         data_dir = _DEBIAN_FASHION_MNIST
     if data_dir is not None:
-        return archives.read_idx_folder(data_dir), names
+        return idx_files.read_idx_folder(data_dir), names
     arrays = []
     for images, labels in _download("fashion_mnist", _keras().datasets.fashion_mnist.load_data):
         images = images[..., np.newaxis]

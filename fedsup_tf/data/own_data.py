@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedsup_tf.data.archives import DatasetError, holds_idx, read_any_idx
+from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.array_examples import join_arrays, read_arrays
 from fedsup_tf.data.channel_statistics import channel_sums, mean_and_deviation
 from fedsup_tf.data.class_labels import list_names, number_labels, sort_names
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.example_files import list_folder, list_table
 from fedsup_tf.data.examples import Examples
+from fedsup_tf.data.idx_files import holds_idx, read_any_idx
 from fedsup_tf.data.partition import ClientIndices, draw_test_set
 from fedsup_tf.data.picture_examples import read_listed
 from fedsup_tf.data.pictures import PICTURE_GREATEST, scale_pixels
@@ -53,7 +54,7 @@ def read_own(
 
     Args:
       path: See `example_files.list_folder`, `example_files.list_table`,
-        `array_examples.read_arrays` and `archives.read_any_idx`.
+        `array_examples.read_arrays` and `idx_files.read_any_idx`.
       image_shape: `(height, width, channels)` to bring images to; their own by default, if it is
         the same for all.
       resize: See `PictureForm`.

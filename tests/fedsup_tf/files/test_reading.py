@@ -12,7 +12,7 @@ import safetensors.numpy
 from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.data import archives
+from fedsup_tf.data import archives, idx_files
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import read_json
@@ -62,7 +62,7 @@ READERS = {
     "latency table": LatencyTable.load,
     "text": lambda path: read_text(path, "a text"),
     "npz": lambda path: archives.read_npz(path, ["images"], "write it anew"),
-    "idx": lambda path: archives.read_idx_folder(path.parent),
+    "idx": lambda path: idx_files.read_idx_folder(path.parent),
 }
 
 

@@ -1,0 +1,102 @@
+"""Reads idx files, the form of MNIST, Fashion-MNIST and EMNIST."""
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+
+from fedsup_tf.data.archives import (
+    AGAIN,
+    LARGEST_MEMBER_BYTES,
+    Splits,
+    check_split,
+    problem,
+    reading_archive,
+)
+
+# A sound file of another data set, which no download mends.
+_OWN_IDX = "to use it as it is, give its folder as own data, --dataset=FOLDER"
+
+
+def read_idx_folder(folder: Path) -> Splits:
+    """Reads the four idx files of MNIST or Fashion-MNIST, compressed (`.gz`) or not.
+
+    Args:
+      folder: Where `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k-` files
+        are.
+
+    Returns:
+      28 x 28 x 1 images in 10 classes.
+
+    Raises:
+      DatasetError: If a file is missing or not such an idx file.
+    """
+    arrays = []
+    for split in ("train", "t10k"):
+        source, images = _read_idx(folder, f"{split}-images-idx3-ubyte", dimensions=3)
+        if images.shape[1:] != (28, 28):
+            received = f"{images.shape[1]} x {images.shape[2]}"
+            raise problem(source, "images of 28 x 28 pixels", received, _OWN_IDX)
+        labels_source, labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", dimensions=1)
+        images = images[..., np.newaxis]
+        arrays += check_split(labels_source, images, labels, 10, _OWN_IDX)
+    return Splits(*arrays)
+
+
+def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
+    """Reads idx files of pictures of any size and any labels, as those of EMNIST are.
+
+    Args:
+      folder: Where `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` are, maybe with a name
+        before them, and maybe the same with `t10k` or `test` for the test part, maybe compressed.
+
+    Returns:
+      `images`, `labels` and maybe `test_images` and `test_labels`.
+
+    Raises:
+      DatasetError: If there are several such sets, or a file is damaged.
+    """
+    arrays = {}
+    for split, part in (("train", ""), ("t10k", "test_"), ("test", "test_")):
+        ending = f"{split}-images-idx3-ubyte"
+        names = sorted({p.name.removesuffix(".gz") for p in folder.glob(f"*{ending}*")})
+        if len(names) > 1:
+            raise problem(folder, f"one file *{ending}", ", ".join(names[:5]), "keep one of them")
+        for name in names:
+            _, arrays[f"{part}images"] = _read_idx(folder, name, dimensions=3)
+            labels = name.replace("images-idx3", "labels-idx1")
+            _, arrays[f"{part}labels"] = _read_idx(folder, labels, dimensions=1)
+    return arrays
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether there are idx files of training images in a folder."""
+    return any(folder.glob("*train-images-idx3-ubyte*"))
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
+    path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).exists()), None)
+    if path is None:
+        remedy = "give the folder of the four idx files as data_dir"
+        raise problem(folder, f"the file {name} or {name}.gz", "neither", remedy)
+    header_bytes = 4 + 4 * dimensions
+    kind = f"{'a gzip' if path.suffix == '.gz' else 'an idx'} file that can be read"
+    with reading_archive(path, kind) as file:
+        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        header = stream.read(header_bytes)
+        whole = len(header) == header_bytes
+        magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
+        if magic != 0x0800 + dimensions:
+            expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
+            raise problem(path, expected, header.hex() or "an empty file", AGAIN)
+        if math.prod(shape) > LARGEST_MEMBER_BYTES:
+            expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes after the header"
+            raise problem(path, expected, f"{math.prod(shape):,} announced", AGAIN)
+        # One byte more than announced shows whether there is more.
+        content = stream.read(math.prod(shape) + 1)
+    if len(content) != math.prod(shape):
+        received = "more" if len(content) > math.prod(shape) else f"{len(content):,}"
+        expected = f"{math.prod(shape):,} bytes after the header, as it announces"
+        raise problem(path, expected, received, AGAIN)
+    return path, np.frombuffer(content, np.uint8).reshape(shape)
