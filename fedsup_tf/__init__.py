@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "fedsup_tf.accuracy": ["build_accuracy"],
+        "fedsup_tf.calibrated_accuracy": ["build_calibrated_accuracy"],
         "fedsup_tf.architecture": ["Architecture"],
         "fedsup_tf.data.datasets": ["load_dataset"],
         "fedsup_tf.data.federated_dataset": ["FederatedDataset"],

@@ -46,7 +46,8 @@ def build_calibrated_accuracy(
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
       which returns the share of right answers, from 0 to 1. It is traced once for all subnets, and
-      for each resolution if the space has resolutions.
+      for each resolution if the space has resolutions. It keeps the calibrations of the weights that
+      it was called with last: do not change them.
     """
     if supernet.space.resolutions:
         return _at_each_resolution(supernet, preprocessing, images, labels, classifier)
@@ -106,25 +107,35 @@ def build_calibrated_accuracy(
         subnet = {**cut(weights, code), **frozen, **head}
         return count_correct(supernet, subnet, images, labels, _TEST_BATCH, preprocessing)
 
-    def accuracy(weights, architecture, test_images, test_labels):
-        code = space.encode(architecture)
-        weights = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
+    def calibrate(weights, code, width):
         frozen = {}
         if statistics:
             some = images[:_MOST_FOR_MEAN_SQUARES]
             frozen = first_mean_squares(weights, code, some)
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)
-        kernel = weights[closed_form.KERNEL][: architecture.widths[-1]]
-        bias = weights[closed_form.BIAS]
-        if classifier:
-            parts = [
-                features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
-                for begin in range(0, len(images), _TEST_BATCH)
-            ]
-            head = closed_form.fit(tf.concat(parts, 0), labels, space.classes)
-            kernel, bias = head[closed_form.KERNEL], head[closed_form.BIAS]
-        right = count(weights, code, frozen, kernel, bias, test_images, test_labels)
+        if not classifier:
+            kernel = weights[closed_form.KERNEL][:width]
+            return frozen, kernel, weights[closed_form.BIAS]
+        parts = [
+            features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
+            for begin in range(0, len(images), _TEST_BATCH)
+        ]
+        head = closed_form.fit(tf.concat(parts, 0), labels, space.classes)
+        return frozen, head[closed_form.KERNEL], head[closed_form.BIAS]
+
+    # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
+    kept_weights, kept = None, {}
+
+    def accuracy(weights, architecture, test_images, test_labels):
+        nonlocal kept_weights, kept
+        if weights is not kept_weights:
+            kept_weights, kept = weights, {}
+        code = space.encode(architecture)
+        tensors = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
+        if architecture not in kept:
+            kept[architecture] = calibrate(tensors, code, architecture.widths[-1])
+        right = count(tensors, code, *kept[architecture], test_images, test_labels)
         return int(right) / len(test_labels)
 
     return accuracy

@@ -87,14 +87,15 @@ def client_accuracies(
     weights: Mapping[str, np.ndarray],
     data: FederatedDataset,
     architectures: Sequence[Architecture],
-    batch_size: int,
+    batch_size: int | None = None,
 ) -> list[float]:
     """Each client's share of its own test images that its net gets right.
 
     Only a simulation can compute it; a server learns sums over clients (`evaluation`).
 
     Args:
-      accuracy: As `accuracy.build_accuracy` returns it.
+      accuracy: As `build_accuracy` returns it; without a batch size, as `build_calibrated_accuracy`
+        does.
       weights: The supernet's, by tensor name.
       data: The clients and their examples.
       architectures: The net of each client.
@@ -103,8 +104,9 @@ def client_accuracies(
     Returns:
       Shares from 0 to 1; NaN of a client without test images.
     """
+    batch = () if batch_size is None else (batch_size,)
     return [
-        accuracy(weights, architecture, *data.test_examples(client), batch_size)
+        accuracy(weights, architecture, *data.test_examples(client), *batch)
         if data.test_sizes[client]
         else math.nan
         for client, architecture in enumerate(architectures)
