@@ -2,6 +2,6 @@
 
 # Whose weights the sum of an entry's updates is divided by: those of the clients that trained the
 # entry, or those of all clients.
-DIVISORS = ("coverage", "damped", "diluted")
+DIVISORS = ("coverage", "diluted")
 # A client's weight: its number of examples, or 1.
 WEIGHTINGS = ("examples", "uniform")

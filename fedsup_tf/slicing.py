@@ -178,10 +178,8 @@ def average(
       overlaps: The sum over the clients, after `by_entry`.
       divisor: `"coverage"` divides by the weights of the clients that cover the entry,
         `"diluted"` by those of all clients, so that an entry that a client does not cover counts as
-        unchanged. `"damped"` divides by the geometric mean of both: the standard deviation of a
-        mean over n clients is proportional to 1 / sqrt(n), and multiplied by sqrt(n / clients) it
-        is the same for entries that few clients cover and for entries that all cover.
-      weight: The sum of all clients' weights, for `"damped"` and `"diluted"`.
+        unchanged.
+      weight: The sum of all clients' weights, for `"diluted"`.
 
     Returns:
       The mean update by tensor name; zero where no client covers an entry.
@@ -189,6 +187,4 @@ def average(
     totals, divisors = overlaps
     if divisor == "diluted":
         divisors = dict.fromkeys(totals, weight)
-    elif divisor == "damped":
-        divisors = {name: tf.sqrt(coverage * weight) for name, coverage in divisors.items()}
     return {name: tf.math.divide_no_nan(total, divisors[name]) for name, total in totals.items()}

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+from study import FOLDER, run
 
 from fedsup_tf.files.atomic_write import write_json, write_text
-from study import FOLDER, run
 
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0)
 _SUBNETS = flags.DEFINE_integer("subnets", 8, "Number of subnets.", lower_bound=3)

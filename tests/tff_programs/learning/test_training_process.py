@@ -115,7 +115,6 @@ def plain_round(weights, clients, divisor="coverage", weighting="examples"):
         covering = np.maximum(coverage[name], 1e-30)
         weights_of_kind = {
             "coverage": covering,
-            "damped": np.sqrt(covering * everyone),
             "diluted": everyone,
         }
         new[name] = value + (total[name] / weights_of_kind[divisor]).astype(np.float32)
@@ -139,7 +138,7 @@ def assert_close(actual, expected):
 
 @pytest.mark.parametrize(
     ("divisor", "weighting"),
-    [("coverage", "examples"), ("damped", "examples"), ("diluted", "uniform")],
+    [("coverage", "examples"), ("diluted", "uniform")],
 )
 def test_a_round_equals_a_plain_loop(execution, divisor, weighting):
     clients, weights = cohort(), initial_weights()

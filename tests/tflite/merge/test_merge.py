@@ -316,7 +316,7 @@ def test_a_merge_of_nothing_usable_is_an_error_that_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
-        (dict(aggregation="median"), "coverage, damped, diluted, received 'median'"),
+        (dict(aggregation="median"), "coverage, diluted, received 'median'"),
         (dict(weighting="age"), "examples, uniform, received 'age'"),
         (dict(clip_norm=0.0), "clip_norm above 0"),
         (dict(clip_norm=float("nan")), "clip_norm above 0"),
