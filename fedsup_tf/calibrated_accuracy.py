@@ -46,8 +46,8 @@ def build_calibrated_accuracy(
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
       which returns the share of right answers, from 0 to 1. It is traced once for all subnets, and
-      for each resolution if the space has resolutions. It keeps the calibrations of the weights that
-      it was called with last: do not change them.
+      for each resolution if the space has resolutions. It keeps the calibrations of the weights
+      that it was called with last: do not change them.
     """
     if supernet.space.resolutions:
         return _at_each_resolution(supernet, preprocessing, images, labels, classifier)
