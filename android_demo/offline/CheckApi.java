@@ -13,16 +13,18 @@ import org.codehaus.mojo.animal_sniffer.logging.PrintWriterLogger;
 public final class CheckApi {
     /** What the app brings along, and what D8 replaces: records and concatenated strings. */
     private static final Set<String> BROUGHT = Set.of(
-            "org.fedsup.demo.*", "org.tensorflow.lite.*", "java.lang.Record",
+            "org.fedsup.demo.*", "org.fedsup.trainer.*", "org.jspecify.annotations.*", "org.tensorflow.lite.*", "java.lang.Record",
             "java.lang.runtime.ObjectMethods", "java.lang.invoke.StringConcatFactory");
 
-    /** Arguments: the signature of the oldest Android, and the folder of the classes. */
+    /** Arguments: the signature of the oldest Android, and the folders of the classes. */
     public static void main(String[] arguments) throws Exception {
         try (InputStream signature = new FileInputStream(arguments[0])) {
             SignatureChecker checker =
                     new SignatureChecker(signature, BROUGHT, new PrintWriterLogger(System.err));
             checker.setSourcePath(List.of());
-            checker.process(new File(arguments[1]));
+            for (int place = 1; place < arguments.length; place++) {
+                checker.process(new File(arguments[place]));
+            }
             if (checker.isSignatureBroken()) {
                 System.exit(1);
             }

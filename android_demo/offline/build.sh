@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Builds and tests the app with Debian's tools and Maven artefacts alone: no Gradle, no Android SDK.
+# Builds and tests the trainer and the app with Debian's tools and Maven artefacts alone: no Gradle, no Android SDK.
 #
-#   offline/build.sh [fetch] [model] [apk] [reproduce] [compile] [test]     by default fetch apk test
+#   offline/build.sh [fetch] [model] [aar] [apk] [reproduce] [compile] [test]     by default fetch apk test
 #
 #   fetch      what is missing: Debian packages (as root), Maven artefacts into the cache
 #   model      the app's model; made once, or a ready one: MODEL=FILE.tflite offline/build.sh model
+#   aar        build/maven: the trainer for apps of others, with its sources and its documentation
 #   apk        build/app.apk: signed, aligned, verified
 #   reproduce  the same again, which must give the same bytes
-#   compile    classes for the JVM: the app, its tests, resources
+#   compile    classes for the JVM: the trainer, the app, their tests, resources
 #   test       the tests, on the real x86_64 engine and under Robolectric; pictures in build/screens
 #
 # FEDSUP_ANDROID_CACHE is the cache's folder, MAVEN_ARGS are more arguments for mvn, KEYSTORE is the
@@ -20,6 +21,7 @@ project=$(dirname "$offline")
 repository=$(dirname "$project")
 main=$project/app/src/main
 tests=$project/app/src/test
+trainer=$project/fedsup/src
 build=$project/build
 setting() { sed -n "s/^fedsup\.$1=//p" "$project/gradle.properties"; }
 
@@ -35,6 +37,10 @@ framework=/usr/share/android-framework-res/framework-res.apk
 packages=(aapt android-framework-res apksigner gcc libc6-dev maven openjdk-17-jdk-headless unzip zip
   zipalign)
 tflite=$cache/tflite/classes.jar:$cache/tflite-api/classes.jar
+# What the trainer needs.
+needed=$tflite:$cache/jspecify.jar
+# The trainer, as an app has it.
+library=$build/aar/classes.jar
 lint=all,-classfile,-options,-processing,-serial
 
 fetch() {
@@ -48,7 +54,8 @@ fetch() {
   # shellcheck disable=SC2086  # MAVEN_ARGS are several.
   mvn -q -B ${MAVEN_ARGS:-} -f "$offline/artifacts.xml" package -Dfolder="$folder" \
     -DtfliteVersion="$(setting tfliteVersion)" -DjunitVersion="$(setting junitVersion)" \
-    -DrobolectricVersion="$(setting robolectricVersion)" -DminSdk="$(setting minSdk)"
+    -DrobolectricVersion="$(setting robolectricVersion)" \
+    -DjspecifyVersion="$(setting jspecifyVersion)" -DminSdk="$(setting minSdk)"
   for aar in tflite tflite-api monitor idling; do
     unzip -q "$folder/$aar.aar" -d "$folder/$aar"
     rm "$folder/$aar.aar"
@@ -92,12 +99,63 @@ resources() {
     -A "$build/assets" -0 .tflite --java "$build/generated" "$build/resources.zip"
 }
 
-compile_app() {
-  resources
-  rm -rf "$build/classes"
-  find "$main/java" "$build/generated" -name '*.java' | sort >"$build/sources"
+# Compiles the files of a list, to a folder, with a class path.
+compile_java() {
+  rm -rf "$2"
   javac "-Xlint:$lint" -Werror -source "$java_version" -target "$java_version" \
-    -proc:none -encoding UTF-8 -cp "$tflite:$cache/android.jar" -d "$build/classes" @"$build/sources"
+    -proc:none -encoding UTF-8 -cp "$3:$cache/android.jar" -d "$2" @"$1"
+}
+
+compile_trainer() {
+  local stage=$build/aar
+  rm -rf "$stage"
+  mkdir -p "$stage"
+  find "$trainer/main/java" -name '*.java' | sort >"$build/trainer-sources"
+  compile_java "$build/trainer-sources" "$build/trainer-classes" "$needed"
+  jar --create --date=2020-01-01T00:00:00Z --file "$library" -C "$build/trainer-classes" .
+}
+
+aar() {
+  compile_trainer
+  local stage=$build/aar version folder name
+  version=$(setting versionName)
+  folder=$build/maven/org/fedsup/trainer/$version
+  name=$folder/trainer-$version
+  # Gradle's plugin adds both as well.
+  sed "s#<manifest \(.*\) />#<manifest \1 package=\"org.fedsup.trainer\"><uses-sdk android:minSdkVersion=\"$(setting minSdk)\" /></manifest>#" \
+    "$trainer/main/AndroidManifest.xml" >"$stage/AndroidManifest.xml"
+  : >"$stage/R.txt" # It has no resources.
+  rm -rf "$folder" "$build/javadoc"
+  mkdir -p "$folder" "$build/javadoc"
+  find "$stage" -exec touch -d 2020-01-01T00:00:00Z {} +
+  (cd "$stage" && zip -qX "$name.aar" AndroidManifest.xml R.txt classes.jar)
+  # A public class, method or parameter without its documentation is an error.
+  javadoc -quiet -Xdoclint:all -Werror -notimestamp -source "$java_version" -encoding UTF-8 \
+    -cp "$needed:$cache/android.jar" -d "$build/javadoc" @"$build/trainer-sources"
+  jar --create --date=2020-01-01T00:00:00Z --file "$name-javadoc.jar" -C "$build/javadoc" .
+  jar --create --date=2020-01-01T00:00:00Z --file "$name-sources.jar" -C "$trainer/main/java" .
+  cat >"$name.pom" <<POM
+<?xml version="1.0" encoding="UTF-8"?>
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>org.fedsup</groupId>
+  <artifactId>trainer</artifactId>
+  <version>$version</version>
+  <packaging>aar</packaging>
+  <dependencies>
+    <dependency><groupId>org.tensorflow</groupId><artifactId>tensorflow-lite</artifactId><version>$(setting tfliteVersion)</version><scope>compile</scope></dependency>
+    <dependency><groupId>org.jspecify</groupId><artifactId>jspecify</artifactId><version>$(setting jspecifyVersion)</version><scope>compile</scope></dependency>
+  </dependencies>
+</project>
+POM
+  echo "$name.aar: $(stat -c %s "$name.aar") bytes"
+}
+
+compile_app() {
+  compile_trainer
+  resources
+  find "$main/java" "$build/generated" -name '*.java' | sort >"$build/sources"
+  compile_java "$build/sources" "$build/classes" "$library:$needed"
 }
 
 apk() {
@@ -105,14 +163,14 @@ apk() {
   compile_app
   local stage=$build/apk abi jdk
   java -cp "$cache/sniffer.jar:$cache/asm.jar" "$offline/CheckApi.java" "$cache/api.signature" \
-    "$build/classes"
+    "$build/trainer-classes" "$build/classes"
   jdk=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")")
   rm -rf "$stage"
   mkdir -p "$stage"
   jar --create --date=2020-01-01T00:00:00Z --file "$build/app.jar" -C "$build/classes" .
-  # shellcheck disable=SC2086  # The engine's classes are two files.
+  # shellcheck disable=SC2086  # They are several files.
   java -cp "$cache/r8.jar" com.android.tools.r8.D8 --release --min-api "$(setting minSdk)" \
-    --lib "$cache/android.jar" --lib "$jdk" --output "$stage" "$build/app.jar" ${tflite/:/ }
+    --lib "$cache/android.jar" --lib "$jdk" --output "$stage" "$build/app.jar" "$library" ${needed//:/ }
   for abi in $(setting abis | tr , ' '); do
     install -D "$cache/tflite/jni/$abi/libtensorflowlite_jni.so" \
       "$stage/lib/$abi/libtensorflowlite_jni.so"
@@ -157,14 +215,15 @@ compile() {
   printf '%s\n' "android_merged_manifest=$build/AndroidManifest.xml" \
     "android_merged_assets=$build/assets" "android_resource_apk=$build/resources.apk" \
     "android_custom_package=$id" >"$properties"
-  find "$tests/java" -name '*.java' | sort >"$build/sources"
+  find "$tests/java" "$trainer/testFixtures/java" "$trainer/test/java" -name '*.java' |
+    sort >"$build/sources"
   javac "-Xlint:$lint" -Werror -source "$java_version" \
     -target "$java_version" -proc:none -encoding UTF-8 -cp "$(class_path)" \
     -d "$build/test-classes" @"$build/sources"
 }
 
 class_path() {
-  printf '%s' "$build/test-classes:$build/classes:$tflite:$cache/monitor/classes.jar:" \
+  printf '%s' "$build/test-classes:$build/classes:$library:$needed:$cache/monitor/classes.jar:" \
     "$cache/idling/classes.jar:$(printf '%s:' "$cache"/tests/*.jar)$cache/android.jar"
 }
 
@@ -178,9 +237,11 @@ run_tests() {
   model
   compile
   (cd "$repository" && uv run python "$offline/golden.py" "$build/assets/subnet.tflite" "$build/golden")
+  local folder
   mkdir -p "$build/screens"
-  (cd "$tests/java" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g') \
-    >"$build/test-names"
+  for folder in "$trainer/test/java" "$tests/java"; do
+    (cd "$folder" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g')
+  done >"$build/test-names"
   # shellcheck disable=SC2046  # Names of classes have no spaces.
   run_java org.junit.runner.JUnitCore $(cat "$build/test-names") 2>&1 | tee "$build/tests.log"
   if ! grep -q 'Created TensorFlow Lite XNNPACK delegate' "$build/tests.log"; then
@@ -193,7 +254,7 @@ run_tests() {
 mkdir -p "$build"
 while [ $# -gt 0 ]; do
   case $1 in
-    fetch | model | apk | reproduce | compile) "$1" ;;
+    fetch | model | aar | apk | reproduce | compile) "$1" ;;
     cache) echo "$cache" ;; # Where fetch puts everything; it is whole if it is there.
     class_path) class_path ;;
     test) run_tests ;;
@@ -203,7 +264,7 @@ while [ $# -gt 0 ]; do
       exit
       ;;
     *)
-      echo "build.sh: expected fetch, model, apk, reproduce, compile, test, java, cache or class_path, received $1" >&2
+      echo "build.sh: expected fetch, model, aar, apk, reproduce, compile, test, java, cache or class_path, received $1" >&2
       exit 2
       ;;
   esac

@@ -29,7 +29,7 @@ def gradle_value(name: str) -> str:
 def gradle_dependencies(configuration: str) -> set[str]:
     """Coordinates with their versions, without those that a property asks for."""
     pattern = rf"\b{configuration} \"([^\"$]+)\$\{{setting\('(\w+)'\)\}}\""
-    found = re.findall(pattern, read("app/build.gradle"))
+    found = re.findall(pattern, read("app/build.gradle") + read("fedsup/build.gradle"))
     return {f"{coordinate}{settings()[version]}" for coordinate, version in found}
 
 
@@ -73,26 +73,48 @@ def test_gradle_takes_what_both_must_agree_on_from_one_place(name, setting):
 
 
 def test_both_use_all_settings():
-    gradle = set(re.findall(r"setting\('(\w+)'\)", read("app/build.gradle")))
+    both = read("app/build.gradle") + read("fedsup/build.gradle")
+    gradle = set(re.findall(r"setting\('(\w+)'\)", both))
     offline = set(re.findall(r"setting (\w+)\b", read("offline/build.sh")))
     assert gradle == offline == set(settings())
 
 
 def test_gradle_says_no_version_itself_but_that_of_litert():
-    versions = re.findall(r"['\"][\w.\-]+:[\w.\-]+:(\d[^'\"]*)['\"]", read("app/build.gradle"))
+    both = read("app/build.gradle") + read("fedsup/build.gradle")
+    versions = re.findall(r"['\"][\w.\-]+:[\w.\-]+:(\d[^'\"]*)['\"]", both)
     assert versions == ["1.4.0"]
 
 
 def test_both_have_the_same_dependencies():
     artifacts = {f"{name}:{version}" for name, version in offline_artifacts().items()}
-    app, tests = gradle_dependencies("implementation"), gradle_dependencies("testImplementation")
-    assert app == {f"org.tensorflow:tensorflow-lite:{settings()['tfliteVersion']}"}
+    trainer, tests = gradle_dependencies("api"), gradle_dependencies("testImplementation")
+    assert trainer == {
+        f"org.tensorflow:tensorflow-lite:{settings()['tfliteVersion']}",
+        f"org.jspecify:jspecify:{settings()['jspecifyVersion']}",
+    }
+    assert not gradle_dependencies("implementation")
+    assert "implementation project(':fedsup')" in read("app/build.gradle")
+    assert "testImplementation testFixtures(project(':fedsup'))" in read("app/build.gradle")
     assert len(tests) == 2
-    assert app | tests <= artifacts
+    assert trainer | tests <= artifacts
+
+
+def test_both_builds_give_the_trainer_the_same_coordinates():
+    gradle, offline = read("fedsup/build.gradle"), read("offline/build.sh")
+    group, artifact = (
+        re.search(rf"{name} = '([\w.]+)'", gradle).group(1) for name in ("groupId", "artifactId")
+    )
+    assert "version = setting('versionName')" in gradle
+    assert f"<groupId>{group}</groupId>" in offline
+    assert f"<artifactId>{artifact}</artifactId>" in offline
+    assert f"$build/maven/{group.replace('.', '/')}/{artifact}/$version" in offline
+    for coordinates in gradle_dependencies("api"):
+        group, artifact, _ = coordinates.split(":")
+        assert f"<groupId>{group}</groupId><artifactId>{artifact}</artifactId>" in offline
 
 
 def test_what_the_offline_build_has_beside_them_is_in_no_app():
-    named = gradle_dependencies("implementation") | gradle_dependencies("testImplementation")
+    named = gradle_dependencies("api") | gradle_dependencies("testImplementation")
     others = {
         name for name, version in offline_artifacts().items() if f"{name}:{version}" not in named
     }
@@ -131,13 +153,23 @@ def test_offline_build_has_the_folders_that_gradle_has_by_default():
         if path.is_dir()
     }
     assert folders | {"main", "test"} == known
-    assert "include ':app'" in read("settings.gradle")
+    known = {"main/java", "test/java", "testFixtures/java"}
+    folders = {
+        str(path.relative_to(DEMO / "fedsup/src"))
+        for path in DEMO.glob("fedsup/src/*/*")
+        if path.is_dir()
+    }
+    assert folders == known
+    assert "trainer=$project/fedsup/src\n" in build
+    assert all(f"$trainer/{folder}" in build for folder in known)
+    assert "include ':app', ':fedsup'" in read("settings.gradle")
 
 
 def test_the_app_asks_for_no_permission():
     manifest = ElementTree.parse(DEMO / "app/src/main/AndroidManifest.xml").getroot()
     assert "package" not in manifest.attrib, "Gradle's plugin refuses it"
     assert not manifest.findall("uses-permission")
+    assert not list(ElementTree.parse(DEMO / "fedsup/src/main/AndroidManifest.xml").getroot())
     authority = manifest.find("application/provider").get(f"{ANDROID}authorities")
     assert authority == f"{settings()['applicationId']}.updates"
 

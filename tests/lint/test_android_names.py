@@ -1,15 +1,17 @@
-"""Law 9 (docs/laws.md): the app calls signatures and tensors by the names of the exporter."""
+"""Law 9 (docs/laws.md): the trainer calls signatures and tensors by the names of the exporter."""
 
 import re
 from pathlib import Path
 
 from tflite.format import metadata, signatures, update_file
 
-APP = Path(__file__).parents[2] / "android_demo/app/src/main/java/org/fedsup/demo"
+DEMO = Path(__file__).parents[2] / "android_demo"
+APP = DEMO / "app/src/main/java/org/fedsup/demo"
+TRAINER = DEMO / "fedsup/src/main/java/org/fedsup/trainer"
 
 
 def java(name: str) -> str:
-    return (APP / f"{name}.java").read_text(encoding="utf-8")
+    return (TRAINER / f"{name}.java").read_text(encoding="utf-8")
 
 
 def constants(source: str) -> dict[str, str]:
@@ -27,7 +29,7 @@ def table(source: str, name: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_the_app_has_every_name_and_no_other():
+def test_the_trainer_has_every_name_and_no_other():
     said = {
         name: value
         for name, value in vars(signatures).items()
@@ -37,13 +39,13 @@ def test_the_app_has_every_name_and_no_other():
     assert constants(java("Signatures")) == said
 
 
-def test_the_app_gives_each_signature_its_inputs_and_outputs():
+def test_the_trainer_gives_each_signature_its_inputs_and_outputs():
     source = java("Signatures")
     assert table(source, "INPUTS") == signatures.INPUTS
     assert table(source, "OUTPUTS") == signatures.OUTPUTS
 
 
-def test_the_app_reads_the_metadata_where_python_writes_it():
+def test_the_trainer_reads_the_metadata_where_python_writes_it():
     source = java("ModelMetadata")
     assert constants(source)["ENTRY"] == metadata.ENTRY
     assert constants(source)["HASH_ENTRY"] == metadata.HASH_ENTRY
@@ -61,10 +63,22 @@ def test_an_update_has_the_fields_that_python_asks_for():
     assert constants(source)["KIND"] == "fedsup-tf update"
 
 
-def test_trainer_alone_knows_the_runtime_and_views_alone_know_the_screen():
+def sources(folder: Path) -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.java")}
+
+
+def test_the_trainer_alone_knows_the_runtime_and_views_alone_know_the_screen():
+    app, trainer = sources(APP), sources(TRAINER)
     views = {"ConfidenceBars", "DrawingView", "GalleryView", "LossChart", "MainActivity", "Screen"}
-    sources = {path.stem: path.read_text(encoding="utf-8") for path in APP.glob("*.java")}
-    assert {name for name, text in sources.items() if "org.tensorflow.lite" in text} == {"Trainer"}
-    assert {name for name, text in sources.items() if "import android.view" in text} == views
+    assert {name for name, text in trainer.items() if "org.tensorflow.lite" in text} == {"Trainer"}
+    assert not {name for name, text in app.items() if "org.tensorflow.lite" in text}
+    assert {name for name, text in app.items() if "import android.view" in text} == views
     system = {"DemoApplication", "TrainingJobService", "UpdateProvider"}
-    assert {name for name, text in sources.items() if "import android." in text} == views | system
+    assert {name for name, text in app.items() if "import android." in text} == views | system
+
+
+def test_the_trainer_runs_without_android_and_without_the_app():
+    for name, text in sources(TRAINER).items():
+        assert "import android." not in text, name
+        assert "org.fedsup.demo" not in text, name
+    assert "@NullMarked" in sources(TRAINER)["package-info"]

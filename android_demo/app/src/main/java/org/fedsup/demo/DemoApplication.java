@@ -5,6 +5,7 @@ import android.os.Handler;
 import android.os.Looper;
 import java.io.IOException;
 import java.io.InputStream;
+import org.fedsup.trainer.SafeFile;
 
 /** Has the one {@link Learner} of the process, which screens and jobs share. */
 public final class DemoApplication extends Application {

@@ -1,17 +1,19 @@
 package org.fedsup.demo;
 
+import java.io.ByteArrayInputStream;
+import java.io.ByteArrayOutputStream;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.File;
 import java.io.IOException;
-import java.io.ByteArrayInputStream;
-import java.io.ByteArrayOutputStream;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.zip.CRC32;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.ModelMetadata;
+import org.fedsup.trainer.SafeFile;
+import org.fedsup.trainer.UnusableFileException;
 
 /**
  * The examples that a person has drawn and labelled. They belong to the classes and the size of
@@ -32,10 +34,9 @@ public final class ExampleStore {
 
     /** Keeps the examples for models like this one in a folder. */
     public ExampleStore(File folder, ModelMetadata model) {
-        String task = model.classNames + Arrays.toString(model.imageShape);
-        String name = ModelMetadata.sha256(task.getBytes(StandardCharsets.UTF_8)).substring(0, 16);
+        String name = model.taskIdentity().substring(0, 16);
         file = new File(folder, "examples-" + name + ".bin");
-        imageSize = ModelMetadata.count(model.imageShape);
+        imageSize = model.imageSize();
         classes = model.classNames.size();
     }
 

@@ -9,6 +9,8 @@ import android.graphics.RectF;
 import android.util.AttributeSet;
 import android.view.View;
 import java.util.List;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.ModelMetadata;
 
 /** The newest drawings as the model sees them, and what they were called: as many as fit. */
 public final class GalleryView extends View {

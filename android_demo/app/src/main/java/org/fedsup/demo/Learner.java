@@ -11,6 +11,10 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
+import org.fedsup.trainer.Checkpoint;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.SafeFile;
+import org.fedsup.trainer.UnusableFileException;
 
 /**
  * The model, the drawings and what was learned from them, for as long as the process lives: a

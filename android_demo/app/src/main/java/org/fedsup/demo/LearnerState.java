@@ -1,6 +1,9 @@
 package org.fedsup.demo;
 
 import java.util.List;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.ModelMetadata;
+import org.fedsup.trainer.Score;
 
 /**
  * What a screen shows of a {@link Learner} at one moment.

@@ -2,6 +2,10 @@ package org.fedsup.demo;
 
 import java.io.IOException;
 import java.util.SortedMap;
+import org.fedsup.trainer.Checkpoint;
+import org.fedsup.trainer.Score;
+import org.fedsup.trainer.Trainer;
+import org.fedsup.trainer.TrainingRun;
 
 /** One training of a pupil on all its drawings, kept after each epoch and undone if it fails. */
 final class Lesson {

@@ -17,6 +17,9 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 import java.util.function.Consumer;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.SafeFile;
+import org.fedsup.trainer.UnusableFileException;
 
 /** The one screen: draw, teach, train, send. What it shows outlives it in the {@link Learner}. */
 public final class MainActivity extends Activity {

@@ -5,6 +5,14 @@ import java.io.File;
 import java.io.IOException;
 import java.util.Arrays;
 import java.util.SortedMap;
+import org.fedsup.trainer.Checkpoint;
+import org.fedsup.trainer.CheckpointStore;
+import org.fedsup.trainer.ModelMetadata;
+import org.fedsup.trainer.SafeFile;
+import org.fedsup.trainer.Score;
+import org.fedsup.trainer.Trainer;
+import org.fedsup.trainer.UnusableFileException;
+import org.fedsup.trainer.UpdateFile;
 
 /** A model, the drawings that it can be taught, and what it has learned; for one thread. */
 final class Pupil implements Closeable {
@@ -109,7 +117,7 @@ final class Pupil implements Closeable {
         }
         ModelMetadata model = trainer.metadata();
         UpdateFile update = UpdateFile.of(model, received, learned);
-        String mark = new SafeTensors(null, update.delta()).fingerprint().substring(0, 12);
+        String mark = update.fingerprint().substring(0, 12);
         File updates = new File(folder, UPDATES);
         updates.mkdirs();
         File file = new File(updates, "update-" + mark + ".safetensors");

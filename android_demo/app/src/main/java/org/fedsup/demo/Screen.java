@@ -13,6 +13,8 @@ import android.widget.TextView;
 import java.text.NumberFormat;
 import java.util.List;
 import java.util.function.IntConsumer;
+import org.fedsup.trainer.ModelMetadata;
+import org.fedsup.trainer.Score;
 
 /** Shows the state of a {@link Learner} in the views of an activity. */
 final class Screen {

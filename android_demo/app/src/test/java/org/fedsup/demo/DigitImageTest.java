@@ -5,6 +5,9 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertTrue;
 
 import java.util.Random;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.Golden;
+import org.fedsup.trainer.Trainer;
 import org.junit.Test;
 
 /** A drawing becomes an image like those that the model was trained on. */

@@ -1,6 +1,7 @@
 package org.fedsup.demo;
 
 import java.util.Random;
+import org.fedsup.trainer.Example;
 
 /** Digits as a person would draw them, for tests and pictures: curves through a few points. */
 final class Handwriting {

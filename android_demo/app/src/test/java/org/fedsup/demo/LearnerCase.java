@@ -9,6 +9,8 @@ import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import org.fedsup.trainer.Example;
+import org.fedsup.trainer.Golden;
 import org.junit.After;
 import org.junit.Rule;
 import org.junit.rules.TemporaryFolder;

@@ -17,6 +17,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import org.fedsup.trainer.Golden;
+import org.fedsup.trainer.UnusableFileException;
 import org.json.JSONArray;
 import org.json.JSONObject;
 import org.junit.Test;

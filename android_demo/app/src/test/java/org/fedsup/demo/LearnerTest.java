@@ -20,6 +20,14 @@ import java.util.SortedMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
+import org.fedsup.trainer.Checkpoint;
+import org.fedsup.trainer.CheckpointStore;
+import org.fedsup.trainer.Children;
+import org.fedsup.trainer.Golden;
+import org.fedsup.trainer.ModelMetadata;
+import org.fedsup.trainer.Score;
+import org.fedsup.trainer.Trainer;
+import org.fedsup.trainer.UpdateFile;
 import org.junit.Test;
 
 /** What the app does but its screen: it learns, answers, remembers, stops and exports. */

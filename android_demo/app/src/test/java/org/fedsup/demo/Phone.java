@@ -6,6 +6,7 @@ import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.StandardCopyOption;
 import java.util.Arrays;
+import org.fedsup.trainer.Example;
 
 /**
  * The app without its screen, as a program: teaches, trains and exports.

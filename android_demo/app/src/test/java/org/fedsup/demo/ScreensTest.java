@@ -12,6 +12,7 @@ import android.widget.TextView;
 import java.io.File;
 import java.io.FileOutputStream;
 import java.util.Random;
+import org.fedsup.trainer.Golden;
 import org.junit.After;
 import org.junit.Test;
 import org.junit.runner.RunWith;

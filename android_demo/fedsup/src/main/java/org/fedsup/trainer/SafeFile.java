@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.BufferedOutputStream;
 import java.io.ByteArrayOutputStream;
@@ -10,9 +10,15 @@ import java.io.InputStream;
 import java.io.OutputStream;
 
 /** Files that are written whole or not at all, whatever happens meanwhile. */
-final class SafeFile {
-    /** Writes a file's content. */
-    interface Content {
+public final class SafeFile {
+    /** The content of a file. */
+    public interface Content {
+        /**
+         * Writes the content.
+         *
+         * @param out where to write it
+         * @throws IOException if that fails; the file is then as it was before
+         */
         void writeTo(OutputStream out) throws IOException;
     }
 
@@ -22,8 +28,12 @@ final class SafeFile {
      * Writes a temporary file beside the target, forces it to the disk and renames it. A kill or a
      * full disk leaves what was there before; a temporary file that a kill left is overwritten by
      * the next write.
+     *
+     * @param target the file
+     * @param content what it is to hold
+     * @throws IOException if it could not be written, with a sentence for a person
      */
-    static void replace(File target, Content content) throws IOException {
+    public static void replace(File target, Content content) throws IOException {
         File temporary = new File(target.getParentFile(), "." + target.getName() + ".part");
         try {
             try (FileOutputStream file = new FileOutputStream(temporary)) {
@@ -43,15 +53,31 @@ final class SafeFile {
         }
     }
 
-    /** All bytes of a file, which must not be larger than some size. */
-    static byte[] read(File file, int mostBytes) throws IOException {
+    /**
+     * Reads a file.
+     *
+     * @param file the file
+     * @param mostBytes size above which it is not read
+     * @return all its bytes
+     * @throws UnusableFileException if it is larger
+     * @throws IOException if it cannot be read
+     */
+    public static byte[] read(File file, int mostBytes) throws IOException {
         try (InputStream in = new FileInputStream(file)) {
             return read(in, mostBytes);
         }
     }
 
-    /** All bytes of a stream, which must not be longer than some size. */
-    static byte[] read(InputStream in, int mostBytes) throws IOException {
+    /**
+     * Reads a stream to its end.
+     *
+     * @param in the stream, which stays open
+     * @param mostBytes length above which it is not read on
+     * @return all its bytes
+     * @throws UnusableFileException if it is longer
+     * @throws IOException if it cannot be read
+     */
+    public static byte[] read(InputStream in, int mostBytes) throws IOException {
         ByteArrayOutputStream all = new ByteArrayOutputStream();
         byte[] part = new byte[1 << 16];
         for (int count; (count = in.read(part)) >= 0; ) {

@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.IOException;
 import java.util.ArrayList;
@@ -6,11 +6,11 @@ import java.util.Arrays;
 import java.util.List;
 
 /** Processes of their own, for tests that kill one. */
-final class Children {
+public final class Children {
     private Children() {}
 
     /** Starts a class's main in another JVM like this one. */
-    static Process start(Class<?> main, String... arguments) throws IOException {
+    public static Process start(Class<?> main, String... arguments) throws IOException {
         List<String> command = new ArrayList<>(List.of(
                 System.getProperty("java.home") + "/bin/java", "-XX:TieredStopAtLevel=1",
                 "-Djava.library.path=" + System.getProperty("java.library.path"),

@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.ByteArrayOutputStream;
 import java.io.File;
@@ -15,25 +15,25 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /** The model under test, what Python computes with it, and models that are none. */
-final class Golden {
-    static final File BUILD = new File(System.getProperty("fedsup.build", "../build"));
+public final class Golden {
+    public static final File BUILD = new File(System.getProperty("fedsup.build", "../build"));
 
     private Golden() {}
 
-    static byte[] model() throws IOException {
+    public static byte[] model() throws IOException {
         return Files.readAllBytes(new File(BUILD, "assets/subnet.tflite").toPath());
     }
 
-    static byte[] update() throws IOException {
+    public static byte[] update() throws IOException {
         return Files.readAllBytes(new File(BUILD, "golden/update.safetensors").toPath());
     }
 
-    static JSONObject values() throws IOException, JSONException {
+    public static JSONObject values() throws IOException, JSONException {
         File file = new File(BUILD, "golden/golden.json");
         return new JSONObject(new String(Files.readAllBytes(file.toPath()), StandardCharsets.UTF_8));
     }
 
-    static List<Example> examples() throws IOException, JSONException {
+    public static List<Example> examples() throws IOException, JSONException {
         JSONArray images = values().getJSONArray("images");
         JSONArray labels = values().getJSONArray("labels");
         List<Example> examples = new ArrayList<>();
@@ -47,7 +47,7 @@ final class Golden {
         return examples;
     }
 
-    static float[] floats(JSONArray array) throws JSONException {
+    public static float[] floats(JSONArray array) throws JSONException {
         float[] values = new float[array.length()];
         for (int place = 0; place < values.length; place++) {
             values[place] = (float) array.getDouble(place);
@@ -56,23 +56,23 @@ final class Golden {
     }
 
     /** The metadata of the model under test as JSON. */
-    static JSONObject metadata() throws IOException, JSONException {
+    public static JSONObject metadata() throws IOException, JSONException {
         return new JSONObject(new TrailingZip(model()).read("fedsup.json", 1 << 20));
     }
 
     /** The model under test without its archive. */
-    static byte[] engineModel() throws IOException {
+    public static byte[] engineModel() throws IOException {
         byte[] file = model();
         return Arrays.copyOf(file, new TrailingZip(file).begin());
     }
 
     /** The model under test with other metadata. */
-    static byte[] modelSaying(JSONObject metadata) throws IOException {
+    public static byte[] modelSaying(JSONObject metadata) throws IOException {
         return withArchive(engineModel(), "fedsup.json", metadata.toString());
     }
 
     /** A model with an archive of the right hash and a text under some name. */
-    static byte[] withArchive(byte[] model, String entry, String text) throws IOException {
+    public static byte[] withArchive(byte[] model, String entry, String text) throws IOException {
         ByteArrayOutputStream all = new ByteArrayOutputStream();
         all.write(model);
         try (ZipOutputStream zip = new ZipOutputStream(all)) {

@@ -1,6 +1,7 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
@@ -34,9 +35,11 @@ public final class ModelMetadata {
     public final List<String> classNames;
     /** Height, width and channels of an image. */
     public final int[] imageShape;
-    /** Images that a call takes, by signature. */
+    /** The most examples that a step of training takes. */
     public final int trainBatch;
+    /** Examples that one call of evaluation takes. */
     public final int evaluateBatch;
+    /** Images that one call of inference takes. */
     public final int inferBatch;
     /** Shape of each variable by name, sorted by name. */
     public final SortedMap<String, int[]> variables;
@@ -84,6 +87,10 @@ public final class ModelMetadata {
     /**
      * Reads the metadata of a model's file and checks that its model is whole: the runtime would
      * end the process where a damaged one misleads it.
+     *
+     * @param file all bytes of a .tflite that fedsup export wrote
+     * @return what it says
+     * @throws UnusableFileException if it is another file, damaged, of another version, or only infers
      */
     public static ModelMetadata read(byte[] file) throws UnusableFileException {
         String text;
@@ -118,19 +125,32 @@ public final class ModelMetadata {
         }
     }
 
-    /** Whether training moves a variable; the others are frozen and no part of an update. */
+    /**
+     * Tells whether training moves a variable; the others are frozen and no part of an update.
+     *
+     * @param variable its name
+     * @return whether it does
+     */
     public static boolean isTrained(String variable) {
         return !variable.endsWith(FROZEN);
     }
 
-    /** The shapes of the variables that training moves, sorted by name. */
+    /**
+     * Lists the variables that training moves.
+     *
+     * @return their shapes, sorted by name
+     */
     public SortedMap<String, int[]> trained() {
         SortedMap<String, int[]> shapes = new TreeMap<>(variables);
         shapes.keySet().removeIf(name -> !isTrained(name));
         return shapes;
     }
 
-    /** The architecture in a few characters, such as 16x1k3 32x1k3: width, depth, kernel. */
+    /**
+     * Describes the architecture in a few characters, such as 16x1k3 32x1k3.
+     *
+     * @return width, depth and kernel of each stage
+     */
     public String architectureText() {
         StringBuilder text = new StringBuilder();
         try {
@@ -145,6 +165,25 @@ public final class ModelMetadata {
         } catch (JSONException unknown) {
             return architecture.toString();
         }
+    }
+
+    /**
+     * Counts the bytes of an image, one for each value.
+     *
+     * @return height * width * channels
+     */
+    public int imageSize() {
+        return count(imageShape);
+    }
+
+    /**
+     * Names the task, so that examples can be kept for every model of it.
+     *
+     * @return SHA-256 of the class names and the shape of an image
+     */
+    public String taskIdentity() {
+        String task = classNames + Arrays.toString(imageShape);
+        return sha256(task.getBytes(StandardCharsets.UTF_8));
     }
 
     /** Number of values of a tensor. */

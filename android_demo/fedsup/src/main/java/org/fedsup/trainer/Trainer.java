@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.Closeable;
 import java.nio.ByteBuffer;
@@ -74,25 +74,40 @@ public final class Trainer implements Closeable {
         scores.put(Signatures.CORRECT, correct);
     }
 
-    /** What the model says about itself. */
+    /**
+     * Returns what the model says about itself.
+     *
+     * @return its metadata
+     */
     public ModelMetadata metadata() {
         return metadata;
     }
 
-    /** Whether the model can train a part; it can always train {@link Part#ALL}. */
+    /**
+     * Tells whether the model can train a part; it can always train {@link Part#ALL}.
+     *
+     * @param part what to move
+     * @return whether it can
+     */
     public boolean canTrain(Part part) {
         return Arrays.asList(interpreter.getSignatureKeys()).contains(part.signature);
     }
 
-    /** The most examples that a step of training takes. */
+    /**
+     * Returns the most examples that a step of training takes.
+     *
+     * @return their number
+     */
     public int batchSize() {
         return metadata.trainBatch;
     }
 
     /**
-     * One step of SGD.
+     * Trains one step of SGD.
      *
      * @param examples 1 to {@link #batchSize()} of them
+     * @param learningRate learning rate of the step
+     * @param part what to move
      * @return the mean loss before the step
      */
     public float train(List<Example> examples, float learningRate, Part part) {
@@ -108,7 +123,12 @@ public final class Trainer implements Closeable {
         return loss.get(0);
     }
 
-    /** Mean loss and accuracy on any number of examples. */
+    /**
+     * Computes the mean loss and the accuracy.
+     *
+     * @param examples any number of them, from 1
+     * @return the score
+     */
     public Score evaluate(List<Example> examples) {
         if (examples.isEmpty()) {
             throw new IllegalArgumentException("Expected at least one example, received none.");
@@ -124,7 +144,12 @@ public final class Trainer implements Closeable {
         return new Score(examples.size(), losses / examples.size(), right / examples.size());
     }
 
-    /** The probability of each class. */
+    /**
+     * Classifies an image.
+     *
+     * @param image height * width * channels unsigned bytes, row by row
+     * @return the probability of each class
+     */
     public float[] infer(byte[] image) {
         Batch.checkImage(metadata, image);
         ByteBuffer images = Buffers.rewound(Buffers.bytes(metadata.inferBatch * imageSize).put(image));
@@ -140,7 +165,11 @@ public final class Trainer implements Closeable {
         return softmax(first);
     }
 
-    /** A copy of every variable by name: the weights and what is frozen. */
+    /**
+     * Copies every variable: the weights and what is frozen.
+     *
+     * @return row-major values by name
+     */
     public SortedMap<String, float[]> weights() {
         Map<String, Object> outputs = new HashMap<>();
         metadata.variables.forEach((name, shape) -> outputs.put(name, Buffers.floats(ModelMetadata.count(shape))));
@@ -159,6 +188,7 @@ public final class Trainer implements Closeable {
     /**
      * Sets every variable and forgets the momentum.
      *
+     * @param weights row-major values by name, as {@link #weights} gives them
      * @throws IllegalArgumentException if a variable is missing, unknown or of another size. The
      *     runtime itself would read a missing one as zeros.
      */

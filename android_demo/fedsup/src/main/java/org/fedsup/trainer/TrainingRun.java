@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -24,7 +24,13 @@ public final class TrainingRun {
         private static final int LEAST_EPOCHS = 5;
         private static final int MOST_EPOCHS = 20;
 
-        /** A plan that is sensible for this many examples. */
+        /**
+         * Makes a plan that is sensible for this many examples.
+         *
+         * @param examples how many there are, from 1
+         * @param batchSize the most examples of a step, see {@link Trainer#batchSize}
+         * @return the plan, which moves every variable
+         */
         public static Plan of(int examples, int batchSize) {
             int epochs = (int) Math.ceil((double) STEPS / batches(examples, batchSize));
             return new Plan(Math.max(LEAST_EPOCHS, Math.min(MOST_EPOCHS, epochs)), 0.01f, Trainer.Part.ALL);
@@ -39,7 +45,14 @@ public final class TrainingRun {
     private final float[] losses;
     private int done;
 
-    /** Prepares a training on at least one example; the seed decides the order of the examples. */
+    /**
+     * Prepares a training.
+     *
+     * @param trainer the model
+     * @param examples at least one
+     * @param plan how long and how fast to train
+     * @param seed decides the order of the examples
+     */
     public TrainingRun(Trainer trainer, List<Example> examples, Plan plan, long seed) {
         if (examples.isEmpty()) {
             throw new IllegalArgumentException("Expected at least one example, received none.");
@@ -52,7 +65,11 @@ public final class TrainingRun {
         losses = new float[plan.epochs() * batches];
     }
 
-    /** Trains on the next batch; false if there was none left. */
+    /**
+     * Trains on the next batch.
+     *
+     * @return false if there was none left
+     */
     public boolean step() {
         if (done == losses.length) {
             return false;
@@ -68,22 +85,38 @@ public final class TrainingRun {
         return true;
     }
 
-    /** Whether the last step ended a pass over the examples. */
+    /**
+     * Tells whether the last step ended a pass over the examples.
+     *
+     * @return whether it did
+     */
     public boolean epochEnded() {
         return done > 0 && done % batches == 0;
     }
 
-    /** Steps that the training has. */
+    /**
+     * Counts the steps that the training has.
+     *
+     * @return their number
+     */
     public int steps() {
         return losses.length;
     }
 
-    /** Loss of each step so far. */
+    /**
+     * Lists the losses so far.
+     *
+     * @return loss of each step, before it
+     */
     public float[] losses() {
         return Arrays.copyOf(losses, done);
     }
 
-    /** What is trained on. */
+    /**
+     * Lists what is trained on.
+     *
+     * @return the examples, in the order of the present epoch
+     */
     public List<Example> examples() {
         return examples;
     }

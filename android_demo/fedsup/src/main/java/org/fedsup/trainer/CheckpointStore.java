@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.File;
 import java.io.IOException;
@@ -7,6 +7,7 @@ import java.util.TreeMap;
 import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
+import org.jspecify.annotations.Nullable;
 
 /** Keeps what one model has learned, across restarts, kills and full disks. */
 public final class CheckpointStore {
@@ -17,13 +18,23 @@ public final class CheckpointStore {
     private final ModelMetadata model;
     private final File file;
 
-    /** Keeps it in a folder, under the model's own name. */
+    /**
+     * Keeps the checkpoint in a folder, under the model's own name.
+     *
+     * @param folder the folder, which exists
+     * @param model the model's metadata
+     */
     public CheckpointStore(File folder, ModelMetadata model) {
         this.model = model;
         file = new File(folder, "checkpoint-" + model.identity.substring(0, 16) + ".safetensors");
     }
 
-    /** Writes a checkpoint in the place of the last one. */
+    /**
+     * Writes a checkpoint in the place of the last one.
+     *
+     * @param checkpoint what was learned
+     * @throws IOException if it could not be written; the last one is then still there
+     */
     public void write(Checkpoint checkpoint) throws IOException {
         JSONObject metadata = new JSONObject();
         SafeTensors tensors = new SafeTensors(metadata, checkpoint.weights());
@@ -44,11 +55,13 @@ public final class CheckpointStore {
     }
 
     /**
-     * Returns the last checkpoint, or null if there is none.
+     * Reads the last checkpoint.
      *
+     * @return the checkpoint, or null if there is none
+     * @throws IOException if it cannot be read
      * @throws UnusableFileException if there is one that is damaged
      */
-    public Checkpoint read() throws IOException {
+    public @Nullable Checkpoint read() throws IOException {
         if (!file.exists()) {
             return null;
         }

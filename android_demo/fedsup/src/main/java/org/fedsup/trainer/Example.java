@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 /**
  * An image and what it shows.

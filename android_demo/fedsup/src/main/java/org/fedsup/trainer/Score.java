@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 /**
  * How a model does on some examples.

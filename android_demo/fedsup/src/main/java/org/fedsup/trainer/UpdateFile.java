@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.io.IOException;
 import java.io.OutputStream;
@@ -20,7 +20,14 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
     // Room for names, shapes and metadata beside the tensors.
     private static final int HEADER_BYTES = 1 << 20;
 
-    /** The update that a checkpoint is, given the weights that the model came with. */
+    /**
+     * Makes the update that a checkpoint is.
+     *
+     * @param model the model's metadata
+     * @param received the weights that the model came with, as {@link Trainer#weights} gives them
+     * @param checkpoint what was learned
+     * @return the change of every trained variable
+     */
     public static UpdateFile of(
             ModelMetadata model, SortedMap<String, float[]> received, Checkpoint checkpoint) {
         SortedMap<String, float[]> delta = new TreeMap<>();
@@ -39,6 +46,9 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
     /**
      * Writes the update of a model. It says nothing of the phone or its owner.
      *
+     * @param out where to write it; stays open
+     * @param model the model's metadata
+     * @throws IOException if it cannot be written
      * @throws UnusableFileException if training went astray and the update would be refused
      */
     public void write(OutputStream out, ModelMetadata model) throws IOException {
@@ -66,7 +76,23 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
         }
     }
 
-    /** Reads an update of a model; its scores have no accuracy, which the file does not tell. */
+    /**
+     * Computes a name for the change itself, whoever made it.
+     *
+     * @return SHA-256 of the names and values of the tensors
+     */
+    public String fingerprint() {
+        return new SafeTensors(new JSONObject(), delta).fingerprint();
+    }
+
+    /**
+     * Reads an update of a model; its scores have no accuracy, which the file does not tell.
+     *
+     * @param file all bytes of the update
+     * @param model the model's metadata
+     * @return the update
+     * @throws UnusableFileException if it is another file, not whole, or of another model
+     */
     public static UpdateFile read(byte[] file, ModelMetadata model) throws UnusableFileException {
         if (file.length > Float.BYTES * model.parameters + HEADER_BYTES) {
             throw new UnusableFileException("This is no update of this model: it is too large.");

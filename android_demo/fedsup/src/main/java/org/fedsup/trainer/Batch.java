@@ -1,4 +1,4 @@
-package org.fedsup.demo;
+package org.fedsup.trainer;
 
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;

@@ -1,0 +1,16 @@
+/**
+ * Trains a subnet of fedsup-tf on the phone: the file of {@code fedsup export}, run by the stock
+ * TensorFlow Lite or LiteRT runtime.
+ *
+ * <p>{@link org.fedsup.trainer.Trainer} opens the file, infers and takes single steps;
+ * {@link org.fedsup.trainer.TrainingRun} trains on all examples;
+ * {@link org.fedsup.trainer.CheckpointStore} keeps what was learned, and
+ * {@link org.fedsup.trainer.UpdateFile} is what {@code fedsup merge} takes. Nothing here uses a
+ * network or asks for a permission.
+ *
+ * <p>No parameter takes null and no method returns it where that is not said, which Kotlin knows.
+ */
+@NullMarked
+package org.fedsup.trainer;
+
+import org.jspecify.annotations.NullMarked;
