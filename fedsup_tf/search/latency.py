@@ -135,7 +135,7 @@ class LatencyTable:
 
     def to_json(self) -> str:
         """Returns the table in the class's JSON form, one row on a line."""
-        rows = [_row_fields(part, latency) for part, latency in self.rows.items()]
+        rows = [{**part_fields(part), **found._asdict()} for part, found in self.rows.items()]
         fields = {
             "space": json.loads(self.space.to_json()),
             "machine": self.machine,
@@ -194,11 +194,12 @@ _KEYS = {
 }
 
 
-def _row_fields(part: Part, latency: Latency) -> dict[str, Any]:
+def part_fields(part: Part) -> dict[str, Any]:
+    """Returns a part as a row of a latency table has it, without its milliseconds."""
     keys = {key: getattr(part, key) for key in _KEYS[part.kind]}
     if part.resolution:
         keys["resolution"] = part.resolution
-    return {"kind": part.kind, **keys, **latency._asdict()}
+    return {"kind": part.kind, **keys}
 
 
 def _read_row(row: Any, what: str) -> tuple[Part, Latency]:

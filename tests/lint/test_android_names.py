@@ -63,6 +63,17 @@ def test_an_update_has_the_fields_that_python_asks_for():
     assert constants(source)["KIND"] == "fedsup-tf update"
 
 
+def test_the_trainer_reads_part_models_as_python_writes_them():
+    java_source = java("PartModels")
+    # Read and not imported, since it imports TensorFlow.
+    source = (DEMO.parent / "tflite/profiling/part_models.py").read_text(encoding="utf-8")
+    said = dict(re.findall(r'^([A-Z]+) = "?([^"\n]+)"?$', source, re.MULTILINE))
+    assert constants(java_source) == {"ENTRY": said["ENTRY"], "KIND": said["KIND"]}
+    assert f"int VERSION = {said['VERSION']};" in java_source
+    for name in re.findall(r'(?:get\w+|positive)\((?:fields, )?"(\w+)"\)', java_source):
+        assert f'"{name}":' in source or f"    {name}: int =" in source, name
+
+
 def sources(folder: Path) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.java")}
 
@@ -70,7 +81,8 @@ def sources(folder: Path) -> dict[str, str]:
 def test_the_trainer_alone_knows_the_runtime_and_views_alone_know_the_screen():
     app, trainer = sources(APP), sources(TRAINER)
     views = {"ConfidenceBars", "DrawingView", "GalleryView", "LossChart", "MainActivity", "Screen"}
-    assert {name for name, text in trainer.items() if "org.tensorflow.lite" in text} == {"Trainer"}
+    engine = {"SignatureTimer", "Trainer"}
+    assert {name for name, text in trainer.items() if "org.tensorflow.lite" in text} == engine
     assert not {name for name, text in app.items() if "org.tensorflow.lite" in text}
     assert {name for name, text in app.items() if "import android.view" in text} == views
     system = {"DemoApplication", "TrainingJobService", "UpdateProvider"}

@@ -6,6 +6,9 @@ machine in the stock runtime, for inference and for a step of training. `fedsup 
 from whole subnets: the smallest, the largest and some drawn at random. A run that was killed goes
 on when it is called again. Times are the shortest of many turns, and on one thread the processor's
 own, so that the machine may do other things meanwhile, but the less the better.
+
+With --parts=FILE.zip nothing is measured here: the file holds the models, and the Android app or
+`org.fedsup.trainer` measures them on the phone and shares the table.
 """
 
 import os
@@ -23,7 +26,8 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.training_information import device_training, saved_preprocessing
 from tff_programs.reports import report
-from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table
+from tflite.profiling.part_models import Conditions, ModelConverter, write_part_models
+from tflite.profiling.profile import Profile, Profiler, fit_table
 from tflite.profiling.timing import describe_machine
 
 _DEFAULTS = Conditions()
@@ -34,6 +38,9 @@ def define_flags(define: FlagDefiner) -> None:
     define.path("space", None, "Search space: a preset's name or a JSON file.")
     define.path("supernet", None, "Or a trained supernet's file, whose space it is.")
     define.output_file("out", None, "The table to write, a JSON file.")
+    define.output_file(
+        "parts", None, "Or the models to write, a zip file that a phone measures its own table on."
+    )
     define.integer("threads", _DEFAULTS.threads, "Of the runtime.", lower_bound=1)
     define.integer(
         "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1
@@ -56,21 +63,29 @@ def main(argv: Sequence[str]) -> None:
     options, arguments = parse_flags(define_flags, argv)
     if arguments:
         raise ValueError(f"Expected flags alone, received {arguments}.")
-    if not options.out:
-        raise ValueError("Expected --out=FILE.json, where the table is written.")
+    if bool(options.out) == bool(options.parts):
+        raise ValueError(
+            "Expected one of --out=FILE.json, where the table of this machine is written, and "
+            "--parts=FILE.zip, the models that a phone measures its own table on."
+        )
     start = time.monotonic()
     supernet, preprocessing, training = _subject(options)
     space = supernet.space
     conditions = Conditions(
         options.train_batch_size, options.infer_batch_size, options.threads, options.repetitions
     )
+    converter = ModelConverter(supernet, preprocessing, training, conditions)
+    checked_on, fitted_on = _draw_subnets(options, space)
+    if options.parts:
+        write_part_models(options.parts, converter, fitted_on, checked_on, _tell_entry)
+        print(f"{options.parts}: {os.path.getsize(options.parts):,} bytes")
+        return
     profile = Profile(space, conditions)
     partial = f"{options.out}.partial"
     total = len(parts_of_space(space))
     if os.path.exists(partial):
         profile.load(partial)
         print(f"goes on from {partial}: {len(profile.parts)} of {total} parts", flush=True)
-    checked_on, fitted_on = _draw_subnets(options, space)
     subnets = len(checked_on) + len(fitted_on)
 
     def on_file(measured):
@@ -91,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
                 flush=True,
             )
 
-    profiler = Profiler(profile, supernet, preprocessing, training, on_file)
+    profiler = Profiler(profile, converter, on_file)
     profiler.measure_parts()
     print(f"exports {subnets} whole subnets and measures them", flush=True)
     profiler.measure_subnets([*checked_on, *fitted_on])
@@ -106,6 +121,10 @@ def main(argv: Sequence[str]) -> None:
             f"{100 * measurement.largest_error:.1f} %, on {measurement.subnets} subnets"
         )
     print(f"{table.machine}\n{time.monotonic() - start:.0f} s, {options.out}")
+
+
+def _tell_entry(name: str, size: int) -> None:
+    print(f"{name}: {size:,} bytes", flush=True)
 
 
 def _subject(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTraining]:

@@ -12,49 +12,19 @@ import json
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.calibration import mean_square_shapes
-from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.atomic_write import write_text
 from fedsup_tf.files.json_schema import parse_json
 from fedsup_tf.files.reading import read_text, reading
-from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.cost_parts import Part, parts_of_space, resolutions_of
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
-from fedsup_tf.supernet import Supernet
-from tflite.export.conversion import convert
-from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format import signatures
-from tflite.profiling.part_module import NOTHING, PartModel
+from tflite.profiling.part_models import PARTS_IN_A_FILE, Conditions, ModelConverter
 from tflite.profiling.timing import least_milliseconds, prepare_calls
-
-# Parts in a file; each conversion has a fixed cost, and its memory grows with the file.
-_PARTS_IN_A_FILE = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """Conditions of a measurement.
-
-    Attributes:
-      train_batch_size: Images in a step of training.
-      infer_batch_size: Images in an inference.
-      threads: Number of threads of the runtime.
-      repetitions: Number of turns, of which the shortest time counts.
-    """
-
-    train_batch_size: int = 16
-    infer_batch_size: int = 1
-    threads: int = 1
-    repetitions: int = 30
 
 
 @dataclasses.dataclass
@@ -125,32 +95,26 @@ class Profiler:
     def __init__(
         self,
         profile: Profile,
-        supernet: Supernet,
-        preprocessing: Preprocessing,
-        training: LocalTraining,
+        converter: ModelConverter,
         on_file: Callable[[Sequence[Part | Architecture]], None],
     ):
         """Makes the profiler.
 
         Args:
           profile: The profile to add measurements to.
-          supernet: The supernet whose parts are measured, of the profile's space.
-          preprocessing: Normalization of the images.
-          training: Hyper-parameters of a step.
+          converter: Converts the models, of the profile's space and under its conditions.
           on_file: Called with the parts or architectures of each file once they are measured.
         """
         self._profile = profile
-        self._supernet = supernet
-        self._preprocessing = preprocessing
-        self._training = training
+        self._converter = converter
         self._on_file = on_file
 
     def measure_parts(self) -> None:
         """Measures every part that is not in the profile."""
         left = [p for p in parts_of_space(self._profile.space) if p not in self._profile.parts]
-        for start in range(0, len(left), _PARTS_IN_A_FILE):
-            parts = left[start : start + _PARTS_IN_A_FILE]
-            call, *latencies = self._time(self._convert_parts([NOTHING, *parts]), len(parts) + 1)
+        for start in range(0, len(left), PARTS_IN_A_FILE):
+            parts = left[start : start + PARTS_IN_A_FILE]
+            call, *latencies = self._time(self._converter.convert_parts(parts), len(parts) + 1)
             for part, latency in zip(parts, latencies, strict=True):
                 # By noise, a part of little work may be faster than a call without any.
                 own = (max(0.0, value - idle) for value, idle in zip(latency, call, strict=True))
@@ -169,7 +133,7 @@ class Profiler:
             return
         conditions, calls = self._profile.conditions, {}
         for architecture in left:
-            model = self._export(architecture)
+            model = self._converter.export_subnet(architecture)
             kinds = prepare_calls(model, (signatures.INFER, signatures.TRAIN), conditions.threads)
             calls |= {(architecture, kind): call for kind, call in kinds.items()}
         taken = least_milliseconds(calls, conditions.repetitions, conditions.threads)
@@ -180,17 +144,6 @@ class Profiler:
         self._profile.loads.append(os.getloadavg()[0])
         self._on_file(left)
 
-    def _convert_parts(self, parts: Sequence[Part]) -> bytes:
-        conditions = self._profile.conditions
-        module, functions = tf.Module(), {}
-        module.parts = [
-            PartModel(self._supernet, part, self._preprocessing, self._training) for part in parts
-        ]
-        for number, part in enumerate(module.parts):
-            functions[f"infer_{number}"] = part.infer(conditions.infer_batch_size)
-            functions[f"train_{number}"] = part.train(conditions.train_batch_size)
-        return convert(module, functions)
-
     def _time(self, model: bytes, parts: int) -> list[Latency]:
         kinds = ("infer", "train")
         names = [f"{kind}_{number}" for number in range(parts) for kind in kinds]
@@ -198,29 +151,6 @@ class Profiler:
         calls = prepare_calls(model, names, conditions.threads)
         taken = least_milliseconds(calls, conditions.repetitions, conditions.threads)
         return [Latency(*(taken[f"{k}_{number}"] for k in kinds)) for number in range(parts)]
-
-    def _export(self, architecture: Architecture) -> bytes:
-        subnet = self._supernet.extract(architecture)
-        space, conditions = self._profile.space, self._profile.conditions
-        ones = {
-            name: np.ones(shape, np.float32)
-            for name, shape in mean_square_shapes(subnet.weight_shapes).items()
-        }
-        classes = tuple(map(str, range(space.classes)))
-        sizes = BatchSizes(conditions.train_batch_size, 1, conditions.infer_batch_size)
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "subnet.tflite")
-            export_tflite(
-                path,
-                subnet,
-                ones,
-                self._preprocessing,
-                self._training,
-                Origin(space, "", 0, classes),
-                sizes,
-            )
-            with open(path, "rb") as file:
-                return file.read()
 
 
 def fit_table(

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,14 +18,16 @@ from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs import profile as program
 from tflite.export.conversion import convert
+from tflite.profiling.part_models import ENTRY, Conditions, ModelConverter
 from tflite.profiling.part_module import NOTHING, PartModel
-from tflite.profiling.profile import Conditions, Profile, Profiler, fit_table, relative_errors
+from tflite.profiling.profile import Profile, Profiler, fit_table, relative_errors
 from tflite.profiling.timing import least_milliseconds, prepare_calls
 
 STAGES = (Stage("a", (8, 16), (1,), (3,), 1), Stage("b", (16,), (1, 2), (3, 5), 2))
 SPACE = SearchSpace("some", (8, 8, 1), 4, 8, 1, STAGES)
 PREPROCESSING = Preprocessing((100.0,), (60.0,))
 RANDOM = np.random.default_rng(0)
+KINDS = ("infer", "train")
 
 
 def make_supernet():
@@ -211,7 +214,8 @@ def test_what_was_measured_is_not_measured_again():
     for part in left:
         del profile.parts[part]
     kept = dict(profile.parts)
-    profiler = Profiler(profile, make_supernet(), PREPROCESSING, LocalTraining(), told.append)
+    converter = ModelConverter(make_supernet(), PREPROCESSING, LocalTraining(), profile.conditions)
+    profiler = Profiler(profile, converter, told.append)
     profiler.measure_parts()
     profiler.measure_subnets(ARCHITECTURES)
     assert told == [left]
@@ -241,6 +245,39 @@ def test_the_program_writes_a_table_for_the_search(tmp_path, capsys):
     assert json.loads(out.read_text())["rows"][0]["kind"] == "stem"
 
 
+@pytest.mark.slow
+def test_the_program_writes_the_models_for_a_phone(tmp_path, capsys):
+    space = SearchSpace("one", (8, 8, 1), 4, 8, 1, (Stage("a", (8, 16), (1,), (3, 5), 2),))
+    (tmp_path / "space.json").write_text(space.to_json(), encoding="utf-8")
+    values = dict(space=tmp_path / "space.json", parts=tmp_path / "parts.zip", repetitions=2)
+    values |= dict(check_subnets=0, fit_subnets=1, train_batch_size=2)
+    program.main(["profile", *(f"--{name}={value}" for name, value in values.items())])
+    assert "parts_1.tflite: " in capsys.readouterr().out
+    with zipfile.ZipFile(tmp_path / "parts.zip") as archive:
+        assert archive.testzip() is None
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        fields = json.loads(archive.read(ENTRY))
+        models = {name: archive.read(name) for name in archive.namelist() if name != ENTRY}
+    assert SearchSpace.from_fields(fields["space"]) == space
+    assert (fields["train_batch_size"], fields["infer_batch_size"]) == (2, 1)
+    rows = [row for group in fields["groups"] for row in group["rows"]]
+    parts = parts_of_space(space)
+    assert [(row["kind"], row.get("in_width", 0)) for row in rows] == [
+        (part.kind, part.in_width) for part in parts
+    ]
+    assert [subnet["fitted"] for subnet in fields["subnets"]] == [True, False, False]
+    expected = [
+        sorted(map(parts.index, parts_of(space, a))) for a in (space.smallest(), space.largest())
+    ]
+    assert [sorted(subnet["rows"]) for subnet in fields["subnets"][1:]] == expected
+    for group in fields["groups"]:
+        names = [f"{kind}_{number}" for number in range(len(group["rows"]) + 1) for kind in KINDS]
+        calls = prepare_calls(models[group["entry"]], names, threads=1)
+        assert all(np.isfinite(call()["result"]).all() for call in calls.values())
+    for subnet in fields["subnets"]:
+        assert prepare_calls(models[subnet["entry"]], KINDS, threads=1)["train"]()["loss"] > 0
+
+
 def test_a_supernet_without_preprocessing_is_refused_in_words(tmp_path):
     path = tmp_path / "bare.safetensors"
     make_supernet().save_checkpoint(path)
@@ -252,6 +289,7 @@ def test_a_supernet_without_preprocessing_is_refused_in_words(tmp_path):
     ("given", "told"),
     [
         (dict(space="digits_small"), "--out"),
+        (dict(space="digits_small", out="x.json", parts="x.zip"), "one of --out=FILE.json"),
         (dict(out="x.json"), "one of --space and --supernet"),
         (dict(out="x.json", space="digits_small", supernet="y"), "one of --space and --supernet"),
     ],

@@ -3,6 +3,7 @@ package org.fedsup.demo;
 import java.io.Closeable;
 import java.io.File;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.Executor;
@@ -13,6 +14,8 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Consumer;
 import org.fedsup.trainer.Checkpoint;
 import org.fedsup.trainer.Example;
+import org.fedsup.trainer.LatencyMeasurement;
+import org.fedsup.trainer.PartModels;
 import org.fedsup.trainer.SafeFile;
 import org.fedsup.trainer.UnusableFileException;
 
@@ -167,6 +170,23 @@ public final class Learner implements Closeable {
         });
     }
 
+    /**
+     * Measures the parts of a space's subnets on this device, a file after the other, and hands the
+     * latency table to {@code done} on the screen.
+     *
+     * @param parts writes what fedsup profile --parts wrote
+     * @param machine description of this device
+     */
+    public void measure(SafeFile.Content parts, String machine, Consumer<File> done) {
+        askIdle(() -> {
+            File copy = new File(folder, "parts.zip");
+            SafeFile.replace(copy, parts);
+            PartModels opened = new PartModels(copy);
+            LatencyMeasurement measurement = new LatencyMeasurement(opened);
+            submit(() -> measureOn(opened, measurement, machine, done));
+        });
+    }
+
     /** Says what went wrong outside, or with null that the last sentence was read. */
     public void report(String sentence) {
         submit(() -> problem = sentence);
@@ -277,6 +297,30 @@ public final class Learner implements Closeable {
             answer = pupil.trainer().infer(newImage);
         }
         image = newImage;
+    }
+
+    /** Measures one file; the next is a task of its own, so that answers come in between. */
+    private void measureOn(
+            PartModels parts, LatencyMeasurement measurement, String machine, Consumer<File> done)
+            throws IOException {
+        boolean over = true; // Also if the next line fails.
+        try {
+            over = !measurement.step();
+            if (over) {
+                File tables = new File(folder, Pupil.UPDATES);
+                tables.mkdirs();
+                File table = new File(tables, "latency.json");
+                byte[] text = measurement.table(machine).getBytes(StandardCharsets.UTF_8);
+                SafeFile.replace(table, out -> out.write(text));
+                screen.execute(() -> done.accept(table));
+            } else {
+                submit(() -> measureOn(parts, measurement, machine, done));
+            }
+        } finally {
+            if (over) {
+                parts.close();
+            }
+        }
     }
 
     private void begin(boolean again, int asked, Runnable finished) {

@@ -5,6 +5,7 @@ import android.content.ActivityNotFoundException;
 import android.content.ClipData;
 import android.content.Intent;
 import android.net.Uri;
+import android.os.Build;
 import android.os.Bundle;
 import android.view.MenuItem;
 import android.view.View;
@@ -25,6 +26,7 @@ import org.fedsup.trainer.UnusableFileException;
 public final class MainActivity extends Activity {
     static final int OPEN_MODEL = 1;
     static final int SAVE_UPDATE = 2;
+    static final int MEASURE = 3;
     private static final String DRAWING = "drawing";
     private static final String UPDATE = "update";
 
@@ -51,6 +53,7 @@ public final class MainActivity extends Activity {
         onClick(R.id.open_model, view -> start(new Intent(Intent.ACTION_OPEN_DOCUMENT)
                 .addCategory(Intent.CATEGORY_OPENABLE).setType("*/*"), OPEN_MODEL));
         onClick(R.id.more, this::showMore);
+        findViewById(R.id.more).setOnLongClickListener(this::showHidden);
         onClick(R.id.problem, view -> learner.report(null));
         Switch whileCharging = findViewById(R.id.while_charging);
         whileCharging.setChecked(TrainingJobService.isScheduled(this));
@@ -126,6 +129,19 @@ public final class MainActivity extends Activity {
         return true;
     }
 
+    /** A menu for who makes supernets, not for who writes digits. */
+    private boolean showHidden(View anchor) {
+        PopupMenu menu = new PopupMenu(this, anchor);
+        menu.inflate(R.menu.hidden);
+        menu.setOnMenuItemClickListener(item -> {
+            start(new Intent(Intent.ACTION_OPEN_DOCUMENT)
+                    .addCategory(Intent.CATEGORY_OPENABLE).setType("*/*"), MEASURE);
+            return true;
+        });
+        menu.show();
+        return true;
+    }
+
     // ------------------------------------------------------- files in and out of the app
 
     private void share(File update) {
@@ -159,6 +175,10 @@ public final class MainActivity extends Activity {
         Uri uri = data.getData();
         if (request == OPEN_MODEL) {
             learner.openModel(() -> read(uri));
+        } else if (request == MEASURE) {
+            String machine = Build.MANUFACTURER + " " + Build.MODEL + ", Android " + Build.VERSION.RELEASE;
+            Toast.makeText(this, R.string.measuring, Toast.LENGTH_LONG).show();
+            learner.measure(out -> copy(uri, out), machine, this::share);
         } else if (request == SAVE_UPDATE && updateToSave != null) {
             File update = new File(updateToSave);
             try (OutputStream out = getContentResolver().openOutputStream(uri)) {
@@ -174,6 +194,17 @@ public final class MainActivity extends Activity {
     private byte[] read(Uri uri) throws IOException {
         try (InputStream in = getContentResolver().openInputStream(uri)) {
             return SafeFile.read(in, Learner.MOST_MODEL_BYTES);
+        } catch (FileNotFoundException | SecurityException error) {
+            throw new UnusableFileException("This file could not be opened: choose another.", error);
+        }
+    }
+
+    private void copy(Uri uri, OutputStream out) throws IOException {
+        try (InputStream in = getContentResolver().openInputStream(uri)) {
+            byte[] part = new byte[1 << 16];
+            for (int count; (count = in.read(part)) >= 0; ) {
+                out.write(part, 0, count);
+            }
         } catch (FileNotFoundException | SecurityException error) {
             throw new UnusableFileException("This file could not be opened: choose another.", error);
         }

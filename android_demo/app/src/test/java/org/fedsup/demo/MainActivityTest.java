@@ -15,11 +15,15 @@ import android.os.SystemClock;
 import android.view.MotionEvent;
 import android.view.View;
 import android.view.ViewGroup;
+import android.widget.PopupMenu;
 import android.widget.TextView;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
+import java.io.File;
 import java.io.FileNotFoundException;
 import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.util.Random;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
@@ -27,6 +31,7 @@ import org.fedsup.trainer.Golden;
 import org.fedsup.trainer.ModelMetadata;
 import org.fedsup.trainer.SafeFile;
 import org.fedsup.trainer.UpdateFile;
+import org.json.JSONObject;
 import org.junit.After;
 import org.junit.Before;
 import org.junit.Test;
@@ -36,6 +41,7 @@ import org.robolectric.RuntimeEnvironment;
 import org.robolectric.android.controller.ActivityController;
 import org.robolectric.shadows.ShadowContentResolver;
 import org.robolectric.shadows.ShadowLooper;
+import org.robolectric.shadows.ShadowPopupMenu;
 
 /** The app as a person uses it, in a simulated Android with the real engine. */
 @RunWith(AppRunner.class)
@@ -307,6 +313,34 @@ public class MainActivityTest {
         assertEquals(activity.getString(R.string.model_picked), text(R.id.origin));
         restart();
         assertEquals("4,321", text(R.id.round));
+    }
+
+    @Test
+    public void measuresThePhoneAndSharesItsTable() throws Exception {
+        activity.findViewById(R.id.more).performLongClick();
+        PopupMenu menu = ShadowPopupMenu.getLatestPopupMenu();
+        shadowOf(menu).getOnMenuItemClickListener()
+                .onMenuItemClick(menu.getMenu().findItem(R.id.measure));
+        byte[] parts = Files.readAllBytes(new File(Golden.BUILD, "golden/parts.zip").toPath());
+        Uri uri = Uri.parse("content://documents/parts");
+        shadowOf(activity.getContentResolver())
+                .registerInputStream(uri, new ByteArrayInputStream(parts));
+        answer(MainActivity.MEASURE, uri);
+        Intent chooser = null;
+        while (chooser == null || !Intent.ACTION_CHOOSER.equals(chooser.getAction())) {
+            settle();
+            assertEquals("", text(R.id.problem));
+            chooser = shadowOf(activity).getNextStartedActivity();
+        }
+        Uri shared = chooser.getParcelableExtra(Intent.EXTRA_INTENT, Intent.class)
+                .getParcelableExtra(Intent.EXTRA_STREAM, Uri.class);
+        assertEquals("latency.json", shared.getLastPathSegment());
+        UpdateProvider provider = Robolectric.setupContentProvider(UpdateProvider.class);
+        try (InputStream in = new ParcelFileDescriptor.AutoCloseInputStream(
+                provider.openFile(shared, "r"))) {
+            String text = new String(SafeFile.read(in, 1 << 24), StandardCharsets.UTF_8);
+            assertEquals(7, new JSONObject(text).getJSONArray("rows").length());
+        }
     }
 
     @Test
