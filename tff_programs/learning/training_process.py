@@ -17,6 +17,7 @@ from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
 from tff_programs.learning.distribution import broadcast_subnet, select_subnets
+from tff_programs.learning.server_update import ServerUpdate
 from tff_programs.types import SubnetUpdate, client_data_type
 
 
@@ -79,8 +80,7 @@ def build_fedsup_process(
     """
     if not callable(learning_rate) and not 0 < learning_rate < math.inf:
         raise ValueError(f"Expected a finite learning rate above 0, received {learning_rate}.")
-    if not 0 <= averaging < 1:
-        raise ValueError(f"Expected averaging from 0 and below 1, received {averaging}.")
+    server_update = ServerUpdate(server_optimizer, averaging)
     if weighting not in WEIGHTINGS:
         raise ValueError(
             f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
@@ -101,12 +101,7 @@ def build_fedsup_process(
         # Built anew, since these variables live in this computation's graph.
         variables = Supernet(space, seed).weights_by_name().values()
         weights = tuple(variable.read_value() for variable in variables)
-        optimizer = ()
-        if server_optimizer is not None:
-            specs = tuple(tf.TensorSpec(shape) for shape in supernet.weight_shapes.values())
-            optimizer = server_optimizer.initialize(specs)
-        average = weights if averaging else ()
-        return tff.learning.models.ModelWeights(weights, ()), (optimizer, average)
+        return tff.learning.models.ModelWeights(weights, ()), server_update.initialize(weights)
 
     weights_type, finalizer_type = initial_state.type_signature.result
 
@@ -157,32 +152,10 @@ def build_fedsup_process(
         np.int32,
     )
     def finalize(weights, finalizer, mean, round_number):
-        optimizer, average = finalizer
-        if server_optimizer is None:
-            trainable = tuple(w + d for w, d in zip(weights.trainable, mean.delta, strict=True))
-        else:
-            gradients = tuple(-delta for delta in mean.delta)
-            stepped_optimizer, stepped = server_optimizer.next(
-                optimizer, tuple(weights.trainable), gradients
-            )
-            trainable = _where_covered(mean.covered, stepped, tuple(weights.trainable))
-            optimizer = OrderedDict(
-                (
-                    key,
-                    _where_covered(mean.covered, stepped_optimizer[key], value)
-                    if isinstance(value, tuple | list)
-                    else stepped_optimizer[key],
-                )
-                for key, value in optimizer.items()
-            )
-        if averaging:
-            # A young average forgets its start faster.
-            done = tf.cast(round_number, tf.float32)
-            kept = tf.minimum(averaging, (1 + done) / (10 + done))
-            average = tuple(
-                old + (1 - kept) * (new - old) for old, new in zip(average, trainable, strict=True)
-            )
-        return tff.learning.models.ModelWeights(trainable, ()), (optimizer, average)
+        state, trainable = server_update.next(
+            finalizer, tuple(weights.trainable), mean, round_number
+        )
+        return tff.learning.models.ModelWeights(trainable, ()), state
 
     @tff.tensorflow.computation(np.int32)
     def increment(round_number):
@@ -237,28 +210,20 @@ def build_fedsup_process(
 
     @tff.tensorflow.computation(state_type)
     def get_model_weights(state):
-        _, average = state.finalizer
-        if averaging:
-            return tff.learning.models.ModelWeights(tuple(average), ())
-        return state.global_model_weights
+        trainable = tuple(state.global_model_weights.trainable)
+        evaluated = server_update.evaluated(state.finalizer, trainable)
+        return tff.learning.models.ModelWeights(evaluated, ())
 
     @tff.tensorflow.computation(state_type, weights_type)
     def set_model_weights(state, weights):
-        optimizer, _ = state.finalizer
-        average = tuple(weights.trainable) if averaging else ()
         return tff.learning.templates.LearningAlgorithmState(
             global_model_weights=weights,
             distributor=state.distributor,
             client_work=state.client_work,
             aggregator=state.aggregator,
-            finalizer=(optimizer, average),
+            finalizer=server_update.replaced(state.finalizer, tuple(weights.trainable)),
         )
 
     return tff.learning.templates.LearningProcess(
         initialize, next_fn, get_model_weights, set_model_weights
     )
-
-
-def _where_covered(covered, new, old):
-    """`new` on the entries that were trained, else `old`, so that momentum moves nothing else."""
-    return tuple(tf.where(c, n, o) for c, n, o in zip(covered, new, old, strict=True))

@@ -1,0 +1,98 @@
+"""The server's update of the weights: its optimizer's step, and the average over the rounds."""
+
+import dataclasses
+from collections import OrderedDict
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_programs.types import MeanUpdate
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerUpdate:
+    """Applies a round's mean update to the supernet's weights.
+
+    Its state is a pair: the optimizer's state, and the average of the weights; each an empty tuple
+    where there is none.
+
+    Attributes:
+      optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were trained
+        in the round; without one the mean update is added.
+      averaging: Share of itself that the average over the rounds keeps in each round, from 0 and
+        below 1; without one if 0.
+
+    Raises:
+      ValueError: If `averaging` is out of range.
+    """
+
+    optimizer: tff.learning.optimizers.Optimizer | None = None
+    averaging: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"Expected averaging from 0 and below 1, received {self.averaging}.")
+
+    def initialize(self, weights: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
+        """Returns the state before the first round."""
+        optimizer = ()
+        if self.optimizer is not None:
+            specs = tuple(tf.TensorSpec(weight.shape) for weight in weights)
+            optimizer = self.optimizer.initialize(specs)
+        return optimizer, weights if self.averaging else ()
+
+    def next(
+        self,
+        state: tuple[Any, Any],
+        weights: tuple[tf.Tensor, ...],
+        mean: MeanUpdate,
+        round_number: tf.Tensor,
+    ) -> tuple[tuple[Any, Any], tuple[tf.Tensor, ...]]:
+        """Computes the state and the weights after a round.
+
+        Args:
+          state: The state before it.
+          weights: The weights before it.
+          mean: Mean of the clients' updates.
+          round_number: int32, from 0.
+        """
+        optimizer, average = state
+        if self.optimizer is None:
+            weights = tuple(w + d for w, d in zip(weights, mean.delta, strict=True))
+        else:
+            gradients = tuple(-delta for delta in mean.delta)
+            stepped_optimizer, stepped = self.optimizer.next(optimizer, weights, gradients)
+            weights = _where_covered(mean.covered, stepped, weights)
+            optimizer = OrderedDict(
+                (
+                    key,
+                    _where_covered(mean.covered, stepped_optimizer[key], value)
+                    if isinstance(value, tuple | list)
+                    else stepped_optimizer[key],
+                )
+                for key, value in optimizer.items()
+            )
+        if self.averaging:
+            # A young average forgets its start faster.
+            done = tf.cast(round_number, tf.float32)
+            kept = tf.minimum(self.averaging, (1 + done) / (10 + done))
+            average = tuple(
+                old + (1 - kept) * (new - old) for old, new in zip(average, weights, strict=True)
+            )
+        return (optimizer, average), weights
+
+    def evaluated(
+        self, state: tuple[Any, Any], weights: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, ...]:
+        """Returns the weights to evaluate and to keep: the average's if there is one."""
+        return tuple(state[1]) if self.averaging else weights
+
+    def replaced(self, state: tuple[Any, Any], weights: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
+        """Returns the state of a training that goes on from other weights."""
+        return state[0], weights if self.averaging else ()
+
+
+def _where_covered(covered, new, old):
+    """`new` on the entries that were trained, else `old`, so that momentum moves nothing else."""
+    return tuple(tf.where(c, n, o) for c, n, o in zip(covered, new, old, strict=True))
