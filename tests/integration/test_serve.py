@@ -25,7 +25,8 @@ class Server:
 
     def __init__(self, supernet, folder, *more):
         command = fedsup(
-            "serve", str(supernet), f"--out={folder}", "--address=127.0.0.1:0", "--goal=1",
+            "serve", str(supernet), f"--out={folder}", "--address=127.0.0.1:0",
+            "--operator_address=", "--goal=1",
             "--test_batch_size=100", "--check_in_seconds=1", "--noredraw", "--keep_updates", *more,
         )  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

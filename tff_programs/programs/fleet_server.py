@@ -93,7 +93,7 @@ class Fleet:
             clients_per_round=settings.clients_per_round,
             seed=trained.data_settings.seed if settings.seed is None else settings.seed,
         )
-        self._left_out = _left_out(of_training)
+        self._left_out = left_out_flags(of_training)
         self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
         self._templates = {}
         self._base = fingerprint(trained.weights)
@@ -290,8 +290,8 @@ class Fleet:
         return os.path.join(self._folder, name)
 
 
-def _left_out(of_training: Mapping[str, Any]) -> list[str]:
-    """Returns the flags of the training's server that a fleet's server does not have."""
+def left_out_flags(of_training: Mapping[str, Any]) -> list[str]:
+    """Returns the flags of the training's server that a server of files does not have."""
     neutral = {
         "server_optimizer": "none",
         "averaging": 0.0,

@@ -7,8 +7,10 @@ from sqlalchemy import select
 from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.tables import rounds
+from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.program_flags import ProgramFlags
+from tff_programs.programs.fleet_server import left_out_flags
 from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
 from tff_programs.programs.training_information import device_training, trained_tiers
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
@@ -35,6 +37,13 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         )
     of_training = trained.information["settings"]
     space, seed = trained.supernet.space, trained.data_settings.seed
+    left_out = [
+        flag
+        for flag in left_out_flags(of_training)
+        if not (flag.startswith("--poisoned=") and options.poisoned)
+    ]
+    if left_out:
+        print_line(f"Of the training, the gateway's server does without {', '.join(left_out)}.")
     if options.tiers:
         tiers = parse_tiers(space, options.tiers, seed)
     else:

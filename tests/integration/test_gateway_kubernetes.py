@@ -1,0 +1,57 @@
+"""The manifest of docs/gateway.md is one that Kubernetes takes, and its programs take its flags."""
+
+import pathlib
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tff_programs.programs.flags.program_flags import parse_flags
+from tff_programs.programs.serve import define_flags
+
+PATH = pathlib.Path(__file__).parents[2] / "docs" / "gateway_kubernetes.yaml"
+OBJECTS = list(yaml.safe_load_all(PATH.read_text(encoding="utf-8")))
+CONTAINERS = {
+    container["name"]: container
+    for thing in OBJECTS
+    if "template" in thing["spec"]
+    for container in thing["spec"]["template"]["spec"]["containers"]
+}
+
+
+@pytest.mark.parametrize(
+    "thing", OBJECTS, ids=lambda thing: f"{thing['kind']}-{thing['metadata']['name']}"
+)
+def test_an_object_fits_the_schema(thing):
+    kubernetes_validate.validate(thing, "1.30", strict=True)
+
+
+@pytest.mark.parametrize("role", ["web", "rounds"])
+def test_a_command_is_one_of_the_program(role, monkeypatch):
+    monkeypatch.setattr("fedsup_tf.files.atomic_write._check_folder", lambda *paths: None)
+    options, arguments = parse_flags(define_flags, CONTAINERS[role]["command"][1:])
+    assert arguments == ["/gateway/supernet.safetensors"]
+    assert options.role == role
+    assert options.goal == 100
+
+
+def test_both_programs_share_the_volume_and_the_database():
+    for role in ("web", "rounds"):
+        assert CONTAINERS[role]["env"][0]["name"] == "DATABASE"
+        assert "/gateway" in [mount["mountPath"] for mount in CONTAINERS[role]["volumeMounts"]]
+
+
+def test_services_lead_to_ports_that_there_are():
+    selected = {
+        thing["metadata"]["name"]: thing["spec"]["selector"]["app"]
+        for thing in OBJECTS
+        if thing["kind"] == "Service"
+    }
+    deployed = {
+        thing["spec"]["template"]["metadata"]["labels"]["app"]
+        for thing in OBJECTS
+        if "template" in thing["spec"]
+    }
+    assert set(selected.values()) <= deployed
+    (port,) = CONTAINERS["web"]["ports"]
+    assert f"--address=0.0.0.0:{port['containerPort']}" in CONTAINERS["web"]["command"]
