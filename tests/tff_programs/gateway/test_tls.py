@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import os
 import ssl
 import urllib.parse
 
@@ -20,8 +21,7 @@ def files(tmp_path):
 
 
 def trusting(files):
-    context = ssl.create_default_context(cafile=files.certificate)
-    return context
+    return ssl.create_default_context(cafile=files.certificate)
 
 
 def test_a_phone_that_trusts_the_certificate_takes_part(tmp_path, files):
@@ -50,8 +50,6 @@ def test_a_certificate_is_made_once(tmp_path, files):
 
 
 def test_the_key_is_its_owners_alone(files):
-    import os
-
     assert os.stat(files.key).st_mode & 0o077 == 0
 
 
