@@ -13,7 +13,6 @@ import numpy as np
 from spaces import SPACE
 
 from fedsup_tf.files.atomic_write import make_folder, write_bytes, write_json
-from tff_programs.gateway import signing
 from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_url
@@ -26,6 +25,7 @@ from tff_programs.gateway.server import Gateway, ServerSettings, http_server, li
 from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import ModelMetadata, append_metadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, read_update, write_update
+from tflite.together.signing import authorization
 
 SHAPES = {"a/kernel": (3, 2), "b/kernel": (4,)}
 TIERS = (
@@ -61,7 +61,7 @@ class Phone:
         """Sends a signed request."""
         body_hash = body_hash or hashlib.sha256(body).hexdigest()
         now = int(time.time()) + self.clock_offset
-        header = signing.authorization(self.device, self.key, method, path, body_hash, now)
+        header = authorization(self.device, self.key, method, path, body_hash, now)
         return self.request(
             method, path, body or None, {"Authorization": header, **(headers or {})}
         )

@@ -13,6 +13,7 @@ FORBIDDEN = {
     "fedsup_tf": {"tflite", "tff_programs", "tensorflow_federated"} | PICKLES,
     "tflite": {"tff_programs", "tensorflow_federated"} | PICKLES,
     "tflite/device": {"tensorflow"},
+    "tflite/together": {"tensorflow", "tornado", "sqlalchemy"},
     "tff_programs": PICKLES,
     "tests": PICKLES,
 }
@@ -38,6 +39,7 @@ ROOMS = {
         "certify": {"format", "flatbuffer", "export", "device"},
         "profiling": {"format", "flatbuffer", "export", "device", "certify"},
         "merge": {"format"},
+        "together": {"format", "device"},
     },
     "tff_programs": {
         # Alone in the core are the types.

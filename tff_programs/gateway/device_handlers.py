@@ -17,9 +17,9 @@ from tff_programs.gateway.handler import Handler
 from tff_programs.gateway.json_body import parse_check_in, parse_enrolment
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.secret_files import enrolment_token
-from tff_programs.gateway.signing import EMPTY_HASH
 from tff_programs.gateway.tables import models, rounds, updates
 from tff_programs.gateway.version import PROTOCOL, version
+from tflite.together.signing import EMPTY_HASH
 
 _CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")

@@ -9,10 +9,10 @@ import hmac
 import re
 from typing import NamedTuple
 
-SCHEME = "Fedsup"
+from tflite.together.signing import SCHEME, signature
+
 # Most seconds between the clocks of a device and the server.
 CLOCK_SECONDS = 300
-EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 _CREDENTIALS = re.compile(rf"{SCHEME} ([0-9a-f]{{32}}):([0-9]{{1,12}}):([0-9a-f]{{64}})")
 
 
@@ -33,27 +33,6 @@ class Credentials(NamedTuple):
 def device_key(secret: bytes, device: str) -> bytes:
     """Derives the 32 bytes of a device's key."""
     return hmac.new(secret, f"device key\n{device}".encode(), hashlib.sha256).digest()
-
-
-def signature(key: bytes, method: str, path: str, body_hash: str, time: int) -> str:
-    """Signs a request.
-
-    Args:
-      key: The device's key.
-      method: In capitals.
-      path: From `/v1/` on.
-      body_hash: SHA-256 of the body in hexadecimal digits.
-      time: Seconds since 1970.
-    """
-    text = f"{method}\n{path}\n{body_hash}\n{time}"
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def authorization(
-    device: str, key: bytes, method: str, path: str, body_hash: str, time: int
-) -> str:
-    """Returns the header `Authorization` of a request; see `signature`."""
-    return f"{SCHEME} {device}:{time}:{signature(key, method, path, body_hash, time)}"
 
 
 def read_authorization(header: str) -> Credentials | None:

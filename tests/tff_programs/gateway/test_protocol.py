@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tff_programs.gateway import signing
 from tff_programs.gateway.json_body import protocol_document
+from tflite.together.signing import EMPTY_HASH, authorization, signature
 
 DOCUMENT = protocol_document()
 HASH = "0" * 64
@@ -90,10 +91,8 @@ def test_the_document_is_of_openapi_31_and_its_references_lead_somewhere():
 
 
 def test_the_example_of_the_signature_is_right():
-    signature = signing.signature(
-        bytes(range(32)), "GET", "/v1/status", signing.EMPTY_HASH, 1700000000
-    )
-    assert signature in DOCUMENT["info"]["description"]
+    signed = signature(bytes(range(32)), "GET", "/v1/status", EMPTY_HASH, 1700000000)
+    assert signed in DOCUMENT["info"]["description"]
 
 
 def test_a_phone_goes_through_the_protocol(served, phone):
@@ -153,7 +152,7 @@ def test_what_is_not_signed_is_refused(served, phone, method, path):
     hash_ = HASH if method == "PUT" else hashlib.sha256(body or b"").hexdigest()
 
     def signed(device=phone.device, key=phone.key, at=now, method=method, hash_=hash_):
-        return signing.authorization(device, key, method, path, hash_, at)
+        return authorization(device, key, method, path, hash_, at)
 
     assert code() == "signature"
     assert code(Authorization="Basic abc") == "signature"

@@ -10,10 +10,10 @@ from gateway import Phone, Served, update_bytes
 from sqlalchemy import func, select
 
 from fedsup_tf.architecture import Architecture
-from tff_programs.gateway import signing
 from tff_programs.gateway.devices import revoke
 from tff_programs.gateway.tables import refusals, updates
 from tff_programs.gateway.uploads import INCOMING
+from tflite.together.signing import authorization
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def raw(served, head, body=b""):
 
 def put_head(phone, task, hash_, *lines):
     path = f"/v1/tasks/{task['task']}/updates/{hash_}"
-    signed = signing.authorization(phone.device, phone.key, "PUT", path, hash_, int(time.time()))
+    signed = authorization(phone.device, phone.key, "PUT", path, hash_, int(time.time()))
     head = [f"PUT {path} HTTP/1.1", "Host: localhost", f"Authorization: {signed}", *lines, "", ""]
     return "\r\n".join(head).encode()
 

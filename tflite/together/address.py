@@ -1,0 +1,120 @@
+"""The server that a device takes part with: its address, its token, whom the device trusts."""
+
+import dataclasses
+import ipaddress
+import os
+import re
+import ssl
+import urllib.parse
+
+from tflite.together.errors import FederationError
+
+_HASH = re.compile("[0-9a-f]{64}")
+_EXAMPLE = "https://example.org:8443"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerAddress:
+    """A server, as the code for enrolment has it.
+
+    Attributes:
+      url: The address before `/v1/`.
+      token: The enrolment token; None for devices that enrolled before.
+      certificate: SHA-256 of the only certificate that is accepted, in hexadecimal digits.
+      authority: PEM file of the only authority whose certificates are accepted.
+    """
+
+    url: str
+    token: str | None = None
+    certificate: str | None = None
+    authority: str | os.PathLike | None = None
+
+    def __post_init__(self):
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+            # Reads the port's digits.
+            is_address = is_address and parts.port != 0 and not (parts.query or parts.fragment)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise FederationError(
+                f"The server: expected an address such as {_EXAMPLE}, or the link of the code that "
+                f"the server prints, received {self.url!r}. Copy it from there."
+            )
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise FederationError(
+                f"The server: expected an address with https beyond this machine, received "
+                f"{self.url!r}. The device's key would travel in the clear."
+            )
+        if self.certificate is not None and not _HASH.fullmatch(self.certificate):
+            raise FederationError(
+                "The server's certificate: expected its SHA-256 as 64 lower-case hexadecimal "
+                f"digits, received {self.certificate!r}. Copy it from the server's code."
+            )
+
+    @property
+    def host(self) -> str:
+        """Host and port, as in the address."""
+        return urllib.parse.urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def prefix(self) -> str:
+        """Path of the address, which a proxy may need."""
+        return urllib.parse.urlsplit(self.url).path.rstrip("/")
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Returns the TLS settings; None for plain HTTP.
+
+        Raises:
+          FederationError: If the authority's file is no certificate.
+        """
+        if urllib.parse.urlsplit(self.url).scheme == "http":
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.certificate is not None:
+            # The hash is compared after the handshake, before anything is sent.
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif self.authority is not None:
+            try:
+                context.load_verify_locations(cafile=self.authority)
+            except (OSError, ssl.SSLError) as error:
+                raise FederationError(
+                    f"{os.fspath(self.authority)!r}: expected an authority's certificate in PEM, "
+                    f"received something else ({error}). Give the file that signed the server's."
+                ) from error
+        else:
+            context.load_default_certs()
+        return context
+
+
+def parse_link(text: str) -> ServerAddress:
+    """Reads the text of the code with which devices enrol.
+
+    Args:
+      text: `fedsup://enrol?server=...&token=...&certificate=...`, or an address alone.
+
+    Raises:
+      FederationError: If it is neither.
+    """
+    if not text.startswith("fedsup:"):
+        return ServerAddress(text)
+    parts = urllib.parse.urlsplit(text)
+    fields = dict(urllib.parse.parse_qsl(parts.query))
+    if parts.netloc != "enrol" or not {"server", "token"} <= fields.keys():
+        raise FederationError(
+            "The server's code: expected fedsup://enrol?server=...&token=..., received "
+            f"{text!r}. Copy the whole line that the server prints."
+        )
+    return ServerAddress(fields["server"], fields["token"], fields.get("certificate"))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

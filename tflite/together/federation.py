@@ -1,0 +1,290 @@
+"""A device's requests to a gateway: enrolment, check-in, model, update, status.
+
+`Federation` speaks the protocol of docs/gateway.md with the standard library alone. Requests are
+repeated until they are answered, which the protocol allows for each of them.
+"""
+
+import contextlib
+import dataclasses
+import email.utils
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedsup_tf.files.atomic_write import make_folder
+from fedsup_tf.files.json_schema import quoted
+from tflite.together.address import ServerAddress
+from tflite.together.connection import Answer, Connection
+from tflite.together.errors import FederationError, RefusedError, UnavailableError
+from tflite.together.signing import EMPTY_HASH, authorization
+
+PROTOCOL = 1
+_FIRST_WAIT_SECONDS = 1.0
+_MOST_WAIT_SECONDS = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """A device as a server knows it.
+
+    Attributes:
+      device: 32 hexadecimal digits.
+      key: 32 bytes to sign with.
+    """
+
+    device: str
+    key: bytes = dataclasses.field(repr=False)
+
+
+class Federation:
+    """Speaks with one server for one device.
+
+    Example:
+      >>> from tflite.together.address import parse_link
+      >>> from tflite.together.federation import Federation
+      >>> federation = Federation(parse_link(link))
+      >>> federation.check_server()
+      >>> identity = federation.enrol()
+      >>> answer = federation.check_in({"tier": "smallest"})
+    """
+
+    def __init__(
+        self,
+        address: ServerAddress,
+        identity: Identity | None = None,
+        attempts: int = 5,
+        sleep: Callable[[float], None] = time.sleep,
+        connection: Connection | None = None,
+    ):
+        """Prepares the requests; sends none.
+
+        Args:
+          address: The server.
+          identity: The device, if it enrolled before.
+          attempts: Times that a request is sent until it is answered, from 1.
+          sleep: Waits between them for so many seconds.
+          connection: Sends; by default a `Connection` to the address.
+
+        Raises:
+          FederationError: If the authority's file is no certificate.
+        """
+        self.address = address
+        self.identity = identity
+        self._attempts = attempts
+        self._sleep = sleep
+        self._connection = connection or Connection(address)
+        # Seconds that the server's clock is ahead.
+        self._clock_offset = 0
+
+    def check_server(self) -> str:
+        """Asks for the server's protocol; returns the version of its program.
+
+        Raises:
+          FederationError: If it speaks another version of the protocol, or none.
+        """
+        fields = self._repeat(lambda: self._connection.send("GET", "/health", {}).json())
+        if fields.get("protocol") != PROTOCOL:
+            raise FederationError(
+                f"{self.address.url}: expected a server of protocol version {PROTOCOL}, received "
+                f"{quoted(fields.get('protocol'))}. Install the version of fedsup-tf that the "
+                f"server has ({quoted(fields.get('version'))})."
+            )
+        return str(fields.get("version"))
+
+    def enrol(self) -> Identity:
+        """Makes this a device of the server; returns its identity, which must be kept.
+
+        Raises:
+          FederationError: If there is no token, or the server refuses it.
+        """
+        if not self.address.token:
+            raise FederationError(
+                f"{self.address.url}: expected the token of enrolment, received none. Give the "
+                "link that the server prints, or its token."
+            )
+        body = json.dumps({"token": self.address.token}).encode()
+        headers = {"Content-Type": "application/json"}
+        fields = self._repeat(
+            lambda: self._connection.send("POST", "/v1/enrol", headers, body).json()
+        )
+        try:
+            device, key = fields["device"], bytes.fromhex(fields["key"])
+            if len(bytes.fromhex(device)) != 16 or len(key) != 32:
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._no_protocol("an identity and a key", sorted(fields)) from error
+        self.identity = Identity(device, key)
+        return self.identity
+
+    def check_in(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Asks for a task.
+
+        Args:
+          fields: `tier` or `capability`, `runtime`, `application` and, if there is one, `model`.
+
+        Returns:
+          `wait_seconds`, and `task` if there is one, checked.
+
+        Raises:
+          FederationError: If the device was revoked, or its tier is unknown.
+        """
+        body = json.dumps(fields).encode()
+        try:
+            answer = self._repeat(lambda: self._signed("POST", "/v1/check-in", body).json())
+        except RefusedError as error:
+            raise FederationError(str(error)) from error
+        _whole(answer, "wait_seconds", 1, self._no_protocol)
+        if "task" in answer:
+            task = answer["task"]
+            if not isinstance(task, dict):
+                raise self._no_protocol("a task", task)
+            for name in ("task", "model"):
+                _hexadecimal(task, name, {"task": 32, "model": 64}[name], self._no_protocol)
+            for name, least in (("round", 0), ("model_bytes", 1), ("epochs", 1), ("seed", 0)):
+                _whole(task, name, least, self._no_protocol)
+            rate = task.get("learning_rate")
+            if type(rate) not in (int, float) or not 0 < rate < float("inf"):
+                raise self._no_protocol("a learning rate above 0", rate)
+        return answer
+
+    def fetch_model(self, hash_: str, size: int, path: str | os.PathLike) -> None:
+        """Fetches a model; what an earlier call began to fetch is not sent again.
+
+        Args:
+          hash_: SHA-256 of the model.
+          size: Its bytes.
+          path: Where it is put once it is whole; while it comes, `.part` is behind it.
+
+        Raises:
+          UnavailableError: If the transfer breaks again and again; what came is kept.
+          RefusedError: If the server has no such model any more.
+          OSError: If it cannot be written.
+        """
+        make_folder(os.path.dirname(os.path.abspath(path)))
+        part = f"{os.fspath(path)}.part"
+        self._repeat(lambda: self._fetch_rest(hash_, size, part))
+        with open(part, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != hash_:
+            os.remove(part)
+            raise UnavailableError(
+                f"Expected the model {hash_[:12]}..., received bytes of SHA-256 {found[:12]}.... "
+                "They were thrown away."
+            )
+        os.replace(part, path)
+
+    def _fetch_rest(self, hash_: str, size: int, part: str) -> None:
+        held = os.path.getsize(part) if os.path.exists(part) else 0
+        if held > size:
+            os.remove(part)
+            held = 0
+        if held == size:
+            return
+        headers = {"Range": f"bytes={held}-"} if held else {}
+        answer = self._signed("GET", f"/v1/models/{hash_}", headers=headers)
+        is_rest = answer.status == 206
+        with open(part, "ab" if is_rest else "wb") as file:
+            for received in answer.parts:
+                file.write(received)
+                if file.tell() > size:
+                    raise FederationError(
+                        f"Expected a model of {size:,} bytes, received more. Check the server."
+                    )
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.getsize(part) < size:
+            raise UnavailableError(f"Expected a model of {size:,} bytes, received fewer.")
+
+    def send_update(self, task: str, data: bytes) -> dict[str, Any]:
+        """Sends an update; sent again it counts once.
+
+        Args:
+          task: The task's identity.
+          data: The update file.
+
+        Returns:
+          `update`, `round` and `wait_seconds`.
+
+        Raises:
+          UnavailableError: If there is no answer; the update must be kept and sent again.
+          RefusedError: If it cannot be used.
+        """
+        hash_ = hashlib.sha256(data).hexdigest()
+        path = f"/v1/tasks/{task}/updates/{hash_}"
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._repeat(lambda: self._signed("PUT", path, data, headers).json())
+
+    def status(self) -> dict[str, Any]:
+        """Returns `round`, and the device's latest `updates` with what came of each."""
+        return self._repeat(lambda: self._signed("GET", "/v1/status").json())
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def _signed(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        try:
+            return self._sign_and_send(method, path, body, headers or {})
+        except RefusedError as error:
+            if error.code != "time" or error.date is None:
+                raise
+            with contextlib.suppress(ValueError, TypeError):
+                server = email.utils.parsedate_to_datetime(error.date).timestamp()
+                self._clock_offset = round(server - time.time())
+        return self._sign_and_send(method, path, body, headers or {})
+
+    def _sign_and_send(self, method, path, body, headers) -> Answer:
+        if self.identity is None:
+            raise FederationError("Expected a device that enrolled, received one that did not.")
+        header = authorization(
+            self.identity.device,
+            self.identity.key,
+            method,
+            path,
+            hashlib.sha256(body).hexdigest() if body else EMPTY_HASH,
+            int(time.time()) + self._clock_offset,
+        )
+        return self._connection.send(method, path, {**headers, "Authorization": header}, body)
+
+    def _repeat(self, send: Callable[[], Any]) -> Any:
+        """Sends a request until it is answered, waiting longer each time."""
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return send()
+            except RefusedError as error:
+                # Nothing that the device does by itself changes these.
+                if error.status in (401, 403):
+                    raise FederationError(f"{self.address.url}: {error}") from error
+                raise
+            except UnavailableError as error:
+                if attempt == self._attempts:
+                    raise
+                most = min(_MOST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                # No two devices come back at once.
+                wait = random.uniform(most / 2, most)
+                self._sleep(max(wait, error.seconds or 0))
+        raise UnavailableError("Expected at least one attempt.")
+
+    def _no_protocol(self, expected: str, received: Any) -> FederationError:
+        return FederationError(
+            f"{self.address.url}: expected {expected} as the protocol has it, received "
+            f"{quoted(received)}. Check that the address is that of a `fedsup serve`."
+        )
+
+
+def _whole(fields: Mapping[str, Any], name: str, least: int, error: Callable) -> None:
+    value = fields.get(name)
+    if type(value) is not int or not least <= value < 2**63:
+        raise error(f"{name} as a whole number from {least}", value)
+
+
+def _hexadecimal(fields: Mapping[str, Any], name: str, digits: int, error: Callable) -> None:
+    value = fields.get(name)
+    if not isinstance(value, str) or len(value) != digits or set(value) - set("0123456789abcdef"):
+        raise error(f"{name} as {digits} hexadecimal digits", value)

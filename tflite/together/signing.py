@@ -1,0 +1,28 @@
+"""Signatures of requests: HMAC-SHA256 under the key of a device, as docs/gateway.md describes."""
+
+import hashlib
+import hmac
+
+SCHEME = "Fedsup"
+EMPTY_HASH = hashlib.sha256(b"").hexdigest()
+
+
+def signature(key: bytes, method: str, path: str, body_hash: str, time: int) -> str:
+    """Signs a request.
+
+    Args:
+      key: The device's key.
+      method: In capitals.
+      path: From `/v1/` on.
+      body_hash: SHA-256 of the body in hexadecimal digits.
+      time: Seconds since 1970.
+    """
+    text = f"{method}\n{path}\n{body_hash}\n{time}"
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def authorization(
+    device: str, key: bytes, method: str, path: str, body_hash: str, time: int
+) -> str:
+    """Returns the header `Authorization` of a request; see `signature`."""
+    return f"{SCHEME} {device}:{time}:{signature(key, method, path, body_hash, time)}"
