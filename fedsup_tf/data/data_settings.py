@@ -62,7 +62,7 @@ class DataSettings:
 
     @property
     def is_own(self) -> bool:
-        """Whether the data set is a path of own data."""
+        """Returns whether the data set is a path of own data."""
         return self.dataset not in DATASETS
 
     def load(self) -> FederatedDataset:

@@ -71,7 +71,7 @@ def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
 
 
 def holds_idx(folder: Path) -> bool:
-    """Whether there are idx files of training images in a folder."""
+    """Returns whether there are idx files of training images in a folder."""
     return any(folder.glob("*train-images-idx3-ubyte*"))
 
 

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("fedsup_tf", "tflite", "tff_programs")
-POINTING = {"What", "How", "Of", "As", "See", "Those", "Theirs"}
+POINTING = {
+    *("What", "How", "Of", "As", "See", "Those", "Theirs", "Which", "Who", "When", "Whether"),
+}
 
 
 def first_words(source: str) -> dict[int, str]:

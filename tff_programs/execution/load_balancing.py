@@ -1,4 +1,4 @@
-"""Which worker computes which clients, and in how many subrounds."""
+"""Assignment of a round's clients to workers, and their division into subrounds."""
 
 import itertools
 from collections.abc import Sequence

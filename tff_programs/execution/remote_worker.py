@@ -164,7 +164,7 @@ class RemoteWorker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the worker can be called."""
+        """Returns whether the worker can be called."""
         return self._is_connected and self._stub.is_ready
 
     def answers(self, seconds: float) -> bool:

@@ -17,7 +17,7 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Returns whether only this machine reaches it."""
         if self.host == "localhost":
             return True
         try:

@@ -125,7 +125,7 @@ def _task_of(connection, device: str, round_id: int) -> Row | None:
 
 
 def _has_room(connection, round_id: int, tier: Row, training: Training, now: float) -> bool:
-    """Whether fewer devices of the tier are at work or done than are asked."""
+    """Returns whether fewer devices of the tier are at work or done than are asked."""
     busy = connection.scalar(
         select(func.count())
         .select_from(tasks)

@@ -87,7 +87,7 @@ def saw(connection: Connection, device: str, now: float, tier: str, fields: dict
 
 
 def was_seen_lately(connection: Connection, device: str, now: float) -> bool:
-    """Whether the device's last check-in was written down a moment ago."""
+    """Returns whether the device's last check-in was written down a moment ago."""
     seen = connection.scalar(
         select(devices.c.seen).where(devices.c.id == device, devices.c.runtime != "")
     )

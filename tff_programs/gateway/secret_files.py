@@ -32,7 +32,7 @@ def server_secret(folder: str) -> bytes:
 
 
 def has_secret(folder: str) -> bool:
-    """Whether the folder is that of a gateway."""
+    """Returns whether the folder is that of a gateway."""
     return os.path.exists(os.path.join(folder, _SECRET))
 
 

@@ -44,7 +44,7 @@ def read_authorization(header: str) -> Credentials | None:
 def is_signed(
     credentials: Credentials, secret: bytes, method: str, path: str, body_hash: str
 ) -> bool:
-    """Whether the device that the credentials name signed this request."""
+    """Returns whether the device that the credentials name signed this request."""
     key = device_key(secret, credentials.device)
     expected = signature(key, method, path, body_hash, credentials.time)
     return hmac.compare_digest(expected, credentials.signature)

@@ -1,4 +1,4 @@
-"""Which clients are there at what time: traces of availability, from a file or drawn by a seed."""
+"""Traces of availability, from a file or drawn by a seed: the times at which clients can train."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ DEFAULT_UTC_OFFSETS_HOURS = (-8.0, -7.0, -6.0, -5.0)
 
 @dataclasses.dataclass(frozen=True)
 class AvailabilityTrace:
-    """When each client can take part, such as while it charges in a wireless network.
+    """Times at which each client can take part, such as while it charges in a wireless network.
 
     Its JSON form, in whole seconds, with one list of intervals for each client by its number:
 
@@ -90,7 +90,7 @@ class AvailabilityTrace:
         return clients[(begins <= phase) & (phase < ends)]
 
     def available_until(self, client: int, seconds: float) -> float:
-        """When a client that is there at a time leaves; infinity if it never does.
+        """Returns when a client that is there at a time leaves; infinity if it never does.
 
         Raises:
           ValueError: If the client is not there.

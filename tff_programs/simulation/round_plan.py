@@ -1,4 +1,4 @@
-"""Who trains which architecture in a round: availability, the sandwich of a cohort.
+"""Plans of rounds: the clients that take part, and the architecture that each trains.
 
 Everything is a pure function of a seed, a round and the simulated time at which the last one ended,
 so that a resumed run makes the same rounds.
@@ -25,7 +25,7 @@ RANDOM_STREAMS = 2
 
 
 class RoundPlan(NamedTuple):
-    """Who takes part in a round.
+    """Plan of a round: the clients that take part and what they train.
 
     Attributes:
       asked: Number of clients that were asked.
@@ -125,7 +125,7 @@ class Assignment:
 
     @property
     def has_secret_random_cohorts(self) -> bool:
-        """Whether each round asks a uniformly random subset that a secret seed alone decides.
+        """Returns whether a secret seed alone decides each round's uniformly random subset.
 
         Only then is privacy amplified by sampling. Neither a part of a pass nor a draw among those
         that an availability trace lets be there is a random subset of all clients.

@@ -38,7 +38,7 @@ class Tier:
     cost: str = "parameters"
 
     def carries(self, space: SearchSpace, architecture: Architecture) -> bool:
-        """Whether a device of the tier can train that subnet of `space`."""
+        """Returns whether a device of the tier can train that subnet of `space`."""
         if self.limit is None:
             return architecture == self.architecture
         return getattr(architecture_cost(space, architecture), self.cost) <= self.limit

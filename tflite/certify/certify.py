@@ -60,7 +60,7 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Whether all checks hold."""
+        """Returns whether all checks hold."""
         return all(check.holds for check in self.checks)
 
     def to_fields(self) -> dict[str, Any]:

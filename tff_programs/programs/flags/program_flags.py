@@ -95,7 +95,7 @@ class ProgramFlags(flags.FlagValues):
         return lines
 
     def is_typed(self, name: str) -> bool:
-        """Whether the flag stands on the command line itself, not in a file that it names."""
+        """Returns whether the flag stands on the command line itself, not in a flag file."""
         return name in self.__dict__["_typed"]
 
     def prefer(self, name: str, over: Collection[str]) -> None:
