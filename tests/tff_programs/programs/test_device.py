@@ -247,7 +247,7 @@ def test_bad_calls_are_refused_in_words(model_path, tmp_path):
         (model_path, out, f"--data={tmp_path}/none"): "received nothing at this path",
         (model_path, out, f"--data={tmp_path}/empty"): "a subfolder of pictures for each class",
         (model_path, out, f"--data={tmp_path}/empty", "--client=2"): "--data is instead of",
-        (model_path, out, "--image_shape=9,9,1"): "received uint8 of shape",
+        (model_path, out, "--image_shape=9,9,1"): "received (9, 9, 1)",
         (model_path, out, "--patience=1", "--held_out_share=0.001"): "enough examples",
         (model_path, out, "--head_only"): "received a file without it",
         (model_path, out, "--threads=0"): "--threads=0: 0 is not an integer in the range [1, 1024]",
