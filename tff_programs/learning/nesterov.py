@@ -18,10 +18,7 @@ class _Nesterov(tff.learning.optimizers.Optimizer):
 
     def __init__(self, learning_rate: float, momentum: float):
         check_number(learning_rate, "learning_rate", above=0, what="Nesterov momentum")
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                f"Nesterov momentum: expected a momentum from 0 and below 1, received {momentum}."
-            )
+        check_number(momentum, "momentum", least=0, below=1, what="Nesterov momentum")
         self._learning_rate = learning_rate
         self._momentum = momentum
 

@@ -89,6 +89,7 @@ def _run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
         fleet.learning_rate,
         aggregation=fleet.aggregation,
         weighting=fleet.weighting,
+        server_optimizer=fleet.optimizer.optimizer,
     )
     source = ClientData(trained.data, fleet.assignment)
 

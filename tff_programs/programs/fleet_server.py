@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.cli import END_WITH
+from tff_programs.programs.fleet_optimizer import FleetOptimizer
 from tff_programs.programs.training_information import device_training, trained_tiers
 from tff_programs.reports.device_report import SCORES_FILE, gain_line, read_scores
 from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundPlan
 from tff_programs.simulation.run_folder import hold_run
-from tff_programs.simulation.tiers import default_tiers
+from tff_programs.simulation.tiers import Tier, default_tiers
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
 
@@ -92,8 +93,13 @@ class Fleet:
             clients=len(trained.data),
             clients_per_round=settings.clients_per_round,
             seed=trained.data_settings.seed if settings.seed is None else settings.seed,
+            redraw=of_training.get("redraw", True),
+            tier_net_share=of_training.get("tier_net_share", 0.0),
+            cohorts=of_training.get("cohorts") or "passes",
+            sandwich=of_training.get("cohort_sandwich", False) and settings.clients_per_round > 1,
         )
-        self._left_out = left_out_flags(of_training)
+        self.optimizer = FleetOptimizer(of_training, trained.supernet, folder)
+        self._left_out = left_out_flags(of_training, apart_from=("server_optimizer",))
         self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
         self._templates = {}
         self._base = fingerprint(trained.weights)
@@ -113,7 +119,13 @@ class Fleet:
                     f"The fleet in {folder!r} began with another supernet. Give that one to "
                     "continue it, or another --out."
                 )
+            if self.optimizer.optimizer is not None and "optimizer" not in information["fleet"]:
+                raise ValueError(
+                    f"The fleet in {folder!r} was started by a version that did without the "
+                    "training's server optimizer. Give another --out."
+                )
             self._done = information["fleet"]["rounds"]
+            self.optimizer.load(self._done)
             on_progress(f"Continuing after round {self._done}.")
         else:
             self.supernet = Supernet(space)
@@ -129,7 +141,8 @@ class Fleet:
         if self._left_out:
             self._on_progress(
                 f"Of the training, a fleet's server does without {', '.join(self._left_out)}: it "
-                f"adds the mean update ({self.aggregation}, weighted by {self.weighting})."
+                f"takes the mean update as it is ({self.aggregation}, weighted by "
+                f"{self.weighting})."
             )
         with hold_run(self._folder):
             self._tell_accuracies("before")
@@ -160,6 +173,7 @@ class Fleet:
                 )
             ]
             updates = [job.result() for job in jobs]
+        before = self.supernet.values_by_name()
         merged = merge_updates(
             self.supernet,
             supernet_hash,
@@ -171,6 +185,11 @@ class Fleet:
         )
         for rejected in merged.rejected:
             self._on_progress(f"  left out {rejected.name}: {rejected.reason}")
+        trained_nets = [update.architecture for update in merged.used]
+        self.supernet.assign_weights(
+            self.optimizer.step(before, self.supernet.values_by_name(), trained_nets)
+        )
+        self.optimizer.save(number)
         self._information = {
             **self._information,
             "round": self.trained.information["round"] + number,
@@ -178,9 +197,11 @@ class Fleet:
                 "base": self._base,
                 "rounds": number,
                 "random_streams": RANDOM_STREAMS,
+                "optimizer": self.optimizer.optimizer is not None,
             },
         }
         self.supernet.save_checkpoint(self._path("supernet.safetensors"), self._information)
+        self.optimizer.forget_before(number)
         seconds = time.monotonic() - start
         self._tell_accuracies(
             f"round {number}/{self._settings.rounds} | {len(updates)} clients", seconds
@@ -215,7 +236,11 @@ class Fleet:
         """Writes a model for each architecture of the round; returns their paths."""
         trained = self.trained
         number = self._information["round"]
-        tiers = [tier for tier in self.assignment.tiers if tier.architecture in plan.architectures]
+        names = {tier.architecture: tier.name for tier in self.assignment.tiers}
+        tiers = [
+            Tier(names.get(one, f"subnet_{trained.supernet.space.index(one)}"), one)
+            for one in dict.fromkeys(plan.architectures)
+        ]
         new = [tier for tier in tiers if tier.architecture not in self._templates]
         mean_squares = (
             calibrate_tiers(
@@ -290,8 +315,13 @@ class Fleet:
         return os.path.join(self._folder, name)
 
 
-def left_out_flags(of_training: Mapping[str, Any]) -> list[str]:
-    """Returns the flags of the training's server that a server of files does not have."""
+def left_out_flags(of_training: Mapping[str, Any], apart_from: Collection[str] = ()) -> list[str]:
+    """Returns the flags of the training's server that a server of files does not have.
+
+    Args:
+      of_training: Settings of the training.
+      apart_from: Flags that this server has.
+    """
     neutral = {
         "server_optimizer": "none",
         "averaging": 0.0,
@@ -304,7 +334,7 @@ def left_out_flags(of_training: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name}={of_training[name]}"
         for name, value in neutral.items()
-        if of_training.get(name, value) != value
+        if name not in apart_from and of_training.get(name, value) != value
     ]
 
 

@@ -10,10 +10,11 @@ from commands import fedsup
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.fleet_optimizer import FleetOptimizer
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 from tff_programs.programs.training_information import trained_tiers
 from tff_programs.simulation.round_plan import Assignment
-from tff_programs.simulation.tiers import Tier
+from tff_programs.simulation.tiers import Tier, parse_tiers
 from tflite.format.metadata import read_metadata
 from tflite.format.update_file import read_update
 from tflite.merge.merge import merge_updates
@@ -52,7 +53,8 @@ def fleets(tmp_path_factory, trained_path, run_programs):
             if line.startswith("round 1/2"):
                 # All that is left of a fleet that is killed now.
                 parts.mkdir()
-                shutil.copy(whole / "supernet.safetensors", parts)
+                for kept in ("supernet.safetensors", "optimizer_000001.safetensors"):
+                    shutil.copy(whole / kept, parts)
     assert process.returncode == 0
     others = [
         command(trained_path, parts, 2),
@@ -85,7 +87,10 @@ def test_a_fleets_supernet_is_the_merge_of_what_its_clients_sent(fleets, trained
     supernet, information = Supernet.load_checkpoint(trained_path)
     assignment = Assignment(supernet.space, trained_tiers(information), 6, CLIENTS)
     shapes_of = functools.partial(subnet_shapes, supernet)
+    optimizer = FleetOptimizer(information["settings"], supernet, "nowhere")
+    assert optimizer.optimizer is not None
     for number in (1, 2):
+        before = supernet.values_by_name()
         base = fingerprint(supernet.weights_by_name())
         folder = whole / f"round_{number:03d}"
         updates = sorted(folder.glob("client_*/update.safetensors"))
@@ -105,6 +110,8 @@ def test_a_fleets_supernet_is_the_merge_of_what_its_clients_sent(fleets, trained
             base,
             [folder / f"client_{client:04d}" / "update.safetensors" for client in plan.clients],
         )
+        merged = supernet.values_by_name()
+        supernet.assign_weights(optimizer.step(before, merged, plan.architectures))
     found, _ = tensors(whole)
     for name, value in supernet.weights_by_name().items():
         assert value.numpy().tobytes() == found[name].tobytes(), name
@@ -144,9 +151,15 @@ def test_a_fleet_has_the_tiers_and_the_aggregation_of_the_training(trained_path,
             "aggregation": "diluted",
             "weighting": "uniform",
             "server_optimizer": "sgdm",
+            "clipping": "adaptive",
+            "redraw": False,
+            "tier_net_share": 0.25,
+            "cohorts": "random",
+            "cohort_sandwich": True,
         },
     }
-    del information["tier_shares"]
+    # As a supernet of an earlier version.
+    del information["tier_shares"], information["tier_limits"]
     told = []
     settings = FleetSettings(0, 2, None, 1, 50, seed=9)
     fleet = Fleet(trained._replace(information=information), tmp_path, settings, told.append)
@@ -155,8 +168,19 @@ def test_a_fleet_has_the_tiers_and_the_aggregation_of_the_training(trained_path,
         Tier("20000-40000", space.smallest()),
     )
     assert (fleet.aggregation, fleet.weighting) == ("diluted", "uniform")
+    assert fleet.optimizer.optimizer is not None
+    assert (fleet.assignment.redraw, fleet.assignment.sandwich) == (False, True)
+    assert (fleet.assignment.cohorts, fleet.assignment.tier_net_share) == ("random", 0.25)
     fleet.run()
-    assert "does without --server_optimizer=sgdm" in told[0]
+    assert "does without --averaging=0.9, --clipping=adaptive: it takes the mean" in told[0]
+
+
+def test_a_fleets_tiers_carry_what_they_carried_in_the_training(trained_path, tmp_path):
+    trained = load_trained(trained_path)
+    space = trained.supernet.space
+    tiers = Fleet(trained, tmp_path, FleetSettings(0, 2, None, 1, 50)).assignment.tiers
+    assert tiers == parse_tiers(space, ["smallest", "largest"], 0)
+    assert all(tier.limit is not None for tier in tiers)
 
 
 def test_a_fleets_clients_shuffle_otherwise_in_every_round(fleets):

@@ -1,6 +1,7 @@
 """Supernets that Python saved, for the programs that follow a training; and data held to them."""
 
 import json
+import types
 
 import pytest
 
@@ -10,7 +11,9 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs import certify, device
 from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.flags.program_flags import parse_flags
 from tff_programs.programs.training_information import (
     device_training,
     trained_tiers,
@@ -102,6 +105,37 @@ def test_data_that_a_supernet_was_not_trained_on_are_refused(tmp_path, space, in
     save(tmp_path / "other", information, **space)
     with pytest.raises(ValueError, match=told):
         load_trained(tmp_path / "other", GIVEN)
+
+
+def held(**changes):
+    """A model's metadata, as far as data are held against it."""
+    fields = {"class_names": tuple(NAMES), "preprocessing": DATA.preprocessing, **changes}
+    fields["preprocessing"] = json.loads(fields["preprocessing"].to_json())
+    return types.SimpleNamespace(metadata=types.SimpleNamespace(space=SPACE, **fields))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"class_names": tuple("abcdefghij")}, r"10 classes \(a, b, c, d, e, \.\.\.\), received"),
+        ({"preprocessing": Preprocessing((9.0,), (9.0,), greatest_pixel=255)}, "from 0 to 255 "),
+    ],
+)
+def test_a_device_refuses_a_data_set_that_its_model_was_not_trained_on(changes, told):
+    options, _ = parse_flags(device.define_flags, ["device", "--dataset=digits"])
+    assert len(device._examples(options, held(), "m.tflite").labels)
+    with pytest.raises(ValueError, match=rf"^'m\.tflite': Data digits: expected .*{told}"):
+        device._examples(options, held(**changes), "m.tflite")
+
+
+def test_a_certificate_refuses_a_data_set_that_the_supernet_was_not_trained_on():
+    flags = ["certify", "--dataset=digits", "--supernet=s"]
+    options, _ = parse_flags(certify.define_flags, flags)
+    assert certify._dataset(options, Supernet(SPACE), {})[1] == "digits, test part"
+    for classes, information in ((11, {}), (10, {"class_names": list("abcdefghij")})):
+        supernet = Supernet(SearchSpace(**{**vars(SPACE), "classes": classes}))
+        with pytest.raises(ValueError, match=r"^'s': Data digits: expected 1. classes"):
+            certify._dataset(options, supernet, information)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import TEACHERS, LocalTraining
 from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
-from tff_programs.learning.nesterov import build_nesterov
+from tff_programs.learning.server_optimizer import SERVER_OPTIMIZERS, build_server_optimizer
 from tff_programs.programs.flags.flag_uses import FlagUse
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.simulation.cohorts import COHORTS
@@ -14,7 +14,6 @@ from tff_programs.simulation.tiers import parse_tiers
 
 _DEFAULTS = LocalTraining()
 _NET_ALGORITHMS = ("fedavg", "exclusive")
-_SERVER_OPTIMIZERS = ("none", "nesterov", "sgdm", "adam")
 
 
 def define_train_flags(define: FlagDefiner) -> None:
@@ -108,7 +107,7 @@ def define_train_flags(define: FlagDefiner) -> None:
         "received net for the smaller ones.",
     )
     define.enum(
-        "server_optimizer", "nesterov", _SERVER_OPTIMIZERS, "Optimizer of the mean update (FedOpt)."
+        "server_optimizer", "nesterov", SERVER_OPTIMIZERS, "Optimizer of the mean update (FedOpt)."
     )
     define.float(
         "server_learning_rate",
@@ -197,15 +196,9 @@ def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> 
 
 def server_optimizer_from_flags(options: ProgramFlags) -> tff.learning.optimizers.Optimizer | None:
     """Makes the server's optimizer; None where the mean update is added."""
-    rate = options.server_learning_rate
-    if options.server_optimizer == "nesterov":
-        return build_nesterov(0.3 if rate is None else rate, options.server_momentum)
-    rate = 1.0 if rate is None else rate
-    if options.server_optimizer == "sgdm":
-        return tff.learning.optimizers.build_sgdm(rate, momentum=options.server_momentum)
-    if options.server_optimizer == "adam":
-        return tff.learning.optimizers.build_adam(rate, epsilon=1e-3)
-    return None
+    return build_server_optimizer(
+        options.server_optimizer, options.server_learning_rate, options.server_momentum
+    )
 
 
 # Flags of a training that have an effect beside others alone.

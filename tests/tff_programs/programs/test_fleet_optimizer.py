@@ -1,0 +1,81 @@
+"""The server's optimizer of a fleet: its steps, and its state from one call to the next."""
+
+import numpy as np
+import pytest
+from spaces import SPACE
+
+from fedsup_tf.files.reading import InvalidFileError
+from fedsup_tf.supernet import Supernet
+from tff_programs.programs.fleet_optimizer import FleetOptimizer
+
+SUPERNET = Supernet(SPACE)
+WEIGHTS = SUPERNET.values_by_name()
+NETS = [SPACE.smallest(), SPACE.smallest()]
+RNG = np.random.default_rng(0)
+DELTAS = [
+    {name: RNG.normal(size=value.shape).astype(np.float32) for name, value in WEIGHTS.items()}
+    for _ in range(3)
+]
+
+
+def steps(optimizer, weights, deltas):
+    for delta in deltas:
+        merged = {name: value + delta[name] for name, value in weights.items()}
+        weights = optimizer.step(weights, merged, NETS)
+    return weights
+
+
+def trained_entries():
+    covered = {name: np.zeros(value.shape, bool) for name, value in WEIGHTS.items()}
+    for name, part in SUPERNET.slices(SPACE.smallest()).items():
+        covered[name][
+            tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
+        ] = True
+    return covered
+
+
+def test_nesterov_moves_the_entries_that_were_trained():
+    optimizer = FleetOptimizer({"server_optimizer": "nesterov"}, SUPERNET, "nowhere")
+    found = steps(optimizer, WEIGHTS, DELTAS)
+    for name, covered in trained_entries().items():
+        weights, momentum = WEIGHTS[name].astype(np.float64), 0.0
+        for delta in DELTAS:
+            momentum = 0.9 * momentum - delta[name]
+            weights = weights - 0.3 * (-delta[name] + 0.9 * momentum)
+        np.testing.assert_allclose(found[name][covered], weights[covered], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found[name][~covered], WEIGHTS[name][~covered])
+
+
+def test_without_an_optimizer_the_mean_update_is_added(tmp_path):
+    optimizer = FleetOptimizer({}, SUPERNET, str(tmp_path))
+    merged = {name: value + DELTAS[0][name] for name, value in WEIGHTS.items()}
+    assert optimizer.step(WEIGHTS, merged, NETS) == merged
+    optimizer.save(1)
+    optimizer.load(1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["nesterov", "sgdm", "adam"])
+def test_the_state_goes_on_where_it_was_saved(tmp_path, name):
+    settings = {"server_optimizer": name, "server_learning_rate": None, "server_momentum": 0.5}
+    whole = steps(FleetOptimizer(settings, SUPERNET, str(tmp_path)), WEIGHTS, DELTAS)
+    first = FleetOptimizer(settings, SUPERNET, str(tmp_path))
+    half = steps(first, WEIGHTS, DELTAS[:1])
+    first.save(1)
+    half = steps(first, half, DELTAS[1:2])
+    first.save(2)
+    first.forget_before(2)
+    assert [path.name for path in tmp_path.iterdir()] == ["optimizer_000002.safetensors"]
+    second = FleetOptimizer(settings, SUPERNET, str(tmp_path))
+    second.load(2)
+    found = steps(second, half, DELTAS[2:])
+    for tensor, value in whole.items():
+        assert value.tobytes() == found[tensor].tobytes(), tensor
+
+
+def test_a_state_that_is_lost_or_of_another_optimizer_is_refused(tmp_path):
+    FleetOptimizer({"server_optimizer": "adam"}, SUPERNET, str(tmp_path)).save(1)
+    other = FleetOptimizer({"server_optimizer": "sgdm"}, SUPERNET, str(tmp_path))
+    for rounds, told in ((1, "A fleet's optimizer: expected"), (2, "found none")):
+        with pytest.raises(InvalidFileError, match=f"optimizer_00000{rounds}.*{told}"):
+            other.load(rounds)

@@ -1,0 +1,32 @@
+"""The server's optimizers by name."""
+
+import tensorflow_federated as tff
+
+from fedsup_tf.files.validation import check_choice
+from tff_programs.learning.nesterov import build_nesterov
+
+SERVER_OPTIMIZERS = ("none", "nesterov", "sgdm", "adam")
+
+
+def build_server_optimizer(
+    name: str, learning_rate: float | None = None, momentum: float = 0.9
+) -> tff.learning.optimizers.Optimizer | None:
+    """Makes the server's optimizer by its name.
+
+    Args:
+      name: One of `SERVER_OPTIMIZERS`.
+      learning_rate: Its learning rate; by default 0.3 for `"nesterov"`, else 1.
+      momentum: Momentum of `"nesterov"` and `"sgdm"`.
+
+    Returns:
+      The optimizer; None for `"none"`, with which the mean update is added.
+    """
+    check_choice(name, "server_optimizer", SERVER_OPTIMIZERS)
+    if name == "nesterov":
+        return build_nesterov(0.3 if learning_rate is None else learning_rate, momentum)
+    rate = 1.0 if learning_rate is None else learning_rate
+    if name == "sgdm":
+        return tff.learning.optimizers.build_sgdm(rate, momentum=momentum)
+    if name == "adam":
+        return tff.learning.optimizers.build_adam(rate, epsilon=1e-3)
+    return None
