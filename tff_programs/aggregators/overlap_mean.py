@@ -50,8 +50,7 @@ def overlap_of(
     slices = supernet.slices(supernet.code_at(architecture), nested=nested)
     for name, part in delta.items():
         if part.shape.num_elements() == 0:
-            nowhere = (0,) * len(part.shape)
-            slices[name] = slicing.Slice(nowhere, nowhere)
+            slices[name] = slicing.Slice((0,) * len(part.shape), tuple(part.shape))
     return slicing.overlap(delta, slices, supernet.grids, weight)
 
 

@@ -187,18 +187,13 @@ def test_entries_that_nobody_trained_stay_bit_identical(execution, optimizer):
             assert (after[covered] != before[covered]).any(), name
 
 
-def test_everyone_on_the_largest_net_is_federated_averaging(execution):
-    clients = [Client(n, SPACE.largest(), 9 + 8 * n) for n in range(3)]
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+def test_everyone_on_one_net_is_federated_averaging(execution, end):
+    net = SPACE.largest() if end == "largest" else SPACE.smallest()
+    clients = [Client(n, net, 9 + 8 * n) for n in range(3)]
     weights = initial_weights()
-    broadcast = build_fedsup_process(
-        SPACE, TRAINING, PREPROCESSING, RATE, architecture=SPACE.largest()
-    )
-    updates = [plain_update(weights, client).delta for client in clients]
-    sizes = np.array([len(client.labels) for client in clients], np.float32)
-    expected = {
-        name: value + np.average([u[name].numpy() for u in updates], axis=0, weights=sizes)
-        for name, value in weights.items()
-    }
+    broadcast = build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, architecture=net)
+    expected, _ = plain_round(weights, clients)
     for process in (plain_process(), broadcast):
         actual, _, _ = run(execution, process, clients, weights=weights)
         assert_close(actual, expected)
