@@ -2,13 +2,10 @@
 
 import json
 import os
-import re
-import signal
-import subprocess
 
 import pytest
-from commands import fedsup
 from gateway import Phone
+from serving import Server
 
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
@@ -18,37 +15,6 @@ from tflite.format.update_file import write_update
 from tflite.merge.merge import merge_updates
 
 pytestmark = pytest.mark.slow
-
-
-class Server:
-    """A process of `fedsup serve`, and what it printed."""
-
-    def __init__(self, supernet, folder, *more):
-        command = fedsup(
-            "serve", str(supernet), f"--out={folder}", "--address=127.0.0.1:0",
-            "--operator_address=", "--goal=1",
-            "--test_batch_size=100", "--check_in_seconds=1", "--noredraw", "--keep_updates", *more,
-        )  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.printed = []
-        self.url = self.wait_for(r"^serving on (\S+)")[1]
-
-    def wait_for(self, pattern):
-        """Reads lines until one matches."""
-        for line in self.process.stdout:
-            self.printed.append(line)
-            match = re.search(pattern, line)
-            if match:
-                return match
-        raise AssertionError(f"no {pattern!r} in:\n{''.join(self.printed)}")
-
-    def token(self):
-        return re.search("token=([^&\n]+)", "".join(self.printed))[1]
-
-    def end(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        self.process.stdout.read()
-        return self.process.wait(timeout=60)
 
 
 def train(phone, tier, examples, folder):

@@ -19,6 +19,7 @@ PROGRAMS = {
     "device": "train an exported subnet on one person's examples, as the app on a phone does",
     "fleet": "rounds whose clients are processes with a .tflite and their own images",
     "serve": "rounds whose clients are phones that come over HTTP",
+    "phones": "phones for a serve, as processes with a .tflite and their own images",
     "devices": "list and revoke the phones of a serve, change the token of enrolment",
     "rollback": "take the newest rounds of a serve back",
     "merge": "add what phones learned, the updates they sent, to a supernet",

@@ -1,0 +1,161 @@
+"""A `fedsup serve` for benchmarks/gateway.py that is killed and started, and its rounds anew."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+from sqlalchemy import select
+
+from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.round_work import Base
+from tff_programs.gateway.rounds import current_round, staleness_factor
+from tff_programs.gateway.tables import rounds, updates
+from tff_programs.gateway.uploads import update_path
+
+_CODE = "from tff_programs.programs.cli import main; main()"
+
+
+class KilledServer:
+    """A process of `fedsup serve` on a fixed port.
+
+    Attributes:
+      url: Its address.
+      token: Its token of enrolment.
+      kills: Number of times that it was killed.
+      most_bytes: Most resident memory of the process that answers devices, as last asked for.
+    """
+
+    def __init__(self, supernet: pathlib.Path, folder: pathlib.Path, port: int, flags: list[str]):
+        """Starts it."""
+        self.folder, self.kills, self.most_bytes = folder, 0, 0
+        self.url = f"http://127.0.0.1:{port}"
+        self.arguments = [
+            *("serve", str(supernet), f"--out={folder}", f"--address=127.0.0.1:{port}"),
+            *("--operator_address=", "--requests_per_hour=1e9", "--keep_updates", *flags),
+        ]
+        self.token = ""
+        self._start()
+
+    def _start(self) -> None:
+        command = [sys.executable, "-c", _CODE, *self.arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for line in self._process.stdout:
+            found = re.search("token=([^&\n]+)", line)
+            self.token = found[1] if found else self.token
+            if line.startswith("serving on"):
+                # What it prints from here on must not fill the pipe.
+                threading.Thread(target=self._process.stdout.read, daemon=True).start()
+                return
+        raise RuntimeError(f"fedsup serve ended with {self._process.wait()}.")
+
+    def kill(self) -> None:
+        """Kills it with SIGKILL, its other process with it, and starts it again."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self.kills += 1
+        self._start()
+
+    def measure(self) -> None:
+        """Notes the resident memory."""
+        text = pathlib.Path(f"/proc/{self._process.pid}/statm").read_text()
+        resident = int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        self.most_bytes = max(self.most_bytes, resident)
+
+    def end(self) -> None:
+        """Ends it."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
+
+
+def read_number(folder: pathlib.Path) -> int | None:
+    """Returns the number of the round that is open or being closed; None before the first."""
+    database = Database(sqlite_url(str(folder)))
+    try:
+        with database.read() as connection:
+            row = current_round(connection)
+        return None if row is None else row.number
+    finally:
+        database.close()
+
+
+def check_counts(folder: pathlib.Path, accepted: dict[str, str]) -> dict[str, int]:
+    """Holds the updates that phones know to be accepted against those that the server counted.
+
+    Args:
+      folder: The gateway's.
+      accepted: Hashes by task, from the answers.
+
+    Returns:
+      Number of updates by state, and of faults: `lost` (accepted, not written down), `unknown`
+      (written down, never answered) and `other` (another file).
+    """
+    database = Database(sqlite_url(str(folder)))
+    with database.read() as connection:
+        rows = connection.execute(select(updates)).all()
+    database.close()
+    found = {row.task: row.hash for row in rows}
+    counts = {state: 0 for state in ("used", "left_out", "waiting")}
+    for row in rows:
+        counts[row.state] += 1
+    counts["lost"] = len(accepted.keys() - found.keys())
+    counts["unknown"] = len(found.keys() - accepted.keys())
+    counts["other"] = sum(found[task] != accepted[task] for task in found.keys() & accepted.keys())
+    return counts
+
+
+def repeat_rounds(server: KilledServer, again: pathlib.Path) -> tuple[int, int, int]:
+    """Merges the same updates in the same rounds once more, in one process that nobody kills.
+
+    Args:
+      server: The one that was killed.
+      again: An empty folder.
+
+    Returns:
+      The number of closed rounds, of those whose supernet is not the same bit for bit, and of
+      updates that are used in more than one round.
+    """
+    from tff_programs.programs import serve
+    from tff_programs.programs.flags.program_flags import ProgramFlags
+    from tff_programs.programs.flags.round_work_flags import round_work_from_flags
+
+    again.mkdir()
+    options = ProgramFlags(serve.define_flags)
+    _, _, supernet, *_ = options.parse(["fedsup", *server.arguments, f"--out={again}"])
+    database = Database(sqlite_url(str(server.folder)))
+    try:
+        work = round_work_from_flags(options, supernet, database)
+        with database.read() as connection:
+            every = connection.execute(select(rounds).order_by(rounds.c.id)).all()
+            rows = connection.execute(
+                select(updates).order_by(updates.c.hash, updates.c.task)
+            ).all()
+    finally:
+        database.close()
+    origins = {row.id: row for row in every}
+    base, different, used, merged = work.begin(), 0, [], {}
+    for place, closed in enumerate(every[:-1]):
+        own = [row for row in rows if row.merged_in == closed.id]
+        paths = [str(server.folder / update_path(row.task, row.hash)) for row in own]
+        older = {
+            origins[row.round_id].base_hash: staleness_factor(
+                closed.number - origins[row.round_id].number
+            )
+            for row in own
+            if origins[row.round_id].base_hash != closed.base_hash
+        }
+        # As the server does, of the rounds of which updates may still come.
+        lately = {row.id for row in every[max(0, place - options.max_staleness - 2) : place]}
+        before = frozenset(identity for identity, where in merged.items() if where in lately)
+        base = Base(closed.number, closed.base_hash, base.folder)
+        result = work.merge(base, paths, older, before, closed.id)
+        for path, row in zip(paths, own, strict=True):
+            if result.outcomes[path].is_used:
+                used.append(row.identity)
+                merged[row.identity] = closed.id
+        base = result.base
+        different += base.hash != every[place + 1].base_hash
+    return len(every) - 1, different, len(used) - len(set(used))

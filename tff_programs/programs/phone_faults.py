@@ -1,0 +1,119 @@
+"""Phones that misbehave, for `fedsup phones`: they vanish, come late, lie, send what is damaged."""
+
+import dataclasses
+import os
+import random
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from tflite.format.update_file import DeviceUpdate
+from tflite.together.device_folder import DeviceFolder, PendingUpdate
+from tflite.together.errors import RefusedError
+from tflite.together.federation import Federation
+from tflite.together.participant import Participant, Visit
+
+FAULTS = ("vanish", "late", "hostile", "damaged", "replay", "crash")
+# Turns the update round and makes it ten times as large, which a mean of few does not survive.
+_HOSTILE_FACTOR = -10.0
+# Bytes in the middle that are turned over.
+_DAMAGED_BYTES = 64
+# Between the visits of a late phone while its round is open.
+_LATE_SECONDS = 5
+
+
+def draw_fault(shares: Mapping[str, float], seed: int, phone: int, round_number: int) -> str | None:
+    """Draws what a phone does wrong in a round.
+
+    Args:
+      shares: Probability of each of `FAULTS`; their sum is at most 1.
+      seed: Decides the draw, with the phone and the round.
+      phone: The phone's number.
+      round_number: The round's.
+
+    Returns:
+      One of `FAULTS`; None for a phone that does what it should.
+    """
+    drawn = random.Random(f"{seed} {phone} {round_number}").random()
+    for fault in FAULTS:
+        drawn -= shares.get(fault, 0.0)
+        if drawn < 0:
+            return fault
+    return None
+
+
+def damaged(data: bytes) -> bytes:
+    """Returns bytes some of which are turned over, the last ones left out."""
+    middle = len(data) // 2
+    part = bytes(255 - byte for byte in data[middle : middle + _DAMAGED_BYTES])
+    return data[:middle] + part + data[middle + len(part) : -1]
+
+
+def hostile(update: DeviceUpdate) -> DeviceUpdate:
+    """Returns an update that undoes what was learned, and claims that it helped."""
+    delta = {
+        name: value * value.dtype.type(_HOSTILE_FACTOR) for name, value in update.delta.items()
+    }
+    return dataclasses.replace(update, delta=delta)
+
+
+class FaultyParticipant(Participant):
+    """A device that does one thing wrong in each round that the shares say."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        folder: DeviceFolder,
+        fields: Mapping[str, Any],
+        runtime: str | None,
+        shares: Mapping[str, float],
+        seed: int,
+        number: int,
+    ):
+        """Creates the device.
+
+        Args:
+          federation: Speaks with the server.
+          folder: The device's files.
+          fields: As of `Participant`.
+          runtime: As of `Participant`.
+          shares: As of `draw_fault`.
+          seed: As of `draw_fault`.
+          number: The phone's number.
+        """
+        super().__init__(federation, folder, fields, runtime)
+        self._shares, self._seed, self._number = shares, seed, number
+
+    def do(self, task, path, examples, wait_seconds) -> Visit:
+        """Does a task, right or wrong."""
+        fault = draw_fault(self._shares, self._seed, self._number, task["round"])
+        if fault == "vanish":
+            return Visit("vanished", wait_seconds, task)
+        update = self.train(task, path, examples)
+        if fault == "hostile":
+            update = hostile(update)
+        pending = self.folder.keep_update(task, update, is_sent_late=fault == "late")
+        if fault == "late":
+            return Visit("late", wait_seconds, task, update.loss_before, update.loss_after)
+        if fault == "crash":
+            # The update is kept; whoever starts this phone again sends it.
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "damaged":
+            self._send_damaged(pending)
+        if fault == "replay":
+            self.federation.send_update(task["task"], pending.data())
+        return self.send(pending)
+
+    def send(self, pending: PendingUpdate) -> Visit:
+        """Sends an update, a late one only after its round was closed."""
+        if pending.is_sent_late and self.federation.status()["round"] <= pending.task["round"]:
+            return Visit("late", _LATE_SECONDS, pending.task)
+        return super().send(pending)
+
+    def _send_damaged(self, pending: PendingUpdate) -> None:
+        """Sends damaged bytes, which the server must refuse; the phone then sends the whole."""
+        try:
+            self.federation.send_update(pending.task["task"], damaged(pending.data()))
+        except RefusedError:
+            return
+        raise RuntimeError("Expected that the server refuses a damaged update, but it took it.")

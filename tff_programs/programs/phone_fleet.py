@@ -1,0 +1,205 @@
+"""Many phones side by side: each visit is a process of its own, at most so many at once."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import heapq
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.files.atomic_write import make_folder, replace_file
+from tff_programs.programs.cli import END_WITH
+from tff_programs.programs.phone_process import EXAMPLES
+from tflite.format.metadata import ModelMetadata, read_metadata
+from tflite.together.address import ServerAddress
+from tflite.together.errors import FederationError
+
+_KILLED_WAIT_SECONDS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PhonesSettings:
+    """Settings of the phones.
+
+    Attributes:
+      clients: Number of phones.
+      processes: Visits at once.
+      rounds: Rounds of the server after which the phones stop; None for no end.
+      tiers: Tier names that the phones have in turn; empty for phones that carry any subnet.
+      shares: Probability of each fault, see `phone_faults.draw_fault`.
+      seed: Decides the faults.
+      runtime: Name of the phones' runtime; None for the first that is installed.
+      application: Name and version that the phones tell.
+    """
+
+    clients: int
+    processes: int
+    rounds: int | None
+    tiers: tuple[str, ...]
+    shares: Mapping[str, float]
+    seed: int
+    runtime: str | None
+    application: str
+
+
+class PhoneFleet:
+    """Starts a process for each visit that is due.
+
+    Attributes:
+      counts: Number of visits by event.
+    """
+
+    def __init__(
+        self,
+        address: ServerAddress,
+        folder: str,
+        settings: PhonesSettings,
+        load_examples: Callable[[ModelMetadata], FederatedDataset],
+        on_progress: Callable[[str], None],
+    ):
+        """Creates the fleet.
+
+        Args:
+          address: The server.
+          folder: Where each phone has a folder of its own.
+          settings: The phones.
+          load_examples: Loads the pictures of all phones for a model.
+          on_progress: Called with a line of text about each thing that was done.
+        """
+        self.counts = collections.Counter()
+        self._address = address
+        self._folder = folder
+        self._settings = settings
+        self._load_examples = load_examples
+        self._on_progress = on_progress
+        self._fates: dict[str, tuple[str, str]] = {}
+        self._first_round: int | None = None
+        self._last_message = ""
+        self._is_done = False
+
+    def run(self) -> None:
+        """Runs the phones until the server's rounds are over.
+
+        Raises:
+          FederationError: If no phone can take part any more; the reason of the last one.
+        """
+        due = [(0.0, number) for number in range(self._settings.clients)]
+        running: dict[concurrent.futures.Future, int] = {}
+        with concurrent.futures.ThreadPoolExecutor(self._settings.processes) as pool:
+            while due or running:
+                while due and len(running) < self._settings.processes and not self._is_done:
+                    if due[0][0] > time.monotonic():
+                        break
+                    _, number = heapq.heappop(due)
+                    running[pool.submit(self._start, number)] = number
+                if self._is_done and not running:
+                    return
+                wait = max(0.0, due[0][0] - time.monotonic()) if due else None
+                if not running:
+                    time.sleep(wait or 0.0)
+                    continue
+                full = len(running) == self._settings.processes
+                done, _ = concurrent.futures.wait(
+                    running,
+                    None if full or self._is_done else wait,
+                    concurrent.futures.FIRST_COMPLETED,
+                )
+                for future in done:
+                    number = running.pop(future)
+                    seconds = self._take(number, future.result())
+                    if seconds is not None:
+                        heapq.heappush(due, (time.monotonic() + seconds, number))
+                    elif not due and not running:
+                        raise FederationError(self._last_message)
+
+    def fates(self) -> dict[str, int]:
+        """Counts what came of the updates that the server took: by state, with the reason."""
+        return dict(collections.Counter(": ".join(filter(None, f)) for f in self._fates.values()))
+
+    def _start(self, number: int) -> dict[str, Any]:
+        """Runs one visit; returns its fields."""
+        settings = self._settings
+        tier = settings.tiers[number % len(settings.tiers)] if settings.tiers else None
+        # Of all subnets.
+        able = {"capability": {"parameters": 2**53 - 1, "macs": 2**53 - 1}}
+        fields = {"tier": tier} if tier else able
+        text = json.dumps(
+            {
+                "address": dataclasses.asdict(self._address),
+                "folder": self._phone_folder(number),
+                "fields": {**fields, "application": settings.application},
+                "runtime": settings.runtime,
+                "shares": dict(settings.shares),
+                "seed": settings.seed,
+                "number": number,
+            }
+        )
+        code = "from tff_programs.programs.phone_process import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, text],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, END_WITH: str(os.getpid())},
+        )
+        if done.returncode < 0:
+            return {"event": "crashed", "wait_seconds": _KILLED_WAIT_SECONDS}
+        if done.returncode:
+            raise RuntimeError(f"Phone {number} ended with an error: {done.stderr[-500:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def _take(self, number: int, visit: dict[str, Any]) -> int | None:
+        """Takes a visit's end; returns the seconds until the next one, None for none."""
+        event, task = visit["event"], visit.get("task")
+        if event == "needs_examples":
+            self._give_examples(visit["model"])
+            return 0
+        self.counts[event] += 1
+        if event == "ended":
+            self._last_message = visit["message"]
+            self._on_progress(f"phone {number} takes part no more: {visit['message']}")
+            return None
+        if event != "waits":
+            self._on_progress(_line(number, visit, task))
+        status = visit.get("status")
+        if status is not None:
+            if self._first_round is None:
+                self._first_round = status["round"]
+            rounds = self._settings.rounds
+            self._is_done |= rounds is not None and status["round"] - self._first_round >= rounds
+            for update in status["updates"]:
+                self._fates[update["update"]] = (update["state"], update["reason"])
+        return visit["wait_seconds"]
+
+    def _give_examples(self, model: str) -> None:
+        """Writes each phone's pictures into its folder, in the form that the model takes."""
+        data = self._load_examples(read_metadata(model))
+        for number in range(self._settings.clients):
+            images, labels = data.train_examples(number % len(data))
+            arrays = {"images": images, "labels": labels}
+            make_folder(self._phone_folder(number))
+            replace_file(
+                os.path.join(self._phone_folder(number), EXAMPLES),
+                lambda path, arrays=arrays: np.savez(path, **arrays),
+            )
+
+    def _phone_folder(self, number: int) -> str:
+        return os.path.join(self._folder, f"phone_{number:04d}")
+
+
+def _line(number: int, visit: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
+    parts = [f"phone {number}"]
+    if task is not None:
+        parts.append(f"round {task['round']}, {task['tier']}")
+    if visit.get("loss_before") is not None:
+        parts.append(f"loss {visit['loss_before']:.3f} -> {visit['loss_after']:.3f}")
+    message = visit.get("message")
+    return " | ".join([*parts, visit["event"] + (f": {message}" if message else "")])

@@ -1,0 +1,91 @@
+"""The process of one phone's visit: the runtime, its own pictures and nothing of the server.
+
+`fedsup phones` starts it with the phone's settings as JSON in the first argument, and reads the
+visit as one line of JSON from it.
+"""
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+
+from fedsup_tf.files.reading import reading
+from tff_programs.programs.cli import END_WITH
+from tff_programs.programs.phone_faults import FaultyParticipant
+from tflite.together.address import ServerAddress
+from tflite.together.device_folder import DeviceFolder
+from tflite.together.errors import FederationError, RefusedError, UnavailableError
+from tflite.together.federation import Federation
+
+EXAMPLES = "examples.npz"
+# After a trouble of its own or of the server's.
+_TROUBLE_SECONDS = 30
+
+
+def main() -> None:
+    """Makes a visit and prints it."""
+    parent = os.environ.pop(END_WITH, None)
+    if parent is not None:
+        from tff_programs.execution.enclosure import end_with
+
+        end_with(int(parent))
+    print(json.dumps(visit(json.loads(sys.argv[1]))), file=sys.stdout)
+
+
+def visit(settings: dict[str, Any]) -> dict[str, Any]:
+    """Makes a visit.
+
+    Args:
+      settings: `address` (fields of a `ServerAddress`), `folder`, `fields`, `runtime`, `shares`,
+        `seed` and `number` of a `FaultyParticipant`.
+
+    Returns:
+      Fields of a `Visit`, and `status` if the server told it. The event may also be `ended`, where
+      the phone cannot take part any more, or `trouble`.
+    """
+    federation = None
+    try:
+        federation = Federation(ServerAddress(**settings["address"]))
+        folder = DeviceFolder(settings["folder"])
+        device = FaultyParticipant(
+            federation,
+            folder,
+            settings["fields"],
+            settings["runtime"],
+            settings["shares"],
+            settings["seed"],
+            settings["number"],
+        )
+        made = device.visit(lambda metadata: _examples(settings["folder"]))
+        result = made._asdict()
+        if made.task is not None:
+            result["model"] = folder.model_path(made.task["model"])
+        if made.event != "needs_examples":
+            result["status"] = federation.status()
+        return result
+    except FederationError as error:
+        return _trouble("ended", str(error), 0)
+    except UnavailableError as error:
+        return _trouble("trouble", str(error), error.seconds or _TROUBLE_SECONDS)
+    except (RefusedError, ValueError, OSError) as error:
+        return _trouble("trouble", str(error), _TROUBLE_SECONDS)
+    except Exception:
+        return _trouble("ended", traceback.format_exc(), 0)
+    finally:
+        if federation is not None:
+            federation.close()
+
+
+def _trouble(event: str, message: str, wait_seconds: int) -> dict[str, Any]:
+    return {"event": event, "wait_seconds": wait_seconds, "message": message}
+
+
+def _examples(folder: str) -> tuple[np.ndarray, np.ndarray] | None:
+    path = os.path.join(folder, EXAMPLES)
+    if not os.path.exists(path):
+        return None
+    with reading(path, "a phone's own pictures"), np.load(path, allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"]

@@ -1,0 +1,155 @@
+"""fedsup phones --server=LINK --clients=N: phones for a `fedsup serve`, as processes.
+
+A phone has what a phone has: the stock runtime, its own examples and nothing of the server, neither
+TensorFlow nor its files. It enrols, checks in, fetches the model of its tier, trains it and sends
+the update; it comes back when the server says. --server is the link that `fedsup serve` prints, or
+an address with --token. Shares of the phones can vanish, come late, lie, send damaged bytes,
+send twice or be killed.
+
+`fedsup phones --server='fedsup://enrol?...' --clients=10 --out=phones --vanish=0.1 --crash=0.1`
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Sequence
+
+from fedsup_tf.data.data_form import DataForm
+from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.files.atomic_write import make_folder
+from tff_programs.programs.console import print_line
+from tff_programs.programs.flags.data_flags import (
+    data_settings_from_flags,
+    define_data_flags,
+    load_data,
+)
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.personal_examples import for_model
+from tff_programs.programs.phone_faults import FAULTS
+from tff_programs.programs.phone_fleet import PhoneFleet, PhonesSettings
+from tflite.device.runtime import choose_runtime
+from tflite.format.metadata import ModelMetadata
+from tflite.together.address import ServerAddress, parse_link
+from tflite.together.federation import Federation
+
+_HELP = {
+    "vanish": "take a task and send nothing.",
+    "late": "send after their round was closed.",
+    "hostile": "send the change turned round and ten times as large.",
+    "damaged": "send damaged bytes first.",
+    "replay": "send each update twice.",
+    "crash": "are killed between training and sending, and start again.",
+}
+
+
+def define_flags(define: FlagDefiner) -> None:
+    """Defines the program's flags."""
+    define_data_flags(define)
+    define.string(
+        "server",
+        None,
+        "The link fedsup://enrol?... that `fedsup serve` prints, or an address such as "
+        "https://example.org:8443.",
+    )
+    define.string("token", None, "Token of enrolment, if --server is an address.")
+    define.path(
+        "tls_authority",
+        None,
+        "PEM file of the only authority whose certificates are accepted; by default the public "
+        "ones, or the one certificate of the link.",
+    )
+    define.output_folder("out", None, "Folder of the phones' files; phones in it go on.")
+    define.integer(
+        "processes", 0, "Phones at work at once; 0 for one a core.", lower_bound=0, upper_bound=1024
+    )
+    define.integer(
+        "rounds", None, "Rounds of the server after which the phones stop.", lower_bound=1
+    )
+    define.list("tiers", [], "Tiers that the phones have in turn; by default each carries all.")
+    define.string(
+        "runtime",
+        None,
+        "Package of the runtime: tflite_runtime, ai_edge_litert or tensorflow; by default that of "
+        "the environment variable FEDSUP_RUNTIME, else the first that is installed.",
+    )
+    for fault in FAULTS:
+        define.float(
+            fault,
+            0.0,
+            f"Share of the tasks whose phones {_HELP[fault]}",
+            lower_bound=0,
+            upper_bound=1,
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs phones until the server's rounds are over."""
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    if not options.server:
+        raise ValueError("Expected --server=LINK, which `fedsup serve` prints.")
+    if not options.out:
+        raise ValueError("Expected --out=FOLDER, where the phones' files are kept.")
+    shares = {fault: options[fault].value for fault in FAULTS}
+    if sum(shares.values()) > 1:
+        raise ValueError(
+            f"Expected shares of {', '.join(f'--{fault}' for fault in FAULTS)} that add up to at "
+            f"most 1, received {sum(shares.values()):g}. Lower one of them."
+        )
+    choose_runtime(options.runtime)
+    address = _address(options)
+    # Errors of the address, the certificate and the version are told once, not by each phone.
+    federation = Federation(address)
+    try:
+        version = federation.check_server()
+    finally:
+        federation.close()
+    make_folder(options.out)
+    settings = PhonesSettings(
+        clients=options.clients,
+        processes=options.processes or len(os.sched_getaffinity(0)),
+        rounds=options.rounds,
+        tiers=tuple(options.tiers),
+        shares=shares,
+        seed=options.seed,
+        runtime=options.runtime,
+        application=f"fedsup phones {importlib.metadata.version('fedsup-tf')}",
+    )
+    print_line(f"{options.clients} phones for {address.url}, version {version}")
+    fleet = PhoneFleet(
+        address,
+        options.out,
+        settings,
+        lambda metadata: _load_examples(options, metadata),
+        print_line,
+    )
+    fleet.run()
+    told = ", ".join(f"{count} {event}" for event, count in sorted(fleet.counts.items()))
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(fleet.fates().items()))
+    print_line(f"visits: {told or 'none'}\nupdates: {fates or 'none'}")
+
+
+def _address(options: ProgramFlags) -> ServerAddress:
+    address = parse_link(options.server)
+    if options.token:
+        address = dataclasses.replace(address, token=options.token)
+    if options.tls_authority:
+        address = dataclasses.replace(
+            address, authority=os.path.abspath(options.tls_authority), certificate=None
+        )
+    return address
+
+
+def _load_examples(options: ProgramFlags, metadata: ModelMetadata) -> FederatedDataset:
+    """Loads the phones' pictures in the form that a model takes."""
+    settings = for_model(data_settings_from_flags(options), metadata)
+    data = load_data(options, settings)
+    form = DataForm(
+        metadata.space.classes,
+        metadata.space.image_shape,
+        metadata.class_names,
+        settings.preprocessing,
+    )
+    form.check(data.name, DataForm.of_dataset(data.dataset))
+    return data

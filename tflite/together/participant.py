@@ -1,0 +1,153 @@
+"""One visit of a device to the gateway: what waits is sent, a task is asked for, done and sent."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tflite.device.runtime import choose_runtime, runtime_version
+from tflite.device.trainer import DeviceTrainer
+from tflite.format.metadata import ModelMetadata, read_metadata
+from tflite.format.update_file import DeviceUpdate
+from tflite.together.device_folder import DeviceFolder, PendingUpdate
+from tflite.together.errors import RefusedError
+from tflite.together.federation import Federation
+
+# Images `(examples, height, width, channels)` and labels `(examples,)` for a model; None if there
+# are none yet.
+Examples = Callable[[ModelMetadata], tuple[np.ndarray, np.ndarray] | None]
+# Seconds until a device comes back that was told none.
+_WAIT_SECONDS = 60
+
+
+class Visit(NamedTuple):
+    """The end of a visit.
+
+    Attributes:
+      event: `waits` (no task), `needs_examples`, `sent`, `refused`, or one of a subclass's.
+      wait_seconds: Time until the next visit.
+      task: The task's fields, if there was one.
+      loss_before: Mean loss before training, if the device trained.
+      loss_after: Mean loss after it.
+      message: Reason of a refusal; else empty.
+    """
+
+    event: str
+    wait_seconds: int
+    task: Mapping[str, Any] | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
+    message: str = ""
+
+
+class Participant:
+    """A device that takes part, with the files that it keeps between visits."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        folder: DeviceFolder,
+        fields: Mapping[str, Any],
+        runtime: str | None = None,
+    ):
+        """Creates the device.
+
+        Args:
+          federation: Speaks with the server; its identity is taken from the folder.
+          folder: The device's files.
+          fields: `tier` or `capability`, and `application`, of every check-in.
+          runtime: Name of the runtime; by default that of `choose_runtime`.
+        """
+        self.federation = federation
+        self.folder = folder
+        self._runtime = choose_runtime(runtime)
+        version = f"{self._runtime} {runtime_version(self._runtime)}"
+        self._fields = {**fields, "runtime": version}
+
+    def visit(self, examples: Examples) -> Visit:
+        """Does what is due.
+
+        Args:
+          examples: Returns the device's own examples for a model.
+
+        Raises:
+          FederationError: If the device cannot take part.
+          UnavailableError: If the server does not answer; what was made is kept.
+          RefusedError: If the server has no such model any more.
+          ValueError: If the model cannot be opened or trained.
+        """
+        self._enrol()
+        pending = self.folder.pending()
+        if pending is not None:
+            return self.send(pending)
+        held = self.folder.held_model()
+        answer = self.federation.check_in({**self._fields, **({"model": held} if held else {})})
+        wait_seconds, task = answer["wait_seconds"], answer.get("task")
+        if task is None:
+            return Visit("waits", wait_seconds)
+        path = self.folder.model_path(task["model"])
+        if held != task["model"]:
+            self.folder.remove_other_models(task["model"])
+            self.federation.fetch_model(task["model"], task["model_bytes"], path)
+        own = examples(read_metadata(path))
+        if own is None:
+            return Visit("needs_examples", 0, task)
+        return self.do(task, path, own, wait_seconds)
+
+    def do(
+        self,
+        task: Mapping[str, Any],
+        path: str,
+        examples: tuple[np.ndarray, np.ndarray],
+        wait_seconds: int,
+    ) -> Visit:
+        """Does a task.
+
+        Args:
+          task: Its fields.
+          path: The model.
+          examples: The device's own.
+          wait_seconds: Time until the next visit if nothing is sent.
+        """
+        del wait_seconds
+        return self.send(self.folder.keep_update(task, self.train(task, path, examples)))
+
+    def train(
+        self, task: Mapping[str, Any], path: str, examples: tuple[np.ndarray, np.ndarray]
+    ) -> DeviceUpdate:
+        """Trains a task's model, and returns the change of its weights."""
+        images, labels = examples
+        trainer = DeviceTrainer(path, runtime=self._runtime)
+        before, _ = trainer.evaluate(images, labels)
+        trainer.fit(
+            images,
+            labels,
+            epochs=task["epochs"],
+            learning_rate=task["learning_rate"],
+            seed=task["seed"],
+        )
+        after, _ = trainer.evaluate(images, labels)
+        return trainer.update(examples=len(labels), loss_before=before, loss_after=after)
+
+    def send(self, pending: PendingUpdate) -> Visit:
+        """Sends an update, and forgets it once the server took or refused it for good."""
+        try:
+            answer = self.federation.send_update(pending.task["task"], pending.data())
+        except RefusedError as error:
+            self.folder.drop_update(pending)
+            return _ended("refused", pending, _WAIT_SECONDS, str(error))
+        self.folder.drop_update(pending)
+        return _ended("sent", pending, int(answer.get("wait_seconds", _WAIT_SECONDS)))
+
+    def _enrol(self) -> None:
+        url = self.federation.address.url
+        self.federation.identity = self.folder.identity(url)
+        if self.federation.identity is None:
+            self.federation.check_server()
+            self.folder.keep_identity(url, self.federation.enrol())
+
+
+def _ended(event: str, pending: PendingUpdate, wait_seconds: int, message: str = "") -> Visit:
+    return Visit(
+        event, wait_seconds, pending.task, pending.loss_before, pending.loss_after, message
+    )
