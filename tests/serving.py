@@ -33,6 +33,7 @@ class Server:
         return re.search("token=([^&\n]+)", "".join(self.printed))[1]
 
     def end(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        self.process.stdout.read()
-        return self.process.wait(timeout=60)
+        with self.process:
+            self.process.send_signal(number)
+            self.process.stdout.read()
+        return self.process.returncode

@@ -25,6 +25,11 @@ class Address(NamedTuple):
         except ValueError:
             return False
 
+    def url(self, scheme: str, port: int) -> str:
+        """Returns the address as a URL, with the port that is listened on."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{port}"
+
 
 def parse_address(text: str, flag: str) -> Address:
     """Reads `HOST:PORT`, with an IPv6 host in brackets.

@@ -1,10 +1,13 @@
 """The process that closes rounds: waits for the lease, and works while it has it."""
 
+import contextlib
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable
+
+from sqlalchemy.exc import DBAPIError
 
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease, LeaseKeeper, LeaseLostError
@@ -14,6 +17,7 @@ from tff_programs.gateway.rounds import Rounds, RoundSettings
 # A process that died is replaced after as long.
 LEASE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
+_TROUBLE_SECONDS = 5.0
 
 
 def keep_rounds(
@@ -39,17 +43,24 @@ def keep_rounds(
     rounds = Rounds(database, folder, settings, work, lease, time.time, on_progress)
     try:
         while True:
-            if not lease.take():
-                time.sleep(_POLL_SECONDS)
-                continue
-            # Long work must not let it end.
-            keeper = LeaseKeeper(lease, lease_seconds / 3)
             try:
-                if not rounds.step():
+                if not (lease.take() and _step(rounds, lease, lease_seconds)):
                     time.sleep(_POLL_SECONDS)
             except LeaseLostError as error:
                 on_progress(f"{error} This one waits.")
-            finally:
-                keeper.stop()
+            except DBAPIError as error:
+                # Nothing is lost: what was begun is begun anew.
+                on_progress(f"The database does not answer: {error.orig}. Trying again.")
+                time.sleep(_TROUBLE_SECONDS)
     finally:
-        lease.give_back()
+        with contextlib.suppress(DBAPIError):
+            lease.give_back()
+
+
+def _step(rounds: Rounds, lease: Lease, lease_seconds: float) -> bool:
+    """Does what is due, however long it takes."""
+    keeper = LeaseKeeper(lease, lease_seconds / 3)
+    try:
+        return rounds.step()
+    finally:
+        keeper.stop()

@@ -1,10 +1,11 @@
 """The lease of the process that closes rounds: one at a time, taken over when it ends."""
 
+import contextlib
 import threading
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.tables import leases
@@ -101,8 +102,10 @@ class LeaseKeeper:
 
     def _renew(self, seconds: float) -> None:
         while not self._ended.wait(seconds):
-            if not self._lease.take():
-                return
+            # A database that does not answer now may answer before the lease ends.
+            with contextlib.suppress(DBAPIError):
+                if not self._lease.take():
+                    return
 
     def stop(self) -> None:
         """Stops to renew it."""

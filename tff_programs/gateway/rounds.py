@@ -21,12 +21,13 @@ from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
-from tff_programs.gateway.round_work import Base, Outcome, Prepared, RoundWork
+from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
 from tff_programs.gateway.tables import models, round_tiers, rounds, updates
 from tff_programs.gateway.uploads import INCOMING, UPDATES, find_accepted, update_path
 
 # Far longer than an upload takes.
 _LEFT_OVER_SECONDS = 24 * 3600.0
+_TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back. Check in again.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,9 @@ class Rounds:
         base = Base(current.number, current.base_hash, current.folder)
         with self._database.read() as connection:
             chosen = connection.execute(
-                select(updates, rounds.c.base_hash, rounds.c.number)
+                select(
+                    updates, rounds.c.base_hash, rounds.c.number, rounds.c.state.label("of_round")
+                )
                 .join(rounds, rounds.c.id == updates.c.round_id)
                 .where(updates.c.merged_in == current.id)
                 # Whatever the order in which they came, the sum is the same.
@@ -146,15 +149,19 @@ class Rounds:
                 )
             ).scalars()
             used_before = frozenset(used_before)
-        paths = [os.path.join(self._folder, update_path(row.task, row.hash)) for row in chosen]
+        # A rollback may take a round back while an update of it is accepted.
+        standing = [row for row in chosen if row.of_round != "undone"]
+        paths = {row.task: self._update_path(row) for row in standing}
         older = {
             row.base_hash: staleness_factor(current.number - row.number)
-            for row in chosen
+            for row in standing
             if row.base_hash != current.base_hash
         }
-        merged = self._work.merge(base, paths, older, used_before, current.id)
+        merged = Merged(base, {})
+        if paths:
+            merged = self._work.merge(base, list(paths.values()), older, used_before, current.id)
         prepared = self._work.prepare(merged.base, self._on_progress)
-        outcomes = [merged.outcomes[path] for path in paths]
+        outcomes = [merged.outcomes.get(paths.get(row.task), _TAKEN_BACK) for row in chosen]
         now = self._clock()
         with self._database.write() as connection:
             self._lease.check(connection)
@@ -172,6 +179,9 @@ class Rounds:
         )
         self._tell_open(merged.base, prepared)
         self.remove_left_over()
+
+    def _update_path(self, row: Row) -> str:
+        return os.path.join(self._folder, update_path(row.task, row.hash))
 
     def remove_left_over(self) -> None:
         """Removes files of updates that were counted, and those that no answer 2xx was given to."""

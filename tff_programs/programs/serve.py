@@ -95,30 +95,33 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     """Answers devices, beside a process that keeps the rounds if this one does all."""
     gateway_flags.round_settings_from_flags(options)
     address = parse_address(options.address, "address")
+    operator_address = _operator_address(options)
     files = _certificate(options, address)
+    tls = None if files is None else files.context()
     settings = gateway_flags.server_settings_from_flags(options, _settings_of_training(path))
     gateway = Gateway(database, options.out, server_secret(options.out), settings, print_line)
-    server = http_server(gateway.application(), files and files.context())
-    port = listen(server, address)
-    scheme = "http" if files is None else "https"
-    own = f"{scheme}://{f'[{address.host}]' if ':' in address.host else address.host}:{port}"
-    is_own = options.make_certificates
-    link = enrolment_link(
-        options.public_url or own,
-        enrolment_token(options.out),
-        files.fingerprint() if is_own else None,
-    )
-    lines = [terminal_code(link), link]
-    if options.operator_address:
-        operator = http_server(operator_application(gateway, link), None)
-        own_operator = _operator_address(options)
-        lines.append(f"page on http://{own_operator.host}:{listen(operator, own_operator)}")
-    print_line("\n".join([*lines, f"serving on {own}"]))
-    if options.role == "web":
-        await run_until_stopped(server)
-    else:
-        await _beside_rounds(server, argv)
-    gateway.close()
+    server = http_server(gateway.application(), tls)
+    servers = [server]
+    try:
+        own = address.url("http" if tls is None else "https", listen(server, address))
+        fingerprint = files.fingerprint() if options.make_certificates else None
+        token = enrolment_token(options.out)
+        link = enrolment_link(options.public_url or own, token, fingerprint)
+        lines = [terminal_code(link), link]
+        if operator_address is not None:
+            operator = http_server(operator_application(gateway, link), None)
+            servers.append(operator)
+            port = listen(operator, operator_address)
+            lines.append(f"page on {operator_address.url('http', port)}")
+        print_line("\n".join([*lines, f"serving on {own}"]))
+        if options.role == "web":
+            await run_until_stopped(server)
+        else:
+            await _beside_rounds(server, argv)
+    finally:
+        for each in servers:
+            each.stop()
+        gateway.close()
 
 
 async def _beside_rounds(server, argv: Sequence[str]) -> None:
@@ -141,7 +144,9 @@ async def _beside_rounds(server, argv: Sequence[str]) -> None:
     await ended
 
 
-def _operator_address(options: ProgramFlags) -> Address:
+def _operator_address(options: ProgramFlags) -> Address | None:
+    if not options.operator_address:
+        return None
     address = parse_address(options.operator_address, "operator_address")
     if not address.is_loopback:
         raise ValueError(

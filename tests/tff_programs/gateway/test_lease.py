@@ -1,10 +1,13 @@
 """The lease: one process at a time closes rounds, and another one takes over."""
 
 import pytest
-from gateway import Served
+from gateway import Served, SumRounds
+from sqlalchemy.exc import OperationalError
 
+from tff_programs.gateway import keeper
+from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.lease import Lease, LeaseLostError
-from tff_programs.gateway.rounds import Rounds, current_round
+from tff_programs.gateway.rounds import Rounds, RoundSettings, current_round
 
 
 class Clock:
@@ -61,3 +64,20 @@ def test_who_lost_the_lease_writes_nothing(tmp_path, url, clock):
             rounds.step()
         with served.database.read() as connection:
             assert current_round(connection).number == 0
+
+
+def test_a_database_that_does_not_answer_is_waited_for(tmp_path, monkeypatch):
+    database, told, tries = Database(sqlite_url(tmp_path)), [], []
+
+    def step(rounds):
+        tries.append(rounds)
+        if len(tries) == 1:
+            raise OperationalError("SELECT", {}, Exception("gone"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Rounds, "step", step)
+    monkeypatch.setattr(keeper, "_TROUBLE_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        keeper.keep_rounds(database, tmp_path, RoundSettings(1), SumRounds(tmp_path), told.append)
+    assert told == ["The database does not answer: gone. Trying again."]
+    database.close()

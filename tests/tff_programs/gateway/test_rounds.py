@@ -189,3 +189,19 @@ def test_the_page_shows_the_rounds(tmp_path, url):
         assert state["devices"] == {"enrolled": 1, "active": 1, "revoked": 0}
         assert [tier["tier"] for tier in state["round"]["tiers"]] == ["small", "large"]
         assert state["received_bytes"] == first["bytes"] > 0
+
+
+def test_an_update_accepted_while_its_round_is_taken_back_is_left_out(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        served.take_part(value=1.0)
+        served.step()
+        served.take_part(value=10.0)
+        with served.database.write() as connection:
+            roll_back(connection, 0, time.time())
+            # As if it had been written down at the same moment.
+            connection.execute(
+                update(updates).where(updates.c.merged_in.is_(None)).values(state="waiting")
+            )
+        served.step()
+        assert value(served) == 0
+        assert states(served) == ["left_out", "left_out"]

@@ -1,0 +1,85 @@
+"""The programs of the gateway refuse what they cannot do, list devices and take rounds back."""
+
+import pytest
+from gateway import Phone, Served
+
+from fedsup_tf.files.checkpoint import write_tensors
+from tff_programs.programs import devices, rollback, serve
+
+
+@pytest.fixture
+def supernet(tmp_path):
+    path = tmp_path / "supernet.safetensors"
+    write_tensors(path, "supernet", {}, {"space": "", "information": {"settings": {}}})
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--address=0.0.0.0:0"], "beyond this machine's loopback"),
+        (["--address=nowhere"], "--address: expected HOST:PORT"),
+        (["--operator_address=0.0.0.0:0"], "--operator_address=0.0.0.0:0: expected an address of"),
+        (["--tls_certificate=a.pem"], "--tls_certificate and --tls_key together"),
+        (["--make_certificates", "--tls_key=a", "--tls_certificate=b"], "leave|Leave one"),
+        (["--make_certificates", "--public_url=example.org"], "--public_url: expected an address"),
+        (["--tls_certificate=a.pem", "--tls_key=b.pem"], "Expected a certificate in PEM"),
+        (["--poisoned=0.2", "--goal=2"], "--poisoned: expected --goal from 3"),
+        (["--database=mysql://host/name"], "expected sqlite:///FILE or postgresql://"),
+        (["--database=nonsense"], "expected sqlite:///FILE or postgresql://"),
+        (["--database=postgresql://u:secret@/x?host=/nowhere"], "Expected a database that can be"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(tmp_path, supernet, flags, message):
+    command = ["serve", supernet, f"--out={tmp_path}/out", "--address=127.0.0.1:0", "--role=web"]
+    with pytest.raises(ValueError, match=message) as raised:
+        serve.main([*command, "--operator_address=127.0.0.1:0", *flags])
+    assert "secret" not in str(raised.value)
+
+
+def test_what_is_missing_is_named(tmp_path, supernet):
+    with pytest.raises(ValueError, match="Expected --out=FOLDER"):
+        serve.main(["serve", supernet])
+    with pytest.raises(ValueError, match="Expected one argument"):
+        serve.main(["serve", f"--out={tmp_path}"])
+    for program, flags in ((devices, []), (rollback, ["--round=1"])):
+        with pytest.raises(ValueError, match="Expected --out=FOLDER of a gateway"):
+            program.main(["program", f"--out={tmp_path}", *flags])
+
+
+def test_devices_are_listed_and_revoked(tmp_path, capsys):
+    with Served(tmp_path, goal=1) as served:
+        phone, _, _ = served.take_part()
+        other = served.phone()
+        devices.main(["devices", f"--out={tmp_path}", f"--revoke={phone.device}"])
+        rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+        assert "revoked" in rows[phone.device]
+        assert "revoked" not in rows[other.device]
+        assert phone.json("GET", "/v1/status")[0] == 403
+        with pytest.raises(ValueError, match="--revoke: expected the identity of a device"):
+            devices.main(["devices", f"--out={tmp_path}", "--revoke=nobody"])
+
+
+def test_a_new_token_ends_enrolment_with_the_one_before(tmp_path, capsys):
+    with Served(tmp_path, goal=1) as served:
+        devices.main(["devices", f"--out={tmp_path}", "--new_token"])
+        token = capsys.readouterr().out.split()[-1]
+        status, _ = served_enrol(served, served.token)
+        assert status == 403
+        assert served_enrol(served, token)[0] == 201
+
+
+def served_enrol(served, token):
+    return Phone(served.url).json("POST", "/v1/enrol", {"token": token}, signed=False)
+
+
+def test_rounds_are_taken_back(tmp_path, capsys):
+    with Served(tmp_path, goal=1) as served:
+        for number in range(2):
+            served.take_part(value=float(number + 1))
+            served.step()
+        rollback.main(["rollback", f"--out={tmp_path}", "--round=1"])
+        assert "taken back: rounds 1, 2; round 1 is open again" in capsys.readouterr().out
+        assert served.phone().check_in()["task"]["round"] == 1
+        with pytest.raises(ValueError, match="received 7"):
+            rollback.main(["rollback", f"--out={tmp_path}", "--round=7"])
