@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from tff_programs.programs.cli import PROGRAMS
+from tff_programs.programs.flags.path_flags import KINDS
 from tff_programs.programs.flags.program_flags import parse_flags
 
 
@@ -53,8 +54,17 @@ def test_what_cannot_be_written_is_refused_when_the_flag_is_read(home):
     assert sorted(entry.name for entry in home.iterdir()) == ["file", "pipe"]
 
 
+def test_a_data_set_is_a_name_or_a_path_in_the_home_folder(home):
+    (home / "pictures").mkdir()
+    assert parse("dataset", "--out=~/pictures")[0] == str(home / "pictures")
+    assert parse("dataset", "--out=digits")[0] == "digits"
+    with pytest.raises(flags.IllegalFlagValueError, match="found nothing at"):
+        parse("dataset", "--out=~/none")
+
+
 # Flags that are paths by what their help says; a new one of these words must be declared as one.
 _WORDS = ("folder", "file", "path", "supernet", "checkpoint")
+_PARSERS = {type(parser) for parser, _ in KINDS.values()}
 _NO_PATHS = {"max_file_kilobytes", "quantize", "compare", "batch_size"}
 
 
@@ -70,6 +80,6 @@ def test_every_flag_whose_help_names_a_file_is_declared_as_a_path():
             help_text = (options[flag].help or "").lower()
             if options[flag].flag_type() not in ("string", "comma separated list of strings"):
                 continue
-            is_path = "Path" in type(options[flag].parser).__name__
+            is_path = type(options[flag].parser) in _PARSERS
             if flag not in _NO_PATHS and any(word in help_text for word in _WORDS):
                 assert is_path, f"fedsup {name} --{flag}: {help_text}"
