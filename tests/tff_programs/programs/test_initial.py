@@ -1,4 +1,4 @@
-"""Trainings that begin with the weights of another one, and go on after a break (law 6)."""
+"""Trainings that begin with another one's weights and go on after a break (docs/laws.md, law 6)."""
 
 import json
 
