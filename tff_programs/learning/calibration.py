@@ -209,7 +209,7 @@ async def calibrate_federated_async(
     preprocessing: Preprocessing,
     client_data: Sequence[tf.data.Dataset],
     *,
-    classifier: bool = False,
+    classifier_data: Sequence[tf.data.Dataset] | None = None,
     batch_size: int = 50,
     tolerance: float = 5e-3,
     on_pass: Callable[[CalibrationPass], None] = lambda _: None,
@@ -225,14 +225,15 @@ async def calibrate_federated_async(
       architecture: The subnet.
       preprocessing: Normalization of the images.
       client_data: A client's images each, as `clients.client_element` makes them.
-      classifier: Whether the classifier is fitted anew, in closed form (see `closed_form`).
+      classifier_data: If given, the classifier is fitted anew to these images, each client's again,
+        in closed form (see `closed_form`). It takes more images than the mean squares.
       batch_size: Images computed at once, in the first pass normalized together.
       tolerance: Relative change of a root mean square that counts as none.
       on_pass: Called after each pass.
 
     Returns:
       Tensors by name: the mean squares `(channels,)` as `calibration.mean_square_shapes` names
-      them, none for a space of group normalization; and with `classifier`, the `head/kernel`
+      them, none for a space of group normalization; and with `classifier_data`, the `head/kernel`
       `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's.
 
     Raises:
@@ -261,20 +262,20 @@ async def calibrate_federated_async(
         on_pass(CalibrationPass(number, int(output["examples"]), change))
         if change < tolerance:
             break
-    if not classifier:
+    if classifier_data is None:
         return mean_squares
 
     own = (supernet, architecture, preprocessing, batch_size)
     frozen = tuple(mean_squares.values())
     output = await tff.program.materialize_value(
-        build_federated_feature_sums(*own)(weights, frozen, client_data)
+        build_federated_feature_sums(*own)(weights, frozen, classifier_data)
     )
     sums = closed_form.FeatureSums(**output)
     examples = int(sums.products[:, -1, -1].sum())
     on_pass(CalibrationPass(number + 1, examples, None))
     penalty, of_folds = closed_form.fit_folds(sums)
     losses = await tff.program.materialize_value(
-        build_federated_losses(*own)(weights, (frozen, of_folds), client_data)
+        build_federated_losses(*own)(weights, (frozen, of_folds), classifier_data)
     )
     on_pass(CalibrationPass(number + 2, examples, None))
     return {**mean_squares, **closed_form.fit_classifier(sums, penalty, losses)}

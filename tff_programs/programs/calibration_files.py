@@ -16,8 +16,10 @@ from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
 
-# Enough for the classifier of a thousand features, if there are a hundred clients.
+# Enough for the classifier of a thousand features, if there are a hundred clients. The mean
+# squares, which take more passes, need less.
 IMAGES_PER_CLIENT = 100
+_IMAGES_OF_MEAN_SQUARES = 30
 # Stream of random numbers of which images of a client calibrate.
 _IMAGES = 6
 
@@ -53,19 +55,26 @@ async def calibrate_tiers_async(
     with local_execution():
         for tier in tiers:
             on_progress(f"{tier.name}: {tier.architecture}")
-            client_data = []
-            for client in range(len(trained.data)):
-                examples = calibration_examples(trained, client, images_per_client)
-                client_data.append(
-                    client_element(space, *examples, tier.architecture, client, np.zeros(2))
-                )
+            all_images, some_images = (
+                [
+                    client_element(
+                        space,
+                        *calibration_examples(trained, client, count),
+                        tier.architecture,
+                        client,
+                        np.zeros(2),
+                    )
+                    for client in range(len(trained.data))
+                ]
+                for count in (images_per_client, min(images_per_client, _IMAGES_OF_MEAN_SQUARES))
+            )
             calibrated.append(
                 await calibrate_federated_async(
                     trained.supernet,
                     tier.architecture,
                     trained.preprocessing,
-                    client_data,
-                    classifier=classifier,
+                    some_images,
+                    classifier_data=all_images if classifier else None,
                     on_pass=lambda done: on_progress(_pass_line(done)),
                 )
             )

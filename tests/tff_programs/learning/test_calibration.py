@@ -248,7 +248,7 @@ def test_the_classifier_is_that_of_all_images_together_however_they_are_spread(n
         space.largest(),
         PREPROCESSING,
         data,
-        classifier=True,
+        classifier_data=data,
         batch_size=5,
         on_pass=told.append,
     )
