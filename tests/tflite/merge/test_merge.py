@@ -22,6 +22,7 @@ from tff_programs.learning import training_process
 from tff_programs.simulation.clients import client_element
 from tflite.format.update_file import DeviceUpdate, write_update
 from tflite.merge.merge import merge_updates
+from tflite.merge.merge_report import NothingToMergeError
 
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(batch_size=8)
@@ -428,3 +429,41 @@ def test_the_program_writes_a_new_supernet_and_tells_what_is_in_it(tmp_path):
     assert [update["name"] for update in fields["rejected"]] == [str(folder / "2.safetensors")]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"base.safetensors", "new.safetensors", "new.merge.json", "in", "empty"}
+
+
+# ------------------------------------------------------------------ updates of older supernets
+
+
+def test_an_older_supernets_update_counts_by_its_factor():
+    older = "1" * 64
+    late = make_update(1, MIDDLE, base_hash=older, base_round=5)
+    values, report = merged([late], older={older: 0.5})
+    full, _ = merged([make_update(1, MIDDLE)])
+    for name, value in BASE.items():
+        expected = (full[name] - value) / 2
+        np.testing.assert_allclose(values[name] - value, expected, 0, 1e-6, err_msg=name)
+    assert [update.scale for update in report.used] == [0.5]
+
+
+def test_factors_of_older_supernets_change_nothing_of_others():
+    updates = [make_update(1, MIDDLE), make_update(2, ACROSS[0])]
+    assert_same_bits(merged(updates, older={"1" * 64: 0.5})[0], merged(updates)[0])
+
+
+def test_an_unknown_supernets_update_is_refused_beside_older_ones():
+    foreign = make_update(1, MIDDLE, base_hash="2" * 64)
+    _, report = merged([foreign, make_update(2, MIDDLE)], older={"1" * 64: 0.5})
+    assert ["started from 222222222222" in update.reason for update in report.rejected] == [True]
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1.5, float("nan")])
+def test_a_factor_that_is_none_is_refused(factor):
+    with pytest.raises(ValueError, match="Expected factors above 0 and up to 1"):
+        merged([make_update(1, MIDDLE)], older={"1" * 64: factor})
+
+
+def test_an_error_of_nothing_usable_tells_of_each_update():
+    foreign = make_update(1, MIDDLE, base_hash="2" * 64)
+    with pytest.raises(NothingToMergeError) as raised:
+        merged([foreign])
+    assert [update.name for update in raised.value.rejected] == ["phone 1"]
