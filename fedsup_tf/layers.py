@@ -372,9 +372,17 @@ class GroupNormalization(_ElasticNormalization):
         del sample_weights
         shape, channels = tf.shape(inputs), _channels(inputs)
         pixels = inputs.shape[1] * inputs.shape[2]
-        grouped = tf.reshape(inputs, [-1, pixels, channels // GROUP_SIZE, GROUP_SIZE])
-        centred = grouped - tf.reduce_mean(grouped, [1, 3], keepdims=True)
-        variance = tf.reduce_mean(tf.square(centred), [1, 3], keepdims=True)
+        groups = channels // GROUP_SIZE
+
+        def mean(values):
+            # One axis after the other: a phone's runtime adds up value by value, and over a large
+            # map that is nearly constant the rounding of a single sum is as large as what varies.
+            of_channels = tf.reduce_mean(tf.reduce_mean(values, 2), 1)
+            of_groups = tf.reshape(of_channels, [-1, 1, groups, GROUP_SIZE])
+            return tf.reduce_mean(of_groups, 3, keepdims=True)
+
+        centred = tf.reshape(inputs, [-1, pixels, groups, GROUP_SIZE]) - mean(inputs)
+        variance = mean(tf.reshape(centred * centred, shape))
         normalized = tf.reshape(centred * tf.math.rsqrt(variance + self.epsilon), shape)
         result = normalized * weights["gamma"] + weights["beta"]
         return ops.relu6(result) if self.activate else result, {}

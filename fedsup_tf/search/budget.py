@@ -66,7 +66,8 @@ class CostModel:
 
     - `parameters`, `macs`: computed by `costs.part_cost`.
     - `file_bytes`: the upper bound that `fedsup certify` checks, computed from
-      `costs.FILE_BYTES_PER_PARAMETER` and `costs.FILE_OVERHEAD_BYTES`, each part rounded up.
+      `costs.FILE_BYTES_PER_PARAMETER`, `costs.FILE_OVERHEAD_BYTES` and `costs.constant_bytes`, each
+      part rounded up.
     - `train_memory_bytes`: an estimate from the sizes of the feature maps. Between the forward and
       the backward pass, memory holds the weights, their momenta, and all feature maps that a
       gradient needs: the input of each convolution, and the input and output of each
@@ -127,6 +128,7 @@ class CostModel:
         maps = {"stem": self._stem_maps, "stage": self._stage_maps, "head": self._head_maps}
         values = maps[part.kind](part)
         overhead = costs.FILE_OVERHEAD_BYTES if part.kind == "stem" else 0
+        overhead += costs.constant_bytes(self.space, part)
         vector = [
             cost.parameters,
             cost.macs,

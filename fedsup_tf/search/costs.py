@@ -13,6 +13,8 @@ from fedsup_tf.space import SearchSpace
 # graphs and metadata.
 FILE_BYTES_PER_PARAMETER = 4.6
 FILE_OVERHEAD_BYTES = 200_000
+# Sides of maps up to which the constants of depthwise convolutions are part of that overhead.
+_SMALL_SIDE = 32
 
 
 class Cost(NamedTuple):
@@ -71,6 +73,25 @@ def part_cost(space: SearchSpace, part: Part) -> Cost:
         cost += Cost(kernels + norms, kernels * pixels)
         in_width = part.width
     return cost
+
+
+def constant_bytes(space: SearchSpace, part: Part) -> int:
+    """Computes an upper bound on a file's constants for depthwise convolutions on large maps.
+
+    Taps of a kernel link input to output pixels along each axis (`ops.builtin_depthwise`), for the
+    convolution and once more for its gradients.
+    """
+    if part.kind != "stage":
+        return 0
+    before = map_size(space, part.stage, part.resolution)
+    after = map_size(space, part.stage + 1, part.resolution)
+    if max(before) <= _SMALL_SIDE:
+        return 0
+    # Later blocks of a stage share their constants.
+    entries = [math.prod(sides) for sides in zip(before, after, strict=True)]
+    if part.depth > 1:
+        entries += [side * side for side in after]
+    return 2 * 4 * part.kernel * sum(entries)
 
 
 def map_size(space: SearchSpace, stages: int, resolution: int = 0) -> tuple[int, int]:

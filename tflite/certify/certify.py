@@ -21,7 +21,8 @@ from fedsup_tf.files.reading import reading
 from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.resizing import resize_images
-from fedsup_tf.search.costs import FILE_BYTES_PER_PARAMETER, FILE_OVERHEAD_BYTES, architecture_cost
+from fedsup_tf.search.budget import CostModel
+from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.supernet import Supernet
 from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
 from tflite.certify.checks import Check, UncheckedModel, compare
@@ -173,7 +174,7 @@ def _check_file(
 ) -> list[Check]:
     ours = {name: list(getattr(preprocessing, name)) for name in ("mean", "standard_deviation")}
     theirs = {name: list(metadata.preprocessing[name]) for name in ours}
-    limit = int(FILE_BYTES_PER_PARAMETER * metadata.parameters) + FILE_OVERHEAD_BYTES
+    limit = CostModel(subnet.space).costs(subnet.architecture)["file_bytes"]
     cost = architecture_cost(subnet.space, subnet.architecture)
     are_equal = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
     return [
