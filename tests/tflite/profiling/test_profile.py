@@ -17,6 +17,7 @@ from fedsup_tf.search.latency import Latency, LatencyTable
 from fedsup_tf.space import SearchSpace, Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs import profile as program
+from tff_programs.programs.flags.program_flags import parse_flags
 from tflite.export.conversion import convert
 from tflite.profiling.part_models import ENTRY, Conditions, ModelConverter
 from tflite.profiling.part_module import NOTHING, PartModel
@@ -278,11 +279,13 @@ def test_the_program_writes_the_models_for_a_phone(tmp_path, capsys):
         assert prepare_calls(models[subnet["entry"]], KINDS, threads=1)["train"]()["loss"] > 0
 
 
-def test_a_supernet_without_preprocessing_is_refused_in_words(tmp_path):
+def test_a_supernet_without_preprocessing_is_measured_with_any(tmp_path):
     path = tmp_path / "bare.safetensors"
     make_supernet().save_checkpoint(path)
-    with pytest.raises(ValueError, match="expected the preprocessing of a training in it"):
-        program.main(["profile", f"--supernet={path}", f"--out={tmp_path / 'table.json'}"])
+    options, _ = parse_flags(program.define_flags, ["profile", f"--supernet={path}"])
+    supernet, preprocessing, _ = program._subject(options)
+    assert supernet.space == SPACE
+    assert len(preprocessing.mean) == SPACE.image_shape[2]
 
 
 @pytest.mark.parametrize(
