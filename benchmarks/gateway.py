@@ -27,7 +27,7 @@ import time
 
 import portpicker
 from gateway_phones import FIELDS, Crowd, Updates
-from gateway_server import KilledServer, check_counts, read_number, repeat_rounds
+from gateway_server import KilledServer, check_counts, repeat_rounds
 from matplotlib.figure import Figure
 
 from tflite.together.address import ServerAddress
@@ -78,9 +78,8 @@ def run_rounds(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
     moments = sorted(rng.randrange(1, last) for _ in range(options.kills))
     crowd = Crowd(address, options.phones, SHARES, models, options.threads)
     try:
-        while first is None or read_number(folder / "gateway") < first + options.rounds:
-            if first is None:
-                first = read_number(folder / "gateway")
+        while first is None or server.number() < first + options.rounds:
+            first = server.number() if first is None else first
             if crowd.failures:
                 raise crowd.failures[0]
             accepted = crowd.accepted()
@@ -155,7 +154,7 @@ def run_throughput(options, supernet: pathlib.Path, folder: pathlib.Path) -> dic
     stored.mkdir()
     plain = subprocess.Popen([sys.executable, "-c", PLAIN, str(plain_port), str(stored)])
     try:
-        while read_number(folder / "fast") is None:
+        while server.number() is None:
             time.sleep(0.2)
         for device in devices:
             device.enrol()
@@ -243,6 +242,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=32, help="Phones at work at once.")
     parser.add_argument("--requests", type=int, default=1000, help="Of the throughput's parts.")
     parser.add_argument("--space", default="digits_small", help="The supernet's search space.")
+    parser.add_argument("--supernet", help="A trained one's file, instead of --space.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the moments of the kills.")
     parser.add_argument("--folder", default="runs/gateway", help="Of the table and the picture.")
     options = parser.parse_args()
@@ -250,7 +250,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gateway-") as temporary:
         folder = pathlib.Path(temporary)
-        supernet = train(folder, options.space)
+        supernet = pathlib.Path(options.supernet or train(folder, options.space))
         rounds = run_rounds(options, supernet, folder)
         throughput = run_throughput(options, supernet, folder)
     wrong = faults(rounds, options.rounds)

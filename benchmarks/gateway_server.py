@@ -39,6 +39,8 @@ class KilledServer:
         ]
         self.token = ""
         self._start()
+        # It was made by now.
+        self._database = Database(sqlite_url(str(folder)))
 
     def _start(self) -> None:
         command = [sys.executable, "-c", _CODE, *self.arguments]
@@ -65,21 +67,17 @@ class KilledServer:
         resident = int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
         self.most_bytes = max(self.most_bytes, resident)
 
-    def end(self) -> None:
-        """Ends it."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
-
-
-def read_number(folder: pathlib.Path) -> int | None:
-    """Returns the number of the round that is open or being closed; None before the first."""
-    database = Database(sqlite_url(str(folder)))
-    try:
-        with database.read() as connection:
+    def number(self) -> int | None:
+        """Returns the number of the round that is open or being closed; None before the first."""
+        with self._database.read() as connection:
             row = current_round(connection)
         return None if row is None else row.number
-    finally:
-        database.close()
+
+    def end(self) -> None:
+        """Ends it."""
+        self._database.close()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
 
 
 def check_counts(folder: pathlib.Path, accepted: dict[str, str]) -> dict[str, int]:

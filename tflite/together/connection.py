@@ -91,7 +91,8 @@ class Connection:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise UnavailableError(
-                f"{self._address.url}: expected an answer, received none ({_text(error)})."
+                f"{self._address.url}: expected an answer, received none ({_text(error)}). Check "
+                "the address and whether the server runs."
             ) from error
         if answer.status < 300:
             return Answer(answer.status, answer.headers, self._parts(answer))
