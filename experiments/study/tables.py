@@ -30,7 +30,8 @@ def write_report(results: Path, setting: str) -> None:
 
 def _table(methods) -> list[str]:
     tiers = list(next(iter(methods.values()))[0]["tiers"])
-    header = ["method", "seeds", *tiers, "worst client, as trained", "random p10", "MB a client and round"]
+    measured = ("worst client, as trained", "random p10", "MB a client and round")
+    header = ["method", "seeds", *tiers, *measured]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for method, runs in sorted(methods.items()):
         cells = [method, str(len(runs))]

@@ -43,13 +43,12 @@ class Identity:
 class Federation:
     """Speaks with one server for one device.
 
-    Example:
-      >>> from tflite.together.address import parse_link
-      >>> from tflite.together.federation import Federation
-      >>> federation = Federation(parse_link(link))
-      >>> federation.check_server()
-      >>> identity = federation.enrol()
-      >>> answer = federation.check_in({"tier": "smallest"})
+    With a server that runs, and the line that it printed as `link`:
+
+        federation = Federation(parse_link(link))
+        federation.check_server()
+        identity = federation.enrol()
+        answer = federation.check_in({"tier": "smallest"})
     """
 
     def __init__(
