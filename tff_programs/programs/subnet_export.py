@@ -12,6 +12,7 @@ import numpy as np
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.resizing import resize_images
+from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
@@ -47,7 +48,7 @@ def export_subnets(
     *,
     calibrations: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier: bool = True,
+    classifier: bool = False,
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
     with_train_head: bool = False,
@@ -60,7 +61,9 @@ def export_subnets(
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
       images_per_client: Images that a client calibrates on.
-      classifier: Whether classifiers are fitted anew (see `calibrate_tiers`).
+      classifier: Whether the file that trains has a classifier in closed form, too, as those that
+        only infer have it. Its weights are large, so that training from it diverges at the learning
+        rates of the supernet's training.
       batch_sizes: Images of a step, of an evaluation and of an inference.
       precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
       with_train_head: Whether files can train the head and the normalizations alone, too.
@@ -81,7 +84,11 @@ def export_subnets(
     tiers = list(paths)
     if calibrations is None:
         calibrated = calibrate_tiers(
-            trained, tiers, images_per_client, on_progress, classifier=classifier
+            trained,
+            tiers,
+            images_per_client,
+            on_progress,
+            classifier=classifier or bool(precisions),
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
     origin = Origin(
@@ -95,14 +102,14 @@ def export_subnets(
         start = time.monotonic()
         subnet = trained.supernet.extract(tier.architecture)
         fitted, mean_squares = split_calibration(calibrations[tier])
-        subnet.assign_weights({**subnet.values_by_name(), **fitted})
-        origin = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
-        parts = (subnet, mean_squares, trained.preprocessing)
+        for_training = fitted if classifier else {}
         export_tflite(
             path,
-            *parts,
+            _with_classifier(subnet, for_training),
+            mean_squares,
+            trained.preprocessing,
             device_training(trained.information),
-            origin,
+            dataclasses.replace(origin, classifier=CLASSIFIERS[bool(for_training)]),
             batch_sizes,
             with_train_head=with_train_head,
         )
@@ -112,14 +119,25 @@ def export_subnets(
             written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
             export_inference(
                 written[precision],
-                *parts,
-                origin,
+                _with_classifier(subnet, fitted),
+                mean_squares,
+                trained.preprocessing,
+                dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)]),
                 precision,
                 batch_sizes.infer,
                 resize_images(_representative(trained), *subnet.space.image_shape[:2]),
             )
         exported.append(SubnetFiles(tier, written, seconds))
     return exported
+
+
+def _with_classifier(subnet: Supernet, classifier: Mapping[str, np.ndarray]) -> Supernet:
+    """Returns the subnet with the tensors of a classifier in place of its own, if there are any."""
+    if not classifier:
+        return subnet
+    changed = Supernet(subnet.space)
+    changed.assign_weights({**subnet.values_by_name(), **classifier})
+    return changed
 
 
 async def export_subnets_async(*arguments, **options) -> list[SubnetFiles]:

@@ -372,7 +372,7 @@ def test_the_metadata_are_read_without_code_of_ours(tiny):
     assert SearchSpace.from_json(json.dumps(fields["space"])) == TINY
     assert (fields["supernet_hash"], fields["round"]) == (tiny.hash, 7)
     assert fields["class_names"] == ["class 0", "class 1", "class 2", "class 3"]
-    assert fields["training"] == dataclasses.asdict(tiny.case.training)
+    assert fields["training"] == tiny.case.training.fields()
     expected = dataclasses.asdict(tiny.case.preprocessing)
     expected |= {"mean": [100.0], "standard_deviation": [60.0]}
     # Nobody told the scale of its pixels.

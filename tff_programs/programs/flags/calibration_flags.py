@@ -5,15 +5,20 @@ from tff_programs.programs.flags.program_flags import FlagDefiner
 
 
 def define_calibration_flags(define: FlagDefiner) -> None:
-    """Defines the flags."""
+    """Defines the flags of a program that only infers."""
+    define_images_per_client(define)
+    define.bool(
+        "classifier",
+        True,
+        "Fit each subnet's classifier anew, in closed form, to the images of all clients.",
+    )
+
+
+def define_images_per_client(define: FlagDefiner) -> None:
+    """Defines how many images a calibration takes."""
     define.integer(
         "images_per_client",
         IMAGES_PER_CLIENT,
         "Images that a client calibrates on.",
         lower_bound=1,
-    )
-    define.bool(
-        "classifier",
-        True,
-        "Fit each subnet's classifier anew, in closed form, to the images of all clients.",
     )
