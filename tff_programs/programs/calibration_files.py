@@ -55,26 +55,26 @@ async def calibrate_tiers_async(
     with local_execution():
         for tier in tiers:
             on_progress(f"{tier.name}: {tier.architecture}")
-            all_images, some_images = (
-                [
+
+            def client_data(count, architecture=tier.architecture):
+                return [
                     client_element(
                         space,
                         *calibration_examples(trained, client, count),
-                        tier.architecture,
+                        architecture,
                         client,
                         np.zeros(2),
                     )
                     for client in range(len(trained.data))
                 ]
-                for count in (images_per_client, min(images_per_client, _IMAGES_OF_MEAN_SQUARES))
-            )
+
             calibrated.append(
                 await calibrate_federated_async(
                     trained.supernet,
                     tier.architecture,
                     trained.preprocessing,
-                    some_images,
-                    classifier_data=all_images if classifier else None,
+                    client_data(min(images_per_client, _IMAGES_OF_MEAN_SQUARES)),
+                    classifier_data=client_data(images_per_client) if classifier else None,
                     on_pass=lambda done: on_progress(_pass_line(done)),
                 )
             )

@@ -1,4 +1,4 @@
-"""What a training makes of its flags, without training: its space, its tiers, its data."""
+"""Space, tiers and data that a training makes of its flags, without training."""
 
 import json
 
