@@ -104,11 +104,14 @@ def _main() -> None:
     if settings["parent"] is not None:
         end_with(settings["parent"])
     worker = os.getpid()
+    told_by, held = _pipe_that_ends_this()
     if os.fork() == 0:
+        os.close(told_by)
         end_with(worker)
         # Ctrl-C is sent to the worker too, which takes the forwarder with it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         forwarder.serve(listener, port, tls)
+    os.close(held)
     listener.close()
     if settings["core"] is not None:
         os.sched_setaffinity(0, {settings["core"]})
@@ -166,6 +169,19 @@ def end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def _pipe_that_ends_this() -> tuple[int, int]:
+    """Returns a pipe; the system kills this process when nobody holds the second end any more.
+
+    It is how a worker, in whose place TFF's program runs, ends with its forwarder.
+    """
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(read_end, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(read_end, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(read_end, fcntl.F_SETFL, os.O_ASYNC)
+    os.set_inheritable(read_end, True)
+    return read_end, write_end
 
 
 def _free_port() -> int:

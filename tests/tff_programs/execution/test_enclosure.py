@@ -108,13 +108,15 @@ def test_a_workers_socket_has_no_name_on_the_disk(tmp_path, monkeypatch):
     os.close(place)
 
 
-def test_a_killed_worker_takes_its_forwarder_with_it():
+@pytest.mark.parametrize("killed", ["worker", "forwarder"])
+def test_a_worker_and_its_forwarder_end_together(killed):
     with local_worker.start(None) as worker:
         assert local_worker.open_ports_line([worker]) is None
         wait_until(lambda: children_of(worker.process.pid))
         (forwarder,) = children_of(worker.process.pid)
-        worker.process.send_signal(signal.SIGKILL)
-        wait_until(lambda: not is_running(forwarder))
+        both = {"worker": worker.process.pid, "forwarder": forwarder}
+        os.kill(both[killed], signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, both.values())))
 
 
 def test_a_program_ends_with_the_parent_that_it_was_told():
