@@ -196,16 +196,25 @@ public final class ModelMetadata {
     }
 
     static String sha256(byte[] data) {
+        return hexadecimal(newDigest().digest(data));
+    }
+
+    static MessageDigest newDigest() {
         try {
-            StringBuilder text = new StringBuilder();
-            for (byte value : MessageDigest.getInstance("SHA-256").digest(data)) {
-                text.append(Character.forDigit(value >> 4 & 15, 16));
-                text.append(Character.forDigit(value & 15, 16));
-            }
-            return text.toString();
+            return MessageDigest.getInstance("SHA-256");
         } catch (NoSuchAlgorithmException impossible) {
             throw new AssertionError(impossible); // Every Android and every JVM has it.
         }
+    }
+
+    /** Two lower-case digits for each byte. */
+    static String hexadecimal(byte[] data) {
+        StringBuilder text = new StringBuilder();
+        for (byte value : data) {
+            text.append(Character.forDigit(value >> 4 & 15, 16));
+            text.append(Character.forDigit(value & 15, 16));
+        }
+        return text.toString();
     }
 
     private static int[] ints(JSONArray array) throws JSONException {

@@ -1,0 +1,157 @@
+package org.fedsup.trainer;
+
+import java.io.File;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import org.json.JSONException;
+import org.json.JSONObject;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Files that a device keeps between visits: its identity, its model, and the update that is on its
+ * way. Each is whole or not there, whatever is killed.
+ */
+final class FederationFolder {
+    private static final String MODEL = ".tflite";
+    // Far more than names and numbers take.
+    private static final int MOST_TEXT_BYTES = 1 << 16;
+    private static final int MOST_UPDATE_BYTES = 256 << 20;
+
+    private final File identity;
+    private final File pending;
+    private final File update;
+    private final File models;
+
+    /** Makes the folder unless it is there; it should be one that other apps cannot read. */
+    FederationFolder(File folder) {
+        identity = new File(folder, "identity.json");
+        pending = new File(folder, "pending.json");
+        update = new File(folder, "update.safetensors");
+        models = new File(folder, "models");
+        models.mkdirs();
+    }
+
+    /**
+     * An update of which no answer has said that it arrived.
+     *
+     * @param task the task's identity
+     * @param round the task's round
+     * @param before score of the model as it came
+     * @param after score after training
+     */
+    record Pending(String task, int round, Score before, Score after) {}
+
+    /** Reads the device that enrolled with a server; null if none did. */
+    Federation.@Nullable Identity identity(String url) throws IOException {
+        JSONObject fields = read(identity);
+        if (fields == null) {
+            return null;
+        }
+        if (!url.equals(fields.optString("url"))) {
+            throw new FederationException("Expected a device of " + url + ", received one of "
+                    + fields.optString("url") + ". Give that server, or another folder.");
+        }
+        return new Federation.Identity(fields.optString("device"), fields.optString("key"));
+    }
+
+    void keepIdentity(String url, Federation.Identity device) throws IOException {
+        try {
+            write(identity, new JSONObject().put("url", url)
+                    .put("device", device.device()).put("key", device.key()));
+        } catch (JSONException impossible) {
+            throw new IOException(impossible); // All are texts.
+        }
+    }
+
+    /** The hash of the model that is there; null if there is none. */
+    @Nullable String heldModel() {
+        for (String name : names()) {
+            if (name.endsWith(MODEL)) {
+                return name.substring(0, name.length() - MODEL.length());
+            }
+        }
+        return null;
+    }
+
+    File model(String hash) {
+        return new File(models, hash + MODEL);
+    }
+
+    /** Removes all models but one, whole or in parts. */
+    void removeOtherModels(String hash) {
+        for (String name : names()) {
+            if (!name.startsWith(hash)) {
+                new File(models, name).delete();
+            }
+        }
+    }
+
+    /** Writes an update, so that a device that ends now sends it when it is back. */
+    Pending keepUpdate(Task task, UpdateFile made, ModelMetadata model) throws IOException {
+        SafeFile.replace(update, out -> made.write(out, model));
+        Pending kept = new Pending(task.id(), task.round(), made.before(), made.after());
+        try {
+            write(pending, new JSONObject().put("task", kept.task).put("round", kept.round)
+                    .put("before", json(kept.before)).put("after", json(kept.after)));
+        } catch (JSONException impossible) {
+            throw new IOException(impossible); // An update's numbers are finite.
+        }
+        return kept;
+    }
+
+    /** The update that waits to be sent; null if none does. */
+    @Nullable Pending pending() throws IOException {
+        JSONObject fields = read(pending);
+        try {
+            return fields == null ? null : new Pending(fields.getString("task"),
+                    fields.getInt("round"), score(fields.getJSONObject("before")),
+                    score(fields.getJSONObject("after")));
+        } catch (JSONException damaged) {
+            pending.delete(); // The task is given once more.
+            return null;
+        }
+    }
+
+    byte[] update() throws IOException {
+        return SafeFile.read(update, MOST_UPDATE_BYTES);
+    }
+
+    /** Forgets the update that arrived or cannot be used. */
+    void dropUpdate() {
+        pending.delete();
+        update.delete();
+    }
+
+    private String[] names() {
+        String[] names = models.list();
+        return names == null ? new String[0] : names;
+    }
+
+    private static @Nullable JSONObject read(File file) throws IOException {
+        if (!file.exists()) {
+            return null;
+        }
+        byte[] text = SafeFile.read(file, MOST_TEXT_BYTES);
+        try {
+            return new JSONObject(new String(text, StandardCharsets.UTF_8));
+        } catch (JSONException damaged) {
+            throw new UnusableFileException("What this device keeps of the server is damaged ("
+                    + file.getName() + "): enrol again.", damaged);
+        }
+    }
+
+    private static void write(File file, JSONObject fields) throws IOException {
+        byte[] text = fields.toString().getBytes(StandardCharsets.UTF_8);
+        SafeFile.replace(file, out -> out.write(text));
+    }
+
+    private static JSONObject json(Score score) throws JSONException {
+        return new JSONObject().put("examples", score.examples())
+                .put("loss", score.loss()).put("accuracy", score.accuracy());
+    }
+
+    private static Score score(JSONObject fields) throws JSONException {
+        return new Score(
+                fields.getInt("examples"), fields.getDouble("loss"), fields.getDouble("accuracy"));
+    }
+}

@@ -1,0 +1,103 @@
+package org.fedsup.trainer;
+
+import java.io.UnsupportedEncodingException;
+import java.net.URI;
+import java.net.URISyntaxException;
+import java.net.URLDecoder;
+import java.util.HashMap;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/** The server that a device takes part with, the token to enrol with, and whom the device trusts. */
+public final class ServerAddress {
+    private static final String LINK = "fedsup://enrol?";
+    private static final String EXAMPLE = "https://example.org:8443";
+
+    /** The address before {@code /v1/}, without a slash at the end. */
+    public final String url;
+    /** The token of enrolment, or null for a device that enrolled before. */
+    public final @Nullable String token;
+    /** SHA-256 of the only certificate that is accepted; null for those of public authorities. */
+    public final @Nullable String certificate;
+
+    private ServerAddress(String url, @Nullable String token, @Nullable String certificate) {
+        this.url = url;
+        this.token = token;
+        this.certificate = certificate;
+    }
+
+    /**
+     * Reads what a person typed or scanned.
+     *
+     * @param text an address such as https://example.org:8443, or the whole link that fedsup serve
+     *     prints, {@code fedsup://enrol?server=...&token=...&certificate=...}
+     * @param token the token of enrolment where the text is an address; null for none
+     * @return the server
+     * @throws FederationException if the text is neither, or the address is not encrypted beyond
+     *     this machine
+     */
+    public static ServerAddress parse(String text, @Nullable String token) throws FederationException {
+        String trimmed = text.trim();
+        if (!trimmed.startsWith("fedsup:")) {
+            return checked(trimmed, token == null || token.trim().isEmpty() ? null : token.trim(), null);
+        }
+        Map<String, String> fields = new HashMap<>();
+        if (trimmed.startsWith(LINK)) {
+            for (String field : trimmed.substring(LINK.length()).split("&")) {
+                int middle = field.indexOf('=');
+                if (middle > 0) {
+                    fields.put(field.substring(0, middle), decoded(field.substring(middle + 1)));
+                }
+            }
+        }
+        String server = fields.get("server");
+        if (server == null || !fields.containsKey("token")) {
+            throw new FederationException("The server's link: expected " + LINK
+                    + "server=...&token=..., received " + trimmed
+                    + ". Copy the whole line that the server prints.");
+        }
+        return checked(server, fields.get("token"), fields.get("certificate"));
+    }
+
+    private static ServerAddress checked(
+            String url, @Nullable String token, @Nullable String certificate) throws FederationException {
+        URI address = null;
+        try {
+            address = new URI(url);
+        } catch (URISyntaxException none) {
+            // It has no host below.
+        }
+        boolean isAddress = address != null && address.getHost() != null
+                && ("http".equals(address.getScheme()) || "https".equals(address.getScheme()))
+                && address.getRawQuery() == null && address.getRawFragment() == null;
+        if (!isAddress) {
+            throw new FederationException("The server: expected an address such as " + EXAMPLE
+                    + ", or the link that the server prints, received " + url
+                    + ". Copy it from there.");
+        }
+        if ("http".equals(address.getScheme()) && !isLoopback(address.getHost())) {
+            throw new FederationException("The server: expected an address with https, received "
+                    + url + ". The device's key would travel in the clear.");
+        }
+        if (certificate != null && !certificate.matches("[0-9a-f]{64}")) {
+            throw new FederationException("The server's certificate: expected its SHA-256 as 64 "
+                    + "lower-case hexadecimal digits, received " + certificate
+                    + ". Copy the whole line that the server prints.");
+        }
+        String end = url.replaceAll("/+$", "");
+        return new ServerAddress(end, token, certificate);
+    }
+
+    private static boolean isLoopback(String host) {
+        return host.equals("localhost") || host.equals("[::1]") || host.matches("127(\\.\\d{1,3}){3}");
+    }
+
+    private static String decoded(String value) throws FederationException {
+        try {
+            return URLDecoder.decode(value, "UTF-8");
+        } catch (UnsupportedEncodingException | IllegalArgumentException damaged) {
+            throw new FederationException("The server's link: expected percent-encoded values, received "
+                    + value + ". Copy the whole line that the server prints.", damaged);
+        }
+    }
+}
