@@ -1,21 +1,42 @@
-"""Check-in: which device trains which subnet in the open round."""
+"""Check-in: which device trains which subnet in the open round.
+
+A check-in first looks, beside all others, and writes only where there is something to write.
+"""
 
 import hashlib
 import secrets
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import IntegrityError
 
 from tff_programs.gateway import devices
-from tff_programs.gateway.database import Database
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import models, round_tiers, rounds, tasks
 
 # Room for the names, shapes and metadata of an update, as its reader has.
 _HEADER_BYTES = 2**20
 _VALUE_BYTES = 4
+# Built once, since building a statement costs more than what the database does for it.
+_OPEN_ROUND = select(rounds).where(rounds.c.state == "open").order_by(rounds.c.id.desc()).limit(1)
+_TIERS = (
+    select(round_tiers, models.c.bytes.label("model_bytes"))
+    .join(models, models.c.hash == round_tiers.c.model)
+    .where(round_tiers.c.round_id == bindparam("round_id"))
+    .order_by(round_tiers.c.place)
+)
+_TASK_OF = select(tasks).where(
+    tasks.c.device == bindparam("device"), tasks.c.round_id == bindparam("round_id")
+)
+_BUSY = (
+    select(func.count())
+    .select_from(tasks)
+    .where(
+        tasks.c.round_id == bindparam("round_id"),
+        tasks.c.tier == bindparam("tier"),
+        or_(tasks.c.sent.isnot(None), tasks.c.given > bindparam("since")),
+    )
+)
 
 
 class Training(NamedTuple):
@@ -32,71 +53,115 @@ class Training(NamedTuple):
     task_seconds: float
 
 
-def check_in(
-    database: Database, device: str, fields: dict[str, Any], training: Training, now: float
-) -> dict[str, Any] | None:
-    """Gives a device its task of the open round.
+class Seen(NamedTuple):
+    """A check-in as it was looked at.
+
+    Attributes:
+      round: The open round; None while there is none.
+      tiers: Those of the round.
+      carried: Those whose subnets the device can train, its own first.
+      task: The device's task in the round, if it has one.
+      is_written: Whether there is something to write: a task to give, or that the device was here.
+      gives: Whether there is room for a task of the device.
+    """
+
+    round: Row | None
+    tiers: list[Row]
+    carried: list[Row]
+    task: Row | None
+    is_written: bool
+    gives: bool
+
+
+def look(
+    connection: Connection, device: str, fields: dict[str, Any], training: Training, now: float
+) -> Seen:
+    """Looks what a check-in comes to.
 
     Args:
-      database: The gateway's.
-      device: Its identity, checked.
+      connection: A transaction.
+      device: The device's identity, checked.
       fields: The request's fields, checked against the protocol's types.
-      training: What tasks say of the training.
+      training: The part of its task that is the same for all.
       now: Seconds since 1970.
-
-    Returns:
-      The task as the protocol has it; None if there is none for the device now.
 
     Raises:
       RefusalError: If the device is not enrolled, or its tier unknown.
     """
-    with database.read() as connection:
-        devices.check_enrolled(connection, device)
-        round_row = open_round(connection)
-        tiers = [] if round_row is None else _tiers(connection, round_row.id)
-        carried = _carried(tiers, fields)
-        seen_lately = devices.was_seen_lately(connection, device, now)
-        task = None if round_row is None else _task_of(connection, device, round_row.id)
-        is_wanted = task is None and any(
-            _has_room(connection, round_row.id, tier, training, now) for tier in carried
-        )
-    if is_wanted:
-        try:
-            with database.write() as connection:
-                task = _give(connection, device, round_row.id, carried, training, now)
-        except IntegrityError:
-            # The device asked twice at once.
-            with database.read() as connection:
-                task = _task_of(connection, device, round_row.id)
-    if not seen_lately and tiers:
-        name = carried[0].tier if carried else ""
-        with database.write() as connection:
-            devices.saw(connection, device, now, name, fields)
+    standing = devices.check_enrolled(connection, device)
+    round_row = open_round(connection)
+    if round_row is None:
+        return Seen(None, [], [], None, False, False)
+    tiers = connection.execute(_TIERS, {"round_id": round_row.id}).all()
+    carried = _carried(tiers, fields)
+    task = _task_of(connection, device, round_row.id)
+    gives = task is None and any(_has_room(connection, tier, training, now) for tier in carried)
+    is_written = gives or not devices.was_seen_lately(standing, now)
+    return Seen(round_row, tiers, carried, task, is_written, gives)
+
+
+def write(
+    connection: Connection,
+    device: str,
+    fields: dict[str, Any],
+    seen: Seen,
+    training: Training,
+    now: float,
+) -> Row | None:
+    """Writes down that a device was here, and gives it a task where there is still room.
+
+    Args:
+      connection: A transaction that writes.
+      device: As `look` got it.
+      fields: As `look` got them.
+      seen: What it returned.
+      training: As `look` got it.
+      now: Seconds since 1970.
+
+    Returns:
+      The device's task; None if it has none.
+    """
+    name = seen.carried[0].tier if seen.carried else ""
+    devices.saw(connection, device, now, name, fields)
+    return _give(connection, device, seen, training, now) if seen.gives else seen.task
+
+
+def message(seen: Seen, task: Row | None, training: Training, now: float) -> dict[str, Any] | None:
+    """Returns a task as the protocol has it; None if there is none to do.
+
+    Args:
+      seen: What `look` returned.
+      task: The task that `write` returned, or that of `seen`.
+      training: As `look` got it.
+      now: Seconds since 1970.
+    """
     if task is None or task.sent is not None:
         return None
-    tier = next(tier for tier in tiers if tier.tier == task.tier)
-    return _message(task, tier, round_row, training, now)
+    tier = next(tier for tier in seen.tiers if tier.tier == task.tier)
+    digest = hashlib.sha256(f"{seen.round.base_hash}\n{task.device}".encode()).digest()
+    return {
+        "task": task.id,
+        "round": seen.round.number,
+        "tier": task.tier,
+        "model": tier.model,
+        "model_bytes": tier.model_bytes,
+        "epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        # The largest is that of a signed number of 64 bits.
+        "seed": int.from_bytes(digest[:8], "big") >> 1,
+        "deadline_seconds": max(0, int(seen.round.deadline - now)),
+        "max_update_bytes": most_update_bytes(tier.parameters),
+    }
 
 
 def open_round(connection: Connection) -> Row | None:
     """Returns the round that devices take part in; None while there is none."""
-    return connection.execute(
-        select(rounds).where(rounds.c.state == "open").order_by(rounds.c.id.desc())
-    ).first()
+    return connection.execute(_OPEN_ROUND).first()
 
 
 def most_update_bytes(parameters: int) -> int:
     """Returns the size of the largest update of a subnet with so many parameters."""
     return _VALUE_BYTES * parameters + _HEADER_BYTES
-
-
-def _tiers(connection, round_id: int) -> list[Row]:
-    return connection.execute(
-        select(round_tiers, models.c.bytes.label("model_bytes"))
-        .join(models, models.c.hash == round_tiers.c.model)
-        .where(round_tiers.c.round_id == round_id)
-        .order_by(round_tiers.c.place)
-    ).all()
 
 
 def _carried(tiers: list[Row], fields: dict[str, Any]) -> list[Row]:
@@ -119,61 +184,42 @@ def _carried(tiers: list[Row], fields: dict[str, Any]) -> list[Row]:
 
 
 def _task_of(connection, device: str, round_id: int) -> Row | None:
-    return connection.execute(
-        select(tasks).where(tasks.c.device == device, tasks.c.round_id == round_id)
-    ).first()
+    return connection.execute(_TASK_OF, {"device": device, "round_id": round_id}).first()
 
 
-def _has_room(connection, round_id: int, tier: Row, training: Training, now: float) -> bool:
+def _has_room(connection, tier: Row, training: Training, now: float) -> bool:
     """Returns whether fewer devices of the tier are at work or done than are asked."""
-    busy = connection.scalar(
-        select(func.count())
-        .select_from(tasks)
-        .where(
-            tasks.c.round_id == round_id,
-            tasks.c.tier == tier.tier,
-            or_(tasks.c.sent.isnot(None), tasks.c.given > now - training.task_seconds),
-        )
-    )
-    return busy < tier.asked
+    busy = {
+        "round_id": tier.round_id,
+        "tier": tier.tier,
+        "since": now - training.task_seconds,
+    }
+    return connection.scalar(_BUSY, busy) < tier.asked
 
 
-def _give(connection, device, round_id, carried, training, now) -> Row | None:
+def _give(connection, device: str, seen: Seen, training: Training, now: float) -> Row | None:
     # One at a time, so that no tier is given more than it asks for.
     still_open = connection.execute(
         select(rounds.c.id)
-        .where(rounds.c.id == round_id, rounds.c.state == "open")
+        .where(rounds.c.id == seen.round.id, rounds.c.state == "open")
         .with_for_update()
     ).first()
     if still_open is None:
         return None
     devices.check_enrolled(connection, device)
-    for tier in carried:
-        if _has_room(connection, round_id, tier, training, now):
+    # The device may have asked twice at once.
+    task = _task_of(connection, device, seen.round.id)
+    if task is not None:
+        return task
+    for tier in seen.carried:
+        if _has_room(connection, tier, training, now):
             values = {
                 "id": secrets.token_hex(16),
                 "device": device,
-                "round_id": round_id,
+                "round_id": seen.round.id,
                 "tier": tier.tier,
                 "given": now,
             }
             connection.execute(tasks.insert().values(**values))
-            return _task_of(connection, device, round_id)
+            return _task_of(connection, device, seen.round.id)
     return None
-
-
-def _message(task: Row, tier: Row, round_row: Row, training: Training, now: float):
-    digest = hashlib.sha256(f"{round_row.base_hash}\n{task.device}".encode()).digest()
-    return {
-        "task": task.id,
-        "round": round_row.number,
-        "tier": task.tier,
-        "model": tier.model,
-        "model_bytes": tier.model_bytes,
-        "epochs": training.epochs,
-        "learning_rate": training.learning_rate,
-        # The largest is that of a signed number of 64 bits.
-        "seed": int.from_bytes(digest[:8], "big") >> 1,
-        "deadline_seconds": max(0, int(round_row.deadline - now)),
-        "max_update_bytes": most_update_bytes(tier.parameters),
-    }

@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.engine import Connection
 
-from tff_programs.gateway import devices, uploads
-from tff_programs.gateway.check_in import check_in
+from tff_programs.gateway import check_in, devices, uploads
 from tff_programs.gateway.handler import Handler
 from tff_programs.gateway.json_body import parse_check_in, parse_enrolment
 from tff_programs.gateway.refusal import RefusalError
@@ -59,13 +59,12 @@ class Enrol(Handler):
                 "Expected the enrolment token of this server, received another one. Scan the code "
                 "that the server shows.",
             )
-        device, key = await self.in_thread(self._write)
+        device, key = await self.written(self._write)
         self.send(201, {"device": device, "key": key.hex()})
 
-    def _write(self) -> devices.NewDevice:
+    def _write(self, connection: Connection) -> devices.NewDevice:
         gateway = self.gateway
-        with gateway.database.write() as connection:
-            return devices.enrol(connection, gateway.secret, time.time(), gateway.most_devices)
+        return devices.enrol(connection, gateway.secret, time.time(), gateway.most_devices)
 
 
 class CheckIn(Handler):
@@ -78,14 +77,24 @@ class CheckIn(Handler):
     async def _check_in(self) -> None:
         device = self.check_body_signature()
         fields = parse_check_in(self.body)
-        gateway = self.gateway
-        task = await self.in_thread(
-            check_in, gateway.database, device, fields, gateway.training, time.time()
-        )
-        answer = {"wait_seconds": await self.in_thread(gateway.wait_seconds)}
-        if task is not None:
-            answer["task"] = task
+        training, now = self.gateway.training, time.time()
+        seen, wait_seconds = await self.in_thread(self._look, device, fields, now)
+        task = seen.task
+        if seen.is_written:
+            task = await self.written(
+                lambda connection: check_in.write(connection, device, fields, seen, training, now)
+            )
+        answer: dict[str, Any] = {"wait_seconds": wait_seconds}
+        message = check_in.message(seen, task, training, now)
+        if message is not None:
+            answer["task"] = message
         self.send(200, answer)
+
+    def _look(self, device: str, fields: dict, now: float) -> tuple[check_in.Seen, int]:
+        gateway = self.gateway
+        with gateway.database.read() as connection:
+            seen = check_in.look(connection, device, fields, gateway.training, now)
+        return seen, gateway.wait_seconds()
 
 
 class Model(Handler):
@@ -191,6 +200,7 @@ class Update(Handler):
             raise
 
     def _expect(self, device: str):
+        self._wait_seconds = self.gateway.wait_seconds()
         with self.gateway.database.read() as connection:
             return uploads.expect_update(
                 connection, device, self._task, self._hash, self.gateway.max_staleness
@@ -228,7 +238,12 @@ class Update(Handler):
         is_new = False
         if not self._is_there:
             try:
-                is_new = await self.in_thread(self._keep)
+                values = await self.in_thread(self._keep)
+                is_new = await self.written(
+                    lambda connection: uploads.write_down(
+                        connection, values, self.gateway.max_staleness, time.time()
+                    )
+                )
             except RefusalError as refusal:
                 await self._count(refusal)
                 raise
@@ -237,11 +252,11 @@ class Update(Handler):
             {
                 "update": self._hash,
                 "round": self._expected.round,
-                "wait_seconds": await self.in_thread(self.gateway.wait_seconds),
+                "wait_seconds": self._wait_seconds,
             },
         )
 
-    def _keep(self) -> bool:
+    def _keep(self) -> dict[str, Any]:
         received = self._digest.hexdigest()
         if received != self._hash:
             raise RefusalError(
@@ -252,19 +267,10 @@ class Update(Handler):
             )
         if self._file is None:
             self._open()
-        os.fsync(self._file.fileno())
-        return uploads.accept(
-            self.gateway.database,
-            self.gateway.folder,
-            self._path,
-            self._hash,
-            self._expected,
-            self.gateway.max_staleness,
-            time.time(),
-        )
+        return uploads.keep(self.gateway.folder, self._path, self._hash, self._expected)
 
     async def _count(self, refusal: RefusalError) -> None:
-        await self.in_thread(uploads.count_refusal, self.gateway.database, refusal.code)
+        await self.written(lambda connection: uploads.count_refusal(connection, refusal.code))
 
     def send(self, status: int, value: Any) -> None:
         """Ends the request, after its temporary file."""

@@ -3,8 +3,8 @@
 import secrets
 from typing import NamedTuple
 
-from sqlalchemy import func, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.signing import device_key
@@ -14,6 +14,10 @@ from tff_programs.gateway.tables import devices
 _ACTIVE_SECONDS = 2 * 24 * 3600.0
 # A device that comes back sooner is not written down again.
 _SEEN_SECONDS = 60.0
+# Built once, since building a statement costs more than what the database does for it.
+_STANDING = select(devices.c.revoked, devices.c.seen, devices.c.runtime).where(
+    devices.c.id == bindparam("device")
+)
 
 
 class NewDevice(NamedTuple):
@@ -53,9 +57,13 @@ def enrol(connection: Connection, secret: bytes, now: float, most_devices: int) 
     return NewDevice(device, device_key(secret, device))
 
 
-def check_enrolled(connection: Connection, device: str) -> None:
-    """Raises a RefusalError unless the device is enrolled and not revoked."""
-    row = connection.execute(select(devices.c.revoked).where(devices.c.id == device)).first()
+def check_enrolled(connection: Connection, device: str) -> Row:
+    """Returns what is written down of a device: `revoked`, `seen` and `runtime`.
+
+    Raises:
+      RefusalError: Unless the device is enrolled and not revoked.
+    """
+    row = connection.execute(_STANDING, {"device": device}).first()
     if row is None:
         raise RefusalError(
             401,
@@ -67,6 +75,7 @@ def check_enrolled(connection: Connection, device: str) -> None:
         raise RefusalError(
             403, "revoked", f"Expected a device that may take part; {device} was revoked."
         )
+    return row
 
 
 def saw(connection: Connection, device: str, now: float, tier: str, fields: dict) -> None:
@@ -86,12 +95,9 @@ def saw(connection: Connection, device: str, now: float, tier: str, fields: dict
     )
 
 
-def was_seen_lately(connection: Connection, device: str, now: float) -> bool:
-    """Returns whether the device's last check-in was written down a moment ago."""
-    seen = connection.scalar(
-        select(devices.c.seen).where(devices.c.id == device, devices.c.runtime != "")
-    )
-    return seen is not None and now - seen < _SEEN_SECONDS
+def was_seen_lately(standing: Row, now: float) -> bool:
+    """Returns whether the last check-in of `check_enrolled`'s device was written down just now."""
+    return standing.runtime != "" and now - standing.seen < _SEEN_SECONDS
 
 
 def count_active(connection: Connection, now: float) -> int:

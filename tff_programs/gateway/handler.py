@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tornado.web
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tornado.iostream import StreamClosedError
@@ -141,6 +142,10 @@ class Handler(tornado.web.RequestHandler):
         """Runs a call that waits for the disk or the database beside the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.gateway.threads, call, *arguments)
+
+    async def written(self, change: Callable[[Connection], Any]) -> Any:
+        """Returns what a change of the database returned, once it is on the disk."""
+        return await asyncio.wrap_future(self.gateway.writes.submit(change))
 
     def signed_path(self) -> str:
         """Returns the path that is signed, which is the one that this server sees."""

@@ -1,10 +1,14 @@
-"""Uploads: an update of a task is checked, kept and written down, once."""
+"""Uploads: an update of a task is checked, kept and written down, once.
+
+The file has its place before it is written down: what was accepted is never lost. A process that is
+killed between both leaves a file that nobody counts, and the device sends it again.
+"""
 
 import functools
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
@@ -13,7 +17,6 @@ from fedsup_tf.files.atomic_write import make_folder
 from fedsup_tf.space import MEAN_SQUARE
 from tff_programs.gateway import devices
 from tff_programs.gateway.check_in import most_update_bytes
-from tff_programs.gateway.database import Database
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import models, refusals, round_tiers, rounds, tasks, updates
 from tflite.format.metadata import ModelMetadata, read_metadata
@@ -21,6 +24,40 @@ from tflite.format.update_file import DeviceUpdate, read_update
 
 UPDATES = "updates"
 INCOMING = "incoming"
+# Built once, since building a statement costs more than what the database does for it.
+_CURRENT = (
+    select(rounds.c.number)
+    .where(rounds.c.state.in_(("open", "closing")))
+    .order_by(rounds.c.id.desc())
+    .limit(1)
+)
+_newest = rounds.alias("newest")
+_EXPECTED = (
+    select(
+        tasks.c.device,
+        tasks.c.round_id,
+        rounds.c.number,
+        rounds.c.state,
+        round_tiers.c.parameters,
+        models.c.path,
+        updates.c.hash.label("accepted"),
+        select(_newest.c.number)
+        .where(_newest.c.state.in_(("open", "closing")))
+        .order_by(_newest.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("current"),
+    )
+    .join(rounds, rounds.c.id == tasks.c.round_id)
+    .join(
+        round_tiers,
+        (round_tiers.c.round_id == tasks.c.round_id) & (round_tiers.c.tier == tasks.c.tier),
+    )
+    .join(models, models.c.hash == round_tiers.c.model)
+    .outerjoin(updates, updates.c.task == tasks.c.id)
+    .where(tasks.c.id == bindparam("of_task"))
+)
+_SENT = update(tasks).where(tasks.c.id == bindparam("of_task")).values(sent=bindparam("now"))
 
 
 class Expected(NamedTuple):
@@ -64,23 +101,7 @@ def expect_update(
       RefusalError: If the device has no such task, sent another update for it, or comes too late.
     """
     devices.check_enrolled(connection, device)
-    row = connection.execute(
-        select(
-            tasks.c.device,
-            tasks.c.round_id,
-            rounds.c.number,
-            rounds.c.state,
-            round_tiers.c.parameters,
-            models.c.path,
-        )
-        .join(rounds, rounds.c.id == tasks.c.round_id)
-        .join(
-            round_tiers,
-            (round_tiers.c.round_id == tasks.c.round_id) & (round_tiers.c.tier == tasks.c.tier),
-        )
-        .join(models, models.c.hash == round_tiers.c.model)
-        .where(tasks.c.id == task)
-    ).first()
+    row = connection.execute(_EXPECTED, {"of_task": task}).first()
     if row is None or row.device != device:
         raise RefusalError(
             404,
@@ -91,17 +112,16 @@ def expect_update(
     expected = Expected(
         task, device, row.round_id, row.number, row.path, most_update_bytes(row.parameters)
     )
-    accepted = find_accepted(connection, task)
-    if accepted is not None:
-        if accepted.hash != hash_:
+    if row.accepted is not None:
+        if row.accepted != hash_:
             raise RefusalError(
                 409,
                 "sent_before",
-                f"Expected the update {accepted.hash[:12]}, which was accepted for this task, "
+                f"Expected the update {row.accepted[:12]}, which was accepted for this task, "
                 f"received {hash_[:12]}. Check in again.",
             )
         return expected, True
-    staleness = current_number(connection) - row.number
+    staleness = (row.current or 0) - row.number
     if row.state == "undone" or staleness > max_staleness:
         came = "its round was taken back" if row.state == "undone" else f"{staleness} were"
         raise RefusalError(
@@ -115,14 +135,7 @@ def expect_update(
 
 def current_number(connection: Connection) -> int:
     """Returns for how many rounds the supernet has been trained; 0 before the first is open."""
-    return (
-        connection.scalar(
-            select(rounds.c.number)
-            .where(rounds.c.state.in_(("open", "closing")))
-            .order_by(rounds.c.id.desc())
-        )
-        or 0
-    )
+    return connection.scalar(_CURRENT) or 0
 
 
 def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
@@ -131,7 +144,7 @@ def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
     Raises:
       RefusalError: If it is damaged, or none of the task's model.
     """
-    metadata = _metadata(os.path.join(folder, expected.model_path))
+    metadata, expected_shapes = _model(os.path.join(folder, expected.model_path))
 
     def shapes(architecture: Architecture):
         if architecture != metadata.architecture:
@@ -139,11 +152,7 @@ def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
                 f"expected an update of {metadata.architecture}, the task's subnet, received one "
                 f"of {architecture}. Copy the architecture from the model's metadata."
             )
-        return {
-            name: shape
-            for name, shape in metadata.variables.items()
-            if not name.endswith(MEAN_SQUARE)
-        }
+        return expected_shapes
 
     try:
         found = read_update(path, metadata.space, shapes)
@@ -161,26 +170,48 @@ def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
     return found
 
 
-def accept(
-    database: Database,
-    folder: str,
-    path: str,
-    hash_: str,
-    expected: Expected,
-    max_staleness: int,
-    now: float,
-) -> bool:
-    """Checks a whole update, keeps its file and writes it down.
-
-    The file has its place before it is written down: what was accepted is never lost. A process
-    that is killed between both leaves a file that nobody counts, and the device sends it again.
+def keep(folder: str, path: str, hash_: str, expected: Expected) -> dict[str, Any]:
+    """Checks a whole update and brings its file to its place, onto the disk.
 
     Args:
-      database: The gateway's.
       folder: The gateway's.
-      path: The temporary file, on the disk.
+      path: The temporary file; it is gone afterwards.
       hash_: SHA-256 of its bytes.
       expected: What the task takes.
+
+    Returns:
+      What is to be written down of it.
+
+    Raises:
+      RefusalError: If it cannot be used.
+    """
+    found = check_update(folder, path, expected)
+    size = os.path.getsize(path)
+    # On the disk before it has its name, where the same update may stand already.
+    _sync(path, os.O_RDONLY)
+    kept = os.path.join(folder, update_path(expected.task, hash_))
+    make_folder(os.path.dirname(kept))
+    os.replace(path, kept)
+    _sync(os.path.dirname(kept), os.O_RDONLY | os.O_DIRECTORY)
+    return {
+        "task": expected.task,
+        "hash": hash_,
+        "device": expected.device,
+        "round_id": expected.round_id,
+        "bytes": size,
+        "identity": found.identity,
+        "state": "waiting",
+    }
+
+
+def write_down(
+    connection: Connection, values: dict[str, Any], max_staleness: int, now: float
+) -> bool:
+    """Writes down an update whose file is kept.
+
+    Args:
+      connection: A transaction that writes.
+      values: What `keep` returned.
       max_staleness: As in `expect_update`.
       now: Seconds since 1970.
 
@@ -188,40 +219,21 @@ def accept(
       Whether it is new; else it was accepted before.
 
     Raises:
-      RefusalError: If it cannot be used.
+      RefusalError: If it cannot be used any more.
     """
-    found = check_update(folder, path, expected)
-    size = os.path.getsize(path)
-    kept = os.path.join(folder, update_path(expected.task, hash_))
-    make_folder(os.path.dirname(kept))
-    os.replace(path, kept)
-    _sync_folder(os.path.dirname(kept))
-    values = {
-        "task": expected.task,
-        "hash": hash_,
-        "device": expected.device,
-        "round_id": expected.round_id,
-        "received": now,
-        "bytes": size,
-        "identity": found.identity,
-        "state": "waiting",
-    }
-    try:
-        with database.write() as connection:
-            _, is_there = expect_update(
-                connection, expected.device, expected.task, hash_, max_staleness
-            )
-            if not is_there:
-                connection.execute(updates.insert().values(**values))
-                connection.execute(
-                    update(tasks).where(tasks.c.id == expected.task).values(sent=now)
-                )
-            return not is_there
-    except IntegrityError:
-        # The device sent it twice at once.
-        with database.read() as connection:
-            expect_update(connection, expected.device, expected.task, hash_, max_staleness)
+    request = (values["device"], values["task"], values["hash"], max_staleness)
+    _, is_there = expect_update(connection, *request)
+    if is_there:
         return False
+    try:
+        with connection.begin_nested():
+            connection.execute(updates.insert(), {**values, "received": now})
+    except IntegrityError:
+        # The device sent it to another process at once.
+        expect_update(connection, *request)
+        return False
+    connection.execute(_SENT, {"of_task": values["task"], "now": now})
+    return True
 
 
 def update_path(task: str, hash_: str) -> str:
@@ -229,38 +241,43 @@ def update_path(task: str, hash_: str) -> str:
     return os.path.join(UPDATES, task[:2], f"{task}-{hash_}.safetensors")
 
 
-def count_refusal(database: Database, code: str) -> None:
+def count_refusal(connection: Connection, code: str) -> None:
     """Counts an update that was refused, in the round that is open."""
-    with database.write() as connection:
-        round_id = connection.scalar(
-            select(rounds.c.id)
-            .where(rounds.c.state.in_(("open", "closing")))
-            .order_by(rounds.c.id.desc())
-        )
-        if round_id is None:
-            return
-        where = (refusals.c.round_id == round_id) & (refusals.c.code == code)
-        changed = connection.execute(
-            update(refusals).where(where).values(count=refusals.c.count + 1)
-        )
-        if changed.rowcount:
-            return
+    round_id = connection.scalar(
+        select(rounds.c.id)
+        .where(rounds.c.state.in_(("open", "closing")))
+        .order_by(rounds.c.id.desc())
+    )
+    if round_id is None:
+        return
+    more = (
+        update(refusals)
+        .where(refusals.c.round_id == round_id, refusals.c.code == code)
+        .values(count=refusals.c.count + 1)
+    )
+    if connection.execute(more).rowcount:
+        return
     try:
-        with database.write() as connection:
+        with connection.begin_nested():
             connection.execute(refusals.insert().values(round_id=round_id, code=code, count=1))
     except IntegrityError:
-        with database.write() as connection:
-            connection.execute(update(refusals).where(where).values(count=refusals.c.count + 1))
+        # Another process was the first.
+        connection.execute(more)
 
 
 @functools.lru_cache(maxsize=64)
-def _metadata(path: str) -> ModelMetadata:
-    return read_metadata(path)
+def _model(path: str) -> tuple[ModelMetadata, dict[str, tuple[int, ...]]]:
+    """Returns a model's metadata, and the shapes of its updates' tensors."""
+    metadata = read_metadata(path)
+    shapes = {
+        name: shape for name, shape in metadata.variables.items() if not name.endswith(MEAN_SQUARE)
+    }
+    return metadata, shapes
 
 
-def _sync_folder(path: str) -> None:
-    """Brings a folder's new names onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: str, flags: int) -> None:
+    """Brings a file's bytes, or a folder's new names, onto the disk."""
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

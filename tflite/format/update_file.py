@@ -164,10 +164,15 @@ def read_update(
         shapes = {name: form.shape for name, form in forms.items()}
         check_shapes(shapes, fields["architecture"], space, subnet_shapes)
 
-    most = 4 * count_parameters(space, space.largest()) + _HEADER_BYTES
     with reading(path, "an update"):
-        delta, _ = checkpoint.read_tensors(path, "update", check, most)
+        delta, _ = checkpoint.read_tensors(path, "update", check, _most_bytes(space))
         return DeviceUpdate(delta=delta, **fields)
+
+
+@functools.lru_cache(maxsize=16)
+def _most_bytes(space: SearchSpace) -> int:
+    """Returns the size of the largest update of a space."""
+    return 4 * count_parameters(space, space.largest()) + _HEADER_BYTES
 
 
 def check_shapes(

@@ -1,0 +1,90 @@
+"""Keeps the changes of many requests in one transaction, which reaches the disk once for all."""
+
+import concurrent.futures
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy.engine import Connection
+
+from tff_programs.gateway.database import Database
+
+# Changes of a transaction; the longest that a request waits is for as many.
+_MOST_CHANGES = 256
+
+
+class _Change(NamedTuple):
+    """A change that waits.
+
+    Attributes:
+      call: Changes the database; it may be called on a transaction with others, and raise.
+      future: Its result, once that is on the disk.
+    """
+
+    call: Callable[[Connection], Any]
+    future: concurrent.futures.Future
+
+
+class GroupCommit:
+    """Writes changes one after the other, as many in a transaction as came while one was written.
+
+    A commit waits for the disk, and SQLite has one writer at a time; requests that each began a
+    transaction of their own would wait for all the others'. A change that raises is taken back
+    alone. No change is answered before the transaction that holds it is on the disk.
+    """
+
+    def __init__(self, database: Database):
+        """Begins to wait for changes."""
+        self._database = database
+        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="gateway-writes", daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[Connection], Any]) -> concurrent.futures.Future:
+        """Returns the future result of a change; it is there once the change is on the disk."""
+        future = concurrent.futures.Future()
+        self._changes.put(_Change(call, future))
+        return future
+
+    def close(self) -> None:
+        """Writes what waits, then ends."""
+        self._changes.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            taken = [self._changes.get()]
+            while len(taken) < _MOST_CHANGES and not self._changes.empty():
+                taken.append(self._changes.get())
+            is_open = None not in taken
+            changes = [
+                change
+                for change in taken
+                if change is not None and change.future.set_running_or_notify_cancel()
+            ]
+            if changes:
+                self._write(changes)
+
+    def _write(self, changes: list[_Change]) -> None:
+        try:
+            with self._database.write() as connection:
+                outcomes = [_attempt(connection, change) for change in changes]
+        except Exception as error:
+            # None of them is kept, whichever it was.
+            outcomes = [(None, error)] * len(changes)
+        for change, (result, error) in zip(changes, outcomes, strict=True):
+            if error is None:
+                change.future.set_result(result)
+            else:
+                change.future.set_exception(error)
+
+
+def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | None]:
+    """Makes a change or takes it back; returns its result and its error."""
+    try:
+        with connection.begin_nested():
+            return change.call(connection), None
+    except Exception as error:
+        return None, error
