@@ -195,7 +195,9 @@ class Reader:
 def _write_update(path: Path) -> None:
     shapes = _shapes(SPACE.largest())
     delta = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
-    write_update(path, DeviceUpdate(delta, SPACE.largest(), "a" * 64, 1, 5, 1.5, 0.5, "phone"))
+    names = ("cat", "dog", "cow")
+    update = DeviceUpdate(delta, SPACE.largest(), "a" * 64, 1, 5, 1.5, 0.5, "phone", names)
+    write_update(path, update)
 
 
 @functools.cache

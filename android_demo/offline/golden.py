@@ -94,6 +94,7 @@ def _update(metadata: ModelMetadata, received, trained) -> DeviceUpdate:
         loss_before=1.5,
         loss_after=0.25,
         client="a phone called „Ä/7“",
+        class_names=metadata.class_names,
     )
 
 

@@ -80,6 +80,7 @@ def test_an_update_is_read(run_supernet):
     update = read_update(FOLDER / "update.safetensors", run_supernet.space, shapes)
     assert (update.architecture, update.base_round, update.examples) == (SMALLEST, 1, 6)
     assert (update.base_hash, update.client) == (EXPECTED["run"], "a phone")
+    assert update.class_names is None
     assert fingerprint(update.delta) == EXPECTED["update"]
     # The identity is that of the content alone, whatever else the file tells.
     content = "\n".join([EXPECTED["run"], SMALLEST.to_json(), EXPECTED["update"]])

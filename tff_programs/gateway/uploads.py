@@ -20,7 +20,7 @@ from tff_programs.gateway.check_in import most_update_bytes
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import models, refusals, round_tiers, rounds, tasks, updates
 from tflite.format.metadata import ModelMetadata, read_metadata
-from tflite.format.update_file import DeviceUpdate, read_update
+from tflite.format.update_file import DeviceUpdate, check_class_names, read_update
 
 UPDATES = "updates"
 INCOMING = "incoming"
@@ -156,6 +156,7 @@ def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
 
     try:
         found = read_update(path, metadata.space, shapes)
+        check_class_names(found, metadata.class_names)
     except ValueError as error:
         reason = str(error).removeprefix(f"{path!r}: ")
         raise RefusalError(422, "update", f"The update cannot be used: {reason}") from error

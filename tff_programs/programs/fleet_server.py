@@ -182,6 +182,7 @@ class Fleet:
             weighting=self.weighting,
             # Its own processes wrote them.
             limits=None,
+            class_names=self.trained.information["class_names"],
         )
         for rejected in merged.rejected:
             self._on_progress(f"  left out {rejected.name}: {rejected.reason}")

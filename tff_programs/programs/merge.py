@@ -84,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
         poisoned=options.poisoned,
         limits=None if options.trusted else _LIMITS,
         already_merged=frozenset(merged_before),
+        class_names=information.get("class_names"),
     )
     number = information.get("round", 0) + 1
     identities = [update.identity for update in merged.used]

@@ -108,6 +108,7 @@ class SupernetRounds:
                 paths,
                 older=older,
                 already_merged=already_merged,
+                class_names=information.get("class_names"),
                 **self._settings.merging,
             )
         except NothingToMergeError as error:

@@ -297,6 +297,7 @@ class DeviceTrainer:
             loss_before=loss_before,
             loss_after=loss_after,
             client=client,
+            class_names=self.metadata.class_names,
         )
 
     def _epochs_since_best(self) -> int:

@@ -16,10 +16,12 @@ and of the subnet's shapes. Safetensors allows text alone as metadata, so TEXT i
     {"kind": "fedsup-tf update", "version": 1, "metadata": {
       "architecture": {"widths": [16, 32], "depths": [1, 1], "kernels": [3, 3]},
       "base_hash": "64 hexadecimal digits", "base_round": 60, "examples": 120,
-      "loss_before": 1.93, "loss_after": 0.71, "client": "any text, or null, or left out"}}
+      "loss_before": 1.93, "loss_after": 0.71, "class_names": ["cat", "dog"],
+      "client": "any text, or null, or left out"}}
 
 The architecture is that of the model's metadata, `base_hash` its `supernet_hash`, `base_round` its
-`round`. What the model keeps frozen, such as mean squares, is no part of an update.
+`round`, `class_names` its `class_names`: label 0 is a cat here. Files of earlier versions have no
+`class_names`. What the model keeps frozen, such as mean squares, is no part of an update.
 
 Reading trusts nothing: a file's size is bounded, and its names, shapes and types are compared with
 those of the architecture that it declares before room is made for its values.
@@ -28,9 +30,10 @@ those of the architecture that it declares before room is made for its values.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,7 @@ class DeviceUpdate:
       examples: Number of examples trained on, from 1.
       loss_before: Mean loss on them before training.
       loss_after: Mean loss on them after it.
+      class_names: The name of each label that was trained; None if the sender did not tell.
       client: The sender's name, if it has one.
     """
 
@@ -76,6 +80,7 @@ class DeviceUpdate:
     loss_before: float
     loss_after: float
     client: str | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         bounds = {
@@ -106,6 +111,11 @@ class DeviceUpdate:
             raise ValueError(
                 f"An update: expected text or nothing as client, received {quoted(self.client)}. "
                 "Send it anew."
+            )
+        if self.class_names is not None and not _are_texts(self.class_names):
+            raise ValueError(
+                "An update: expected a tuple of names as class_names, or nothing, received "
+                f"{quoted(self.class_names)}. Copy them from the metadata of the model."
             )
         for name, value in self.delta.items():
             if value.dtype != np.float32 or not np.isfinite(value).all():
@@ -200,10 +210,29 @@ def check_shapes(
             )
 
 
+def check_class_names(update: DeviceUpdate, class_names: Sequence[str] | None) -> None:
+    """Raises a ValueError if an update's labels are other classes than a supernet's.
+
+    Args:
+      update: The update; one that does not tell its names is taken as it is.
+      class_names: The supernet's names; None if they are not known.
+    """
+    if class_names is None or update.class_names is None:
+        return
+    pairs = itertools.zip_longest(class_names, update.class_names)
+    for label, (expected, received) in enumerate(pairs):
+        if expected != received:
+            raise ValueError(
+                f"Expected an update of the supernet's classes, {len(class_names)} of which "
+                f"{label} is {quoted(expected)}, received one of {len(update.class_names)}, of "
+                f"which {label} is {quoted(received)}. Merge it into the supernet of its classes."
+            )
+
+
 def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a `DeviceUpdate` but its tensors, not yet checked by it."""
     names = {field.name for field in dataclasses.fields(DeviceUpdate)} - {"delta"}
-    expect_keys(metadata, names, names - {"client"}, "An update's metadata")
+    expect_keys(metadata, names, names - {"client", "class_names"}, "An update's metadata")
     try:
         architecture = Architecture.from_fields(metadata["architecture"])
         losses = {name: _float(metadata[name]) for name in ("loss_before", "loss_after")}
@@ -212,7 +241,14 @@ def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
             f"An update: expected finite numbers as losses, received one too large ({error}). "
             "Train with a smaller learning rate and send it anew."
         ) from error
-    return {**metadata, **losses, "architecture": architecture}
+    fields = {**metadata, **losses, "architecture": architecture}
+    if isinstance(fields.get("class_names"), list):
+        fields["class_names"] = tuple(fields["class_names"])
+    return fields
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, str) for value in values)
 
 
 def _float(value: Any) -> Any:

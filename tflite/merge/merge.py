@@ -43,6 +43,7 @@ def merge_updates(
     limits: CohortLimits | None = _LIMITS,
     already_merged: Collection[str] = (),
     older: Mapping[str, float] = _NONE,
+    class_names: Sequence[str] | None = None,
 ) -> MergeReport:
     """Adds the mean of devices' updates to the supernet's weights, as a federated round does.
 
@@ -74,6 +75,8 @@ def merge_updates(
       already_merged: Identities of updates that are in the supernet, to be rejected.
       older: Fingerprints of earlier supernets of the same training, with the factor, above 0 and up
         to 1, of the deltas of updates that started from them.
+      class_names: The supernet's classes. Updates that tell others are rejected, since their labels
+        mean something else. By default they are not compared.
 
     Returns:
       A report of what was used and what was not.
@@ -87,7 +90,14 @@ def merge_updates(
     factors = {**older, base_hash: 1.0}
     with tempfile.TemporaryDirectory(prefix="fedsup-merge-") as folder:
         cohort = read_cohort(
-            supernet, base_hash, updates, already_merged, folder, poisoned > 0, older.keys()
+            supernet,
+            base_hash,
+            updates,
+            already_merged,
+            folder,
+            with_cores=poisoned > 0,
+            older=older.keys(),
+            class_names=class_names,
         )
         rejected = cohort.rejected
         verdicts = judge(

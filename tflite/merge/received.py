@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,13 @@ import numpy as np
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.supernet import Supernet
-from tflite.format.update_file import DeviceUpdate, check_shapes, read_update, write_update
+from tflite.format.update_file import (
+    DeviceUpdate,
+    check_class_names,
+    check_shapes,
+    read_update,
+    write_update,
+)
 from tflite.merge.cohort import Vote
 from tflite.merge.merge_report import DuplicateUpdate, RejectedUpdate
 
@@ -57,6 +63,7 @@ def read_cohort(
     folder: str,
     with_cores: bool,
     older: Collection[str] = (),
+    class_names: Sequence[str] | None = None,
 ) -> Cohort:
     """Reads all updates once, one at a time, and keeps what is needed to compare them.
 
@@ -68,6 +75,7 @@ def read_cohort(
       folder: Where updates wait that an iterator gives as objects.
       with_cores: Whether the smallest subnet's part of each is kept.
       older: Fingerprints of earlier supernets that they may have started from, too.
+      class_names: The supernet's, which those of updates must be; None if they are not known.
     """
     cohort, first_names = Cohort([], [], [], [], {}), {}
     for number, source in enumerate(updates):
@@ -79,6 +87,7 @@ def read_cohort(
                 first = first_names[update.identity]
                 cohort.duplicates.append(DuplicateUpdate(name, first))
                 continue
+            check_class_names(update, class_names)
             _check_base(update, base_hash, already_merged, older)
         except (ValueError, OSError) as error:
             reason = str(error).removeprefix(f"{name!r}: ")

@@ -102,6 +102,7 @@ def test_a_damaged_update_is_refused(served, phone, task, data, damage):
     [
         {"base_hash": "1" * 64},
         {"base_round": 5},
+        {"class_names": ("0", "2", "1")},
         {"architecture": Architecture((16, 24), (2, 2), (5, 5))},
     ],
 )

@@ -415,6 +415,7 @@ def test_an_update_is_the_change_of_the_weights(trainer, tmp_path):
     assert update.delta.keys() == shapes.keys()
     assert_same(update.delta, {name: trained[name] - received[name] for name in shapes})
     assert (update.base_hash, update.base_round) == (METADATA.supernet_hash, 7)
+    assert update.class_names == METADATA.class_names
     write_update(tmp_path / "update", update)
     read = read_update(tmp_path / "update", SPACE, lambda _: shapes)
     assert read.identity == update.identity

@@ -93,8 +93,9 @@ def assert_equal(actual, expected):
 
 
 @pytest.mark.parametrize("client", ["phone 3", None])
-def test_an_update_comes_back_bit_for_bit(tmp_path, client):
-    update = make_update(client=client)
+@pytest.mark.parametrize("class_names", [("cat", "Hündin", "7"), None])
+def test_an_update_comes_back_bit_for_bit(tmp_path, client, class_names):
+    update = make_update(client=client, class_names=class_names)
     write_update(tmp_path / "update.safetensors", update)
     assert_equal(read(tmp_path / "update.safetensors"), update)
 
@@ -105,6 +106,8 @@ def test_a_file_written_by_hand_as_documented_is_the_same_update(tmp_path):
     # JSON of other languages: whole numbers as losses, no client.
     write_by_hand(tmp_path / "update", metadata={"loss_before": 2, "client": "left out"})
     assert_equal(read(tmp_path / "update"), make_update(loss_before=2.0, client=None))
+    write_by_hand(tmp_path / "update", metadata={"class_names": ["a", "b", "c"]})
+    assert_equal(read(tmp_path / "update"), make_update(class_names=("a", "b", "c")))
 
 
 def test_the_identity_is_that_of_the_content():
@@ -122,6 +125,7 @@ def test_the_identity_is_that_of_the_content():
         make_update(examples=13),
         make_update(loss_after=0.5),
         make_update(client=None),
+        make_update(class_names=("a", "b", "c")),
         make_update(delta=dict(reversed(update.delta.items()))),
     ]
     assert {other.identity for other in same} == {update.identity}
@@ -205,6 +209,8 @@ BIAS = DELTA["head/bias"]
         (dict(metadata={"base_hash": "0" * 63}), "base_hash as 64"),
         (dict(metadata={"base_hash": 5}), "base_hash as 64"),
         (dict(metadata={"client": 5}), "text or nothing as client"),
+        (dict(metadata={"class_names": "cat"}), "names as class_names"),
+        (dict(metadata={"class_names": ["cat", 5]}), "names as class_names"),
         (dict(metadata={"examples": "left out"}), r"missing are \['examples'\]"),
         (dict(metadata={"colour": 1}), r"unknown are \['colour'\]"),
         (dict(metadata={"architecture": [8, 16]}), "expected a JSON object, received list"),

@@ -304,6 +304,23 @@ def test_an_update_that_is_in_the_supernet_is_refused():
     assert_same_bits(actual, merged([new])[0])
 
 
+def test_an_update_of_other_classes_is_left_out(tmp_path):
+    names = ("cat", "dog", "cow")
+    told = dataclasses.replace(make_update(0, MIDDLE), class_names=names)
+    untold = make_update(1, MIDDLE)
+    turned = dataclasses.replace(make_update(2, MIDDLE), class_names=("dog", "cat", "cow"))
+    fewer = dataclasses.replace(make_update(3, MIDDLE), class_names=names[:2])
+    write_update(tmp_path / "turned", turned)
+    updates = [told, untold, tmp_path / "turned", fewer]
+    _, report = merged(updates, class_names=list(names))
+    assert [update.name for update in report.used] == ["phone 0", "phone 1"]
+    reasons = [reason for _, reason in report.rejected]
+    assert "0 is 'cat', received one of 3, of which 0 is 'dog'" in reasons[0]
+    assert "2 is 'cow', received one of 2, of which 2 is None" in reasons[1]
+    # Of a supernet whose classes nobody knows, nothing is compared.
+    assert len(merged(updates)[1].used) == 4
+
+
 def test_a_merge_of_nothing_usable_is_an_error_that_changes_nothing(tmp_path):
     supernet = make_supernet()
     stale = [make_update(n, MIDDLE, base_hash="f" * 64) for n in range(8)]

@@ -53,12 +53,7 @@ public final class ModelMetadata {
         architecture = fields.getJSONObject("architecture");
         supernetHash = fields.getString("supernet_hash");
         round = fields.getInt("round");
-        List<String> names = new ArrayList<>();
-        JSONArray given = fields.getJSONArray("class_names");
-        for (int label = 0; label < given.length(); label++) {
-            names.add(given.getString(label));
-        }
-        classNames = Collections.unmodifiableList(names);
+        classNames = Collections.unmodifiableList(texts(fields.getJSONArray("class_names")));
         imageShape = ints(fields.getJSONObject("space").getJSONArray("image_shape"));
         if (imageShape.length != 3) {
             throw new JSONException("an image shape of " + imageShape.length + " axes");
@@ -215,6 +210,14 @@ public final class ModelMetadata {
             text.append(Character.forDigit(value & 15, 16));
         }
         return text.toString();
+    }
+
+    static List<String> texts(JSONArray array) throws JSONException {
+        List<String> values = new ArrayList<>();
+        for (int place = 0; place < array.length(); place++) {
+            values.add(array.getString(place));
+        }
+        return values;
     }
 
     private static int[] ints(JSONArray array) throws JSONException {

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.io.OutputStream;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
@@ -69,7 +70,8 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
                     .put("base_round", model.round)
                     .put("examples", after.examples())
                     .put("loss_before", before.loss())
-                    .put("loss_after", after.loss());
+                    .put("loss_after", after.loss())
+                    .put("class_names", new JSONArray(model.classNames));
             new SafeTensors(metadata, delta).write(out, KIND, model.trained());
         } catch (JSONException impossible) {
             throw new IOException(impossible); // All numbers are finite.
@@ -103,6 +105,11 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
             if (!metadata.getString("base_hash").equals(model.supernetHash)
                     || metadata.getInt("base_round") != model.round) {
                 throw new UnusableFileException("it started from another supernet");
+            }
+            // Files of earlier versions do not tell their classes.
+            JSONArray names = metadata.optJSONArray("class_names");
+            if (names != null && !ModelMetadata.texts(names).equals(model.classNames)) {
+                throw new UnusableFileException("its labels are other classes");
             }
             int examples = metadata.getInt("examples");
             return new UpdateFile(tensors.values(),

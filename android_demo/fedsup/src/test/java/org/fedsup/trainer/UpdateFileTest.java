@@ -90,8 +90,8 @@ public class UpdateFileTest {
                 new String(file, 8, (file[0] & 0xff) + ((file[1] & 0xff) << 8), StandardCharsets.UTF_8))
                 .getJSONObject("__metadata__").getString("fedsup-tf"));
         assertTrue(end > 0);
-        assertEquals(List.of("architecture", "base_hash", "base_round", "examples", "loss_after",
-                "loss_before"), sorted(text.getJSONObject("metadata")));
+        assertEquals(List.of("architecture", "base_hash", "base_round", "class_names", "examples",
+                "loss_after", "loss_before"), sorted(text.getJSONObject("metadata")));
     }
 
     private static List<String> sorted(JSONObject fields) {
@@ -120,6 +120,10 @@ public class UpdateFileTest {
         ModelMetadata other =
                 ModelMetadata.read(Golden.modelSaying(later.put("round", later.getInt("round") + 1)));
         assertThrows(UnusableFileException.class, () -> UpdateFile.read(good, other));
+        JSONObject renamed = Golden.metadata();
+        renamed.getJSONArray("class_names").put(0, "another");
+        ModelMetadata otherClasses = ModelMetadata.read(Golden.modelSaying(renamed));
+        assertThrows(UnusableFileException.class, () -> UpdateFile.read(good, otherClasses));
     }
 
     @Test
