@@ -1,5 +1,6 @@
 """The console command `fedsup`: finds the program, imports it only then, and runs it."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -69,8 +70,13 @@ def main() -> None:
         listed = ProgramFlags(program.define_flags).get_help(include_special_flags=False)
         print(program.__doc__, listed, sep="\n")
         return
+    from fedsup_tf.files.temporary_folder import own_temporary_folder
+
+    # TFF's worker takes the process's place, so that nothing would remove its folder.
+    folder = contextlib.nullcontext() if name == "worker" else own_temporary_folder()
     try:
-        program.main([f"fedsup {name}", *sys.argv[2:]])
+        with folder:
+            program.main([f"fedsup {name}", *sys.argv[2:]])
     except KeyboardInterrupt:
         sys.exit(f"fedsup {name}: stopped.")
     except (ValueError, OSError, RuntimeError, flags.Error) as error:
