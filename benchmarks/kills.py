@@ -14,7 +14,6 @@ is spent on imports, during which there is nothing to lose.
 """
 
 import argparse
-import atexit
 import csv
 import hashlib
 import importlib
@@ -113,8 +112,6 @@ def become(words: list[str], temporary: pathlib.Path, log: pathlib.Path) -> None
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
         sys.argv = ["fedsup", *words]
         cli.main()
-        # A process that ends by itself removes its temporary files then.
-        atexit._run_exitfuncs()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
