@@ -29,11 +29,15 @@ def system_folder(tmp_path, monkeypatch):
 
 
 def test_temporary_files_are_removed_at_the_end(system_folder):
-    with pytest.raises(ValueError, match="stopped"), own_temporary_folder() as folder:
-        assert os.environ["TMPDIR"] == folder == tempfile.gettempdir()
-        tempfile.mkstemp()
-        assert list(system_folder.iterdir())
-        raise ValueError("stopped")
+    def fail():
+        with own_temporary_folder() as folder:
+            assert os.environ["TMPDIR"] == folder == tempfile.gettempdir()
+            tempfile.mkstemp()
+            assert list(system_folder.iterdir())
+            raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        fail()
     assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(system_folder)
     assert not list(system_folder.iterdir())
 
