@@ -142,7 +142,8 @@ def prepare(folder: pathlib.Path) -> dict[str, list[str]]:
     space = folder / "space.json"
     space.write_text(json.dumps(SPACE))
     train = ["train", f"--space={space}", "--clients=6", "--clients_per_round=3"]
-    train += ["--evaluate_every=1", "--tiers=smallest,largest"]
+    train += ["--evaluate_every=1", "--tiers=smallest,largest", "--sandwich=1"]
+    train += ["--random_subnets=0"]
     supernet = folder / "base" / "supernet.safetensors"
     model = folder / "smallest.tflite"
     finish([*train, "--rounds=1", f"--out={folder / 'base'}"], folder)
@@ -153,13 +154,14 @@ def prepare(folder: pathlib.Path) -> dict[str, list[str]]:
         finish(["device", str(model), f"--client={client}", "--epochs=1", f"--out={out}"], folder)
         updates.append(str(out / "update.safetensors"))
     search = ["--generations=2", "--population=3", "--parents=2", "--max_parameters=5000"]
-    fleet = ["--rounds=2", "--clients_per_round=2"]
+    calibrate = ["--architectures=smallest", "--images_per_client=10", "--test_images=50"]
+    fleet = ["--rounds=2", "--clients_per_round=1"]
     return {
         "train": [*train, "--rounds=2", "--out=OUT/run"],
         "merge": ["merge", str(supernet), *updates, "--out=OUT/merged.safetensors"],
         "export": ["export", str(supernet), "--quantize=float16", "--out=OUT/model.tflite"],
         "search": ["search", str(supernet), *search, "--out=OUT/search"],
-        "calibrate": ["calibrate", str(supernet), "--out=OUT/calibrated"],
+        "calibrate": ["calibrate", str(supernet), *calibrate, "--out=OUT/calibrated"],
         "fleet": ["fleet", str(supernet), *fleet, "--out=OUT/fleet"],
     }
 

@@ -23,6 +23,10 @@ from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.supernet import AnyArchitecture, Supernet
 
 TEACHERS = ("received", "ensemble")
+# Greatest number of nets of a sandwich: each has its part of the graph of a step.
+MOST_SANDWICH = 64
+# Greatest number of epochs and of images of a step; a shape has it as an int32.
+_MOST_COUNT = 2**31 - 1
 # Under what name a net's vectors are packed; no tensor is called so.
 _VECTORS = "vectors"
 
@@ -70,8 +74,9 @@ class LocalTraining:
 
     def __post_init__(self):
         what = "Local training"
-        for field in ("epochs", "batch_size", "sandwich"):
-            value = check_whole_number(getattr(self, field), field, 1, what=what)
+        most = {"epochs": _MOST_COUNT, "batch_size": _MOST_COUNT, "sandwich": MOST_SANDWICH}
+        for field, limit in most.items():
+            value = check_whole_number(getattr(self, field), field, 1, limit, what=what)
             object.__setattr__(self, field, value)
         bounds = {
             "momentum": {"least": 0, "most": 1},

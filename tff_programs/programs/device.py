@@ -43,7 +43,8 @@ _OF_DATASET = ("dataset", "data_dir", "image_shape", "partition", "clients", "cl
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    define_data_flags(define)
+    # A fleet draws numbers of 64 bits for its clients.
+    define_data_flags(define, most_seed=2**64 - 1)
     define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
     define.path("data", None, "Own data of one person, instead of a data set.")
     define.string("client", "0", "Which client of the data set trains, its name or its number.")

@@ -23,6 +23,7 @@ from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import SearchSpace, load_space
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs.flags.number_flags import MOST_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.training_information import device_training, saved_preprocessing
 from tff_programs.reports import report
@@ -55,7 +56,9 @@ def define_flags(define: FlagDefiner) -> None:
     define.integer(
         "check_subnets", 3, "Others beside the smallest and largest for the error.", lower_bound=0
     )
-    define.integer("subnets_seed", 0, "Decides which subnets.", lower_bound=0)
+    define.integer(
+        "subnets_seed", 0, "Decides which subnets.", lower_bound=0, upper_bound=MOST_SEED
+    )
 
 
 def main(argv: Sequence[str]) -> None:

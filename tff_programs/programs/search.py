@@ -18,6 +18,7 @@ from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.execution_flags import define_clients_at_once
+from tff_programs.programs.flags.number_flags import MOST_COUNT
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.subnet_search import SearchSettings, search_subnets
 from tff_programs.reports import search_report
@@ -30,8 +31,16 @@ def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
     define.output_folder("out", None, "Folder of the results.")
-    define.integer("max_parameters", None, "Most parameters.", lower_bound=1)
-    define.integer("max_macs", None, "Most multiply-accumulates an image.", lower_bound=1)
+    define.integer(
+        "max_parameters", None, "Most parameters.", lower_bound=1, upper_bound=MOST_COUNT
+    )
+    define.integer(
+        "max_macs",
+        None,
+        "Most multiply-accumulates an image.",
+        lower_bound=1,
+        upper_bound=MOST_COUNT,
+    )
     define.float(
         "max_file_kilobytes", None, "Largest .tflite file (estimated from above).", above=0
     )

@@ -79,6 +79,7 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
         "nobody can know who took part: by default --seed decides it, and epsilon counts a client "
         "as if it took part in every round.",
         lower_bound=10**15,
+        upper_bound=2**256,
     )
 
 

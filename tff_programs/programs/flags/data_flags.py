@@ -10,6 +10,7 @@ from fedsup_tf.data.data_settings import INCOMPLETE_CLIENTS, PARTITION_OPTIONS, 
 from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.pictures import RESIZES, background_colour
+from tff_programs.programs.flags.number_flags import MOST_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _DEFAULTS = DataSettings()
@@ -21,8 +22,13 @@ _NAMES = tuple(
 )
 
 
-def define_data_flags(define: FlagDefiner) -> None:
-    """Defines the flags of `data_settings_from_flags`."""
+def define_data_flags(define: FlagDefiner, most_seed: int = MOST_SEED) -> None:
+    """Defines the flags of `data_settings_from_flags`.
+
+    Args:
+      define: Defines them.
+      most_seed: Greatest seed.
+    """
     define.dataset(
         "dataset",
         _DEFAULTS.dataset,
@@ -95,7 +101,13 @@ def define_data_flags(define: FlagDefiner) -> None:
         above=0,
         below=1,
     )
-    define.integer("seed", _DEFAULTS.seed, "Decides everything that is random.", lower_bound=0)
+    define.integer(
+        "seed",
+        _DEFAULTS.seed,
+        "Decides everything that is random.",
+        lower_bound=0,
+        upper_bound=most_seed,
+    )
     define.validator(
         "image_shape",
         lambda values: not values or (len(values) == 3 and all(map(str.isdecimal, values))),

@@ -1,4 +1,7 @@
-"""Flags of numbers with bounds: NaN is no number, and infinity only where a flag allows it."""
+"""Flags of numbers with bounds: NaN is no number, and infinity only where a flag allows it.
+
+A flag without bounds of its own has those of the types that TensorFlow computes with.
+"""
 
 import math
 from typing import Any
@@ -7,6 +10,13 @@ from absl import flags
 
 # Flags belong to the module that defines them through here.
 flags.disclaim_key_flags()
+
+MOST_INTEGER = 2**31 - 1
+MOST_SEED = 2**63 - 1
+# Counts of a net's parts, which JSON and NumPy hold exactly.
+MOST_COUNT = 2**53
+# Of float32: smaller ones are 0 there, greater ones infinite.
+_LEAST_FLOAT, _MOST_FLOAT = 2.0**-126, 2.0**128 - 2.0**104
 
 
 class FiniteFloatParser(flags.ArgumentParser):
@@ -67,6 +77,11 @@ class FiniteFloatParser(flags.ArgumentParser):
             or not all(holds(value) for _, holds in self._tests)
         ):
             raise ValueError(f"expected {self.syntactic_help}, received {argument!r}")
+        if value and math.isfinite(value) and not _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT:
+            raise ValueError(
+                f"expected 0 or a number of float32, from {_LEAST_FLOAT:.2g} to "
+                f"{_MOST_FLOAT:.2g}, received {argument!r}"
+            )
         return value
 
 
@@ -93,4 +108,32 @@ def define_float(
         help,
         flag_values=flag_values,
         serializer=flags.ArgumentSerializer(),
+    )
+
+
+def define_integer(
+    name: str,
+    default: int | None,
+    help: str,
+    flag_values: flags.FlagValues,
+    lower_bound: int,
+    upper_bound: int = MOST_INTEGER,
+) -> None:
+    """Defines a flag of a whole number.
+
+    Args:
+      name: The flag's name.
+      default: Its value where it is not given.
+      help: What it is for.
+      flag_values: Where it is defined.
+      lower_bound: Least number.
+      upper_bound: Greatest number.
+    """
+    flags.DEFINE_integer(
+        name,
+        default,
+        help,
+        flag_values=flag_values,
+        lower_bound=lower_bound,
+        upper_bound=upper_bound,
     )

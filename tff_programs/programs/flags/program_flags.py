@@ -8,7 +8,7 @@ from absl import flags
 
 from fedsup_tf.files.reading import read_text
 from tff_programs.programs.flags import path_flags
-from tff_programs.programs.flags.number_flags import define_float
+from tff_programs.programs.flags.number_flags import define_float, define_integer
 
 
 class FlagDefiner:
@@ -22,9 +22,10 @@ class FlagDefiner:
 
     def __init__(self, options: flags.FlagValues):
         """Defines flags in `options`."""
-        # NaN and infinity are refused unless a flag allows them.
+        # NaN, infinity and what no tensor holds are refused unless a flag allows them.
         self.float = functools.partial(define_float, flag_values=options)
-        for kind in ("bool", "enum", "integer", "list", "string"):
+        self.integer = functools.partial(define_integer, flag_values=options)
+        for kind in ("bool", "enum", "list", "string"):
             define = getattr(flags, f"DEFINE_{kind}")
             setattr(self, kind, functools.partial(define, flag_values=options))
         for kind, (parser, serializer) in path_flags.KINDS.items():

@@ -3,7 +3,7 @@
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.local_training import TEACHERS, LocalTraining
+from fedsup_tf.local_training import MOST_SANDWICH, TEACHERS, LocalTraining
 from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
 from tff_programs.learning.server_optimizer import SERVER_OPTIMIZERS, build_server_optimizer
@@ -82,6 +82,7 @@ def define_train_flags(define: FlagDefiner) -> None:
         "Nets trained in each step: the received one, the smallest and random ones between. By "
         "default 3; 1 for fedavg and exclusive.",
         lower_bound=1,
+        upper_bound=MOST_SANDWICH,
     )
     define.float("temperature", _DEFAULTS.temperature, "Temperature of the distillation.", above=0)
     define.float(

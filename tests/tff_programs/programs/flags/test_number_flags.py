@@ -44,6 +44,13 @@ def test_no_number_flag_takes_what_is_no_number(value):
     assert taken <= 2
 
 
+@pytest.mark.parametrize("value", ["1e39", "-1e39", "1e-39", str(10**100), str(-(10**100))])
+def test_no_number_flag_takes_what_no_tensor_can_hold(value):
+    for program, define, name in number_flags():
+        with pytest.raises(flags.Error, match=name):
+            ProgramFlags(define).parse([program, f"--{name}={value}"])
+
+
 @pytest.mark.parametrize(
     ("define", "name", "values"),
     [
@@ -51,6 +58,8 @@ def test_no_number_flag_takes_what_is_no_number(value):
         (define_train_flags, "server_learning_rate", ["0", "-1"]),
         (define_execution_flags, "clients_at_once", ["-1", "1000000"]),
         (define_train_flags, "momentum", ["-0.1", "1.1"]),
+        (define_train_flags, "sandwich", ["0", "65"]),
+        (define_train_flags, "epochs", ["0", "2147483648"]),
         (define_train_flags, "weight_decay", ["-1"]),
         (define_train_flags, "clip_value", ["0", "-1"]),
         (define_train_flags, "label_smoothing", ["1.5"]),
@@ -115,6 +124,8 @@ def test_numbers_in_bounds_are_taken():
         lambda: LocalTraining(temperature=float("inf")),
         lambda: LocalTraining(clip_value="1"),
         lambda: LocalTraining(epochs=True),
+        lambda: LocalTraining(epochs=2**31),
+        lambda: LocalTraining(sandwich=10**6),
         lambda: PrivacyAccount(float("nan"), 1e-3, 2, 10),
         lambda: PrivacyAccount(1e308, 1e-3, 2, 10),
         lambda: PrivacyAccount(1.0, float("nan"), 2, 10),
