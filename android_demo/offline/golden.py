@@ -1,17 +1,27 @@
 """Reference results of Python's runtime with the app's model, for the tests of the app's engine.
 
 Usage: golden.py MODEL.tflite FOLDER. Writes golden.json: examples, and the results of
-training on them in Python; and update.safetensors: an update as Python writes it.
+training on them in Python; and update.safetensors: an update as Python writes it. Likewise
+smaller.tflite and smaller.json: a subnet that takes smaller pictures than its supernet's largest.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
 
 import numpy as np
-from sklearn import datasets
+import tensorflow as tf
 
+from fedsup_tf import calibration
+from fedsup_tf.data import datasets
+from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.resizing import resize_images
+from fedsup_tf.space import digits_small
+from fedsup_tf.supernet import Supernet
 from tflite.device.interpreter import open_interpreter
+from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, write_update
@@ -24,10 +34,41 @@ _EXAMPLES = 40
 
 def main(model: str, folder: str) -> None:
     """Writes the files."""
+    digits = datasets.load_dataset("digits")
+    images = digits.train_images[:_EXAMPLES]
+    labels = digits.train_labels[:_EXAMPLES]
+    target = pathlib.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    golden, received, trained = _train(model, images, labels)
+    (target / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    update = _update(read_metadata(model), received, trained)
+    write_update(target / "update.safetensors", update)
+    smaller = resize_images(images, 4, 4)
+    _export_smaller(str(target / "smaller.tflite"), smaller, digits)
+    golden, _, _ = _train(str(target / "smaller.tflite"), smaller, labels)
+    (target / "smaller.json").write_text(json.dumps(golden), encoding="utf-8")
+
+
+def _export_smaller(path: str, images, digits) -> None:
+    """Exports an untrained subnet that takes pictures of 4 x 4 of a supernet for 8 x 8."""
+    space = dataclasses.replace(digits_small(), resolutions=(4, 8))
+    supernet = Supernet(space, seed=0)
+    subnet = supernet.extract(space.smallest())
+    weights = subnet.weights_by_name()
+    sums = calibration.sum_mean_squares(
+        subnet, weights, tf.constant(images), _EXAMPLES, digits.preprocessing
+    )
+    mean_squares = {name: value.numpy() / _EXAMPLES for name, value in sums.items()}
+    hash_ = fingerprint(supernet.weights_by_name())
+    origin = Origin(space, hash_, 0, digits.class_names)
+    export_tflite(
+        path, subnet, mean_squares, digits.preprocessing, LocalTraining(), origin, BatchSizes(16)
+    )
+
+
+def _train(model: str, images, labels):
+    """Returns the results of training, and the variables before and after it."""
     metadata = read_metadata(model)
-    digits = datasets.load_digits()
-    images = digits.images[:_EXAMPLES].astype(np.uint8)[..., np.newaxis]
-    labels = digits.target[:_EXAMPLES].astype(np.int32)
     interpreter = open_interpreter(1, model_path=model)
     # A model may have no train_head.
     names = interpreter.get_signature_list()
@@ -63,11 +104,7 @@ def main(model: str, folder: str) -> None:
     size = metadata.batch_sizes["evaluate"]
     scores = runners[signatures.EVALUATE](**_batch(images[:size], labels[:size], size))
     golden["evaluated"] = {"examples": size, **{name: float(scores[name]) for name in scores}}
-    target = pathlib.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
-    trained = runners[signatures.SAVE](dummy=np.float32(0))
-    write_update(target / "update.safetensors", _update(metadata, received, trained))
+    return golden, received, runners[signatures.SAVE](dummy=np.float32(0))
 
 
 def _batch(images, labels, size) -> dict[str, np.ndarray]:

@@ -22,6 +22,8 @@ from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
 
 SUPERNET = Supernet(SPACE)
+# The same net for pictures of two sizes.
+RESOLUTIONS = Supernet(dataclasses.replace(SPACE, resolutions=(3, 6)))
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(epochs=2, batch_size=8)
 RATE = 0.05
@@ -36,16 +38,17 @@ def plain_process():
 class Client:
     """A client's data of a round."""
 
-    def __init__(self, number, architecture, examples):
+    def __init__(self, number, architecture, examples, supernet=SUPERNET):
         rng = np.random.default_rng(number)
-        self.number, self.architecture = number, architecture
+        self.number, self.architecture, self.supernet = number, architecture, supernet
         self.images = rng.integers(0, 256, (examples, 6, 6, 1)).astype(np.uint8)
         self.labels = rng.integers(0, 3, examples).astype(np.int32)
         self.seed = np.array([5, number], np.int32)
 
     def element(self):
+        space = self.supernet.space
         return client_element(
-            SPACE, self.images, self.labels, self.architecture, self.number, self.seed
+            space, self.images, self.labels, self.architecture, self.number, self.seed
         )
 
 
@@ -83,9 +86,9 @@ class Elements:
 
 
 def plain_update(weights, client, training=TRAINING):
-    slices = SUPERNET.slices(client.architecture, nested=training.sandwich > 1)
+    slices = client.supernet.slices(client.architecture, nested=training.sandwich > 1)
     return local_update(
-        SUPERNET,
+        client.supernet,
         slicing.take(weights, slices),
         client.architecture,
         tf.constant(client.images),
@@ -106,7 +109,7 @@ def plain_round(weights, clients, divisor="coverage", weighting="examples"):
         update = plain_update(weights, client)
         weight = len(client.labels) if weighting == "examples" else 1.0
         everyone += weight
-        for name, part in SUPERNET.slices(client.architecture).items():
+        for name, part in client.supernet.slices(client.architecture).items():
             box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
             total[name][box] += weight * update.delta[name].numpy()
             coverage[name][box] += weight
@@ -157,6 +160,31 @@ def test_a_round_equals_a_plain_loop(execution, divisor, weighting):
     assert metrics["examples"] == sum(sizes)
     assert metrics["clients"] == len(clients)
     assert len(metrics["rejected"]) == 0
+
+
+def test_a_round_of_clients_of_different_resolutions_equals_a_plain_loop(execution):
+    space = RESOLUTIONS.space
+    architectures = [
+        space.smallest(),
+        space.largest(),
+        dataclasses.replace(space.largest(), resolution=3),
+        dataclasses.replace(space.smallest(), resolution=6),
+    ]
+    clients = [Client(n, a, 9 + 4 * n, RESOLUTIONS) for n, a in enumerate(architectures)]
+    process = build_fedsup_process(space, TRAINING, PREPROCESSING, RATE)
+    weights = initial_weights()
+    actual, metrics, _ = run(execution, process, clients, weights=weights)
+    expected, _ = plain_round(weights, clients)
+    assert_close(actual, expected)
+    assert metrics["examples"] == sum(len(client.labels) for client in clients)
+    # The resolution counts: with one and the same the round has another result.
+    assert {client.architecture.resolution for client in clients} == {3, 6}
+    alike = [
+        Client(n, dataclasses.replace(a, resolution=6), 9 + 4 * n, RESOLUTIONS)
+        for n, a in enumerate(architectures)
+    ]
+    other, _ = plain_round(weights, alike)
+    assert max(np.abs(other[name] - expected[name]).max() for name in expected) > 1e-3
 
 
 @pytest.mark.parametrize("optimizer", ["none", "nesterov", "sgdm", "adam"])

@@ -6,6 +6,7 @@ import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
+import java.io.ByteArrayOutputStream;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -24,9 +25,9 @@ public class TrainerTest {
     }
 
     /** The batches of golden.py. */
-    private static List<List<Example>> batches() throws Exception {
-        List<Example> examples = Golden.examples();
-        JSONArray steps = Golden.values().getJSONArray("steps");
+    private static List<List<Example>> batches(JSONObject golden) throws Exception {
+        List<Example> examples = Golden.examples(golden);
+        JSONArray steps = golden.getJSONArray("steps");
         List<List<Example>> batches = new ArrayList<>();
         for (int number = 0; number < steps.length(); number++) {
             List<Example> batch = new ArrayList<>();
@@ -39,8 +40,13 @@ public class TrainerTest {
     }
 
     private static float[] losses(Trainer trainer, Trainer.Part part) throws Exception {
-        float rate = (float) Golden.values().getDouble("learning_rate");
-        List<List<Example>> batches = batches();
+        return losses(trainer, part, Golden.values());
+    }
+
+    private static float[] losses(Trainer trainer, Trainer.Part part, JSONObject golden)
+            throws Exception {
+        float rate = (float) golden.getDouble("learning_rate");
+        List<List<Example>> batches = batches(golden);
         float[] losses = new float[batches.size()];
         for (int step = 0; step < losses.length; step++) {
             losses[step] = trainer.train(batches.get(step), rate, part);
@@ -64,6 +70,33 @@ public class TrainerTest {
             Score score = trainer.evaluate(Golden.examples().subList(0, count));
             assertEquals(expected.getDouble("loss"), score.loss(), TOLERANCE);
             assertEquals(expected.getDouble("correct") / count, score.accuracy(), 1e-6);
+        }
+    }
+
+    @Test
+    public void trainsOnPicturesOfTheModelsOwnResolution() throws Exception {
+        JSONObject golden = Golden.values("smaller.json");
+        byte[] image = Golden.examples(golden).get(0).image();
+        try (Trainer trainer = new Trainer(Golden.smallerModel(), 1)) {
+            ModelMetadata model = trainer.metadata();
+            assertEquals(4, model.architecture.getInt("resolution"));
+            assertArrayEquals(new int[] {4, 4, 1}, model.imageShape);
+            assertEquals(16, model.imageSize());
+            assertArrayEquals(
+                    Golden.floats(golden.getJSONArray("received")), trainer.infer(image), TOLERANCE);
+            assertThrows(IllegalArgumentException.class,
+                    () -> trainer.infer(Golden.examples().get(0).image()));
+            SortedMap<String, float[]> received = trainer.weights();
+            assertArrayEquals(Golden.floats(golden.getJSONArray("train")),
+                    losses(trainer, Trainer.Part.ALL, golden), TOLERANCE);
+            Score score = trainer.evaluate(Golden.examples(golden));
+            ByteArrayOutputStream out = new ByteArrayOutputStream();
+            UpdateFile.of(model, received, new Checkpoint(trainer.weights(), score, score, new float[0]))
+                    .write(out, model);
+            // What the merge goes by: the subnet with its resolution.
+            JSONObject told = SafeTensors.read(
+                    out.toByteArray(), "fedsup-tf update", model.trained()).metadata();
+            assertEquals(4, told.getJSONObject("architecture").getInt("resolution"));
         }
     }
 

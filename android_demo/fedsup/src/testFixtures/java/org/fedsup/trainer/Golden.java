@@ -24,18 +24,31 @@ public final class Golden {
         return Files.readAllBytes(new File(BUILD, "assets/subnet.tflite").toPath());
     }
 
+    /** A subnet that takes smaller pictures than the largest of its supernet. */
+    public static byte[] smallerModel() throws IOException {
+        return Files.readAllBytes(new File(BUILD, "golden/smaller.tflite").toPath());
+    }
+
     public static byte[] update() throws IOException {
         return Files.readAllBytes(new File(BUILD, "golden/update.safetensors").toPath());
     }
 
     public static JSONObject values() throws IOException, JSONException {
-        File file = new File(BUILD, "golden/golden.json");
+        return values("golden.json");
+    }
+
+    public static JSONObject values(String name) throws IOException, JSONException {
+        File file = new File(BUILD, "golden/" + name);
         return new JSONObject(new String(Files.readAllBytes(file.toPath()), StandardCharsets.UTF_8));
     }
 
     public static List<Example> examples() throws IOException, JSONException {
-        JSONArray images = values().getJSONArray("images");
-        JSONArray labels = values().getJSONArray("labels");
+        return examples(values());
+    }
+
+    public static List<Example> examples(JSONObject values) throws JSONException {
+        JSONArray images = values.getJSONArray("images");
+        JSONArray labels = values.getJSONArray("labels");
         List<Example> examples = new ArrayList<>();
         for (int number = 0; number < labels.length(); number++) {
             byte[] image = new byte[images.getJSONArray(number).length()];
