@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import closed_form, slicing
+from fedsup_tf import logistic_regression, slicing
 from fedsup_tf.accuracy import count_correct
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.logistic_regression import BIAS, KERNEL
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
 
@@ -41,7 +42,7 @@ def build_calibrated_accuracy(
       preprocessing: Normalization of the images.
       images: Images to calibrate on, uint8 `(examples, height, width, channels)`, in random order.
       labels: Their labels, `(examples,)`.
-      classifier: Whether the classifier is fitted anew, in closed form (see `closed_form`).
+      classifier: Whether the classifier is fitted anew (see `logistic_regression`).
 
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
@@ -103,7 +104,7 @@ def build_calibrated_accuracy(
         autograph=False,
     )
     def count(weights, code, frozen, kernel, bias, images, labels):
-        head = {closed_form.KERNEL: kernel, closed_form.BIAS: bias}
+        head = {KERNEL: kernel, BIAS: bias}
         subnet = {**cut(weights, code), **frozen, **head}
         return count_correct(supernet, subnet, images, labels, _TEST_BATCH, preprocessing)
 
@@ -114,15 +115,15 @@ def build_calibrated_accuracy(
             frozen = first_mean_squares(weights, code, some)
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)
+        kernel, bias = weights[KERNEL][:width], weights[BIAS]
         if not classifier:
-            kernel = weights[closed_form.KERNEL][:width]
-            return frozen, kernel, weights[closed_form.BIAS]
+            return frozen, kernel, bias
         parts = [
             features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
             for begin in range(0, len(images), _TEST_BATCH)
         ]
-        head = closed_form.fit(tf.concat(parts, 0), labels, space.classes)
-        return frozen, head[closed_form.KERNEL], head[closed_form.BIAS]
+        head = logistic_regression.fit(tf.concat(parts, 0), labels, kernel, bias)
+        return frozen, head[KERNEL], head[BIAS]
 
     # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
     kept_weights, kept = None, {}

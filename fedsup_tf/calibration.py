@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.closed_form import BIAS, KERNEL
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.logistic_regression import BIAS, KERNEL
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
 

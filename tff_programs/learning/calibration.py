@@ -1,17 +1,17 @@
-"""Federated calibration of a subnet: frozen mean squares, and a classifier in closed form.
+"""Federated calibration of a subnet: frozen mean squares, and a classifier fitted anew.
 
 Clients compute sums over their images alone, and the server learns the sums over all clients.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedsup_tf import closed_form
+from fedsup_tf import logistic_regression
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -76,103 +76,60 @@ def build_federated_calibration(
     return _build_sum(supernet, architecture, count, tensors_type(shapes))
 
 
-def build_federated_feature_sums(
+def build_federated_regression_sums(
     supernet: Supernet,
     architecture: Architecture,
     preprocessing: Preprocessing,
     batch_size: int,
+    with_moments: bool,
 ) -> tff.Computation:
-    """Builds the sums over clients' images that determine a classifier in closed form.
+    """Builds one pass of the fit of a classifier.
 
-    Its type signature, with W, M and D* as of `build_federated_calibration`:
+    Its type signature, with W, M and D* as of `build_federated_calibration` and F features:
 
-        (<weights=W@SERVER, mean_squares=M@SERVER, client_data={D*}@CLIENTS> ->
-         <products=float32[2,F+1,F+1], by_class=float32[2,F+1,classes]>@SERVER)
+        (<weights=W@SERVER, sent=<mean_squares=M, coefficients=float32[F+1,classes]>@SERVER,
+          client_data={D*}@CLIENTS> -> <gradient=float32[F+1,classes]>@SERVER)
+
+    With moments the result has `moments=float32[F+1,F+1]`, too.
 
     Args:
       supernet: The supernet.
       architecture: The subnet.
       preprocessing: Normalization of the images.
       batch_size: Images computed at once.
+      with_moments: Whether this is the first pass.
     """
     shapes = _shapes(supernet, architecture)
-    features, classes = supernet.slices(architecture)[closed_form.KERNEL].size
-
-    def count(weights, mean_squares, element):
-        def add(sums, batch_features, labels, first):
-            added = closed_form.feature_sums(batch_features, labels, classes, first)
-            return closed_form.FeatureSums(*map(tf.add, sums, added))
-
-        zeros = closed_form.FeatureSums(
-            tf.zeros([2, features + 1, features + 1]), tf.zeros([2, features + 1, classes])
-        )
-        weights = {**weights, **dict(zip(shapes, mean_squares, strict=True))}
-        sums = _over_batches(supernet, weights, element, preprocessing, batch_size, zeros, add)
-        return OrderedDict(sums._asdict())
-
-    return _build_sum(supernet, architecture, count, tensors_type(shapes))
-
-
-def build_federated_losses(
-    supernet: Supernet,
-    architecture: Architecture,
-    preprocessing: Preprocessing,
-    batch_size: int,
-) -> tff.Computation:
-    """Builds the sums of losses that determine the scale of a classifier in closed form.
-
-    Its type signature, with W, M and D* as of `build_federated_calibration`:
-
-        (<weights=W@SERVER, sent=<mean_squares=M, of_folds=float32[2,F+1,classes]>@SERVER,
-          client_data={D*}@CLIENTS> -> float32[scales]@SERVER)
-
-    Args:
-      supernet: The supernet.
-      architecture: The subnet.
-      preprocessing: Normalization of the images.
-      batch_size: Images computed at once.
-    """
-    shapes = _shapes(supernet, architecture)
-    features, classes = supernet.slices(architecture)[closed_form.KERNEL].size
+    features, classes = supernet.slices(architecture)[logistic_regression.KERNEL].size
+    sum_shapes = {"gradient": [features + 1, classes]}
+    if with_moments:
+        sum_shapes["moments"] = [features + 1, features + 1]
 
     def count(weights, sent, element):
-        mean_squares, of_folds = sent
-
-        def add(losses, batch_features, labels, first):
-            return losses + closed_form.scaled_losses(batch_features, labels, of_folds, first)
-
+        mean_squares, coefficients = sent
         weights = {**weights, **dict(zip(shapes, mean_squares, strict=True))}
-        zeros = tf.zeros([len(closed_form.SCALES)])
-        return _over_batches(supernet, weights, element, preprocessing, batch_size, zeros, add)
+        images, labels = element["images"], element["labels"]
 
-    of_folds_type = tff.TensorType(np.float32, [2, features + 1, classes])
-    sent_type = tff.StructWithPythonType([tensors_type(shapes), of_folds_type], tuple)
-    return _build_sum(supernet, architecture, count, sent_type)
+        def batch(begin, total):
+            end = begin + batch_size
+            batch_features, _ = supernet.features_with_statistics(
+                weights, preprocessing.normalize(images[begin:end])
+            )
+            sums = logistic_regression.regression_sums(
+                batch_features, labels[begin:end], coefficients, with_moments
+            )
+            added = [(name, total[name] + getattr(sums, name)) for name in sum_shapes]
+            return end, OrderedDict(added)
 
-
-def _over_batches(
-    supernet: Supernet,
-    weights: Mapping[str, tf.Tensor],
-    element: Mapping[str, tf.Tensor],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    zeros: Any,
-    add: Callable,
-) -> Any:
-    """Adds up `add(sum, features, labels, first image's number)` over a client's batches."""
-    images, labels = element["images"], element["labels"]
-
-    def batch(begin, total):
-        end = begin + batch_size
-        features, _ = supernet.features_with_statistics(
-            weights, preprocessing.normalize(images[begin:end])
+        zeros = OrderedDict((name, tf.zeros(shape)) for name, shape in sum_shapes.items())
+        _, total = tf.while_loop(
+            lambda begin, _: begin < tf.shape(labels)[0], batch, (0, zeros), parallel_iterations=1
         )
-        return end, add(total, features, labels[begin:end], begin)
+        return total
 
-    _, total = tf.while_loop(
-        lambda begin, _: begin < tf.shape(labels)[0], batch, (0, zeros), parallel_iterations=1
-    )
-    return total
+    coefficients_type = tff.TensorType(np.float32, [features + 1, classes])
+    sent_type = tff.StructWithPythonType([tensors_type(shapes), coefficients_type], tuple)
+    return _build_sum(supernet, architecture, count, sent_type)
 
 
 def _build_sum(
@@ -218,7 +175,8 @@ async def calibrate_federated_async(
 
     The first pass normalizes by batches. Those of a client with few classes differ from the
     population's, so that further passes normalize by the last pass's mean squares, until these no
-    longer change by more than `tolerance`. Two more passes are for the classifier.
+    longer change by more than `tolerance`. `logistic_regression.PASSES` more passes fit the
+    classifier.
 
     Args:
       supernet: The trained supernet.
@@ -226,7 +184,7 @@ async def calibrate_federated_async(
       preprocessing: Normalization of the images.
       client_data: A client's images each, as `clients.client_element` makes them.
       classifier_data: If given, the classifier is fitted anew to these images, each client's again,
-        in closed form (see `closed_form`). It takes more images than the mean squares.
+        see `logistic_regression`. It takes more images than the mean squares.
       batch_size: Images computed at once, in the first pass normalized together.
       tolerance: Relative change of a root mean square that counts as none.
       on_pass: Called after each pass.
@@ -237,7 +195,7 @@ async def calibrate_federated_async(
       `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's.
 
     Raises:
-      ValueError: If there are too few images for a classifier.
+      ValueError: If there is no image for the classifier.
     """
     shapes = _shapes(supernet, architecture)
     weights = tuple(supernet.values_by_name().values())
@@ -265,20 +223,44 @@ async def calibrate_federated_async(
     if classifier_data is None:
         return mean_squares
 
-    own = (supernet, architecture, preprocessing, batch_size)
-    frozen = tuple(mean_squares.values())
-    output = await tff.program.materialize_value(
-        build_federated_feature_sums(*own)(weights, frozen, classifier_data)
+    classifier = await _fit_classifier(
+        supernet,
+        architecture,
+        preprocessing,
+        tuple(mean_squares.values()),
+        classifier_data,
+        batch_size,
+        lambda done: on_pass(done._replace(number=number + done.number)),
     )
-    sums = closed_form.FeatureSums(**output)
-    examples = int(sums.products[:, -1, -1].sum())
-    on_pass(CalibrationPass(number + 1, examples, None))
-    penalty, of_folds = closed_form.fit_folds(sums)
-    losses = await tff.program.materialize_value(
-        build_federated_losses(*own)(weights, (frozen, of_folds), classifier_data)
+    return {**mean_squares, **classifier}
+
+
+async def _fit_classifier(
+    supernet, architecture, preprocessing, mean_squares, client_data, batch_size, on_pass
+) -> dict[str, np.ndarray]:
+    weights = supernet.values_by_name()
+    features, _ = supernet.slices(architecture)[logistic_regression.KERNEL].size
+    regression = logistic_regression.LogisticRegression(
+        weights[logistic_regression.KERNEL][:features], weights[logistic_regression.BIAS]
     )
-    on_pass(CalibrationPass(number + 2, examples, None))
-    return {**mean_squares, **closed_form.fit_classifier(sums, penalty, losses)}
+    examples = 0
+    for number in range(1, logistic_regression.PASSES + 1):
+        # At most two are built: the first pass's and the others'.
+        if number <= 2:
+            computation = build_federated_regression_sums(
+                supernet, architecture, preprocessing, batch_size, with_moments=number == 1
+            )
+        output = await tff.program.materialize_value(
+            computation(
+                tuple(weights.values()), (mean_squares, regression.coefficients), client_data
+            )
+        )
+        sums = logistic_regression.RegressionSums(output["gradient"], output.get("moments"))
+        regression.step(sums)
+        if number == 1:
+            examples = int(sums.moments[-1, -1])
+        on_pass(CalibrationPass(number, examples, None))
+    return regression.classifier()
 
 
 def calibrate_federated(*arguments, **options) -> dict[str, np.ndarray]:

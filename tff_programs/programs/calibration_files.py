@@ -39,8 +39,8 @@ async def calibrate_tiers_async(
       tiers: The subnets.
       images_per_client: Most images that a client computes.
       on_progress: Called with a line of text about each subnet and each pass over the clients.
-      classifier: Whether the classifiers are fitted anew, in closed form. They are not after a
-        training with differential privacy, whose account does not cover the sums that this takes.
+      classifier: Whether the classifiers are fitted anew. They are not after a training with
+        differential privacy, whose account does not cover the sums that this takes.
 
     Returns:
       Each subnet's calibration, as `calibrate_federated_async` returns it.

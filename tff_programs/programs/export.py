@@ -22,7 +22,7 @@ from tff_programs.programs.checkpoint import (
     name_architectures,
 )
 from tff_programs.programs.console import print_line
-from tff_programs.programs.flags.calibration_flags import define_images_per_client
+from tff_programs.programs.flags.calibration_flags import define_calibration_flags
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
@@ -56,13 +56,7 @@ def define_flags(define: FlagDefiner) -> None:
     )
     define.bool("all_tiers", False, "Export every tier of the training.")
     define.path("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
-    define_images_per_client(define)
-    define.bool(
-        "classifier",
-        False,
-        "Give the file that trains a classifier in closed form, too, as those of --quantize have "
-        "it: more accurate, but training from it diverges unless its learning rate is very small.",
-    )
+    define_calibration_flags(define)
     define.integer("train_batch_size", _DEFAULTS.train, "Images of a step.", lower_bound=1)
     define.integer("evaluate_batch_size", _DEFAULTS.evaluate, "Of evaluate.", lower_bound=1)
     define.integer("infer_batch_size", _DEFAULTS.infer, "Images of infer.", lower_bound=1)

@@ -48,7 +48,7 @@ def export_subnets(
     *,
     calibrations: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier: bool = False,
+    classifier: bool = True,
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
     with_train_head: bool = False,
@@ -61,9 +61,7 @@ def export_subnets(
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
       images_per_client: Images that a client calibrates on.
-      classifier: Whether the file that trains has a classifier in closed form, too, as those that
-        only infer have it. Its weights are large, so that training from it diverges at the learning
-        rates of the supernet's training.
+      classifier: Whether a calibration fits the classifier anew.
       batch_sizes: Images of a step, of an evaluation and of an inference.
       precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
       with_train_head: Whether files can train the head and the normalizations alone, too.
@@ -88,7 +86,7 @@ def export_subnets(
             tiers,
             images_per_client,
             on_progress,
-            classifier=classifier or bool(precisions),
+            classifier=classifier,
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
     origin = Origin(
@@ -100,16 +98,16 @@ def export_subnets(
     exported = []
     for tier, path in paths.items():
         start = time.monotonic()
-        subnet = trained.supernet.extract(tier.architecture)
         fitted, mean_squares = split_calibration(calibrations[tier])
-        for_training = fitted if classifier else {}
+        subnet = _with_classifier(trained.supernet.extract(tier.architecture), fitted)
+        of_subnet = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
         export_tflite(
             path,
-            _with_classifier(subnet, for_training),
+            subnet,
             mean_squares,
             trained.preprocessing,
             device_training(trained.information),
-            dataclasses.replace(origin, classifier=CLASSIFIERS[bool(for_training)]),
+            of_subnet,
             batch_sizes,
             with_train_head=with_train_head,
         )
@@ -119,10 +117,10 @@ def export_subnets(
             written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
             export_inference(
                 written[precision],
-                _with_classifier(subnet, fitted),
+                subnet,
                 mean_squares,
                 trained.preprocessing,
-                dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)]),
+                of_subnet,
                 precision,
                 batch_sizes.infer,
                 resize_images(_representative(trained), *subnet.space.image_shape[:2]),

@@ -27,7 +27,7 @@ from fedsup_tf.space import SearchSpace
 ENTRY = "fedsup.json"
 HASH_ENTRY = "model.sha256"
 VERSION = 1
-CLASSIFIERS = ("trained", "closed_form")
+CLASSIFIERS = ("trained", "refitted")
 # Far more than any metadata needs.
 _MOST_BYTES = 1 << 20
 # Far more than a phone holds: what the format can address.
@@ -56,8 +56,8 @@ class ModelMetadata:
       precision: Number format that a file which only infers computes with, one of
         `quantize.PRECISIONS`; such a file has no training and no variables. A file that trains
         computes with float32.
-      classifier: One of `CLASSIFIERS`: the supernet's own as it was trained, or one in closed form
-        that a calibration fitted to this subnet.
+      classifier: One of `CLASSIFIERS`: the supernet's own as it was trained, or one that
+        a calibration fitted to this subnet.
 
     Raises:
       ValueError: If there are more or fewer class names than logits.

@@ -5,12 +5,12 @@ from tff_programs.programs.flags.program_flags import FlagDefiner
 
 
 def define_calibration_flags(define: FlagDefiner) -> None:
-    """Defines the flags of a program that only infers."""
+    """Defines how subnets are calibrated."""
     define_images_per_client(define)
     define.bool(
         "classifier",
         True,
-        "Fit each subnet's classifier anew, in closed form, to the images of all clients.",
+        "Fit each subnet's classifier anew, to the images of all clients.",
     )
 
 
