@@ -49,8 +49,8 @@ def _table(methods) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     note = (
         "Test accuracy in percent as deployed: calibrated, every image on its own, the classifier "
-        "fitted in closed form; in brackets with the classifier as it was trained. Mean and "
-        "standard deviation over the seeds."
+        "fitted anew; in brackets with the classifier as it was trained. Mean and standard "
+        "deviation over the seeds."
     )
     return [*lines, "", note]
 

@@ -61,7 +61,7 @@ def export_subnets(
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
       images_per_client: Images that a client calibrates on.
-      classifier: Whether a calibration fits the classifier anew.
+      classifier: Whether the files have the classifier that a calibration fits anew.
       batch_sizes: Images of a step, of an evaluation and of an inference.
       precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
       with_train_head: Whether files can train the head and the normalizations alone, too.
@@ -99,6 +99,7 @@ def export_subnets(
     for tier, path in paths.items():
         start = time.monotonic()
         fitted, mean_squares = split_calibration(calibrations[tier])
+        fitted = fitted if classifier else {}
         subnet = _with_classifier(trained.supernet.extract(tier.architecture), fitted)
         of_subnet = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
         export_tflite(

@@ -60,11 +60,11 @@ def made(tmp_path_factory, trained_path, run_programs):
         f"--calibration={calibrated / 'smallest.calibration.safetensors'}",
         f"--out={folder / 'calibrated.tflite'}",
     ]
-    calls["fitted"] = [
+    calls["trained"] = [
         calls["calibrated"][0],
-        "--classifier",
+        "--noclassifier",
         "--quantize=float32",
-        f"--out={folder / 'fitted.tflite'}",
+        f"--out={folder / 'trained.tflite'}",
     ]
     exports = [["export", path, *arguments] for arguments in calls.values()]
     told = run_programs([calibrate, *exports])
@@ -86,9 +86,10 @@ def test_every_tier_is_exported_and_calibrated(made):
         assert metadata.batch_sizes == {"train": 16, "evaluate": 32, "infer": 1}
         model = DeviceModel(folder / "tiers" / f"{name}.tflite")
         state = model.state()
-        assert metadata.classifier == "trained"
+        assert metadata.classifier == "refitted"
         for tensor, value in supernet.extract(architecture).weights_by_name().items():
-            np.testing.assert_array_equal(state[tensor], value)
+            is_kept = tensor not in calibration.CLASSIFIER
+            assert np.array_equal(state[tensor], value) == is_kept, tensor
         assert all(state[tensor].min() > 0 for tensor in state if "mean_square" in tensor)
         assert f"{metadata.parameters:,}" in printed
         assert not model.can_train_head
@@ -132,15 +133,14 @@ def test_a_calibration_kept_in_between_changes_nothing(made):
     assert (folder / "calibrated.tflite").read_bytes() == together
 
 
-def test_a_file_that_trains_has_the_classifier_in_closed_form_if_asked_for(made):
+def test_files_have_the_classifier_as_it_was_trained_if_asked_for(made):
     folder, supernet, _, _, told = made
-    assert not told["fitted"][1]
-    state = DeviceModel(folder / "fitted.tflite").state()
+    assert not told["trained"][1]
+    state = DeviceModel(folder / "trained.tflite").state()
     for tensor, value in supernet.extract(supernet.space.smallest()).weights_by_name().items():
-        is_kept = tensor not in calibration.CLASSIFIER
-        assert np.array_equal(state[tensor], value) == is_kept, tensor
-    for name in ("fitted", "fitted.float32"):
-        assert read_metadata(folder / f"{name}.tflite").classifier == "closed_form"
+        np.testing.assert_array_equal(state[tensor], value)
+    for name in ("trained", "trained.float32"):
+        assert read_metadata(folder / f"{name}.tflite").classifier == "trained"
 
 
 def test_the_calibration_of_another_subnet_is_refused(made):

@@ -82,7 +82,7 @@ def export(
         checkpoint.fingerprint(supernet.weights_by_name()),
         7,
         tuple("abcd"),
-        classifier="trained" if classifier is None else "closed_form",
+        classifier="trained" if classifier is None else "refitted",
     )
     mean_squares = {name: value.numpy() / 40 for name, value in sums.items()}
     sizes = BatchSizes(8, 5, 2)
