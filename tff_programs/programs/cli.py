@@ -13,7 +13,7 @@ PROGRAMS = {
     "evaluate": "accuracy of subnets of a trained supernet, central and federated",
     "profile": "measure how long the parts of subnets take in the phone's runtime",
     "search": "find the most accurate subnet of a trained supernet under a budget",
-    "calibrate": "freeze what subnets' normalizations divide by",
+    "calibrate": "freeze subnets' normalizations and fit their classifiers",
     "export": "write subnets as .tflite files that infer and train on a phone",
     "certify": "hold an exported subnet against TensorFlow: every weight of every step, time",
     "data": "load a data set, divide it among clients and show who holds what",
