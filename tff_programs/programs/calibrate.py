@@ -1,9 +1,9 @@
-"""fedsup calibrate SUPERNET: fits subnets' normalizations and classifiers to all clients' images.
+"""fedsup calibrate SUPERNET: fits normalizations and classifiers of subnets to clients' images.
 
 Clients sum, over their own images, what each normalization meets and the gradients that a new
-classifier is fitted by; the server learns sums alone. A table shows test accuracy against the number of images
-that are inferred together, before (they share their normalization) and after (each image stands for
-itself).
+classifier is fitted by; the server learns sums alone. A table shows test accuracy against the
+number of images that are inferred together, before (they share their normalization) and after
+(each image stands for itself).
 """
 
 import os
