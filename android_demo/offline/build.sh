@@ -11,6 +11,7 @@
 #   compile    classes for the JVM: the trainer, the app, their tests, resources
 #   test       the tests, on the real x86_64 engine and under Robolectric; pictures in build/screens
 #
+# FLAVOUR=together builds and tests the flavour that takes part in a server's rounds, in build/together.
 # FEDSUP_ANDROID_CACHE is the cache's folder, MAVEN_ARGS are more arguments for mvn, KEYSTORE is the
 # key that signs (alias androiddebugkey, password android; one is made in the cache otherwise).
 set -euo pipefail
@@ -22,7 +23,9 @@ repository=$(dirname "$project")
 main=$project/app/src/main
 tests=$project/app/src/test
 trainer=$project/fedsup/src
-build=$project/build
+flavour=${FLAVOUR:-}
+shared=$project/build # What all flavours have: the model, what Python computed with it.
+build=$shared${flavour:+/$flavour}
 setting() { sed -n "s/^fedsup\.$1=//p" "$project/gradle.properties"; }
 
 id=$(setting applicationId)
@@ -72,31 +75,44 @@ fetch() {
 # The smallest digits subnet of a supernet that fedsup demo trained, unless MODEL names a ready one.
 # The supernet is kept in the cache; a model is exported whenever there is none.
 model() {
-  local asset=$build/assets/subnet.tflite
-  mkdir -p "$build/assets" "$(dirname "$cache")"
+  local asset=$shared/assets/subnet.tflite
+  mkdir -p "$shared/assets" "$(dirname "$cache")"
   if [ -n "${MODEL:-}" ]; then
     cp "$MODEL" "$asset"
   elif [ ! -e "$asset" ]; then
     if [ ! -e "$supernet" ]; then
-      (cd "$repository" && uv run fedsup demo --out="$build/demo")
-      cp "$build/demo/supernet.safetensors" "$supernet.part"
+      (cd "$repository" && uv run fedsup demo --out="$shared/demo")
+      cp "$shared/demo/supernet.safetensors" "$supernet.part"
       mv "$supernet.part" "$supernet"
     fi
     (cd "$repository" && uv run fedsup export "$supernet" --architecture=smallest --out="$asset")
   fi
 }
 
+# Folders of the flavour's own, or none.
+own() {
+  if [ -n "$flavour" ]; then echo "$project/app/src/$1"; fi
+}
+
 resources() {
+  local manifest=$main/AndroidManifest.xml overlay=()
   rm -rf "$build/generated"
-  mkdir -p "$build/generated" "$build/assets"
+  mkdir -p "$build/generated" "$shared/assets"
+  if [ -n "$flavour" ]; then
+    manifest=$build/merged.xml
+    python3 "$offline/merge_manifest.py" "$main/AndroidManifest.xml" \
+      "$(own "$flavour")/AndroidManifest.xml" "$manifest"
+    aapt2 compile --dir "$(own "$flavour")/res" -o "$build/overlay.zip"
+    overlay=(-R "$build/overlay.zip" --auto-add-overlay)
+  fi
   # Gradle's plugin adds these two attributes as well.
   sed "s#<manifest #<manifest package=\"$id\" #; s#<application#& android:extractNativeLibs=\"false\"#" \
-    "$main/AndroidManifest.xml" >"$build/AndroidManifest.xml"
+    "$manifest" >"$build/AndroidManifest.xml"
   aapt2 compile --dir "$main/res" -o "$build/resources.zip"
   aapt2 link -o "$build/resources.apk" -I $framework --manifest "$build/AndroidManifest.xml" \
     --min-sdk-version "$(setting minSdk)" --target-sdk-version "$(setting targetSdk)" \
     --version-code "$(setting versionCode)" --version-name "$(setting versionName)" \
-    -A "$build/assets" -0 .tflite --java "$build/generated" "$build/resources.zip"
+    -A "$shared/assets" -0 .tflite --java "$build/generated" "${overlay[@]}" "$build/resources.zip"
 }
 
 # Compiles the files of a list, to a folder, with a class path.
@@ -154,7 +170,8 @@ POM
 compile_app() {
   compile_trainer
   resources
-  find "$main/java" "$build/generated" -name '*.java' | sort >"$build/sources"
+  # shellcheck disable=SC2046  # It is one folder or none.
+  find "$main/java" $(own "$flavour/java") "$build/generated" -name '*.java' | sort >"$build/sources"
   compile_java "$build/sources" "$build/classes" "$library:$needed"
 }
 
@@ -213,9 +230,10 @@ compile() {
   mkdir -p "$(dirname "$properties")"
   cp -r "$tests/resources/." "$build/test-classes"
   printf '%s\n' "android_merged_manifest=$build/AndroidManifest.xml" \
-    "android_merged_assets=$build/assets" "android_resource_apk=$build/resources.apk" \
+    "android_merged_assets=$shared/assets" "android_resource_apk=$build/resources.apk" \
     "android_custom_package=$id" >"$properties"
-  find "$tests/java" "$trainer/testFixtures/java" "$trainer/test/java" -name '*.java' |
+  # shellcheck disable=SC2046  # It is one folder or none.
+  find "$tests/java" $(own "test${flavour^}/java") "$trainer/testFixtures/java" "$trainer/test/java" -name '*.java' |
     sort >"$build/sources"
   javac "-Xlint:$lint" -Werror -source "$java_version" \
     -target "$java_version" -proc:none -encoding UTF-8 -cp "$(class_path)" \
@@ -229,27 +247,36 @@ class_path() {
 
 # Runs a class of the app or its tests on this machine's JVM, with the real engine.
 run_java() {
-  java -Xmx2g -Djava.library.path="$cache/engine" -cp "$(class_path)" -Dfedsup.build="$build" \
+  java -Xmx2g -Djava.library.path="$cache/engine" -cp "$(class_path)" -Dfedsup.build="$shared" \
     --add-opens=java.base/java.io=ALL-UNNAMED -Drobolectric.offline=true -Drobolectric.dependency.dir="$cache/robolectric" "$@"
+}
+
+# Runs the tests of some folders.
+run_folders() {
+  local folder
+  for folder in "$@"; do
+    (cd "$folder" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g')
+  done >"$build/test-names"
+  # shellcheck disable=SC2046  # Names of classes have no spaces.
+  run_java org.junit.runner.JUnitCore $(cat "$build/test-names") 2>&1 | tee "$build/tests.log"
 }
 
 run_tests() {
   model
   compile
-  (cd "$repository" && uv run python "$offline/golden.py" "$build/assets/subnet.tflite" "$build/golden")
+  mkdir -p "$shared/screens"
+  (cd "$repository" && uv run python "$offline/golden.py" "$shared/assets/subnet.tflite" "$shared/golden")
+  if [ -n "$flavour" ]; then
+    run_folders "$(own "test${flavour^}")/java"
+    return
+  fi
   (cd "$repository" && uv run fedsup profile --space="$offline/part_space.json" \
-    --parts="$build/golden/parts.zip" --train_batch_size=2 --repetitions=2 --check_subnets=0 --fit_subnets=1)
-  local folder
-  mkdir -p "$build/screens"
-  for folder in "$trainer/test/java" "$tests/java"; do
-    (cd "$folder" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g')
-  done >"$build/test-names"
-  # shellcheck disable=SC2046  # Names of classes have no spaces.
-  run_java org.junit.runner.JUnitCore $(cat "$build/test-names") 2>&1 | tee "$build/tests.log"
+    --parts="$shared/golden/parts.zip" --train_batch_size=2 --repetitions=2 --check_subnets=0 --fit_subnets=1)
+  run_folders "$trainer/test/java" "$tests/java"
   # What the phone measured is a table that the search takes.
   (cd "$repository" && uv run python -c 'import sys; from fedsup_tf.search.latency import LatencyTable
 table = LatencyTable.load(sys.argv[1]); print(table.latency(table.space.largest()))' \
-    "$build/golden/latency.json")
+    "$shared/golden/latency.json")
   if ! grep -q 'Created TensorFlow Lite XNNPACK delegate' "$build/tests.log"; then
     echo "The engine ran without the fast kernels that it has on a phone." >&2
     exit 1

@@ -5,8 +5,6 @@ The app's own classes run on the real engine of its library, in a JVM; only the 
 
 import functools
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from android import BUILD, REASON, examples_file
 
 from fedsup_tf import calibration
 from fedsup_tf.accuracy import build_accuracy
@@ -27,23 +26,10 @@ from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.update_file import read_update
 from tflite.merge.received import subnet_shapes
 
-BUILD = Path(__file__).parents[2] / "android_demo/offline/build.sh"
 CLIENTS, WRITER = 20, 3
 ROUND = 4
 
 
-def missing() -> str | None:
-    """Returns why the app's classes cannot be compiled and run here; None if they can."""
-    for program in ("java", "javac", "aapt2"):
-        if not shutil.which(program):
-            return f"there is no {program}; android_demo/offline/build.sh fetch installs it"
-    cache = subprocess.run([BUILD, "cache"], capture_output=True, text=True, check=True)
-    if not os.path.isdir(cache.stdout.strip()):
-        return "the app's build has no cache; android_demo/offline/build.sh fetch makes it"
-    return None
-
-
-REASON = missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 
@@ -114,9 +100,11 @@ class Story:
     def update(self) -> Path:
         """Returns the update that the app writes after training on the writer's digits."""
         own = self.writer.train
-        rows = zip(self.digits.train_labels[own], self.digits.train_images[own], strict=True)
-        examples = self.folder / "examples.bin"
-        examples.write_bytes(b"".join(bytes([label]) + image.tobytes() for label, image in rows))
+        examples = examples_file(
+            self.folder / "examples.bin",
+            self.digits.train_images[own],
+            self.digits.train_labels[own],
+        )
         update = self.folder / "update.safetensors"
         phone = self.folder / "phone"
         phone.mkdir()

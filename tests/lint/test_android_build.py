@@ -1,12 +1,15 @@
 """The Gradle build, which needs a network and an SDK, and the offline build are of one app."""
 
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 DEMO = Path(__file__).parents[2] / "android_demo"
+MANIFEST = DEMO / "app/src/main/AndroidManifest.xml"
 MAVEN = "{http://maven.apache.org/POM/4.0.0}"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 
@@ -142,11 +145,15 @@ def test_offline_build_has_the_folders_that_gradle_has_by_default():
         assert f"$tests/{folder}" in build
         assert (DEMO / "app/src/test" / folder).is_dir()
     assert "rootProject.file('build/assets')" in read("app/build.gradle")
-    assert '-A "$build/assets"' in build
+    assert '-A "$shared/assets"' in build
     assert "noCompress 'tflite'" in read("app/build.gradle")
     assert "-0 .tflite" in build
     # A folder that only one of the two builds reads would hold code that only one of them has.
     known = {"main", "test", "main/java", "main/res", "test/java", "test/resources"}
+    known |= {"together/java", "together/res", "testTogether/java"}
+    assert 'own "$flavour/java"' in build
+    assert '"$(own "$flavour")/res"' in build
+    assert 'own "test${flavour^}/java"' in build
     folders = {
         str(path.relative_to(DEMO / "app/src"))
         for path in DEMO.glob("app/src/*/*")
@@ -165,8 +172,41 @@ def test_offline_build_has_the_folders_that_gradle_has_by_default():
     assert "include ':app', ':fedsup'" in read("settings.gradle")
 
 
+def test_the_flavour_together_alone_asks_for_the_network(tmp_path):
+    flavour = DEMO / "app/src/together/AndroidManifest.xml"
+    names = re.findall(
+        r"^        (\w+) \{\n            dimension 'network'", read("app/build.gradle"), re.M
+    )
+    assert names == ["alone", "together"]
+    assert not (DEMO / "app/src/alone").exists(), "The flavour without has nothing of its own."
+    merged = tmp_path / "merged.xml"
+    command = [sys.executable, DEMO / "offline/merge_manifest.py"]
+    subprocess.run([*command, MANIFEST, flavour, merged], check=True)
+    root = ElementTree.parse(merged).getroot()
+    assert [each.get(f"{ANDROID}name") for each in root.findall("uses-permission")] == [
+        "android.permission.ACCESS_NETWORK_STATE",
+        "android.permission.INTERNET",
+    ]
+    (application,) = root.findall("application")
+    assert application.get(f"{ANDROID}networkSecurityConfig") == "@xml/network_security"
+    assert application.get(f"{ANDROID}allowBackup") == "false"
+    names = [each.get(f"{ANDROID}name") for each in application]
+    assert names == [
+        ".MainActivity",
+        ".TrainingJobService",
+        ".UpdateProvider",
+        ".TogetherJobService",
+    ]
+    assert len(application.findall("activity/intent-filter")) == 2
+    security = DEMO / "app/src/together/res/xml/network_security.xml"
+    config = ElementTree.parse(security).getroot()
+    assert config.find("base-config").get("cleartextTrafficPermitted") == "false"
+    clear = [each.text for each in config.findall("domain-config/domain")]
+    assert clear == ["127.0.0.1", "localhost"]
+
+
 def test_the_app_asks_for_no_permission():
-    manifest = ElementTree.parse(DEMO / "app/src/main/AndroidManifest.xml").getroot()
+    manifest = ElementTree.parse(MANIFEST).getroot()
     assert "package" not in manifest.attrib, "Gradle's plugin refuses it"
     assert not manifest.findall("uses-permission")
     assert not list(ElementTree.parse(DEMO / "fedsup/src/main/AndroidManifest.xml").getroot())
@@ -175,7 +215,7 @@ def test_the_app_asks_for_no_permission():
 
 
 def test_every_class_of_the_manifest_exists():
-    manifest = ElementTree.parse(DEMO / "app/src/main/AndroidManifest.xml").getroot()
+    manifest = ElementTree.parse(MANIFEST).getroot()
     names = [element.get(f"{ANDROID}name", "") for element in manifest.iter()]
     classes = [name for name in names if name.startswith(".")]
     folder = DEMO / "app/src/main/java" / settings()["applicationId"].replace(".", "/")

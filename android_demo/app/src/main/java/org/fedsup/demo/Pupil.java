@@ -19,7 +19,7 @@ final class Pupil implements Closeable {
     /** Folder of the updates that were written. */
     static final String UPDATES = "updates";
 
-    private static final int[] IMAGE_SHAPE = {DigitImage.SIDE, DigitImage.SIDE, 1};
+    static final int[] IMAGE_SHAPE = {DigitImage.SIDE, DigitImage.SIDE, 1};
 
     private final File folder;
     private final Trainer trainer;

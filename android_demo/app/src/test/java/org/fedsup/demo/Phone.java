@@ -5,7 +5,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.StandardCopyOption;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import org.fedsup.trainer.Example;
 
 /**
@@ -23,11 +25,7 @@ public final class Phone {
         byte[] examples = Files.readAllBytes(Paths.get(arguments[2]));
         Path update = Paths.get(arguments[3]);
         try (Learner learner = new Learner(folder, () -> model, Runnable::run)) {
-            int size = 1 + DigitImage.SIDE * DigitImage.SIDE;
-            for (int place = 0; place < examples.length; place += size) {
-                byte[] image = Arrays.copyOfRange(examples, place + 1, place + size);
-                learner.teach(new Example(image, examples[place]));
-            }
+            examples(examples).forEach(learner::teach);
             learner.train(() -> {});
             LearnerState state = LearnerCase.settle(learner);
             learner.export(file -> copy(file.toPath(), update));
@@ -37,6 +35,17 @@ public final class Phone {
             }
             System.out.println(state.before() + " " + state.after());
         }
+    }
+
+    /** Reads examples: for each a byte for the label and one for each pixel. */
+    static List<Example> examples(byte[] file) {
+        int size = 1 + DigitImage.SIDE * DigitImage.SIDE;
+        List<Example> found = new ArrayList<>();
+        for (int place = 0; place < file.length; place += size) {
+            byte[] image = Arrays.copyOfRange(file, place + 1, place + size);
+            found.add(new Example(image, file[place]));
+        }
+        return found;
     }
 
     private static void copy(Path from, Path to) {

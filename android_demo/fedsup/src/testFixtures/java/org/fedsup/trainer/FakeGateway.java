@@ -20,34 +20,34 @@ import javax.net.ssl.SSLContext;
 import org.jspecify.annotations.Nullable;
 
 /** A gateway on loopback that gives one task, and does wrong what a test asks for. */
-final class FakeGateway implements Closeable {
-    static final String TOKEN = "token-1";
-    static final String DEVICE = "0123456789abcdef0123456789abcdef";
-    static final String KEY = "ab".repeat(32);
-    static final String TASK = "fedcba9876543210fedcba9876543210";
+public final class FakeGateway implements Closeable {
+    public static final String TOKEN = "token-1";
+    public static final String DEVICE = "0123456789abcdef0123456789abcdef";
+    public static final String KEY = "ab".repeat(32);
+    public static final String TASK = "fedcba9876543210fedcba9876543210";
 
     /** Answers in place of the gateway, by the name of the request; each once. */
-    final Map<String, Deque<Fault>> faults = new HashMap<>();
+    public final Map<String, Deque<Fault>> faults = new HashMap<>();
     /** Requests in the order in which they came: a name, and for a model the range. */
-    final List<String> requests = new ArrayList<>();
+    public final List<String> requests = new ArrayList<>();
     /** Updates that were accepted, by their hash. */
-    final Map<String, byte[]> updates = new HashMap<>();
+    public final Map<String, byte[]> updates = new HashMap<>();
     /** The last check-in. */
-    String checkIn = "";
-    int protocol = Federation.PROTOCOL;
-    byte[] model;
+    public String checkIn = "";
+    public int protocol = Federation.PROTOCOL;
+    public byte[] model;
 
     private final HttpServer server;
     private final boolean encrypted;
     private final String hash;
 
     /** A fault of one answer. */
-    interface Fault {
+    public interface Fault {
         /** Answers; returns whether the gateway shall answer after it. */
         boolean answer(HttpExchange exchange) throws IOException;
     }
 
-    FakeGateway(@Nullable SSLContext tls) throws IOException {
+    public FakeGateway(@Nullable SSLContext tls) throws IOException {
         model = Golden.model();
         hash = ModelMetadata.sha256(model);
         encrypted = tls != null;
@@ -63,16 +63,16 @@ final class FakeGateway implements Closeable {
         server.start();
     }
 
-    String url() {
+    public String url() {
         return (encrypted ? "https" : "http") + "://localhost:" + server.getAddress().getPort();
     }
 
-    void fault(String request, Fault fault) {
+    public void fault(String request, Fault fault) {
         faults.computeIfAbsent(request, name -> new ArrayDeque<>()).add(fault);
     }
 
     /** A fault that is an answer of the protocol. */
-    static Fault refusal(int status, String code, String... header) {
+    public static Fault refusal(int status, String code, String... header) {
         return exchange -> {
             exchange.getRequestBody().readAllBytes();
             if (header.length > 0) {
@@ -144,7 +144,7 @@ final class FakeGateway implements Closeable {
         return parts[0].equals("Fedsup") && parts[1].equals(DEVICE) && parts[3].equals(expected);
     }
 
-    static void send(HttpExchange exchange, int status, String json) throws IOException {
+    public static void send(HttpExchange exchange, int status, String json) throws IOException {
         byte[] body = json.getBytes(StandardCharsets.UTF_8);
         exchange.sendResponseHeaders(status, body.length);
         exchange.getResponseBody().write(body);

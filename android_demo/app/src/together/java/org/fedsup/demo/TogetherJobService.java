@@ -1,0 +1,73 @@
+package org.fedsup.demo;
+
+import android.app.job.JobInfo;
+import android.app.job.JobParameters;
+import android.app.job.JobScheduler;
+import android.app.job.JobService;
+import android.content.ComponentName;
+import android.content.Context;
+import android.os.Handler;
+import android.os.Looper;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Takes part in a server's rounds while the phone is charging, idle and on an unmetered network. The
+ * server tells when to come back; the system starts it from then on, and stops it when somebody
+ * takes the phone.
+ */
+public final class TogetherJobService extends JobService {
+    static final int JOB = 2;
+
+    private final Handler main = new Handler(Looper.getMainLooper());
+    private volatile boolean stopped;
+    /** Does a visit; tests wait for it. */
+    Thread worker;
+
+    /** Whether the system knows of the job. */
+    static boolean isScheduled(Context context) {
+        return context.getSystemService(JobScheduler.class).getPendingJob(JOB) != null;
+    }
+
+    /** Asks for a visit after some seconds. A restart of the phone forgets it until the app is opened. */
+    static void schedule(Context context, int waitSeconds) {
+        ComponentName service = new ComponentName(context, TogetherJobService.class);
+        context.getSystemService(JobScheduler.class).schedule(new JobInfo.Builder(JOB, service)
+                .setRequiresCharging(true)
+                .setRequiresDeviceIdle(true)
+                .setRequiredNetworkType(JobInfo.NETWORK_TYPE_UNMETERED)
+                .setMinimumLatency(TimeUnit.SECONDS.toMillis(waitSeconds))
+                .build());
+    }
+
+    /** Asks for none. */
+    static void cancel(Context context) {
+        context.getSystemService(JobScheduler.class).cancel(JOB);
+    }
+
+    @Override
+    public boolean onStartJob(JobParameters parameters) {
+        Together together = new Together(this);
+        stopped = false;
+        worker = new Thread(() -> {
+            int waitSeconds = together.takePart(() -> stopped);
+            main.post(() -> finish(together, parameters, waitSeconds));
+        }, "together");
+        worker.start();
+        return true;
+    }
+
+    /** What was fetched and made is kept; the training begins again the next time. */
+    @Override
+    public boolean onStopJob(JobParameters parameters) {
+        stopped = true;
+        worker.interrupt(); // It may be waiting for a server that is busy.
+        return true;
+    }
+
+    private void finish(Together together, JobParameters parameters, int waitSeconds) {
+        jobFinished(parameters, false);
+        if (together.isOn()) {
+            schedule(this, waitSeconds);
+        }
+    }
+}
