@@ -23,7 +23,7 @@ from fedsup_tf.data.datasets import load_dataset
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import replace_file, write_json
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators import clipping
 from tff_programs.aggregators.compression import EightBitUpload

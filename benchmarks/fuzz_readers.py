@@ -37,7 +37,9 @@ from fedsup_tf.data.own_data import read_own
 from fedsup_tf.data.pictures import PictureForm, read_picture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import read_json
-from fedsup_tf.space import SearchSpace, Stage, load_space
+from fedsup_tf.presets import load_space
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.simulation.availability import diurnal_trace, load_trace
 from tflite.format.metadata import ENTRY, HASH_ENTRY, ModelMetadata, append_metadata, read_metadata

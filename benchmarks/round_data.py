@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.space import fedsup_cifar
+from fedsup_tf.presets import fedsup_cifar
 from tff_programs.simulation.tiers import default_tiers
 
 SPACE = fedsup_cifar()

@@ -8,7 +8,7 @@ import tensorflow as tf
 from fedsup_tf import layers
 from fedsup_tf.ops import ops
 from fedsup_tf.slicing import Slice
-from fedsup_tf.space import Stage
+from fedsup_tf.stage import Stage
 
 keras = tf.keras
 

@@ -9,16 +9,16 @@ import dataclasses
 import json
 import math
 import operator
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedsup_tf.architecture import DIMENSIONS, Architecture
-from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json, whole_numbers
+from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, whole_numbers
 from fedsup_tf.files.reading import parsing
 from fedsup_tf.files.validation import check_choice, check_whole_number
+from fedsup_tf.stage import MOST_NAME, MOST_VALUE, Stage
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
@@ -28,8 +28,6 @@ MEAN_SQUARE = "/mean_square"
 _LARGEST_INDEX = 2**31 - 1
 # Bounds of what is enumerated or allocated, far beyond what a phone or a server could train. A
 # space may come from somebody else's file.
-_MOST_VALUE = {"widths": 2**14, "depths": 64, "kernels": 63}
-_MOST_CHOICES = 64
 _MOST_STAGES = 64
 _MOST_BLOCKS = 256
 _MOST_SIDE = 2**13
@@ -37,61 +35,8 @@ _MOST_CLASSES = 2**20
 _MOST_WEIGHTS = 2**30
 # Combinations of a stage's choices and the widths that enter it, of which each has its slices.
 _MOST_COMBINATIONS = 2**16
-_MOST_NAME = 200
 # Each has a graph of its own where one computation serves all subnets.
 _MOST_RESOLUTIONS = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A run of blocks that share a width and a kernel.
-
-    Attributes:
-      name: The stage's name, the prefix of its variables' names.
-      widths: Allowed numbers of output channels, in rising order.
-      depths: Allowed numbers of blocks, in rising order.
-      kernels: Allowed sides of the depthwise kernels, odd, in rising order.
-      stride: Stride of the first block; 1 or 2.
-    """
-
-    name: str
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    kernels: tuple[int, ...]
-    stride: int = 1
-
-    def __post_init__(self):
-        if (
-            not isinstance(self.name, str)
-            or not self.name.isprintable()
-            or not 0 < len(self.name) <= _MOST_NAME
-            or "/" in self.name
-        ):
-            raise ValueError(
-                f"A stage's name is text of 1 to {_MOST_NAME} characters without a /, since it "
-                f"begins its tensors' names; received {quoted(self.name)}."
-            )
-        for dimension in DIMENSIONS:
-            values = whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
-            object.__setattr__(self, dimension, values)
-            if len(values) > _MOST_CHOICES or max(values) > _MOST_VALUE[dimension]:
-                raise ValueError(
-                    f"Stage {self.name!r}: expected at most {_MOST_CHOICES} {dimension} of up to "
-                    f"{_MOST_VALUE[dimension]:,}, received {len(values)} of up to {max(values):,}. "
-                    "Give smaller ones."
-                )
-            if list(values) != sorted(set(values)) or values[0] < 1:
-                raise ValueError(
-                    f"Stage {self.name!r}: expected {dimension} to be rising positive whole "
-                    f"numbers, received {list(values)}."
-                )
-        if any(kernel % 2 == 0 for kernel in self.kernels):
-            raise ValueError(
-                f"Stage {self.name!r}: expected odd kernels (a smaller kernel is the centre of a "
-                f"larger one), received {list(self.kernels)}."
-            )
-        if type(self.stride) is not int or self.stride not in (1, 2):
-            raise ValueError(f"Stage {self.name!r}: expected stride 1 or 2, got {self.stride!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +91,9 @@ class SearchSpace:
     resolutions: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or len(self.name) > _MOST_NAME:
+        if not isinstance(self.name, str) or len(self.name) > MOST_NAME:
             raise ValueError(
-                f"A search space: expected its name as text of at most {_MOST_NAME} characters, "
+                f"A search space: expected its name as text of at most {MOST_NAME} characters, "
                 f"received {quoted(self.name)}."
             )
         label = f"Search space {self.name!r}"
@@ -160,7 +105,7 @@ class SearchSpace:
                 f"{label}: expected image_shape (height, width, channels), each from 1 to "
                 f"{_MOST_SIDE:,}, got {shape}."
             )
-        bounds = (("classes", 2, _MOST_CLASSES), ("stem_width", 1, _MOST_VALUE["widths"]))
+        bounds = (("classes", 2, _MOST_CLASSES), ("stem_width", 1, MOST_VALUE["widths"]))
         for field, least, most in bounds:
             value = check_whole_number(getattr(self, field), field, least, most, what=label)
             object.__setattr__(self, field, value)
@@ -442,151 +387,3 @@ class SearchSpace:
             expect_keys(stage, stage_names, stage_names - {"stride"}, label)
             stages.append(Stage(**stage))
         return cls(**{**fields, "stages": tuple(stages)})
-
-
-def fedsup_cifar(classes: int = 10, **changes: Any) -> SearchSpace:
-    """Returns the space of the FedSup paper's CIFAR experiments (arXiv 2206.01366, section 4).
-
-    It has 10,368 subnets of 0.16 to 1.86 million parameters for images of 32 x 32 x 3.
-
-    Args:
-      classes: Number of classes.
-      **changes: Other fields of the `SearchSpace` to replace.
-    """
-    kernels = (3, 5, 7)
-    fields = dict(
-        name="fedsup_cifar",
-        image_shape=(32, 32, 3),
-        classes=classes,
-        stem_width=32,
-        stem_stride=2,
-        stages=(
-            Stage("mb1", (32, 64), (1,), kernels, 1),
-            Stage("mb2", (64, 128), (1, 2), kernels, 2),
-            Stage("mb3", (128, 256), (1, 2), kernels, 2),
-            Stage("mb4", (512, 1024), (1, 2), kernels, 2),
-        ),
-    )
-    return SearchSpace(**{**fields, **changes})
-
-
-def digits_small(classes: int = 10, **changes: Any) -> SearchSpace:
-    """Returns a space of 384 small subnets for 8 x 8 (or larger) grey images.
-
-    Args:
-      classes: Number of classes.
-      **changes: Other fields of the `SearchSpace` to replace, such as `image_shape`.
-    """
-    fields = dict(
-        name="digits_small",
-        image_shape=(8, 8, 1),
-        classes=classes,
-        stem_width=16,
-        stem_stride=1,
-        stages=(
-            Stage("mb1", (16, 32), (1,), (3, 5), 1),
-            Stage("mb2", (32, 64), (1, 2), (3, 5), 2),
-            Stage("mb3", (64, 96, 128), (1, 2), (3, 5), 2),
-        ),
-    )
-    return SearchSpace(**{**fields, **changes})
-
-
-def camera_96(classes: int = 10, **changes: Any) -> SearchSpace:
-    """Returns a space of MobileNet-like subnets for camera pictures of 96 x 96 x 3.
-
-    It has 165,888 subnets of 0.43 to 3.50 million parameters; a third each takes pictures of 48, 64
-    and 96 pixels.
-
-    Args:
-      classes: Number of classes.
-      **changes: Other fields of the `SearchSpace` to replace.
-    """
-    fields = dict(
-        name="camera_96",
-        image_shape=(96, 96, 3),
-        classes=classes,
-        stem_width=32,
-        stem_stride=2,
-        resolutions=(48, 64, 96),
-        stages=(
-            Stage("mb1", (32, 64), (1,), (3, 5), 1),
-            Stage("mb2", (64, 128), (1, 2), (3, 5), 2),
-            Stage("mb3", (128, 256), (1, 2), (3, 5, 7), 2),
-            Stage("mb4", (256, 512), (2, 3, 4), (3, 5, 7), 2),
-            Stage("mb5", (512, 1024), (1, 2), (3, 5), 2),
-        ),
-    )
-    return SearchSpace(**{**fields, **changes})
-
-
-def camera_224(classes: int = 10, **changes: Any) -> SearchSpace:
-    """Returns a space of MobileNet-like subnets for camera pictures of 224 x 224 x 3.
-
-    It has 165,888 subnets of 0.43 to 3.50 million parameters; a third each takes pictures of 112,
-    160 and 224 pixels.
-
-    Args:
-      classes: Number of classes.
-      **changes: Other fields of the `SearchSpace` to replace.
-    """
-    stages = camera_96().stages
-    strides = (2, 2, 2, 1, 2)
-    fields = dict(
-        name="camera_224",
-        image_shape=(224, 224, 3),
-        resolutions=(112, 160, 224),
-        stages=tuple(
-            dataclasses.replace(stage, stride=stride)
-            for stage, stride in zip(stages, strides, strict=True)
-        ),
-    )
-    return camera_96(classes, **{**fields, **changes})
-
-
-PRESETS = {
-    "fedsup_cifar": fedsup_cifar,
-    "digits_small": digits_small,
-    "camera_96": camera_96,
-    "camera_224": camera_224,
-}
-
-
-def load_space(name_or_path: str, **wanted: Any) -> SearchSpace:
-    """Returns the preset of that name, or the space in that JSON file.
-
-    Args:
-      name_or_path: A key of `PRESETS`, or the path of a file in the form of
-        `SearchSpace.to_json`.
-      **wanted: Fields that the space must have, such as `classes` or `image_shape`; None for any.
-        A preset takes them. In a file they replace nothing but what it leaves out.
-
-    Raises:
-      ValueError: If it is neither, the file does not hold a valid space, or a field of the file is
-        not the wanted one.
-    """
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    if name_or_path in PRESETS:
-        return PRESETS[name_or_path](**wanted)
-    if not os.path.exists(name_or_path) or os.path.isdir(name_or_path):
-        raise ValueError(
-            f"Expected a search space's name ({', '.join(PRESETS)}) or the path of its JSON file, "
-            f"received {name_or_path!r}, which is neither."
-        )
-    return read_json(name_or_path, "a search space", lambda text: _wanted_space(text, wanted))
-
-
-@parsing("A search space")
-def _wanted_space(text: str, wanted: Mapping[str, Any]) -> SearchSpace:
-    """Reads the space in a text, which keeps all that it says itself."""
-    fields = parse_json(text, "A search space")
-    space = SearchSpace.from_fields({**wanted, **fields})
-    for name, value in wanted.items():
-        own = getattr(space, name)
-        if own != (tuple(value) if isinstance(value, list) else value):
-            raise ValueError(
-                f"Search space {space.name!r}: expected {name} {value!r}, received {own!r} in its "
-                "file. A space from a file keeps what it says: change the file, or what it is used "
-                "with."
-            )
-    return space

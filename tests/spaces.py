@@ -1,6 +1,7 @@
 """The search space of tests that need several of everything, and little of it."""
 
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 
 SPACE = SearchSpace(
     name="tiny",

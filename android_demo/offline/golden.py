@@ -17,8 +17,8 @@ from fedsup_tf import calibration
 from fedsup_tf.data import datasets
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.presets import digits_small
 from fedsup_tf.resizing import resize_images
-from fedsup_tf.space import digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.device.interpreter import open_interpreter
 from tflite.export.export import BatchSizes, Origin, export_tflite

@@ -8,7 +8,8 @@ from spaces import SPACE
 
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.initial_weights import load_initial_weights, take_initial_weights
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 
 

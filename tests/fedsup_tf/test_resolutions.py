@@ -12,6 +12,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.presets import camera_96, camera_224
 from fedsup_tf.resizing import area_shares, resize_images, resize_in_graph
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet, feasible_range, sample_within
@@ -19,7 +20,8 @@ from fedsup_tf.search.cost_parts import parts_of, parts_of_space
 from fedsup_tf.search.costs import count_macs, count_parameters, map_size
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.slicing import take
-from fedsup_tf.space import SearchSpace, Stage, camera_96, camera_224
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 
 PLAIN = SearchSpace(

@@ -9,7 +9,8 @@ import tensorflow as tf
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.slicing import Grid, Overlap, Slice
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 
 TINY = SearchSpace(

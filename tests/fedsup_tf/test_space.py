@@ -7,15 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.presets import digits_small, fedsup_cifar, load_space
 from fedsup_tf.search import costs
-from fedsup_tf.space import (
-    Architecture,
-    SearchSpace,
-    Stage,
-    digits_small,
-    fedsup_cifar,
-    load_space,
-)
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 
 FIELDS = dict(
     name="tiny",

@@ -9,8 +9,10 @@ import tensorflow as tf
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock
+from fedsup_tf.presets import digits_small
 from fedsup_tf.search import costs
-from fedsup_tf.space import SearchSpace, Stage, digits_small
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet, has_weight_decay
 
 SPACES = {

@@ -20,7 +20,7 @@ from fedsup_tf.data import datasets
 from fedsup_tf.data.partition import partition
 from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.update_file import read_update

@@ -15,7 +15,7 @@ import pytest
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.checkpoint import fingerprint
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.checkpoint import load_trained
 from tflite.device.trainer import DeviceTrainer

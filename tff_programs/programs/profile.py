@@ -19,9 +19,10 @@ import numpy as np
 
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.presets import load_space
 from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import LatencyTable
-from fedsup_tf.space import SearchSpace, load_space
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.number_flags import MOST_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags

@@ -16,7 +16,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.frozen import check_frozen
 from fedsup_tf.initial_weights import load_initial_weights
-from fedsup_tf.space import PRESETS, SearchSpace, load_space
+from fedsup_tf.presets import PRESETS, load_space
+from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import schedule, training_process
 from tff_programs.learning.message_size import traffic_counter

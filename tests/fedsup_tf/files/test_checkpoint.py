@@ -9,7 +9,7 @@ import safetensors.numpy
 import tensorflow as tf
 
 from fedsup_tf.files import checkpoint
-from fedsup_tf.space import digits_small, fedsup_cifar
+from fedsup_tf.presets import digits_small, fedsup_cifar
 from fedsup_tf.supernet import Supernet
 
 

@@ -17,8 +17,10 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.files.reading import InvalidFileError, parsing, read_bytes, read_text, reading
+from fedsup_tf.presets import load_space
 from fedsup_tf.search.latency import LatencyTable
-from fedsup_tf.space import SearchSpace, Stage, load_space
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from fedsup_tf.presets import digits_small, fedsup_cifar
 from fedsup_tf.search import constraints, costs
-from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 
 COSTS = costs.Cost._fields
 SPACES = {

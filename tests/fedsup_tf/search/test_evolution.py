@@ -7,13 +7,15 @@ import math
 import numpy as np
 import pytest
 
+from fedsup_tf.presets import digits_small, fedsup_cifar
 from fedsup_tf.search import costs
 from fedsup_tf.search.budget import COSTS, Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.search.evolution import Candidate, pareto_front, random_search, search_architectures
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
-from fedsup_tf.space import SearchSpace, Stage, digits_small, fedsup_cifar
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 
 # Widths fall and do not nest from stage to stage, so that the cheapest is at no greedy choice.
 UNEVEN = SearchSpace(

@@ -6,8 +6,8 @@ import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.presets import digits_small, fedsup_cifar
 from fedsup_tf.search.costs import count_parameters
-from fedsup_tf.space import digits_small, fedsup_cifar
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning.evaluation import build_federated_evaluation
 from tff_programs.learning.message_size import traffic_counter

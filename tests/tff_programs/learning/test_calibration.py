@@ -10,7 +10,8 @@ from fedsup_tf import calibration, logistic_regression
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import calibration as federated_calibration
 from tff_programs.programs.calibration_files import read_calibration, write_calibration

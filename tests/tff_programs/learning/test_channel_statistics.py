@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fedsup_tf.data.federated_dataset import FederatedDataset
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from tff_programs.learning.channel_statistics import federated_preprocessing
 from tff_programs.simulation.clients import client_element
 

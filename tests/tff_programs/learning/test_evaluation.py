@@ -10,7 +10,8 @@ from fedsup_tf.data.datasets import load_dataset
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.search.cost_parts import parts_of_space
 from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import evaluation
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out

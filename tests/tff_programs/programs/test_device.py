@@ -15,7 +15,8 @@ from fedsup_tf.data.own_data import split_by_class
 from fedsup_tf.data.partition import partition
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs import personal_examples
 from tff_programs.reports import device_report

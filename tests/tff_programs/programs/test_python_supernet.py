@@ -9,7 +9,8 @@ from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs import certify, device
 from tff_programs.programs.checkpoint import load_trained, name_architectures

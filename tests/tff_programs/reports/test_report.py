@@ -6,8 +6,8 @@ import matplotlib
 import numpy as np
 import pytest
 
+from fedsup_tf.presets import digits_small
 from fedsup_tf.search.costs import count_parameters
-from fedsup_tf.space import digits_small
 from tff_programs.reports import report
 from tff_programs.reports.report import draw_curves, format_seconds, progress_line, time_unit
 from tff_programs.reports.simulation_report import cost_table, spent

@@ -9,8 +9,8 @@ from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.presets import fedsup_cifar
 from fedsup_tf.search.costs import count_macs
-from fedsup_tf.space import fedsup_cifar
 from tff_programs.simulation.device_speed import (
     REFERENCE_MACS_PER_SECOND,
     Device,

@@ -5,8 +5,10 @@ import collections
 import numpy as np
 import pytest
 
+from fedsup_tf.presets import digits_small
 from fedsup_tf.search.costs import count_macs, count_parameters
-from fedsup_tf.space import SearchSpace, Stage, digits_small
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier, default_tiers, parse_tiers
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from tff_programs.reports.report import progress_line
 from tff_programs.simulation.round_plan import RoundPlan
 from tff_programs.simulation.training_loop import DivergedError, train

@@ -13,7 +13,8 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.resizing import resize_images
-from fedsup_tf.space import MEAN_SQUARE, SearchSpace, Stage
+from fedsup_tf.space import MEAN_SQUARE, SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.reports import certificate_report
 from tflite.certify import certified_training

@@ -13,7 +13,8 @@ import tensorflow as tf
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tflite.device.model import DeviceModel
 from tflite.export.export import BatchSizes, Origin, export_tflite

@@ -15,7 +15,9 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import SearchSpace, Stage, digits_small
+from fedsup_tf.presets import digits_small
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.export.training_module import MEAN_SQUARE_DECAY, TrainingModule

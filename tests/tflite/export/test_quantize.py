@@ -7,7 +7,8 @@ import tflite_runtime.interpreter as runtime
 
 from fedsup_tf.calibration import fold, mean_square_shapes
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.reports.inference_report import inference_table
 from tflite.device.trainer import DeviceTrainer

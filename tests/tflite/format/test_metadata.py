@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from tflite.format.metadata import ModelMetadata
 
 SPACE = digits_small(classes=9)

@@ -8,7 +8,7 @@ import subnet_shapes as by_rule
 from spaces import SPACE
 
 from fedsup_tf.files import checkpoint
-from fedsup_tf.space import PRESETS
+from fedsup_tf.presets import PRESETS
 from fedsup_tf.supernet import Supernet
 from tflite.merge.received import subnet_shapes
 

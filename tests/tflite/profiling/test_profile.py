@@ -14,7 +14,8 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.cost_parts import Part, parts_of, parts_of_space
 from fedsup_tf.search.latency import Latency, LatencyTable
-from fedsup_tf.space import SearchSpace, Stage
+from fedsup_tf.space import SearchSpace
+from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs import profile as program
 from tff_programs.programs.flags.program_flags import parse_flags

@@ -5,7 +5,7 @@ import csv
 import pytest
 from absl import flags
 
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from tff_programs.programs import train
 from tff_programs.programs.flags.aggregation_flags import privacy_from_flags
 from tff_programs.programs.flags.program_flags import parse_flags

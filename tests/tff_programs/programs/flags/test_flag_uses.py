@@ -6,7 +6,7 @@ import types
 import pytest
 
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.space import digits_small
+from fedsup_tf.presets import digits_small
 from tff_programs.programs import device, export, profile, train
 from tff_programs.programs.flags.execution_flags import execution_from_flags
 from tff_programs.programs.flags.program_flags import parse_flags

@@ -1,0 +1,64 @@
+"""A stage of a search space: a run of blocks and the sizes that they may take."""
+
+import dataclasses
+
+from fedsup_tf.architecture import DIMENSIONS
+from fedsup_tf.files.json_schema import quoted, whole_numbers
+
+# Bounds of what is enumerated or allocated, far beyond what a phone or a server could train. A
+# space may come from somebody else's file.
+MOST_VALUE = {"widths": 2**14, "depths": 64, "kernels": 63}
+_MOST_CHOICES = 64
+MOST_NAME = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run of blocks that share a width and a kernel.
+
+    Attributes:
+      name: The stage's name, the prefix of its variables' names.
+      widths: Allowed numbers of output channels, in rising order.
+      depths: Allowed numbers of blocks, in rising order.
+      kernels: Allowed sides of the depthwise kernels, odd, in rising order.
+      stride: Stride of the first block; 1 or 2.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernels: tuple[int, ...]
+    stride: int = 1
+
+    def __post_init__(self):
+        if (
+            not isinstance(self.name, str)
+            or not self.name.isprintable()
+            or not 0 < len(self.name) <= MOST_NAME
+            or "/" in self.name
+        ):
+            raise ValueError(
+                f"A stage's name is text of 1 to {MOST_NAME} characters without a /, since it "
+                f"begins its tensors' names; received {quoted(self.name)}."
+            )
+        for dimension in DIMENSIONS:
+            values = whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
+            object.__setattr__(self, dimension, values)
+            if len(values) > _MOST_CHOICES or max(values) > MOST_VALUE[dimension]:
+                raise ValueError(
+                    f"Stage {self.name!r}: expected at most {_MOST_CHOICES} {dimension} of up to "
+                    f"{MOST_VALUE[dimension]:,}, received {len(values)} of up to {max(values):,}. "
+                    "Give smaller ones."
+                )
+            if list(values) != sorted(set(values)) or values[0] < 1:
+                raise ValueError(
+                    f"Stage {self.name!r}: expected {dimension} to be rising positive whole "
+                    f"numbers, received {list(values)}."
+                )
+        if any(kernel % 2 == 0 for kernel in self.kernels):
+            raise ValueError(
+                f"Stage {self.name!r}: expected odd kernels (a smaller kernel is the centre of a "
+                f"larger one), received {list(self.kernels)}."
+            )
+        if type(self.stride) is not int or self.stride not in (1, 2):
+            raise ValueError(f"Stage {self.name!r}: expected stride 1 or 2, got {self.stride!r}.")
