@@ -8,7 +8,6 @@ import java.util.function.BooleanSupplier;
 import org.json.JSONException;
 import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
-import org.tensorflow.lite.TensorFlowLite;
 
 /**
  * A device that takes part in federated learning. A visit sends what waits to be sent, or asks for
@@ -136,7 +135,7 @@ public final class Participant {
     private JSONObject withModel() throws IOException {
         try {
             JSONObject said = new JSONObject(fields.toString());
-            said.put("runtime", "tensorflow-lite " + TensorFlowLite.runtimeVersion());
+            said.put("runtime", Trainer.runtime());
             String held = folder.heldModel();
             if (held != null) {
                 said.put("model", held);

@@ -12,6 +12,7 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.tensorflow.lite.Interpreter;
+import org.tensorflow.lite.TensorFlowLite;
 
 /**
  * Infers with a subnet and trains it: the one class that knows TensorFlow Lite. It uses nothing of
@@ -72,6 +73,15 @@ public final class Trainer implements Closeable {
         evaluateBatch = new Batch(metadata, metadata.evaluateBatch);
         scores.put(Signatures.LOSS, loss);
         scores.put(Signatures.CORRECT, correct);
+    }
+
+    /**
+     * Returns the name and version of the runtime that models are trained with.
+     *
+     * @return such as {@code tensorflow-lite 2.16.1}
+     */
+    public static String runtime() {
+        return "tensorflow-lite " + TensorFlowLite.runtimeVersion();
     }
 
     /**
