@@ -9,7 +9,7 @@ keras = tf.keras
 
 
 class ParametricNormalization(keras.layers.Layer):
-    """The equations of `fedsup_tf.layers.ParametricNormalization`, by TensorFlow's gradients."""
+    """The equations of FedSup's parametric normalization, by TensorFlow's gradients."""
 
     def build(self, input_shape):
         """Adds alpha, beta and gamma."""

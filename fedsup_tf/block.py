@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fedsup_tf import layers
+from fedsup_tf import layers, normalization_layers
 from fedsup_tf.ops import ops
 from fedsup_tf.slicing import Slice
 from fedsup_tf.stage import Stage
@@ -37,7 +37,7 @@ class ElasticBlock(keras.layers.Layer):
           stage: The stage that it belongs to.
           number: Its number in the stage, from 0.
           in_widths: Numbers of channels that may enter it.
-          normalization: A key of `layers.NORMALIZATIONS`.
+          normalization: A key of `normalization_layers.NORMALIZATIONS`.
           seed: Seed of the initial weights.
         """
         super().__init__(name=f"{stage.name}_{number}")
@@ -45,7 +45,7 @@ class ElasticBlock(keras.layers.Layer):
         self.always_present = stage.depths[0] > number
         strides = stage.stride if self.is_first else 1
         width, kernel = stage.widths[-1], stage.kernels[-1]
-        norm = layers.NORMALIZATIONS[normalization]
+        norm = normalization_layers.NORMALIZATIONS[normalization]
         self.in_width = max(in_widths)
         self.strides = strides
         self.depthwise = layers.ElasticDepthwiseConv2D(

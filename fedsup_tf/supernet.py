@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import layers, slicing
+from fedsup_tf import layers, normalization_layers, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock, under, uniform, with_prefixes
 from fedsup_tf.files import checkpoint
@@ -58,7 +58,7 @@ class Supernet(keras.Model):
         super().__init__(**kwargs)
         self.space = space
         self.seed = seed
-        norm = layers.NORMALIZATIONS[space.normalization]
+        norm = normalization_layers.NORMALIZATIONS[space.normalization]
         self.stem = layers.ElasticConv2D(
             space.stem_width,
             3,

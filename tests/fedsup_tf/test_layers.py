@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from fedsup_tf import layers
+from fedsup_tf.normalization_layers import GroupNormalization, ParametricNormalization
 
 RNG = np.random.default_rng(0)
 # Each layer with the shape it is built for, and a narrower choice of inputs and arguments.
@@ -13,8 +14,8 @@ CASES = {
     "pointwise": (layers.ElasticConv2D(6, 1), (None, 5, 4, 4), 3, dict(filters=5)),
     "depthwise": (layers.ElasticDepthwiseConv2D(5, 2), (None, 5, 4, 4), 3, dict(kernel_size=3)),
     "dense": (layers.ElasticDense(3), (None, 4), 2, {}),
-    "parametric": (layers.ParametricNormalization(), (None, 5, 4, 4), 3, {}),
-    "group": (layers.GroupNormalization(), (None, 5, 4, 24), 16, {}),
+    "parametric": (ParametricNormalization(), (None, 5, 4, 4), 3, {}),
+    "group": (GroupNormalization(), (None, 5, 4, 24), 16, {}),
 }
 CONFIGS = {
     "conv": (layers.ElasticConv2D, dict(filters=6, kernel_size=3, strides=2)),
@@ -29,10 +30,13 @@ CONFIGS = {
     "depthwise_default": (layers.ElasticDepthwiseConv2D, dict(kernel_size=3)),
     "dense": (layers.ElasticDense, dict(units=3, kernel_initializer="zeros")),
     "parametric": (
-        layers.ParametricNormalization,
+        ParametricNormalization,
         dict(epsilon=1e-3, activate=True, zero_scale=True),
     ),
-    "group": (layers.GroupNormalization, dict(epsilon=1e-3, activate=True, zero_scale=True)),
+    "group": (
+        GroupNormalization,
+        dict(epsilon=1e-3, activate=True, zero_scale=True),
+    ),
 }
 
 
