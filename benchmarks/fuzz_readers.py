@@ -38,15 +38,21 @@ from fedsup_tf.data.pictures import PictureForm, read_picture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import read_json
 from fedsup_tf.presets import load_space
+from fedsup_tf.search.cost_parts import parts_of_space
+from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs.calibration_files import read_calibration, write_calibration
 from tff_programs.simulation.availability import diurnal_trace, load_trace
+from tff_programs.simulation.device_speed import default_devices, devices_to_json, load_devices
+from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import ENTRY, HASH_ENTRY, ModelMetadata, append_metadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, read_update, write_update
 from tflite.merge.received import subnet_shapes
 
 SPACE = SearchSpace("tiny", (6, 6, 1), 3, 8, 1, (Stage("a", (8, 16), (1, 2), (3, 5)),))
+TIERS = (Tier("smallest", SPACE.smallest()), Tier("largest", SPACE.largest()))
 _SECONDS = 60
 
 # Values that a program does not expect where another one stood.
@@ -223,6 +229,12 @@ def _write_checkpoint(path: Path) -> None:
     _supernet().save_checkpoint(path, information)
 
 
+def _write_latency(path: Path) -> None:
+    measured = Measurement(batch_size=1, threads=1, subnets=2, median_error=0.1, largest_error=0.2)
+    rows = {part: Latency(0.1, 0.4) for part in parts_of_space(SPACE)}
+    LatencyTable(SPACE, rows, "a machine", measured, measured).save(path)
+
+
 def _write_metadata(path: Path) -> None:
     metadata = ModelMetadata(
         architecture=SPACE.largest(),
@@ -288,6 +300,21 @@ READERS = {
         lambda path: path.write_text(diurnal_trace(3, 0, days=2).to_json()),
         lambda path: load_trace(str(path)),
         mutated_json,
+    ),
+    "devices": Reader(
+        "devices.json",
+        lambda path: path.write_text(devices_to_json(default_devices(SPACE, TIERS), TIERS)),
+        lambda path: load_devices(str(path), TIERS),
+        mutated_json,
+    ),
+    "latency": Reader("latency.json", _write_latency, LatencyTable.load, mutated_json),
+    "calibration": Reader(
+        "calibration.safetensors",
+        lambda path: write_calibration(
+            path, {"mean_square": np.ones(8, np.float32)}, SPACE.largest(), "a" * 64
+        ),
+        lambda path: read_calibration(path, SPACE.largest(), "a" * 64),
+        mutated_tensors,
     ),
     "idx": Reader(
         "train-images-idx3-ubyte.gz",

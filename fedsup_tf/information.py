@@ -1,16 +1,18 @@
 """Checks what programs keep beside a supernet's weights, once, where the file is read."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import quoted
+from fedsup_tf.files.validation import is_number
 from fedsup_tf.space import SearchSpace
 
 
 def _is_count(value) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 2**64
 
 
 def _is_text(value) -> bool:
@@ -21,8 +23,8 @@ def _are_texts(value) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def _is_number(value) -> bool:
-    return type(value) in (int, float)
+def _is_finite(value) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _are_tiers(value) -> bool:
@@ -32,7 +34,7 @@ def _are_tiers(value) -> bool:
 
 
 def _are_numbers(value) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
+    return isinstance(value, list) and all(map(_is_finite, value))
 
 
 def _are_limits(value) -> bool:
@@ -42,7 +44,7 @@ def _are_limits(value) -> bool:
             isinstance(limit, dict)
             and limit.keys() == {"cost", "limit"}
             and limit["cost"] in _COSTS
-            and _is_number(limit["limit"])
+            and _is_finite(limit["limit"])
         )
         for limit in value
     )
@@ -53,7 +55,7 @@ _COSTS = ("parameters", "macs")
 _OBJECT = ("an object", lambda value: isinstance(value, dict))
 _TEXT = ("text", _is_text)
 _COUNT = ("a whole number from 0", _is_count)
-_NUMBER = ("a number", _is_number)
+_NUMBER = ("a finite number", _is_finite)
 # What the fields that programs know must be. Whoever saves a supernet may keep others with it.
 _FIELDS = {
     "round": _COUNT,
@@ -84,7 +86,7 @@ _SETTINGS = {
     "learning_rate": _NUMBER,
     "momentum": _NUMBER,
     "weight_decay": _NUMBER,
-    "clip_value": _NUMBER,
+    "clip_value": ("a number or infinity", is_number),
     "label_smoothing": _NUMBER,
 }
 

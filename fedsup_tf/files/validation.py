@@ -63,9 +63,7 @@ def check_number(
     Raises:
       ValueError: If it is not such a number.
     """
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    is_valid = is_number and not isinstance(value, bool) and not math.isnan(value)
-    is_valid = is_valid and (allow_infinity or math.isfinite(value))
+    is_valid = is_number(value) and (allow_infinity or math.isfinite(value))
     bounds = (
         ("of at least", least, operator.ge),
         ("above", above, operator.gt),
@@ -78,6 +76,19 @@ def check_number(
         kind = "a number or infinity" if allow_infinity else "a finite number"
         raise _error(what, name, f"{kind} {' and '.join(texts)}".strip(), value, advice)
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value is an int, a float or a NumPy number, neither NaN nor a bool.
+
+    An int that no float is as great as is none: JSON may have thousands of digits.
+    """
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def check_choice(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fedsup_tf.architecture import DIMENSIONS, Architecture
 from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json
+from fedsup_tf.files.validation import check_number
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.cost_parts import parts_of_space
 from fedsup_tf.search.costs import architecture_cost, part_cost
@@ -44,16 +45,10 @@ class Device:
     latency_seconds: float = 0.0
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = "from 0" if field.name == "latency_seconds" else "above 0"
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not (0 <= value if least == "from 0" else 0 < value):
-                raise ValueError(
-                    f"Device: expected {field.name} as a number {least}, received {value!r}."
-                )
-            if value == float("inf") and field.name == "latency_seconds":
-                raise ValueError("Device: expected a finite latency_seconds, received infinity.")
+        check_number(self.latency_seconds, "latency_seconds", least=0, what="Device")
+        for name in ("macs_per_second", "down_bytes_per_second", "up_bytes_per_second"):
+            # A device may be thought to need no time for something.
+            check_number(getattr(self, name), name, above=0, allow_infinity=True, what="Device")
 
     def slowed(self, factor: float) -> "Device":
         """A device that computes and sends that many times slower, at the same latency."""

@@ -73,3 +73,9 @@ def test_a_choice_that_there_is_not_is_refused_with_those_there_are(value):
         check_choice(value, "kind", ("a", "b"))
     with pytest.raises(ValueError, match="stride to be one of 1, 2, received"):
         check_choice(value, "stride", (1, 2))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_whole_numbers_beyond_every_float_are_no_numbers(value):
+    with pytest.raises(ValueError, match="rate to be a number or infinity, received"):
+        check_number(value, "rate", allow_infinity=True)
