@@ -16,7 +16,7 @@ from fedsup_tf.accuracy import count_correct
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.logistic_regression import BIAS, KERNEL
+from fedsup_tf.logistic_regression import BIAS, KERNEL, PENALTY
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
 
@@ -33,7 +33,7 @@ def build_calibrated_accuracy(
     preprocessing: Preprocessing,
     images: np.ndarray,
     labels: np.ndarray,
-    classifier: bool = True,
+    classifier_penalty: float | None = PENALTY,
 ) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], float]:
     """Builds a function that calibrates any subnet, and computes its accuracy.
 
@@ -42,7 +42,8 @@ def build_calibrated_accuracy(
       preprocessing: Normalization of the images.
       images: Images to calibrate on, uint8 `(examples, height, width, channels)`, in random order.
       labels: Their labels, `(examples,)`.
-      classifier: Whether the classifier is fitted anew (see `logistic_regression`).
+      classifier_penalty: Penalty of the classifier that is fitted anew (see `logistic_regression`);
+        None keeps the classifier as it was trained.
 
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
@@ -51,7 +52,7 @@ def build_calibrated_accuracy(
       that it was called with last: do not change them.
     """
     if supernet.space.resolutions:
-        return _at_each_resolution(supernet, preprocessing, images, labels, classifier)
+        return _at_each_resolution(supernet, preprocessing, images, labels, classifier_penalty)
     shapes, elastic = supernet.weight_shapes, supernet.elastic_shapes()
     statistics = mean_square_shapes(elastic)
     space = supernet.space
@@ -116,13 +117,14 @@ def build_calibrated_accuracy(
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)
         kernel, bias = weights[KERNEL][:width], weights[BIAS]
-        if not classifier:
+        if classifier_penalty is None:
             return frozen, kernel, bias
         parts = [
             features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
             for begin in range(0, len(images), _TEST_BATCH)
         ]
-        head = logistic_regression.fit(tf.concat(parts, 0), labels, kernel, bias)
+        features = tf.concat(parts, 0)
+        head = logistic_regression.fit(features, labels, kernel, bias, classifier_penalty)
         return frozen, head[KERNEL], head[BIAS]
 
     # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
@@ -142,14 +144,14 @@ def build_calibrated_accuracy(
     return accuracy
 
 
-def _at_each_resolution(supernet, preprocessing, images, labels, classifier):
+def _at_each_resolution(supernet, preprocessing, images, labels, classifier_penalty):
     """Does the work of `build_calibrated_accuracy` with a supernet for each resolution."""
 
     @functools.cache
     def at(resolution):
         plain = Supernet(supernet.space.at_resolution(resolution), supernet.seed)
         resized = resize_images(images, *plain.space.image_shape[:2])
-        return build_calibrated_accuracy(plain, preprocessing, resized, labels, classifier)
+        return build_calibrated_accuracy(plain, preprocessing, resized, labels, classifier_penalty)
 
     def accuracy(weights, architecture, test_images, test_labels):
         resized = resize_images(test_images, *supernet.space.image_shape_of(architecture)[:2])

@@ -80,6 +80,15 @@ def test_a_classifier_that_is_fitted_stays():
         np.testing.assert_allclose(again[name], value, atol=1e-3)
 
 
+def test_a_smaller_penalty_gives_a_larger_kernel():
+    features, labels = examples(400)
+    norms = [
+        np.linalg.norm(logistic_regression.fit(features, labels, *START, penalty)[KERNEL])
+        for penalty in (1.0, 0.1, 0.01)
+    ]
+    assert norms[0] < norms[1] < norms[2]
+
+
 def test_a_bias_towards_classes_is_undone():
     """As clients of few classes leave it."""
     features, labels = examples(2000)

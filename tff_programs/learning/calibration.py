@@ -167,6 +167,7 @@ async def calibrate_federated_async(
     client_data: Sequence[tf.data.Dataset],
     *,
     classifier_data: Sequence[tf.data.Dataset] | None = None,
+    classifier_penalty: float = logistic_regression.PENALTY,
     batch_size: int = 50,
     tolerance: float = 5e-3,
     on_pass: Callable[[CalibrationPass], None] = lambda _: None,
@@ -185,6 +186,7 @@ async def calibrate_federated_async(
       client_data: A client's images each, as `clients.client_element` makes them.
       classifier_data: If given, the classifier is fitted anew to these images, each client's again,
         see `logistic_regression`. It takes more images than the mean squares.
+      classifier_penalty: Penalty of the squares of its kernel.
       batch_size: Images computed at once, in the first pass normalized together.
       tolerance: Relative change of a root mean square that counts as none.
       on_pass: Called after each pass.
@@ -223,44 +225,26 @@ async def calibrate_federated_async(
     if classifier_data is None:
         return mean_squares
 
-    classifier = await _fit_classifier(
-        supernet,
-        architecture,
-        preprocessing,
-        tuple(mean_squares.values()),
-        classifier_data,
-        batch_size,
-        lambda done: on_pass(done._replace(number=number + done.number)),
-    )
-    return {**mean_squares, **classifier}
-
-
-async def _fit_classifier(
-    supernet, architecture, preprocessing, mean_squares, client_data, batch_size, on_pass
-) -> dict[str, np.ndarray]:
-    weights = supernet.values_by_name()
     features, _ = supernet.slices(architecture)[logistic_regression.KERNEL].size
+    values = supernet.values_by_name()
     regression = logistic_regression.LogisticRegression(
-        weights[logistic_regression.KERNEL][:features], weights[logistic_regression.BIAS]
+        values[logistic_regression.KERNEL][:features],
+        values[logistic_regression.BIAS],
+        classifier_penalty,
     )
-    examples = 0
-    for number in range(1, logistic_regression.PASSES + 1):
+    frozen = tuple(mean_squares.values())
+    for step in range(logistic_regression.PASSES):
         # At most two are built: the first pass's and the others'.
-        if number <= 2:
+        if step <= 1:
             computation = build_federated_regression_sums(
-                supernet, architecture, preprocessing, batch_size, with_moments=number == 1
+                supernet, architecture, preprocessing, batch_size, with_moments=step == 0
             )
         output = await tff.program.materialize_value(
-            computation(
-                tuple(weights.values()), (mean_squares, regression.coefficients), client_data
-            )
+            computation(weights, (frozen, regression.coefficients), classifier_data)
         )
-        sums = logistic_regression.RegressionSums(output["gradient"], output.get("moments"))
-        regression.step(sums)
-        if number == 1:
-            examples = int(sums.moments[-1, -1])
-        on_pass(CalibrationPass(number, examples, None))
-    return regression.classifier()
+        regression.step(logistic_regression.RegressionSums(**{"moments": None, **output}))
+        on_pass(CalibrationPass(number + step + 1, regression.examples, None))
+    return {**mean_squares, **regression.classifier()}
 
 
 def calibrate_federated(*arguments, **options) -> dict[str, np.ndarray]:

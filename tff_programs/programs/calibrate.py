@@ -17,7 +17,10 @@ from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import calibrate_tiers, write_calibration
 from tff_programs.programs.checkpoint import name_architectures
 from tff_programs.programs.console import print_line
-from tff_programs.programs.flags.calibration_flags import define_calibration_flags
+from tff_programs.programs.flags.calibration_flags import (
+    classifier_penalty,
+    define_calibration_flags,
+)
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
@@ -55,7 +58,11 @@ def main(argv: Sequence[str]) -> None:
     labels = trained.data.dataset.test_labels[: options.test_images]
     rows = [("subnet", "", *(f"batch {size}" for size in _BATCH_SIZES))]
     calibrated = calibrate_tiers(
-        trained, tiers, options.images_per_client, print_line, classifier=options.classifier
+        trained,
+        tiers,
+        options.images_per_client,
+        print_line,
+        classifier_penalty=classifier_penalty(options),
     )
     for tier, calibration in zip(tiers, calibrated, strict=True):
         if options.out:

@@ -9,6 +9,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys, quoted
+from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.calibration import CalibrationPass, calibrate_federated_async
@@ -30,7 +31,7 @@ async def calibrate_tiers_async(
     images_per_client: int = IMAGES_PER_CLIENT,
     on_progress: Callable[[str], None] = lambda line: None,
     *,
-    classifier: bool = True,
+    classifier_penalty: float | None = PENALTY,
 ) -> list[dict[str, np.ndarray]]:
     """Calibrates subnets on some training images of every client.
 
@@ -39,18 +40,21 @@ async def calibrate_tiers_async(
       tiers: The subnets.
       images_per_client: Most images that a client computes.
       on_progress: Called with a line of text about each subnet and each pass over the clients.
-      classifier: Whether the classifiers are fitted anew. They are not after a training with
-        differential privacy, whose account does not cover the sums that this takes.
+      classifier_penalty: Penalty of the classifiers that are fitted anew; None keeps those that were
+        trained, as after a training with differential privacy, whose account does not cover the
+        sums that this takes.
 
     Returns:
       Each subnet's calibration, as `calibrate_federated_async` returns it.
     """
     space = trained.supernet.space
-    if classifier and trained.information["settings"].get("noise_multiplier", 0):
+    if classifier_penalty is not None and trained.information["settings"].get(
+        "noise_multiplier", 0
+    ):
         on_progress(
             "The training was private: classifiers are kept, not fitted to clients' images."
         )
-        classifier = False
+        classifier_penalty = None
     calibrated = []
     with local_execution():
         for tier in tiers:
@@ -68,13 +72,17 @@ async def calibrate_tiers_async(
                     for client in range(len(trained.data))
                 ]
 
+            fit = {}
+            if classifier_penalty is not None:
+                fit["classifier_data"] = client_data(images_per_client)
+                fit["classifier_penalty"] = classifier_penalty
             calibrated.append(
                 await calibrate_federated_async(
                     trained.supernet,
                     tier.architecture,
                     trained.preprocessing,
                     client_data(min(images_per_client, _IMAGES_OF_MEAN_SQUARES)),
-                    classifier_data=client_data(images_per_client) if classifier else None,
+                    **fit,
                     on_pass=lambda done: on_progress(_pass_line(done)),
                 )
             )

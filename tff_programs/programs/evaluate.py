@@ -10,7 +10,10 @@ from typing import Any
 from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.programs.checkpoint import TrainedSupernet, name_architectures
-from tff_programs.programs.flags.calibration_flags import define_calibration_flags
+from tff_programs.programs.flags.calibration_flags import (
+    classifier_penalty,
+    define_calibration_flags,
+)
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
@@ -64,7 +67,9 @@ def main(argv: Sequence[str]) -> None:
             f"clients, batch {options.client_batch_size}",
         )
     ]
-    calibration = dict(images_per_client=options.images_per_client, classifier=options.classifier)
+    calibration = dict(
+        images_per_client=options.images_per_client, classifier_penalty=classifier_penalty(options)
+    )
     for tier, central, calibrated, on_clients in evaluate_subnets(
         trained, tiers, batch_sizes, options.client_batch_size, **calibration
     ):

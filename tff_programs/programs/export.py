@@ -22,7 +22,10 @@ from tff_programs.programs.checkpoint import (
     name_architectures,
 )
 from tff_programs.programs.console import print_line
-from tff_programs.programs.flags.calibration_flags import define_calibration_flags
+from tff_programs.programs.flags.calibration_flags import (
+    classifier_penalty,
+    define_calibration_flags,
+)
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
@@ -105,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
         subnet_paths(tiers, options.out) if options.all_tiers else {tiers[0]: options.out},
         calibrations=calibrations,
         images_per_client=options.images_per_client,
-        classifier=options.classifier,
+        classifier_penalty=classifier_penalty(options),
         batch_sizes=BatchSizes(
             options.train_batch_size, options.evaluate_batch_size, options.infer_batch_size
         ),

@@ -250,7 +250,7 @@ class Fleet:
                 _IMAGES_OF_CALIBRATION,
                 on_progress=self._on_progress,
                 # Clients train the supernet's own, as they do in a federated round.
-                classifier=False,
+                classifier_penalty=None,
             )
             if new
             else []

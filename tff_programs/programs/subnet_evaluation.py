@@ -8,6 +8,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
+from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
@@ -40,7 +41,7 @@ async def evaluate_subnets_async(
     client_batch_size: int = 32,
     *,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier: bool = True,
+    classifier_penalty: float | None = PENALTY,
 ) -> list[SubnetAccuracy]:
     """Evaluates subnets in worker processes of this machine.
 
@@ -50,12 +51,12 @@ async def evaluate_subnets_async(
       batch_sizes: Numbers of images normalized together, on the test part.
       client_batch_size: The same, on the clients.
       images_per_client: Most images that a client calibrates on.
-      classifier: Whether a calibration fits the classifier anew.
+      classifier_penalty: Penalty of the classifiers that calibrations fit; None keeps the trained.
     """
     supernet, data = trained.supernet, trained.data
     accuracy = build_accuracy(supernet, trained.preprocessing)
     federated = build_federated_evaluation(supernet.space, trained.preprocessing, client_batch_size)
-    calibrated = calibrated_accuracy(trained, images_per_client, classifier)
+    calibrated = calibrated_accuracy(trained, images_per_client, classifier_penalty)
     images, labels = data.dataset.test_images, data.dataset.test_labels
     evaluated = []
     with local_execution():
@@ -86,7 +87,7 @@ async def evaluate_subnets_async(
 def calibrated_accuracy(
     trained: TrainedSupernet,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier: bool = True,
+    classifier_penalty: float | None = PENALTY,
     clients: Sequence[int] | None = None,
 ) -> Callable:
     """Builds a function that computes the accuracy of any subnet as it is deployed.
@@ -94,7 +95,7 @@ def calibrated_accuracy(
     Args:
       trained: The supernet and its clients.
       images_per_client: Most images that a client calibrates on.
-      classifier: Whether a calibration fits the classifier anew.
+      classifier_penalty: Penalty of the classifiers that calibrations fit; None keeps the trained.
       clients: Numbers of the clients that calibrate; all by default.
 
     Returns:
@@ -109,7 +110,7 @@ def calibrated_accuracy(
     # Mixed, so that the first batches' mean squares are not those of a few classes.
     order = np.random.default_rng(0).permutation(len(labels))
     return build_calibrated_accuracy(
-        trained.supernet, trained.preprocessing, images[order], labels[order], classifier
+        trained.supernet, trained.preprocessing, images[order], labels[order], classifier_penalty
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
@@ -48,7 +49,7 @@ def export_subnets(
     *,
     calibrations: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier: bool = True,
+    classifier_penalty: float | None = PENALTY,
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
     with_train_head: bool = False,
@@ -61,7 +62,8 @@ def export_subnets(
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
       images_per_client: Images that a client calibrates on.
-      classifier: Whether the files have the classifier that a calibration fits anew.
+      classifier_penalty: Penalty of the classifiers that calibrations fit; None gives the files the
+        trained ones.
       batch_sizes: Images of a step, of an evaluation and of an inference.
       precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
       with_train_head: Whether files can train the head and the normalizations alone, too.
@@ -86,7 +88,7 @@ def export_subnets(
             tiers,
             images_per_client,
             on_progress,
-            classifier=classifier,
+            classifier_penalty=classifier_penalty,
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
     origin = Origin(
@@ -99,7 +101,7 @@ def export_subnets(
     for tier, path in paths.items():
         start = time.monotonic()
         fitted, mean_squares = split_calibration(calibrations[tier])
-        fitted = fitted if classifier else {}
+        fitted = {} if classifier_penalty is None else fitted
         subnet = _with_classifier(trained.supernet.extract(tier.architecture), fitted)
         of_subnet = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
         export_tflite(

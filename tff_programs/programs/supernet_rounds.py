@@ -174,7 +174,7 @@ class SupernetRounds:
             )
             images = self._settings.images_per_client
             # Devices train the supernet's own classifier, as they do in a federated round.
-            calibrated = calibrate_tiers(trained, due, images, on_progress, classifier=False)
+            calibrated = calibrate_tiers(trained, due, images, on_progress, classifier_penalty=None)
             for tier, found in zip(due, calibrated, strict=True):
                 self._calibrated[tier.architecture] = number, found
         return {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}

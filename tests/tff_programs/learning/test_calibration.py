@@ -291,7 +291,7 @@ def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
         expected = (logits.argmax(1) == LABELS).mean()
         assert accuracy(weights, architecture, IMAGES, LABELS) == pytest.approx(expected)
     # Without a new classifier it is the supernet's.
-    kept = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22], False)
+    kept = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22], None)
     used = {**own, **frozen}
     logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
     expected = (logits.argmax(1) == LABELS).mean()

@@ -1,7 +1,9 @@
 """Flags of the calibration of subnets."""
 
+from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT
-from tff_programs.programs.flags.program_flags import FlagDefiner
+from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 
 def define_calibration_flags(define: FlagDefiner) -> None:
@@ -12,6 +14,20 @@ def define_calibration_flags(define: FlagDefiner) -> None:
         True,
         "Fit each subnet's classifier anew, to the images of all clients.",
     )
+    define.float(
+        "classifier_penalty",
+        PENALTY,
+        "Penalty of its kernel's squares. A tenth of the default makes nets that only infer more "
+        "accurate; training on a phone diverges from them, except at small learning rates.",
+        above=0,
+    )
+
+
+def classifier_penalty(options: ProgramFlags) -> float | None:
+    """Returns the penalty of the classifiers to fit; None to keep those that were trained."""
+    use = FlagUse(("classifier_penalty",), "--classifier", lambda options: options.classifier)
+    check_flag_uses(options, [use])
+    return options.classifier_penalty if options.classifier else None
 
 
 def define_images_per_client(define: FlagDefiner) -> None:
