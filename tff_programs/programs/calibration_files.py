@@ -40,9 +40,9 @@ async def calibrate_tiers_async(
       tiers: The subnets.
       images_per_client: Most images that a client computes.
       on_progress: Called with a line of text about each subnet and each pass over the clients.
-      classifier_penalty: Penalty of the classifiers that are fitted anew; None keeps those that were
-        trained, as after a training with differential privacy, whose account does not cover the
-        sums that this takes.
+      classifier_penalty: Penalty of the classifiers that are fitted anew; None keeps the trained
+        ones, as after a training with differential privacy, whose account does not cover the sums
+        that this takes.
 
     Returns:
       Each subnet's calibration, as `calibrate_federated_async` returns it.
