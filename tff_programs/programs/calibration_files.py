@@ -48,9 +48,8 @@ async def calibrate_tiers_async(
       Each subnet's calibration, as `calibrate_federated_async` returns it.
     """
     space = trained.supernet.space
-    if classifier_penalty is not None and trained.information["settings"].get(
-        "noise_multiplier", 0
-    ):
+    is_private = bool(trained.information["settings"].get("noise_multiplier", 0))
+    if is_private and classifier_penalty is not None:
         on_progress(
             "The training was private: classifiers are kept, not fitted to clients' images."
         )
