@@ -1,6 +1,7 @@
 """Reads labelled images from arrays: those of an `.npz` file, or those that a program has."""
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,13 +13,22 @@ from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 from fedsup_tf.data.pictures import PICTURE_GREATEST, PictureForm, form_picture, scale_pixels
 
 _PARTS = ("images", "labels", "clients")
-# Data sets elsewhere call their training arrays so.
-_TRAIN = {f"train_{part}": part for part in _PARTS}
 _NAMES = (*_PARTS, *(f"test_{part}" for part in _PARTS))
-_REMEDY = "write it with numpy.savez"
+# What data sets elsewhere call their arrays: MedMNIST's, and those of Keras.
+_OTHERWISE = {f"train_{part}": part for part in _PARTS} | {
+    "x_train": "images",
+    "y_train": "labels",
+    "x_test": "test_images",
+    "y_test": "test_labels",
+    "x": "images",
+    "y": "labels",
+}
+_REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
 _GREATEST_OF_16_BITS = 2**16 - 1
 # Images whose brightest pixel is above this are of the usual scale, dark as they may be.
 _HALF = 127
+# Images of 16 bits so many times darker than can be may well have fewer bits.
+_DARK = 8
 
 
 def read_arrays(
@@ -30,7 +40,7 @@ def read_arrays(
     """Reads an `.npz` of `images`, `labels`, and maybe `clients`, `test_images` and so on.
 
     Args:
-      path: The file. The training part's arrays may also be called `train_images` and so on.
+      path: The file. The arrays may also be called as in `_OTHERWISE`.
       image_shape: Shape to bring images to; by default their own.
       resize: See `PictureForm`.
       background: See `PictureForm`.
@@ -38,14 +48,23 @@ def read_arrays(
     Raises:
       DatasetError: If it is no such file, or its arrays do not belong together.
     """
-    arrays = read_npz(Path(path), (*_NAMES, *_TRAIN), _REMEDY, MOST_IMAGE_BYTES)
-    twice = [name for name, part in _TRAIN.items() if name in arrays and part in arrays]
-    if twice:
+    found = read_npz(Path(path), (*_NAMES, *_OTHERWISE), _REMEDY, MOST_IMAGE_BYTES)
+    arrays, names = {}, {}
+    for name, values in found.items():
+        part = _OTHERWISE.get(name, name)
+        if part in arrays:
+            raise DatasetError(
+                f"{path!r}: expected one of {name} and {names[part]}, received both. Leave one of "
+                "them out."
+            )
+        arrays[part], names[part] = values, name
+    if not {"images", "labels"} <= arrays.keys():
+        with zipfile.ZipFile(path) as archive:
+            held = sorted(name.removesuffix(".npy") for name in archive.namelist())
         raise DatasetError(
-            f"{path!r}: expected one of {twice[0]} and {_TRAIN[twice[0]]}, received both. Leave "
-            "one of them out."
+            f"{path!r}: expected arrays images and labels, received {held}. Write them with "
+            "numpy.savez(path, images=..., labels=...)."
         )
-    arrays = {_TRAIN.get(name, name): values for name, values in arrays.items()}
     return join_arrays(repr(path), os.path.basename(path), arrays, image_shape, resize, background)
 
 
@@ -91,7 +110,8 @@ def join_arrays(
         labels.append(_names(source, f"{part}labels", arrays[f"{part}labels"], len(own)))
         if "clients" in arrays:
             given = arrays.get(f"{part}clients", np.full(len(own), "") if part else None)
-            clients.append(_names(source, f"{part}clients", given, len(own)).astype(str))
+            named = _names(source, f"{part}clients", given, len(own), may_be_empty=bool(part))
+            clients.append(named.astype(str))
     shapes = {own.shape[1:] for own in images}
     if len(shapes) > 1:
         raise DatasetError(
@@ -103,6 +123,7 @@ def join_arrays(
             f"{source}: expected test_labels of the type of labels, {labels[0].dtype}, received "
             f"{labels[1].dtype}. Write both as numbers, or both as names."
         )
+    notes = _notes(images)
     images, greatest_pixel = _as_bytes(source, images)
     joined = np.concatenate(images) if len(images) > 1 else images[0]
     if image_shape is not None and joined.shape[1:] != tuple(image_shape):
@@ -114,7 +135,7 @@ def join_arrays(
         labels=np.concatenate(labels),
         clients=np.concatenate(clients) if clients else None,
         is_test=np.repeat([False, True], sizes) if len(sizes) > 1 else None,
-        notes=(),
+        notes=notes,
         greatest_pixel=greatest_pixel,
     )
 
@@ -137,8 +158,42 @@ def _images(source: str, name: str, images: np.ndarray) -> np.ndarray:
     return images
 
 
-def _names(source: str, name: str, values: np.ndarray, count: int) -> np.ndarray:
-    values = np.asarray(values)
+def _notes(images: list[np.ndarray]) -> tuple[str, ...]:
+    """Returns what is odd about images that can be used."""
+    notes = []
+    _, height, width, channels = images[0].shape
+    if height in (1, 3) and width == channels > height:
+        notes.append(
+            f"The images are {height} x {width} of {channels} channels each: if {height} is the "
+            "number of channels, move that axis to the end with numpy.moveaxis(images, 1, -1)."
+        )
+    greatest = max(images_of.max() for images_of in images)
+    if PICTURE_GREATEST < greatest <= _GREATEST_OF_16_BITS // _DARK:
+        notes.append(
+            f"The images are taken for 16 bits a channel, but no pixel is above {greatest:g}: if "
+            "they have fewer bits, scale them to 0..255 first."
+        )
+    return tuple(notes)
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Returns labels of types that are as good as whole numbers or texts as such."""
+    if values.dtype.kind == "O":
+        types = {type(value) for value in values.flat}
+        for wanted, dtype in ((str, str), (bytes, "S"), ((int, np.integer), np.int64)):
+            if types and all(issubclass(found, wanted) and found is not bool for found in types):
+                return values.astype(dtype)
+    if values.dtype.kind == "b":
+        return values.astype(str)
+    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and (values % 1 == 0).all():
+        return values.astype(np.int64)
+    return values
+
+
+def _names(
+    source: str, name: str, values: np.ndarray, count: int, may_be_empty: bool = False
+) -> np.ndarray:
+    values = _plain(np.asarray(values))
     if values.shape == (count, 1):
         values = values[:, 0]
     if values.shape != (count,) or values.dtype.kind not in "iuUS":
@@ -146,7 +201,21 @@ def _names(source: str, name: str, values: np.ndarray, count: int) -> np.ndarray
             f"{source}: expected {name} of shape ({count},), a whole number or a name for each "
             f"image, received {values.dtype} of shape {values.shape}. Write them so."
         )
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+    if values.dtype.kind == "S":
+        try:
+            values = np.char.decode(values, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{source}: expected {name} as text in UTF-8, received bytes that are none "
+                f"({error}). Decode them first."
+            ) from error
+    empty = int((values == "").sum()) if values.dtype.kind == "U" and not may_be_empty else 0
+    if empty:
+        raise DatasetError(
+            f"{source}: expected a name for each of the {count} images in {name}, received {empty} "
+            "empty ones. Complete them, or leave these images out."
+        )
+    return values
 
 
 def _as_bytes(source: str, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
@@ -161,10 +230,12 @@ def _as_bytes(source: str, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], 
     # Brighter than 255 are those of 16 bits alone.
     allowed = 255 if kinds == {"f"} else _GREATEST_OF_16_BITS
     if not is_whole or least < 0 or not greatest <= allowed:
+        received = " and ".join(
+            dict.fromkeys(f"{own.dtype} from {own.min():g} to {own.max():g}" for own in arrays)
+        )
         raise DatasetError(
             f"{source}: expected pixels as whole numbers of 8 or 16 bits, or as fractions from "
-            f"0 to 1, received {arrays[0].dtype} from {least:g} to {greatest:g}. Scale the "
-            "images to 0..255."
+            f"0 to 1, received {received}. Scale all images to 0..255."
         )
     if greatest > PICTURE_GREATEST:
         return [

@@ -4,6 +4,7 @@ The class names are the mapping. They are kept with a checkpoint and with an exp
 other data of the same task, on a phone or in a test, get the same numbers.
 """
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -26,6 +27,14 @@ def list_names(names: Sequence[str]) -> str:
     return f"{told} and {more:,} more" if more > 0 else told
 
 
+def alike_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the first names that differ in case and spaces alone; none if all differ more."""
+    groups = {}
+    for name in names:
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    return next((tuple(group) for group in groups.values() if len(group) > 1), ())
+
+
 def number_labels(
     labels: Sequence[str] | np.ndarray, class_names: Sequence[str] | None, source: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -45,14 +54,16 @@ def number_labels(
       ValueError: If a label is none of the classes.
     """
     values, places = np.unique(np.asarray(labels), return_inverse=True)
-    texts = [str(value) for value in values]
+    # An accented letter may be one character or two, by the system that wrote a folder's name.
+    texts = [unicodedata.normalize("NFC", str(value)) for value in values]
     if class_names is None:
         class_names = sort_names(texts)
         numbers = {name: number for number, name in enumerate(class_names)}
     else:
         class_names = tuple(class_names)
-        numbers = {name.replace("/", "_"): number for number, name in enumerate(class_names)}
-        numbers |= {name: number for number, name in enumerate(class_names)}
+        composed = [unicodedata.normalize("NFC", name) for name in class_names]
+        numbers = {name.replace("/", "_"): number for number, name in enumerate(composed)}
+        numbers |= {name: number for number, name in enumerate(composed)}
         if not numbers.keys() >= set(texts):
             by_number = {str(number): number for number in range(len(class_names))}
             unknown = [text for text in texts if text not in numbers]

@@ -53,6 +53,13 @@ def read_client_data(
         )
     batch_axes = structure[label].shape.rank
     image_axes = structure[image].shape.rank
+    # One label in a list of one, as some data sets have it, is no batch.
+    if (
+        batch_axes == 1
+        and image_axes
+        and structure[label].shape[0] == 1 != structure[image].shape[0]
+    ):
+        batch_axes = 0
     if batch_axes not in (0, 1) or image_axes is None or image_axes - batch_axes not in (2, 3):
         raise DatasetError(
             f"{source}: expected images of shape (height, width) or (height, width, channels) with "
@@ -65,7 +72,7 @@ def read_client_data(
         batches = dataset if batch_axes else dataset.batch(_ELEMENTS)
         for element in _elements(source, client, batches):
             images.append(np.asarray(element[image]))
-            labels.append(np.asarray(element[label]))
+            labels.append(np.asarray(element[label]).reshape(len(images[-1])))
             clients.append(np.full(len(labels[-1]), client))
             room += images[-1].size
             if room > MOST_IMAGE_BYTES:

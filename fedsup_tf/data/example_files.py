@@ -10,7 +10,10 @@ from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.files.reading import read_text, reading
 
 # Names of folders and words of a table that divide examples into training and test.
-_TEST_WORDS = ("test", "val", "valid", "validation")
+_TRAIN_WORDS = ("train", "training")
+_TEST_WORDS = ("test", "testing", "val", "valid", "validation", "eval")
+# What systems put into folders and archives, beside names that begin with a dot.
+_OF_SYSTEMS = ("__MACOSX", "@eaDir")
 _MOST_FILES = 2**22
 _COLUMNS = ("path", "label", "client", "split")
 _LAYOUTS = (
@@ -65,9 +68,16 @@ def list_folder(folder: str) -> FileList:
         inside, loose = _entries(folder)
         splits = {name: name.lower() for name in inside}
         words = set(splits.values())
-        if len(words) > 1 and "train" in words and words <= {"train", *_TEST_WORDS}:
-            test = next(word for word in _TEST_WORDS if word in words)
-            parts = {name: word for name, word in splits.items() if word in ("train", test)}
+        has_train = any(word in words for word in _TRAIN_WORDS)
+        test = next((word for word in _TEST_WORDS if word in words), None)
+        others = [name for name in inside if splits[name] not in (*_TRAIN_WORDS, *_TEST_WORDS)]
+        if has_train and test and others:
+            raise ValueError(
+                f"expected no folder beside those of training and test, received {others[0]!r}. "
+                "Take it out."
+            )
+        if has_train and not others:
+            parts = {name: word for name, word in splits.items() if word in (*_TRAIN_WORDS, test)}
             unused = [
                 *loose,
                 *(
@@ -76,7 +86,10 @@ def list_folder(folder: str) -> FileList:
                     for file in _all_files(os.path.join(folder, name))
                 ),
             ]
-            lists = [_list_part(folder, name, word == test) for name, word in parts.items()]
+            lists = [
+                _list_part(folder, name, word == test if test else None)
+                for name, word in parts.items()
+            ]
         else:
             unused, lists = loose, [_list_part(folder, "", None)]
         files = [file for part in lists for file in part.files]
@@ -104,8 +117,9 @@ def _list_part(root: str, part: str, is_test: bool | None) -> FileList:
             continue
         if direct and not below:
             raise ValueError(
-                f"expected {_LAYOUTS}, received {first!r} with pictures beside folders of folders. "
-                "Put its pictures in a folder of their class."
+                f"expected {_LAYOUTS}, received {first!r} with pictures beside folders of folders, "
+                f"such as {next(name for name, (found, _) in inner.items() if found)!r}. Put its "
+                "pictures in a folder of their class, or take the folders in the other out."
             )
         unused += [os.path.join(first_path, name) for name in direct]
         for label in below:
@@ -134,9 +148,22 @@ def _entries(folder: str) -> tuple[list[str], list[str]]:
     folders, others = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith("."):
-                (folders if entry.is_dir() else others).append(entry.name)
+            if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
+                continue
+            if not entry.is_dir():
+                others.append(entry.name)
+                continue
+            if not _is_text(entry.name):
+                raise ValueError(
+                    f"expected folders named in UTF-8, received {entry.name!r}. Rename it."
+                )
+            folders.append(entry.name)
     return sorted(folders), sorted(others)
+
+
+def _is_text(name: str) -> bool:
+    """Returns whether a file's name is text, and not bytes of another encoding."""
+    return os.fsencode(name).decode("utf-8", "replace") == name
 
 
 def _all_files(folder: str) -> list[str]:
@@ -152,8 +179,8 @@ def list_table(path: str) -> FileList:
     """Lists the files of a table.
 
     Args:
-      path: A `.csv` file whose first line names the columns `path` and `label`, and maybe `client`
-        and `split` (`train` or `test`). Paths are relative to the table's folder.
+      path: A `.csv` or `.tsv` file whose first line names the columns `path` and `label`, and maybe
+        `client` and `split` (`train` or `test`). Paths are relative to the table's folder.
 
     Raises:
       DatasetError: If it is no such table.
@@ -169,7 +196,8 @@ def list_table(path: str) -> FileList:
         ):
             raise ValueError(
                 "expected a first line of the columns path and label, and maybe client and split, "
-                f"received {list_names(columns) or 'an empty table'}. Name the columns so."
+                f"received {list_names(columns) or 'an empty table'}. Name the columns so, "
+                "between commas, semicolons or tabs, and take others out."
             )
         files = [
             _row(os.path.dirname(path), dict(zip(columns, row, strict=False)), columns, number)
@@ -197,15 +225,19 @@ def _row(folder: str, cells: dict[str, str], columns: Sequence[str], number: int
             f"{empty[0]}. Complete the line."
         )
     split = cells.get("split", "").lower()
-    if split and split not in ("train", *_TEST_WORDS):
+    if split and split not in (*_TRAIN_WORDS, *_TEST_WORDS):
         raise ValueError(
             f"line {number}: expected split as train or test, received {cells['split']!r}. Write "
             "one of them."
         )
+    path = os.path.join(folder, os.path.expanduser(cells["path"]))
+    if "\\" in cells["path"] and not os.path.exists(path):
+        # Written on Windows.
+        path = os.path.join(folder, cells["path"].replace("\\", "/"))
     return ExampleFile(
-        os.path.join(folder, os.path.expanduser(cells["path"])),
+        path,
         cells["path"],
         cells["label"],
         cells.get("client"),
-        split != "train" if split else None,
+        split not in _TRAIN_WORDS if split else None,
     )

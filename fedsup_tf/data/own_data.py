@@ -10,7 +10,7 @@ import numpy as np
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.array_examples import join_arrays, read_arrays
 from fedsup_tf.data.channel_statistics import channel_sums, mean_and_deviation
-from fedsup_tf.data.class_labels import list_names, number_labels, sort_names
+from fedsup_tf.data.class_labels import alike_names, list_names, number_labels, sort_names
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.example_files import list_folder, list_table
 from fedsup_tf.data.examples import Examples
@@ -23,6 +23,7 @@ from fedsup_tf.files.reading import InvalidFileError
 
 # Streams of random numbers: which examples are set aside, which test examples a client gets.
 _ASIDE, _TEST = 0, 1
+_TABLES = (".csv", ".tsv")
 # Images so many times darker than a model's may well be of another scale.
 _DARK = 8
 
@@ -74,12 +75,16 @@ def read_own(
 
 
 def _read(path: str, *form) -> Examples:
+    if "://" in path:
+        raise DatasetError(
+            f"{path!r}: expected a path on this machine, received an address. Fetch the data first."
+        )
     if os.path.isdir(path) and holds_idx(Path(path)):
         name = os.path.basename(os.path.normpath(path))
         return join_arrays(repr(path), name, read_any_idx(Path(path)), *form)
     if os.path.isdir(path):
         return read_listed(path, list_folder(path), *form)
-    if path.lower().endswith(".csv"):
+    if path.lower().endswith(_TABLES):
         return read_listed(path, list_table(path), *form)
     if path.lower().endswith(".npz"):
         return read_arrays(path, *form)
@@ -112,7 +117,7 @@ def _scaled(examples: Examples, greatest_pixel: int) -> Examples:
 def check_kind(path: str | os.PathLike, expected: str) -> None:
     """Raises a DatasetError unless a path is `"a folder"`, or of a file `"a .csv table"`."""
     path = os.path.expanduser(os.fspath(path))
-    is_kind = os.path.isdir(path) if expected == "a folder" else path.lower().endswith(".csv")
+    is_kind = os.path.isdir(path) if expected == "a folder" else path.lower().endswith(_TABLES)
     if not is_kind:
         raise DatasetError(f"{path!r}: expected {expected}, received none. Check the path.")
 
@@ -189,7 +194,15 @@ def own_clients(
     """
     if not 0 < test_share < 1:
         raise ValueError(f"Expected test_share above 0 and below 1, received {test_share}.")
+    notes = examples.notes
+    is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)
+    alike = alike_names(class_names) if is_new else ()
+    if alike:
+        notes += (
+            f"Classes {' and '.join(map(repr, alike))} differ in case or spaces alone: if they are "
+            "one class, name them alike.",
+        )
     has_clients = examples.clients is not None
     owners = examples.clients if has_clients else np.full(len(labels), "0")
     names = sort_names(name for name in np.unique(owners).tolist() if name)
@@ -205,7 +218,6 @@ def own_clients(
             random = np.random.default_rng(stream)
             is_test[own] = _set_aside_some(labels[own], test_share, random)
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    notes = examples.notes
     untrained = np.setdiff1d(labels[test], labels[train])
     if len(untrained):
         names_told = list_names([class_names[label] for label in untrained])

@@ -97,7 +97,9 @@ def _check_classes(
     if not lost:
         return
     of_class = [file.name for file in listed.files if file.label == lost[0]]
-    received = f"{len(of_class)} files of which none can be read" if of_class else "no file"
+    count = "1 file, which" if len(of_class) == 1 else f"{len(of_class):,} files, of which none"
+    cannot = "cannot be read" if len(of_class) == 1 else "can be read"
+    received = f"{count} {cannot}" if of_class else "no file"
     first = f" The first: {faults[of_class[0]]}" if of_class else ""
     raise DatasetError(
         f"{source!r}: expected at least one picture of class {lost[0]!r}, received {received}. Add "
@@ -124,7 +126,10 @@ def _column(source: str, used: list[ExampleFile], field: str) -> np.ndarray | No
 
 
 def _unused_notes(listed: FileList, faults: dict[str, str]) -> tuple[str, ...]:
-    names = [*faults, *listed.unused]
+    # A name may be bytes that are no text.
+    names = [
+        os.fsencode(name).decode("utf-8", "backslashreplace") for name in (*faults, *listed.unused)
+    ]
     if not names:
         return ()
     count = len(listed.files) + len(listed.unused)

@@ -65,12 +65,13 @@ def main(argv: Sequence[str]) -> None:
             *(f"test, batch {size}" for size in batch_sizes),
             "test, calibrated",
             f"clients, batch {options.client_batch_size}",
+            "each client, calibrated",
         )
     ]
     calibration = dict(
         images_per_client=options.images_per_client, classifier_penalty=classifier_penalty(options)
     )
-    for tier, central, calibrated, on_clients in evaluate_subnets(
+    for tier, central, calibrated, on_clients, by_client in evaluate_subnets(
         trained, tiers, batch_sizes, options.client_batch_size, **calibration
     ):
         cost = architecture_cost(space, tier.architecture)
@@ -81,6 +82,8 @@ def main(argv: Sequence[str]) -> None:
                 f"{cost.parameters:,}",
                 f"{cost.macs:,}",
                 *(f"{100 * share:.1f} %" for share in (*central.values(), calibrated, on_clients)),
+                f"{100 * sum(by_client) / len(by_client):.1f} % ({100 * min(by_client):.1f} to "
+                f"{100 * max(by_client):.1f})",
             )
         )
     print(report.format_table(rows))

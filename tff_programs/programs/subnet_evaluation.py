@@ -26,12 +26,14 @@ class SubnetAccuracy(NamedTuple):
       central: On the test part, by the number of images normalized together.
       calibrated: On the test part, as it is deployed: calibrated, each image alone.
       on_clients: On all clients' own test examples together.
+      by_client: On each client's own test examples, as it is deployed there.
     """
 
     tier: Tier
     central: Mapping[int, float]
     calibrated: float
     on_clients: float
+    by_client: tuple[float, ...]
 
 
 async def evaluate_subnets_async(
@@ -80,7 +82,11 @@ async def evaluate_subnets_async(
             )
             deployed = calibrated(trained.weights, tier.architecture, images, labels)
             on_clients = counts["correct"] / counts["examples"]
-            evaluated.append(SubnetAccuracy(tier, central, deployed, on_clients))
+            by_client = tuple(
+                calibrated(trained.weights, tier.architecture, *data.test_examples(client))
+                for client in range(len(data))
+            )
+            evaluated.append(SubnetAccuracy(tier, central, deployed, on_clients, by_client))
     return evaluated
 
 

@@ -95,6 +95,56 @@ def test_nobodys_test_examples_are_dealt_by_classes(tmp_path):
     assert [set(data.test_examples(client)[1].tolist()) for client in (0, 1)] == [{0}, {1}]
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("Training", "testing"), ((6,), (6,))),
+        (("train", "EVAL"), ((6,), (6,))),
+        # No part is for the test.
+        (("train",), ((4,), (2,))),
+    ],
+)
+def test_folders_that_name_parts_are_no_clients(tmp_path, parts, expected):
+    for part in parts:
+        for label in ("a", "b"):
+            for number in range(3):
+                draw(tmp_path / part / label / f"{number}.png", number)
+    # What a Mac puts into an archive.
+    draw(tmp_path / "__MACOSX" / "train" / "._0.png", 0)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert (data.train_sizes, data.test_sizes) == expected
+    assert data.client_names == ("0",)
+    assert not data.notes
+
+
+def test_names_are_the_same_however_a_system_writes_them(tmp_path):
+    # One character, or a letter and its accent.
+    for client, label in (("ann", "\u00e9t\u00e9"), ("bob", "e\u0301te\u0301")):
+        for number in range(3):
+            draw(tmp_path / client / label / f"{number}.png", number)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert data.class_names == ("\u00e9t\u00e9",)
+    again = FederatedDataset.from_folder(tmp_path, class_names=["e\u0301te\u0301"])
+    assert again.train_sizes == data.train_sizes
+    draw(tmp_path / "bob" / "\u00c9t\u00e9 " / "0.png", 1)
+    (note,) = FederatedDataset.from_folder(tmp_path).notes
+    assert "'\u00c9t\u00e9 ' and '\u00e9t\u00e9' differ in case or spaces alone" in note
+
+
+def test_links_and_endings_in_capitals_are_followed(tmp_path):
+    for label in ("a", "b"):
+        for number in range(3):
+            draw(tmp_path / "kept" / label / f"{number}.PNG", number)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a").symlink_to(tmp_path / "kept" / "a")
+    (tmp_path / "own" / "b").symlink_to(tmp_path / "kept" / "b")
+    (tmp_path / "kept" / "b" / "none.png").symlink_to(tmp_path / "nothing")
+    data = FederatedDataset.from_folder(tmp_path / "own")
+    assert data.train_sizes == (4,)
+    (note,) = data.notes
+    assert "1 of 7 files is not used (1 .png): b/none.png" in note
+
+
 def test_files_that_are_not_used_are_counted_and_named(tmp_path):
     for label in ("a", "b"):
         for number in range(5):
@@ -121,7 +171,7 @@ def test_a_class_that_loses_all_its_files_is_an_error(tmp_path):
     with pytest.raises(DatasetError, match="one picture of class 'b', received no file"):
         FederatedDataset.from_folder(tmp_path)
     (tmp_path / "b" / "0.heic").write_bytes(b"ftypheic")
-    told = "of class 'b', received 1 files of which none can be read.*0.heic.*another kind"
+    told = "of class 'b', received 1 file, which cannot be read.*0.heic.*another kind"
     with pytest.raises(DatasetError, match=told):
         FederatedDataset.from_folder(tmp_path)
 
@@ -131,7 +181,9 @@ def test_a_class_that_loses_all_its_files_is_an_error(tmp_path):
     [
         ([], "CLASS/PICTURE or CLIENT/CLASS/PICTURE.* received a folder without one"),
         (["0.png"], "received a folder without one"),
-        (["x/a/0.png", "b/0.png"], "received 'b' with pictures beside folders of folders"),
+        (["x/a/0.png", "b/0.png"], "received 'b' with pictures beside folders of folders.*'x'"),
+        (["train/a/0.png", "test/a/0.png", "more/a/0.png"], "training and test, received 'more'"),
+        (["a/0.png", "\udcff/0.png"], "folders named in UTF-8"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path, files, told):
@@ -146,6 +198,8 @@ def test_other_paths_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path / "none.csv", tmp_path / "none.npz"):
         with pytest.raises(DatasetError, match=r"none.*: expected"):
             FederatedDataset.from_path(path)
+    with pytest.raises(DatasetError, match="a path on this machine, received an address"):
+        FederatedDataset.from_path("https://example.org/own.npz")
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DatasetError, match="received a file of another kind"):
         FederatedDataset.from_path(tmp_path / "a.txt")
@@ -199,6 +253,13 @@ def test_a_table_from_an_office_is_read(tmp_path, encoding):
     assert data.class_names == ("Ä", "ß")
 
 
+def test_a_table_from_windows_names_its_files(tmp_path):
+    text = "path\tlabel\tsplit\np\\a.png\tx\tTraining\np\\b.png\tx\ttesting\n"
+    path = write_table(tmp_path, text).rename(tmp_path / "table.TSV")
+    data = FederatedDataset.from_csv(path)
+    assert (data.train_sizes, data.test_sizes) == ((1,), (1,))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -209,7 +270,8 @@ def test_a_table_from_an_office_is_read(tmp_path, encoding):
         ("path,label\np/a.png\n", "line 2: expected a value for each.*none for label"),
         ("path,label,split\np/a.png,1,later\n", "line 2: expected split as train or test"),
         ('path,label\n"p/a.png,1\n', "table of path and label"),
-        ("path,label\nnone.png,1\n", "of class '1', received 1 files of which none can be read"),
+        ("path,label\nnone.png,1\n", "of class '1', received 1 file, which cannot be read"),
+        (",path,label\n0,p/a.png,1\n", "received , path, label. Name .* and take others out"),
         ("path,label\np/a.png,1\np\0,2\n", "bytes of value 0"),
         ("path,label,client\np/a.png,1,x\np/b.png,1,\n", "line 3: .*none for client"),
     ],
@@ -264,6 +326,46 @@ def test_arrays_that_others_call_otherwise(tmp_path):
     given |= {"train_labels": arrays()["labels"][:, np.newaxis].astype(np.uint8)}
     np.savez(tmp_path / "m.npz", **given, val_images=np.zeros(3))
     assert FederatedDataset.from_path(tmp_path / "m.npz").class_names == ("1", "2", "3")
+    own = arrays()
+    given = {"x_train": own["images"][..., 0], "y_train": own["labels"]}
+    given |= {"x_test": own["images"][:5, ..., 0], "y_test": own["labels"][:5]}
+    np.savez(tmp_path / "mnist.npz", **given)
+    data = FederatedDataset.from_path(tmp_path / "mnist.npz")
+    assert (data.train_sizes, data.test_sizes) == ((12,), (5,))
+    np.savez(tmp_path / "mnist.npz", **given, images=own["images"])
+    with pytest.raises(DatasetError, match="one of x_train and images, received both"):
+        FederatedDataset.from_path(tmp_path / "mnist.npz")
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.arange(12) % 3 * 1.0, ("0", "1", "2")),
+        (np.arange(12) % 3 > 0, ("False", "True")),
+        (np.array(["x", "y", "z"] * 4, object), ("x", "y", "z")),
+        (np.array([b"x", b"y", b"z"] * 4, object), ("x", "y", "z")),
+        (np.array([1, 10, np.int32(2)] * 4, object), ("1", "2", "10")),
+        (np.arange(12) % 2 - 1, ("-1", "0")),
+    ],
+)
+def test_labels_and_clients_are_of_any_type_that_names(values, names):
+    images = arrays()["images"]
+    assert FederatedDataset.from_arrays(images, values).class_names == names
+    data = FederatedDataset.from_arrays(images, np.arange(12) % 2, values)
+    assert data.client_names == names
+    assert sum(data.train_sizes) + sum(data.test_sizes) == 12
+
+
+def test_images_that_look_otherwise_than_meant_are_told():
+    labels, rng = np.arange(12) % 3, np.random.default_rng(0)
+    channels_first = rng.integers(0, 256, (12, 3, 8, 8)).astype(np.uint8)
+    (note,) = FederatedDataset.from_arrays(channels_first, labels).notes
+    assert "3 x 8 of 8 channels each" in note
+    assert not FederatedDataset.from_arrays(np.moveaxis(channels_first, 1, -1), labels).notes
+    of_12_bits = rng.integers(0, 4096, (12, 8, 8)).astype(np.uint16)
+    (note,) = FederatedDataset.from_arrays(of_12_bits, labels).notes
+    assert "16 bits a channel, but no pixel is above 40" in note
+    assert not FederatedDataset.from_arrays(of_12_bits * 16, labels).notes
 
 
 @pytest.mark.parametrize(
@@ -318,7 +420,15 @@ IMAGES = arrays()["images"]
             r"one image in test_images, received none, shape \(0, 4, 4, 1\). Add some, or leave",
         ),
         ({"labels": np.zeros(11, int)}, r"labels of shape \(12,\)"),
-        ({"labels": np.zeros(12)}, "received float64"),
+        ({"labels": np.zeros(12) + 0.5}, "received float64"),
+        ({"labels": np.array(["a", "", "b"] * 4)}, "12 images in labels, received 4 empty ones"),
+        ({"labels": np.array([b"\xff"] * 12)}, "labels as text in UTF-8, received bytes"),
+        ({"clients": np.array(["a", "", "b"] * 4)}, "images in clients, received 4 empty ones"),
+        (
+            {"test_images": IMAGES / 255, "test_labels": np.zeros(12, int)},
+            "received uint8 from 0 to 220 and float64 from 0 to 0.862745",
+        ),
+        ({"images": None, "pixels": IMAGES}, r"received \['labels', 'pixels'\]"),
         ({"labels": np.eye(12, dtype=int)}, r"received int64 of shape \(12, 12\)"),
         ({"images": IMAGES[..., 0, 0, 0]}, "images of shape .examples, height, width, channels"),
         ({"images": IMAGES * 1.5 - 7.3}, "whole numbers of 8 or 16 bits"),

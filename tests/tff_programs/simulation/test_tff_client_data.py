@@ -93,6 +93,11 @@ def test_pairs_texts_and_other_fields_become_ours():
     fields = from_elements(lambda number: {"mine": image(number), "fine": number, "coarse": 1})
     data = FederatedDataset.from_tff(fields, image="mine", label="fine")
     assert len(data.class_names) == 6
+    # A label in a list of one is no batch.
+    listed = from_elements(lambda number: (image(number), tf.reshape(number, (1,))))
+    data = FederatedDataset.from_tff(listed)
+    assert data.image_shape == (2, 2, 1)
+    assert len(data.class_names) == 6
 
 
 @pytest.mark.parametrize(
