@@ -10,6 +10,7 @@ from serving import Server
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.stored_optimizer import StoredOptimizer
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import write_update
 from tflite.merge.merge import merge_updates
@@ -63,8 +64,13 @@ def test_a_phone_trains_and_its_update_is_merged(tmp_path, trained_path):
     found, information = read_tensors(made, "supernet")
     supernet, _ = Supernet.load_checkpoint(trained_path)
     merge_updates(supernet, fingerprint(trained.weights), [path])
-    for name, expected in supernet.weights_by_name().items():
-        assert expected.numpy().tobytes() == found[name].tobytes(), name
+    settings = trained.information["settings"]
+    assert settings["server_optimizer"] == "nesterov"
+    optimizer = StoredOptimizer(settings, supernet)
+    merged = supernet.values_by_name()
+    expected = optimizer.step(trained.weights, merged, [supernet.space.smallest()])
+    for name, value in expected.items():
+        assert value.tobytes() == found[name].tobytes(), name
     assert information["information"]["round"] == task["round"] + 1
     report = json.loads((made.parent / "merge.json").read_text())
     assert len(report["used"]) == 1

@@ -88,13 +88,25 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         state, overlap, weight, measurements = super().finish(state, sums, weight)
         stddev = self._noise_multiplier * self._clipping_norm
         round_seed = tf.random.experimental.stateless_fold_in(state["seed"], state["round"])
-        total = {}
-        for number, (name, part) in enumerate(overlap.total.items()):
-            seed = tf.random.experimental.stateless_fold_in(round_seed, number)
-            noise = tf.random.stateless_normal(part.shape, seed, stddev=stddev)
-            total[name] = tf.where(overlap.coverage[name] > 0, part + noise, 0.0)
+        overlap = add_noise(overlap, stddev, round_seed)
         next_state = OrderedDict(seed=state["seed"], round=state["round"] + 1)
-        return next_state, Overlap(total, overlap.coverage), weight, measurements
+        return next_state, overlap, weight, measurements
+
+
+def add_noise(overlap: Overlap, stddev: float, seed: tf.Tensor) -> Overlap:
+    """Adds Gaussian noise to the total of each covered entry.
+
+    Args:
+      overlap: The sum over the clients, after `slicing.by_entry`.
+      stddev: Standard deviation of the noise.
+      seed: Two secret int32 that decide it.
+    """
+    total = {}
+    for number, (name, part) in enumerate(overlap.total.items()):
+        own = tf.random.experimental.stateless_fold_in(seed, number)
+        noise = tf.random.stateless_normal(part.shape, own, stddev=stddev)
+        total[name] = tf.where(overlap.coverage[name] > 0, part + noise, 0.0)
+    return Overlap(total, overlap.coverage)
 
 
 @dataclasses.dataclass(frozen=True)

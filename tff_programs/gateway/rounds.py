@@ -27,7 +27,7 @@ from tff_programs.gateway.uploads import INCOMING, UPDATES, find_accepted, updat
 
 # Far longer than an upload takes.
 _LEFT_OVER_SECONDS = 24 * 3600.0
-_TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back. Check in again.")
+_TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back or closed. Check in again.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class RoundSettings:
       least_updates: Updates without which none is closed.
       deadline_seconds: Seconds after which it is closed with what is there.
       over_asking: Devices asked beyond the goal, as a share of it.
-      max_staleness: Most rounds that may be closed while an update is on its way.
+      max_staleness: Most rounds that may be closed while an update is on its way; with 0 an update
+        counts in its own round or not at all.
       keeps_updates: Whether updates' files are kept after their round.
     """
 
@@ -151,6 +152,9 @@ class Rounds:
             used_before = frozenset(used_before)
         # A rollback may take a round back while an update of it is accepted.
         standing = [row for row in chosen if row.of_round != "undone"]
+        if not self._settings.max_staleness:
+            # One may have come while its round was being closed.
+            standing = [row for row in standing if row.round_id == current.id]
         paths = {row.task: self._update_path(row) for row in standing}
         older = {
             row.base_hash: staleness_factor(current.number - row.number)

@@ -122,8 +122,11 @@ def expect_update(
             )
         return expected, True
     staleness = (row.current or 0) - row.number
-    if row.state == "undone" or staleness > max_staleness:
+    # With no staleness an update counts in its own round or not at all.
+    is_closed = max_staleness == 0 and row.state != "open"
+    if row.state == "undone" or is_closed or staleness > max_staleness:
         came = "its round was taken back" if row.state == "undone" else f"{staleness} were"
+        came = "its round is being closed" if row.state == "closing" else came
         raise RefusalError(
             410,
             "stale",

@@ -1,32 +1,19 @@
-"""The server's optimizer in a fleet, with its state in a file beside the supernet."""
+"""The server's optimizer in a fleet, with its states in files beside the supernet."""
 
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
-from fedsup_tf.architecture import Architecture
-from fedsup_tf.files import checkpoint
-from fedsup_tf.files.json_schema import expect_keys
 from fedsup_tf.supernet import Supernet
-from tff_programs.learning.server_optimizer import build_server_optimizer
-from tff_programs.learning.server_update import ServerUpdate
-from tff_programs.types import MeanUpdate
-
-_KIND = "fleet optimizer"
+from tff_programs.programs.stored_optimizer import StoredOptimizer
 
 
-class FleetOptimizer:
+class FleetOptimizer(StoredOptimizer):
     """Steps a fleet's supernet as the server of its training does.
 
     The state of a round lies in a file of its own, written before the round's supernet: a fleet
     that is killed between both makes the round again from the state before it.
-
-    Attributes:
-      optimizer: The optimizer; None where the mean update is added.
     """
 
     def __init__(self, settings: Mapping[str, Any], supernet: Supernet, folder: str):
@@ -40,64 +27,12 @@ class FleetOptimizer:
         Raises:
           ValueError: If the settings name an optimizer that there is not.
         """
-        self.optimizer = build_server_optimizer(
-            settings.get("server_optimizer", "none"),
-            settings.get("server_learning_rate"),
-            settings.get("server_momentum", 0.9),
-        )
-        self._supernet = supernet
+        super().__init__(settings, supernet)
         self._folder = folder
-        self._update = ServerUpdate(self.optimizer)
-        zeros = tuple(tf.zeros(shape) for shape in supernet.weight_shapes.values())
-        # The other part of the state is the average over the rounds, which a fleet does without.
-        self._state, _ = self._update.initialize(zeros)
-
-    def step(
-        self,
-        before: Mapping[str, np.ndarray],
-        merged: Mapping[str, np.ndarray],
-        architectures: Iterable[Architecture],
-    ) -> dict[str, np.ndarray]:
-        """Returns the weights after a round.
-
-        Args:
-          before: The supernet's weights before the round, by tensor name.
-          merged: Those weights plus the mean update.
-          architectures: The subnets whose updates are in the mean.
-        """
-        if self.optimizer is None:
-            return dict(merged)
-        grids, slices = self._supernet.grids, map(self._supernet.slices, set(architectures))
-        counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
-        for parts in slices:
-            for name, part in parts.items():
-                counts[name] += grids[name].cover(part, 1.0)
-        mean = MeanUpdate(
-            delta=tuple(tf.constant(merged[name] - before[name]) for name in grids),
-            covered=tuple(grids[name].spread(counts[name] > 0) for name in grids),
-        )
-        weights = tuple(tf.constant(before[name]) for name in grids)
-        # Only the average depends on the round's number.
-        (self._state, _), weights = self._update.next((self._state, ()), weights, mean, 0)
-        return {name: np.asarray(value) for name, value in zip(grids, weights, strict=True)}
 
     def save(self, rounds: int) -> None:
         """Writes the state after so many rounds of the fleet."""
-        if self.optimizer is not None:
-            tensors, numbers = {}, {}
-            for key, value in self._state.items():
-                if isinstance(value, tuple | list):
-                    named = zip(self._supernet.grids, value, strict=True)
-                    tensors |= {f"{key}/{name}": np.asarray(part) for name, part in named}
-                else:
-                    numbers[key] = np.asarray(value).item()
-            checkpoint.write_tensors(self._path(rounds), _KIND, tensors, {"numbers": numbers})
-
-    def forget_before(self, rounds: int) -> None:
-        """Removes the states of earlier rounds."""
-        for path in glob.glob(os.path.join(glob.escape(self._folder), "optimizer_*.safetensors")):
-            if path < self._path(rounds):
-                os.remove(path)
+        self.write(self._path(rounds))
 
     def load(self, rounds: int) -> None:
         """Goes on with the state after so many rounds of the fleet.
@@ -105,35 +40,13 @@ class FleetOptimizer:
         Raises:
           ValueError: If there is no such file, or it is that of another optimizer.
         """
-        if self.optimizer is None:
-            return
-        expected = {
-            f"{key}/{name}": tuple(part.shape)
-            for key, value in self._state.items()
-            if isinstance(value, tuple | list)
-            for name, part in zip(self._supernet.grids, value, strict=True)
-        }
-        numbers = {key for key, value in self._state.items() if not isinstance(value, tuple | list)}
+        self.read(self._path(rounds))
 
-        def check(metadata, forms):
-            expect_keys(metadata, {"numbers"}, {"numbers"}, "A fleet's optimizer")
-            expect_keys(metadata["numbers"], numbers, numbers, "A fleet's optimizer")
-            if {name: form.shape for name, form in forms.items()} != expected:
-                raise ValueError(
-                    "expected the state of the server optimizer of the fleet's training, received "
-                    "that of another. Give another --out."
-                )
-
-        tensors, metadata = checkpoint.read_tensors(self._path(rounds), _KIND, check)
-        for key, value in self._state.items():
-            if isinstance(value, tuple | list):
-                names = self._supernet.grids
-                self._state[key] = tuple(tf.constant(tensors[f"{key}/{name}"]) for name in names)
-            else:
-                found = metadata["numbers"][key]
-                # Of the type with which it began: some optimizers count steps in whole numbers.
-                as_tensor = tf.constant(found, value.dtype) if tf.is_tensor(value) else found
-                self._state[key] = as_tensor
+    def forget_before(self, rounds: int) -> None:
+        """Removes the states of earlier rounds."""
+        for path in glob.glob(os.path.join(glob.escape(self._folder), "optimizer_*.safetensors")):
+            if path < self._path(rounds):
+                os.remove(path)
 
     def _path(self, rounds: int) -> str:
         return os.path.join(self._folder, f"optimizer_{rounds:06d}.safetensors")

@@ -21,6 +21,8 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, TierModel
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
+from tff_programs.programs.round_privacy import RoundPrivacy
+from tff_programs.programs.stored_optimizer import StoredOptimizer
 from tff_programs.simulation.tiers import Tier
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
@@ -29,6 +31,7 @@ from tflite.merge.merge_report import NothingToMergeError
 # Stream of random numbers: the subnets that a round's tiers train.
 _ARCHITECTURES = 8
 _SUPERNET = "supernet.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,9 @@ class WorkSettings:
       images_per_client: Images of each client of the server's data that calibrate.
       calibrate_every: Rounds after which a subnet is calibrated anew.
       test_batch_size: Images normalized together in an evaluation; 0 for no evaluation.
+      optimizer: `server_optimizer`, `server_learning_rate` and `server_momentum`, as those of a
+        training.
+      privacy: Noise and account of the rounds; None for none.
     """
 
     tiers: tuple[Tier, ...]
@@ -54,6 +60,8 @@ class WorkSettings:
     images_per_client: int = 30
     calibrate_every: int = 1
     test_batch_size: int = 50
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    privacy: RoundPrivacy | None = None
 
 
 class SupernetRounds:
@@ -71,9 +79,14 @@ class SupernetRounds:
         self._folder = folder
         self._settings = settings
         self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
+        self._optimizer = StoredOptimizer(settings.optimizer, trained.supernet)
         self._templates: dict[Architecture, str] = {}
         self._calibrated: dict[Architecture, tuple[int, dict[str, np.ndarray]]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="fedsup-serve-")
+
+    def close(self) -> None:
+        """Removes the temporary files."""
+        self._scratch.cleanup()
 
     def begin(self) -> Base:
         """Puts the first supernet into the gateway's folder."""
@@ -101,15 +114,16 @@ class SupernetRounds:
     ) -> Merged:
         """Merges updates into the base's supernet; see `RoundWork.merge`."""
         supernet, information = self._load(base)
+        before = supernet.values_by_name()
+        merging = {**self._settings.merging, "older": older, **self._private(base, round_id)}
         try:
             report = merge_updates(
                 supernet,
                 base.hash,
                 paths,
-                older=older,
                 already_merged=already_merged,
                 class_names=information.get("class_names"),
-                **self._settings.merging,
+                **merging,
             )
         except NothingToMergeError as error:
             outcomes = _left_out(error.rejected, error.duplicates)
@@ -118,18 +132,53 @@ class SupernetRounds:
             return Merged(base, {path: Outcome(False, 0.0, str(error)) for path in paths})
         outcomes = _left_out(report.rejected, report.duplicates)
         outcomes |= {used.name: Outcome(True, used.scale) for used in report.used}
+        self._step(base, supernet, before, [used.architecture for used in report.used])
         merged = [*already_merged, *(used.identity for used in report.used)]
         following = {**information, "round": base.number + 1, "merged": sorted(merged)}
         kept = self._keep(supernet, following)
+        self._optimizer.write(os.path.join(self._folder, kept.folder, _OPTIMIZER))
         fields = {
             "base": {"hash": base.hash, "round": base.number},
             "supernet": {"hash": kept.hash, "round": kept.number},
             "older": dict(older),
             **dict(self._settings.merging, limits=None),
+            **self._settings.optimizer,
+            **self._privacy_fields(round_id),
             **report.to_fields(),
         }
         write_json(os.path.join(self._folder, kept.folder, "merge.json"), fields)
         return Merged(kept, outcomes)
+
+    def _private(self, base: Base, round_id: int) -> dict[str, Any]:
+        """Returns the arguments of `merge_updates` that a private round has."""
+        privacy = self._settings.privacy
+        if privacy is None:
+            return {}
+        privacy.check_budget(round_id)
+        # Nothing may depend on one device's update but its clipped part of the sum.
+        noise = privacy.noise(round_id, base.hash)
+        return {"limits": None, "older": {}, "clip_norm": privacy.clip_norm, "noise": noise}
+
+    def _privacy_fields(self, round_id: int) -> dict[str, Any]:
+        privacy = self._settings.privacy
+        if privacy is None:
+            return {}
+        return {
+            "noise_multiplier": privacy.account.noise_multiplier,
+            "delta": privacy.account.delta,
+            "epsilon": privacy.account.epsilon_after(round_id),
+        }
+
+    def _step(self, base: Base, supernet: Supernet, before, architectures) -> None:
+        """Moves the supernet, to which the mean was added, as the server's optimizer does."""
+        state = os.path.join(self._folder, base.folder, _OPTIMIZER)
+        # The first supernet has none, nor has one that an earlier version made.
+        if os.path.exists(state):
+            self._optimizer.read(state)
+        else:
+            self._optimizer.reset()
+        merged = supernet.values_by_name()
+        supernet.assign_weights(self._optimizer.step(before, merged, architectures))
 
     def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
         """Exports a model for each tier and evaluates the supernet; see `RoundWork.prepare`."""

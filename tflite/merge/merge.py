@@ -4,7 +4,7 @@ import math
 import os
 import tempfile
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,7 @@ def merge_updates(
     already_merged: Collection[str] = (),
     older: Mapping[str, float] = _NONE,
     class_names: Sequence[str] | None = None,
+    noise: Callable[[Overlap], Overlap] | None = None,
 ) -> MergeReport:
     """Adds the mean of devices' updates to the supernet's weights, as a federated round does.
 
@@ -77,6 +78,9 @@ def merge_updates(
         to 1, of the deltas of updates that started from them.
       class_names: The supernet's classes. Updates that tell others are rejected, since their labels
         mean something else. By default they are not compared.
+      noise: Adds noise to the sum of the updates, for differential privacy. Needs a `clip_norm`,
+        the weighting `"uniform"`, and nothing that compares updates: no `limits`, `poisoned` share
+        or `older` ones.
 
     Returns:
       A report of what was used and what was not.
@@ -87,6 +91,14 @@ def merge_updates(
     """
     _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned)
     _check_factors(older)
+    if noise is not None and (
+        clip_norm is None or weighting != "uniform" or limits is not None or poisoned or older
+    ):
+        raise ValueError(
+            "Expected a clip_norm, uniform weighting, no limits, no poisoned share and no older "
+            "updates with noise, received others. One device's update would show in more than "
+            "its clipped sum."
+        )
     factors = {**older, base_hash: 1.0}
     with tempfile.TemporaryDirectory(prefix="fedsup-merge-") as folder:
         cohort = read_cohort(
@@ -124,6 +136,8 @@ def merge_updates(
         totals = slicing.by_entry(overlaps, supernet.grids)
         if limits is not None and not poisoned and len(counted) > 2:
             totals, counted = _bound_influence(supernet, totals, counted, aggregation, everyone)
+    if noise is not None:
+        totals = noise(totals)
     mean = slicing.average(totals, aggregation, tf.constant(everyone, tf.float32))
     weights = {name: value + mean[name] for name, value in supernet.weights_by_name().items()}
     if not all(_is_finite(value) for value in weights.values()):

@@ -123,6 +123,22 @@ def test_an_update_that_is_too_old_is_refused(tmp_path):
         assert (status, answer["code"]) == (410, "stale")
 
 
+def test_without_staleness_an_update_counts_in_its_own_round_or_not_at_all(tmp_path):
+    with Served(tmp_path, goal=1, max_staleness=0) as served:
+        slow = served.phone()
+        task = slow.check_in("large")["task"]
+        data = update_bytes(served.folder, slow.model(task["model"]))
+        served.take_part()
+        # The round's updates are chosen, and not yet merged.
+        assert served.rounds.step()
+        status, answer = slow.put(task["task"], data)
+        assert (status, answer["code"]) == (410, "stale")
+        assert "its round is being closed" in answer["message"]
+        served.step()
+        assert slow.put(task["task"], data)[0] == 410
+        assert states(served) == ["used"]
+
+
 def test_a_rollback_opens_an_earlier_round_again(tmp_path, url):
     with Served(tmp_path, url, goal=1) as served:
         for number in (1.0, 10.0, 100.0):

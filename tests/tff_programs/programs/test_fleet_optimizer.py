@@ -76,6 +76,6 @@ def test_the_state_goes_on_where_it_was_saved(tmp_path, name):
 def test_a_state_that_is_lost_or_of_another_optimizer_is_refused(tmp_path):
     FleetOptimizer({"server_optimizer": "adam"}, SUPERNET, str(tmp_path)).save(1)
     other = FleetOptimizer({"server_optimizer": "sgdm"}, SUPERNET, str(tmp_path))
-    for rounds, told in ((1, "A fleet's optimizer: expected"), (2, "found none")):
+    for rounds, told in ((1, "A server's optimizer: expected"), (2, "found none")):
         with pytest.raises(InvalidFileError, match=f"optimizer_00000{rounds}.*{told}"):
             other.load(rounds)

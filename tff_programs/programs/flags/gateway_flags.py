@@ -107,6 +107,32 @@ def define_round_flags(define: FlagDefiner) -> None:
         lower_bound=0,
         below=0.5,
     )
+    define.string(
+        "server_optimizer",
+        None,
+        "Optimizer of the mean update, as in `fedsup train`, such as none; by default that of the "
+        "training.",
+    )
+    define.float(
+        "server_learning_rate", None, "Its learning rate; by default as in the training.", above=0
+    )
+    define.float(
+        "noise_multiplier",
+        0.0,
+        "Differential privacy: deviation of the noise on sums, over --clip_norm. Needs "
+        "--max_staleness=0.",
+        lower_bound=0,
+    )
+    define.float(
+        "delta",
+        None,
+        "Of (epsilon, delta); by default 0.1 over --most_devices.",
+        above=0,
+        below=1,
+    )
+    define.float(
+        "max_epsilon", None, "Privacy budget: a round that would cost more is not merged.", above=0
+    )
     define.integer(
         "calibrate_every",
         1,
@@ -146,6 +172,7 @@ def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
     Raises:
       ValueError: If a round could never be closed at its goal.
     """
+    _check_private(options)
     # The robust mean needs three.
     least = 3 if options.poisoned else _ROUNDS.least_updates
     if options.goal < least:
@@ -161,6 +188,35 @@ def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
         max_staleness=options.max_staleness,
         keeps_updates=options.keep_updates,
     )
+
+
+def _check_private(options: ProgramFlags) -> None:
+    """Refuses what privacy excludes, and what there is not without it."""
+    if not options.noise_multiplier:
+        for name in ("delta", "max_epsilon"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"--{name}: expected --noise_multiplier with it, received no noise. Nothing is "
+                    "private without."
+                )
+        return
+    if options.clip_norm is None:
+        raise ValueError(
+            "--noise_multiplier: expected --clip_norm with it, received none. It bounds what one "
+            "device changes."
+        )
+    excluded = {
+        "--poisoned": (options.poisoned, "0"),
+        "--weighting": (options.weighting not in (None, "uniform"), "uniform"),
+        "--max_staleness": (options.max_staleness, "0"),
+        "--max_examples": (options.max_examples is not None, "none"),
+    }
+    for name, (is_wrong, expected) in excluded.items():
+        if is_wrong:
+            raise ValueError(
+                f"--noise_multiplier: expected {name}={expected} with it, received another one. A "
+                "device's update would show in more than its clipped part of one round's sum."
+            )
 
 
 def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> ServerSettings:

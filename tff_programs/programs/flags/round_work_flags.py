@@ -1,16 +1,21 @@
 """Builds the work of the gateway's rounds from flags: the supernet, its tiers, how it merges."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import select
 
 from fedsup_tf.files.checkpoint import fingerprint
+from tff_programs.aggregators.privacy import PrivacyAccount
 from tff_programs.gateway.database import Database
+from tff_programs.gateway.secret_files import server_secret
 from tff_programs.gateway.tables import rounds
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.program_flags import ProgramFlags
 from tff_programs.programs.fleet_server import left_out_flags
+from tff_programs.programs.round_privacy import RoundPrivacy
 from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
 from tff_programs.programs.training_information import device_training, trained_tiers
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
@@ -37,11 +42,8 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         )
     of_training = trained.information["settings"]
     space, seed = trained.supernet.space, trained.data_settings.seed
-    left_out = [
-        flag
-        for flag in left_out_flags(of_training)
-        if not (flag.startswith("--poisoned=") and options.poisoned)
-    ]
+    own = [name for name in ("poisoned", "noise_multiplier") if getattr(options, name)]
+    left_out = left_out_flags(of_training, apart_from=("server_optimizer", *own))
     if left_out:
         print_line(f"Of the training, the gateway's server does without {', '.join(left_out)}.")
     if options.tiers:
@@ -53,7 +55,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         training = dataclasses.replace(training, epochs=options.epochs)
     merging = {
         "aggregation": options.aggregation or of_training.get("aggregation") or "coverage",
-        "weighting": options.weighting or of_training.get("weighting") or "examples",
+        "weighting": _weighting(options, of_training),
         "clip_norm": options.clip_norm,
         "max_examples": options.max_examples,
         "poisoned": options.poisoned,
@@ -66,5 +68,42 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         seed=seed,
         calibrate_every=options.calibrate_every,
         test_batch_size=options.test_batch_size,
+        optimizer=_optimizer(options, of_training),
+        privacy=_privacy(options),
     )
     return SupernetRounds(trained, options.out, settings)
+
+
+def _weighting(options: ProgramFlags, of_training: Mapping[str, Any]) -> str:
+    if options.noise_multiplier:
+        return "uniform"
+    return options.weighting or of_training.get("weighting") or "examples"
+
+
+def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the server's optimizer: those of the training, or of the flags."""
+    name = options.server_optimizer or of_training.get("server_optimizer", "none")
+    same = name == of_training.get("server_optimizer")
+    rate = of_training.get("server_learning_rate") if same else None
+    return {
+        "server_optimizer": name,
+        "server_learning_rate": options.server_learning_rate or rate,
+        "server_momentum": of_training.get("server_momentum", 0.9),
+    }
+
+
+def _privacy(options: ProgramFlags) -> RoundPrivacy | None:
+    """Returns the privacy of the rounds, and tells of it; None for none."""
+    if not options.noise_multiplier:
+        return None
+    account = PrivacyAccount(
+        noise_multiplier=options.noise_multiplier,
+        delta=0.1 / options.most_devices if options.delta is None else options.delta,
+        clients_per_round=min(options.goal, options.most_devices),
+        clients=options.most_devices,
+        # Who comes is no secret draw.
+        sampled=False,
+    )
+    print_line(str(account))
+    secret = server_secret(options.out)
+    return RoundPrivacy(account, options.clip_norm, secret, options.max_epsilon)

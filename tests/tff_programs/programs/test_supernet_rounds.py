@@ -1,0 +1,152 @@
+"""The server's part of a gateway's rounds: its optimizer goes on, its noise is drawn once."""
+
+import functools
+import json
+import math
+import types
+
+import numpy as np
+import pytest
+from spaces import SPACE
+
+from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.supernet import Supernet
+from tff_programs.aggregators.privacy import PrivacyAccount
+from tff_programs.programs.round_privacy import RoundPrivacy
+from tff_programs.programs.stored_optimizer import StoredOptimizer
+from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
+from tff_programs.simulation.tiers import default_tiers
+from tflite.format.update_file import DeviceUpdate, write_update
+from tflite.merge.merge import merge_updates
+from tflite.merge.received import subnet_shapes
+
+NETS = [SPACE.smallest(), SPACE.largest(), SPACE.smallest()]
+MERGING = {"aggregation": "coverage", "weighting": "uniform"}
+NESTEROV = {"server_optimizer": "nesterov", "server_learning_rate": 0.5, "server_momentum": 0.9}
+
+
+@functools.cache
+def trained():
+    supernet = Supernet(SPACE)
+    return types.SimpleNamespace(
+        supernet=supernet,
+        weights=supernet.values_by_name(),
+        information={"round": 3},
+        preprocessing=Preprocessing((128.0,), (64.0,)),
+    )
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Makes the work of a process, each time anew."""
+    tiers, made = default_tiers(SPACE, 0), []
+
+    def make(**settings):
+        settings = WorkSettings(tiers, LocalTraining(), MERGING, **settings)
+        made.append(SupernetRounds(trained(), str(tmp_path), settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def private(**changes):
+    account = PrivacyAccount(2.0, 1e-5, 3, 1000, sampled=False)
+    return RoundPrivacy(**{"account": account, "clip_norm": 0.5, "secret": b"s" * 32, **changes})
+
+
+def updates(folder, base, size=0.01):
+    paths = []
+    for number, architecture in enumerate(NETS):
+        rng = np.random.default_rng([base.number, number])
+        delta = {
+            name: size * rng.normal(size=shape).astype(np.float32)
+            for name, shape in subnet_shapes(trained().supernet, architecture).items()
+        }
+        path = str(folder / f"{base.number}-{number}.safetensors")
+        write_update(path, DeviceUpdate(delta, architecture, base.hash, base.number, 5, 1.0, 0.5))
+        paths.append(path)
+    return paths
+
+
+def load(folder, base):
+    return Supernet.load_checkpoint(folder / base.folder / "supernet.safetensors", SPACE)[0]
+
+
+def merge(made, base, paths, round_id):
+    return made.merge(base, paths, {}, (), round_id).base
+
+
+def test_the_servers_optimizer_goes_on_in_whichever_process(tmp_path, work):
+    base = work(optimizer=NESTEROV).begin()
+    optimizer, weights = StoredOptimizer(NESTEROV, trained().supernet), trained().weights
+    for round_id in (1, 2, 3):
+        paths = updates(tmp_path, base)
+        # A process of its own merges each round, and the second once more after a kill.
+        for _ in range(round_id):
+            following = merge(work(optimizer=NESTEROV), base, paths, round_id)
+        expected = Supernet(SPACE)
+        expected.assign_weights(weights)
+        merge_updates(expected, base.hash, paths, **MERGING)
+        weights = optimizer.step(weights, expected.values_by_name(), NETS)
+        assert following.hash == fingerprint(weights), round_id
+        base = following
+    assert base.number == 6
+
+
+def test_a_private_round_clips_and_draws_its_noise_once(tmp_path, work):
+    first = work(privacy=private())
+    base = first.begin()
+    paths = updates(tmp_path, base, size=10.0)
+    made = merge(first, base, paths, 7)
+    assert merge(work(privacy=private()), base, paths, 7).hash == made.hash
+    assert merge(first, base, paths, 8).hash != made.hash
+    assert merge(work(privacy=private(secret=b"t" * 32)), base, paths, 7) != made
+    clipped = Supernet(SPACE)
+    clipped.assign_weights(trained().weights)
+    merge_updates(clipped, base.hash, paths, clip_norm=0.5, limits=None, **MERGING)
+    after, mean = load(tmp_path, made).values_by_name(), clipped.values_by_name()
+    smallest = trained().supernet.slices(SPACE.smallest())
+    noise = []
+    for name, value in after.items():
+        counts = np.ones(value.shape)
+        part = smallest[name]
+        counts[tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))] += 2
+        noise.append(((value - mean[name]) * counts).ravel())
+    noise = np.concatenate(noise)
+    # Noise multiplier 2 times norm 0.5; to five standard errors.
+    assert noise.std() == pytest.approx(1.0, rel=5 / math.sqrt(2 * noise.size))
+    report = json.loads((tmp_path / made.folder / "merge.json").read_text())
+    assert report["epsilon"] == pytest.approx(private().account.epsilon_after(7))
+
+
+def test_a_budget_that_is_spent_ends_the_rounds_and_loses_nothing(tmp_path, work):
+    account = private().account
+    budget = private(max_epsilon=account.epsilon_after(2))
+    made = work(privacy=budget)
+    base = made.begin()
+    paths = updates(tmp_path, base)
+    assert merge(made, base, paths, 2).number == base.number + 1
+    with pytest.raises(ValueError, match="The budget is spent; what was sent waits"):
+        merge(made, base, paths, 3)
+    assert merge(work(privacy=private()), base, paths, 3).number == base.number + 1
+
+
+def test_noise_goes_with_nothing_that_compares_updates(tmp_path, work):
+    base = work().begin()
+    paths = updates(tmp_path, base)
+    good = {"clip_norm": 0.5, "limits": None, "noise": lambda overlap: overlap, **MERGING}
+    for change in (
+        {"clip_norm": None},
+        {"weighting": "examples"},
+        {"poisoned": 0.3},
+        {"older": {"0" * 64: 0.5}},
+    ):
+        supernet = Supernet(SPACE)
+        before = supernet.values_by_name()
+        with pytest.raises(ValueError, match="show in more than its clipped sum"):
+            merge_updates(supernet, base.hash, paths, **{**good, **change})
+        assert all((supernet.values_by_name()[n] == value).all() for n, value in before.items())

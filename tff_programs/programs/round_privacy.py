@@ -1,0 +1,53 @@
+"""Differential privacy of the rounds of a gateway: their noise, and the account of their cost."""
+
+import dataclasses
+import functools
+import hashlib
+import hmac
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf.slicing import Overlap
+from tff_programs.aggregators.privacy import PrivacyAccount, add_noise
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundPrivacy:
+    """Privacy of each device's examples in the supernets that a gateway makes.
+
+    Each update is clipped, all count the same, and noise is added to their sum, as
+    `PrivateOverlapMeanFactory` does. A device sends one update a round and is counted as if it sent
+    one in every round; rounds that a rollback took back are counted too, since somebody may have
+    their supernet.
+
+    Attributes:
+      account: Of one device.
+      clip_norm: Largest L2 norm of an update.
+      secret: Decides the noise; a round that is merged again after a kill gets the same.
+      max_epsilon: Budget; None for none.
+    """
+
+    account: PrivacyAccount
+    clip_norm: float
+    secret: bytes = dataclasses.field(repr=False)
+    max_epsilon: float | None = None
+
+    def check_budget(self, round_id: int) -> None:
+        """Raises a ValueError if merging the round with that number would cost too much."""
+        cost = self.account.epsilon_after(round_id)
+        if self.max_epsilon is not None and cost > self.max_epsilon:
+            raise ValueError(
+                f"--max_epsilon: expected rounds that cost at most {self.max_epsilon:g}, this one "
+                f"would make it {cost:.3g} at delta {self.account.delta:.1e}. The budget is spent; "
+                "what was sent waits. Give a larger one to go on."
+            )
+
+    def noise(self, round_id: int, base_hash: str) -> Callable[[Overlap], Overlap]:
+        """Returns what adds a round's noise to the sum of its updates."""
+        text = f"noise\n{round_id}\n{base_hash}".encode()
+        digest = hmac.new(self.secret, text, hashlib.sha256).digest()
+        seed = tf.constant(np.frombuffer(digest[:8], "<i4"), tf.int32)
+        stddev = self.account.noise_multiplier * self.clip_norm
+        return functools.partial(add_noise, stddev=stddev, seed=seed)
