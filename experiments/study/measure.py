@@ -3,7 +3,8 @@
     python measure.py RUN_FOLDER
 
 `tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
-image stands for itself; `kept`, the same with the classifier as it was trained; `worst_client`, the
+image stands for itself; `infers`, likewise with the small penalty of the classifier that suits files
+which only infer; `kept`, calibrated with the classifier as it was trained; `worst_client`, the
 least accuracy of a client of the tier on its own test images, in batches of 50; `bytes`, what a
 client of the tier receives and sends in a round. `nets`: the architectures. `random`: accuracies of
 40 random subnets as deployed, on at most 2,000 test images, and `random_in_batches` of 50.
@@ -38,6 +39,8 @@ from tff_programs.simulation.tiers import Tier, parse_tiers
 _BATCH, _RANDOM = 50, 40
 # On which a client calibrates random subnets.
 _IMAGES = 30
+# Of the classifiers of files that only infer.
+_SMALL_PENALTY = 0.001
 
 
 def main(folder: Path) -> None:
@@ -61,6 +64,7 @@ def main(folder: Path) -> None:
         measured[tier.name] = {
             "accuracy": of_net[net]["accuracy"],
             "deployed": of_net[net]["deployed"],
+            "infers": of_net[net]["infers"],
             "kept": of_net[net]["kept"],
             "worst_client": float(own.min()),
             "bytes": sum(count_bytes(received.get(settings["algorithm"], nets)[number])),
@@ -111,9 +115,11 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
         for used in (calibration, mean_squares)
     ]
     nets = [net] * len(trained.data)
+    infers = calibrated_accuracy(trained, classifier_penalty=_SMALL_PENALTY)
     return {
         "accuracy": accuracy(trained.weights, net, *test, _BATCH),
         "deployed": right[0] / len(dataset.test_labels),
+        "infers": infers(trained.weights, net, *test),
         "kept": right[1] / len(dataset.test_labels),
         "clients": client_accuracies(accuracy, trained.weights, trained.data, nets, _BATCH),
     }
