@@ -3,9 +3,9 @@
     python measure.py RUN_FOLDER
 
 `tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
-image stands for itself; `infers`, likewise with the small penalty of the classifier that suits files
-which only infer; `kept`, calibrated with the classifier as it was trained; `worst_client`, the
-least accuracy of a client of the tier on its own test images, in batches of 50; `bytes`, what a
+image stands for itself; `infers`, likewise with the small penalty of the classifier that suits
+files which only infer; `kept`, calibrated with the classifier as it was trained; `worst_client`,
+the least accuracy of a client of the tier on its own test images, in batches of 50; `bytes`, what a
 client of the tier receives and sends in a round. `nets`: the architectures. `random`: accuracies of
 40 random subnets as deployed, on at most 2,000 test images, and `random_in_batches` of 50.
 `rounds`: each evaluation's round, the mean accuracy of the tiers, the bytes of all clients and the
