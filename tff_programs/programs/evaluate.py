@@ -7,6 +7,8 @@ the archive is, if it is not where the loader looks by itself.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.programs.checkpoint import TrainedSupernet, name_architectures
@@ -82,13 +84,19 @@ def main(argv: Sequence[str]) -> None:
                 f"{cost.parameters:,}",
                 f"{cost.macs:,}",
                 *(f"{100 * share:.1f} %" for share in (*central.values(), calibrated, on_clients)),
-                f"{100 * sum(by_client) / len(by_client):.1f} % ({100 * min(by_client):.1f} to "
-                f"{100 * max(by_client):.1f})",
+                _mean_and_range(by_client),
             )
         )
     print(report.format_table(rows))
     if options.random:
         _show_random_subnets(trained, options.random, max(batch_sizes), calibration)
+
+
+def _mean_and_range(shares: Sequence[float]) -> str:
+    if not shares:
+        return "no test examples"
+    mean, least, greatest = (100 * f(shares) for f in (np.mean, min, max))
+    return f"{mean:.1f} % ({least:.1f} to {greatest:.1f})"
 
 
 def _show_random_subnets(

@@ -26,7 +26,7 @@ class SubnetAccuracy(NamedTuple):
       central: On the test part, by the number of images normalized together.
       calibrated: On the test part, as it is deployed: calibrated, each image alone.
       on_clients: On all clients' own test examples together.
-      by_client: On each client's own test examples, as it is deployed there.
+      by_client: On the own test examples of each client that has some, as it is deployed there.
     """
 
     tier: Tier
@@ -85,6 +85,7 @@ async def evaluate_subnets_async(
             by_client = tuple(
                 calibrated(trained.weights, tier.architecture, *data.test_examples(client))
                 for client in range(len(data))
+                if data.test_sizes[client]
             )
             evaluated.append(SubnetAccuracy(tier, central, deployed, on_clients, by_client))
     return evaluated
