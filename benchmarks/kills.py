@@ -43,6 +43,7 @@ SPACE = {
 # Columns that hold measured times.
 MEASURED = ("seconds", "examples_per_second")
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+|.+_temp\d+|\.lock")
+GRAPH = re.compile(r"saved_model\.pb|fingerprint\.pb|program_state_\d+\.sha256")
 # Programs whose files are written once.
 AT_ONCE = ("merge", "export", "search", "calibrate")
 FAULTS = ("rerun fails", "lost", "half written", "orphans", "temporary files")
@@ -204,8 +205,9 @@ def contents(folder: pathlib.Path) -> dict[str, str]:
     """Returns the hashes of a folder's files by name, measured times left out."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
-        # The names of TensorBoard's files hold the time.
-        if not path.is_file() or "tensorboard" in path.parts:
+        # The names of TensorBoard's files hold the time. The graph of a state counts the functions
+        # of the process that saved it; the state's values are in other files.
+        if not path.is_file() or "tensorboard" in path.parts or GRAPH.fullmatch(path.name):
             continue
         data = path.read_bytes()
         if path.suffix == ".csv":

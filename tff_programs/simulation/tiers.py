@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from fedsup_tf.space import SearchSpace
 
 # Of all streams of random numbers of a simulation, the one of tiers.
 TIERS_STREAM = 0
+# A cost and two numbers of as many digits as every program can count with.
+_BOUNDS = re.compile(rf"(?:({'|'.join(Cost._fields)}):)?([0-9]{{1,15}})-([0-9]{{1,15}})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +105,7 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
             raise ValueError(
                 f"Tier {entry!r}: expected a finite share above 0 behind the @, such as @2."
             )
-        cost, _, range_text = what.rpartition(":")
-        low, dash, high = range_text.partition("-")
+        bounded = _BOUNDS.fullmatch(what)
         if what in ("smallest", "largest"):
             tiers.append(_end_tier(space, what, share))
         elif os.path.exists(what):
@@ -111,7 +113,8 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
             space.check(architecture)
             name = os.path.splitext(os.path.basename(what))[0]
             tiers.append(Tier(name, architecture, share))
-        elif dash and low.isdigit() and high.isdigit() and cost in ("", *Cost._fields):
+        elif bounded:
+            cost, low, high = bounded.groups()
             bounds = (int(low), int(high))
             tiers.append(_bounded_tier(space, what, cost or "parameters", bounds, share, seed))
         else:
