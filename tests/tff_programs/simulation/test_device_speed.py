@@ -113,7 +113,7 @@ GOOD = {"macs_per_second": 1e9, "down_bytes_per_second": 1e6, "up_bytes_per_seco
         ({"large": GOOD, "small": {**GOOD, "watts": 3}}, "tier 'small'.*watts"),
         ({"large": GOOD, "small": {**GOOD, "macs_per_second": 0}}, "tier 'small'.*macs_per_second"),
         ({"large": {**GOOD, "up_bytes_per_second": "fast"}, "small": GOOD}, "tier 'large'.*'fast'"),
-        ({"large": {**GOOD, "latency_seconds": -1}, "small": GOOD}, "latency_seconds.*from 0"),
+        ({"large": {**GOOD, "latency_seconds": -1}, "small": GOOD}, "latency_seconds.*at least 0"),
         ({"large": {**GOOD, "latency_seconds": True}, "small": GOOD}, "latency_seconds.*True"),
         ({"large": {**GOOD, "macs_per_second": float("nan")}, "small": GOOD}, "nan"),
         ([], "object"),
