@@ -56,6 +56,8 @@ def _table(methods) -> list[str]:
 
 
 def _spread(shares) -> str:
+    if None in shares:  # Not measured.
+        return "-"
     shares = 100 * np.asarray(shares)
     if len(shares) == 1:
         return f"{shares[0]:.1f}"
@@ -71,6 +73,8 @@ def _draw(cells, setting, path) -> None:
     ):
         for number, (method, runs) in enumerate(sorted(methods.items())):
             tiers = list(runs[0]["tiers"])
+            if None in (tier["deployed"] for run in runs for tier in run["tiers"].values()):
+                continue  # Not measured.
             shares = 100 * np.array(
                 [[run["tiers"][tier]["deployed"] for tier in tiers] for run in runs]
             )
