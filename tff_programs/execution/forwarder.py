@@ -6,8 +6,10 @@ with every worker.
 """
 
 import contextlib
+import os
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -51,13 +53,17 @@ class TlsFiles(NamedTuple):
         context.set_alpn_protocols(["h2"])
         for name, path in self._asdict().items():
             try:
-                with open(path, "rb"):
-                    pass
+                # Opening a named pipe would wait for who writes into it.
+                is_file = stat.S_ISREG(os.stat(path).st_mode)
+                with open(path, "rb") if is_file else contextlib.nullcontext():
+                    reason = None if is_file else "it is no regular file"
             except OSError as error:
+                reason = error.strerror
+            if reason is not None:
                 raise ValueError(
                     f"--tls_{name}={path}: expected a PEM file, received none that can be read: "
-                    f"{error.strerror}. Check the path."
-                ) from error
+                    f"{reason}. Check the path."
+                )
         try:
             context.load_cert_chain(self.certificate, self.key, password=_refuse_encrypted_key)
         except (ssl.SSLError, ValueError) as error:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedsup_tf.files.atomic_write import make_folder, write_bytes
-from fedsup_tf.files.reading import read_text
+from fedsup_tf.files.reading import open_regular, read_text
 
 _DAYS = 825
 
@@ -38,8 +38,10 @@ class CertificateFiles(NamedTuple):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
+            for path in self:
+                open_regular(path, "PEM").close()
             context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"Expected a certificate in PEM in {self.certificate!r} and its key, not "
                 f"encrypted, in {self.key!r}, received something else ({error}). Give the files "

@@ -7,6 +7,7 @@ import re
 import ssl
 import urllib.parse
 
+from fedsup_tf.files.reading import open_regular
 from tflite.together.errors import FederationError
 
 _HASH = re.compile("[0-9a-f]{64}")
@@ -79,8 +80,9 @@ class ServerAddress:
             context.verify_mode = ssl.CERT_NONE
         elif self.authority is not None:
             try:
+                open_regular(self.authority, "an authority's certificate in PEM").close()
                 context.load_verify_locations(cafile=self.authority)
-            except (OSError, ssl.SSLError) as error:
+            except (OSError, ValueError) as error:
                 raise FederationError(
                     f"{os.fspath(self.authority)!r}: expected an authority's certificate in PEM, "
                     f"received something else ({error}). Give the file that signed the server's."

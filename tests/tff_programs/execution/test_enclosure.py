@@ -292,6 +292,17 @@ def test_files_that_cannot_be_used_are_one_sentence(certificates, change, told):
         tls.context(ssl.Purpose.CLIENT_AUTH)
 
 
+@pytest.mark.parametrize("name", ["certificate", "key", "authority"])
+def test_a_pipe_in_place_of_a_tls_file_is_not_waited_for(certificates, tmp_path, name):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    files = {"certificate": "worker.crt", "key": "worker.key", "authority": "ours.ca"}
+    paths = {key: str(certificates / file) for key, file in files.items()}
+    tls = remote_worker.TlsFiles(**{**paths, name: str(pipe)})
+    with pytest.raises(ValueError, match=f"--tls_{name}=.*it is no regular file"):
+        tls.context(ssl.Purpose.CLIENT_AUTH)
+
+
 def test_some_of_the_tls_flags_alone_are_refused(certificates):
     flags = tls_flags(certificates, "worker")[::2]
     command = fedsup("worker", "--port=1", *flags)

@@ -61,6 +61,9 @@ def test_files_that_are_none_are_refused(tmp_path, files, damage):
         broken.context()
     with pytest.raises(ValueError, match="Expected a certificate in PEM"):
         CertificateFiles(files.certificate, str(tmp_path / "missing.pem")).context()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="Expected a certificate in PEM"):
+        CertificateFiles(files.certificate, str(tmp_path / "pipe")).context()
 
 
 def test_the_link_of_the_code_can_be_read_again():

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import http.server
 import json
+import os
 import threading
 
 import pytest
@@ -250,3 +251,6 @@ def test_an_authority_that_is_no_certificate_is_told(tmp_path):
     path.write_text("no certificate")
     with pytest.raises(FederationError, match=r"authority.pem.*in PEM"):
         Federation(ServerAddress("https://127.0.0.1:1", authority=path))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FederationError, match=r"pipe.*in PEM"):
+        Federation(ServerAddress("https://127.0.0.1:1", authority=tmp_path / "pipe"))
