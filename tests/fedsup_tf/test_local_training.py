@@ -478,8 +478,8 @@ def test_the_supernets_own_variables_are_not_used():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("epochs", 0, "to be a whole number from 1, received 0"),
-        ("batch_size", 0, "to be a whole number from 1, received 0"),
+        ("epochs", 0, "to be a whole number from 1 to 2,147,483,647, received 0"),
+        ("batch_size", 0, "to be a whole number from 1 to 2,147,483,647, received 0"),
         ("momentum", -0.1, "to be a finite number of at least 0 and of at most 1, received -0.1"),
         ("momentum", 1.1, "to be a finite number of at least 0 and of at most 1, received 1.1"),
         ("weight_decay", -1e-4, "to be a finite number of at least 0, received -0.0001"),
@@ -491,7 +491,7 @@ def test_the_supernets_own_variables_are_not_used():
             1.5,
             "to be a finite number of at least 0 and of at most 1, received 1.5",
         ),
-        ("sandwich", 0, "to be a whole number from 1, received 0"),
+        ("sandwich", 0, "to be a whole number from 1 to 64, received 0"),
         ("label_share", 1.5, "to be a finite number of at least 0 and of at most 1, received 1.5"),
         ("absent_class_weight", 0, "to be a finite number above 0 and of at most 1, received 0"),
         (

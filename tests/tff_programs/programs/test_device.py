@@ -322,7 +322,7 @@ def test_pictures_of_other_sizes_colours_and_positions_are_made_to_fit(tmp_path,
         (lambda folder: (folder / "1" / "0.png").unlink(), "class '1', received no file"),
         (
             lambda folder: (folder / "1" / "0.png").write_bytes(b"no picture"),
-            "received 1 files of which none can be read",
+            "class '1', received 1 file, which cannot be read",
         ),
         (lambda folder: None, "expected examples to train on and examples for the test"),
         (
@@ -371,7 +371,7 @@ def test_an_npz_is_read_with_its_test_part_or_divided(tmp_path, metadata):
     [
         (dict(images=np.zeros((3, 8, 8, 1), np.uint8)), r"received \['images'\]"),
         (dict(images=np.zeros((3, 8, 8, 1)), labels=np.zeros(2, int)), r"labels of shape \(3,\)"),
-        (dict(images=np.zeros((3, 8, 8, 1)), labels=np.zeros(3)), "received float64"),
+        (dict(images=np.zeros((3, 8, 8, 1)), labels=np.full(3, 0.5)), "received float64"),
         (
             dict(images=np.zeros(3), labels=np.zeros(3, int), test_images=np.zeros(3)),
             "both or none",
