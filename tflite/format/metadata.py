@@ -116,6 +116,9 @@ class ModelMetadata:
         needed = names - {"precision", "classifier"} | {"version"}
         expect_keys(fields, names | {"version"}, needed, _WHAT)
         del fields["version"]
+        # As files called it while the fit was another.
+        if fields.get("classifier") == "closed_form":
+            fields["classifier"] = CLASSIFIERS[1]
         for name, (expected, holds) in _TYPES.items():
             if name in fields and not holds(fields[name]):
                 raise ValueError(

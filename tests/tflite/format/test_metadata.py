@@ -36,3 +36,8 @@ def test_another_number_of_class_names_than_of_logits_is_refused(names):
     fields = {**json.loads(METADATA.to_json()), "class_names": list(names)}
     with pytest.raises(ValueError, match=told):
         ModelMetadata.from_json(json.dumps(fields))
+
+
+def test_a_fitted_classifier_is_known_by_its_earlier_name():
+    fields = {**json.loads(METADATA.to_json()), "classifier": "closed_form"}
+    assert ModelMetadata.from_json(json.dumps(fields)).classifier == "refitted"
