@@ -26,7 +26,7 @@ def app(folder, link, tier, examples):
 
 
 def told(phone):
-    """What a phone of the app says: round, accuracy as it came, loss before and after."""
+    """Report of a phone of the app: round, accuracy as it came, loss before and after."""
     printed, _ = phone.communicate(timeout=500)
     assert phone.returncode == 0, printed
     lines = re.findall(r"^sent (\d+) (\S+) (\S+) (\S+)$", printed, re.MULTILINE)

@@ -22,7 +22,7 @@ with own_temporary_folder():
 
 @pytest.fixture
 def system_folder(tmp_path, monkeypatch):
-    """What stands for the system's folder of temporary files."""
+    """A folder in place of the system's for temporary files."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path
