@@ -38,38 +38,22 @@ import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.Robolectric;
 import org.robolectric.RuntimeEnvironment;
-import org.robolectric.android.controller.ActivityController;
 import org.robolectric.shadows.ShadowContentResolver;
 import org.robolectric.shadows.ShadowLooper;
 import org.robolectric.shadows.ShadowPopupMenu;
 
 /** The app as a person uses it, in a simulated Android with the real engine. */
 @RunWith(AppRunner.class)
-public class MainActivityTest {
-    private ActivityController<MainActivity> controller;
-    private MainActivity activity;
-
+public class MainActivityTest extends ActivityCase {
     @Before
     public void open() throws Exception {
-        controller = Robolectric.buildActivity(MainActivity.class).setup();
-        activity = controller.get();
-        settle();
+        show(null);
     }
 
     @After
     public void close() {
         controller.pause().stop().destroy();
         application().onTerminate();
-    }
-
-    private DemoApplication application() {
-        return (DemoApplication) RuntimeEnvironment.getApplication();
-    }
-
-    private void settle() throws Exception {
-        ShadowLooper.idleMainLooper();
-        LearnerCase.settle(application().learner());
-        ShadowLooper.idleMainLooper();
     }
 
     private String text(int view) {

@@ -16,22 +16,16 @@ import org.fedsup.trainer.Golden;
 import org.junit.After;
 import org.junit.Test;
 import org.junit.runner.RunWith;
-import org.robolectric.Robolectric;
 import org.robolectric.RuntimeEnvironment;
-import org.robolectric.android.controller.ActivityController;
-import org.robolectric.shadows.ShadowLooper;
 
 /** Draws pictures of the app's screens, and finds what does not fit on them. */
 @RunWith(AppRunner.class)
-public class ScreensTest {
+public class ScreensTest extends ActivityCase {
     private static final int DRAWINGS = 30;
-
-    private MainActivity activity;
 
     private void open(String qualifiers) throws Exception {
         RuntimeEnvironment.setQualifiers(qualifiers);
-        ActivityController<MainActivity> controller = Robolectric.buildActivity(MainActivity.class);
-        activity = controller.setup().get();
+        show(null);
         Learner learner = learner();
         LearnerCase.slanted(DRAWINGS).forEach(learner::teach);
         DrawingView canvas = activity.findViewById(R.id.drawing);
@@ -42,17 +36,11 @@ public class ScreensTest {
 
     @After
     public void close() {
-        ((DemoApplication) RuntimeEnvironment.getApplication()).onTerminate();
+        application().onTerminate();
     }
 
     private static Learner learner() {
-        return ((DemoApplication) RuntimeEnvironment.getApplication()).learner();
-    }
-
-    private static void settle() throws Exception {
-        ShadowLooper.idleMainLooper();
-        LearnerCase.settle(learner());
-        ShadowLooper.idleMainLooper();
+        return application().learner();
     }
 
     private void train() throws Exception {

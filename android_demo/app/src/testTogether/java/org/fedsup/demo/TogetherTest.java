@@ -27,27 +27,16 @@ import org.junit.Before;
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.Robolectric;
-import org.robolectric.RuntimeEnvironment;
-import org.robolectric.android.controller.ActivityController;
-import org.robolectric.shadows.ShadowLooper;
 
 /** A person lets the phone learn together with others, in a simulated Android with the real engine. */
 @RunWith(AppRunner.class)
-public class TogetherTest {
+public class TogetherTest extends ActivityCase {
     private FakeGateway gateway;
-    private ActivityController<MainActivity> controller;
-    private MainActivity activity;
 
     @Before
     public void open() throws Exception {
         gateway = new FakeGateway(null);
-        open(new Intent());
-    }
-
-    private void open(Intent intent) throws Exception {
-        controller = Robolectric.buildActivity(MainActivity.class, intent).setup();
-        activity = controller.get();
-        settle();
+        show(new Intent());
     }
 
     @After
@@ -55,16 +44,6 @@ public class TogetherTest {
         controller.pause().stop().destroy();
         application().onTerminate();
         gateway.close();
-    }
-
-    private DemoApplication application() {
-        return (DemoApplication) RuntimeEnvironment.getApplication();
-    }
-
-    private void settle() throws Exception {
-        ShadowLooper.idleMainLooper();
-        LearnerCase.settle(application().learner());
-        ShadowLooper.idleMainLooper();
     }
 
     private TextView text(int view) {
@@ -205,7 +184,7 @@ public class TogetherTest {
         flip();
         controller.pause().stop().destroy();
         String link = "fedsup://enrol?server=https%3A%2F%2Fother.org&token=t";
-        open(new Intent(Intent.ACTION_VIEW, Uri.parse(link)));
+        show(new Intent(Intent.ACTION_VIEW, Uri.parse(link)));
         assertEquals(link, text(R.id.together_server).getText().toString());
         assertFalse("the old server is left, the new one not followed", isOn());
         assertFalse(TogetherJobService.isScheduled(activity));

@@ -44,8 +44,8 @@ public final class CheckpointStore {
                 losses.put(loss);
             }
             metadata.put("model", model.identity)
-                    .put("before", json(checkpoint.before()))
-                    .put("after", json(checkpoint.after()))
+                    .put("before", checkpoint.before().toJson())
+                    .put("after", checkpoint.after().toJson())
                     .put("losses", losses)
                     .put("sha256", tensors.fingerprint());
         } catch (JSONException notFinite) {
@@ -85,8 +85,9 @@ public final class CheckpointStore {
             for (int step = 0; step < curve.length; step++) {
                 curve[step] = (float) losses.getDouble(step);
             }
-            return new Checkpoint(tensors.values(), score(metadata.getJSONObject("before")),
-                    score(metadata.getJSONObject("after")), curve);
+            return new Checkpoint(
+                    tensors.values(), Score.fromJson(metadata.getJSONObject("before")),
+                    Score.fromJson(metadata.getJSONObject("after")), curve);
         } catch (JSONException | UnusableFileException error) {
             throw new UnusableFileException("What was learned here could not be read ("
                     + error.getMessage() + "): the model starts as it came.", error);
@@ -96,15 +97,5 @@ public final class CheckpointStore {
     /** Deletes the checkpoint, if there is one. */
     public void delete() {
         file.delete();
-    }
-
-    private static JSONObject json(Score score) throws JSONException {
-        return new JSONObject().put("examples", score.examples())
-                .put("loss", score.loss()).put("accuracy", score.accuracy());
-    }
-
-    private static Score score(JSONObject fields) throws JSONException {
-        return new Score(
-                fields.getInt("examples"), fields.getDouble("loss"), fields.getDouble("accuracy"));
     }
 }

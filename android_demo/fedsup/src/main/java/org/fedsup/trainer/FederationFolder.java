@@ -92,7 +92,7 @@ final class FederationFolder {
         Pending kept = new Pending(task.id(), task.round(), made.before(), made.after());
         try {
             write(pending, new JSONObject().put("task", kept.task).put("round", kept.round)
-                    .put("before", json(kept.before)).put("after", json(kept.after)));
+                    .put("before", kept.before.toJson()).put("after", kept.after.toJson()));
         } catch (JSONException impossible) {
             throw new IOException(impossible); // An update's numbers are finite.
         }
@@ -104,8 +104,8 @@ final class FederationFolder {
         JSONObject fields = read(pending);
         try {
             return fields == null ? null : new Pending(fields.getString("task"),
-                    fields.getInt("round"), score(fields.getJSONObject("before")),
-                    score(fields.getJSONObject("after")));
+                    fields.getInt("round"), Score.fromJson(fields.getJSONObject("before")),
+                    Score.fromJson(fields.getJSONObject("after")));
         } catch (JSONException damaged) {
             pending.delete(); // The task is given once more.
             return null;
@@ -143,15 +143,5 @@ final class FederationFolder {
     private static void write(File file, JSONObject fields) throws IOException {
         byte[] text = fields.toString().getBytes(StandardCharsets.UTF_8);
         SafeFile.replace(file, out -> out.write(text));
-    }
-
-    private static JSONObject json(Score score) throws JSONException {
-        return new JSONObject().put("examples", score.examples())
-                .put("loss", score.loss()).put("accuracy", score.accuracy());
-    }
-
-    private static Score score(JSONObject fields) throws JSONException {
-        return new Score(
-                fields.getInt("examples"), fields.getDouble("loss"), fields.getDouble("accuracy"));
     }
 }
