@@ -128,14 +128,14 @@ def build_calibrated_accuracy(
         return frozen, head[KERNEL], head[BIAS]
 
     # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
-    kept_weights, kept = None, {}
+    kept_weights, tensors, kept = None, {}, {}
 
     def accuracy(weights, architecture, test_images, test_labels):
-        nonlocal kept_weights, kept
+        nonlocal kept_weights, tensors, kept
         if weights is not kept_weights:
+            tensors = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
             kept_weights, kept = weights, {}
         code = space.encode(architecture)
-        tensors = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
         if architecture not in kept:
             kept[architecture] = calibrate(tensors, code, architecture.widths[-1])
         right = count(tensors, code, *kept[architecture], test_images, test_labels)

@@ -36,7 +36,7 @@ class RegressionSums(NamedTuple):
     """
 
     gradient: tf.Tensor | np.ndarray
-    moments: tf.Tensor | np.ndarray | None
+    moments: tf.Tensor | np.ndarray | None = None
 
 
 def regression_sums(

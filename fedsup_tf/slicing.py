@@ -163,6 +163,25 @@ def overlap(
     )
 
 
+def count_covering(
+    grids: Mapping[str, Grid], nets: Iterable[Mapping[str, Slice]]
+) -> dict[str, tf.Tensor]:
+    """Counts the nets that cover each cell.
+
+    Args:
+      grids: A grid for each tensor by name.
+      nets: The slices of each net by tensor name.
+
+    Returns:
+      Counts by tensor name, float32, each of its grid's `cells`.
+    """
+    counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
+    for slices in nets:
+        for name, part in slices.items():
+            counts[name] += grids[name].cover(part, 1.0)
+    return counts
+
+
 def by_entry(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
     """Expands the coverage from cells to entries."""
     coverage = {name: grids[name].spread(cells) for name, cells in overlaps.coverage.items()}

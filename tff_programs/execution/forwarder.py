@@ -52,17 +52,10 @@ class TlsFiles(NamedTuple):
         # gRPC refuses a peer that does not agree on HTTP/2.
         context.set_alpn_protocols(["h2"])
         for name, path in self._asdict().items():
-            try:
-                # Opening a named pipe would wait for who writes into it.
-                is_file = stat.S_ISREG(os.stat(path).st_mode)
-                with open(path, "rb") if is_file else contextlib.nullcontext():
-                    reason = None if is_file else "it is no regular file"
-            except OSError as error:
-                reason = error.strerror
-            if reason is not None:
+            if fault := _fault(path):
                 raise ValueError(
                     f"--tls_{name}={path}: expected a PEM file, received none that can be read: "
-                    f"{reason}. Check the path."
+                    f"{fault}. Check the path."
                 )
         try:
             context.load_cert_chain(self.certificate, self.key, password=_refuse_encrypted_key)
@@ -80,6 +73,18 @@ class TlsFiles(NamedTuple):
                 f"received: {error}. docs/scale.md shows how to make one."
             ) from error
         return context
+
+
+def _fault(path: str) -> str | None:
+    """Returns why a file cannot be read; None if it can."""
+    try:
+        # Opening a named pipe would wait for who writes into it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "it is no regular file"
+        with open(path, "rb"):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 def _refuse_encrypted_key() -> str:

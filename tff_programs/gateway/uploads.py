@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.expression import ColumnElement, FromClause, Select
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.atomic_write import make_folder
@@ -24,13 +25,17 @@ from tflite.format.update_file import DeviceUpdate, check_class_names, read_upda
 
 UPDATES = "updates"
 INCOMING = "incoming"
+
+
+def _in_progress(table: FromClause, column: ColumnElement) -> Select:
+    """Returns the statement for a column of the newest round that is open or being closed."""
+    newest = select(column).where(table.c.state.in_(("open", "closing")))
+    return newest.order_by(table.c.id.desc()).limit(1)
+
+
 # Built once, since building a statement costs more than what the database does for it.
-_CURRENT = (
-    select(rounds.c.number)
-    .where(rounds.c.state.in_(("open", "closing")))
-    .order_by(rounds.c.id.desc())
-    .limit(1)
-)
+_CURRENT = _in_progress(rounds, rounds.c.number)
+_CURRENT_ID = _in_progress(rounds, rounds.c.id)
 _newest = rounds.alias("newest")
 _EXPECTED = (
     select(
@@ -41,12 +46,7 @@ _EXPECTED = (
         round_tiers.c.parameters,
         models.c.path,
         updates.c.hash.label("accepted"),
-        select(_newest.c.number)
-        .where(_newest.c.state.in_(("open", "closing")))
-        .order_by(_newest.c.id.desc())
-        .limit(1)
-        .scalar_subquery()
-        .label("current"),
+        _in_progress(_newest, _newest.c.number).scalar_subquery().label("current"),
     )
     .join(rounds, rounds.c.id == tasks.c.round_id)
     .join(
@@ -247,11 +247,7 @@ def update_path(task: str, hash_: str) -> str:
 
 def count_refusal(connection: Connection, code: str) -> None:
     """Counts an update that was refused, in the round that is open."""
-    round_id = connection.scalar(
-        select(rounds.c.id)
-        .where(rounds.c.state.in_(("open", "closing")))
-        .order_by(rounds.c.id.desc())
-    )
+    round_id = connection.scalar(_CURRENT_ID)
     if round_id is None:
         return
     more = (

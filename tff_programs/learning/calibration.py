@@ -242,7 +242,7 @@ async def calibrate_federated_async(
         output = await tff.program.materialize_value(
             computation(weights, (frozen, regression.coefficients), classifier_data)
         )
-        regression.step(logistic_regression.RegressionSums(**{"moments": None, **output}))
+        regression.step(logistic_regression.RegressionSums(**output))
         on_pass(CalibrationPass(number + step + 1, regression.examples, None))
     return {**mean_squares, **regression.classifier()}
 

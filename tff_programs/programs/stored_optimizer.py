@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys
@@ -66,11 +67,8 @@ class StoredOptimizer:
         """
         if self.optimizer is None:
             return dict(merged)
-        grids, slices = self._supernet.grids, map(self._supernet.slices, set(architectures))
-        counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
-        for parts in slices:
-            for name, part in parts.items():
-                counts[name] += grids[name].cover(part, 1.0)
+        grids = self._supernet.grids
+        counts = slicing.count_covering(grids, map(self._supernet.slices, set(architectures)))
         mean = MeanUpdate(
             delta=tuple(tf.constant(merged[name] - before[name]) for name in grids),
             covered=tuple(grids[name].spread(counts[name] > 0) for name in grids),

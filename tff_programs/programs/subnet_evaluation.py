@@ -1,5 +1,6 @@
 """Evaluation of a trained supernet's subnets, on the test part and on clients' own test data."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from tff_programs.learning.evaluation import build_federated_evaluation
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibration_examples
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
+from tff_programs.simulation.in_memory import client_accuracies
 from tff_programs.simulation.tiers import Tier
 
 
@@ -82,11 +84,9 @@ async def evaluate_subnets_async(
             )
             deployed = calibrated(trained.weights, tier.architecture, images, labels)
             on_clients = counts["correct"] / counts["examples"]
-            by_client = tuple(
-                calibrated(trained.weights, tier.architecture, *data.test_examples(client))
-                for client in range(len(data))
-                if data.test_sizes[client]
-            )
+            nets = [tier.architecture] * len(data)
+            shares = client_accuracies(calibrated, trained.weights, data, nets)
+            by_client = tuple(share for share in shares if not math.isnan(share))
             evaluated.append(SubnetAccuracy(tier, central, deployed, on_clients, by_client))
     return evaluated
 

@@ -13,7 +13,6 @@ from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.resizing import resize_images
-from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
@@ -102,15 +101,15 @@ def export_subnets(
         start = time.monotonic()
         fitted, mean_squares = split_calibration(calibrations[tier])
         fitted = {} if classifier_penalty is None else fitted
-        subnet = _with_classifier(trained.supernet.extract(tier.architecture), fitted)
-        of_subnet = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
+        subnet = trained.supernet.extract(tier.architecture)
+        subnet.assign_weights({**subnet.values_by_name(), **fitted})
+        origin = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
+        parts = (subnet, mean_squares, trained.preprocessing)
         export_tflite(
             path,
-            subnet,
-            mean_squares,
-            trained.preprocessing,
+            *parts,
             device_training(trained.information),
-            of_subnet,
+            origin,
             batch_sizes,
             with_train_head=with_train_head,
         )
@@ -120,25 +119,14 @@ def export_subnets(
             written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
             export_inference(
                 written[precision],
-                subnet,
-                mean_squares,
-                trained.preprocessing,
-                of_subnet,
+                *parts,
+                origin,
                 precision,
                 batch_sizes.infer,
                 resize_images(_representative(trained), *subnet.space.image_shape[:2]),
             )
         exported.append(SubnetFiles(tier, written, seconds))
     return exported
-
-
-def _with_classifier(subnet: Supernet, classifier: Mapping[str, np.ndarray]) -> Supernet:
-    """Returns the subnet with the tensors of a classifier in place of its own, if there are any."""
-    if not classifier:
-        return subnet
-    changed = Supernet(subnet.space)
-    changed.assign_weights({**subnet.values_by_name(), **classifier})
-    return changed
 
 
 async def export_subnets_async(*arguments, **options) -> list[SubnetFiles]:

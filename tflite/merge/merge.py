@@ -301,10 +301,7 @@ def _bound_influence(
 def _reach(supernet, architectures: Iterable[Architecture]) -> dict[str, TensorCoverage]:
     """Counts how many updates cover each tensor's entries."""
     grids = supernet.grids
-    counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
-    for architecture in architectures:
-        for name, part in supernet.slices(architecture).items():
-            counts[name] += grids[name].cover(part, 1.0)
+    counts = slicing.count_covering(grids, map(supernet.slices, architectures))
     return {
         name: TensorCoverage(
             int(tf.reduce_max(count)), float(np.mean(grids[name].spread(count > 0)))
