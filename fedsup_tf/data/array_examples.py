@@ -10,7 +10,14 @@ from PIL import Image
 
 from fedsup_tf.data.archives import DatasetError, read_npz
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
-from fedsup_tf.data.pictures import PICTURE_GREATEST, PictureForm, form_picture, scale_pixels
+from fedsup_tf.data.pictures import PictureForm, check_pixel_scale, form_picture
+from fedsup_tf.data.wide_pixels import (
+    DARK,
+    GREATEST_OF_16_BITS,
+    PICTURE_GREATEST,
+    check_range,
+    scale_pixels,
+)
 
 _PARTS = ("images", "labels", "clients")
 _NAMES = (*_PARTS, *(f"test_{part}" for part in _PARTS))
@@ -24,11 +31,8 @@ _OTHERWISE = {f"train_{part}": part for part in _PARTS} | {
     "y": "labels",
 }
 _REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
-_GREATEST_OF_16_BITS = 2**16 - 1
 # Images whose brightest pixel is above this are of the usual scale, dark as they may be.
 _HALF = 127
-# Images of 16 bits so many times darker than can be may well have fewer bits.
-_DARK = 8
 
 
 def read_arrays(
@@ -36,6 +40,7 @@ def read_arrays(
     image_shape: tuple[int, int, int] | None = None,
     resize: str = "crop",
     background: str = "white",
+    pixel_scale: float | None = None,
 ) -> Examples:
     """Reads an `.npz` of `images`, `labels`, and maybe `clients`, `test_images` and so on.
 
@@ -44,6 +49,7 @@ def read_arrays(
       image_shape: Shape to bring images to; by default their own.
       resize: See `PictureForm`.
       background: See `PictureForm`.
+      pixel_scale: Value of full brightness; by default what the arrays' types say.
 
     Raises:
       DatasetError: If it is no such file, or its arrays do not belong together.
@@ -65,7 +71,8 @@ def read_arrays(
             f"{path!r}: expected arrays images and labels, received {held}. Write them with "
             "numpy.savez(path, images=..., labels=...)."
         )
-    return join_arrays(repr(path), os.path.basename(path), arrays, image_shape, resize, background)
+    name = os.path.basename(path)
+    return join_arrays(repr(path), name, arrays, image_shape, resize, background, pixel_scale)
 
 
 def join_arrays(
@@ -75,6 +82,7 @@ def join_arrays(
     image_shape: tuple[int, int, int] | None = None,
     resize: str = "crop",
     background: str = "white",
+    pixel_scale: float | None = None,
 ) -> Examples:
     """Checks arrays, and joins their training and test part.
 
@@ -87,6 +95,7 @@ def join_arrays(
       image_shape: Shape to bring images to; by default their own.
       resize: See `PictureForm`.
       background: See `PictureForm`.
+      pixel_scale: Value of full brightness; by default what the arrays' types say.
 
     Raises:
       DatasetError: If an array is missing, empty, or of another shape or type.
@@ -123,8 +132,9 @@ def join_arrays(
             f"{source}: expected test_labels of the type of labels, {labels[0].dtype}, received "
             f"{labels[1].dtype}. Write both as numbers, or both as names."
         )
-    notes = _notes(images)
-    images, greatest_pixel = _as_bytes(source, images)
+    check_pixel_scale(pixel_scale)
+    notes = _notes(images, pixel_scale)
+    images, greatest_pixel = _as_bytes(source, images, pixel_scale)
     joined = np.concatenate(images) if len(images) > 1 else images[0]
     if image_shape is not None and joined.shape[1:] != tuple(image_shape):
         joined = _resized(source, joined, PictureForm(tuple(image_shape), resize, background))
@@ -158,7 +168,7 @@ def _images(source: str, name: str, images: np.ndarray) -> np.ndarray:
     return images
 
 
-def _notes(images: list[np.ndarray]) -> tuple[str, ...]:
+def _notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[str, ...]:
     """Returns what is odd about images that can be used."""
     notes = []
     _, height, width, channels = images[0].shape
@@ -168,10 +178,11 @@ def _notes(images: list[np.ndarray]) -> tuple[str, ...]:
             "number of channels, move that axis to the end with numpy.moveaxis(images, 1, -1)."
         )
     greatest = max(images_of.max() for images_of in images)
-    if PICTURE_GREATEST < greatest <= _GREATEST_OF_16_BITS // _DARK:
+    if pixel_scale is None and PICTURE_GREATEST < greatest <= GREATEST_OF_16_BITS // DARK:
         notes.append(
             f"The images are taken for 16 bits a channel, but no pixel is above {greatest:g}: if "
-            "they have fewer bits, scale them to 0..255 first."
+            "they have fewer bits, give the value of full brightness as pixel_scale, such as 4095 "
+            "for 12 bits."
         )
     return tuple(notes)
 
@@ -218,8 +229,21 @@ def _names(
     return values
 
 
-def _as_bytes(source: str, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
-    """Returns the images as uint8 with their greatest value; their kinds of numbers decide both."""
+def _as_bytes(
+    source: str, arrays: list[np.ndarray], pixel_scale: float | None
+) -> tuple[list[np.ndarray], int]:
+    """Returns the images as uint8 with their greatest value.
+
+    Their kinds of numbers decide both, unless the value of full brightness is given.
+    """
+    if pixel_scale is not None:
+        for images in arrays:
+            try:
+                check_range(images, pixel_scale)
+            except ValueError as error:
+                raise DatasetError(f"{source}: {error}") from error
+        scaled = [scale_pixels(images, pixel_scale, PICTURE_GREATEST) for images in arrays]
+        return scaled, PICTURE_GREATEST
     least = min(float(images.min()) for images in arrays)
     greatest = max(float(images.max()) for images in arrays)
     kinds = {images.dtype.kind for images in arrays}
@@ -228,18 +252,19 @@ def _as_bytes(source: str, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], 
         return scaled, PICTURE_GREATEST
     is_whole = kinds <= {"u", "i"} or all((images == np.rint(images)).all() for images in arrays)
     # Brighter than 255 are those of 16 bits alone.
-    allowed = 255 if kinds == {"f"} else _GREATEST_OF_16_BITS
+    allowed = 255 if kinds == {"f"} else GREATEST_OF_16_BITS
     if not is_whole or least < 0 or not greatest <= allowed:
         received = " and ".join(
             dict.fromkeys(f"{own.dtype} from {own.min():g} to {own.max():g}" for own in arrays)
         )
         raise DatasetError(
             f"{source}: expected pixels as whole numbers of 8 or 16 bits, or as fractions from "
-            f"0 to 1, received {received}. Scale all images to 0..255."
+            f"0 to 1, received {received}. Give the value of full brightness as pixel_scale, or "
+            "scale all images to 0..255."
         )
     if greatest > PICTURE_GREATEST:
         return [
-            scale_pixels(images, _GREATEST_OF_16_BITS, PICTURE_GREATEST) for images in arrays
+            scale_pixels(images, GREATEST_OF_16_BITS, PICTURE_GREATEST) for images in arrays
         ], PICTURE_GREATEST
     whole = [images.astype(np.uint8, copy=False) for images in arrays]
     return whole, PICTURE_GREATEST if greatest > _HALF else max(1, int(greatest))

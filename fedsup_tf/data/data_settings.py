@@ -39,6 +39,8 @@ class DataSettings:
       seed: Decides the partition.
       resize: How own pictures get another aspect ratio, `"crop"` or `"fit"`.
       background: What is behind transparent pixels of own pictures.
+      pixel_scale: Value of full brightness of own arrays, and of own pictures of more than 8 bits;
+        None for what their types and files say.
       test_share: Part of own data for the test, if it has no test part.
       class_names: The classes that labels of own data must be of, those of a model.
       preprocessing: Normalization of the images of own data, that of a model.
@@ -56,6 +58,7 @@ class DataSettings:
     seed: int = 0
     resize: str = "crop"
     background: str = "white"
+    pixel_scale: float | None = None
     test_share: float = 0.2
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
@@ -108,6 +111,7 @@ class DataSettings:
             image_shape=self.image_shape,
             resize=self.resize,
             background=self.background,
+            pixel_scale=self.pixel_scale,
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             test_share=self.test_share,

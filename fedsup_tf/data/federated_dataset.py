@@ -93,6 +93,7 @@ class FederatedDataset:
         image_shape: tuple[int, int, int] | None = None,
         resize: str = "crop",
         background: str = "white",
+        pixel_scale: float | None = None,
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
         test_share: float = 0.2,
@@ -108,6 +109,8 @@ class FederatedDataset:
           image_shape: `(height, width, channels)` to bring images to; by default their own.
           resize: `"crop"` cuts images of another aspect ratio, `"fit"` adds background.
           background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`.
+          pixel_scale: Value of full brightness of arrays, and of pictures of more than 8 bits, such
+            as 4095; by default what their types and files say.
           class_names: The classes that labels must be of; by default each different label is one.
           preprocessing: Normalization; by default by the mean and the deviation of each channel.
           test_share: Part of each client's examples of a class for the test, where the data has no
@@ -122,7 +125,8 @@ class FederatedDataset:
             differ and `image_shape` is not given.
         """
         greatest_pixel = None if preprocessing is None else preprocessing.greatest_pixel
-        examples = read_own(path, image_shape, resize, background, greatest_pixel)
+        form = (image_shape, resize, background, pixel_scale)
+        examples = read_own(path, *form, greatest_pixel=greatest_pixel)
         return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
 
     @classmethod
@@ -167,6 +171,7 @@ class FederatedDataset:
         test_labels: np.ndarray | None = None,
         test_clients: np.ndarray | None = None,
         name: str = "arrays",
+        pixel_scale: float | None = None,
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
         test_share: float = 0.2,
@@ -183,6 +188,7 @@ class FederatedDataset:
           test_labels: Their labels.
           test_clients: Their clients; by default each client gets some that are like its own.
           name: Name of the data set.
+          pixel_scale: See `from_path`.
           class_names: See `from_path`.
           preprocessing: See `from_path`.
           test_share: See `from_path`.
@@ -209,7 +215,9 @@ class FederatedDataset:
             "test_clients": test_clients,
         }
         arrays = {key: np.asarray(values) for key, values in given.items() if values is not None}
-        examples = array_examples.join_arrays(f"Data set {name}", name, arrays)
+        examples = array_examples.join_arrays(
+            f"Data set {name}", name, arrays, pixel_scale=pixel_scale
+        )
         return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
 
     @classmethod

@@ -17,15 +17,13 @@ from fedsup_tf.data.examples import Examples
 from fedsup_tf.data.idx_files import holds_idx, read_any_idx
 from fedsup_tf.data.partition import ClientIndices, draw_test_set
 from fedsup_tf.data.picture_examples import read_listed
-from fedsup_tf.data.pictures import PICTURE_GREATEST, scale_pixels
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST, scale_pixels
 from fedsup_tf.files.reading import InvalidFileError
 
 # Streams of random numbers: which examples are set aside, which test examples a client gets.
 _ASIDE, _TEST = 0, 1
 _TABLES = (".csv", ".tsv")
-# Images so many times darker than a model's may well be of another scale.
-_DARK = 8
 
 
 class OwnClients(NamedTuple):
@@ -49,6 +47,8 @@ def read_own(
     image_shape: tuple[int, int, int] | None = None,
     resize: str = "crop",
     background: str = "white",
+    pixel_scale: float | None = None,
+    *,
     greatest_pixel: int | None = None,
 ) -> Examples:
     """Reads a folder of pictures, a `.csv` table of pictures or an `.npz` file.
@@ -60,13 +60,15 @@ def read_own(
         the same for all.
       resize: See `PictureForm`.
       background: See `PictureForm`.
+      pixel_scale: Value of full brightness of arrays, and of pictures of more than 8 bits; by
+        default what types and files say.
       greatest_pixel: Greatest value that a pixel of the images that a model was trained on may
         have. Images with a greater one are scaled, and a note says so.
 
     Raises:
       DatasetError: If there is no such data; the message says what was expected.
     """
-    form = (image_shape, resize, background)
+    form = (image_shape, resize, background, pixel_scale)
     try:
         examples = _read(os.path.expanduser(os.fspath(path)), *form)
     except InvalidFileError as error:
@@ -105,7 +107,7 @@ def _scaled(examples: Examples, greatest_pixel: int) -> Examples:
         )
         images = scale_pixels(examples.images, PICTURE_GREATEST, greatest_pixel)
         return examples._replace(images=images, notes=(*examples.notes, note))
-    if brightest * _DARK > greatest_pixel:
+    if brightest * DARK > greatest_pixel:
         return examples
     note = (
         f"No pixel of the images is above {brightest}, and the model was trained on pixels from 0 "

@@ -9,7 +9,8 @@ from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.example_files import ExampleFile, FileList
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
-from fedsup_tf.data.pictures import PICTURE_GREATEST, PictureForm, picture_shape, read_picture
+from fedsup_tf.data.pictures import PictureForm, PictureHeader, read_header, read_picture
+from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST
 from fedsup_tf.files.reading import InvalidFileError
 
 
@@ -19,6 +20,7 @@ def read_listed(
     image_shape: tuple[int, int, int] | None,
     resize: str,
     background: str,
+    pixel_scale: float | None = None,
 ) -> Examples:
     """Reads pictures; a file that is none is left out and named.
 
@@ -29,23 +31,24 @@ def read_listed(
         there are 3 channels if one of them has colours.
       resize: See `PictureForm`.
       background: See `PictureForm`.
+      pixel_scale: See `PictureForm`.
 
     Raises:
       DatasetError: If a class has no picture that can be read, sizes differ and `image_shape` is
         not given, or there is no room for them.
     """
     # Headers first: sizes are known, and room is made, before any picture is decoded.
-    shapes, faults = {}, {}
+    headers, faults = {}, {}
     for file in listed.files:
         try:
-            shapes[file.name] = picture_shape(file.path)
+            headers[file.name] = read_header(file.path)
         except InvalidFileError as error:
             faults[file.name] = str(error)
-    if image_shape is None and shapes:
-        image_shape = _common_shape(source, shapes)
-    files = [file for file in listed.files if file.name in shapes]
+    if image_shape is None and headers:
+        image_shape = _common_shape(source, headers)
+    files = [file for file in listed.files if file.name in headers]
     if image_shape is not None:
-        form = PictureForm(image_shape, resize, background)
+        form = PictureForm(image_shape, resize, background, pixel_scale)
         room = len(files) * int(np.prod(image_shape, dtype=np.int64))
         if room > MOST_IMAGE_BYTES:
             raise DatasetError(
@@ -62,13 +65,17 @@ def read_listed(
     kept = np.array([file.name not in faults for file in files], bool)
     used = [file for file, is_kept in zip(files, kept, strict=True) if is_kept]
     _check_classes(source, listed, used, faults)
+    is_wide = np.array([headers[file.name].is_wide for file in files], bool)
+    notes = _unused_notes(listed, faults)
+    if pixel_scale is None:
+        notes += _dark_notes(images[is_wide & kept])
     return Examples(
         name=_name(source),
         images=images[kept],
         labels=np.array([file.label for file in used]),
         clients=_column(source, used, "client"),
         is_test=_column(source, used, "is_test"),
-        notes=_unused_notes(listed, faults),
+        notes=notes,
         greatest_pixel=PICTURE_GREATEST,
     )
 
@@ -77,8 +84,9 @@ def _name(source: str) -> str:
     return os.path.basename(os.path.normpath(source))
 
 
-def _common_shape(source: str, shapes: dict[str, tuple[int, int, int]]) -> tuple[int, int, int]:
-    sizes = {shape[:2] for shape in shapes.values()}
+def _common_shape(source: str, headers: dict[str, PictureHeader]) -> tuple[int, int, int]:
+    shapes = [header.shape for header in headers.values()]
+    sizes = {shape[:2] for shape in shapes}
     if len(sizes) > 1:
         smallest, largest = min(sizes), max(sizes)
         raise DatasetError(
@@ -86,7 +94,7 @@ def _common_shape(source: str, shapes: dict[str, tuple[int, int, int]]) -> tuple
             f"{smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]}. Give the image_shape "
             "that they are to have, such as 32,32,3."
         )
-    return (*sizes.pop(), max(channels for _, _, channels in shapes.values()))
+    return (*sizes.pop(), max(channels for _, _, channels in shapes))
 
 
 def _check_classes(
@@ -140,3 +148,20 @@ def _unused_notes(listed: FileList, faults: dict[str, str]) -> tuple[str, ...]:
     if faults:
         note += f" The first that cannot be read: {next(iter(faults.values()))}"
     return (note,)
+
+
+def _dark_notes(images: np.ndarray) -> tuple[str, ...]:
+    """Returns a note if pictures of more than 8 bits are so dark that they may have fewer than 16.
+
+    Their bits are not guessed: other pictures of the same net would be scaled otherwise.
+
+    Args:
+      images: All of them.
+    """
+    if not images.size or images.max() * DARK > PICTURE_GREATEST:
+        return ()
+    return (
+        f"{len(images):,} pictures are taken for 16 bits a channel, but none of their pixels is "
+        f"above {images.max() / PICTURE_GREATEST:.0%} of the brightest: if they have fewer bits, "
+        "give the value of full brightness as pixel_scale, such as 4095 for 12 bits.",
+    )

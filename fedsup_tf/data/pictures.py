@@ -7,24 +7,23 @@ everywhere.
 import dataclasses
 import os
 import warnings
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from fedsup_tf.data.wide_pixels import check_colours, is_wide, narrow_picture
 from fedsup_tf.files.reading import open_regular, reading
 from fedsup_tf.files.validation import check_choice, check_whole_number
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 RESIZES = ("crop", "fit")
-# Greatest value of a pixel of a picture, once its channels have 8 bits.
-PICTURE_GREATEST = 255
 # A camera of 64 megapixels; room for the decoded picture is made only within this.
 _MOST_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
-_ORIENTATION = 0x0112
+_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
 # Orientations in which height and width change places.
 _LYING = (5, 6, 7, 8)
 
@@ -38,6 +37,8 @@ class PictureForm:
       resize: `"crop"` cuts a picture of another aspect ratio at two sides, `"fit"` adds background
         at two sides; both scale it then.
       background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`.
+      pixel_scale: Value of full brightness where pixels have more than 8 bits; by default that of
+        as many bits as the file says.
 
     Raises:
       ValueError: If a field is out of range.
@@ -46,6 +47,7 @@ class PictureForm:
     image_shape: tuple[int, int, int]
     resize: str = "crop"
     background: str = "white"
+    pixel_scale: float | None = None
 
     def __post_init__(self):
         height, width, channels = self.image_shape
@@ -58,6 +60,25 @@ class PictureForm:
             )
         check_choice(self.resize, "resize", RESIZES)
         background_colour(self.background)
+        check_pixel_scale(self.pixel_scale)
+
+
+class PictureHeader(NamedTuple):
+    """What a picture's file says before its pixels are decoded.
+
+    Attributes:
+      shape: `(height, width, channels)` of the upright picture; 1 channel if it is grey, else 3.
+      is_wide: Whether its channels have more than 8 bits.
+    """
+
+    shape: tuple[int, int, int]
+    is_wide: bool
+
+
+def check_pixel_scale(pixel_scale: float | None) -> None:
+    """Raises a ValueError unless a value of full brightness is above 0, or None."""
+    if pixel_scale is not None and not 0 < pixel_scale < float("inf"):
+        raise ValueError(f"Expected a pixel_scale above 0, such as 4095, received {pixel_scale}.")
 
 
 def background_colour(text: str) -> tuple[int, int, int]:
@@ -77,11 +98,8 @@ def background_colour(text: str) -> tuple[int, int, int]:
         ) from error
 
 
-def picture_shape(path: str | os.PathLike) -> tuple[int, int, int]:
-    """Reads the size of a picture from its header, before its pixels are decoded.
-
-    Returns:
-      `(height, width, channels)` of the upright picture; 1 channel if it is grey, else 3.
+def read_header(path: str | os.PathLike) -> PictureHeader:
+    """Reads the header of a picture.
 
     Raises:
       InvalidFileError: If the file is no picture, or one too large.
@@ -89,16 +107,21 @@ def picture_shape(path: str | os.PathLike) -> tuple[int, int, int]:
     with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
+            has_more_bits = is_wide(picture)
             width, height = picture.size
+            if picture.format == "TIFF":
+                # Pillow turns the size of these alone.
+                width, height = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]
             if picture.getexif().get(_ORIENTATION) in _LYING:
                 width, height = height, width
-            return height, width, 1 if _is_grey(picture) else 3
+            shape = (height, width, 1 if _is_grey(picture) else 3)
+            return PictureHeader(shape, has_more_bits)
 
 
 def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
     """Reads a picture; the first one of a file that has several.
 
-    It is turned upright as its EXIF orientation says. Transparent pixels show the background, 16
+    It is turned upright as its EXIF orientation says. Transparent pixels show the background, more
     bits a channel become 8, and CMYK becomes red, green and blue.
 
     Args:
@@ -115,6 +138,7 @@ def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
         # Pillow warns of what is of no consequence for pixels, such as damaged EXIF fields.
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
+            check_colours(picture, form.pixel_scale)
             picture.load()
             return form_picture(picture, form)
 
@@ -126,18 +150,14 @@ def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
       `(height, width, channels)`, uint8.
 
     Raises:
-      ValueError: If its pixels are of a kind whose brightness is unknown.
+      ValueError: If its pixels are of a kind whose brightness is unknown, or above the form's
+        scale.
     """
     height, width, channels = form.image_shape
     mode, colour = ("L", "RGB")[channels == 3], background_colour(form.background)
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray(scale_pixels(np.asarray(picture), 2**16 - 1, PICTURE_GREATEST))
-    elif picture.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"expected 8 or 16 bits a channel, received pixels of kind {picture.mode}, whose "
-            "greatest value is unknown."
-        )
+    # In place, so that what the file says of its pixels stays with it.
+    ImageOps.exif_transpose(picture, in_place=True)
+    picture = narrow_picture(picture, form.pixel_scale)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
@@ -149,23 +169,6 @@ def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
             behind = Image.new("RGB", (1, 1), colour).convert(mode).getpixel((0, 0))
             picture = ImageOps.pad(picture, (width, height), Image.Resampling.BOX, behind)
     return np.asarray(picture, np.uint8).reshape(height, width, channels)
-
-
-def scale_pixels(pixels: np.ndarray, greatest: int, wanted: int) -> np.ndarray:
-    """Scales pixels to another greatest value, to the nearest whole number.
-
-    Args:
-      pixels: Whole numbers from 0 to `greatest`, of any shape.
-      greatest: Their value of full brightness, below 2**24.
-      wanted: That of the result, from 1 to 255.
-
-    Returns:
-      The pixels, uint8.
-    """
-    if greatest == wanted:
-        return pixels.astype(np.uint8, copy=False)
-    wide = pixels.astype(np.uint32)
-    return ((wide * wanted + greatest // 2) // greatest).astype(np.uint8)
 
 
 def _opened(file: BinaryIO) -> Image.Image:
@@ -192,4 +195,4 @@ def _is_grey(picture: Image.Image) -> bool:
     if picture.mode == "P":
         palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
-    return picture.mode in _GREY_MODES or picture.mode.startswith("I")
+    return picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))

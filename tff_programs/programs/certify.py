@@ -141,6 +141,7 @@ def _load(
         image_shape=space.image_shape,
         resize=options.resize,
         background=options.background,
+        pixel_scale=options.pixel_scale,
         class_names=information.get("class_names"),
         preprocessing=saved_preprocessing(information),
         test_share=options.test_share,

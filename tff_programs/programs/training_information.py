@@ -23,6 +23,7 @@ OF_DATA = (
     "seed",
     "resize",
     "background",
+    "pixel_scale",
     "test_share",
 )
 # Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.

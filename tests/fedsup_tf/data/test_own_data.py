@@ -366,6 +366,27 @@ def test_images_that_look_otherwise_than_meant_are_told():
     (note,) = FederatedDataset.from_arrays(of_12_bits, labels).notes
     assert "16 bits a channel, but no pixel is above 40" in note
     assert not FederatedDataset.from_arrays(of_12_bits * 16, labels).notes
+    scaled = FederatedDataset.from_arrays(of_12_bits, labels, pixel_scale=4095)
+    assert not scaled.notes
+    assert scaled.dataset.train_images.max() > 250
+    for scale, told in ((255, "expected pixels from 0 to the pixel_scale"), (0, "above 0")):
+        with pytest.raises(ValueError, match=told):
+            FederatedDataset.from_arrays(of_12_bits, labels, pixel_scale=scale)
+
+
+def test_dark_pictures_of_16_bits_are_told(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            pixels = np.full((8, 8), 400 * number, np.uint16)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    (note,) = FederatedDataset.from_folder(tmp_path).notes
+    assert note.startswith("10 pictures are taken for 16 bits a channel")
+    assert "above 2% of the brightest" in note
+    data = DataSettings(str(tmp_path), partition="iid", clients=1, pixel_scale=4095).load()
+    assert not data.notes
+    brightest = max(data.dataset.train_images.max(), data.dataset.test_images.max())
+    assert brightest == round(1600 * 255 / 4095)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fedsup_tf.data import pictures
-from fedsup_tf.data.pictures import PictureForm, picture_shape, read_picture
+from fedsup_tf.data.pictures import PictureForm, read_header, read_picture
 from fedsup_tf.files.reading import InvalidFileError
 
 GREY, COLOUR = PictureForm((8, 8, 1)), PictureForm((8, 8, 3))
@@ -73,14 +75,79 @@ def test_16_bits_become_8(tmp_path):
     for ending in ("png", "tiff"):
         path = saved(tmp_path / f"a.{ending}", Image.fromarray(wide))
         np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], RAMP)
-        assert picture_shape(path) == (8, 8, 1)
+        assert read_header(path) == ((8, 8, 1), True)
+
+
+def write_tiff(path, pixels, bits, photometric):
+    """Writes a grey TIFF of 8 x 8 pixels as Pillow does not."""
+    tags = [(256, 8), (257, 8), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1)]
+    tags += [(278, 8), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    path.write_bytes(head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+def test_12_packed_bits_are_those_that_the_file_says(tmp_path):
+    values = (RAMP.astype(int).ravel() * 4095 // 255).tolist()
+    pairs = zip(values[::2], values[1::2], strict=True)
+    packed = b"".join(((first << 12) | second).to_bytes(3, "big") for first, second in pairs)
+    path = write_tiff(tmp_path / "a.tiff", packed, bits=12, photometric=1)
+    np.testing.assert_allclose(read_picture(path, GREY)[..., 0].astype(int), RAMP, atol=1)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_where_0_is_white_pixels_are_turned(tmp_path, bits):
+    pixels = RAMP.astype(f"<u{bits // 8}") * (257 if bits == 16 else 1)
+    path = write_tiff(tmp_path / "a.tiff", pixels.tobytes(), bits, photometric=0)
+    np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], 255 - RAMP)
+
+
+def test_a_transparent_grey_value_of_16_bits_shows_the_background(tmp_path):
+    wide = RAMP.astype(np.uint16) * 257
+    path = saved(tmp_path / "a.png", Image.fromarray(wide), transparency=0)
+    expected = np.where(RAMP == 0, 255, RAMP)
+    np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], expected)
+
+
+def test_the_scale_of_more_than_8_bits_can_be_given(tmp_path):
+    of_12_bits = Image.fromarray(RAMP.astype(np.uint16) * 16)
+    of_32_bits = Image.fromarray(RAMP.astype(np.int32) * 2**20)
+    fractions = Image.fromarray(RAMP.astype(np.float32) / 252)
+    cases = [(of_12_bits, 252 * 16), (of_32_bits, 252 * 2**20), (fractions, 1)]
+    for picture, scale in cases:
+        path = saved(tmp_path / "a.tiff", picture)
+        read = read_picture(path, PictureForm((8, 8, 1), pixel_scale=scale))[..., 0]
+        np.testing.assert_allclose(read.astype(float), RAMP * (255 / 252), atol=0.51)
+        assert read_header(path) == ((8, 8, 1), True)
+        with pytest.raises(InvalidFileError, match="expected pixels from 0 to the pixel_scale"):
+            read_picture(path, PictureForm((8, 8, 1), pixel_scale=scale / 2))
+    # Those of 8 bits have their own.
+    path = saved(tmp_path / "b.png", Image.fromarray(RAMP))
+    scaled = read_picture(path, PictureForm((8, 8, 1), pixel_scale=4095))
+    np.testing.assert_array_equal(scaled[..., 0], RAMP)
 
 
 def test_pixels_of_unknown_scale_are_refused(tmp_path):
     for values in (RAMP.astype(np.int32), RAMP.astype(np.float32)):
         path = saved(tmp_path / "a.tiff", Image.fromarray(values))
-        with pytest.raises(InvalidFileError, match="8 or 16 bits a channel, received pixels of"):
+        with pytest.raises(InvalidFileError, match="Give their value of full brightness"):
             read_picture(path, GREY)
+
+
+def test_a_scale_is_not_for_colours_of_16_bits(tmp_path):
+    def chunk(kind, data):
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    rows = b"".join(b"\0" + row.astype(">u2").repeat(3).tobytes() for row in RAMP)
+    path = tmp_path / "a.png"
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    assert read_header(path) == ((8, 8, 3), True)
+    with pytest.raises(InvalidFileError, match="colours of 16 bits, of which 8 are read"):
+        read_picture(path, PictureForm((8, 8, 3), pixel_scale=4095))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tiff"])
@@ -94,10 +161,12 @@ def test_printers_colours_become_red_green_and_blue(tmp_path, ending):
 def test_a_camera_held_upright(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
-    path = saved(tmp_path / "a.png", Image.fromarray(RAMP[:4]), exif=turned)
-    assert picture_shape(path) == (8, 4, 1)
-    read = read_picture(path, PictureForm((8, 4, 1)))[..., 0]
-    np.testing.assert_array_equal(read, RAMP[:4].T[:, ::-1])
+    wide = RAMP.astype(np.uint16) * 257
+    for name, pixels in (("a.png", RAMP), ("a.tiff", RAMP), ("b.png", wide), ("b.tiff", wide)):
+        path = saved(tmp_path / name, Image.fromarray(pixels[:4]), exif=turned)
+        assert read_header(path).shape == (8, 4, 1)
+        read = read_picture(path, PictureForm((8, 4, 1)))[..., 0]
+        np.testing.assert_array_equal(read, RAMP[:4].T[:, ::-1])
 
 
 def test_pictures_of_another_aspect_ratio_are_cut_or_fitted(tmp_path):
@@ -114,8 +183,8 @@ def test_shapes_are_told_by_the_header(tmp_path):
     colours = Image.fromarray(np.zeros((5, 7, 3), np.uint8))
     grey_palette = Image.fromarray(np.zeros((5, 7), np.uint8), "P")
     grey_palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert picture_shape(saved(tmp_path / "a.png", colours)) == (5, 7, 3)
-    assert picture_shape(saved(tmp_path / "b.png", grey_palette)) == (5, 7, 1)
+    assert read_header(saved(tmp_path / "a.png", colours)) == ((5, 7, 3), False)
+    assert read_header(saved(tmp_path / "b.png", grey_palette)) == ((5, 7, 1), False)
 
 
 def damaged(tmp_path, data):
@@ -137,7 +206,7 @@ def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InvalidFileError, match="received a named pipe"):
         read_picture(tmp_path / "pipe.png", GREY)
     monkeypatch.setattr(pictures, "_MOST_PIXELS", 63)
-    for read in (picture_shape, lambda path: read_picture(path, GREY)):
+    for read in (read_header, lambda path: read_picture(path, GREY)):
         with pytest.raises(InvalidFileError, match="at most 63 pixels, received 8 x 8") as error:
             read(damaged(tmp_path, file.getvalue()))
         assert "\n" not in str(error.value)
@@ -150,6 +219,7 @@ def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
         (((0, 8, 1),), "height of pictures"),
         (((8, 8, 1), "stretch"), "resize to be one of crop, fit"),
         (((8, 8, 1), "crop", "nocolour"), "background such as white"),
+        (((8, 8, 1), "crop", "white", 0), "pixel_scale above 0"),
     ],
 )
 def test_other_forms_are_refused(arguments, told):

@@ -16,7 +16,7 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 _DEFAULTS = DataSettings()
 # A model decides the last two.
 _OF_MODELS = ("class_names", "preprocessing")
-_OF_OWN_DATA = ("resize", "background", "test_share")
+_OF_OWN_DATA = ("resize", "background", "pixel_scale", "test_share")
 _NAMES = tuple(
     field.name for field in dataclasses.fields(DataSettings) if field.name not in _OF_MODELS
 )
@@ -95,6 +95,13 @@ def define_data_flags(define: FlagDefiner, most_seed: int = MOST_SEED) -> None:
         "What is behind transparent pixels of own pictures, such as white or #ff8000.",
     )
     define.float(
+        "pixel_scale",
+        _DEFAULTS.pixel_scale,
+        "Value of full brightness of own arrays, and of own pictures of more than 8 bits, such as "
+        "4095 for 12 bits. By default what their types and files say.",
+        above=0,
+    )
+    define.float(
         "test_share",
         _DEFAULTS.test_share,
         "Part of own data for the test, if it has no test part.",
@@ -140,7 +147,7 @@ def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[
     settings = {name: options[name].value for name in _NAMES if name != "data_dir"}
     settings["partition"] = data.partition
     # Runs that began before there were such settings are continued.
-    for name in ("quantity", "incomplete_clients"):
+    for name in ("quantity", "incomplete_clients", "pixel_scale"):
         if settings[name] == getattr(_DEFAULTS, name):
             del settings[name]
     if options.dataset in DATASETS:
