@@ -1,4 +1,4 @@
-"""Programs as commands for processes of their own, and the space that these train."""
+"""Programs as commands, and the space that these train."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ def fedsup(*arguments):
 
 
 def train(folder, rounds, *more):
-    """The command that trains a supernet of `SPACE` in a folder."""
+    """Arguments of `fedsup` that train a supernet of `SPACE` in a folder."""
     space = folder.parent / "space.json"
     space.write_text(json.dumps(SPACE))
-    return fedsup("train", f"--out={folder}", f"--space={space}", f"--rounds={rounds}", *more)
+    return ["train", f"--out={folder}", f"--space={space}", f"--rounds={rounds}", *more]

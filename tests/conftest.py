@@ -4,10 +4,19 @@ import asyncio
 import fcntl
 import json
 import os
-import subprocess
+import pathlib
 import sys
 
 import pytest
+
+if sys.dont_write_bytecode:
+    # Without compiled modules each process that imports TensorFlow and TFF compiles 5,000 of them,
+    # 8 s of its 12.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if sys.pycache_prefix is None:
+        sys.pycache_prefix = str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 # A test that uses one of these starts a worker or a program.
 SLOW_FIXTURES = {"execution", "run_programs", "trained_path", "workers"}
@@ -58,38 +67,10 @@ def run_programs():
 
     Relative paths are below a folder if one is given.
     """
+    import programs
 
-    def run(calls, folder=None):
-        result = subprocess.run(
-            [sys.executable, "-c", _RUN_PROGRAMS, json.dumps(calls)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=1500,
-            cwd=folder,
-        )
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout.splitlines()[-1])
+    return programs.run_calls
 
-    return run
-
-
-# One process for one import of TensorFlow.
-_RUN_PROGRAMS = """
-import contextlib, importlib, io, json, sys
-from absl import flags
-told = []
-for name, *arguments in json.loads(sys.argv[1]):
-    program = importlib.import_module("tff_programs.programs." + name)
-    printed, error = io.StringIO(), ""
-    with contextlib.redirect_stdout(printed):
-        try:
-            program.main([name, *arguments])
-        except (ValueError, OSError, RuntimeError, SystemExit, flags.Error) as raised:
-            error = str(raised)
-    told.append([printed.getvalue(), error])
-print(json.dumps(told))
-"""
 
 TRAINED_SPACE = {
     "name": "tiny",

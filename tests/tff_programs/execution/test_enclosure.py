@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 from commands import fedsup, train
+from programs import run
 
 from tff_programs.execution import enclosure, local_worker, remote_worker
 from tff_programs.execution.contexts import local_execution
@@ -256,8 +257,7 @@ def test_two_workers_over_tls_train_a_round_and_others_get_nothing(tmp_path, cer
     addresses = ",".join(worker.address for worker in both)
     flags = tls_flags(certificates, "train")
     command = train(tmp_path / "run", 1, f"--workers={addresses}", *flags)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0, result.stderr
+    result = run(*command, check=True)
     assert "round 1/1" in result.stdout
     port = both[0].port
     assert answer_of(port, client_context(certificates, "train"))

@@ -10,6 +10,7 @@ import numpy as np
 import portpicker
 import pytest
 from commands import fedsup, train
+from programs import Program, run
 
 from fedsup_tf.files.checkpoint import read_tensors
 from tff_programs.execution import remote_worker, worker_command
@@ -27,7 +28,7 @@ def train_command(folder, *more):
 def local_weights(tmp_path_factory):
     """Weights of a run on this machine alone."""
     folder = tmp_path_factory.mktemp("local") / "run"
-    subprocess.run(train_command(folder), check=True, capture_output=True, timeout=200)
+    run(*train_command(folder), check=True)
     return weights(folder)
 
 
@@ -54,12 +55,7 @@ def lines_until(process, begin):
 
 def start_training(folder, workers, *more):
     addresses = ",".join(worker.address for worker in workers)
-    return subprocess.Popen(
-        train_command(folder, f"--workers={addresses}", *more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program(*train_command(folder, f"--workers={addresses}", *more))
 
 
 def test_a_killed_worker_leaves_the_result_as_it_is(tmp_path, workers, local_weights):

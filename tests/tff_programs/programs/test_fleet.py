@@ -2,10 +2,9 @@
 
 import functools
 import shutil
-import subprocess
 
 import pytest
-from commands import fedsup
+from programs import Program
 
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
@@ -44,9 +43,7 @@ def fleets(tmp_path_factory, trained_path, run_programs):
     weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
     supernet.assign_weights({**weights, "head/bias": weights["head/bias"] + 1})
     supernet.save_checkpoint(foreign, information)
-    with subprocess.Popen(
-        fedsup(*command(trained_path, whole, 2)), stdout=subprocess.PIPE, text=True
-    ) as process:
+    with Program(*command(trained_path, whole, 2)) as process:
         printed = ""
         for line in process.stdout:
             printed += line

@@ -12,10 +12,9 @@ pytestmark = pytest.mark.slow
 
 
 def arguments(folder, rounds, *more):
-    command = train(
+    return train(
         folder, rounds, "--clients_per_round=2", "--evaluate_every=5", "--sandwich=1", *more
     )
-    return command[command.index("train") :]
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import time
 
+import programs
 import pytest
 from commands import train
 
@@ -49,9 +49,7 @@ def command(folder, *more):
 
 
 def run(folder, *more):
-    return subprocess.run(
-        command(folder, *more), capture_output=True, text=True, check=False, timeout=300
-    )
+    return programs.run(*command(folder, *more))
 
 
 def children_of(pid):
@@ -70,7 +68,7 @@ def is_running(pid):
 def runs(tmp_path_factory, run_programs):
     """A whole run's folder, its metrics, and what it and calls after it printed and raised."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    arguments = command(folder)[command(folder).index("train") :]
+    arguments = command(folder)
     evaluate = ["evaluate", str(folder / "supernet.safetensors")]
     (whole,) = run_programs([arguments])
     assert not whole[1]
@@ -95,7 +93,7 @@ def test_a_run_killed_at_two_moments_ends_as_a_whole_one(runs, tmp_path):
     whole, _, _ = runs
     folder = tmp_path / "run"
     for line, pause in (("round 1/", 0.05), ("round 3/", 0.0)):
-        process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, text=True)
+        process = programs.Program(*command(folder))
         for printed in process.stdout:
             if printed.startswith(line):
                 break
@@ -122,9 +120,7 @@ def test_a_run_killed_at_two_moments_ends_as_a_whole_one(runs, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_ends_a_program_ends_its_workers(tmp_path, number):
-    process = subprocess.Popen(
-        command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = programs.Program(*command(tmp_path / "run"))
     for printed in process.stdout:
         if printed.startswith("round 1/"):
             break
