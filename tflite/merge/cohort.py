@@ -26,8 +26,9 @@ class CohortLimits:
       size: Updates larger than this multiple of the median are scaled down to it. An update's size
         is its root mean square over the entries it covers, so that subnets of all sizes compare.
       far_size: Updates larger than this multiple of the median are left out.
-      two: Of two updates there is no majority: the larger size and the larger claim are cut to this
-        multiple of the smaller.
+      two: Of two updates there is no majority: the larger size is cut to this multiple of the
+        smaller, so that the mean is at most this many times as long as either of them. Claims are
+        cut to the multiple `examples` of the smaller.
       weights: Updates whose norm is above this multiple of that of the weights they change are left
         out, also when they are alone.
     """
@@ -36,7 +37,7 @@ class CohortLimits:
     far_examples: float = 100.0
     size: float = 3.0
     far_size: float = 10.0
-    two: float = 10.0
+    two: float = 2.0
     weights: float = 100.0
 
     def __post_init__(self):
@@ -120,7 +121,7 @@ def judge(
             sizes = _bounds(moving, limits.size, limits.far_size, limits.two)
         if compare_examples and max_examples is None:
             claimed = [vote.examples for vote in votes]
-            claims = _bounds(claimed, limits.examples, limits.far_examples, limits.two)
+            claims = _bounds(claimed, limits.examples, limits.far_examples, limits.examples)
     if max_examples is not None:
         claims = claims._replace(most=max_examples)
     if clip_norm is not None:

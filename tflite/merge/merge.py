@@ -1,11 +1,11 @@
 """Merges what phones learned into the supernet: a round whose clients sent files."""
 
+import functools
 import math
 import os
 import tempfile
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +15,9 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tflite.format.update_file import DeviceUpdate
-from tflite.merge.cohort import CohortLimits, Verdict, Vote, judge
-from tflite.merge.influence import influence_scale, scaled_down
+from tflite.merge.ballot import Ballot
+from tflite.merge.cohort import CohortLimits, Verdict, judge
+from tflite.merge.influence import trusted_shares
 from tflite.merge.merge_report import (
     MergeReport,
     NothingToMergeError,
@@ -24,7 +25,7 @@ from tflite.merge.merge_report import (
     TensorCoverage,
     UsedUpdate,
 )
-from tflite.merge.received import Cohort, load_update, read_cohort, whole_delta
+from tflite.merge.received import Cohort, read_cohort
 
 _LIMITS = CohortLimits()
 _NONE: Mapping[str, float] = types.MappingProxyType({})
@@ -54,8 +55,8 @@ def merge_updates(
     wait in temporary files. An update that cannot be used is reported and left out.
 
     No update is simply believed: they are compared with each other, see `CohortLimits`, and of
-    three or more none may more than double what the others change, nor undo it, see
-    `influence.influence_scale`.
+    three or more those that more than double what the others change, or undo it, are cut, see
+    `influence.trusted_shares`.
 
     Args:
       supernet: The supernet whose weights are changed; not at all if an error is raised.
@@ -128,14 +129,19 @@ def merge_updates(
                 rejected.append(RejectedUpdate(vote.name, verdict.reason))
             else:
                 verdict = verdict._replace(scale=verdict.scale * factors[vote.base_hash])
-                ballots.append(_Ballot(vote, verdict, weighting == "examples"))
+                weight = verdict.examples if weighting == "examples" else 1
+                ballots.append(Ballot(vote, verdict, float(np.float32(weight))))
         overlaps, counted = _sum(supernet, ballots, rejected)
         if not counted:
             _refuse(rejected, cohort.duplicates)
+        if limits is not None and not poisoned and len(counted) > 2:
+            rows = [functools.partial(ballot.row, supernet) for ballot in counted]
+            shares = trusted_shares(rows, aggregation)
+            if min(shares) < 1:
+                counted = [one.cut_to(share) for one, share in zip(counted, shares, strict=True)]
+                overlaps, counted = _sum(supernet, counted, rejected)
         everyone = math.fsum(ballot.weight for ballot in counted)
         totals = slicing.by_entry(overlaps, supernet.grids)
-        if limits is not None and not poisoned and len(counted) > 2:
-            totals, counted = _bound_influence(supernet, totals, counted, aggregation, everyone)
     if noise is not None:
         totals = noise(totals)
     mean = slicing.average(totals, aggregation, tf.constant(everyone, tf.float32))
@@ -156,23 +162,11 @@ def merge_updates(
             verdict.examples,
             verdict.scale,
         )
-        for vote, verdict, _ in counted
+        for vote, verdict, *_ in counted
     )
     coverage = _reach(supernet, [update.architecture for update in used])
     rejected.sort(key=lambda update: cohort.places[update.name])
     return MergeReport(used, tuple(rejected), tuple(cohort.duplicates), coverage)
-
-
-class _Ballot(NamedTuple):
-    """A valid update that counts, and as how much."""
-
-    vote: Vote
-    verdict: Verdict
-    by_examples: bool
-
-    @property
-    def weight(self) -> float:
-        return float(np.float32(self.verdict.examples if self.by_examples else 1))
 
 
 def _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned) -> None:
@@ -236,30 +230,14 @@ def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float
     return judged
 
 
-def _contribution(supernet, ballot: _Ballot) -> Overlap:
-    """Reads an update again and returns its part of the weighted sum."""
-    update = load_update(ballot.vote.source, supernet)
-    if update.identity != ballot.vote.identity:
-        raise ValueError(
-            "Expected the update that was read before, received another one: the file changed "
-            "meanwhile. Merge again."
-        )
-    delta = whole_delta(supernet, update)
-    if ballot.verdict.scale < 1:
-        scale = np.float32(ballot.verdict.scale)
-        delta = {name: value * scale for name, value in delta.items()}
-    slices = supernet.slices(update.architecture)
-    return slicing.overlap(delta, slices, supernet.grids, tf.constant(ballot.weight, tf.float32))
-
-
 def _sum(
-    supernet, ballots: Sequence[_Ballot], rejected: list[RejectedUpdate]
-) -> tuple[Overlap, list[_Ballot]]:
+    supernet, ballots: Sequence[Ballot], rejected: list[RejectedUpdate]
+) -> tuple[Overlap, list[Ballot]]:
     """Adds up the updates; one that spoils the sum is rejected."""
     overlaps, counted = slicing.no_overlap(supernet.grids), []
     for ballot in ballots:
         try:
-            overlaps = _add(overlaps, _contribution(supernet, ballot))
+            overlaps = _add(overlaps, ballot.contribution(supernet))
         except (ValueError, OSError) as error:
             rejected.append(RejectedUpdate(ballot.vote.name, str(error)))
             continue
@@ -280,22 +258,6 @@ def _add(first: Overlap, second: Overlap) -> Overlap:
 
 def _is_finite(value) -> bool:
     return bool(tf.reduce_all(tf.math.is_finite(value)))
-
-
-def _bound_influence(
-    supernet, totals: Overlap, counted: Sequence[_Ballot], aggregation, everyone
-) -> tuple[Overlap, list[_Ballot]]:
-    """Scales down updates that carry the mean too far, the longest first."""
-    bounded = {}
-    for ballot in sorted(counted, key=lambda one: -one.weight * one.vote.norm):
-        one = slicing.by_entry(_contribution(supernet, ballot), supernet.grids)
-        scale = influence_scale(totals, one, aggregation, everyone, ballot.weight)
-        if scale < 1:
-            totals = scaled_down(totals, one, scale)
-            verdict = ballot.verdict._replace(scale=ballot.verdict.scale * scale)
-            ballot = ballot._replace(verdict=verdict)
-        bounded[ballot.vote.identity] = ballot
-    return totals, [bounded[ballot.vote.identity] for ballot in counted]
 
 
 def _reach(supernet, architectures: Iterable[Architecture]) -> dict[str, TensorCoverage]:
