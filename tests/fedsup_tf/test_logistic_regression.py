@@ -89,6 +89,20 @@ def test_a_smaller_penalty_gives_a_larger_kernel():
     assert norms[0] < norms[1] < norms[2]
 
 
+def test_a_kernel_is_at_most_twice_the_trained_one():
+    """Since training from it would diverge; which class is the most likely stays the same."""
+    features, labels = examples(400)
+    features *= 0.01
+    start = np.random.default_rng(1).normal(size=START[0].shape).astype(np.float32)
+    trained = np.linalg.norm(start - start.mean(1, keepdims=True), 2)
+    free = logistic_regression.fit(features, labels, *START)
+    found = logistic_regression.fit(features, labels, start, START[1])
+    assert np.linalg.norm(free[KERNEL], 2) > 10 * trained
+    np.testing.assert_allclose(np.linalg.norm(found[KERNEL], 2), 2 * trained, rtol=1e-5)
+    guesses = [(features @ head[KERNEL] + head[BIAS]).argmax(1) for head in (free, found)]
+    assert (guesses[0] == guesses[1]).mean() > 0.98
+
+
 def test_a_bias_towards_classes_is_undone():
     """As clients of few classes leave it."""
     features, labels = examples(2000)
