@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+import numpy as np
+
 from fedsup_tf.data.datasets import DATASETS, load_dataset
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.partition import NATURAL, PARTITIONS
@@ -10,6 +12,8 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.validation import check_choice
 
 INCOMPLETE_CLIENTS = ("keep", "leave_out")
+# Number of clients where nobody says it, and the fewest examples of each where there are fewer.
+DEFAULT_CLIENTS, _FEWEST_EXAMPLES = 20, 10
 # The kinds of partition that a setting belongs to, for those that do not belong to all.
 PARTITION_OPTIONS = {
     "clients": PARTITIONS,
@@ -31,7 +35,8 @@ class DataSettings:
         for the data set's own.
       partition: `"natural"` for the clients of own data, or one of `partition.PARTITIONS`. None is
         natural if the data has clients, else shard.
-      clients: Number of clients; the data decides it if the partition is natural.
+      clients: Number of clients; the data decides it if the partition is natural. None for 20, or
+        fewer where the data has too few examples for as many.
       classes_per_client: Classes a client holds, used by `"shard"` alone.
       beta: Concentration, used by `"dirichlet"` alone.
       quantity: Unevenness of the clients' amounts of examples, see `partition.partition`.
@@ -50,7 +55,7 @@ class DataSettings:
     data_dir: str | os.PathLike | None = None
     image_shape: tuple[int, int, int] | None = None
     partition: str | None = None
-    clients: int = 20
+    clients: int | None = None
     classes_per_client: int = 5
     beta: float = 0.1
     quantity: float = 0.0
@@ -96,8 +101,24 @@ class DataSettings:
         options = {
             name: getattr(self, name) for name, kinds in PARTITION_OPTIONS.items() if kind in kinds
         }
+        if self.clients is None:
+            options["clients"] = self._fitting_clients(dataset.train_labels, kind)
+            if options["clients"] < DEFAULT_CLIENTS:
+                notes += (
+                    f"{len(dataset.train_labels):,} training examples are divided among "
+                    f"{options['clients']} clients: give clients for another number.",
+                )
         divided = FederatedDataset.divide(dataset, kind, seed=self.seed, **options)
         return dataclasses.replace(divided, reading_notes=notes)
+
+    def _fitting_clients(self, labels: np.ndarray, kind: str) -> int:
+        """Returns the number of clients, where nobody says it."""
+        shards = self.classes_per_client if kind == "shard" else 1
+        if len(labels) >= DEFAULT_CLIENTS * shards:
+            return DEFAULT_CLIENTS
+        # Each class needs a client.
+        fewest = -(-len(np.unique(labels)) // shards) if kind == "shard" else 1
+        return max(fewest, len(labels) // max(_FEWEST_EXAMPLES, shards), 1)
 
     def load_own(self) -> FederatedDataset:
         """Loads own data with its own clients, one if it has none, whatever the partition is.

@@ -196,7 +196,7 @@ def own_clients(
     """
     if not 0 < test_share < 1:
         raise ValueError(f"Expected test_share above 0 and below 1, received {test_share}.")
-    notes = examples.notes
+    notes = examples.notes + _blank_notes(examples.images)
     is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)
     alike = alike_names(class_names) if is_new else ()
@@ -252,3 +252,18 @@ def own_clients(
         preprocessing=preprocessing,
     )
     return OwnClients(dataset, tuple(clients), names, notes)
+
+
+def _blank_notes(images: np.ndarray) -> tuple[str, ...]:
+    """Returns a note if at least half of the images have the same colour all over."""
+    if images.shape[1] * images.shape[2] == 1:
+        return ()
+    least = images.min((1, 2))
+    blank = least[(least == images.max((1, 2))).all(1)]
+    count = np.unique(blank, axis=0, return_counts=True)[1].max(initial=0)
+    if 2 * count < len(images):
+        return ()
+    return (
+        f"{count:,} of {len(images):,} images have the same colour all over: if they are drawn on "
+        "transparent paper, choose another background, such as black.",
+    )

@@ -374,11 +374,52 @@ def test_images_that_look_otherwise_than_meant_are_told():
             FederatedDataset.from_arrays(of_12_bits, labels, pixel_scale=scale)
 
 
+def test_ink_of_the_backgrounds_colour_is_told(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            pixels = np.full((8, 8, 4), 255, np.uint8)
+            pixels[number:, :, 3] = 0
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    (note,) = FederatedDataset.from_folder(tmp_path).notes
+    assert note.startswith("8 of 8 images have the same colour all over")
+    # Nothing is drawn on two of them.
+    assert not FederatedDataset.from_folder(tmp_path, background="black").notes
+
+
+def test_few_examples_have_fewer_clients_if_nobody_says_how_many():
+    for kind, labels, expected in (
+        ("shard", np.arange(2000) % 10, 20),
+        ("shard", np.arange(60) % 10, 6),
+        ("shard", np.arange(15) % 10, 2),
+        ("iid", np.arange(40) % 4, 20),
+        ("iid", np.arange(15) % 4, 1),
+    ):
+        assert DataSettings("mine", partition=kind)._fitting_clients(labels, kind) == expected
+
+
+def test_a_small_folder_without_clients_is_divided(tmp_path):
+    random = np.random.default_rng(0)
+    for label in "abc":
+        (tmp_path / label).mkdir()
+        for number in range(15):
+            pixels = random.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    data = DataSettings(str(tmp_path)).load()
+    assert len(data) == 3
+    assert data.partition == "shard"
+    (note,) = data.notes
+    assert note.startswith("36 training examples are divided among 3 clients")
+    assert len(DataSettings(str(tmp_path), clients=5).load()) == 5
+    with pytest.raises(ValueError, match=r"received 20 x 5"):
+        DataSettings(str(tmp_path), clients=20).load()
+
+
 def test_dark_pictures_of_16_bits_are_told(tmp_path):
     for label in "ab":
         (tmp_path / label).mkdir()
         for number in range(5):
-            pixels = np.full((8, 8), 400 * number, np.uint16)
+            pixels = np.linspace(0, 400 * number, 64, dtype=np.uint16).reshape(8, 8)
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
     (note,) = FederatedDataset.from_folder(tmp_path).notes
     assert note.startswith("10 pictures are taken for 16 bits a channel")
@@ -575,7 +616,7 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     assert data.notes == (told,)
     assert data.dataset.train_images.max() == 14
     # Nothing is said where the scale is the same, or that of a model is not known.
-    ours = written(tmp_path, images=np.minimum(IMAGES, 16))
+    ours = written(tmp_path, images=IMAGES % 17)
     data = FederatedDataset.from_path(ours, preprocessing=model)
     assert not data.notes
     assert data.dataset.train_images.max() == 16
@@ -583,7 +624,7 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     assert not FederatedDataset.from_path(written(tmp_path), preprocessing=unknown).notes
     # The digits' pixels for a model of pictures.
     bright = Preprocessing((5.0,), (6.0,), greatest_pixel=255)
-    ours = written(tmp_path, images=np.minimum(IMAGES, 16))
+    ours = written(tmp_path, images=IMAGES % 17)
     (note,) = FederatedDataset.from_path(ours, preprocessing=bright).notes
     assert note.startswith("No pixel of the images is above 16, and the model was trained on")
 

@@ -6,7 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from fedsup_tf.data import partition
-from fedsup_tf.data.data_settings import INCOMPLETE_CLIENTS, PARTITION_OPTIONS, DataSettings
+from fedsup_tf.data.data_settings import (
+    DEFAULT_CLIENTS,
+    INCOMPLETE_CLIENTS,
+    PARTITION_OPTIONS,
+    DataSettings,
+)
 from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.pictures import RESIZES, background_colour
@@ -54,7 +59,7 @@ def define_data_flags(define: FlagDefiner, most_seed: int = MOST_SEED) -> None:
     define.integer(
         "clients",
         _DEFAULTS.clients,
-        "Number of clients, unless --partition=natural.",
+        "Number of clients, unless --partition=natural. By default 20, or fewer for few examples.",
         lower_bound=1,
     )
     define.integer(
@@ -146,6 +151,9 @@ def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[
     """Returns the settings by which a run knows its data again; where it lies is none of them."""
     settings = {name: options[name].value for name in _NAMES if name != "data_dir"}
     settings["partition"] = data.partition
+    if settings["clients"] is None:
+        is_natural = data.partition == partition.NATURAL
+        settings["clients"] = DEFAULT_CLIENTS if is_natural else len(data)
     # Runs that began before there were such settings are continued.
     for name in ("quantity", "incomplete_clients", "pixel_scale"):
         if settings[name] == getattr(_DEFAULTS, name):
