@@ -102,11 +102,12 @@ class DataSettings:
             name: getattr(self, name) for name, kinds in PARTITION_OPTIONS.items() if kind in kinds
         }
         if self.clients is None:
-            options["clients"] = self._fitting_clients(dataset.train_labels, kind)
-            if options["clients"] < DEFAULT_CLIENTS:
+            count = options["clients"] = self._fitting_clients(dataset.train_labels, kind)
+            if count < DEFAULT_CLIENTS:
+                noun = "client" if count == 1 else "clients"
                 notes += (
-                    f"{len(dataset.train_labels):,} training examples are divided among "
-                    f"{options['clients']} clients: give clients for another number.",
+                    f"{len(dataset.train_labels):,} training examples are divided among {count} "
+                    f"{noun}: give clients for another number.",
                 )
         divided = FederatedDataset.divide(dataset, kind, seed=self.seed, **options)
         return dataclasses.replace(divided, reading_notes=notes)
