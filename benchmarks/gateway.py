@@ -145,15 +145,18 @@ def show(found: dict) -> None:
     if "throughput" not in found:
         return
     throughput = found["throughput"]
-    print(f"\n{'':16}{'a second':>12}{'p50 ms':>12}{'p99 ms':>12}{'MB/s':>12}")
+    print(f"\n{'':16}{'a second':>12}{'p50 ms':>12}{'p99 ms':>12}{'CPU ms':>12}{'MB/s':>12}")
     for name in ("check-in", "update", *YARDSTICKS):
         row = throughput[name]
         size = f"{row['megabytes_per_second']:.1f}" if "megabytes_per_second" in row else "-"
-        figures = "".join(f"{row[key]:12.1f}" for key in ("per_second", "p50_ms", "p99_ms"))
+        keys = ("per_second", "p50_ms", "p99_ms", "cpu_ms")
+        figures = "".join(f"{row[key]:12.2f}" for key in keys)
         print(f"{name:16}{figures}{size:>12}")
     print(
         f"updates of {throughput['update_bytes']:,.0f} bytes, ratio {throughput['ratio']:.2f}, to "
-        f"the handler that does not wait for the disk {throughput['ratio_without_disk']:.2f}"
+        f"the handler that does not wait for the disk {throughput['ratio_without_disk']:.2f}; in "
+        f"the processor's time {throughput['cpu_ratio']:.2f} and "
+        f"{throughput['cpu_ratio_without_disk']:.2f}"
     )
 
 

@@ -19,6 +19,14 @@ from tff_programs.gateway.uploads import update_path
 _CODE = "from tff_programs.programs.cli import main; main()"
 
 
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """Returns the seconds that the processor has worked for a process, its children left out."""
+    text = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
+    # The name, in parentheses, may hold spaces; user and system time are the 14th and 15th field.
+    fields = text.rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 class KilledServer:
     """A process of `fedsup serve` on a fixed port.
 
@@ -66,6 +74,10 @@ class KilledServer:
         text = pathlib.Path(f"/proc/{self._process.pid}/statm").read_text()
         resident = int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
         self.most_bytes = max(self.most_bytes, resident)
+
+    def cpu_seconds(self) -> float:
+        """Returns the processor's seconds of the process that answers devices."""
+        return cpu_seconds(self._process)
 
     def number(self) -> int | None:
         """Returns the number of the round that is open or being closed; None before the first."""
