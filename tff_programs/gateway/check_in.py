@@ -28,6 +28,13 @@ _TIERS = (
 _TASK_OF = select(tasks).where(
     tasks.c.device == bindparam("device"), tasks.c.round_id == bindparam("round_id")
 )
+# Held until the transaction ends, so that no tier is given more than it asks for.
+_STILL_OPEN = (
+    select(rounds.c.id)
+    .where(rounds.c.id == bindparam("round_id"), rounds.c.state == "open")
+    .with_for_update()
+)
+_GIVE = tasks.insert()
 _BUSY = (
     select(func.count())
     .select_from(tasks)
@@ -198,12 +205,7 @@ def _has_room(connection, tier: Row, training: Training, now: float) -> bool:
 
 
 def _give(connection, device: str, seen: Seen, training: Training, now: float) -> Row | None:
-    # One at a time, so that no tier is given more than it asks for.
-    still_open = connection.execute(
-        select(rounds.c.id)
-        .where(rounds.c.id == seen.round.id, rounds.c.state == "open")
-        .with_for_update()
-    ).first()
+    still_open = connection.execute(_STILL_OPEN, {"round_id": seen.round.id}).first()
     if still_open is None:
         return None
     devices.check_enrolled(connection, device)
@@ -220,6 +222,6 @@ def _give(connection, device: str, seen: Seen, training: Training, now: float) -
                 "tier": tier.tier,
                 "given": now,
             }
-            connection.execute(tasks.insert().values(**values))
+            connection.execute(_GIVE, values)
             return _task_of(connection, device, seen.round.id)
     return None

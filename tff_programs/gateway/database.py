@@ -1,10 +1,13 @@
 """The gateway's database: SQLite in a file, or PostgreSQL, shared by any number of processes."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import sqlalchemy
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from tff_programs.gateway import tables
@@ -79,6 +82,20 @@ class Database:
         self._engine.dispose()
 
 
+def insert_new(connection: Connection, table: sqlalchemy.Table, values: Mapping[str, Any]) -> bool:
+    """Inserts a row unless the table has one of its key; returns whether it had none.
+
+    Where another transaction inserts such a row just now, its end is waited for.
+    """
+    return bool(connection.execute(_insertion(table, connection.dialect.name), values).rowcount)
+
+
+@functools.lru_cache
+def _insertion(table: sqlalchemy.Table, dialect: str):
+    module = sqlite if dialect == "sqlite" else postgresql
+    return module.insert(table).on_conflict_do_nothing()
+
+
 def shown(url: str) -> str:
     """Returns the address of a database without its password."""
     return repr(sqlalchemy.engine.make_url(url))
@@ -105,6 +122,8 @@ def _engine(url: str):
             pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_timeout=_WAIT_SECONDS,
+            # The connection that was used last has its pages at hand.
+            pool_use_lifo=True,
             **driver,
         )
     except sqlalchemy.exc.ArgumentError as error:

@@ -208,10 +208,13 @@ class Update(Handler):
 
     def _open(self) -> None:
         folder = os.path.join(self.gateway.folder, uploads.INCOMING)
-        os.makedirs(folder, exist_ok=True)
         self._path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
         # Kept open while the body comes.
-        self._file = open(self._path, "xb", buffering=0)
+        try:
+            self._file = open(self._path, "xb", buffering=0)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            self._file = open(self._path, "xb", buffering=0)
 
     def take(self, part: bytes) -> None:
         """Writes a part of the body into the temporary file."""

@@ -18,6 +18,16 @@ _SEEN_SECONDS = 60.0
 _STANDING = select(devices.c.revoked, devices.c.seen, devices.c.runtime).where(
     devices.c.id == bindparam("device")
 )
+_SAW = (
+    update(devices)
+    .where(devices.c.id == bindparam("device"))
+    .values(
+        seen=bindparam("now"),
+        tier=bindparam("of_tier"),
+        runtime=bindparam("of_runtime"),
+        application=bindparam("of_application"),
+    )
+)
 
 
 class NewDevice(NamedTuple):
@@ -64,6 +74,17 @@ def check_enrolled(connection: Connection, device: str) -> Row:
       RefusalError: Unless the device is enrolled and not revoked.
     """
     row = connection.execute(_STANDING, {"device": device}).first()
+    check_standing(row, device)
+    return row
+
+
+def check_standing(row: Row | None, device: str) -> None:
+    """Raises a RefusalError unless a device is enrolled and not revoked.
+
+    Args:
+      row: What is written down of it, with `revoked`; None if there is nothing.
+      device: Its identity.
+    """
     if row is None:
         raise RefusalError(
             401,
@@ -75,7 +96,6 @@ def check_enrolled(connection: Connection, device: str) -> Row:
         raise RefusalError(
             403, "revoked", f"Expected a device that may take part; {device} was revoked."
         )
-    return row
 
 
 def saw(connection: Connection, device: str, now: float, tier: str, fields: dict) -> None:
@@ -88,11 +108,9 @@ def saw(connection: Connection, device: str, now: float, tier: str, fields: dict
       tier: The tier that it is in.
       fields: The check-in.
     """
-    connection.execute(
-        update(devices)
-        .where(devices.c.id == device)
-        .values(seen=now, tier=tier, runtime=fields["runtime"], application=fields["application"])
-    )
+    values = {"device": device, "now": now, "of_tier": tier}
+    told = {f"of_{name}": fields[name] for name in ("runtime", "application")}
+    connection.execute(_SAW, {**values, **told})
 
 
 def was_seen_lately(standing: Row, now: float) -> bool:

@@ -12,13 +12,16 @@ from tff_programs.gateway.database import Database
 
 # Changes of a transaction; the longest that a request waits is for as many.
 _MOST_CHANGES = 256
+# A change's result, and its error instead.
+_Outcome = tuple[Any, Exception | None]
 
 
 class _Change(NamedTuple):
     """A change that waits.
 
     Attributes:
-      call: Changes the database; it may be called on a transaction with others, and raise.
+      call: Changes the database; it may be called on a transaction with others, and raise. It is
+        called again after that transaction was taken back because of another one.
       future: Its result, once that is on the disk.
     """
 
@@ -68,20 +71,38 @@ class GroupCommit:
                 self._write(changes)
 
     def _write(self, changes: list[_Change]) -> None:
-        try:
-            with self._database.write() as connection:
-                outcomes = [_attempt(connection, change) for change in changes]
-        except Exception as error:
-            # None of them is kept, whichever it was.
-            outcomes = [(None, error)] * len(changes)
+        outcomes = self._write_all(changes)
+        if outcomes is None:
+            outcomes = self._write_each(changes)
         for change, (result, error) in zip(changes, outcomes, strict=True):
             if error is None:
                 change.future.set_result(result)
             else:
                 change.future.set_exception(error)
 
+    def _write_all(self, changes: list[_Change]) -> list[_Outcome] | None:
+        """Makes changes that hardly ever raise; takes all back and returns None if one does."""
+        results = []
+        try:
+            with self._database.write() as connection:
+                results += [(change.call(connection), None) for change in changes]
+        except Exception as error:
+            if not results and len(changes) > 1:
+                return None
+            # None of them is kept, whichever it was.
+            return [(None, error)] * len(changes)
+        return results
 
-def _attempt(connection: Connection, change: _Change) -> tuple[Any, Exception | None]:
+    def _write_each(self, changes: list[_Change]) -> list[_Outcome]:
+        """Makes changes so that one that raises is taken back alone."""
+        try:
+            with self._database.write() as connection:
+                return [_attempt(connection, change) for change in changes]
+        except Exception as error:
+            return [(None, error)] * len(changes)
+
+
+def _attempt(connection: Connection, change: _Change) -> _Outcome:
     """Makes a change or takes it back; returns its result and its error."""
     try:
         with connection.begin_nested():

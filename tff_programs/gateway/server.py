@@ -24,8 +24,10 @@ from tff_programs.gateway.metrics import Metrics
 from tff_programs.gateway.pace import Pace
 
 # They wait for the disk more than they work.
-_THREADS = 16
+_THREADS = 8
 _IDLE_SECONDS = 75.0
+# Of a body, taken at once: an update of a small net is one piece.
+_CHUNK_BYTES = 256 * 1024
 _BODY_SECONDS = 900.0
 # Handlers bound bodies by themselves, with an answer that says so.
 _NO_BOUND = 2**60
@@ -141,6 +143,7 @@ def http_server(
         body_timeout=_BODY_SECONDS,
         max_body_size=_NO_BOUND,
         max_header_size=16 * 1024,
+        chunk_size=_CHUNK_BYTES,
     )
 
 

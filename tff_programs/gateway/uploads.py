@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.expression import ColumnElement, FromClause, Select
 
 from fedsup_tf.architecture import Architecture
@@ -18,7 +17,9 @@ from fedsup_tf.files.atomic_write import make_folder
 from fedsup_tf.space import MEAN_SQUARE
 from tff_programs.gateway import devices
 from tff_programs.gateway.check_in import most_update_bytes
+from tff_programs.gateway.database import insert_new
 from tff_programs.gateway.refusal import RefusalError
+from tff_programs.gateway.tables import devices as devices_table
 from tff_programs.gateway.tables import models, refusals, round_tiers, rounds, tasks, updates
 from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, check_class_names, read_update
@@ -29,7 +30,7 @@ INCOMING = "incoming"
 
 def _in_progress(table: FromClause, column: ColumnElement) -> Select:
     """Returns the statement for a column of the newest round that is open or being closed."""
-    newest = select(column).where(table.c.state.in_(("open", "closing")))
+    newest = select(column).where((table.c.state == "open") | (table.c.state == "closing"))
     return newest.order_by(table.c.id.desc()).limit(1)
 
 
@@ -37,9 +38,10 @@ def _in_progress(table: FromClause, column: ColumnElement) -> Select:
 _CURRENT = _in_progress(rounds, rounds.c.number)
 _CURRENT_ID = _in_progress(rounds, rounds.c.id)
 _newest = rounds.alias("newest")
+# All that decides about an update: of its device, and of its task if that is the device's.
 _EXPECTED = (
     select(
-        tasks.c.device,
+        devices_table.c.revoked,
         tasks.c.round_id,
         rounds.c.number,
         rounds.c.state,
@@ -48,14 +50,16 @@ _EXPECTED = (
         updates.c.hash.label("accepted"),
         _in_progress(_newest, _newest.c.number).scalar_subquery().label("current"),
     )
-    .join(rounds, rounds.c.id == tasks.c.round_id)
-    .join(
+    .select_from(devices_table)
+    .outerjoin(tasks, (tasks.c.id == bindparam("of_task")) & (tasks.c.device == devices_table.c.id))
+    .outerjoin(rounds, rounds.c.id == tasks.c.round_id)
+    .outerjoin(
         round_tiers,
         (round_tiers.c.round_id == tasks.c.round_id) & (round_tiers.c.tier == tasks.c.tier),
     )
-    .join(models, models.c.hash == round_tiers.c.model)
+    .outerjoin(models, models.c.hash == round_tiers.c.model)
     .outerjoin(updates, updates.c.task == tasks.c.id)
-    .where(tasks.c.id == bindparam("of_task"))
+    .where(devices_table.c.id == bindparam("of_device"))
 )
 _SENT = update(tasks).where(tasks.c.id == bindparam("of_task")).values(sent=bindparam("now"))
 
@@ -100,9 +104,9 @@ def expect_update(
     Raises:
       RefusalError: If the device has no such task, sent another update for it, or comes too late.
     """
-    devices.check_enrolled(connection, device)
-    row = connection.execute(_EXPECTED, {"of_task": task}).first()
-    if row is None or row.device != device:
+    row = connection.execute(_EXPECTED, {"of_task": task, "of_device": device}).first()
+    devices.check_standing(row, device)
+    if row.path is None:
         raise RefusalError(
             404,
             "unknown",
@@ -194,8 +198,11 @@ def keep(folder: str, path: str, hash_: str, expected: Expected) -> dict[str, An
     # On the disk before it has its name, where the same update may stand already.
     _sync(path, os.O_RDONLY)
     kept = os.path.join(folder, update_path(expected.task, hash_))
-    make_folder(os.path.dirname(kept))
-    os.replace(path, kept)
+    try:
+        os.replace(path, kept)
+    except FileNotFoundError:
+        make_folder(os.path.dirname(kept))
+        os.replace(path, kept)
     _sync(os.path.dirname(kept), os.O_RDONLY | os.O_DIRECTORY)
     return {
         "task": expected.task,
@@ -229,10 +236,7 @@ def write_down(
     _, is_there = expect_update(connection, *request)
     if is_there:
         return False
-    try:
-        with connection.begin_nested():
-            connection.execute(updates.insert(), {**values, "received": now})
-    except IntegrityError:
+    if not insert_new(connection, updates, {**values, "received": now}):
         # The device sent it to another process at once.
         expect_update(connection, *request)
         return False
@@ -255,14 +259,11 @@ def count_refusal(connection: Connection, code: str) -> None:
         .where(refusals.c.round_id == round_id, refusals.c.code == code)
         .values(count=refusals.c.count + 1)
     )
-    if connection.execute(more).rowcount:
-        return
-    try:
-        with connection.begin_nested():
-            connection.execute(refusals.insert().values(round_id=round_id, code=code, count=1))
-    except IntegrityError:
-        # Another process was the first.
-        connection.execute(more)
+    if not connection.execute(more).rowcount:
+        first = {"round_id": round_id, "code": code, "count": 1}
+        if not insert_new(connection, refusals, first):
+            # Another process was the first.
+            connection.execute(more)
 
 
 @functools.lru_cache(maxsize=64)

@@ -117,7 +117,9 @@ class DeviceUpdate:
                 "An update: expected a tuple of names as class_names, or nothing, received "
                 f"{quoted(self.class_names)}. Copy them from the metadata of the model."
             )
-        for name, value in self.delta.items():
+        # Those that were read were checked at once, which takes a tenth of the time.
+        unchecked = {} if isinstance(self.delta, checkpoint.FiniteTensors) else self.delta
+        for name, value in unchecked.items():
             if value.dtype != np.float32 or not np.isfinite(value).all():
                 received = value.dtype if value.dtype != np.float32 else "NaN or infinity"
                 raise ValueError(

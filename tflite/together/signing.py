@@ -18,7 +18,7 @@ def signature(key: bytes, method: str, path: str, body_hash: str, time: int) -> 
       time: Seconds since 1970.
     """
     text = f"{method}\n{path}\n{body_hash}\n{time}"
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, text.encode(), "sha256").hex()
 
 
 def authorization(
