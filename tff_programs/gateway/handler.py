@@ -55,7 +55,7 @@ class Handler(tornado.web.RequestHandler):
 
     async def prepare(self) -> None:
         """Checks the request's head."""
-        if self.request.method not in self.SUPPORTED_METHODS or not self._is_implemented():
+        if not self._is_implemented(self.request.method):
             return
         try:
             length = self._length()
@@ -72,9 +72,12 @@ class Handler(tornado.web.RequestHandler):
             if not 0 < length <= _MOST_DRAINED_BYTES:
                 self._answer_refusal()
 
-    def _is_implemented(self) -> bool:
-        method = getattr(type(self), self.request.method.lower(), None)
-        return method is not getattr(tornado.web.RequestHandler, self.request.method.lower(), None)
+    def _is_implemented(self, method: str) -> bool:
+        name = method.lower()
+        own = getattr(type(self), name, None)
+        return method in self.SUPPORTED_METHODS and own is not getattr(
+            tornado.web.RequestHandler, name
+        )
 
     def _content_length(self) -> int | None:
         text = self.request.headers.get("Content-Length", "")
@@ -209,6 +212,9 @@ class Handler(tornado.web.RequestHandler):
             405: f"Expected a method of openapi.json, received {self.request.method}.",
         }
         message = messages.get(status_code, self._reason)
+        if status_code == 405:
+            implemented = filter(self._is_implemented, self.SUPPORTED_METHODS)
+            self.set_header("Allow", ", ".join(implemented))
         self.send(status_code, {"code": code, "message": message})
 
     def on_finish(self) -> None:

@@ -252,3 +252,14 @@ def test_what_no_path_is_is_not_found(served):
             fields["code"]
             in DOCUMENT["components"]["schemas"]["Error"]["properties"]["code"]["enum"]
         )
+
+
+def test_a_method_that_a_path_has_not_is_told_which_it_has(served):
+    phone = Phone(served.url)
+    for method, path, allowed in [
+        ("TRACE", "/v1/status", "GET"),
+        ("GET", "/v1/check-in", "POST"),
+        ("POST", f"/v1/tasks/{HASH[:32]}/updates/{HASH}", "PUT"),
+    ]:
+        status, headers, _ = phone.request(method, path)
+        assert (status, headers["Allow"]) == (405, allowed)
