@@ -8,6 +8,7 @@ that was killed goes on after its last whole epoch when it is called again.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 
@@ -37,6 +38,8 @@ from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import write_update
 
+# Beyond this many times the loss of guessing, a training has diverged.
+_DIVERGED_FACTOR = 3.0
 # Flags of a client of a data set, which --data takes the place of.
 _OF_DATASET = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
 
@@ -124,6 +127,7 @@ def main(argv: Sequence[str]) -> None:
         on_epoch=on_epoch,
     )
     after = _scores(trainer, examples, images, labels)
+    _check_losses(options, before.loss, after.loss, len(trainer.metadata.class_names))
     update = trainer.update(
         examples=len(labels),
         loss_before=before.loss,
@@ -191,6 +195,17 @@ def _check_settings(options: ProgramFlags, before: dict, now: dict) -> None:
             f"--out={options.out} holds a run with other settings: expected {changed[0]} "
             f"{before.get(changed[0])}, received {now[changed[0]]}. Give the same, or another "
             "folder."
+        )
+
+
+def _check_losses(options: ProgramFlags, before: float, after: float, classes: int) -> None:
+    """Refuses the update of a training that diverged."""
+    guessing = math.log(classes)
+    if after > max(before, _DIVERGED_FACTOR * guessing):
+        raise ValueError(
+            f"The training diverged: expected a loss below that of guessing, {guessing:.2f}, "
+            f"received {after:.4g}, after {before:.4g} before it. No update is written. Give a "
+            f"--learning_rate below {options.learning_rate:g}, and another --out."
         )
 
 

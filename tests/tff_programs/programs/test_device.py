@@ -234,6 +234,16 @@ def test_patience_holds_examples_out(model_path, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_training_that_diverges_writes_no_update(model_path, tmp_path):
+    ((told, _),) = run(
+        [model_path, f"--out={tmp_path / 'out'}", "--learning_rate=1e5", "--epochs=2"]
+    )
+    assert "The training diverged: expected a loss below that of guessing, 2.30" in told
+    assert "No update is written. Give a --learning_rate below 100000" in told
+    assert not (tmp_path / "out" / "update.safetensors").exists()
+
+
 def test_bad_calls_are_refused_in_words(model_path, tmp_path):
     out = f"--out={tmp_path / 'out'}"
     (tmp_path / "empty").mkdir()
