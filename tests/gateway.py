@@ -1,6 +1,7 @@
 """Parts of a gateway for tests: a phone that speaks the protocol, rounds without TensorFlow."""
 
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import json
@@ -17,6 +18,7 @@ from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.lease import Lease
+from tff_programs.gateway.operator_handlers import operator_application
 from tff_programs.gateway.pace import Pace
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, TierModel
 from tff_programs.gateway.rounds import Rounds, RoundSettings
@@ -228,6 +230,22 @@ class Served:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self.database.close()
+
+    @contextlib.contextmanager
+    def page(self, link):
+        """Serves the operator's page on another loopback port; gives its address."""
+
+        async def start():
+            server = http_server(operator_application(self.gateway, link), None)
+            return server, listen(server, Address("127.0.0.1", 0))
+
+        async def stop():
+            server.stop()
+            await server.close_all_connections()
+
+        server, port = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+        yield f"http://127.0.0.1:{port}"
+        asyncio.run_coroutine_threadsafe(stop(), self._loop).result()
 
     def step(self):
         """Does all that is due in the rounds."""

@@ -1,15 +1,12 @@
 """The operator's page: its files, its data, metrics, and who may see them."""
 
-import asyncio
 import json
 import re
 
 import pytest
 from gateway import Phone, Served
 
-from tff_programs.gateway.address import Address, parse_address
-from tff_programs.gateway.operator_handlers import operator_application
-from tff_programs.gateway.server import http_server, listen
+from tff_programs.gateway.address import parse_address
 
 LINK = "fedsup://enrol?server=https%3A%2F%2Fexample.org&token=abc"
 
@@ -24,17 +21,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(served):
-    async def start():
-        server = http_server(operator_application(served.gateway, LINK), None)
-        return server, listen(server, Address("127.0.0.1", 0))
-
-    async def stop():
-        server.stop()
-        await server.close_all_connections()
-
-    server, port = asyncio.run_coroutine_threadsafe(start(), served._loop).result()
-    yield Phone(f"http://127.0.0.1:{port}")
-    asyncio.run_coroutine_threadsafe(stop(), served._loop).result()
+    with served.page(LINK) as address:
+        yield Phone(address)
 
 
 def test_the_page_loads_nothing_from_elsewhere(browser):
