@@ -18,8 +18,11 @@ import threading
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(
     [
-        f"tff_programs.programs.{name}"
-        for name in ("train", "evaluate", "search", "calibrate", "export", "certify", "fleet")
+        *("matplotlib.pyplot", "sklearn.datasets"),
+        *(
+            f"tff_programs.programs.{name}"
+            for name in ("train", "evaluate", "search", "calibrate", "export", "certify", "fleet")
+        ),
     ]
 )
 
@@ -86,11 +89,15 @@ class Program:
         """Returns the rest of what it prints, and its errors, when it has ended."""
         watch = threading.Timer(timeout, self.kill)
         watch.start()
-        with self._errors as errors, self.stdout as printed:
-            told = printed.read()
-            self.wait()
+        try:
+            with self._errors as errors, self.stdout as printed:
+                told = printed.read()
+                self.wait()
+                return told, errors.read()
+        finally:
             watch.cancel()
-            return told, errors.read()
+            # Where waiting was interrupted.
+            self.kill()
 
 
 def run(*arguments, check=False, timeout=300, **options):

@@ -4,28 +4,25 @@ import json
 
 import numpy as np
 import pytest
-from commands import SPACE, train
 
 from fedsup_tf.files.checkpoint import read_tensors
 
 pytestmark = pytest.mark.slow
 
 
-def arguments(folder, rounds, *more):
-    return train(
-        folder, rounds, "--clients_per_round=2", "--evaluate_every=5", "--sandwich=1", *more
-    )
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, run_programs):
+def runs(tmp_path_factory, run_programs, trained_path):
     """Supernets by run, and what each call printed and raised."""
     folder = tmp_path_factory.mktemp("runs")
-    first = folder / "first" / "supernet.safetensors"
-    initial = f"--initial={first}"
+    initial = f"--initial={trained_path}"
+
+    def arguments(folder, rounds, *more):
+        few = ("--clients=6", "--clients_per_round=2", "--tiers=smallest,largest", "--sandwich=1")
+        space = f"--space={trained_path.parents[1] / 'space.json'}"
+        return ["train", f"--out={folder}", space, f"--rounds={rounds}", *few, *more]
+
     nothing = "--availability=1e-9"
     calls = {
-        "first": arguments(folder / "first", 1),
         "begun": arguments(folder / "begun", 1, initial, nothing, "--averaging=0.9"),
         "whole": arguments(folder / "whole", 2, initial, "--seed=3"),
         "half": arguments(folder / "parted", 1, initial, "--seed=3"),
@@ -36,8 +33,9 @@ def runs(tmp_path_factory, run_programs):
     told = dict(zip(calls, run_programs(list(calls.values())), strict=True))
     weights = {
         name: read_tensors(folder / name / "supernet.safetensors", "supernet")
-        for name in ("first", "begun", "whole", "parted")
+        for name in ("begun", "whole", "parted")
     }
+    weights["first"] = read_tensors(trained_path, "supernet")
     return weights, told
 
 
@@ -64,7 +62,7 @@ def test_the_weights_are_a_setting_of_the_run(runs):
     weights, told = runs
     kept = weights["whole"][1]["information"]["settings"]
     assert len(kept["initial"]) == 64
-    assert json.loads(kept["space"])["name"] == SPACE["name"]
+    assert json.loads(kept["space"])["name"] == "tiny"
     assert "--initial was" in told["other"][1]
 
 

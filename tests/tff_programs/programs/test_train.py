@@ -120,7 +120,7 @@ def test_a_run_killed_at_two_moments_ends_as_a_whole_one(runs, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_ends_a_program_ends_its_workers(tmp_path, number):
-    process = programs.Program(*command(tmp_path / "run"))
+    process = programs.Program(*train(tmp_path / "run", ROUNDS, "--sandwich=1"))
     for printed in process.stdout:
         if printed.startswith("round 1/"):
             break

@@ -1,7 +1,9 @@
 """Tests of the flags of `fedsup train` that decide how updates are aggregated."""
 
 import csv
+import json
 
+import commands
 import pytest
 from absl import flags
 
@@ -30,19 +32,28 @@ REFUSED = {
     "The budget holds 0 rounds": [*PRIVATE, "--max_epsilon=1"],
 }
 AGGREGATIONS = {
-    "private": PRIVATE,
+    "private": [*PRIVATE, "--sandwich=1"],
     "robust": ["--poisoned=0.3", "--compression=8bit"],
-    "adaptive": ["--clipping=adaptive", "--zeroing=9"],
+    "adaptive": ["--clipping=adaptive", "--zeroing=9", "--sandwich=1"],
 }
 RUNS = {name: ["--rounds=2", "--clients_per_round=3", *more] for name, more in AGGREGATIONS.items()}
 RUNS["one net"] = ["--rounds=1", "--clients_per_round=2", "--algorithm=fedavg"]
 RUNS["one net"] += ["--architecture=smallest"]
+# Small to compile; beside the wide one's tensors the range that 8 bits add to each is little.
+SPACES = {"tiny": commands.SPACE, "wide": {**commands.SPACE, "stem_width": 16}}
+SPACES["wide"]["stages"] = [{**commands.SPACE["stages"][0], "widths": [128, 256]}]
+RUNS = {
+    name: [f"--space={'tiny' if name == 'one net' else 'wide'}.json", *more]
+    for name, more in RUNS.items()
+}
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory, run_programs):
     """The folder of all runs, and what each call printed and raised, by its key."""
     folder = tmp_path_factory.mktemp("runs")
+    for name, space in SPACES.items():
+        (folder / f"{name}.json").write_text(json.dumps(space))
     calls = {
         key: ["train", f"--out={folder / 'refused'}", *flags] for key, flags in REFUSED.items()
     }
@@ -50,7 +61,7 @@ def told(tmp_path_factory, run_programs):
         name: ["train", f"--out={folder / name}", "--clients=6", *flags]
         for name, flags in RUNS.items()
     }
-    return folder, dict(zip(calls, run_programs(list(calls.values())), strict=True))
+    return folder, dict(zip(calls, run_programs(list(calls.values()), folder), strict=True))
 
 
 @pytest.mark.parametrize("expected", REFUSED)
