@@ -91,6 +91,33 @@ def read_client_data(
     return np.concatenate(images), _texts(np.concatenate(labels)), np.concatenate(clients)
 
 
+def left_out_notes(
+    client_ids: Sequence[str], with_examples: np.ndarray, test: Any | None
+) -> tuple[str, ...]:
+    """Returns notes about clients that have no training examples.
+
+    Args:
+      client_ids: Those that were read.
+      with_examples: Name of each training example's client.
+      test: The `ClientData` of the test part, if there is one.
+    """
+    notes = []
+    empty = sorted(set(client_ids) - set(with_examples.tolist()))
+    if empty:
+        verb = "has" if len(empty) == 1 else "have"
+        notes.append(
+            f"{len(empty):,} of {len(client_ids):,} clients {verb} no training examples: "
+            f"{list_names(empty)}."
+        )
+    untrained = sorted(set(() if test is None else test.client_ids) - set(client_ids))
+    if untrained:
+        notes.append(
+            "Clients of the test part that are not read, since they are none of the training "
+            f"part's: {list_names(untrained)}."
+        )
+    return tuple(notes)
+
+
 def _field(
     source: str, what: str, given: str | None, usual: Sequence[str], structure: Mapping[str, Any]
 ) -> str:

@@ -269,6 +269,8 @@ class FederatedDataset:
             read = client_data_examples.read_client_data(source, test, *fields, tested)
             arrays |= zip(("test_images", "test_labels", "test_clients"), read, strict=True)
         examples = array_examples.join_arrays(source, name, arrays)
+        notes = client_data_examples.left_out_notes(client_ids, arrays["clients"], test)
+        examples = examples._replace(notes=examples.notes + notes)
         return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
 
     @classmethod

@@ -43,6 +43,28 @@ def test_ours_becomes_theirs_and_comes_back():
         to_client_data(DIGITS, "val")
 
 
+def test_clients_without_training_examples_are_told():
+    def numbered(count):
+        image = tf.zeros((8, 8, 1), tf.uint8)
+        return tf.data.Dataset.range(count).map(
+            lambda number: (image + tf.cast(number, tf.uint8), 0)
+        )
+
+    def of(*names):
+        counts = tf.strings.to_number
+        return ClientData.from_clients_and_tf_fn(
+            names, lambda name: numbered(tf.cast(counts(name), tf.int64))
+        )
+
+    data = FederatedDataset.from_tff(of("0", "3", "4"), of("3", "4", "5"))
+    assert data.client_names == ("3", "4")
+    assert data.notes[-2:] == (
+        "1 of 3 clients has no training examples: 0.",
+        "Clients of the test part that are not read, since they are none of the training part's: "
+        "5.",
+    )
+
+
 def test_a_sql_file_becomes_ours(tmp_path):
     path = str(tmp_path / "digits.sqlite")
     parts = ("train", "test")

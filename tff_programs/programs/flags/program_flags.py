@@ -92,8 +92,18 @@ class ProgramFlags(flags.FlagValues):
             if self._is_flag_file_directive(line):
                 lines += self._get_flag_file_lines(self._extract_filename(line), stack)
             else:
+                self._check_known(line.strip(), filename)
                 lines.append(line.strip())
         return lines
+
+    def _check_known(self, line: str, filename: str) -> None:
+        """Refuses a line of a flag file that gives a flag which the program does not have."""
+        name = line.lstrip("-").partition("=")[0]
+        if line.startswith("-") and name not in (*self, "undefok") and name[2:] not in self:
+            raise ValueError(
+                f"{filename!r}: expected flags of this program, received --{name}. Take the line "
+                "out, or give the file to the program that it is for."
+            )
 
     def is_typed(self, name: str) -> bool:
         """Returns whether the flag stands on the command line itself, not in a flag file."""

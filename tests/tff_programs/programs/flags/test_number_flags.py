@@ -95,6 +95,10 @@ def test_a_flag_file_may_have_a_byte_order_mark(tmp_path, encoding):
         (b"--rounds=\xff", r"a\.flags': expected a flag file as text in UTF-8"),
         (b"--flagfile={path}", "that does not name itself"),
         (None, r"a\.flags': expected a flag file, received a named pipe"),
+        (
+            b"--rounds=7\n--no_such=1",
+            r"a\.flags': expected flags of this program, received --no_su",
+        ),
     ],
 )
 def test_a_flag_file_that_is_no_text_is_named(tmp_path, content, told):
