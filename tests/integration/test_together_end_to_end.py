@@ -1,80 +1,189 @@
 """A supernet, `fedsup serve` with TLS, phones of the app and of Python, rounds, rollback."""
 
+import os
 import re
+import signal
 import subprocess
+import urllib.parse
 
 import pytest
 from android import BUILD, REASON, examples_file
+from busy_proxy import BusyProxy
 from commands import fedsup
 from serving import Server
+from sqlalchemy import select
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.checkpoint import read_tensors
+from tff_programs.gateway.certificates import CertificateFiles
+from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.rounds import current_round
+from tff_programs.gateway.tables import round_tiers
 from tff_programs.programs.checkpoint import load_trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 TIERS = ("smallest", "middle", "largest")
 PYTHON_PHONES = 10
+PHONES = len(TIERS) + PYTHON_PHONES
 ROUNDS = 2
 
 
-def app(folder, link, tier, examples):
-    """Starts a phone of the app's classes."""
-    program = [BUILD, "java", "org.fedsup.demo.FederatedPhone"]
-    arguments = [folder, link, tier, examples, str(ROUNDS)]
-    return subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, text=True)
-
-
-def told(phone):
-    """Report of a phone of the app: round, accuracy as it came, loss before and after."""
-    printed, _ = phone.communicate(timeout=500)
-    assert phone.returncode == 0, printed
-    lines = re.findall(r"^sent (\d+) (\S+) (\S+) (\S+)$", printed, re.MULTILINE)
-    return [(int(number), *map(float, scores)) for number, *scores in lines]
-
-
-def test_phones_of_the_app_and_of_python_take_part_in_rounds(tmp_path, trained_path):
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory):
+    """The supernet of `fedsup demo` after a sixth of its rounds, which has learned a part."""
     subprocess.run([BUILD, "compile"], check=True)
+    folder = tmp_path_factory.mktemp("demo")
+    command = fedsup(
+        "train", f"--out={folder}", "--space=digits_small", "--dataset=digits", "--clients=20",
+        "--partition=shard", "--classes_per_client=5", "--epochs=3", "--batch_size=16",
+        "--rounds=10", "--evaluate_every=10",
+    )  # fmt: skip
+    subprocess.run(command, check=True, timeout=1500)
+    return folder / "supernet.safetensors"
+
+
+class App:
+    """A phone of the app's classes; its folder stays from one start to the next."""
+
+    def __init__(self, folder, link, tier, examples):
+        arguments = [folder, link, tier, examples, str(ROUNDS)]
+        self.folder, self.tier, self.process = folder, tier, None
+        self.command = [BUILD, "java", "org.fedsup.demo.FederatedPhone", *arguments]
+
+    def start(self):
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def end(self):
+        """Ends it with the program that it started, if it is at work."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def fails(self):
+        """Returns the sentence with which it ends."""
+        done = subprocess.run(
+            self.command, stdout=subprocess.PIPE, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 1, done.stdout
+        return re.search("^failed (.*)", done.stdout, re.MULTILINE)[1]
+
+    def scores(self):
+        """Waits for its end; returns by round (accuracy, loss) before training and after it."""
+        printed, _ = self.process.communicate(timeout=1500)
+        assert self.process.returncode == 0, printed
+        lines = re.findall(r"^sent (\d+) (\S+) (\S+) (\S+) (\S+)$", printed, re.MULTILINE)
+        numbers = {int(number): [float(one) for one in told] for number, *told in lines}
+        return {number: (tuple(told[:2]), tuple(told[2:])) for number, told in numbers.items()}
+
+
+def has_no_room(phone, models):
+    """Lets a phone's disk be full for its model, then for its update; each is told."""
+    part = phone.folder / "models" / f"{models[phone.tier]}.tflite.part"
+    part.parent.mkdir(parents=True)
+    # Each write is answered as a full disk does.
+    part.symlink_to("/dev/full")
+    full = "No space left on device): make room on this device and try again."
+    assert phone.fails() == f"Could not save the model ({full}"
+    part.unlink()
+    update = phone.folder / ".update.safetensors.part"
+    update.symlink_to("/dev/full")
+    assert phone.fails() == f"Could not save update.safetensors ({full}"
+    assert part.with_suffix("").exists()
+    update.unlink(missing_ok=True)
+
+
+def models_of_open_round(database):
+    """Hash of each tier's model in the round that is open."""
+    with database.read() as connection:
+        columns = (round_tiers.c.tier, round_tiers.c.model)
+        of_round = round_tiers.c.round_id == current_round(connection).id
+        return dict(connection.execute(select(*columns).where(of_round)).all())
+
+
+def accuracies(server):
+    """Accuracy of each tier by round, as the server told it."""
+    lines = re.findall(r"^round (\d+) open \| accuracy % (.*)$", "".join(server.printed), re.M)
+    return {
+        int(number): {name: float(share) for name, share in re.findall(r"(\S+) (\S+)", told)}
+        for number, told in lines
+    }
+
+
+def test_the_app_tells_another_certificate_and_another_version(tmp_path, supernet):
+    more = ("--role=web", "--make_certificates")
+    server = Server(supernet, tmp_path / "gateway", *more, protocol=2)
+    try:
+        link = server.link()
+        foreign = link[:-1] + "01"[link[-1] == "0"]
+        told = App(tmp_path / "foreign", foreign, "smallest", "/dev/null").fails()
+        assert "of the server's link, received another one. Nothing was sent." in told
+        told = App(tmp_path / "later", link, "smallest", "/dev/null").fails()
+        assert "expected a server of protocol version 1, received 2. Update the app to" in told
+    finally:
+        server.end()
+    assert not list(tmp_path.glob("*/identity.json"))
+
+
+def test_phones_of_the_app_and_of_python_learn_together(tmp_path, supernet):
     middle = tmp_path / "middle.json"
-    middle.write_text(Architecture((16,), (1,), (3,)).to_json())
-    trained = load_trained(trained_path)
+    middle.write_text(Architecture((16, 32, 96), (1, 1, 2), (3, 3, 3)).to_json())
     folder = tmp_path / "gateway"
     server = Server(
-        trained_path, folder, "--make_certificates", f"--goal={len(TIERS) + PYTHON_PHONES}",
-        "--over_asking=2", f"--tiers=smallest,{middle},largest", "--epochs=3",
+        supernet, folder, "--make_certificates", f"--goal={PHONES}", "--over_asking=0",
+        f"--tiers=smallest,{middle},largest",
     )  # fmt: skip
     try:
         first = int(server.wait_for(r"^round (\d+) open")[1])
-        link = re.search(r"^fedsup://\S+", "".join(server.printed), re.MULTILINE)[0]
-        examples = [
-            examples_file(tmp_path / f"{number}.bin", *trained.data.train_examples(number))
-            for number in range(len(TIERS))
-        ]
-        foreign = app(
-            tmp_path / "foreign", link[:-1] + "01"[link[-1] == "0"], "smallest", examples[0]
-        )
-        refused, _ = foreign.communicate(timeout=300)
-        assert "of the server's link, received another one. Nothing was sent." in refused
-        phones = [
-            app(tmp_path / tier, link, tier, own) for tier, own in zip(TIERS, examples, strict=True)
-        ]
-        command = fedsup(
-            "phones", f"--server={link}", f"--out={tmp_path / 'phones'}", "--processes=2",
-            f"--clients={PYTHON_PHONES}", f"--rounds={ROUNDS}",
-        )  # fmt: skip
-        subprocess.run(command, check=True, timeout=500)
-        scores = [told(phone) for phone in phones]
+        database = Database(sqlite_url(folder))
+        models = models_of_open_round(database)
+        tls = CertificateFiles(*map(str, sorted((folder / "tls").iterdir())))
+        with BusyProxy(server.url, tls.context(), tls.certificate) as proxy:
+            port = urllib.parse.urlsplit(server.url).port
+            behind_proxy = server.link().replace(f"%3A{port}", f"%3A{proxy.server_port}")
+            links = (server.link(), behind_proxy, server.link())
+            data = load_trained(supernet).data
+            phones = {
+                tier: App(
+                    tmp_path / tier,
+                    link,
+                    tier,
+                    examples_file(tmp_path / f"{tier}.bin", *data.train_examples(number)),
+                )
+                for number, (tier, link) in enumerate(zip(TIERS, links, strict=True))
+            }
+            has_no_room(phones["largest"], models)
+            for phone in phones.values():
+                phone.start()
+            command = fedsup(
+                "phones", f"--server={server.link()}", f"--out={tmp_path / 'phones'}",
+                f"--clients={PYTHON_PHONES}", "--processes=2", f"--rounds={ROUNDS}",
+                f"--tiers={','.join(TIERS)}",
+            )  # fmt: skip
+            subprocess.run(command, check=True, timeout=1500)
+            scores = {tier: phone.scores() for tier, phone in phones.items()}
+            assert (proxy.busy, proxy.puts) == (0, ROUNDS + 1), "one was answered with 503"
         server.wait_for(rf"^round {first + ROUNDS} open")
         back = fedsup("rollback", f"--out={folder}", f"--round={first}")
         subprocess.run(back, check=True, timeout=300)
     finally:
         server.end()
     printed = "".join(server.printed)
-    assert printed.count(f"{len(TIERS) + PYTHON_PHONES} updates used, 0 left out") == ROUNDS, (
-        printed
-    )
-    for rounds in scores:
-        assert [number for number, *_ in rounds] == [first, first + 1]
-        (_, _, came, _), (_, _, came_next, _) = rounds
-        assert came_next < came, "the second round's model reads the phone's digits better"
-        assert all(trained < received for _, _, received, trained in rounds)
+    assert printed.count(f"closed: {PHONES} updates used, 0 left out") == ROUNDS, printed
+    shares = accuracies(server)
+    for tier in TIERS:
+        assert shares[first + ROUNDS][tier] > shares[first][tier], (tier, shares)
+        assert scores[tier].keys() == set(range(first, first + ROUNDS))
+        (came, learned), (came_next, learned_next) = scores[tier].values()
+        assert came_next[0] > came[0], "the second round's model reads the phone's digits better"
+        assert min(learned[0], learned_next[0]) > came[0], (tier, scores[tier])
+    with database.read() as connection:
+        reopened = current_round(connection)
+    assert (reopened.number, reopened.state) == (first, "open")
+    assert models_of_open_round(database) == models
+    database.close()
+    found, _ = read_tensors(folder / reopened.folder / "supernet.safetensors", "supernet")
+    for name, value in read_tensors(supernet, "supernet")[0].items():
+        assert value.tobytes() == found[name].tobytes(), name

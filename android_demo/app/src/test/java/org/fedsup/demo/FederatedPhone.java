@@ -8,12 +8,13 @@ import java.util.List;
 import org.fedsup.trainer.Example;
 import org.fedsup.trainer.Federation;
 import org.fedsup.trainer.Participant;
+import org.fedsup.trainer.Score;
 import org.fedsup.trainer.ServerAddress;
 import org.json.JSONObject;
 
 /**
  * A phone that takes part in a server's rounds, as a program: prints a line for each update that was
- * accepted, with its round and the scores before and after training.
+ * accepted, with its round, and accuracy and loss on its own examples before and after training.
  *
  * <p>Arguments: a folder, the server's link, a tier, examples as {@link Phone} reads them, and the
  * number of rounds to take part in.
@@ -34,8 +35,8 @@ public final class FederatedPhone {
                 Participant.Visit visit = participant.visit(model -> examples, () -> false);
                 if (visit.event() == Participant.Event.SENT) {
                     left--;
-                    System.out.println("sent " + visit.round() + " " + visit.before().accuracy() + " "
-                            + visit.before().loss() + " " + visit.after().loss());
+                    System.out.println("sent " + visit.round() + " " + text(visit.before()) + " "
+                            + text(visit.after()));
                 } else if (visit.event() == Participant.Event.REFUSED) {
                     throw new IOException(visit.message());
                 }
@@ -45,5 +46,9 @@ public final class FederatedPhone {
             System.out.println("failed " + error.getMessage());
             System.exit(1);
         }
+    }
+
+    private static String text(Score score) {
+        return score.accuracy() + " " + score.loss();
     }
 }
