@@ -6,6 +6,7 @@ import signal
 import subprocess
 import urllib.parse
 
+import programs
 import pytest
 from android import BUILD, REASON, examples_file
 from busy_proxy import BusyProxy
@@ -34,12 +35,11 @@ def supernet(tmp_path_factory):
     """The supernet of `fedsup demo` after a sixth of its rounds, which has learned a part."""
     subprocess.run([BUILD, "compile"], check=True)
     folder = tmp_path_factory.mktemp("demo")
-    command = fedsup(
+    programs.run(
         "train", f"--out={folder}", "--space=digits_small", "--dataset=digits", "--clients=20",
         "--partition=shard", "--classes_per_client=5", "--epochs=3", "--batch_size=16",
-        "--rounds=10", "--evaluate_every=10",
+        "--rounds=10", "--evaluate_every=10", check=True, timeout=1500,
     )  # fmt: skip
-    subprocess.run(command, check=True, timeout=1500)
     return folder / "supernet.safetensors"
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import random
 import signal
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tornado.httpserver
 import tornado.netutil
@@ -180,3 +182,42 @@ async def run_until_stopped(server: tornado.httpserver.HTTPServer) -> None:
     await stopped.wait()
     server.stop()
     await server.close_all_connections()
+
+
+@contextlib.contextmanager
+def serving_on_loopback(gateway: Gateway) -> Iterator[str]:
+    """Serves in a thread of its own during the `with` block.
+
+    Args:
+      gateway: What is served; it is closed in the end.
+
+    Yields:
+      The address, plain HTTP on a free port of loopback.
+    """
+    started = concurrent.futures.Future()
+
+    async def serve():
+        server = http_server(gateway.application(), None)
+        stopped = asyncio.Event()
+        try:
+            address = Address("127.0.0.1", 0)
+            url = address.url("http", listen(server, address))
+            started.set_result((url, asyncio.get_running_loop(), stopped))
+            await stopped.wait()
+        except Exception as error:
+            started.set_exception(error)
+        finally:
+            server.stop()
+            await server.close_all_connections()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        url, loop, stopped = started.result()
+        try:
+            yield url
+        finally:
+            loop.call_soon_threadsafe(stopped.set)
+    finally:
+        thread.join()
+        gateway.close()

@@ -46,8 +46,7 @@ _OF_DATASET = ("dataset", "data_dir", "image_shape", "partition", "clients", "cl
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    # A fleet draws numbers of 64 bits for its clients.
-    define_data_flags(define, most_seed=2**64 - 1)
+    define_data_flags(define)
     define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
     define.path("data", None, "Own data of one person, instead of a data set.")
     define.string("client", "0", "Which client of the data set trains, its name or its number.")
@@ -137,7 +136,6 @@ def main(argv: Sequence[str]) -> None:
     )
     paths = [os.path.join(options.out, name) for name in ("update.safetensors", "training.png")]
     write_update(paths[0], update)
-    device_report.write_scores(os.path.join(options.out, device_report.SCORES_FILE), before, after)
     title = f"{trainer.metadata.architecture} on {examples.name}"
     device_report.draw_training(paths[1], title, trainer.history, before, after)
     print(device_report.gain_line(before, after, len(examples.test_labels)))

@@ -1,9 +1,9 @@
 """fedsup fleet SUPERNET: rounds whose clients are processes with a `.tflite` and their own images.
 
-A client has what a phone has: an exported model, its own examples and the stock runtime, neither
-TensorFlow nor this program's memory. In each round the server exports a subnet for every tier that
-takes part, the clients train and write update files, and the server merges those. `--compare` runs
-the same rounds inside TFF beside it.
+It is `fedsup serve` with its `fedsup phones` on loopback, whose rounds follow the plan of a
+training: who takes part, the subnet of each and the seed of its steps. A client has what a phone
+has: an exported model, its own examples and the stock runtime, neither TensorFlow nor this
+program's memory. `--compare` runs the same rounds inside TFF beside it.
 
 A fleet that was killed goes on with the round that was cut off when it is called again.
 """

@@ -1,35 +1,53 @@
-"""A fleet: a server that exports and merges, and clients that are processes of their own."""
+"""A fleet: the gateway's server and phones that are processes of their own, on loopback."""
 
 import asyncio
 import concurrent.futures
 import dataclasses
+import math
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+from sqlalchemy import select, update
 
-from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.atomic_write import replace_file
+from fedsup_tf.files.atomic_write import write_bytes
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.gateway.check_in import Training
+from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.lease import Lease
+from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.round_work import Base
+from tff_programs.gateway.rounds import Rounds, RoundSettings, current_round
+from tff_programs.gateway.secret_files import enrolment_token, server_secret
+from tff_programs.gateway.server import Gateway, ServerSettings, serving_on_loopback
+from tff_programs.gateway.tables import round_tiers, rounds, updates
 from tff_programs.programs.checkpoint import TrainedSupernet
-from tff_programs.programs.cli import END_WITH
-from tff_programs.programs.fleet_optimizer import FleetOptimizer
-from tff_programs.programs.training_information import device_training, trained_tiers
-from tff_programs.reports.device_report import SCORES_FILE, gain_line, read_scores
+from tff_programs.programs.fleet_rounds import FleetRounds, client_name
+from tff_programs.programs.phone_fleet import (
+    phone_folder,
+    start_visit,
+    visit_line,
+    write_examples,
+)
+from tff_programs.programs.stored_optimizer import OPTIMIZER_SETTINGS
+from tff_programs.programs.supernet_rounds import SUPERNET, WorkSettings
+from tff_programs.programs.training_information import (
+    device_training,
+    left_out_flags,
+    trained_tiers,
+)
 from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundPlan
 from tff_programs.simulation.run_folder import hold_run
-from tff_programs.simulation.tiers import Tier, default_tiers
-from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
-from tflite.merge.merge import merge_updates
+from tff_programs.simulation.tiers import default_tiers
+from tflite.together.address import ServerAddress
+from tflite.together.device_folder import DeviceFolder
 
-_IMAGES_OF_CALIBRATION = 30
+# A fleet that is continued after years does not close a round without some of its clients.
+_NEVER = 1e9
+_PHONES = "phones"
+_VERSION = "was started by another version of this program. Give another --out."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +72,11 @@ class FleetSettings:
 
 
 class Fleet:
-    """The server of a fleet, and the processes of its clients."""
+    """The server of a fleet, and the processes of its clients.
+
+    Attributes:
+      supernet: The trained one before `run`, and the fleet's after it.
+    """
 
     def __init__(
         self,
@@ -63,7 +85,7 @@ class Fleet:
         settings: FleetSettings,
         on_progress: Callable[[str], None] = lambda line: None,
     ):
-        """Makes the fleet, or opens the one in `folder`.
+        """Plans the fleet; `run` makes it, or goes on with the one in `folder`.
 
         Args:
           trained: The supernet and its clients.
@@ -98,45 +120,40 @@ class Fleet:
             cohorts=of_training.get("cohorts") or "passes",
             sandwich=of_training.get("cohort_sandwich", False) and settings.clients_per_round > 1,
         )
-        self.optimizer = FleetOptimizer(of_training, trained.supernet, folder)
+        self.supernet = trained.supernet
         self._left_out = left_out_flags(of_training, apart_from=("server_optimizer",))
-        self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-        self._templates = {}
         self._base = fingerprint(trained.weights)
-        # The trained one stays as it is, for the comparison.
-        self.supernet, information = trained.supernet, trained.information
-        self._done = 0
-        path = self._path("supernet.safetensors")
-        if os.path.exists(path):
-            self.supernet, information = Supernet.load_checkpoint(path, space)
-            if information["fleet"].get("random_streams") != RANDOM_STREAMS:
-                raise ValueError(
-                    f"The fleet in {folder!r} was started by a version that drew other random "
-                    "numbers from a seed. Give another --out."
-                )
-            if information["fleet"]["base"] != self._base:
-                raise ValueError(
-                    f"The fleet in {folder!r} began with another supernet. Give that one to "
-                    "continue it, or another --out."
-                )
-            if self.optimizer.optimizer is not None and "optimizer" not in information["fleet"]:
-                raise ValueError(
-                    f"The fleet in {folder!r} was started by a version that did without the "
-                    "training's server optimizer. Give another --out."
-                )
-            self._done = information["fleet"]["rounds"]
-            self.optimizer.load(self._done)
-            on_progress(f"Continuing after round {self._done}.")
-        else:
-            self.supernet = Supernet(space)
-            self.supernet.assign_weights(trained.weights)
-        self._information = information
+        self._last = trained.information["round"] + settings.rounds
+        of_fleet = {"fleet": {"base": self._base, "random_streams": RANDOM_STREAMS}}
+        self._work = FleetRounds(
+            trained._replace(information={**trained.information, **of_fleet}),
+            folder,
+            WorkSettings(
+                tiers=self.assignment.tiers,
+                training=self.training,
+                # Its own processes wrote the updates.
+                merging={
+                    "aggregation": self.aggregation,
+                    "weighting": self.weighting,
+                    "limits": None,
+                },
+                # Once for each subnet: its clients' training does not depend on it.
+                calibrate_every=math.inf,
+                test_batch_size=settings.test_batch_size,
+                optimizer={
+                    name: of_training[name] for name in OPTIMIZER_SETTINGS if name in of_training
+                },
+            ),
+            lambda number: self.assignment.plan(number + 1),
+            self._last,
+        )
+        self.optimizer = self._work.optimizer
 
     def run(self) -> None:
         """Runs all rounds that were not run before.
 
         Raises:
-          ValueError: If another program runs in the same folder.
+          ValueError: If another program runs in the same folder, or another fleet is in it.
         """
         if self._left_out:
             self._on_progress(
@@ -145,198 +162,156 @@ class Fleet:
                 f"{self.weighting})."
             )
         with hold_run(self._folder):
-            self._tell_accuracies("before")
-            for number in range(1, self._settings.rounds + 1):
-                self.run_round(number)
+            database = Database(sqlite_url(self._folder))
+            try:
+                self._open(database)
+                self._run(database)
+            finally:
+                database.close()
+                self._work.close()
 
     async def run_async(self) -> None:
         """Runs `run` beside a running event loop, in a thread of its own."""
         await asyncio.to_thread(self.run)
 
-    def run_round(self, number: int) -> None:
-        """Runs one round, counted from 1; nothing if it was run before."""
-        if number <= self._done:
-            return
-        start = time.monotonic()
-        plan = self.plan(number)
-        folder = self._path(f"round_{number:03d}")
-        supernet_hash = fingerprint(self.supernet.weights_by_name())
-        models = self._export(folder, plan, supernet_hash)
-        workers = self._settings.processes or len(os.sched_getaffinity(0))
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            jobs = [
-                pool.submit(
-                    self._train_client, folder, models[architecture], client, _client_seed(seed)
-                )
-                for client, architecture, seed in zip(
-                    plan.clients, plan.architectures, plan.seeds, strict=True
-                )
-            ]
-            updates = [job.result() for job in jobs]
-        before = self.supernet.values_by_name()
-        merged = merge_updates(
-            self.supernet,
-            supernet_hash,
-            updates,
-            aggregation=self.aggregation,
-            weighting=self.weighting,
-            # Its own processes wrote them.
-            limits=None,
-            class_names=self.trained.information["class_names"],
-        )
-        for rejected in merged.rejected:
-            self._on_progress(f"  left out {rejected.name}: {rejected.reason}")
-        trained_nets = [update.architecture for update in merged.used]
-        self.supernet.assign_weights(
-            self.optimizer.step(before, self.supernet.values_by_name(), trained_nets)
-        )
-        self.optimizer.save(number)
-        self._information = {
-            **self._information,
-            "round": self.trained.information["round"] + number,
-            "fleet": {
-                "base": self._base,
-                "rounds": number,
-                "random_streams": RANDOM_STREAMS,
-                "optimizer": self.optimizer.optimizer is not None,
-            },
-        }
-        self.supernet.save_checkpoint(self._path("supernet.safetensors"), self._information)
-        self.optimizer.forget_before(number)
-        seconds = time.monotonic() - start
-        self._tell_accuracies(
-            f"round {number}/{self._settings.rounds} | {len(updates)} clients", seconds
-        )
-
-    def accuracies(self, supernet: Supernet) -> dict[str, float]:
-        """Test accuracy of each tier's subnet."""
-        weights = supernet.values_by_name()
-        dataset = self.trained.data.dataset
-        return {
-            tier.name: self._accuracy(
-                weights,
-                tier.architecture,
-                dataset.test_images,
-                dataset.test_labels,
-                self._settings.test_batch_size,
-            )
-            for tier in self.assignment.tiers
-        }
-
-    def _tell_accuracies(self, label: str, seconds: float | None = None) -> None:
-        shares = self.accuracies(self.supernet)
-        shown = "  ".join(f"{name} {100 * share:.1f}" for name, share in shares.items())
-        took = "" if seconds is None else f" | {seconds:.0f} s"
-        self._on_progress(f"{label}{took} | accuracy % {shown}")
-
     def plan(self, number: int) -> RoundPlan:
         """Returns the plan of a round; the fleet's rounds count on from those of the training."""
         return self.assignment.plan(self.trained.information["round"] + number)
 
-    def _export(self, folder: str, plan: RoundPlan, supernet_hash: str) -> dict[Architecture, str]:
-        """Writes a model for each architecture of the round; returns their paths."""
-        trained = self.trained
-        number = self._information["round"]
-        names = {tier.architecture: tier.name for tier in self.assignment.tiers}
-        tiers = [
-            Tier(names.get(one, f"subnet_{trained.supernet.space.index(one)}"), one)
-            for one in dict.fromkeys(plan.architectures)
-        ]
-        new = [tier for tier in tiers if tier.architecture not in self._templates]
-        mean_squares = (
-            calibrate_tiers(
-                trained,
-                new,
-                _IMAGES_OF_CALIBRATION,
-                on_progress=self._on_progress,
-                # Clients train the supernet's own, as they do in a federated round.
-                classifier_penalty=None,
-            )
-            if new
-            else []
-        )
-        calibrated = dict(zip((tier.architecture for tier in new), mean_squares, strict=True))
-        origin = Origin(
-            trained.supernet.space, supernet_hash, number, trained.information["class_names"]
-        )
-        models = {}
-        for tier in tiers:
-            architecture = tier.architecture
-            subnet = self.supernet.extract(architecture)
-            path = os.path.join(folder, f"{tier.name}.tflite")
-            if architecture in calibrated:
-                export_tflite(
-                    path,
-                    subnet,
-                    calibrated[architecture],
-                    trained.preprocessing,
-                    self.training,
-                    origin,
-                    BatchSizes(train=self.training.batch_size),
-                )
-                self._templates[architecture] = path, calibrated[architecture]
-            else:
-                template, mean_squares = self._templates[architecture]
-                weights = subnet.values_by_name()
-                refresh_tflite(path, template, weights, mean_squares, supernet_hash, number)
-            models[architecture] = path
-        return models
+    def accuracies(self, supernet: Supernet) -> dict[str, float]:
+        """Returns the test accuracy of each tier's subnet."""
+        return self._work.evaluate(supernet)
 
-    def _train_client(self, folder: str, model: str, client: int, seed: int) -> str:
-        """Runs one client's process, and returns the path of its update."""
-        own = os.path.join(folder, f"client_{client:04d}")
-        os.makedirs(own, exist_ok=True)
-        train = self.trained.data.train_examples(client)
-        test = self.trained.data.test_examples(client)
-        examples = os.path.join(own, "examples.npz")
-        names = ("images", "labels", "test_images", "test_labels")
-        arrays = dict(zip(names, (*train, *test), strict=True))
-        replace_file(examples, lambda temporary: np.savez(temporary, **arrays))
-        command = [
-            *(sys.executable, "-c", "from tff_programs.programs.cli import main; main()"),
-            *("device", model),
-            f"--data={examples}",
-            f"--out={own}",
-            f"--epochs={self.training.epochs}",
-            f"--learning_rate={self.learning_rate}",
-            f"--seed={seed}",
-            # This process exported it.
-            "--trusted",
-        ]
-        environment = {**os.environ, END_WITH: str(os.getpid())}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if done.returncode:
-            raise RuntimeError(f"Client {client} ended with an error: {done.stderr[-500:]}")
-        scores = read_scores(os.path.join(own, SCORES_FILE))
-        gain = gain_line(scores["before"], scores["after"], len(test[1]))
-        self._on_progress(f"  client {client}, {os.path.basename(model)}: {gain}")
-        return os.path.join(own, "update.safetensors")
+    def _open(self, database: Database) -> None:
+        """Checks that the fleet in the folder is this one, and goes on with it."""
+        with database.read() as connection:
+            current = current_round(connection)
+        if current is None:
+            if os.path.exists(self._path(SUPERNET)):
+                raise self._other(_VERSION)
+            return
+        base = Base(current.number, current.base_hash, current.folder)
+        _, information = self._work.load(base)
+        if information["fleet"]["random_streams"] != RANDOM_STREAMS:
+            raise self._other(_VERSION)
+        if information["fleet"]["base"] != self._base:
+            raise self._other(
+                "began with another supernet. Give that one to continue it, or another --out."
+            )
+        self._on_progress(f"Continuing after round {self._done(current.number)}.")
+        if current.state == "open" and current.number < self._last:
+            self._open_anew(database, current.id, base)
+
+    def _open_anew(self, database: Database, round_id: int, base: Base) -> None:
+        """Opens a round anew whose models are not those of its plan.
+
+        It has none where an earlier call ended before it, and others where that had other settings.
+        """
+        of_round = round_tiers.c.round_id == round_id
+        with database.write() as connection:
+            goals = select(round_tiers.c.tier, round_tiers.c.goal).where(of_round)
+            if dict(connection.execute(goals).all()) == self._work.goals(base.number):
+                return
+            self._work.go_on(base)
+            opened, waits = rounds.c.id == round_id, updates.c.state == "waiting"
+            connection.execute(update(rounds).where(opened).values(state="undone"))
+            connection.execute(update(updates).where(waits).values(state="left_out"))
+
+    def _other(self, why: str) -> ValueError:
+        return ValueError(f"The fleet in {self._folder!r} {why}")
+
+    def _done(self, number: int) -> int:
+        """Returns the fleet's rounds that made the supernet with that number."""
+        return number - self.trained.information["round"]
+
+    def _run(self, database: Database) -> None:
+        clients = self.assignment.clients_per_round
+        settings = RoundSettings(
+            goal=clients,
+            least_updates=clients,
+            deadline_seconds=_NEVER,
+            over_asking=0.0,
+            max_staleness=0,
+            keeps_updates=True,
+        )
+        # The folder's lock keeps other programs out.
+        lease = Lease(database, "fleet", _NEVER, time.time)
+        lease.take()
+        keeper = Rounds(
+            database, self._folder, settings, self._work, lease, time.time, self._on_progress
+        )
+        server_settings = ServerSettings(
+            Training(self.training.epochs, self.learning_rate, _NEVER),
+            max_staleness=0,
+            pace=Pace(1.0),
+            requests_per_hour=_NEVER,
+        )
+        secret = server_secret(self._folder)
+        gateway = Gateway(
+            Database(database.url), self._folder, secret, server_settings, self._on_progress
+        )
+        with serving_on_loopback(gateway) as url:
+            address = ServerAddress(url, enrolment_token(self._folder))
+            trained = -1
+            while True:
+                while keeper.step():
+                    pass
+                with database.read() as connection:
+                    current = current_round(connection)
+                self._publish(Base(current.number, current.base_hash, current.folder))
+                if current.number >= self._last:
+                    return
+                if current.number == trained:
+                    raise RuntimeError(
+                        f"Round {self._done(trained) + 1}: expected updates that can be merged, "
+                        "received none. What was left out is above."
+                    )
+                trained = current.number
+                self._train_clients(address, trained)
+
+    def _publish(self, base: Base) -> None:
+        """Puts the newest supernet where whoever runs the fleet finds it."""
+        with open(self._path(os.path.join(base.folder, SUPERNET)), "rb") as file:
+            write_bytes(self._path(SUPERNET), file.read())
+        self.supernet, _ = self._work.load(base)
+
+    def _train_clients(self, address: ServerAddress, number: int) -> None:
+        """Lets the clients of a round take part."""
+        plan = self.assignment.plan(number + 1)
+        workers = self._settings.processes or len(os.sched_getaffinity(0))
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            jobs = [
+                pool.submit(self._train_client, address, number, *one)
+                for one in zip(plan.clients, plan.architectures, plan.seeds, strict=True)
+            ]
+            for job in jobs:
+                job.result()
+
+    def _train_client(
+        self, address: ServerAddress, number: int, client: int, architecture, seed: np.ndarray
+    ) -> None:
+        """Runs a client's processes until its update of the round is accepted."""
+        folder = phone_folder(self._path(_PHONES), client)
+        write_examples(folder, *self.trained.data.train_examples(client))
+        DeviceFolder(folder).follow(address.url)
+        settings = {
+            "address": dataclasses.asdict(address),
+            "folder": folder,
+            "fields": {"tier": self._work.tier_name(architecture), "application": "fedsup fleet"},
+            "runtime": None,
+            "plan": [client_name(client), _client_seed(seed)],
+        }
+        while True:
+            visit = start_visit(settings)
+            if visit["event"] not in ("sent", "waits"):
+                raise RuntimeError(f"Client {client}: {visit.get('message') or visit['event']}")
+            # It waits where an earlier call had its update already.
+            if visit["event"] == "waits" or visit["task"]["round"] == number:
+                break
+        self._on_progress("  " + visit_line(client, visit))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)
-
-
-def left_out_flags(of_training: Mapping[str, Any], apart_from: Collection[str] = ()) -> list[str]:
-    """Returns the flags of the training's server that a server of files does not have.
-
-    Args:
-      of_training: Settings of the training.
-      apart_from: Flags that this server has.
-    """
-    neutral = {
-        "server_optimizer": "none",
-        "averaging": 0.0,
-        "clipping": "none",
-        "zeroing": "none",
-        "compression": "none",
-        "poisoned": 0.0,
-        "noise_multiplier": 0.0,
-    }
-    return [
-        f"--{name}={of_training[name]}"
-        for name, value in neutral.items()
-        if name not in apart_from and of_training.get(name, value) != value
-    ]
 
 
 def _client_seed(seed: np.ndarray) -> int:

@@ -131,34 +131,19 @@ class PhoneFleet:
         # Of all subnets.
         able = {"capability": {"parameters": 2**53 - 1, "macs": 2**53 - 1}}
         fields = {"tier": tier} if tier else able
-        text = json.dumps(
+        return start_visit(
             {
                 "address": dataclasses.asdict(self._address),
-                "folder": self._phone_folder(number),
+                "folder": phone_folder(self._folder, number),
                 "fields": {**fields, "application": settings.application},
                 "runtime": settings.runtime,
-                "shares": dict(settings.shares),
-                "seed": settings.seed,
-                "number": number,
+                "faults": [dict(settings.shares), settings.seed, number],
             }
         )
-        code = "from tff_programs.programs.phone_process import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, text],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, END_WITH: str(os.getpid())},
-        )
-        if done.returncode < 0:
-            return {"event": "crashed", "wait_seconds": _KILLED_WAIT_SECONDS}
-        if done.returncode:
-            raise RuntimeError(f"Phone {number} ended with an error: {done.stderr[-500:]}")
-        return json.loads(done.stdout.splitlines()[-1])
 
     def _take(self, number: int, visit: dict[str, Any]) -> int | None:
         """Takes a visit's end; returns the seconds until the next one, None for none."""
-        event, task = visit["event"], visit.get("task")
+        event = visit["event"]
         if event == "needs_examples":
             self._give_examples(visit["model"])
             return 0
@@ -168,7 +153,7 @@ class PhoneFleet:
             self._on_progress(f"phone {number} takes part no more: {visit['message']}")
             return None
         if event != "waits":
-            self._on_progress(_line(number, visit, task))
+            self._on_progress(visit_line(number, visit))
         status = visit.get("status")
         if status is not None:
             if self._first_round is None:
@@ -183,19 +168,52 @@ class PhoneFleet:
         """Writes each phone's pictures into its folder, in the form that the model takes."""
         data = self._load_examples(read_metadata(model))
         for number in range(self._settings.clients):
-            images, labels = data.train_examples(number % len(data))
-            arrays = {"images": images, "labels": labels}
-            make_folder(self._phone_folder(number))
-            replace_file(
-                os.path.join(self._phone_folder(number), EXAMPLES),
-                lambda path, arrays=arrays: np.savez(path, **arrays),
+            write_examples(
+                phone_folder(self._folder, number), *data.train_examples(number % len(data))
             )
 
-    def _phone_folder(self, number: int) -> str:
-        return os.path.join(self._folder, f"phone_{number:04d}")
+
+def phone_folder(folder: str, number: int) -> str:
+    """Returns the folder of a phone's own files."""
+    return os.path.join(folder, f"phone_{number:04d}")
 
 
-def _line(number: int, visit: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
+def write_examples(folder: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a phone's pictures into its folder."""
+    make_folder(folder)
+    path = os.path.join(folder, EXAMPLES)
+    replace_file(path, lambda temporary: np.savez(temporary, images=images, labels=labels))
+
+
+def start_visit(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs a visit in a process of its own.
+
+    Args:
+      settings: As of `phone_process.visit`.
+
+    Returns:
+      The fields that it returns; the event is `crashed` if the process was killed.
+    """
+    code = "from tff_programs.programs.phone_process import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, END_WITH: str(os.getpid())},
+    )
+    if done.returncode < 0:
+        return {"event": "crashed", "wait_seconds": _KILLED_WAIT_SECONDS}
+    if done.returncode:
+        raise RuntimeError(
+            f"The phone in {settings['folder']!r} ended with an error: {done.stderr[-500:]}"
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def visit_line(number: int, visit: Mapping[str, Any]) -> str:
+    """Returns a line of text about a visit."""
+    task = visit.get("task")
     parts = [f"phone {number}"]
     if task is not None:
         parts.append(f"round {task['round']}, {task['tier']}")

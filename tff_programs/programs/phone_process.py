@@ -1,9 +1,10 @@
 """The process of one phone's visit: the runtime, its own pictures and nothing of the server.
 
-`fedsup phones` starts it with the phone's settings as JSON in the first argument, and reads the
-visit as one line of JSON from it.
+`fedsup phones` and `fedsup fleet` start it with the phone's settings as JSON in the first argument,
+and read the visit as one line of JSON from it.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,14 +16,33 @@ import numpy as np
 from fedsup_tf.files.reading import reading
 from tff_programs.programs.cli import END_WITH
 from tff_programs.programs.phone_faults import FaultyParticipant
+from tflite.format.update_file import DeviceUpdate
 from tflite.together.address import ServerAddress
 from tflite.together.device_folder import DeviceFolder
 from tflite.together.errors import FederationError, RefusedError, UnavailableError
 from tflite.together.federation import Federation
+from tflite.together.participant import Participant
 
 EXAMPLES = "examples.npz"
 # After a trouble of its own or of the server's.
 _TROUBLE_SECONDS = 30
+
+
+class PlannedParticipant(Participant):
+    """A device whose training a plan of rounds decides, to the bit.
+
+    Attributes:
+      client: The name that its update tells.
+      seed: Of its training, in place of the task's.
+    """
+
+    client: str
+    seed: int
+
+    def train(self, task, path, examples) -> DeviceUpdate:
+        """Trains a task's model, and returns the change of its weights."""
+        update = super().train({**task, "seed": self.seed}, path, examples)
+        return dataclasses.replace(update, client=self.client)
 
 
 def main() -> None:
@@ -39,8 +59,9 @@ def visit(settings: dict[str, Any]) -> dict[str, Any]:
     """Makes a visit.
 
     Args:
-      settings: `address` (fields of a `ServerAddress`), `folder`, `fields`, `runtime`, `shares`,
-        `seed` and `number` of a `FaultyParticipant`.
+      settings: `address` (fields of a `ServerAddress`), `folder`, `fields` and `runtime` of a
+        participant, and `faults`, the other arguments of a `FaultyParticipant`, or `plan`, the
+        attributes of a `PlannedParticipant`.
 
     Returns:
       Fields of a `Visit`, and `status` if the server told it. The event may also be `ended`, where
@@ -50,15 +71,12 @@ def visit(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         federation = Federation(ServerAddress(**settings["address"]))
         folder = DeviceFolder(settings["folder"])
-        device = FaultyParticipant(
-            federation,
-            folder,
-            settings["fields"],
-            settings["runtime"],
-            settings["shares"],
-            settings["seed"],
-            settings["number"],
-        )
+        arguments = (federation, folder, settings["fields"], settings["runtime"])
+        if "plan" in settings:
+            device = PlannedParticipant(*arguments)
+            device.client, device.seed = settings["plan"]
+        else:
+            device = FaultyParticipant(*arguments, *settings["faults"])
         made = device.visit(lambda metadata: _examples(settings["folder"]))
         result = made._asdict()
         if made.task is not None:

@@ -17,6 +17,8 @@ from tff_programs.learning.server_update import ServerUpdate
 from tff_programs.types import MeanUpdate
 
 _KIND = "fleet optimizer"
+# Settings of a training that decide it.
+OPTIMIZER_SETTINGS = ("server_optimizer", "server_learning_rate", "server_momentum")
 
 
 class StoredOptimizer:

@@ -30,7 +30,7 @@ from tflite.merge.merge_report import NothingToMergeError
 
 # Stream of random numbers: the subnets that a round's tiers train.
 _ARCHITECTURES = 8
-_SUPERNET = "supernet.safetensors"
+SUPERNET = "supernet.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 
 
@@ -65,7 +65,11 @@ class WorkSettings:
 
 
 class SupernetRounds:
-    """Merges updates into supernets and exports their subnets; see `round_work.RoundWork`."""
+    """Merges updates into supernets and exports their subnets; see `round_work.RoundWork`.
+
+    Attributes:
+      optimizer: The server's.
+    """
 
     def __init__(self, trained: TrainedSupernet, folder: str, settings: WorkSettings):
         """Creates the work.
@@ -79,7 +83,7 @@ class SupernetRounds:
         self._folder = folder
         self._settings = settings
         self._accuracy = build_accuracy(trained.supernet, trained.preprocessing)
-        self._optimizer = StoredOptimizer(settings.optimizer, trained.supernet)
+        self.optimizer = StoredOptimizer(settings.optimizer, trained.supernet)
         self._templates: dict[Architecture, str] = {}
         self._calibrated: dict[Architecture, tuple[int, dict[str, np.ndarray]]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="fedsup-serve-")
@@ -97,11 +101,12 @@ class SupernetRounds:
         number = information["round"]
         # Another hash is another folder: whoever writes into one writes the same.
         folder = os.path.join("rounds", f"{number:06d}-{hash_[:16]}")
-        supernet.save_checkpoint(os.path.join(self._folder, folder, _SUPERNET), information)
+        supernet.save_checkpoint(os.path.join(self._folder, folder, SUPERNET), information)
         return Base(number, hash_, folder)
 
-    def _load(self, base: Base) -> tuple[Supernet, dict[str, Any]]:
-        path = os.path.join(self._folder, base.folder, _SUPERNET)
+    def load(self, base: Base) -> tuple[Supernet, dict[str, Any]]:
+        """Returns a supernet and what is saved with it."""
+        path = os.path.join(self._folder, base.folder, SUPERNET)
         return Supernet.load_checkpoint(path, self._trained.supernet.space)
 
     def merge(
@@ -113,7 +118,7 @@ class SupernetRounds:
         round_id: int,
     ) -> Merged:
         """Merges updates into the base's supernet; see `RoundWork.merge`."""
-        supernet, information = self._load(base)
+        supernet, information = self.load(base)
         before = supernet.values_by_name()
         merging = {**self._settings.merging, "older": older, **self._private(base, round_id)}
         try:
@@ -136,7 +141,7 @@ class SupernetRounds:
         merged = [*already_merged, *(used.identity for used in report.used)]
         following = {**information, "round": base.number + 1, "merged": sorted(merged)}
         kept = self._keep(supernet, following)
-        self._optimizer.write(os.path.join(self._folder, kept.folder, _OPTIMIZER))
+        self.optimizer.write(os.path.join(self._folder, kept.folder, _OPTIMIZER))
         fields = {
             "base": {"hash": base.hash, "round": base.number},
             "supernet": {"hash": kept.hash, "round": kept.number},
@@ -174,15 +179,15 @@ class SupernetRounds:
         state = os.path.join(self._folder, base.folder, _OPTIMIZER)
         # The first supernet has none, nor has one that an earlier version made.
         if os.path.exists(state):
-            self._optimizer.read(state)
+            self.optimizer.read(state)
         else:
-            self._optimizer.reset()
+            self.optimizer.reset()
         merged = supernet.values_by_name()
-        supernet.assign_weights(self._optimizer.step(before, merged, architectures))
+        supernet.assign_weights(self.optimizer.step(before, merged, architectures))
 
     def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
         """Exports a model for each tier and evaluates the supernet; see `RoundWork.prepare`."""
-        supernet, information = self._load(base)
+        supernet, information = self.load(base)
         drawn = self._draw(base.number)
         mean_squares = self._calibrate(supernet, information, drawn, base.number, on_progress)
         space = supernet.space
@@ -194,7 +199,7 @@ class SupernetRounds:
             cost = architecture_cost(space, tier.architecture)
             capacity = getattr(cost, tier.cost) if tier.limit is None else tier.limit
             models.append(TierModel(tier, float(capacity), path, cost.parameters))
-        return Prepared(models, self._evaluate(supernet))
+        return Prepared(models, self.evaluate(supernet))
 
     def _draw(self, number: int) -> list[Tier]:
         """Returns the tiers, each with the subnet that it trains in that round."""
@@ -260,7 +265,7 @@ class SupernetRounds:
         write_bytes(os.path.join(self._folder, path), data)
         return path
 
-    def _evaluate(self, supernet: Supernet) -> dict[str, float]:
+    def evaluate(self, supernet: Supernet) -> dict[str, float]:
         """Returns the test accuracy of each tier's own subnet."""
         dataset = self._trained.data.dataset
         if not self._settings.test_batch_size:

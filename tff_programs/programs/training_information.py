@@ -1,7 +1,7 @@
 """Information that is saved with a trained supernet, for the programs that follow a training."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
@@ -131,3 +131,26 @@ def device_training(information: Mapping[str, Any]) -> LocalTraining:
     # A flag that is not given has no value in the settings.
     known = {name: settings.get(name) for name in _OF_DEVICES}
     return LocalTraining(**{name: value for name, value in known.items() if value is not None})
+
+
+def left_out_flags(of_training: Mapping[str, Any], apart_from: Collection[str] = ()) -> list[str]:
+    """Returns the flags of the training's server that a server of files does not have.
+
+    Args:
+      of_training: Settings of the training.
+      apart_from: Flags that this server has.
+    """
+    neutral = {
+        "server_optimizer": "none",
+        "averaging": 0.0,
+        "clipping": "none",
+        "zeroing": "none",
+        "compression": "none",
+        "poisoned": 0.0,
+        "noise_multiplier": 0.0,
+    }
+    return [
+        f"--{name}={of_training[name]}"
+        for name, value in neutral.items()
+        if name not in apart_from and of_training.get(name, value) != value
+    ]

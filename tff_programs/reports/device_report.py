@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fedsup_tf.files.atomic_write import replace_file, write_json
-from fedsup_tf.files.json_schema import parse_json, read_json
+from fedsup_tf.files.atomic_write import replace_file
 from tflite.device.epoch import EpochReport
 
-# Written beside an update: the model's scores for the person before and after.
-SCORES_FILE = "scores.json"
 _BAR = 20
 _INK, _FAINT, _TRAINED, _HELD_OUT = "#22303c", "#9aa5af", "#3b6fb6", "#e07b39"
 
@@ -25,21 +22,6 @@ class Scores(NamedTuple):
     loss: float
     test_loss: float
     test_accuracy: float
-
-
-def write_scores(path: str, before: Scores, after: Scores) -> None:
-    """Writes the scores before and after a training, for `read_scores`."""
-    write_json(path, {"before": before._asdict(), "after": after._asdict()})
-
-
-def read_scores(path: str) -> dict[str, Scores]:
-    """Reads what `write_scores` wrote; returns `before` and `after`."""
-
-    def parse(text):
-        fields = parse_json(text, "scores")
-        return {name: Scores(**fields[name]) for name in ("before", "after")}
-
-    return read_json(path, "scores", parse)
 
 
 def epoch_line(report: EpochReport, epochs: int, examples: int, loss_before: float) -> str:

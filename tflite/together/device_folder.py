@@ -72,6 +72,13 @@ class DeviceFolder:
         fields = {"url": url, "device": identity.device, "key": identity.key.hex()}
         write_json(self._path(_IDENTITY), fields)
 
+    def follow(self, url: str) -> None:
+        """Keeps the identity, if there is one, for a server that has another address now."""
+        path = self._path(_IDENTITY)
+        if os.path.exists(path):
+            fields = read_json(path, "a device's identity", _parse_identity)
+            write_json(path, {**fields, "url": url})
+
     def model_path(self, hash_: str) -> str:
         """Returns where a model is kept."""
         return self._path(_MODELS, f"{hash_}.tflite")

@@ -1,25 +1,30 @@
 """A fleet of processes: it learns, goes on where it was cut off, and is not mixed up."""
 
-import functools
+import re
 import shutil
+import signal
 
+import numpy as np
 import pytest
 from programs import Program
+from sqlalchemy import func, select
 
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.supernet import Supernet
+from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.tables import updates
 from tff_programs.programs.checkpoint import load_trained
-from tff_programs.programs.fleet_optimizer import FleetOptimizer
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
+from tff_programs.programs.stored_optimizer import StoredOptimizer
 from tff_programs.programs.training_information import trained_tiers
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier, parse_tiers
+from tflite.device.trainer import DeviceTrainer
 from tflite.format.metadata import read_metadata
-from tflite.format.update_file import read_update
 from tflite.merge.merge import merge_updates
-from tflite.merge.received import subnet_shapes
 
 CLIENTS = 3
+ROUNDS = 3
 
 
 def command(supernet, folder, rounds, *more):
@@ -36,102 +41,105 @@ def command(supernet, folder, rounds, *more):
 
 @pytest.fixture(scope="module")
 def fleets(tmp_path_factory, trained_path, run_programs):
-    """A fleet that ran through, one that was cut off, and what the programs printed and raised."""
+    """A fleet that was killed in its second round and continued, and what the programs told."""
     folder = tmp_path_factory.mktemp("fleets")
-    whole, parts, foreign = (folder / name for name in ("whole", "parts", "foreign.safetensors"))
+    fleet, foreign = (folder / name for name in ("fleet", "foreign.safetensors"))
     supernet, information = Supernet.load_checkpoint(trained_path)
-    weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
+    weights = supernet.values_by_name()
     supernet.assign_weights({**weights, "head/bias": weights["head/bias"] + 1})
     supernet.save_checkpoint(foreign, information)
-    with Program(*command(trained_path, whole, 2)) as process:
-        printed = ""
+    printed = ""
+    with Program(*command(trained_path, fleet, 2)) as process:
         for line in process.stdout:
             printed += line
-            if line.startswith("round 1/2"):
-                # All that is left of a fleet that is killed now.
-                parts.mkdir()
-                for kept in ("supernet.safetensors", "optimizer_000001.safetensors"):
-                    shutil.copy(whole / kept, parts)
-    assert process.returncode == 0
+            if re.match(r"  phone \d+ \| round 2,", line):
+                process.kill()
+    assert process.returncode == -signal.SIGKILL, printed
     others = [
-        command(trained_path, parts, 2),
-        command(foreign, whole, 3),
-        command(trained_path, whole, 2),
+        command(trained_path, fleet, 2),
+        command(foreign, fleet, 3),
+        command(trained_path, fleet, 2),
+        command(trained_path, fleet, ROUNDS),
     ]
-    return whole, parts, [[printed, ""], *run_programs(others)]
+    return fleet, [[printed, ""], *run_programs(others)]
 
 
-def tensors(folder):
-    return read_tensors(folder / "supernet.safetensors", "supernet")
-
-
-def test_a_fleet_cut_off_ends_as_one_that_ran_through(fleets):
-    whole, parts, told = fleets
-    assert not told[1][1]
-    assert "Continuing" not in told[0][0]
-    assert "Continuing after round 1." in told[1][0]
-    assert "round 1/2" not in told[1][0]
-    expected, information = tensors(whole)
-    found, found_information = tensors(parts)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert value.tobytes() == found[name].tobytes(), name
-    assert information == found_information
-
-
-def test_a_fleets_supernet_is_the_merge_of_what_its_clients_sent(fleets, trained_path):
-    whole, _, _ = fleets
+def test_a_fleets_supernet_is_that_of_files_that_somebody_carries(fleets, trained_path):
+    folder, _ = fleets
     supernet, information = Supernet.load_checkpoint(trained_path)
+    settings, data = information["settings"], load_trained(trained_path).data
     assignment = Assignment(supernet.space, trained_tiers(information), 6, CLIENTS)
-    shapes_of = functools.partial(subnet_shapes, supernet)
-    optimizer = FleetOptimizer(information["settings"], supernet, "nowhere")
+    optimizer = StoredOptimizer(settings, supernet)
     assert optimizer.optimizer is not None
-    for number in (1, 2):
-        before = supernet.values_by_name()
-        base = fingerprint(supernet.weights_by_name())
-        folder = whole / f"round_{number:03d}"
-        updates = sorted(folder.glob("client_*/update.safetensors"))
-        assert len(updates) == CLIENTS
-        for update in [read_update(path, supernet.space, shapes_of) for path in updates]:
-            assert (update.base_hash, update.base_round) == (
-                base,
-                information["round"] + number - 1,
+    models = {}
+    for path in (folder / "models").glob("*.tflite"):
+        metadata = read_metadata(path)
+        models[metadata.supernet_hash, metadata.round, metadata.architecture] = path
+    for number in range(information["round"], information["round"] + ROUNDS):
+        before, base = supernet.values_by_name(), fingerprint(supernet.weights_by_name())
+        plan = assignment.plan(number + 1)
+        sent = []
+        for client, architecture, seed in zip(
+            plan.clients, plan.architectures, plan.seeds, strict=True
+        ):
+            trainer = DeviceTrainer(models[base, number, architecture], trusted=True)
+            first, second = map(int, seed.view(np.uint32))
+            images, labels = data.train_examples(client)
+            trainer.fit(
+                images,
+                labels,
+                epochs=settings["epochs"],
+                learning_rate=settings["learning_rate"],
+                seed=(first << 32) | second,
             )
-            assert any(value.any() for value in update.delta.values())
-        for model in folder.glob("*.tflite"):
-            assert read_metadata(model).supernet_hash == base
+            scores = {"examples": len(labels), "loss_before": 1.0, "loss_after": 1.0}
+            sent.append(trainer.update(**scores))
         # Sums of three depend on their order, which is that of the plan.
-        plan = assignment.plan(information["round"] + number)
-        merge_updates(
-            supernet,
-            base,
-            [folder / f"client_{client:04d}" / "update.safetensors" for client in plan.clients],
-        )
+        merge_updates(supernet, base, sent, limits=None)
         merged = supernet.values_by_name()
         supernet.assign_weights(optimizer.step(before, merged, plan.architectures))
-    found, _ = tensors(whole)
-    for name, value in supernet.weights_by_name().items():
-        assert value.numpy().tobytes() == found[name].tobytes(), name
+    found, of_fleet = read_tensors(folder / "supernet.safetensors", "supernet")
+    assert of_fleet["information"]["round"] == information["round"] + ROUNDS
+    for name, value in supernet.values_by_name().items():
+        assert value.tobytes() == found[name].tobytes(), name
+
+
+def test_a_fleet_that_is_killed_counts_each_update_once(fleets):
+    folder, told = fleets
+    printed, error = told[1]
+    assert not error
+    assert "Continuing after round 1." in printed
+    assert "round 1 closed" not in printed
+    database = Database(sqlite_url(folder))
+    with database.read() as connection:
+        per_round = select(func.count()).select_from(updates).group_by(updates.c.merged_in)
+        used = connection.execute(per_round.where(updates.c.state == "used")).scalars().all()
+        assert used == [CLIENTS] * ROUNDS
+        assert connection.scalar(select(func.count()).select_from(updates)) == sum(used)
+    database.close()
 
 
 def test_a_fleet_tells_what_it_did(fleets):
-    _, _, told = fleets
+    _, told = fleets
     printed = told[0][0]
     assert "fleet of 6 clients, 3 a round, from round 1 of" in printed
-    assert "round 2/2 | 3 clients | " in printed
-    assert printed.count("personal accuracy") == 2 * CLIENTS
-    assert "left out" not in printed
+    assert "round 1 closed: 3 updates used, 0 left out" in printed
+    assert len(re.findall(r"  phone \d+ \| round 1, .* \| loss .* \| sent", printed)) == CLIENTS
     # What a finished one is called for again, it does not do again.
     printed, error = told[3]
     assert not error
     assert "Continuing after round 2." in printed
-    assert "personal accuracy" not in printed
+    assert "phone" not in printed
+    # With more rounds it goes on.
+    printed, error = told[4]
+    assert not error
+    assert "round 3 closed: 3 updates used, 0 left out" in printed
 
 
 def test_a_fleet_is_not_continued_with_another_supernet(fleets):
-    whole, _, told = fleets
+    _, told = fleets
     assert "began with another supernet. Give that one to continue it" in told[2][1]
-    assert not (whole / "round_003").exists()
+    assert "phone" not in told[2][0]
 
 
 def test_a_fleet_has_the_tiers_and_the_aggregation_of_the_training(trained_path, tmp_path):
@@ -180,10 +188,10 @@ def test_a_fleets_tiers_carry_what_they_carried_in_the_training(trained_path, tm
     assert all(tier.limit is not None for tier in tiers)
 
 
-def test_a_fleets_clients_shuffle_otherwise_in_every_round(fleets):
-    whole, _, _ = fleets
-    seeds = [
-        read_tensors(path, "device checkpoint")[1]["notes"]["seed"]
-        for path in whole.glob("round_*/client_*/checkpoint.safetensors")
-    ]
-    assert len(seeds) == len(set(seeds)) == 2 * CLIENTS
+def test_a_fleet_of_an_earlier_version_is_not_continued(trained_path, tmp_path):
+    shutil.copy(trained_path, tmp_path / "supernet.safetensors")
+    fleet = Fleet(load_trained(trained_path), tmp_path, FleetSettings(1, 2, None, 1, 50))
+    with pytest.raises(
+        ValueError, match=r"by another version of this program. Give another --out\.$"
+    ):
+        fleet.run()

@@ -27,13 +27,8 @@ _NAMES = tuple(
 )
 
 
-def define_data_flags(define: FlagDefiner, most_seed: int = MOST_SEED) -> None:
-    """Defines the flags of `data_settings_from_flags`.
-
-    Args:
-      define: Defines them.
-      most_seed: Greatest seed.
-    """
+def define_data_flags(define: FlagDefiner) -> None:
+    """Defines the flags of `data_settings_from_flags`."""
     define.dataset(
         "dataset",
         _DEFAULTS.dataset,
@@ -118,7 +113,7 @@ def define_data_flags(define: FlagDefiner, most_seed: int = MOST_SEED) -> None:
         _DEFAULTS.seed,
         "Decides everything that is random.",
         lower_bound=0,
-        upper_bound=most_seed,
+        upper_bound=MOST_SEED,
     )
     define.validator(
         "image_shape",

@@ -14,10 +14,13 @@ from tff_programs.gateway.tables import rounds
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.program_flags import ProgramFlags
-from tff_programs.programs.fleet_server import left_out_flags
 from tff_programs.programs.round_privacy import RoundPrivacy
 from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
-from tff_programs.programs.training_information import device_training, trained_tiers
+from tff_programs.programs.training_information import (
+    device_training,
+    left_out_flags,
+    trained_tiers,
+)
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
 

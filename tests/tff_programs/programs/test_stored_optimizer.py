@@ -1,4 +1,4 @@
-"""The server's optimizer of a fleet: its steps, and its state from one call to the next."""
+"""The server's optimizer of rounds with files: its steps, and its state from call to call."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from spaces import SPACE
 
 from fedsup_tf.files.reading import InvalidFileError
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.fleet_optimizer import FleetOptimizer
+from tff_programs.programs.stored_optimizer import StoredOptimizer
 
 SUPERNET = Supernet(SPACE)
 WEIGHTS = SUPERNET.values_by_name()
@@ -35,7 +35,7 @@ def trained_entries():
 
 
 def test_nesterov_moves_the_entries_that_were_trained():
-    optimizer = FleetOptimizer({"server_optimizer": "nesterov"}, SUPERNET, "nowhere")
+    optimizer = StoredOptimizer({"server_optimizer": "nesterov"}, SUPERNET)
     found = steps(optimizer, WEIGHTS, DELTAS)
     for name, covered in trained_entries().items():
         weights, momentum = WEIGHTS[name].astype(np.float64), 0.0
@@ -47,35 +47,31 @@ def test_nesterov_moves_the_entries_that_were_trained():
 
 
 def test_without_an_optimizer_the_mean_update_is_added(tmp_path):
-    optimizer = FleetOptimizer({}, SUPERNET, str(tmp_path))
+    optimizer = StoredOptimizer({}, SUPERNET)
     merged = {name: value + DELTAS[0][name] for name, value in WEIGHTS.items()}
     assert optimizer.step(WEIGHTS, merged, NETS) == merged
-    optimizer.save(1)
-    optimizer.load(1)
+    optimizer.write(tmp_path / "state")
+    optimizer.read(tmp_path / "state")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["nesterov", "sgdm", "adam"])
 def test_the_state_goes_on_where_it_was_saved(tmp_path, name):
     settings = {"server_optimizer": name, "server_learning_rate": None, "server_momentum": 0.5}
-    whole = steps(FleetOptimizer(settings, SUPERNET, str(tmp_path)), WEIGHTS, DELTAS)
-    first = FleetOptimizer(settings, SUPERNET, str(tmp_path))
-    half = steps(first, WEIGHTS, DELTAS[:1])
-    first.save(1)
-    half = steps(first, half, DELTAS[1:2])
-    first.save(2)
-    first.forget_before(2)
-    assert [path.name for path in tmp_path.iterdir()] == ["optimizer_000002.safetensors"]
-    second = FleetOptimizer(settings, SUPERNET, str(tmp_path))
-    second.load(2)
+    whole = steps(StoredOptimizer(settings, SUPERNET), WEIGHTS, DELTAS)
+    first = StoredOptimizer(settings, SUPERNET)
+    half = steps(first, WEIGHTS, DELTAS[:2])
+    first.write(tmp_path / "state")
+    second = StoredOptimizer(settings, SUPERNET)
+    second.read(tmp_path / "state")
     found = steps(second, half, DELTAS[2:])
     for tensor, value in whole.items():
         assert value.tobytes() == found[tensor].tobytes(), tensor
 
 
 def test_a_state_that_is_lost_or_of_another_optimizer_is_refused(tmp_path):
-    FleetOptimizer({"server_optimizer": "adam"}, SUPERNET, str(tmp_path)).save(1)
-    other = FleetOptimizer({"server_optimizer": "sgdm"}, SUPERNET, str(tmp_path))
-    for rounds, told in ((1, "A server's optimizer: expected"), (2, "found none")):
-        with pytest.raises(InvalidFileError, match=f"optimizer_00000{rounds}.*{told}"):
-            other.load(rounds)
+    StoredOptimizer({"server_optimizer": "adam"}, SUPERNET).write(tmp_path / "state")
+    other = StoredOptimizer({"server_optimizer": "sgdm"}, SUPERNET)
+    for name, told in (("state", "A server's optimizer: expected"), ("lost", "found none")):
+        with pytest.raises(InvalidFileError, match=f"{name}.*{told}"):
+            other.read(tmp_path / name)
