@@ -11,6 +11,9 @@ kills give the same supernet in each round, bit for bit.
 Then devices check in and send updates as fast as they can, to the gateway and, of the same size, to
 a plain Tornado handler that only stores the body: onto the disk before it answers, file and name,
 since that is what an answer of the gateway promises, and once more without waiting for the disk.
+`--parts=processes --database=postgresql://...` measures the same with one process on a PostgreSQL
+that is there, then with two.
+
 --folder then holds gateway.json and gateway.png. The exit code is 1 if something does not hold.
 """
 
@@ -26,7 +29,7 @@ import time
 import portpicker
 from gateway_phones import Crowd
 from gateway_server import KilledServer, check_counts, repeat_rounds
-from gateway_throughput import YARDSTICKS, run_throughput
+from gateway_throughput import YARDSTICKS, run_processes, run_throughput
 from matplotlib.figure import Figure
 
 from tflite.together.address import ServerAddress
@@ -142,22 +145,27 @@ def show(found: dict) -> None:
     for name, value in found.get("rounds", {}).items():
         if name not in ("curve", "killed"):
             print(f"{name:24}{value if not isinstance(value, float) else f'{value:.1f}'}")
-    if "throughput" not in found:
-        return
-    throughput = found["throughput"]
-    print(f"\n{'':16}{'a second':>12}{'p50 ms':>12}{'p99 ms':>12}{'CPU ms':>12}{'MB/s':>12}")
-    for name in ("check-in", "update", *YARDSTICKS):
-        row = throughput[name]
-        size = f"{row['megabytes_per_second']:.1f}" if "megabytes_per_second" in row else "-"
-        keys = ("per_second", "p50_ms", "p99_ms", "cpu_ms")
-        figures = "".join(f"{row[key]:12.2f}" for key in keys)
-        print(f"{name:16}{figures}{size:>12}")
-    print(
-        f"updates of {throughput['update_bytes']:,.0f} bytes, ratio {throughput['ratio']:.2f}, to "
-        f"the handler that does not wait for the disk {throughput['ratio_without_disk']:.2f}; in "
-        f"the processor's time {throughput['cpu_ratio']:.2f} and "
-        f"{throughput['cpu_ratio_without_disk']:.2f}"
-    )
+    keys = ("per_second", "p50_ms", "p99_ms", "cpu_ms")
+    heads = "".join(f"{head:>12}" for head in ("a second", "p50 ms", "p99 ms", "CPU ms", "MB/s"))
+    for part in ("throughput", "processes"):
+        rows = {name: row for name, row in found.get(part, {}).items() if isinstance(row, dict)}
+        if rows:
+            print(f"\n{'':16}{heads}")
+        for name, row in rows.items():
+            size = f"{row['megabytes_per_second']:.1f}" if "megabytes_per_second" in row else "-"
+            figures = "".join(f"{row[key]:12.2f}" for key in keys)
+            print(f"{name:16}{figures}{size:>12}")
+    if "throughput" in found:
+        throughput = found["throughput"]
+        print(
+            f"updates of {throughput['update_bytes']:,.0f} bytes, ratio {throughput['ratio']:.2f}, "
+            f"to the handler that does not wait for the disk "
+            f"{throughput['ratio_without_disk']:.2f}; in the processor's time "
+            f"{throughput['cpu_ratio']:.2f} and {throughput['cpu_ratio_without_disk']:.2f}"
+        )
+    if "processes" in found:
+        ratios = [found["processes"][f"ratio of {kind}s"] for kind in ("check-in", "update")]
+        print(f"two processes to one: check-ins {ratios[0]:.2f}, updates {ratios[1]:.2f}")
 
 
 def main() -> None:
@@ -172,12 +180,15 @@ def main() -> None:
     parser.add_argument("--space", default="digits_small", help="The supernet's search space.")
     parser.add_argument("--supernet", help="A trained one's file, instead of --space.")
     parser.add_argument("--parts", default="rounds,throughput", help="Those to run.")
+    parser.add_argument("--database", help="An empty one on PostgreSQL, for the part processes.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the moments of the kills.")
     parser.add_argument("--folder", default="runs/gateway", help="Of the table and the picture.")
     options = parser.parse_args()
     out = pathlib.Path(options.folder)
     out.mkdir(parents=True, exist_ok=True)
-    runs = {"rounds": run_rounds, "throughput": run_throughput}
+    runs = {"rounds": run_rounds, "throughput": run_throughput, "processes": run_processes}
+    if "processes" in options.parts.split(",") and not options.database:
+        parser.error("--parts=processes needs --database=postgresql://... of an empty database.")
     with tempfile.TemporaryDirectory(prefix="gateway-") as temporary:
         folder = pathlib.Path(temporary)
         supernet = pathlib.Path(options.supernet or train(folder, options.space))

@@ -37,18 +37,26 @@ class KilledServer:
       most_bytes: Most resident memory of the process that answers devices, as last asked for.
     """
 
-    def __init__(self, supernet: pathlib.Path, folder: pathlib.Path, port: int, flags: list[str]):
-        """Starts it."""
+    def __init__(
+        self,
+        supernet: pathlib.Path,
+        folder: pathlib.Path,
+        port: int,
+        flags: list[str],
+        database: str | None = None,
+    ):
+        """Starts it; `database` is its address, by default that of SQLite in the folder."""
         self.folder, self.kills, self.most_bytes = folder, 0, 0
         self.url = f"http://127.0.0.1:{port}"
         self.arguments = [
             *("serve", str(supernet), f"--out={folder}", f"--address=127.0.0.1:{port}"),
             *("--operator_address=", "--requests_per_hour=1e9", "--keep_updates", *flags),
+            *([f"--database={database}"] if database else []),
         ]
         self.token = ""
         self._start()
         # It was made by now.
-        self._database = Database(sqlite_url(str(folder)))
+        self._database = Database(database or sqlite_url(str(folder)))
 
     def _start(self) -> None:
         command = [sys.executable, "-c", _CODE, *self.arguments]

@@ -1,6 +1,7 @@
 """Rates of a `fedsup serve` for benchmarks/gateway.py, beside those of a plain Tornado handler."""
 
 import concurrent.futures
+import functools
 import hashlib
 import http.client
 import pathlib
@@ -40,12 +41,12 @@ asyncio.run(main())
 YARDSTICKS = ("plain handler", "plain, no disk")
 
 
-def timed(calls: list, threads: int, server) -> dict[str, float]:
+def timed(calls: list, threads: int, servers: list) -> dict[str, float]:
     """Makes calls from threads, and measures them.
 
     Returns:
       How many a second, their p50 and p99 in ms, and the milliseconds that the processor works in
-      the server for one, which depend less than the others on what else the machine does.
+      the servers for one, which depend less than the others on what else the machine does.
     """
 
     def run(call):
@@ -53,13 +54,13 @@ def timed(calls: list, threads: int, server) -> dict[str, float]:
         call()
         return time.monotonic() - begin
 
-    worked, begin = server.cpu_seconds(), time.monotonic()
+    worked, begin = sum(server.cpu_seconds() for server in servers), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         seconds = sorted(pool.map(run, calls))
     rate = len(calls) / (time.monotonic() - begin)
     p50, p99 = (1e3 * seconds[int(share * (len(seconds) - 1))] for share in (0.5, 0.99))
-    cpu_ms = 1e3 * (server.cpu_seconds() - worked) / len(calls)
-    return {"per_second": rate, "p50_ms": p50, "p99_ms": p99, "cpu_ms": cpu_ms}
+    worked = sum(server.cpu_seconds() for server in servers) - worked
+    return {"per_second": rate, "p50_ms": p50, "p99_ms": p99, "cpu_ms": 1e3 * worked / len(calls)}
 
 
 class Plain:
@@ -91,55 +92,72 @@ class Plain:
         self._process.wait()
 
 
-def run_throughput(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Measures check-ins and updates, and the plain handler beside."""
-    count = options.requests
-    flags = [f"--goal={2 * count}", "--over_asking=100", "--noredraw", "--test_batch_size=0"]
-    server = KilledServer(supernet, folder / "fast", portpicker.pick_unused_port(), flags)
-    address = ServerAddress(server.url, server.token)
-    models = folder / "fast_models"
-    models.mkdir()
-    devices = [Federation(address) for _ in range(count)]
-    plain = {name: Plain(folder / name.replace(" ", "_"), name) for name in YARDSTICKS}
-    try:
-        while server.number() is None:
-            time.sleep(0.2)
-        for device in devices:
+class Load:
+    """Devices that are to check in and to send an update each, shared out to servers in turn."""
+
+    def __init__(self, servers: list[KilledServer], count: int, threads: int, models: pathlib.Path):
+        """Enrols the devices; a folder is for the models that they fetch."""
+        self._servers, self._threads, self._models = servers, threads, models
+        models.mkdir(exist_ok=True)
+        addresses = [ServerAddress(server.url, server.token) for server in servers]
+        self._devices = [Federation(addresses[n % len(addresses)]) for n in range(count)]
+        self._tasks: dict[int, dict] = {}
+        self.bodies: list[bytes] = []
+        for device in self._devices:
             device.enrol()
-        answers = {}
-
-        def check_in(number):
-            answers[number] = devices[number].check_in(FIELDS)
-
-        check_ins = timed([lambda n=n: check_in(n) for n in range(count)], options.threads, server)
-        updates = Updates(models)
-        bodies = []
-        for number, device in enumerate(devices):
-            task = answers[number]["task"]
-            path = models / f"{task['model']}.tflite"
-            if not path.exists():
-                device.fetch_model(task["model"], task["model_bytes"], path)
-            bodies.append((task["task"], updates.data(task, path, number + 1)))
-
-        for device in devices:
             device.close()
 
-        def send(number):
-            devices[number].send_update(*bodies[number])
-            devices[number].close()
+    def check_in(self) -> dict[str, float]:
+        """Lets all check in, and prepares their updates; returns what `timed` does."""
 
-        sent = timed([lambda n=n: send(n) for n in range(count)], options.threads, server)
+        def check_in(number):
+            self._tasks[number] = self._devices[number].check_in(FIELDS)["task"]
+            self._devices[number].close()
+
+        found = self._timed(check_in)
+        updates = Updates(self._models)
+        for number, device in enumerate(self._devices):
+            task = self._tasks[number]
+            path = self._models / f"{task['model']}.tflite"
+            if not path.exists():
+                device.fetch_model(task["model"], task["model_bytes"], path)
+                device.close()
+            self.bodies.append(updates.data(task, path, number + 1))
+        return found
+
+    def send(self) -> dict[str, float]:
+        """Lets all send their updates; returns what `timed` does."""
+
+        def send(number):
+            self._devices[number].send_update(self._tasks[number]["task"], self.bodies[number])
+            self._devices[number].close()
+
+        return self._timed(send)
+
+    def _timed(self, call) -> dict[str, float]:
+        calls = [functools.partial(call, number) for number in range(len(self._devices))]
+        return timed(calls, self._threads, self._servers)
+
+
+def run_throughput(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
+    """Measures check-ins and updates, and the plain handler beside."""
+    server = _server(options, supernet, folder / "fast")
+    plain = {name: Plain(folder / name.replace(" ", "_"), name) for name in YARDSTICKS}
+    try:
+        _wait_for_round(server)
+        load = Load([server], options.requests, options.threads, folder / "fast_models")
+        check_ins, sent = load.check_in(), load.send()
         kept = {
-            name: timed([lambda b=b, p=p: p.store(b) for _, b in bodies], options.threads, p)
+            name: timed(
+                [functools.partial(p.store, body) for body in load.bodies], options.threads, [p]
+            )
             for name, p in plain.items()
         }
     finally:
-        for device in devices:
-            device.close()
         for each in plain.values():
             each.end()
         server.end()
-    size = sum(len(body) for _, body in bodies) / count
+    size = sum(map(len, load.bodies)) / len(load.bodies)
     for each in (sent, *kept.values()):
         each["megabytes_per_second"] = each["per_second"] * size / 1e6
     return {
@@ -153,3 +171,39 @@ def run_throughput(options, supernet: pathlib.Path, folder: pathlib.Path) -> dic
         "cpu_ratio": kept[YARDSTICKS[0]]["cpu_ms"] / sent["cpu_ms"],
         "cpu_ratio_without_disk": kept[YARDSTICKS[1]]["cpu_ms"] / sent["cpu_ms"],
     }
+
+
+def run_processes(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
+    """Measures one process and then two on the database of `--database`."""
+    shared, models = folder / "shared", folder / "shared_models"
+    servers = [_server(options, supernet, shared, database=options.database)]
+    found = {}
+    try:
+        _wait_for_round(servers[0])
+        for number in (1, 2):
+            if number == 2:
+                servers.append(_server(options, supernet, shared, ["--role=web"], options.database))
+            load = Load(servers, options.requests, options.threads, models)
+            found[number] = {"check-in": load.check_in(), "update": load.send()}
+    finally:
+        for server in servers:
+            server.end()
+    return {
+        **{f"{kind}, {number}": row for number in found for kind, row in found[number].items()},
+        **{
+            f"ratio of {kind}s": found[2][kind]["per_second"] / found[1][kind]["per_second"]
+            for kind in ("check-in", "update")
+        },
+    }
+
+
+def _server(options, supernet, folder, flags=(), database=None) -> KilledServer:
+    count = 2 * options.requests
+    own = [f"--goal={2 * count}", "--over_asking=100", "--noredraw", "--test_batch_size=0"]
+    port = portpicker.pick_unused_port()
+    return KilledServer(supernet, folder, port, [*own, *flags], database)
+
+
+def _wait_for_round(server: KilledServer) -> None:
+    while server.number() is None:
+        time.sleep(0.2)

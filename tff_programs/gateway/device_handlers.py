@@ -241,12 +241,7 @@ class Update(Handler):
         is_new = False
         if not self._is_there:
             try:
-                values = await self.in_thread(self._keep)
-                is_new = await self.written(
-                    lambda connection: uploads.write_down(
-                        connection, values, self.gateway.max_staleness, time.time()
-                    )
-                )
+                is_new = await self.prepared_and_written(self._keep, self._write_down)
             except RefusalError as refusal:
                 await self._count(refusal)
                 raise
@@ -271,6 +266,9 @@ class Update(Handler):
         if self._file is None:
             self._open()
         return uploads.keep(self.gateway.folder, self._path, self._hash, self._expected)
+
+    def _write_down(self, connection: Connection, values: dict[str, Any]) -> bool:
+        return uploads.write_down(connection, values, self.gateway.max_staleness, time.time())
 
     async def _count(self, refusal: RefusalError) -> None:
         await self.written(lambda connection: uploads.count_refusal(connection, refusal.code))

@@ -44,9 +44,18 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="gateway-writes", daemon=True)
         self._thread.start()
 
-    def submit(self, call: Callable[[Connection], Any]) -> concurrent.futures.Future:
-        """Returns the future result of a change; it is there once the change is on the disk."""
-        future = concurrent.futures.Future()
+    def submit(
+        self,
+        call: Callable[[Connection], Any],
+        future: concurrent.futures.Future | None = None,
+    ) -> concurrent.futures.Future:
+        """Returns the future result of a change; it is there once the change is on the disk.
+
+        Args:
+          call: The change.
+          future: What becomes its result; by default a new one.
+        """
+        future = future or concurrent.futures.Future()
         self._changes.put(_Change(call, future))
         return future
 

@@ -1,6 +1,7 @@
 """The common part of all requests: signatures, bounded bodies, answers that are JSON."""
 
 import asyncio
+import concurrent.futures
 import hashlib
 import json
 import time
@@ -149,6 +150,26 @@ class Handler(tornado.web.RequestHandler):
     async def written(self, change: Callable[[Connection], Any]) -> Any:
         """Returns what a change of the database returned, once it is on the disk."""
         return await asyncio.wrap_future(self.gateway.writes.submit(change))
+
+    async def prepared_and_written(
+        self, prepare: Callable[[], Any], change: Callable[[Connection, Any], Any]
+    ) -> Any:
+        """Returns what a change returned that writes the result of a call beside the event loop.
+
+        The result goes from the call's thread straight to that which writes.
+        """
+        written = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                result = prepare()
+            except Exception as error:
+                written.set_exception(error)
+            else:
+                self.gateway.writes.submit(lambda connection: change(connection, result), written)
+
+        self.gateway.threads.submit(run)
+        return await asyncio.wrap_future(written)
 
     def signed_path(self) -> str:
         """Returns the path that is signed, which is the one that this server sees."""
