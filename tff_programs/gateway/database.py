@@ -59,10 +59,24 @@ class Database:
             if self._engine.dialect.name == "postgresql":
                 # Processes that start at once make the tables one after the other.
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(20220601)"))
+            self._check_columns(connection)
             tables.METADATA.create_all(connection)
             first = {"name": "version", "value": _VERSION}
             if not connection.scalar(sqlalchemy.select(tables.facts.c.value)):
                 connection.execute(tables.facts.insert().values(first))
+
+    def _check_columns(self, connection: Connection) -> None:
+        """Refuses tables of another program, before anything is written to them."""
+        inspector = sqlalchemy.inspect(connection)
+        for name in set(inspector.get_table_names()) & tables.METADATA.tables.keys():
+            expected = tables.METADATA.tables[name].columns.keys()
+            received = [column["name"] for column in inspector.get_columns(name)]
+            if not set(expected) <= set(received):
+                raise ValueError(
+                    f"Expected a gateway's database at {shown(self.url)}, received one whose "
+                    f"table {name!r} has the columns {received} and not {expected}: it is of "
+                    "another program or version. Choose another --database or folder."
+                )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
