@@ -11,13 +11,12 @@ import datetime
 import os
 import subprocess
 import sys
-import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.atomic_write import make_folder
-from tff_programs.gateway.address import Address, parse_address
+from tff_programs.gateway.address import Address, host_of_url, parse_address
 from tff_programs.gateway.certificates import CertificateFiles, make_certificate
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.enrolment_code import enrolment_link, terminal_code
@@ -96,7 +95,8 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     gateway_flags.round_settings_from_flags(options)
     address = parse_address(options.address, "address")
     operator_address = _operator_address(options)
-    files = _certificate(options, address)
+    public_host = options.public_url and host_of_url(options.public_url, "public_url")
+    files = _certificate(options, address, public_host)
     tls = None if files is None else files.context()
     settings = gateway_flags.server_settings_from_flags(options, _settings_of_training(path))
     gateway = Gateway(database, options.out, server_secret(options.out), settings, print_line)
@@ -157,7 +157,9 @@ def _operator_address(options: ProgramFlags) -> Address | None:
     return address
 
 
-def _certificate(options: ProgramFlags, address: Address) -> CertificateFiles | None:
+def _certificate(
+    options: ProgramFlags, address: Address, public_host: str | None
+) -> CertificateFiles | None:
     given = (options.tls_certificate, options.tls_key)
     if options.make_certificates:
         if any(given):
@@ -165,7 +167,7 @@ def _certificate(options: ProgramFlags, address: Address) -> CertificateFiles | 
                 "--make_certificates: expected no --tls_certificate and --tls_key with it. Leave "
                 "one of them out."
             )
-        names = dict.fromkeys([_host(options.public_url), address.host, "localhost", "127.0.0.1"])
+        names = dict.fromkeys([public_host, address.host, "localhost", "127.0.0.1"])
         return make_certificate(
             os.path.join(options.out, "tls"),
             [name for name in names if name],
@@ -182,17 +184,6 @@ def _certificate(options: ProgramFlags, address: Address) -> CertificateFiles | 
             "would travel in the clear."
         )
     return None
-
-
-def _host(url: str | None) -> str | None:
-    if url is None:
-        return None
-    host = urllib.parse.urlsplit(url).hostname
-    if not host:
-        raise ValueError(
-            f"--public_url: expected an address such as https://example.org:8443, received {url!r}."
-        )
-    return host
 
 
 def _settings_of_training(path: str) -> dict[str, Any]:
