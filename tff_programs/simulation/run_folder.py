@@ -9,11 +9,20 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedsup_tf.files.atomic_write import make_folder, remove_left_over, write_json
+from fedsup_tf.files.atomic_write import (
+    check_output_file,
+    check_output_folder,
+    make_folder,
+    remove_left_over,
+    write_json,
+)
 from fedsup_tf.files.json_schema import parse_json
 from fedsup_tf.files.reading import read_text
 
 _LOCK = ".lock"
+# What a run writes, as files and as folders.
+_FILES = (_LOCK, "metrics.csv", "supernet.safetensors", "curves.png")
+_FOLDERS = ("state", "tensorboard")
 # What TFF writes into before it renames.
 _LEFT_OVER = re.compile(r"(program_state_\d+|.+\.csv)_temp\d+")
 
@@ -29,9 +38,14 @@ def hold_run(folder: str) -> Iterator[None]:
       folder: The run's folder.
 
     Raises:
-      ValueError: If another program holds it, or no folder can be there.
+      ValueError: If another program holds it, no folder can be there, or something of another kind
+        is in the place of what a run writes.
     """
     is_new = make_folder(folder)
+    for name in _FILES:
+        check_output_file(os.path.join(folder, name))
+    for name in _FOLDERS:
+        check_output_folder(os.path.join(folder, name))
     path = os.path.join(folder, _LOCK)
     descriptor = _lock(path, folder)
     try:

@@ -67,6 +67,14 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", [".lock", "metrics.csv", "state", "tensorboard"])
+def test_something_else_in_the_place_of_what_a_run_writes_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}'.* received a named pipe"):
+        with hold_run(str(tmp_path)):
+            pass
+
+
 def test_what_killed_programs_left_is_removed_and_nothing_else(tmp_path):
     state = tmp_path / "state"
     (state / "program_state_3_temp1234" / "variables").mkdir(parents=True)
