@@ -45,8 +45,8 @@ class Database:
                 )
         except sqlalchemy.exc.DBAPIError as error:
             raise ValueError(
-                f"Expected a database that can be opened at {shown(url)}, received: {error.orig}. "
-                "Start it, or correct --database."
+                f"Expected a database that can be opened at {shown(url)}, received: "
+                f"{' '.join(str(error.orig).split())}. Start it, or correct --database."
             ) from error
         if version != _VERSION:
             raise ValueError(
@@ -122,6 +122,11 @@ def _engine(url: str):
         if dialect not in ("sqlite", "postgresql"):
             raise ValueError(
                 f"--database: expected sqlite:///FILE or postgresql://..., received {shown(url)}."
+            )
+        if dialect == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise ValueError(
+                f"--database: expected sqlite:///FILE, received {shown(url)}, which is kept in "
+                "memory and lost when the server ends."
             )
         if dialect == "sqlite":
             driver = {"connect_args": {"timeout": _WAIT_SECONDS, "check_same_thread": False}}

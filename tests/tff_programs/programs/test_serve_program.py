@@ -34,6 +34,8 @@ def supernet(tmp_path):
         (["--noise_multiplier=1", "--clip_norm=1"], "expected --max_staleness=0 with it"),
         (["--max_epsilon=1"], "--max_epsilon: expected --noise_multiplier with it"),
         (["--database=mysql://host/name"], "expected sqlite:///FILE or postgresql://"),
+        (["--database=sqlite://"], "expected sqlite:///FILE, received .* kept in memory"),
+        (["--database=postgresql://u@nowhere.invalid/x"], "received: [^\n]*$"),
         (["--database=nonsense"], "expected sqlite:///FILE or postgresql://"),
         (["--database=postgresql://u:secret@/x?host=/nowhere"], "Expected a database that can be"),
     ],
