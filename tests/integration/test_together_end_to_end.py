@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import statistics
 import subprocess
 import urllib.parse
 
@@ -47,7 +48,8 @@ class App:
     """A phone of the app's classes; its folder stays from one start to the next."""
 
     def __init__(self, folder, link, tier, examples):
-        arguments = [folder, link, tier, examples, str(ROUNDS)]
+        # The model of one round more shows what came of the others.
+        arguments = [folder, link, tier, examples, str(ROUNDS + 1)]
         self.folder, self.tier, self.process = folder, tier, None
         self.command = [BUILD, "java", "org.fedsup.demo.FederatedPhone", *arguments]
 
@@ -71,12 +73,11 @@ class App:
         return re.search("^failed (.*)", done.stdout, re.MULTILINE)[1]
 
     def scores(self):
-        """Waits for its end; returns by round (accuracy, loss) before training and after it."""
+        """Waits for its end; returns the accuracy on its own digits of each round's model."""
         printed, _ = self.process.communicate(timeout=1500)
         assert self.process.returncode == 0, printed
         lines = re.findall(r"^sent (\d+) (\S+) (\S+) (\S+) (\S+)$", printed, re.MULTILINE)
-        numbers = {int(number): [float(one) for one in told] for number, *told in lines}
-        return {number: (tuple(told[:2]), tuple(told[2:])) for number, told in numbers.items()}
+        return {int(number): float(came) for number, came, *_ in lines}
 
 
 def has_no_room(phone, models):
@@ -130,7 +131,7 @@ def test_the_app_tells_another_certificate_and_another_version(tmp_path, superne
 def test_phones_of_the_app_and_of_python_learn_together(tmp_path, supernet):
     middle = tmp_path / "middle.json"
     middle.write_text(Architecture((16, 32, 96), (1, 1, 2), (3, 3, 3)).to_json())
-    folder = tmp_path / "gateway"
+    folder, phones = tmp_path / "gateway", {}
     server = Server(
         supernet, folder, "--make_certificates", f"--goal={PHONES}", "--over_asking=0",
         f"--tiers=smallest,{middle},largest",
@@ -164,21 +165,25 @@ def test_phones_of_the_app_and_of_python_learn_together(tmp_path, supernet):
             )  # fmt: skip
             subprocess.run(command, check=True, timeout=1500)
             scores = {tier: phone.scores() for tier, phone in phones.items()}
-            assert (proxy.busy, proxy.puts) == (0, ROUNDS + 1), "one was answered with 503"
+            assert proxy.busy == 0, "one was answered with 503"
         server.wait_for(rf"^round {first + ROUNDS} open")
         back = fedsup("rollback", f"--out={folder}", f"--round={first}")
         subprocess.run(back, check=True, timeout=300)
     finally:
+        for phone in phones.values():
+            phone.end()
         server.end()
     printed = "".join(server.printed)
     assert printed.count(f"closed: {PHONES} updates used, 0 left out") == ROUNDS, printed
     shares = accuracies(server)
     for tier in TIERS:
         assert shares[first + ROUNDS][tier] > shares[first][tier], (tier, shares)
-        assert scores[tier].keys() == set(range(first, first + ROUNDS))
-        (came, learned), (came_next, learned_next) = scores[tier].values()
-        assert came_next[0] > came[0], "the second round's model reads the phone's digits better"
-        assert min(learned[0], learned_next[0]) > came[0], (tier, scores[tier])
+        assert scores[tier].keys() == set(range(first, first + ROUNDS + 1))
+    before, after = (
+        statistics.fmean(of_phone[number] for of_phone in scores.values())
+        for number in (first, first + ROUNDS)
+    )
+    assert after > before, f"the phones' own digits are read better: {scores}"
     with database.read() as connection:
         reopened = current_round(connection)
     assert (reopened.number, reopened.state) == (first, "open")
