@@ -7,20 +7,12 @@ from typing import Any
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import quoted
-from fedsup_tf.files.validation import is_number
+from fedsup_tf.files.validation import are_texts, is_number, is_text
 from fedsup_tf.space import SearchSpace
 
 
 def _is_count(value) -> bool:
     return type(value) is int and 0 <= value < 2**64
-
-
-def _is_text(value) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _is_finite(value) -> bool:
@@ -29,7 +21,7 @@ def _is_finite(value) -> bool:
 
 def _are_tiers(value) -> bool:
     return isinstance(value, list) and all(
-        isinstance(tier, list) and len(tier) >= 2 and all(map(_is_text, tier[:2])) for tier in value
+        isinstance(tier, list) and len(tier) >= 2 and all(map(is_text, tier[:2])) for tier in value
     )
 
 
@@ -53,7 +45,7 @@ def _are_limits(value) -> bool:
 # Fields of `search.costs.Cost`, which this room does not import.
 _COSTS = ("parameters", "macs")
 _OBJECT = ("an object", lambda value: isinstance(value, dict))
-_TEXT = ("text", _is_text)
+_TEXT = ("text", is_text)
 _COUNT = ("a whole number from 0", _is_count)
 _NUMBER = ("a finite number", _is_finite)
 # What the fields that programs know must be. Whoever saves a supernet may keep others with it.
@@ -61,11 +53,11 @@ _FIELDS = {
     "round": _COUNT,
     "settings": _OBJECT,
     "preprocessing": _TEXT,
-    "class_names": ("a list of names", _are_texts),
+    "class_names": ("a list of names", are_texts),
     "tiers": ("a list that begins each tier with its name and its architecture", _are_tiers),
     "tier_shares": ("a list of numbers", _are_numbers),
     "tier_limits": ("a list of objects of a cost and a limit", _are_limits),
-    "merged": ("a list of identities", _are_texts),
+    "merged": ("a list of identities", are_texts),
     "fleet": _OBJECT,
 }
 # Settings of a training that other programs go by.

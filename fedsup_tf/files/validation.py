@@ -91,6 +91,16 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def is_text(value: Any) -> bool:
+    """Returns whether a value is text."""
+    return isinstance(value, str)
+
+
+def are_texts(value: Any) -> bool:
+    """Returns whether a value is a list of texts, as JSON has them."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
 def check_choice(
     value: Choice, name: str, choices: Collection[Choice], *, what: str = ""
 ) -> Choice:

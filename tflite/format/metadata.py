@@ -22,6 +22,7 @@ from typing import Any
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
 from fedsup_tf.files.reading import parsing, read_bytes, reading
+from fedsup_tf.files.validation import are_texts, is_text
 from fedsup_tf.space import SearchSpace
 
 ENTRY = "fedsup.json"
@@ -137,14 +138,6 @@ def _is_count(value) -> bool:
     return type(value) is int and 0 <= value <= _MOST_COUNT
 
 
-def _is_text(value) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
 def _are_sizes(value) -> bool:
     return isinstance(value, dict) and all(_is_count(size) and size for size in value.values())
 
@@ -164,12 +157,12 @@ def _is_object(value) -> bool:
 
 
 _COUNT = (f"a whole number from 0 to {_MOST_COUNT:,}", _is_count)
-_TEXT = ("text", _is_text)
+_TEXT = ("text", is_text)
 # Types of the fields as JSON has them; the architecture and the space check their own.
 _TYPES = {
     "supernet_hash": _TEXT,
     "round": _COUNT,
-    "class_names": ("a list of names", _are_texts),
+    "class_names": ("a list of names", are_texts),
     "preprocessing": ("an object", _is_object),
     "training": ("an object", _is_object),
     "batch_sizes": ("an object of whole numbers from 1", _are_sizes),

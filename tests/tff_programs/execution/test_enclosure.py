@@ -256,7 +256,8 @@ def test_two_workers_over_tls_train_a_round_and_others_get_nothing(tmp_path, cer
     both = [workers(None, *flags).wait() for _ in range(2)]
     addresses = ",".join(worker.address for worker in both)
     flags = tls_flags(certificates, "train")
-    command = train(tmp_path / "run", 1, f"--workers={addresses}", *flags)
+    few = ("--clients=4", "--clients_per_round=4", "--sandwich=1", "--tiers=smallest,largest")
+    command = train(tmp_path / "run", 1, f"--workers={addresses}", *few, *flags)
     result = run(*command, check=True)
     assert "round 1/1" in result.stdout
     port = both[0].port

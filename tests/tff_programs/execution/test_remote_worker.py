@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 
 
 def train_command(folder, *more):
-    return train(folder, ROUNDS, "--clients_per_round=8", "--clipping=adaptive", *more)
+    few = ("--clients=10", "--clients_per_round=8", "--sandwich=1", "--tiers=smallest,largest")
+    return train(folder, ROUNDS, *few, "--clipping=adaptive", *more)
 
 
 @pytest.fixture(scope="module")
