@@ -64,7 +64,7 @@ class PictureForm:
 
 
 class PictureHeader(NamedTuple):
-    """What a picture's file says before its pixels are decoded.
+    """Size and depth of a picture, as its file says them before its pixels are decoded.
 
     Attributes:
       shape: `(height, width, channels)` of the upright picture; 1 channel if it is grey, else 3.
