@@ -18,7 +18,7 @@ def define_calibration_flags(define: FlagDefiner) -> None:
         "classifier_penalty",
         PENALTY,
         "Penalty of its kernel's squares. A tenth of the default makes nets that only infer more "
-        "accurate; training on a phone diverges from them, except at small learning rates.",
+        "accurate; a phone that trains them forgets the classes that it does not hold sooner.",
         above=0,
     )
 
