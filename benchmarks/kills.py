@@ -209,6 +209,10 @@ def contents(folder: pathlib.Path) -> dict[str, str]:
         # of the process that saved it; the state's values are in other files.
         if not path.is_file() or "tensorboard" in path.parts or GRAPH.fullmatch(path.name):
             continue
+        # A fleet that goes on calibrates its subnets anew. Devices train the same, and what they
+        # train is compared; what the models infer, and so their names, is of a later round.
+        if path.parent.name == "models":
+            continue
         data = path.read_bytes()
         if path.suffix == ".csv":
             with open(path, newline="") as file:

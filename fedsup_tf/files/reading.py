@@ -131,7 +131,7 @@ def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:
             # What takes the file's place just now must not be waited for either.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as error:
-            raise ValueError(f"expected {expected}, found none. Check the path.") from error
+            raise ValueError(f"expected {expected}, found none.") from error
         file = os.fdopen(descriptor, "rb")
         try:
             _check_regular(os.fstat(descriptor), expected)

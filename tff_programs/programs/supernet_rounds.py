@@ -86,11 +86,13 @@ class SupernetRounds:
         self.optimizer = StoredOptimizer(settings.optimizer, trained.supernet)
         self._templates: dict[Architecture, str] = {}
         self._calibrated: dict[Architecture, tuple[int, dict[str, np.ndarray]]] = {}
-        self._scratch = tempfile.TemporaryDirectory(prefix="fedsup-serve-")
+        # Made with the first model: work that nobody begins leaves nothing behind.
+        self._scratch: tempfile.TemporaryDirectory | None = None
 
     def close(self) -> None:
         """Removes the temporary files."""
-        self._scratch.cleanup()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def begin(self) -> Base:
         """Puts the first supernet into the gateway's folder."""
@@ -235,6 +237,8 @@ class SupernetRounds:
 
     def _export(self, subnet: Supernet, mean_squares, tier: Tier, origin: Origin) -> str:
         """Writes a model under the hash of its bytes; returns its path in the gateway's folder."""
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="fedsup-serve-")
         architecture = tier.architecture
         new = os.path.join(self._scratch.name, "new.tflite")
         if architecture not in self._templates:

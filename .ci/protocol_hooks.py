@@ -1,6 +1,6 @@
 """Hooks for schemathesis: an enrolled device signs the requests, and some say what a device knows.
 
-    SCHEMATHESIS_HOOKS=tests/protocol_hooks.py FEDSUP_GATEWAY=FOLDER \
+    SCHEMATHESIS_HOOKS=.ci/protocol_hooks.py FEDSUP_GATEWAY=FOLDER \
       schemathesis run tff_programs/gateway/openapi.json --url=http://127.0.0.1:PORT
 
 FOLDER is that of the `fedsup serve` which answers. Nothing is imported that schemathesis' own
