@@ -114,10 +114,7 @@ class PlainRound:
         return {name: self._weights[name] + mean[name] for name in mean}
 
     def _boxes(self, architecture):
-        return {
-            name: tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
-            for name, part in self._supernet.slices(architecture).items()
-        }
+        return {name: part.indices() for name, part in self._supernet.slices(architecture).items()}
 
 
 def step_ms(supernet, update, code, nested):

@@ -85,7 +85,7 @@ def take_initial_weights(
         else:
             into, part = _overlap(value.shape, given[name].shape)
             value = value.copy()
-            value[_indices(into)] = given[name][_indices(part)]
+            value[into.indices()] = given[name][part.indices()]
             sliced.append(name)
         values[name] = value
     outside = ("stem/", "stem_norm/", "head/")
@@ -147,12 +147,6 @@ def _overlap(own: Sequence[int], given: Sequence[int]) -> tuple[Slice, Slice]:
         return Slice(tuple(begin), size)
 
     return centred(own), centred(given)
-
-
-def _indices(part: Slice) -> tuple[slice, ...]:
-    return tuple(
-        slice(begin, begin + size) for begin, size in zip(part.begin, part.size, strict=True)
-    )
 
 
 def _listed(names: Sequence[str]) -> str:

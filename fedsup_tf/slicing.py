@@ -27,6 +27,10 @@ class Slice(NamedTuple):
     begin: tuple[int | tf.Tensor, ...]
     size: tuple[int | tf.Tensor, ...]
 
+    def indices(self) -> tuple[slice, ...]:
+        """Returns the index of a NumPy array that is the box."""
+        return tuple(slice(b, b + s) for b, s in zip(self.begin, self.size, strict=True))
+
 
 class Grid(NamedTuple):
     """A division of a tensor into cells such that each slice in use consists of whole cells.

@@ -45,7 +45,7 @@ class Ballot(NamedTuple):
         values, covered = [], []
         for name, shape in supernet.weight_shapes.items():
             value, cover = np.zeros(shape), np.zeros(shape, bool)
-            box = tuple(slice(b, b + s) for b, s in zip(*slices[name], strict=True))
+            box = slices[name].indices()
             value[box], cover[box] = delta[name], True
             values.append(np.ravel(value))
             covered.append(np.ravel(cover))
