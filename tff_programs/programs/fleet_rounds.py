@@ -2,10 +2,10 @@
 
 import collections
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 
 from fedsup_tf.architecture import Architecture
-from tff_programs.gateway.round_work import Base, Merged, Prepared
+from tff_programs.gateway.round_work import Base, Prepared
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
 from tff_programs.simulation.round_plan import RoundPlan
@@ -54,15 +54,8 @@ class FleetRounds(SupernetRounds):
             return super().prepare(base, on_progress)
         return Prepared([], self.evaluate(self.load(base)[0]))
 
-    def merge(
-        self,
-        base: Base,
-        paths: list[str],
-        older: Mapping[str, float],
-        already_merged: Collection[str],
-        round_id: int,
-    ) -> Merged:
-        """Merges updates; the last bits of a sum depend on the order, which is the plan's."""
+    def _ordered(self, base: Base, paths: list[str]) -> list[str]:
+        """Returns updates in the plan's order, on which the last bits of their sum depend."""
         supernet = self._trained.supernet
         shapes_of = functools.partial(subnet_shapes, supernet)
         order = {
@@ -72,8 +65,7 @@ class FleetRounds(SupernetRounds):
         def place(path: str) -> int:
             return order.get(read_update(path, supernet.space, shapes_of).client, len(order))
 
-        ordered = sorted(paths, key=place)
-        return super().merge(base, ordered, older, already_merged, round_id)
+        return sorted(paths, key=place)
 
     def goals(self, number: int) -> dict[str, int]:
         """Returns how many clients train each subnet of a round, by the subnet's name."""

@@ -111,6 +111,11 @@ class SupernetRounds:
         path = os.path.join(self._folder, base.folder, SUPERNET)
         return Supernet.load_checkpoint(path, self._trained.supernet.space)
 
+    def _ordered(self, base: Base, paths: list[str]) -> list[str]:
+        """Returns updates in the order in which they are merged."""
+        del base
+        return paths
+
     def merge(
         self,
         base: Base,
@@ -120,6 +125,7 @@ class SupernetRounds:
         round_id: int,
     ) -> Merged:
         """Merges updates into the base's supernet; see `RoundWork.merge`."""
+        paths = self._ordered(base, paths)
         supernet, information = self.load(base)
         before = supernet.values_by_name()
         merging = {**self._settings.merging, "older": older, **self._private(base, round_id)}
