@@ -2,17 +2,18 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fedsup_tf.data.archives import DatasetError, read_npz
+from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
+from fedsup_tf.data.odd_images import array_notes, blank_notes
 from fedsup_tf.data.pictures import PictureForm, check_pixel_scale, form_picture
 from fedsup_tf.data.wide_pixels import (
-    DARK,
     GREATEST_OF_16_BITS,
     PICTURE_GREATEST,
     check_range,
@@ -31,8 +32,9 @@ _OTHERWISE = {f"train_{part}": part for part in _PARTS} | {
     "y": "labels",
 }
 _REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
-# Images whose brightest pixel is above this are of the usual scale, dark as they may be.
-_HALF = 127
+# Images whose brightest pixel is above this are of the usual scale, dark as they may be. Counts of
+# ink and pixels of few bits are not.
+_MOST_OF_FEW_BITS = 32
 
 
 def read_arrays(
@@ -65,14 +67,31 @@ def read_arrays(
             )
         arrays[part], names[part] = values, name
     if not {"images", "labels"} <= arrays.keys():
-        with zipfile.ZipFile(path) as archive:
-            held = sorted(name.removesuffix(".npy") for name in archive.namelist())
         raise DatasetError(
-            f"{path!r}: expected arrays images and labels, received {held}. Write them with "
+            f"{path!r}: expected arrays images and labels, received {_held(path)}. Write them with "
             "numpy.savez(path, images=..., labels=...)."
         )
     name = os.path.basename(path)
-    return join_arrays(repr(path), name, arrays, image_shape, resize, background, pixel_scale)
+    form = (image_shape, resize, background, pixel_scale)
+    examples = join_arrays(repr(path), name, arrays, *form)
+    return examples._replace(notes=examples.notes + _unused_notes(_held(path), found))
+
+
+def _held(path: str) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return sorted(name.removesuffix(".npy") for name in archive.namelist())
+
+
+def _unused_notes(held: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
+    unused = [name for name in held if name not in found]
+    if not unused:
+        return ()
+    noun = "The array" if len(unused) == 1 else "The arrays"
+    verb = "is" if len(unused) == 1 else "are"
+    return (
+        f"{noun} {list_names(unused)} {verb} not used: those that are used are called "
+        f"{', '.join(_NAMES)}.",
+    )
 
 
 def join_arrays(
@@ -133,11 +152,12 @@ def join_arrays(
             f"{labels[1].dtype}. Write both as numbers, or both as names."
         )
     check_pixel_scale(pixel_scale)
-    notes = _notes(images, pixel_scale)
+    notes = array_notes(images, pixel_scale)
     images, greatest_pixel = _as_bytes(source, images, pixel_scale)
     joined = np.concatenate(images) if len(images) > 1 else images[0]
     if image_shape is not None and joined.shape[1:] != tuple(image_shape):
-        joined = _resized(source, joined, PictureForm(tuple(image_shape), resize, background))
+        form = PictureForm(tuple(image_shape), resize, background)
+        joined = _resized(source, joined, form, greatest_pixel)
     sizes = [len(values) for values in labels]
     return Examples(
         name=name,
@@ -145,7 +165,7 @@ def join_arrays(
         labels=np.concatenate(labels),
         clients=np.concatenate(clients) if clients else None,
         is_test=np.repeat([False, True], sizes) if len(sizes) > 1 else None,
-        notes=notes,
+        notes=notes + blank_notes(joined),
         greatest_pixel=greatest_pixel,
     )
 
@@ -166,25 +186,6 @@ def _images(source: str, name: str, images: np.ndarray) -> np.ndarray:
             f"{images.shape}. {remedy}"
         )
     return images
-
-
-def _notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[str, ...]:
-    """Returns what is odd about images that can be used."""
-    notes = []
-    _, height, width, channels = images[0].shape
-    if height in (1, 3) and width == channels > height:
-        notes.append(
-            f"The images are {height} x {width} of {channels} channels each: if {height} is the "
-            "number of channels, move that axis to the end with numpy.moveaxis(images, 1, -1)."
-        )
-    greatest = max(images_of.max() for images_of in images)
-    if pixel_scale is None and PICTURE_GREATEST < greatest <= GREATEST_OF_16_BITS // DARK:
-        notes.append(
-            f"The images are taken for 16 bits a channel, but no pixel is above {greatest:g}: if "
-            "they have fewer bits, give the value of full brightness as pixel_scale, such as 4095 "
-            "for 12 bits."
-        )
-    return tuple(notes)
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
@@ -267,10 +268,10 @@ def _as_bytes(
             scale_pixels(images, GREATEST_OF_16_BITS, PICTURE_GREATEST) for images in arrays
         ], PICTURE_GREATEST
     whole = [images.astype(np.uint8, copy=False) for images in arrays]
-    return whole, PICTURE_GREATEST if greatest > _HALF else max(1, int(greatest))
+    return whole, PICTURE_GREATEST if greatest > _MOST_OF_FEW_BITS else max(1, int(greatest))
 
 
-def _resized(source: str, images: np.ndarray, form: PictureForm) -> np.ndarray:
+def _resized(source: str, images: np.ndarray, form: PictureForm, greatest_pixel: int) -> np.ndarray:
     channels = images.shape[-1]
     if channels not in (1, 3, 4):
         raise DatasetError(
@@ -284,7 +285,9 @@ def _resized(source: str, images: np.ndarray, form: PictureForm) -> np.ndarray:
             f"{room:,}. Give fewer images, or a smaller image_shape."
         )
     resized = np.zeros((len(images), *form.image_shape), np.uint8)
+    # The background is of the scale of pictures.
+    images = scale_pixels(images, greatest_pixel, PICTURE_GREATEST)
     for number, image in enumerate(images):
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)
         resized[number] = form_picture(picture, form)
-    return resized
+    return scale_pixels(resized, PICTURE_GREATEST, greatest_pixel)

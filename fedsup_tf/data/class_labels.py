@@ -15,7 +15,7 @@ _MOST_TOLD = 5
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Sorts different names: whole numbers by value if all are such, else as text."""
     names = set(names)
-    if all(name.isdecimal() for name in names):
+    if all(name.removeprefix("-").isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 

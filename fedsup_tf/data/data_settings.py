@@ -98,11 +98,21 @@ class DataSettings:
             dataset, notes = load_dataset(self.dataset, self.data_dir, self.image_shape), ()
         else:
             dataset, notes = own.dataset, own.reading_notes
+            if not len(dataset.test_labels):
+                raise ValueError(
+                    f"{self.dataset!r}: expected test examples, or classes of at least two "
+                    f"examples to set some aside, received {len(dataset.train_labels):,} training "
+                    "examples, each the only one of its class. Add examples."
+                )
         options = {
             name: getattr(self, name) for name, kinds in PARTITION_OPTIONS.items() if kind in kinds
         }
         if self.clients is None:
             count = options["clients"] = self._fitting_clients(dataset.train_labels, kind)
+            if kind == "shard":
+                # Few examples cannot be as many shards.
+                shards = len(dataset.train_labels) // count
+                options["classes_per_client"] = min(self.classes_per_client, shards)
             if count < DEFAULT_CLIENTS:
                 noun = "client" if count == 1 else "clients"
                 notes += (
@@ -119,6 +129,8 @@ class DataSettings:
             return DEFAULT_CLIENTS
         # Each class needs a client.
         fewest = -(-len(np.unique(labels)) // shards) if kind == "shard" else 1
+        if fewest * shards > len(labels):
+            return 1
         return max(fewest, len(labels) // max(_FEWEST_EXAMPLES, shards), 1)
 
     def load_own(self) -> FederatedDataset:

@@ -1,6 +1,7 @@
 """Lists the labelled picture files of a folder or of a table, before any of them is read."""
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -45,13 +46,17 @@ class FileList(NamedTuple):
 
     Attributes:
       files: Those of examples, in the order of their names or rows.
-      unused: Names of files that are in no class's folder.
+      unused: Names of files that are in no class's folder, or of a part that is not used.
       classes: Names of all classes, those without files included.
+      clients: Names of all clients, those without files included.
+      repeated: Number of lines of a table that only repeat another.
     """
 
     files: list[ExampleFile]
     unused: list[str]
     classes: list[str]
+    clients: list[str]
+    repeated: int = 0
 
 
 def list_folder(folder: str) -> FileList:
@@ -100,7 +105,14 @@ def list_folder(folder: str) -> FileList:
                 f"expected {_LAYOUTS}, received a folder without one. Make a subfolder of pictures "
                 "for each class."
             )
-        return FileList(files, unused, list(dict.fromkeys(classes)))
+        if not files and (deep := next((name for name in unused if name.count(os.sep) > 2), None)):
+            below = os.path.join(folder, deep.partition(os.sep)[0])
+            raise ValueError(
+                f"expected {_LAYOUTS}, received files in folders deeper than these, such as "
+                f"{deep!r}. Give the folder {below!r}."
+            )
+        clients = [name for part in lists for name in part.clients]
+        return FileList(files, unused, list(dict.fromkeys(classes)), list(dict.fromkeys(clients)))
 
 
 def _list_part(root: str, part: str, is_test: bool | None) -> FileList:
@@ -134,7 +146,7 @@ def _list_part(root: str, part: str, is_test: bool | None) -> FileList:
         raise ValueError(
             f"expected at most {_MOST_FILES:,} files, received {len(files):,}. Give a part of them."
         )
-    return FileList(files, unused, classes)
+    return FileList(files, unused, classes, list(inner) if has_clients else [])
 
 
 def _class_files(root, path, names, label, client, is_test) -> Iterator[ExampleFile]:
@@ -189,8 +201,11 @@ def list_table(path: str) -> FileList:
         text = read_text(path, "a .csv table of path and label")
         first = text.partition("\n")[0]
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-        rows = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         columns = [name.strip().lower() for name in next(rows, [])]
+        while columns and not columns[-1]:
+            # Some programs end each line with a delimiter.
+            columns.pop()
         if not {"path", "label"} <= set(columns) <= set(_COLUMNS) or len(set(columns)) < len(
             columns
         ):
@@ -199,25 +214,28 @@ def list_table(path: str) -> FileList:
                 f"received {list_names(columns) or 'an empty table'}. Name the columns so, "
                 "between commas, semicolons or tabs, and take others out."
             )
-        files = [
-            _row(os.path.dirname(path), dict(zip(columns, row, strict=False)), columns, number)
-            for number, row in enumerate(rows, 2)
-            if row
-        ]
-        if not files:
+        lines = [(rows.line_num, _cells(row, columns, rows.line_num)) for row in rows if row]
+        if not lines:
             raise ValueError(
                 "expected a line for each picture, received none. Add path and label of each."
             )
-        if len(files) > _MOST_FILES:
+        if len(lines) > _MOST_FILES:
             raise ValueError(
-                f"expected at most {_MOST_FILES:,} lines, received {len(files):,}. Give a part of "
+                f"expected at most {_MOST_FILES:,} lines, received {len(lines):,}. Give a part of "
                 "them."
             )
-    return FileList(files, [], list(dict.fromkeys(file.label for file in files)))
+        return _list_lines(os.path.dirname(path), lines)
 
 
-def _row(folder: str, cells: dict[str, str], columns: Sequence[str], number: int) -> ExampleFile:
-    cells = {name: text.strip() for name, text in cells.items()}
+def _cells(row: list[str], columns: Sequence[str], number: int) -> dict[str, str]:
+    """Returns a line's values by column, none of them empty."""
+    row = [text.strip() for text in row]
+    if any(row[len(columns) :]):
+        raise ValueError(
+            f"line {number}: expected {len(columns)} values, of {', '.join(columns)}, received "
+            f"{len(row)}. Put a value with a delimiter in it between double quotes."
+        )
+    cells = dict(zip(columns, row, strict=False))
     empty = [name for name in columns if not cells.get(name)]
     if empty:
         raise ValueError(
@@ -230,14 +248,42 @@ def _row(folder: str, cells: dict[str, str], columns: Sequence[str], number: int
             f"line {number}: expected split as train or test, received {cells['split']!r}. Write "
             "one of them."
         )
-    path = os.path.join(folder, os.path.expanduser(cells["path"]))
-    if "\\" in cells["path"] and not os.path.exists(path):
-        # Written on Windows.
-        path = os.path.join(folder, cells["path"].replace("\\", "/"))
-    return ExampleFile(
-        path,
-        cells["path"],
-        cells["label"],
-        cells.get("client"),
-        split not in _TRAIN_WORDS if split else None,
+    return cells
+
+
+def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> FileList:
+    words = {cells["split"].lower() for _, cells in lines if "split" in cells}
+    test = next((word for word in _TEST_WORDS if word in words), None)
+    # By a picture's path and client: the number of the first line with them, and what it says.
+    found: dict[tuple[str, str | None], tuple[int, ExampleFile]] = {}
+    unused, repeated = [], 0
+    for number, cells in lines:
+        word = cells.get("split", "").lower()
+        if word and word not in (*_TRAIN_WORDS, test):
+            unused.append(cells["path"])
+            continue
+        path = _path(folder, cells["path"])
+        is_test = word == test if test else None
+        file = ExampleFile(path, cells["path"], cells["label"], cells.get("client"), is_test)
+        first, earlier = found.setdefault((os.path.normpath(path), file.client), (number, file))
+        repeated += first != number
+        if (earlier.label, earlier.is_test) != (file.label, is_test):
+            what = "label" if earlier.label != file.label else "split"
+            raise ValueError(
+                f"line {number}: expected one {what} for each picture, received another for "
+                f"{file.name!r} than line {first} has. Take one of the two lines out."
+            )
+    files = [file for _, file in found.values()]
+    classes, clients = (
+        list(dict.fromkeys(cells[column] for _, cells in lines if column in cells))
+        for column in ("label", "client")
     )
+    return FileList(files, unused, classes, clients, repeated)
+
+
+def _path(folder: str, text: str) -> str:
+    path = os.path.join(folder, os.path.expanduser(text))
+    if "\\" in text and not os.path.exists(path):
+        # Written on Windows.
+        path = os.path.join(folder, text.replace("\\", "/"))
+    return path

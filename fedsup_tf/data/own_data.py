@@ -15,6 +15,7 @@ from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.example_files import list_folder, list_table
 from fedsup_tf.data.examples import Examples
 from fedsup_tf.data.idx_files import holds_idx, read_any_idx
+from fedsup_tf.data.odd_images import repeated_notes
 from fedsup_tf.data.partition import ClientIndices, draw_test_set
 from fedsup_tf.data.picture_examples import read_listed
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -73,7 +74,7 @@ def read_own(
         examples = _read(os.path.expanduser(os.fspath(path)), *form)
     except InvalidFileError as error:
         raise DatasetError(str(error)) from error
-    return examples if greatest_pixel is None else _scaled(examples, greatest_pixel)
+    return examples if greatest_pixel is None else _scaled(repr(path), examples, greatest_pixel)
 
 
 def _read(path: str, *form) -> Examples:
@@ -97,9 +98,15 @@ def _read(path: str, *form) -> Examples:
     )
 
 
-def _scaled(examples: Examples, greatest_pixel: int) -> Examples:
+def _scaled(source: str, examples: Examples, greatest_pixel: int) -> Examples:
     """Scales images that are brighter than a model's can be, and says so of darker ones, too."""
     brightest = int(examples.images.max())
+    if brightest > greatest_pixel and examples.greatest_pixel < PICTURE_GREATEST:
+        raise DatasetError(
+            f"{source}: expected pixels from 0 to {greatest_pixel}, those that the model was "
+            f"trained on, or to {PICTURE_GREATEST}, received whole numbers up to {brightest}. Give "
+            "their value of full brightness as pixel_scale."
+        )
     if brightest > greatest_pixel:
         note = (
             f"The images' pixels of 0..{PICTURE_GREATEST} were scaled to 0..{greatest_pixel}, "
@@ -196,7 +203,7 @@ def own_clients(
     """
     if not 0 < test_share < 1:
         raise ValueError(f"Expected test_share above 0 and below 1, received {test_share}.")
-    notes = examples.notes + _blank_notes(examples.images)
+    notes = examples.notes
     is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)
     alike = alike_names(class_names) if is_new else ()
@@ -236,7 +243,8 @@ def own_clients(
             count = max(1, len(test) // len(names))
             own_test = draw_test_set(labels[train][own], labels[test], count, random)
         clients.append(ClientIndices(own, own_test))
-    images = examples.images[train]
+    images, test_images = examples.images[train], examples.images[test]
+    notes += repeated_notes(images, test_images)
     if preprocessing is None:
         sums = (channel_sums(images[client.train]) for client in clients)
         preprocessing = Preprocessing(
@@ -246,24 +254,9 @@ def own_clients(
         name=examples.name,
         train_images=images,
         train_labels=labels[train],
-        test_images=examples.images[test],
+        test_images=test_images,
         test_labels=labels[test],
         class_names=class_names,
         preprocessing=preprocessing,
     )
     return OwnClients(dataset, tuple(clients), names, notes)
-
-
-def _blank_notes(images: np.ndarray) -> tuple[str, ...]:
-    """Returns a note if at least half of the images have the same colour all over."""
-    if images.shape[1] * images.shape[2] == 1:
-        return ()
-    least = images.min((1, 2))
-    blank = least[(least == images.max((1, 2))).all(1)]
-    count = np.unique(blank, axis=0, return_counts=True)[1].max(initial=0)
-    if 2 * count < len(images):
-        return ()
-    return (
-        f"{count:,} of {len(images):,} images have the same colour all over: if they are drawn on "
-        "transparent paper, choose another background, such as black.",
-    )

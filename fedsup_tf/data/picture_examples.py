@@ -9,8 +9,14 @@ from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.example_files import ExampleFile, FileList
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
-from fedsup_tf.data.pictures import PictureForm, PictureHeader, read_header, read_picture
-from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST
+from fedsup_tf.data.odd_images import blank_notes, dark_pictures_notes
+from fedsup_tf.data.pictures import (
+    PictureForm,
+    PictureHeader,
+    read_header,
+    read_with_brightness,
+)
+from fedsup_tf.data.wide_pixels import PICTURE_GREATEST
 from fedsup_tf.files.reading import InvalidFileError
 
 
@@ -57,21 +63,27 @@ def read_listed(
                 "smaller image_shape."
             )
         images = np.zeros((len(files), *image_shape), np.uint8)
+        brightest = np.zeros(len(files), np.int64)
         for number, file in enumerate(files):
             try:
-                images[number] = read_picture(file.path, form)
+                images[number], brightest[number] = read_with_brightness(file.path, form)
             except InvalidFileError as error:
                 faults[file.name] = str(error)
     kept = np.array([file.name not in faults for file in files], bool)
     used = [file for file, is_kept in zip(files, kept, strict=True) if is_kept]
     _check_classes(source, listed, used, faults)
-    is_wide = np.array([headers[file.name].is_wide for file in files], bool)
-    notes = _unused_notes(listed, faults)
+    notes = _unused_notes(listed, faults) + _lost_notes(listed, used)
+    images = images[kept]
+    is_wide, has_alpha = (
+        np.array([getattr(headers[file.name], field) for file in used], bool)
+        for field in ("is_wide", "has_alpha")
+    )
+    notes += blank_notes(images, has_alpha, background)
     if pixel_scale is None:
-        notes += _dark_notes(images[is_wide & kept])
+        notes += dark_pictures_notes(brightest[kept][is_wide])
     return Examples(
         name=_name(source),
-        images=images[kept],
+        images=images,
         labels=np.array([file.label for file in used]),
         clients=_column(source, used, "client"),
         is_test=_column(source, used, "is_test"),
@@ -138,8 +150,14 @@ def _unused_notes(listed: FileList, faults: dict[str, str]) -> tuple[str, ...]:
     names = [
         os.fsencode(name).decode("utf-8", "backslashreplace") for name in (*faults, *listed.unused)
     ]
+    notes = ()
+    if listed.repeated:
+        verb = (
+            "line repeats another and is" if listed.repeated == 1 else "lines repeat others and are"
+        )
+        notes = (f"{listed.repeated:,} {verb} not used.",)
     if not names:
-        return ()
+        return notes
     count = len(listed.files) + len(listed.unused)
     kinds = Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
     endings = ", ".join(f"{number} {ending}" for ending, number in kinds.most_common(5))
@@ -147,21 +165,16 @@ def _unused_notes(listed: FileList, faults: dict[str, str]) -> tuple[str, ...]:
     note = f"{len(names):,} of {count:,} files {verb} not used ({endings}): {list_names(names)}."
     if faults:
         note += f" The first that cannot be read: {next(iter(faults.values()))}"
-    return (note,)
+    return (*notes, note)
 
 
-def _dark_notes(images: np.ndarray) -> tuple[str, ...]:
-    """Returns a note if pictures of more than 8 bits are so dark that they may have fewer than 16.
-
-    Their bits are not guessed: other pictures of the same net would be scaled otherwise.
-
-    Args:
-      images: All of them.
-    """
-    if not images.size or images.max() * DARK > PICTURE_GREATEST:
+def _lost_notes(listed: FileList, used: list[ExampleFile]) -> tuple[str, ...]:
+    left = {file.client for file in used}
+    lost = [name for name in listed.clients if name not in left]
+    if not lost:
         return ()
+    verb = "has" if len(lost) == 1 else "have"
     return (
-        f"{len(images):,} pictures are taken for 16 bits a channel, but none of their pixels is "
-        f"above {images.max() / PICTURE_GREATEST:.0%} of the brightest: if they have fewer bits, "
-        "give the value of full brightness as pixel_scale, such as 4095 for 12 bits.",
+        f"{len(lost):,} of {len(listed.clients):,} clients {verb} no picture that can be read, and "
+        f"{'is' if len(lost) == 1 else 'are'} left out: {list_names(lost)}.",
     )

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from fedsup_tf.data.wide_pixels import check_colours, is_wide, narrow_picture
+from fedsup_tf.data.wide_pixels import PICTURE_GREATEST, is_wide, is_wide_grey, narrow_picture
 from fedsup_tf.files.reading import open_regular, reading
 from fedsup_tf.files.validation import check_choice, check_whole_number
 
@@ -23,6 +23,7 @@ _MOST_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
 # Orientations in which height and width change places.
 _LYING = (5, 6, 7, 8)
@@ -69,10 +70,12 @@ class PictureHeader(NamedTuple):
     Attributes:
       shape: `(height, width, channels)` of the upright picture; 1 channel if it is grey, else 3.
       is_wide: Whether its channels have more than 8 bits.
+      has_alpha: Whether pixels may be transparent.
     """
 
     shape: tuple[int, int, int]
     is_wide: bool
+    has_alpha: bool
 
 
 def check_pixel_scale(pixel_scale: float | None) -> None:
@@ -107,15 +110,16 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
     with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
-            has_more_bits = is_wide(picture)
+            # Before the orientation, since Pillow decodes a PNG to find it.
+            has_more_bits, is_grey = is_wide(picture), _is_grey(picture)
             width, height = picture.size
             if picture.format == "TIFF":
                 # Pillow turns the size of these alone.
                 width, height = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]
             if picture.getexif().get(_ORIENTATION) in _LYING:
                 width, height = height, width
-            shape = (height, width, 1 if _is_grey(picture) else 3)
-            return PictureHeader(shape, has_more_bits)
+            shape = (height, width, 1 if is_grey else 3)
+            return PictureHeader(shape, has_more_bits, _has_alpha(picture))
 
 
 def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
@@ -134,31 +138,48 @@ def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
     Raises:
       InvalidFileError: If the file is no whole picture, or one too large.
     """
+    return read_with_brightness(path, form)[0]
+
+
+def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np.ndarray, int]:
+    """Reads a picture as `read_picture`, and tells how bright one of more than 8 bits is.
+
+    Args:
+      path: See `read_picture`.
+      form: See `read_picture`.
+
+    Returns:
+      The picture, and the greatest value of its colours before it got a background, from 0 to 255;
+      255 for a picture of 8 bits.
+
+    Raises:
+      InvalidFileError: As `read_picture`.
+    """
     with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
         # Pillow warns of what is of no consequence for pixels, such as damaged EXIF fields.
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
-            check_colours(picture, form.pixel_scale)
-            picture.load()
-            return form_picture(picture, form)
+            brightest = PICTURE_GREATEST
+            if is_wide(picture):
+                picture = narrow_picture(lambda: _opened(file), form.pixel_scale)
+                colours = np.asarray(picture)
+                if picture.mode in _ALPHA_MODES:
+                    colours = colours[..., :-1]
+                brightest = int(colours.max())
+            # In place, so that what the file says of its pixels stays with it.
+            ImageOps.exif_transpose(picture, in_place=True)
+            return form_picture(picture, form), brightest
 
 
 def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
-    """Gives a decoded picture its form, see `read_picture`.
+    """Gives a decoded, upright picture of 8 bits a channel its form, see `read_picture`.
 
     Returns:
       `(height, width, channels)`, uint8.
-
-    Raises:
-      ValueError: If its pixels are of a kind whose brightness is unknown, or above the form's
-        scale.
     """
     height, width, channels = form.image_shape
     mode, colour = ("L", "RGB")[channels == 3], background_colour(form.background)
-    # In place, so that what the file says of its pixels stays with it.
-    ImageOps.exif_transpose(picture, in_place=True)
-    picture = narrow_picture(picture, form.pixel_scale)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if _has_alpha(picture):
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
     picture = picture.convert(mode)
@@ -178,6 +199,7 @@ def _opened(file: BinaryIO) -> Image.Image:
       ValueError: If it is none, or too large to be decoded.
     """
     try:
+        file.seek(0)
         picture = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"expected {_EXPECTED}, received a file of another kind.") from error
@@ -191,8 +213,13 @@ def _opened(file: BinaryIO) -> Image.Image:
     return picture
 
 
+def _has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in _ALPHA_MODES or "transparency" in picture.info
+
+
 def _is_grey(picture: Image.Image) -> bool:
     if picture.mode == "P":
         palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
-    return picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
+    is_grey = picture.mode in _GREY_MODES or picture.mode.startswith(("I", "F"))
+    return is_grey or is_wide_grey(picture)

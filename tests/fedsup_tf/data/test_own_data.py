@@ -217,9 +217,30 @@ def test_sizes_are_decided_before_pictures_are_decoded(tmp_path, monkeypatch):
     data = FederatedDataset.from_folder(tmp_path, image_shape=(5, 5, 3))
     assert data.image_shape == (5, 5, 3)
     monkeypatch.setattr(picture_examples, "MOST_IMAGE_BYTES", 100)
-    monkeypatch.setattr(picture_examples, "read_picture", None)
+    monkeypatch.setattr(picture_examples, "read_with_brightness", None)
     with pytest.raises(DatasetError, match="at most 100 bytes of pixels, received 2 pictures"):
         FederatedDataset.from_folder(tmp_path, image_shape=(10, 10, 1))
+
+
+def test_clients_that_lose_all_their_files_are_named(tmp_path):
+    draw(tmp_path / "ann" / "cat" / "0.png", 1)
+    draw(tmp_path / "ann" / "cat" / "1.png", 2)
+    for client in ("bob", "cleo"):
+        (tmp_path / client / "cat").mkdir(parents=True)
+    (tmp_path / "bob" / "cat" / "0.png").write_bytes(b"no picture")
+    data = FederatedDataset.from_folder(tmp_path)
+    assert data.client_names == ("ann",)
+    told = "2 of 3 clients have no picture that can be read, and are left out: bob, cleo."
+    assert told in data.notes
+
+
+def test_a_folder_around_the_layout_is_named(tmp_path):
+    draw(tmp_path / "shapes" / "ann" / "cat" / "0.png", 1)
+    draw(tmp_path / "shapes" / "bob" / "cat" / "0.png", 1)
+    with pytest.raises(
+        DatasetError, match=r"deeper than these, such as .*Give the folder .*shapes"
+    ):
+        FederatedDataset.from_folder(tmp_path)
 
 
 # Tables.
@@ -237,7 +258,7 @@ def test_a_table_names_clients_and_parts(tmp_path):
     path = write_table(
         tmp_path,
         "client,path,label,split\n"
-        "ann,p/a.png,3,train\nann,p/b.png,5,test\n\nbob,p/c.png,5,Train\nbob,p/d.png,3,val\n",
+        "ann,p/a.png,3,train\nann,p/b.png,5,val\n\nbob,p/c.png,5,Train\nbob,p/d.png,3,Val\n",
     )
     data = FederatedDataset.from_csv(path)
     assert data.client_names == ("ann", "bob")
@@ -251,6 +272,26 @@ def test_a_table_from_an_office_is_read(tmp_path, encoding):
     text = "path;label\r\np/a.png;Ä\r\np/b.png;Ä\r\np/c.png;ß\r\np/d.png;ß\r\n"
     data = FederatedDataset.from_csv(write_table(tmp_path, text, encoding=encoding))
     assert data.class_names == ("Ä", "ß")
+
+
+def test_validation_beside_a_test_part_is_not_used(tmp_path):
+    text = "path,label,split\np/a.png,x,train\np/b.png,x,val\np/c.png,x,test\n"
+    data = FederatedDataset.from_csv(write_table(tmp_path, text))
+    assert (data.train_sizes, data.test_sizes) == ((1,), (1,))
+    assert "1 of 3 files is not used (1 .png): p/b.png." in data.notes
+
+
+def test_a_table_that_only_names_training_examples_has_some_set_aside(tmp_path):
+    rows = "".join(f"p/{name}.png,x,train\n" for name in "abcd")
+    data = FederatedDataset.from_csv(write_table(tmp_path, "path,label,split\n" + rows))
+    assert (data.train_sizes, data.test_sizes) == ((3,), (1,))
+
+
+def test_a_line_that_repeats_another_is_not_used(tmp_path):
+    text = "path,label,\np/a.png,x\np/b.png,x,\n./p/a.png,x\np/c.png,x\n"
+    data = FederatedDataset.from_csv(write_table(tmp_path, text))
+    assert (data.train_sizes, data.test_sizes) == ((2,), (1,))
+    assert "1 line repeats another and is not used." in data.notes
 
 
 def test_a_table_from_windows_names_its_files(tmp_path):
@@ -273,6 +314,12 @@ def test_a_table_from_windows_names_its_files(tmp_path):
         ("path,label\nnone.png,1\n", "of class '1', received 1 file, which cannot be read"),
         (",path,label\n0,p/a.png,1\n", "received , path, label. Name .* and take others out"),
         ("path,label\np/a.png,1\np\0,2\n", "bytes of value 0"),
+        ("path,label\np/a.png,red, big\n", "line 2: expected 2 values.*received 3. Put .* quotes"),
+        ("path,label\np/a.png,1\np/a.png,2\n", "line 3: expected one label .* than line 2 has"),
+        (
+            "path,label,split\np/a.png,1,train\np/a.png,1,test\n",
+            "line 3: expected one split for each picture",
+        ),
         ("path,label,client\np/a.png,1,x\np/b.png,1,\n", "line 3: .*none for client"),
     ],
 )
@@ -324,8 +371,10 @@ def test_an_npz_tells_clients_and_a_test_part(tmp_path):
 def test_arrays_that_others_call_otherwise(tmp_path):
     given = arrays(images=None, labels=None, train_images=arrays()["images"])
     given |= {"train_labels": arrays()["labels"][:, np.newaxis].astype(np.uint8)}
-    np.savez(tmp_path / "m.npz", **given, val_images=np.zeros(3))
-    assert FederatedDataset.from_path(tmp_path / "m.npz").class_names == ("1", "2", "3")
+    np.savez(tmp_path / "m.npz", **given, val_images=np.zeros(3), client=np.arange(12))
+    data = FederatedDataset.from_path(tmp_path / "m.npz")
+    assert data.class_names == ("1", "2", "3")
+    assert data.notes[0].startswith("The arrays client, val_images are not used: those that are")
     own = arrays()
     given = {"x_train": own["images"][..., 0], "y_train": own["labels"]}
     given |= {"x_test": own["images"][:5, ..., 0], "y_test": own["labels"][:5]}
@@ -382,9 +431,19 @@ def test_ink_of_the_backgrounds_colour_is_told(tmp_path):
             pixels[number:, :, 3] = 0
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
     (note,) = FederatedDataset.from_folder(tmp_path).notes
-    assert note.startswith("8 of 8 images have the same colour all over")
+    assert note.startswith("8 of 8 pictures with transparent pixels have the same colour all over")
+    assert "background white: choose another" in note
     # Nothing is drawn on two of them.
-    assert not FederatedDataset.from_folder(tmp_path, background="black").notes
+    notes = FederatedDataset.from_folder(tmp_path, background="black").notes
+    assert not any("background" in note for note in notes)
+
+
+def test_blank_images_without_transparent_pixels_are_told_without_a_background():
+    images = np.repeat(np.arange(4, dtype=np.uint8) // 3 * 50, 16).reshape(4, 4, 4)
+    images[3, 0] = 9
+    (note,) = FederatedDataset.from_arrays(images, np.arange(4) % 2).notes
+    assert note.startswith("3 of 4 images are alike and have the same colour all over")
+    assert "background" not in note
 
 
 def test_few_examples_have_fewer_clients_if_nobody_says_how_many():
@@ -421,11 +480,13 @@ def test_dark_pictures_of_16_bits_are_told(tmp_path):
         for number in range(5):
             pixels = np.linspace(0, 400 * number, 64, dtype=np.uint16).reshape(8, 8)
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
-    (note,) = FederatedDataset.from_folder(tmp_path).notes
-    assert note.startswith("10 pictures are taken for 16 bits a channel")
-    assert "above 2% of the brightest" in note
+    # White beside pictures of another aspect ratio is not theirs.
+    for options in ({}, {"image_shape": (8, 12, 1), "resize": "fit"}):
+        note = FederatedDataset.from_folder(tmp_path, **options).notes[0]
+        assert note.startswith("10 pictures are taken for 16 bits a channel, but no pixel of 10 ")
+        assert "above 2% of the brightest" in note
     data = DataSettings(str(tmp_path), partition="iid", clients=1, pixel_scale=4095).load()
-    assert not data.notes
+    assert not any("16 bits" in note for note in data.notes)
     brightest = max(data.dataset.train_images.max(), data.dataset.test_images.max())
     assert brightest == round(1600 * 255 / 4095)
 
@@ -437,6 +498,8 @@ def test_dark_pictures_of_16_bits_are_told(tmp_path):
         (np.arange(12) > 5, np.where(np.arange(12) > 5, 255, 0), 255),
         (np.arange(12, dtype=np.uint16) * 257, np.arange(12), 255),
         (np.arange(12), np.arange(12), 11),
+        # Dark, and not of fewer bits.
+        (np.arange(12) * 9, np.arange(12) * 9, 255),
         (np.arange(12) * 23.0, np.arange(12) * 23, 255),
     ],
 )
@@ -622,6 +685,9 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     assert data.dataset.train_images.max() == 16
     unknown = Preprocessing((5.0,), (6.0,))
     assert not FederatedDataset.from_path(written(tmp_path), preprocessing=unknown).notes
+    # Neither this scale nor that of pictures.
+    with pytest.raises(DatasetError, match=r"from 0 to 16, .* or to 255, received .* up to 20\."):
+        FederatedDataset.from_path(written(tmp_path, images=IMAGES % 21), preprocessing=model)
     # The digits' pixels for a model of pictures.
     bright = Preprocessing((5.0,), (6.0,), greatest_pixel=255)
     ours = written(tmp_path, images=IMAGES % 17)
@@ -634,6 +700,27 @@ def test_a_class_of_test_examples_alone_is_told():
     data = FederatedDataset.from_arrays(**arrays(), **test)
     told = "There are test examples, but no training examples, of classes 9."
     assert data.notes == (told,)
+
+
+def test_test_images_that_are_training_images_are_told():
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4), np.uint8)
+    test = {
+        "test_images": np.concatenate((images[:1], images[4:])),
+        "test_labels": np.arange(5) % 2,
+    }
+    (note,) = FederatedDataset.from_arrays(images[:4], np.arange(4) % 2, **test).notes
+    assert note.startswith("1 of 5 test images is a training image, too")
+
+
+def test_one_example_of_each_class_is_too_few_to_divide(tmp_path):
+    path = written(tmp_path, labels=np.arange(12))
+    with pytest.raises(ValueError, match="at least two examples to set some aside, received 12"):
+        DataSettings(str(path), partition="iid").load()
+
+
+def test_fewer_examples_than_shards_are_divided(tmp_path):
+    path = written(tmp_path, images=IMAGES[:4], labels=np.arange(4) % 2)
+    assert DataSettings(str(path)).load().train_sizes == (3,)
 
 
 def test_no_class_loses_its_only_example_to_the_test():

@@ -75,7 +75,7 @@ def test_16_bits_become_8(tmp_path):
     for ending in ("png", "tiff"):
         path = saved(tmp_path / f"a.{ending}", Image.fromarray(wide))
         np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], RAMP)
-        assert read_header(path) == ((8, 8, 1), True)
+        assert read_header(path) == ((8, 8, 1), True, False)
 
 
 def write_tiff(path, pixels, bits, photometric):
@@ -119,7 +119,7 @@ def test_the_scale_of_more_than_8_bits_can_be_given(tmp_path):
         path = saved(tmp_path / "a.tiff", picture)
         read = read_picture(path, PictureForm((8, 8, 1), pixel_scale=scale))[..., 0]
         np.testing.assert_allclose(read.astype(float), RAMP * (255 / 252), atol=0.51)
-        assert read_header(path) == ((8, 8, 1), True)
+        assert read_header(path) == ((8, 8, 1), True, False)
         with pytest.raises(InvalidFileError, match="expected pixels from 0 to the pixel_scale"):
             read_picture(path, PictureForm((8, 8, 1), pixel_scale=scale / 2))
     # Those of 8 bits have their own.
@@ -135,19 +135,76 @@ def test_pixels_of_unknown_scale_are_refused(tmp_path):
             read_picture(path, GREY)
 
 
-def test_a_scale_is_not_for_colours_of_16_bits(tmp_path):
+def png_of_16_bits(path, pixels):
+    """Writes what Pillow reads, and does not write."""
+
     def chunk(kind, data):
         checked = kind + data
         return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
 
-    rows = b"".join(b"\0" + row.astype(">u2").repeat(3).tobytes() for row in RAMP)
-    path = tmp_path / "a.png"
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    height, width, channels = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
-    assert read_header(path) == ((8, 8, 3), True)
-    with pytest.raises(InvalidFileError, match="colours of 16 bits, of which 8 are read"):
-        read_picture(path, PictureForm((8, 8, 3), pixel_scale=4095))
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_colours_of_16_bits_are_read_in_full(tmp_path, channels, bits):
+    scale = 2**bits - 1
+    pixels = np.random.default_rng(0).integers(0, scale + 1, (8, 8, channels)).astype(np.uint16)
+    if has_alpha := channels in (2, 4):
+        pixels[..., -1] = np.where(pixels[..., -1] > scale // 2, 65535, 0)
+    path = png_of_16_bits(tmp_path / "a.png", pixels)
+    colours = 3 if channels > 2 else 1
+    assert read_header(path) == ((8, 8, colours), True, has_alpha)
+    expected = np.rint(pixels[..., :colours] * (255 / scale))
+    if has_alpha:
+        expected[pixels[..., -1] == 0] = 255
+    form = PictureForm((8, 8, colours), pixel_scale=None if bits == 16 else scale)
+    np.testing.assert_array_equal(read_picture(path, form), expected)
+    with pytest.raises(InvalidFileError, match="expected pixels from 0 to the pixel_scale 99"):
+        read_picture(path, PictureForm((8, 8, colours), pixel_scale=99))
+
+
+def tiff_of_16_bits(path, pixels, is_planar):
+    """Writes little-endian colours, those of a pixel together or a plane of each."""
+    height, width, channels = pixels.shape
+    parts = np.moveaxis(pixels, -1, 0) if is_planar else pixels[np.newaxis]
+    data = np.ascontiguousarray(parts, "<u2").tobytes()
+    part_bytes = len(data) // len(parts)
+    depths = struct.pack("<3H", 16, 16, 16)
+    offsets = struct.pack(f"<{len(parts)}I", *(8 + n * part_bytes for n in range(len(parts))))
+    sizes = struct.pack(f"<{len(parts)}I", *[part_bytes] * len(parts))
+    after = {258: (3, depths), 273: (4, offsets), 279: (4, sizes)}
+    entries, extra = b"", b""
+    values = {256: width, 257: height, 259: 1, 262: 2, 277: channels, 278: height}
+    values[284] = 2 if is_planar else 1
+    for tag in sorted(values | after):
+        kind, held = after.get(tag, (3, b""))
+        count = len(held) // {3: 2, 4: 4}[kind] if held else 1
+        if len(held) > 4:
+            place = struct.pack("<I", 8 + len(data) + len(extra))
+            extra += held
+        else:
+            place = held or struct.pack("<I", values[tag])
+        entries += struct.pack("<HHI", tag, kind, count) + place
+    count = len(values) + len(after)
+    directory = struct.pack("<H", count) + entries + bytes(4)
+    begin = 8 + len(data) + len(extra)
+    path.write_bytes(b"II*\0" + struct.pack("<I", begin) + data + extra + directory)
+    return path
+
+
+@pytest.mark.parametrize("is_planar", [False, True])
+def test_tiff_colours_of_16_bits_are_read_in_full(tmp_path, is_planar):
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(np.uint16)
+    path = tiff_of_16_bits(tmp_path / "a.tiff", pixels, is_planar)
+    assert read_header(path) == ((8, 8, 3), True, False)
+    np.testing.assert_array_equal(read_picture(path, COLOUR), np.rint(pixels * (255 / 65535)))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tiff"])
@@ -183,8 +240,8 @@ def test_shapes_are_told_by_the_header(tmp_path):
     colours = Image.fromarray(np.zeros((5, 7, 3), np.uint8))
     grey_palette = Image.fromarray(np.zeros((5, 7), np.uint8), "P")
     grey_palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert read_header(saved(tmp_path / "a.png", colours)) == ((5, 7, 3), False)
-    assert read_header(saved(tmp_path / "b.png", grey_palette)) == ((5, 7, 1), False)
+    assert read_header(saved(tmp_path / "a.png", colours)) == ((5, 7, 3), False, False)
+    assert read_header(saved(tmp_path / "b.png", grey_palette)) == ((5, 7, 1), False, False)
 
 
 def damaged(tmp_path, data):

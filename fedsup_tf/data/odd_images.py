@@ -1,0 +1,116 @@
+"""Notes about images that can be used, but look otherwise than their owner may have meant."""
+
+import hashlib
+
+import numpy as np
+
+from fedsup_tf.data.wide_pixels import DARK, GREATEST_OF_16_BITS, PICTURE_GREATEST
+
+# Numbers of channels that pictures have; another number may be a height or a width.
+_PICTURE_CHANNELS = (1, 3, 4)
+# Below so large a part of the test examples, equal images may well be chance.
+_REPEATED_SHARE = 0.1
+
+
+def blank_notes(
+    images: np.ndarray, has_alpha: np.ndarray | None = None, background: str = "white"
+) -> tuple[str, ...]:
+    """Returns a note if at least half of the images, or of transparent ones, have one colour.
+
+    Args:
+      images: `(examples, height, width, channels)`, uint8.
+      has_alpha: `(examples,)`, bool: which of them had transparent pixels.
+      background: What is behind these.
+    """
+    if images.shape[1] * images.shape[2] == 1:
+        return ()
+    is_blank = _are_blank(images)
+    if has_alpha is not None and has_alpha.any():
+        blank, count = int(is_blank[has_alpha].sum()), int(has_alpha.sum())
+        if 2 * blank >= count:
+            return (
+                f"{blank:,} of {count:,} pictures with transparent pixels have the same colour all "
+                f"over on the background {background}: choose another background, unlike their "
+                "ink.",
+            )
+    _, counts = np.unique(images[is_blank, 0, 0], axis=0, return_counts=True)
+    blank = counts.max(initial=0)
+    if 2 * blank < len(images):
+        return ()
+    return (
+        f"{blank:,} of {len(images):,} images are alike and have the same colour all over, so that "
+        "a net learns nothing from them: look at them.",
+    )
+
+
+def dark_pictures_notes(brightest: np.ndarray) -> tuple[str, ...]:
+    """Returns a note if pictures of more than 8 bits are so dark that they may have fewer than 16.
+
+    Their bits are not guessed: other pictures of the same net would be scaled otherwise.
+
+    Args:
+      brightest: Greatest pixel of each such picture, from 0 to 255.
+    """
+    is_dark = brightest * DARK <= PICTURE_GREATEST
+    if not len(brightest) or 2 * is_dark.sum() < len(brightest):
+        return ()
+    return (
+        f"{len(brightest):,} pictures are taken for 16 bits a channel, but no pixel of "
+        f"{is_dark.sum():,} of them is above {brightest[is_dark].max() / PICTURE_GREATEST:.0%} of "
+        "the brightest: if they have fewer bits, give the value of full brightness as pixel_scale, "
+        "such as 4095 for 12 bits.",
+    )
+
+
+def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[str, ...]:
+    """Returns notes about axes in another order, and about pixels of fewer bits than it seems.
+
+    Args:
+      images: The arrays `(examples, height, width, channels)`, as they were given.
+      pixel_scale: Their value of full brightness; None if nobody said it.
+    """
+    notes = []
+    _, height, width, channels = images[0].shape
+    # A series of readings has a height of 1, too, and more readings than channels.
+    is_first = height in _PICTURE_CHANNELS and channels not in _PICTURE_CHANNELS
+    if is_first and (height > 1 or 2 * channels > width) and channels > height < width:
+        notes.append(
+            f"The images are {height} x {width} of {channels} channels each: if {height} is the "
+            "number of channels, move that axis to the end with numpy.moveaxis(images, 1, -1)."
+        )
+    greatest = max(images_of.max() for images_of in images)
+    if pixel_scale is None and PICTURE_GREATEST < greatest <= GREATEST_OF_16_BITS // DARK:
+        notes.append(
+            f"The images are taken for 16 bits a channel, but no pixel is above {greatest:g}: if "
+            "they have fewer bits, give the value of full brightness as pixel_scale, such as 4095 "
+            "for 12 bits."
+        )
+    return tuple(notes)
+
+
+def repeated_notes(train_images: np.ndarray, test_images: np.ndarray) -> tuple[str, ...]:
+    """Returns a note if many test images are training images, too.
+
+    Those of the same colour all over are not counted, since `blank_notes` tells them.
+
+    Args:
+      train_images: `(examples, height, width, channels)`, uint8.
+      test_images: The same of the test part.
+    """
+    trained = {_digest(image) for image in train_images}
+    repeated = sum(_digest(image) in trained for image in test_images[~_are_blank(test_images)])
+    if not repeated or repeated < _REPEATED_SHARE * len(test_images):
+        return ()
+    verb = "is a training image" if repeated == 1 else "are training images"
+    return (
+        f"{repeated:,} of {len(test_images):,} test images {verb}, too, pixel by pixel: what is "
+        "learned by heart counts as right. Take repeated images out.",
+    )
+
+
+def _are_blank(images: np.ndarray) -> np.ndarray:
+    return (images.min((1, 2)) == images.max((1, 2))).all(1)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
