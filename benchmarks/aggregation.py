@@ -39,7 +39,7 @@ from tff_programs.reports.report import format_table
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.in_memory import simulate
 from tff_programs.simulation.round_plan import Assignment
-from tff_programs.simulation.tiers import default_tiers
+from tff_programs.simulation.tiers import default_tiers, tier_accuracies
 
 _ROUNDS = flags.DEFINE_integer("rounds", 60, "Rounds of each run.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")
@@ -132,9 +132,7 @@ def train(factory, weighting, source, rounds, accuracy, tiers):
 
     def evaluate(weights):
         images, labels = dataset.test_images, dataset.test_labels
-        return {
-            tier.name: accuracy(weights, tier.architecture, images, labels, 50) for tier in tiers
-        }
+        return tier_accuracies(accuracy, weights, tiers, images, labels, 50)
 
     return simulate(
         process,

@@ -4,6 +4,7 @@ import dataclasses
 
 from fedsup_tf.architecture import DIMENSIONS
 from fedsup_tf.files.json_schema import quoted, whole_numbers
+from fedsup_tf.files.validation import check_choice
 
 # Bounds of what is enumerated or allocated, far beyond what a phone or a server could train. A
 # space may come from somebody else's file.
@@ -60,5 +61,4 @@ class Stage:
                 f"Stage {self.name!r}: expected odd kernels (a smaller kernel is the centre of a "
                 f"larger one), received {list(self.kernels)}."
             )
-        if type(self.stride) is not int or self.stride not in (1, 2):
-            raise ValueError(f"Stage {self.name!r}: expected stride 1 or 2, got {self.stride!r}.")
+        check_choice(self.stride, "stride", (1, 2), what=f"Stage {self.name!r}")

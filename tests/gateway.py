@@ -1,12 +1,10 @@
 """Parts of a gateway for tests: a phone that speaks the protocol, rounds without TensorFlow."""
 
-import asyncio
 import contextlib
 import hashlib
 import http.client
 import json
 import ssl
-import threading
 import time
 import urllib.parse
 
@@ -14,7 +12,6 @@ import numpy as np
 from spaces import SPACE
 
 from fedsup_tf.files.atomic_write import make_folder, write_bytes, write_json
-from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.lease import Lease
@@ -23,7 +20,7 @@ from tff_programs.gateway.pace import Pace
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, TierModel
 from tff_programs.gateway.rounds import Rounds, RoundSettings
 from tff_programs.gateway.secret_files import enrolment_token, server_secret
-from tff_programs.gateway.server import Gateway, ServerSettings, http_server, listen
+from tff_programs.gateway.server import Gateway, ServerSettings, serving_on_loopback
 from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import ModelMetadata, append_metadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, read_update, write_update
@@ -202,14 +199,6 @@ class Served:
     def __enter__(self):
         assert self.lease.take()
         self.rounds.step()
-        ready = threading.Event()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(ready),))
-        self._thread.start()
-        assert ready.wait(60)
-        return self
-
-    async def _serve(self, ready):
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.gateway = Gateway(
             Database(self.database.url),
             self.folder,
@@ -217,35 +206,20 @@ class Served:
             self.server_settings,
             self.told.append,
         )
-        server = http_server(self.gateway.application(), self._tls)
-        port = listen(server, Address("127.0.0.1", 0))
-        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
-        ready.set()
-        await self._stop.wait()
-        server.stop()
-        await server.close_all_connections()
-        self.gateway.close()
+        with contextlib.ExitStack() as opened:
+            opened.callback(self.database.close)
+            opened.callback(self.gateway.close)
+            application = self.gateway.application()
+            self.url = opened.enter_context(serving_on_loopback(application, self._tls))
+            self._opened = opened.pop_all()
+        return self
 
     def __exit__(self, *error):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self.database.close()
+        self._opened.close()
 
-    @contextlib.contextmanager
     def page(self, link):
         """Serves the operator's page on another loopback port; gives its address."""
-
-        async def start():
-            server = http_server(operator_application(self.gateway, link), None)
-            return server, listen(server, Address("127.0.0.1", 0))
-
-        async def stop():
-            server.stop()
-            await server.close_all_connections()
-
-        server, port = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
-        yield f"http://127.0.0.1:{port}"
-        asyncio.run_coroutine_threadsafe(stop(), self._loop).result()
+        return serving_on_loopback(operator_application(self.gateway, link))
 
     def step(self):
         """Does all that is due in the rounds."""

@@ -12,13 +12,14 @@ from fedsup_tf.data.archives import DatasetError, read_npz
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 from fedsup_tf.data.odd_images import array_notes, blank_notes
-from fedsup_tf.data.pictures import PictureForm, check_pixel_scale, form_picture
+from fedsup_tf.data.pictures import PictureForm, form_picture
 from fedsup_tf.data.wide_pixels import (
     GREATEST_OF_16_BITS,
     PICTURE_GREATEST,
     check_range,
     scale_pixels,
 )
+from fedsup_tf.files.validation import check_number
 
 _PARTS = ("images", "labels", "clients")
 _NAMES = (*_PARTS, *(f"test_{part}" for part in _PARTS))
@@ -151,7 +152,8 @@ def join_arrays(
             f"{source}: expected test_labels of the type of labels, {labels[0].dtype}, received "
             f"{labels[1].dtype}. Write both as numbers, or both as names."
         )
-    check_pixel_scale(pixel_scale)
+    if pixel_scale is not None:
+        check_number(pixel_scale, "pixel_scale", above=0, advice="Give 4095.")
     notes = array_notes(images, pixel_scale)
     images, greatest_pixel = _as_bytes(source, images, pixel_scale)
     joined = np.concatenate(images) if len(images) > 1 else images[0]

@@ -21,6 +21,7 @@ from fedsup_tf.data.picture_examples import read_listed
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST, scale_pixels
 from fedsup_tf.files.reading import InvalidFileError
+from fedsup_tf.files.validation import check_number
 
 # Streams of random numbers: which examples are set aside, which test examples a client gets.
 _ASIDE, _TEST = 0, 1
@@ -145,8 +146,7 @@ def split_by_class(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndar
     Raises:
       ValueError: If one of them would be empty.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"Expected a share above 0 and below 1 to set aside, received {share}.")
+    check_number(share, "the share to set aside", above=0, below=1)
     aside = _set_aside(labels, share, np.random.default_rng((seed, _ASIDE)))
     if aside.all() or not aside.any():
         raise ValueError(
@@ -201,8 +201,7 @@ def own_clients(
     Raises:
       ValueError: If a label is of no class, or the share is out of range.
     """
-    if not 0 < test_share < 1:
-        raise ValueError(f"Expected test_share above 0 and below 1, received {test_share}.")
+    check_number(test_share, "test_share", above=0, below=1)
     notes = examples.notes
     is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)

@@ -104,12 +104,7 @@ def partition(
             f"Expected at most {len(train_labels)} clients, one for each training example, "
             f"received {clients}. Ask for fewer clients."
         )
-    check_number(quantity, "quantity", least=0, advice=_QUANTITY_ADVICE)
-    if quantity > _GREATEST_QUANTITY:
-        raise ValueError(
-            f"Expected quantity from 0 to {_GREATEST_QUANTITY:g}, received {quantity:g}. "
-            f"{_QUANTITY_ADVICE}"
-        )
+    check_number(quantity, "quantity", least=0, most=_GREATEST_QUANTITY, advice=_QUANTITY_ADVICE)
     # Streams of their own, so that the training sets do not depend on the size of the test sets.
     streams = (np.random.default_rng((seed, stream)) for stream in range(3))
     train_random, test_random, amount_random = streams
@@ -127,12 +122,9 @@ def partition(
         classes_per_client = check_whole_number(classes_per_client, name, 1)
         train = _shards(train_labels, clients, classes_per_client, train_random)
     else:
-        if not isinstance(beta, int | float) or not _LEAST_BETA <= beta <= _GREATEST_BETA:
-            raise ValueError(
-                "Expected beta of a Dirichlet partition to be a number above 0 (from "
-                f"{_LEAST_BETA} to {_GREATEST_BETA:.0e}), received {beta}. Give 0.1 for clients of "
-                "few classes, 100 for clients that are alike."
-            )
+        bounds = {"least": _LEAST_BETA, "most": _GREATEST_BETA}
+        advice = "Give 0.1 for clients of few classes, 100 for clients that are alike."
+        check_number(beta, "beta of a Dirichlet partition", **bounds, advice=advice)
         train = _dirichlet(train_labels, clients, beta, train_random)
     if quantity and kind != "iid":
         train = [

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from fedsup_tf.data.wide_pixels import PICTURE_GREATEST, is_wide, is_wide_grey, narrow_picture
 from fedsup_tf.files.reading import open_regular, reading
-from fedsup_tf.files.validation import check_choice, check_whole_number
+from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 RESIZES = ("crop", "fit")
@@ -61,7 +61,8 @@ class PictureForm:
             )
         check_choice(self.resize, "resize", RESIZES)
         background_colour(self.background)
-        check_pixel_scale(self.pixel_scale)
+        if self.pixel_scale is not None:
+            check_number(self.pixel_scale, "pixel_scale", above=0, advice="Give 4095.")
 
 
 class PictureHeader(NamedTuple):
@@ -76,12 +77,6 @@ class PictureHeader(NamedTuple):
     shape: tuple[int, int, int]
     is_wide: bool
     has_alpha: bool
-
-
-def check_pixel_scale(pixel_scale: float | None) -> None:
-    """Raises a ValueError unless a value of full brightness is above 0, or None."""
-    if pixel_scale is not None and not 0 < pixel_scale < float("inf"):
-        raise ValueError(f"Expected a pixel_scale above 0, such as 4095, received {pixel_scale}.")
 
 
 def background_colour(text: str) -> tuple[int, int, int]:

@@ -247,8 +247,8 @@ def test_an_architecture_reads_as_one_short_line():
         (dict(kernels=(3, 4)), "odd kernels"),
         (dict(kernels=(-1, 3)), "kernels to be rising positive"),
         (dict(kernels=None), "kernels: expected a list of whole numbers"),
-        (dict(stride=3), "stride 1 or 2"),
-        (dict(stride=0), "stride 1 or 2"),
+        (dict(stride=3), "stride to be one of 1, 2"),
+        (dict(stride=0), "stride to be one of 1, 2"),
     ],
 )
 def test_a_bad_stage_is_an_error_that_names_it(arguments, message):

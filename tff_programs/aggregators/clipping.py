@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedsup_tf.files.validation import check_number
+
 _NORM_TYPE = tff.TensorType(np.float32)
 
 
@@ -28,11 +30,9 @@ class _NormFactory(tff.aggregators.WeightedAggregationFactory):
             `tff.aggregators.PrivateQuantileEstimationProcess`, for an adaptive one.
           inner: What aggregates the changed updates.
         """
-        if not isinstance(norm, tff.templates.EstimationProcess) and not 0 < norm < float("inf"):
-            raise ValueError(
-                f"{self.verb.capitalize()}: expected a finite norm above 0 or an estimation "
-                f"process, received {norm}."
-            )
+        if not isinstance(norm, tff.templates.EstimationProcess):
+            process = "Or give an estimation process."
+            check_number(norm, "the norm", above=0, what=self.verb.capitalize(), advice=process)
         self._norm = norm
         self._inner = inner
 

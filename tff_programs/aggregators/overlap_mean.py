@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf import slicing
+from fedsup_tf.files.validation import check_choice
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.types import MeanUpdate, SubnetUpdate
@@ -52,6 +53,18 @@ def overlap_of(
         if part.shape.num_elements() == 0:
             slices[name] = slicing.Slice((0,) * len(part.shape), tuple(part.shape))
     return slicing.overlap(delta, slices, supernet.grids, weight)
+
+
+def mean_update(sums: Overlap, divisor: str, weight: tf.Tensor) -> MeanUpdate:
+    """Divides the clients' sums.
+
+    Args:
+      sums: After `slicing.by_entry`.
+      divisor: One of `DIVISORS`.
+      weight: The sum of all clients' weights.
+    """
+    mean = slicing.average(sums, divisor, weight)
+    return MeanUpdate(tuple(mean.values()), tuple(part > 0 for part in sums.coverage.values()))
 
 
 class Upload:
@@ -111,10 +124,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
           nested: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
           upload: How updates travel, as they are by default.
         """
-        if divisor not in DIVISORS:
-            raise ValueError(
-                f"Expected an aggregation of {', '.join(DIVISORS)}, received {divisor!r}."
-            )
+        check_choice(divisor, "aggregation", DIVISORS)
         self.supernet = supernet
         self.divisor = divisor
         self.nested = nested
@@ -234,8 +244,6 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         @tff.tensorflow.computation(state_type, accumulator_type)
         def finish(state, accumulator):
             state, sums, weight, measured = self.finish(state, accumulator.sums, accumulator.weight)
-            mean = slicing.average(sums, self.divisor, weight)
-            covered = tuple(part > 0 for part in sums.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(accumulator.loss, accumulator.examples),
                 examples=accumulator.examples,
@@ -245,7 +253,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
             clients = tf.cast(accumulator.clients, tf.float32)
             for name, total in zip(self.upload.measurements, accumulator.measured, strict=True):
                 measurements[name] = tf.math.divide_no_nan(total, clients)
-            return state, MeanUpdate(tuple(mean.values()), covered), measurements | measured
+            return state, mean_update(sums, self.divisor, weight), measurements | measured
 
         @tff.federated_computation
         def initialize():

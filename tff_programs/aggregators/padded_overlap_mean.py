@@ -7,9 +7,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf import slicing
+from fedsup_tf.files.validation import check_choice
 from fedsup_tf.supernet import Supernet
-from tff_programs.aggregators.overlap_mean import DIVISORS, finite_delta, overlap_of
-from tff_programs.types import MeanUpdate, tensors_type
+from tff_programs.aggregators.overlap_mean import DIVISORS, finite_delta, mean_update, overlap_of
+from tff_programs.types import tensors_type
 
 
 class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
@@ -51,10 +52,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
           divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
           nested: Whether the updates hold the subnets' own subnets.
         """
-        if divisor not in DIVISORS:
-            raise ValueError(
-                f"Expected an aggregation of {', '.join(DIVISORS)}, received {divisor!r}."
-            )
+        check_choice(divisor, "aggregation", DIVISORS)
         self._supernet = supernet
         self._total_sum = total_sum
         self._coverage_sum = coverage_sum
@@ -95,15 +93,13 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         def divide(totals, coverages, counts):
             overlap = slicing.Overlap(supernet.named(totals), supernet.named(coverages))
             overlap = slicing.by_entry(overlap, supernet.grids)
-            mean = slicing.average(overlap, self._divisor, counts["weight"])
-            covered = tuple(part > 0 for part in overlap.coverage.values())
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(counts["loss"], counts["examples"]),
                 examples=counts["examples"],
                 clients=tf.cast(tf.round(counts["clients"]), tf.int32),
                 rejected=tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.int32), [None]),
             )
-            return MeanUpdate(tuple(mean.values()), covered), measurements
+            return mean_update(overlap, self._divisor, counts["weight"]), measurements
 
         @tff.federated_computation
         def initialize():

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import math
 from collections import OrderedDict
 
 import dp_accounting
 import tensorflow as tf
 
+from fedsup_tf.files.validation import check_number, check_whole_number
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, Upload
@@ -58,12 +58,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
           upload: How updates travel, as they are by default.
         """
         super().__init__(supernet, divisor, nested, upload)
-        for name, value in (
-            ("clipping norm", clipping_norm),
-            ("noise multiplier", noise_multiplier),
-        ):
-            if not 0 < value < math.inf:
-                raise ValueError(f"Privacy: expected a finite {name} above 0, received {value}.")
+        check_number(clipping_norm, "the clipping norm", above=0, what="Privacy")
         _check_noise(noise_multiplier)
         self._clipping_norm = clipping_norm
         self._noise_multiplier = noise_multiplier
@@ -133,15 +128,10 @@ class PrivacyAccount:
     sampled: bool = True
 
     def __post_init__(self):
-        if not 0 < self.delta < 1:
-            raise ValueError(f"Privacy: expected a delta between 0 and 1, received {self.delta}.")
+        check_number(self.delta, "delta", above=0, below=1, what="Privacy")
         _check_noise(self.noise_multiplier)
-        counts = (self.clients_per_round, self.clients)
-        if not all(type(count) is int for count in counts) or not 1 <= counts[0] <= counts[1]:
-            raise ValueError(
-                f"Privacy: expected 1 to {self.clients} clients a round, whole numbers, received "
-                f"{self.clients_per_round}."
-            )
+        clients = check_whole_number(self.clients, "clients", 1, what="Privacy")
+        check_whole_number(self.clients_per_round, "clients_per_round", 1, clients, what="Privacy")
 
     def __str__(self):
         asked = f"{self.clients_per_round} of {self.clients} clients a round"
@@ -178,11 +168,8 @@ class PrivacyAccount:
 
     def rounds_within(self, epsilon: float, most: int) -> int:
         """The largest number of rounds, up to `most`, that cost at most `epsilon`."""
+        check_number(epsilon, "the budget of epsilon", above=0, what="Privacy")
         low, high = 0, most
-        if not 0 < epsilon < math.inf:
-            raise ValueError(
-                f"Privacy: expected a finite budget of epsilon above 0, received {epsilon}."
-            )
         while low < high:
             middle = (low + high + 1) // 2
             if self.epsilon_after(middle) <= epsilon:
@@ -193,8 +180,5 @@ class PrivacyAccount:
 
 
 def _check_noise(noise_multiplier: float) -> None:
-    if not 0 < noise_multiplier <= LARGEST_NOISE_MULTIPLIER:
-        raise ValueError(
-            "Privacy: expected a noise multiplier above 0 and up to "
-            f"{LARGEST_NOISE_MULTIPLIER:g}, received {noise_multiplier}."
-        )
+    bounds = {"above": 0, "most": LARGEST_NOISE_MULTIPLIER}
+    check_number(noise_multiplier, "the noise multiplier", **bounds, what="Privacy")

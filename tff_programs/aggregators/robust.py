@@ -5,6 +5,7 @@ from collections import OrderedDict
 import tensorflow as tf
 
 from fedsup_tf import robust, slicing
+from fedsup_tf.files.validation import check_number, check_whole_number
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import StreamedOverlapFactory, Upload
@@ -50,12 +51,8 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
           upload: How updates travel, as they are by default.
         """
         super().__init__(supernet, divisor, nested, upload)
-        if not 0 <= poisoned < 0.5:
-            raise ValueError(
-                f"Robust mean: expected a poisoned share from 0 and below 0.5, received {poisoned}."
-            )
-        if type(buckets) is not int or buckets < 3:
-            raise ValueError(f"Robust mean: expected at least 3 buckets, received {buckets}.")
+        check_number(poisoned, "the poisoned share", least=0, below=0.5, what="Robust mean")
+        check_whole_number(buckets, "buckets", 3, what="Robust mean")
         self._poisoned = poisoned
         self._buckets = buckets
 

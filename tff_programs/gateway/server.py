@@ -34,8 +34,6 @@ _BODY_SECONDS = 900.0
 # Handlers bound bodies by themselves, with an answer that says so.
 _NO_BOUND = 2**60
 _COUNT_SECONDS = 30.0
-# Requests that a device may send at once.
-_LEAST_BURST = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,23 +183,26 @@ async def run_until_stopped(server: tornado.httpserver.HTTPServer) -> None:
 
 
 @contextlib.contextmanager
-def serving_on_loopback(gateway: Gateway) -> Iterator[str]:
+def serving_on_loopback(
+    application: tornado.web.Application, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Serves in a thread of its own during the `with` block.
 
     Args:
-      gateway: What is served; it is closed in the end.
+      application: The routes that are served, such as `Gateway.application()`.
+      tls: For HTTPS; by default the server speaks plain HTTP.
 
     Yields:
-      The address, plain HTTP on a free port of loopback.
+      The address, on a free port of loopback.
     """
     started = concurrent.futures.Future()
 
     async def serve():
-        server = http_server(gateway.application(), None)
+        server = http_server(application, tls)
         stopped = asyncio.Event()
         try:
             address = Address("127.0.0.1", 0)
-            url = address.url("http", listen(server, address))
+            url = address.url("https" if tls else "http", listen(server, address))
             started.set_result((url, asyncio.get_running_loop(), stopped))
             await stopped.wait()
         except Exception as error:
@@ -220,4 +221,3 @@ def serving_on_loopback(gateway: Gateway) -> Iterator[str]:
             loop.call_soon_threadsafe(stopped.set)
     finally:
         thread.join()
-        gateway.close()

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from fedsup_tf.files.validation import check_choice, check_number
+
 SCHEDULES = ("constant", "cosine")
 
 
@@ -19,12 +21,9 @@ def build_schedule(
       rounds: Number of all rounds.
       final_share: What is left in the last round, of `"cosine"`.
     """
-    if kind not in SCHEDULES:
-        raise ValueError(f"Expected a schedule of {', '.join(SCHEDULES)}, received {kind!r}.")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"Expected a finite learning rate above 0, received {learning_rate}.")
-    if not 0 <= final_share <= 1:
-        raise ValueError(f"Expected a final share from 0 to 1, received {final_share}.")
+    check_choice(kind, "schedule", SCHEDULES)
+    check_number(learning_rate, "learning_rate", above=0)
+    check_number(final_share, "final_share", least=0, most=1)
 
     def schedule(round_number):
         if kind == "constant":

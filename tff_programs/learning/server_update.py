@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedsup_tf.files.validation import check_number
 from tff_programs.types import MeanUpdate
 
 
@@ -31,8 +32,7 @@ class ServerUpdate:
     averaging: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"Expected averaging from 0 and below 1, received {self.averaging}.")
+        check_number(self.averaging, "averaging", least=0, below=1)
 
     def initialize(self, weights: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
         """Returns the state before the first round."""

@@ -1,6 +1,5 @@
 """FedSup and E-FedSup as a `tff.learning.templates.LearningProcess`."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.validation import check_choice, check_number
 from fedsup_tf.frozen import check_frozen
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.slicing import WEIGHTINGS
@@ -78,13 +78,10 @@ def build_fedsup_process(
     Returns:
       The process.
     """
-    if not callable(learning_rate) and not 0 < learning_rate < math.inf:
-        raise ValueError(f"Expected a finite learning rate above 0, received {learning_rate}.")
+    if not callable(learning_rate):
+        check_number(learning_rate, "learning_rate", above=0)
     server_update = ServerUpdate(server_optimizer, averaging)
-    if weighting not in WEIGHTINGS:
-        raise ValueError(
-            f"Expected a weighting of {', '.join(WEIGHTINGS)}, received {weighting!r}."
-        )
+    check_choice(weighting, "weighting", WEIGHTINGS)
     check_frozen(space, local_training.frozen)
     supernet = Supernet(space, seed)
     nested = local_training.sandwich > 1

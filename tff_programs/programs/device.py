@@ -8,7 +8,6 @@ that was killed goes on after its last whole epoch when it is called again.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.own_data import split_by_class
+from fedsup_tf.divergence import guessing_loss, largest_sound_loss
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.files.reading import reading
 from tff_programs.programs.flags.data_flags import (
@@ -38,8 +38,6 @@ from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import write_update
 
-# Beyond this many times the loss of guessing, a training has diverged.
-_DIVERGED_FACTOR = 3.0
 # Flags of a client of a data set, which --data takes the place of.
 _OF_DATASET = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
 
@@ -198,12 +196,12 @@ def _check_settings(options: ProgramFlags, before: dict, now: dict) -> None:
 
 def _check_losses(options: ProgramFlags, before: float, after: float, classes: int) -> None:
     """Refuses the update of a training that diverged."""
-    guessing = math.log(classes)
-    if after > max(before, _DIVERGED_FACTOR * guessing):
+    if after > max(before, largest_sound_loss(classes)):
         raise ValueError(
-            f"The training diverged: expected a loss below that of guessing, {guessing:.2f}, "
-            f"received {after:.4g}, after {before:.4g} before it. No update is written. Give a "
-            f"--learning_rate below {options.learning_rate:g}, and another --out."
+            "The training diverged: expected a loss below that of guessing, "
+            f"{guessing_loss(classes):.2f}, received {after:.4g}, after {before:.4g} before it. No "
+            f"update is written. Give a --learning_rate below {options.learning_rate:g}, and "
+            "another --out."
         )
 
 

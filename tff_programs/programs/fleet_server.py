@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import os
@@ -250,7 +251,7 @@ class Fleet:
         gateway = Gateway(
             Database(database.url), self._folder, secret, server_settings, self._on_progress
         )
-        with serving_on_loopback(gateway) as url:
+        with contextlib.closing(gateway), serving_on_loopback(gateway.application()) as url:
             address = ServerAddress(url, enrolment_token(self._folder))
             trained = -1
             while True:

@@ -23,7 +23,7 @@ from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.round_privacy import RoundPrivacy
 from tff_programs.programs.stored_optimizer import StoredOptimizer
-from tff_programs.simulation.tiers import Tier
+from tff_programs.simulation.tiers import Tier, tier_accuracies
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
 from tflite.merge.merge import merge_updates
 from tflite.merge.merge_report import NothingToMergeError
@@ -277,20 +277,12 @@ class SupernetRounds:
 
     def evaluate(self, supernet: Supernet) -> dict[str, float]:
         """Returns the test accuracy of each tier's own subnet."""
-        dataset = self._trained.data.dataset
-        if not self._settings.test_batch_size:
+        dataset, batch_size = self._trained.data.dataset, self._settings.test_batch_size
+        if not batch_size:
             return {}
+        test = (dataset.test_images, dataset.test_labels, batch_size)
         weights = supernet.values_by_name()
-        return {
-            tier.name: self._accuracy(
-                weights,
-                tier.architecture,
-                dataset.test_images,
-                dataset.test_labels,
-                self._settings.test_batch_size,
-            )
-            for tier in self._settings.tiers
-        }
+        return tier_accuracies(self._accuracy, weights, self._settings.tiers, *test)
 
 
 def _left_out(rejected, duplicates) -> dict[str, Outcome]:

@@ -23,6 +23,7 @@ from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment
 from tff_programs.simulation.run_folder import hold_run, keep_settings
 from tff_programs.simulation.run_state import RunStateManager
+from tff_programs.simulation.tiers import tier_accuracies
 from tff_programs.simulation.training_loop import RoundReport, train
 
 
@@ -169,10 +170,7 @@ class _Callbacks:
     def evaluate(self, weights: tuple[np.ndarray, ...]) -> dict[str, float]:
         run, named = self._run, self._supernet.named(weights)
         test = (run.data.dataset.test_images, run.data.dataset.test_labels, run.test_batch_size)
-        accuracies = {
-            tier.name: self._accuracy(named, tier.architecture, *test)
-            for tier in run.assignment.tiers
-        }
+        accuracies = tier_accuracies(self._accuracy, named, run.assignment.tiers, *test)
         if run.random_subnets:
             drawn = random_subnet_accuracies(
                 lambda *arguments: self._accuracy(*arguments, run.test_batch_size),

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, read_json
 from fedsup_tf.files.reading import parsing
+from fedsup_tf.files.validation import check_whole_number
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -42,11 +43,11 @@ class AvailabilityTrace:
     clients: tuple[tuple[tuple[int, int], ...], ...]
 
     def __post_init__(self):
-        if type(self.period_seconds) is not int or not 1 <= self.period_seconds <= _LONGEST_PERIOD:
-            raise ValueError(
-                "Availability trace: expected period_seconds as a whole number from 1 to "
-                f"{_LONGEST_PERIOD:,}, received {quoted(self.period_seconds)}."
-            )
+        bounds = (1, _LONGEST_PERIOD)
+        period = check_whole_number(
+            self.period_seconds, "period_seconds", *bounds, what="Availability trace"
+        )
+        object.__setattr__(self, "period_seconds", period)
         for client, intervals in enumerate(self.clients):
             last = -1
             for begin, end in intervals:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_number, check_whole_number
 from tff_programs.simulation.availability import AvailabilityTrace
 
 
@@ -43,12 +44,8 @@ class SimulatedTime:
     deadline_seconds: float = math.inf
 
     def __post_init__(self):
-        if type(self.over_asked) is not int or self.over_asked < 0:
-            raise ValueError(
-                f"Expected over_asked as a whole number from 0, received {self.over_asked!r}."
-            )
-        if not self.deadline_seconds > 0:
-            raise ValueError(f"Expected a deadline above 0 s, received {self.deadline_seconds}.")
+        check_whole_number(self.over_asked, "over_asked", 0)
+        check_number(self.deadline_seconds, "deadline_seconds", above=0, allow_infinity=True)
 
     def begin(self, clock: float, asked: int) -> float:
         """Returns when a round that asks so many clients begins, if the last ended at `clock`."""

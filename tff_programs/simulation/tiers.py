@@ -4,12 +4,14 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.json_schema import read_json
+from fedsup_tf.files.validation import check_number
 from fedsup_tf.search.constraints import draw_within, feasible_range, sample_within
 from fedsup_tf.search.costs import Cost, architecture_cost
 from fedsup_tf.space import SearchSpace
@@ -137,10 +139,7 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
     if not tiers:
         raise ValueError("Expected at least one tier, received none.")
     for tier in tiers:
-        if not 0 < tier.share < math.inf:
-            raise ValueError(
-                f"Tier {tier.name!r}: expected a finite share above 0, received {tier.share}."
-            )
+        check_number(tier.share, "the share", above=0, what=f"Tier {tier.name!r}")
     names = [tier.name for tier in tiers]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
@@ -149,6 +148,20 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
             f"{repeated!r}: metrics and files go by the name. An architecture's JSON file gives "
             "its tier its own name: rename one."
         )
+
+
+def tier_accuracies(
+    accuracy: Callable, weights: Mapping[str, np.ndarray], tiers: Sequence[Tier], *test: Any
+) -> dict[str, float]:
+    """Computes the accuracy of each tier's own subnet, from 0 to 1, by the tier's name.
+
+    Args:
+      accuracy: As `build_accuracy` returns it.
+      weights: The supernet's, by tensor name.
+      tiers: The tiers.
+      *test: Images, labels and, if `accuracy` takes one, a batch size.
+    """
+    return {tier.name: accuracy(weights, tier.architecture, *test) for tier in tiers}
 
 
 def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:

@@ -1,7 +1,6 @@
 """The training program: rounds, their metrics, evaluation, and state that survives a kill."""
 
 import asyncio
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -10,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_federated as tff
 
+from fedsup_tf.divergence import guessing_loss, largest_sound_loss
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.round_plan import RoundPlan
 
-# Beyond this many times the loss of guessing, for this many rounds, a training has diverged.
-_DIVERGED_FACTOR = 3.0
+# After this many unsound rounds, one after the other, a training has diverged.
 _DIVERGED_ROUNDS = 5
 
 
@@ -80,8 +79,8 @@ async def train(
 
     Raises:
       DivergedError: If in `_DIVERGED_ROUNDS` rounds, one after the other, all updates were left out
-        because they were not finite, or the loss was above `_DIVERGED_FACTOR` times that of
-        guessing. The state before these rounds stays the saved one.
+        because they were not finite, or the loss was above `largest_sound_loss`. The state before
+        these rounds stays the saved one.
     """
     initial = await tff.program.materialize_value(process.initialize())
     iterator = source.iterator()
@@ -97,7 +96,7 @@ async def train(
     on_start(done)
     accuracies = None
     unsound_rounds = 0
-    guessing_loss = math.log(source.assignment.space.classes)
+    classes = source.assignment.space.classes
 
     async def evaluate_and_keep():
         weights = await tff.program.materialize_value(process.get_model_weights(state))
@@ -139,7 +138,7 @@ async def train(
         )
         if epsilon_after is not None:
             flat["epsilon"] = epsilon_after(done)
-        is_sound = flat["loss"] <= _DIVERGED_FACTOR * guessing_loss if used else not rejected
+        is_sound = flat["loss"] <= largest_sound_loss(classes) if used else not rejected
         unsound_rounds = 0 if is_sound else unsound_rounds + 1
         has_diverged = unsound_rounds == min(_DIVERGED_ROUNDS, rounds)
         is_due = done == rounds or (done % evaluate_every == 0 and is_sound)
@@ -151,18 +150,19 @@ async def train(
             await state_manager.save((state, iterator), done)
         on_round(RoundReport(done, plan, flat, rejected))
         if has_diverged:
-            raise DivergedError(_divergence(flat, unsound_rounds, guessing_loss))
+            raise DivergedError(_divergence(flat, unsound_rounds, classes))
     # Nothing was trained if the saved run had all its rounds.
     return await evaluate_and_keep() if accuracies is None else accuracies
 
 
-def _divergence(metrics: Mapping[str, float], unsound_rounds: int, guessing_loss: float) -> str:
+def _divergence(metrics: Mapping[str, float], unsound_rounds: int, classes: int) -> str:
     if "loss" in metrics:
         received = f"a loss far above it in each of them, {metrics['loss']:.1f} in the last"
     else:
         received = "updates of which all were left out because they were not finite"
     return (
-        f"The training diverged: expected a loss below that of guessing, {guessing_loss:.2f}, in "
-        f"the last {unsound_rounds} rounds, received {received}. What was saved before these "
-        "rounds is kept. Start another run with a lower learning rate of the clients or the server."
+        "The training diverged: expected a loss below that of guessing, "
+        f"{guessing_loss(classes):.2f}, in the last {unsound_rounds} rounds, received {received}. "
+        "What was saved before these rounds is kept. Start another run with a lower learning rate "
+        "of the clients or the server."
     )

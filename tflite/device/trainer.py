@@ -16,13 +16,12 @@ from tflite.device.checkpoint import Progress, read_progress, write_progress
 from tflite.device.epoch import DivergedError, EpochReport, check_finite, run_epoch
 from tflite.device.model import DeviceModel
 from tflite.device.thread_tuner import ThreadTuner
-from tflite.format.metadata import ModelMetadata
 from tflite.format.update_file import DeviceUpdate
 
 __all__ = ["DeviceTrainer", "EpochReport"]
 
 
-class DeviceTrainer:
+class DeviceTrainer(DeviceModel):
     """Trains a model on a device.
 
     Each `fit` starts with zero momentum, as a client does in each round of federated learning, and
@@ -69,62 +68,24 @@ class DeviceTrainer:
           ValueError: If the file is missing, damaged or was not written by `export_tflite`, or
             the runtime is not installed.
         """
-        self._model = DeviceModel(path, threads, trusted, runtime)
-        self._threads = ThreadTuner(self._model.set_threads, threads)
-        self._received = self._model.state()
+        super().__init__(path, threads, trusted, runtime)
+        self._threads = ThreadTuner(self.set_threads, threads)
+        self._received = self.state()
         self._best: Mapping[str, np.ndarray] | None = None
         self.history: list[EpochReport] = []
-
-    @property
-    def metadata(self) -> ModelMetadata:
-        """Metadata of the file."""
-        return self._model.metadata
 
     @property
     def epochs_done(self) -> int:
         """Number of epochs since the model was opened or restored."""
         return len(self.history)
 
-    def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Computes the mean loss and the accuracy of any number of examples.
-
-        Args:
-          images: `(examples, height, width, channels)`, uint8.
-          labels: `(examples,)`, whole numbers.
-
-        Returns:
-          The mean loss, and the accuracy from 0 to 1. Each example counts once.
-
-        Raises:
-          ValueError: If the arguments do not fit the model.
-        """
-        return self._model.evaluate(images, labels)
-
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        """Computes logits of any number of images.
-
-        Args:
-          images: `(examples, height, width, channels)`, uint8.
-
-        Returns:
-          `(examples, classes)`, float32.
-
-        Raises:
-          ValueError: If the images do not fit the model.
-        """
-        return self._model.infer(images)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Returns every variable by name."""
-        return self._model.state()
-
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable and clears the history.
+        """Sets every variable, resets the momentum and clears the history.
 
         Raises:
           ValueError: If that is not a state of this model; nothing has changed then.
         """
-        self._model.restore(state)
+        super().restore(state)
         self._best, self.history = None, []
 
     def train_batch(
@@ -135,23 +96,9 @@ class DeviceTrainer:
         *,
         head_only: bool = False,
     ) -> tuple[float, float]:
-        """Trains one step of SGD outside of any epoch.
-
-        Args:
-          images: `(examples, height, width, channels)`, uint8, at most the exported batch size.
-          labels: `(examples,)`, whole numbers.
-          learning_rate: Learning rate of the step.
-          head_only: Whether to train the classifier and the normalizations alone.
-
-        Returns:
-          Mean loss and number of right answers, both before the step.
-
-        Raises:
-          ValueError: If the arguments do not fit the model.
-        """
-        return self._threads.run(
-            lambda: self._model.train_batch(images, labels, learning_rate, head_only=head_only)
-        )
+        """Trains one step outside of any epoch, as `DeviceModel.train_batch` does."""
+        step = super().train_batch
+        return self._threads.run(lambda: step(images, labels, learning_rate, head_only=head_only))
 
     def fit(
         self,
@@ -191,13 +138,13 @@ class DeviceTrainer:
           ValueError: If the arguments do not fit the model, or the loss is no longer finite. The
             state is then that after the last whole epoch, as after any other interruption.
         """
-        labels = self._model.checked_examples(images, labels)
+        labels = self.checked_examples(images, labels)
         if held_out is not None:
-            self._model.checked_examples(*held_out)
+            self.checked_examples(*held_out)
         _check_arguments(epochs, learning_rate, seed, patience, held_out)
         done, size = self.epochs_done, self.metadata.batch_sizes["train"]
         state = self.state()
-        self._model.restore(state)  # Forgets the momentum of the last call.
+        super().restore(state)  # Forgets the momentum of the last call.
 
         def step(batch):
             return self.train_batch(
@@ -217,17 +164,17 @@ class DeviceTrainer:
                 trained = self.state()
                 check_finite(report, trained)
             except DivergedError as error:
-                self._model.restore(state)
+                super().restore(state)
                 raise ValueError(
                     f"Training: expected finite numbers, received {error} in epoch {number} at "
                     f"learning rate {learning_rate:g}, which is too large. The model is again as "
                     "it was before that epoch; go on with a smaller one."
                 ) from error
             except BaseException:
-                self._model.restore(state)
+                super().restore(state)
                 raise
             if report is None:
-                self._model.restore(state)
+                super().restore(state)
                 break
             state = trained
             self.history.append(report)
@@ -236,7 +183,7 @@ class DeviceTrainer:
             if on_epoch is not None:
                 on_epoch(report)
         if held_out is not None and self._best is not None:
-            self._model.restore(self._best)
+            super().restore(self._best)
         return self.history[done:]
 
     def save_checkpoint(
@@ -260,8 +207,8 @@ class DeviceTrainer:
         progress = read_progress(path, self.metadata)
         try:
             if progress.best is not None:
-                self._model.check_state(progress.best)
-            self._model.restore(progress.state)
+                self.check_state(progress.best)
+            super().restore(progress.state)
         except ValueError as error:
             raise ValueError(f"{str(path)!r}: {error}") from error
         self._best, self.history = progress.best, list(progress.history)
@@ -287,9 +234,8 @@ class DeviceTrainer:
           The update; frozen mean squares are not part of it.
         """
         state = self.state()
-        names = self._model.weight_names
         return DeviceUpdate(
-            delta={name: state[name] - self._received[name] for name in names},
+            delta={name: state[name] - self._received[name] for name in self.weight_names},
             architecture=self.metadata.architecture,
             base_hash=self.metadata.supernet_hash,
             base_round=self.metadata.round,

@@ -42,6 +42,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys, quoted
 from fedsup_tf.files.reading import reading
+from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import SearchSpace
 
@@ -89,11 +90,8 @@ class DeviceUpdate:
         }
         for field, (least, advice) in bounds.items():
             value = getattr(self, field)
-            if type(value) is not int or not least <= value <= _MOST:
-                raise ValueError(
-                    f"An update: expected {field} to be a whole number from {least} to {_MOST:,}, "
-                    f"received {quoted(value)}. {advice}"
-                )
+            value = check_whole_number(value, field, least, _MOST, what="An update", advice=advice)
+            object.__setattr__(self, field, value)
         for field in ("loss_before", "loss_after"):
             value = getattr(self, field)
             if not isinstance(value, float | np.floating) or not np.isfinite(value):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_number
 from tflite.format.update_file import DeviceUpdate
 
 
@@ -42,12 +43,7 @@ class CohortLimits:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) not in (int, float) or not 1 <= value < math.inf:
-                raise ValueError(
-                    f"Limits of a cohort: expected {field.name} as a finite number from 1, "
-                    f"received {value!r}."
-                )
+            check_number(getattr(self, field.name), field.name, least=1, what="Limits of a cohort")
 
 
 class Vote(NamedTuple):

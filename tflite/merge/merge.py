@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from fedsup_tf import robust, slicing
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tflite.format.update_file import DeviceUpdate
@@ -170,37 +171,20 @@ def merge_updates(
 
 
 def _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned) -> None:
-    choices = (
-        ("an aggregation", slicing.DIVISORS, aggregation),
-        ("a weighting", slicing.WEIGHTINGS, weighting),
-    )
-    for what, known, value in choices:
-        if value not in known:
-            raise ValueError(f"Expected {what} of {', '.join(known)}, received {value!r}.")
-    if clip_norm is not None and not 0 < clip_norm < math.inf:
-        raise ValueError(
-            f"Expected a finite clip_norm above 0, received {clip_norm}. Leave it out to clip "
-            "at a multiple of the updates' median."
-        )
-    if max_examples is not None and (type(max_examples) is not int or max_examples < 1):
-        raise ValueError(
-            f"Expected max_examples as a whole number from 1, received {max_examples!r}. Leave it "
-            "out for a multiple of the median."
-        )
-    if not 0 <= poisoned < 0.5:
-        raise ValueError(
-            f"Expected a poisoned share from 0 and below 0.5, received {poisoned}. With more, "
-            "nobody can tell which updates are the honest ones."
-        )
+    check_choice(aggregation, "aggregation", slicing.DIVISORS)
+    check_choice(weighting, "weighting", slicing.WEIGHTINGS)
+    otherwise = "Leave it out for a multiple of the updates' median."
+    if clip_norm is not None:
+        check_number(clip_norm, "clip_norm", above=0, advice=otherwise)
+    if max_examples is not None:
+        check_whole_number(max_examples, "max_examples", 1, advice=otherwise)
+    reason = "With more, nobody can tell which updates are the honest ones."
+    check_number(poisoned, "the poisoned share", least=0, below=0.5, advice=reason)
 
 
 def _check_factors(older: Mapping[str, float]) -> None:
     for name, factor in older.items():
-        if not 0 < factor <= 1:
-            raise ValueError(
-                f"Expected factors above 0 and up to 1 of updates of older supernets, received "
-                f"{factor!r} for {name[:12]}."
-            )
+        check_number(factor, f"the factor of updates of {name[:12]}", above=0, most=1)
 
 
 def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float):

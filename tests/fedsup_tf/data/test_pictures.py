@@ -276,7 +276,7 @@ def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
         (((0, 8, 1),), "height of pictures"),
         (((8, 8, 1), "stretch"), "resize to be one of crop, fit"),
         (((8, 8, 1), "crop", "nocolour"), "background such as white"),
-        (((8, 8, 1), "crop", "white", 0), "pixel_scale above 0"),
+        (((8, 8, 1), "crop", "white", 0), "pixel_scale to be a finite number above 0"),
     ],
 )
 def test_other_forms_are_refused(arguments, told):

@@ -181,7 +181,9 @@ def test_secure_sums_are_refused_where_there_are_none(execution):
 @pytest.mark.parametrize("make", [clipping.ClippingFactory, clipping.ZeroingFactory])
 @pytest.mark.parametrize("norm", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_norm_without_sense_is_refused(make, norm):
-    with pytest.raises(ValueError, match=f"expected a finite norm above 0.*received {norm}"):
+    with pytest.raises(
+        ValueError, match=f"expected the norm to be a finite number above 0.*received {norm}"
+    ):
         make(norm, OverlapMeanFactory(SUPERNET))
 
 

@@ -100,7 +100,10 @@ def test_a_budget_holds_as_many_rounds_as_it_can():
 
 @pytest.mark.parametrize(
     ("clipping_norm", "noise_multiplier", "told"),
-    [(0.0, 1.0, "clipping norm above 0, received 0.0"), (1.0, -1.0, "noise multiplier above 0")],
+    [
+        (0.0, 1.0, "clipping norm to be a finite number above 0, received 0.0"),
+        (1.0, -1.0, "noise multiplier to be a finite number above 0"),
+    ],
 )
 def test_bounds_without_sense_are_refused(clipping_norm, noise_multiplier, told):
     with pytest.raises(ValueError, match=told):

@@ -7,6 +7,7 @@ import pytest
 from spaces import SPACE
 from updates import SUPERNET, Update, assert_equal, overlap_mean, run
 
+from fedsup_tf.slicing import Slice
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
 from tff_programs.aggregators.robust import RobustOverlapMeanFactory
 
@@ -26,9 +27,8 @@ def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=N
     updates = []
     for number in range(count):
         update = Update(number, ends[number % 2] if architectures is None else architectures)
-        for name, (begin, size) in update.slices.items():
-            box = tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True))
-            update.delta[name] = direction[name][box] + 0.3 * update.delta[name]
+        for name, part in update.slices.items():
+            update.delta[name] = direction[name][part.indices()] + 0.3 * update.delta[name]
             if number in poisoned:
                 update.delta[name] = np.float32(attack) * update.delta[name]
         updates.append(update)
@@ -71,9 +71,8 @@ def test_looking_honest_on_the_core_buys_no_more_weight_elsewhere(execution):
     liar = updates[1]
     for name, part in liar.delta.items():
         outside = np.ones(part.shape, bool)
-        begin, size = core[name]
-        offset = [b - o for b, o in zip(begin, liar.slices[name].begin, strict=True)]
-        outside[tuple(slice(o, o + s) for o, s in zip(offset, size, strict=True))] = False
+        within = np.subtract(core[name].begin, liar.slices[name].begin)
+        outside[Slice(tuple(within), core[name].size).indices()] = False
         liar.delta[name] = np.where(outside, -100 * part, part)
     factory = robust_mean(0.0, 10)
     (robust,) = run(execution, factory, updates)
@@ -114,7 +113,11 @@ def test_an_update_that_is_not_finite_fills_no_bucket(execution):
 
 @pytest.mark.parametrize(
     ("poisoned", "buckets", "told"),
-    [(0.5, 10, "below 0.5, received 0.5"), (-0.1, 10, "from 0"), (0.1, 2, "at least 3 buckets")],
+    [
+        (0.5, 10, "below 0.5, received 0.5"),
+        (-0.1, 10, "of at least 0"),
+        (0.1, 2, "buckets to be a whole number from 3"),
+    ],
 )
 def test_shares_without_sense_are_refused(poisoned, buckets, told):
     with pytest.raises(ValueError, match=told):

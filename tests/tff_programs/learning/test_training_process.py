@@ -110,7 +110,7 @@ def plain_round(weights, clients, divisor="coverage", weighting="examples"):
         weight = len(client.labels) if weighting == "examples" else 1.0
         everyone += weight
         for name, part in client.supernet.slices(client.architecture).items():
-            box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
+            box = part.indices()
             total[name][box] += weight * update.delta[name].numpy()
             coverage[name][box] += weight
     new = {}
@@ -209,7 +209,7 @@ def test_entries_that_nobody_trained_stay_bit_identical(execution, optimizer):
     for (name, before), after in zip(warm.items(), map(np.asarray, trained), strict=True):
         part = SUPERNET.slices(SPACE.smallest())[name]
         covered = np.zeros(before.shape, bool)
-        covered[tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))] = True
+        covered[part.indices()] = True
         np.testing.assert_array_equal(after[~covered], before[~covered], err_msg=name)
         if covered.any():
             assert (after[covered] != before[covered]).any(), name

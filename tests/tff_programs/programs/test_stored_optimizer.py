@@ -28,9 +28,7 @@ def steps(optimizer, weights, deltas):
 def trained_entries():
     covered = {name: np.zeros(value.shape, bool) for name, value in WEIGHTS.items()}
     for name, part in SUPERNET.slices(SPACE.smallest()).items():
-        covered[name][
-            tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
-        ] = True
+        covered[name][part.indices()] = True
     return covered
 
 

@@ -114,7 +114,7 @@ def test_a_private_round_clips_and_draws_its_noise_once(tmp_path, work):
     for name, value in after.items():
         counts = np.ones(value.shape)
         part = smallest[name]
-        counts[tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))] += 2
+        counts[part.indices()] += 2
         noise.append(((value - mean[name]) * counts).ravel())
     noise = np.concatenate(noise)
     # Noise multiplier 2 times norm 0.5; to five standard errors.

@@ -190,17 +190,17 @@ def test_files_and_objects_are_merged_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
-        (dict(max_examples=0), "max_examples as a whole number from 1"),
+        (dict(max_examples=0), "max_examples to be a whole number from 1"),
         (dict(poisoned=0.5), "below 0.5"),
         (dict(poisoned=float("nan")), "below 0.5"),
-        (dict(clip_norm=float("inf")), "finite clip_norm"),
+        (dict(clip_norm=float("inf")), "clip_norm to be a finite number above 0"),
         (dict(poisoned=0.2), "at least 3 valid updates"),
     ],
 )
 def test_choices_out_of_bounds_are_refused(choice, told):
     with pytest.raises(ValueError, match=told):
         change_of([make_update(0)], **choice)
-    with pytest.raises(ValueError, match="finite number from 1"):
+    with pytest.raises(ValueError, match="to be a finite number of at least 1"):
         CohortLimits(size=float("nan"))
 
 

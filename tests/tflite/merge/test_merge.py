@@ -135,7 +135,7 @@ def covered_by(*architectures):
     counts = {name: np.zeros(value.shape, int) for name, value in BASE.items()}
     for architecture in architectures:
         for name, part in Supernet(SPACE).slices(architecture).items():
-            box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
+            box = part.indices()
             counts[name][box] += 1
     return counts
 
@@ -183,7 +183,7 @@ def test_an_entry_becomes_the_mean_of_those_that_hold_it(aggregation, weighting)
         weight = update.examples if weighting == "examples" else 1
         for name, part in Supernet(SPACE).slices(update.architecture).items():
             if name in update.delta:
-                box = tuple(slice(b, b + s) for b, s in zip(part.begin, part.size, strict=True))
+                box = part.indices()
                 total[name][box] += weight * update.delta[name]
                 divisor[name][box] += weight
     for name, value in BASE.items():
@@ -336,8 +336,8 @@ def test_a_merge_of_nothing_usable_is_an_error_that_changes_nothing(tmp_path):
     [
         (dict(aggregation="median"), "coverage, diluted, received 'median'"),
         (dict(weighting="age"), "examples, uniform, received 'age'"),
-        (dict(clip_norm=0.0), "clip_norm above 0"),
-        (dict(clip_norm=float("nan")), "clip_norm above 0"),
+        (dict(clip_norm=0.0), "clip_norm to be a finite number above 0"),
+        (dict(clip_norm=float("nan")), "clip_norm to be a finite number above 0"),
     ],
 )
 def test_unknown_choices_are_refused(choice, told):
@@ -475,7 +475,7 @@ def test_an_unknown_supernets_update_is_refused_beside_older_ones():
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1.5, float("nan")])
 def test_a_factor_that_is_none_is_refused(factor):
-    with pytest.raises(ValueError, match="Expected factors above 0 and up to 1"):
+    with pytest.raises(ValueError, match=r"the factor of .* above 0 and of at most 1"):
         merged([make_update(1, MIDDLE)], older={"1" * 64: factor})
 
 
