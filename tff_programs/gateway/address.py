@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-import urllib.parse
 from typing import NamedTuple
 
 
@@ -47,27 +46,3 @@ def parse_address(text: str, flag: str) -> Address:
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"--{flag}: expected HOST:PORT such as 127.0.0.1:8080, received {text!r}.")
     return Address(host.strip("[]"), int(port))
-
-
-def host_of_url(text: str, flag: str) -> str:
-    """Returns the host of the address by which devices reach a server.
-
-    Args:
-      text: `http` or `https`, a host and perhaps a port and a path, as in a code for enrolment.
-      flag: The flag's name, for the error.
-
-    Raises:
-      ValueError: If it is something else.
-    """
-    try:
-        parts = urllib.parse.urlsplit(text)
-        # Read for its check of the range.
-        _ = parts.port
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_address = False
-    if not is_address or not re.fullmatch(r"[!-~]{1,200}", text):
-        raise ValueError(
-            f"--{flag}: expected an address such as https://example.org:8443, received {text!r}."
-        )
-    return parts.hostname

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.atomic_write import make_folder
-from tff_programs.gateway.address import Address, host_of_url, parse_address
+from tff_programs.gateway.address import Address, parse_address
 from tff_programs.gateway.certificates import CertificateFiles, make_certificate
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.enrolment_code import enrolment_link, terminal_code
@@ -28,6 +28,7 @@ from tff_programs.programs.console import print_line
 from tff_programs.programs.flags import gateway_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tflite.together.address import split_address
 
 _ROLES = ("all", "web", "rounds")
 
@@ -95,7 +96,9 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     gateway_flags.round_settings_from_flags(options)
     address = parse_address(options.address, "address")
     operator_address = _operator_address(options)
-    public_host = options.public_url and host_of_url(options.public_url, "public_url")
+    public_host = None
+    if options.public_url:
+        public_host = split_address(options.public_url, "--public_url").hostname
     files = _certificate(options, address, public_host)
     tls = None if files is None else files.context()
     settings = gateway_flags.server_settings_from_flags(options, _settings_of_training(path))

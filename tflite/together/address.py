@@ -11,7 +11,13 @@ from fedsup_tf.files.reading import open_regular
 from tflite.together.errors import FederationError
 
 _HASH = re.compile("[0-9a-f]{64}")
-_EXAMPLE = "https://example.org:8443"
+# Scheme, host, port and path: what every client reads alike, `ServerAddress` of the Java library
+# by the same pattern.
+_ADDRESS = re.compile(
+    r"(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+    r"(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~%-]*)*)"
+)
+_MOST_CHARACTERS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,23 +37,7 @@ class ServerAddress:
     authority: str | os.PathLike | None = None
 
     def __post_init__(self):
-        try:
-            parts = urllib.parse.urlsplit(self.url)
-            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-            # Reads the port's digits.
-            is_address = is_address and parts.port != 0 and not (parts.query or parts.fragment)
-        except ValueError:
-            is_address = False
-        if not is_address:
-            raise FederationError(
-                f"The server: expected an address such as {_EXAMPLE}, or the link of the code that "
-                f"the server prints, received {self.url!r}. Copy it from there."
-            )
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise FederationError(
-                f"The server: expected an address with https beyond this machine, received "
-                f"{self.url!r}. The device's key would travel in the clear."
-            )
+        split_address(self.url, "The server")
         if self.certificate is not None and not _HASH.fullmatch(self.certificate):
             raise FederationError(
                 "The server's certificate: expected its SHA-256 as 64 lower-case hexadecimal "
@@ -57,7 +47,7 @@ class ServerAddress:
     @property
     def host(self) -> str:
         """Host and port, as in the address."""
-        return urllib.parse.urlsplit(self.url).netloc.rpartition("@")[2]
+        return urllib.parse.urlsplit(self.url).netloc
 
     @property
     def prefix(self) -> str:
@@ -90,6 +80,37 @@ class ServerAddress:
         else:
             context.load_default_certs()
         return context
+
+
+def split_address(url: str, name: str) -> urllib.parse.SplitResult:
+    """Returns the parts of an address by which devices may reach a server.
+
+    Args:
+      url: `https`, or `http` on this machine; a host, and perhaps a port and a path.
+      name: Where the address stands, which begins the error.
+
+    Raises:
+      FederationError: If it is something else.
+    """
+    found = _ADDRESS.fullmatch(url) if len(url) <= _MOST_CHARACTERS else None
+    is_address = found is not None and (found[3] is None or 0 < int(found[3]) < 65536)
+    try:
+        parts = urllib.parse.urlsplit(url if is_address else "")
+    except ValueError:
+        # Brackets around something else than an IPv6 address.
+        is_address = False
+    if not is_address:
+        raise FederationError(
+            f"{name}: expected an address such as https://example.org:8443 (a host, perhaps a port "
+            f"from 1 to 65535 and a path, nothing else), received {url!r}. Copy it from what "
+            "`fedsup serve` prints, or correct it."
+        )
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise FederationError(
+            f"{name}: expected an address with https beyond this machine, received {url!r}. The "
+            "device's key would travel in the clear."
+        )
+    return parts
 
 
 def parse_link(text: str) -> ServerAddress:

@@ -1,17 +1,21 @@
 package org.fedsup.trainer;
 
 import java.io.UnsupportedEncodingException;
-import java.net.URI;
-import java.net.URISyntaxException;
 import java.net.URLDecoder;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
 /** The server that a device takes part with, the token to enrol with, and whom the device trusts. */
 public final class ServerAddress {
     private static final String LINK = "fedsup://enrol?";
-    private static final String EXAMPLE = "https://example.org:8443";
+    /** Scheme, host, port and path: the pattern of the server, tflite/together/address.py. */
+    private static final Pattern ADDRESS = Pattern.compile(
+            "(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])"
+                    + "(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~%-]*)*)");
+    private static final int MOST_CHARACTERS = 200;
 
     /** The address before {@code /v1/}, without a slash at the end. */
     public final String url;
@@ -61,21 +65,16 @@ public final class ServerAddress {
 
     private static ServerAddress checked(
             String url, @Nullable String token, @Nullable String certificate) throws FederationException {
-        URI address = null;
-        try {
-            address = new URI(url);
-        } catch (URISyntaxException none) {
-            // It has no host below.
-        }
-        boolean isAddress = address != null && address.getHost() != null
-                && ("http".equals(address.getScheme()) || "https".equals(address.getScheme()))
-                && address.getRawQuery() == null && address.getRawFragment() == null;
+        Matcher found = ADDRESS.matcher(url);
+        boolean isAddress = url.length() <= MOST_CHARACTERS && found.matches()
+                && (found.group(3) == null || isPort(Integer.parseInt(found.group(3))));
         if (!isAddress) {
-            throw new FederationException("The server: expected an address such as " + EXAMPLE
-                    + ", or the link that the server prints, received " + url
+            throw new FederationException("The server: expected an address such as "
+                    + "https://example.org:8443 (a host, perhaps a port from 1 to 65535 and a path, "
+                    + "nothing else), or the link that the server prints, received " + url
                     + ". Copy it from there.");
         }
-        if ("http".equals(address.getScheme()) && !isLoopback(address.getHost())) {
+        if ("http".equals(found.group(1)) && !isLoopback(found.group(2))) {
             throw new FederationException("The server: expected an address with https, received "
                     + url + ". The device's key would travel in the clear.");
         }
@@ -86,6 +85,10 @@ public final class ServerAddress {
         }
         String end = url.replaceAll("/+$", "");
         return new ServerAddress(end, token, certificate);
+    }
+
+    private static boolean isPort(int number) {
+        return 0 < number && number < 65536;
     }
 
     private static boolean isLoopback(String host) {

@@ -266,7 +266,8 @@ public class FederationTest {
         assertEquals("f".repeat(64), read.certificate);
         assertEquals("https://a.org/x", ServerAddress.parse("https://a.org/x/", "t").url);
         for (String wrong : Arrays.asList("", "a.org", "ftp://a.org", "http://a.org", "https://",
-                "https://a.org?b", "fedsup://enrol?token=t", "fedsup://other?server=https://a.org&token=t",
+                "https://a.org?b", "https://a.org:0", "https://a.org:65536", "https://b@a.org",
+                "https://a_b.org", "fedsup://enrol?token=t", "fedsup://other?server=https://a.org&token=t",
                 "fedsup://enrol?server=https%3A%2F%2Fa.org&token=t&certificate=12",
                 "fedsup://enrol?server=%zz&token=t")) {
             String message = assertThrows(wrong, FederationException.class,
