@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fedsup_tf import space_bounds
 from fedsup_tf.architecture import DIMENSIONS, Architecture
-from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted, whole_numbers
+from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
 from fedsup_tf.files.reading import parsing
 from fedsup_tf.files.validation import check_choice, check_whole_number
 from fedsup_tf.stage import MOST_NAME, MOST_VALUE, Stage
@@ -26,17 +27,6 @@ GROUP_SIZE = 8
 MEAN_SQUARE = "/mean_square"
 # An architecture's index in its space is an int32 key of a federated select.
 _LARGEST_INDEX = 2**31 - 1
-# Bounds of what is enumerated or allocated, far beyond what a phone or a server could train. A
-# space may come from somebody else's file.
-_MOST_STAGES = 64
-_MOST_BLOCKS = 256
-_MOST_SIDE = 2**13
-_MOST_CLASSES = 2**20
-_MOST_WEIGHTS = 2**30
-# Combinations of a stage's choices and the widths that enter it, of which each has its slices.
-_MOST_COMBINATIONS = 2**16
-# Each has a graph of its own where one computation serves all subnets.
-_MOST_RESOLUTIONS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,28 +87,19 @@ class SearchSpace:
                 f"received {quoted(self.name)}."
             )
         label = f"Search space {self.name!r}"
-        shape = whole_numbers(self.image_shape, f"{label}: image_shape")
+        shape = space_bounds.checked_image_shape(self.image_shape, label)
         object.__setattr__(self, "image_shape", shape)
         object.__setattr__(self, "stages", tuple(self.stages))
-        if len(shape) != 3 or min(shape) < 1 or max(shape) > _MOST_SIDE:
-            raise ValueError(
-                f"{label}: expected image_shape (height, width, channels), each from 1 to "
-                f"{_MOST_SIDE:,}, got {shape}."
-            )
-        bounds = (("classes", 2, _MOST_CLASSES), ("stem_width", 1, MOST_VALUE["widths"]))
+        most_classes = space_bounds.MOST_CLASSES
+        bounds = (("classes", 2, most_classes), ("stem_width", 1, MOST_VALUE["widths"]))
         for field, least, most in bounds:
             value = check_whole_number(getattr(self, field), field, least, most, what=label)
             object.__setattr__(self, field, value)
         check_choice(self.stem_stride, "stem_stride", (1, 2), what=label)
-        names = [stage.name for stage in self.stages]
-        if not 0 < len(names) <= _MOST_STAGES or len(set(names)) != len(names):
-            raise ValueError(
-                f"{label}: expected 1 to {_MOST_STAGES} stages with names of their own, got "
-                f"{quoted(names)}."
-            )
-        self._check_amounts(label)
+        space_bounds.check_stages(self.stages, self.stem_width, self.classes, label)
         check_choice(self.normalization, "normalization", NORMALIZATIONS, what=label)
-        self._check_resolutions(label)
+        resolutions = space_bounds.checked_resolutions(self.resolutions, shape, label)
+        object.__setattr__(self, "resolutions", resolutions)
         if self.normalization == "group":
             widths = {self.stem_width}.union(*(stage.widths for stage in self.stages))
             uneven = sorted(width for width in widths if width % GROUP_SIZE)
@@ -132,52 +113,6 @@ class SearchSpace:
                 f"{label}: it holds {self.size:,} architectures, at most {_LARGEST_INDEX:,} can be "
                 "numbered. Take choices out of its stages."
             )
-
-    def _check_resolutions(self, label: str) -> None:
-        if isinstance(self.resolutions, list | tuple) and not self.resolutions:
-            object.__setattr__(self, "resolutions", ())
-            return
-        values = whole_numbers(self.resolutions, f"{label}: resolutions")
-        object.__setattr__(self, "resolutions", values)
-        height, width, _ = self.image_shape
-        rising = list(values) == sorted(set(values)) and values[0] >= 1
-        if not rising or len(values) > _MOST_RESOLUTIONS or values[-1] != height:
-            raise ValueError(
-                f"{label}: expected 1 to {_MOST_RESOLUTIONS} rising resolutions, the last one the "
-                f"height of its images, {height} pixels, received {list(values)}. Give images of "
-                f"that height, or other resolutions."
-            )
-        uneven = [value for value in values if value * width % height]
-        if uneven:
-            raise ValueError(
-                f"{label}: expected resolutions at which images of {height} x {width} pixels keep "
-                f"their proportions, received {uneven}. Give others."
-            )
-
-    def _check_amounts(self, label: str) -> None:
-        """Bounds what a supernet enumerates and allocates, without doing either."""
-        blocks = sum(stage.depths[-1] for stage in self.stages)
-        weights = combinations = entering = 0
-        in_width = self.stem_width
-        for stage in self.stages:
-            width, kernel = stage.widths[-1], stage.kernels[-1]
-            widest = max(in_width, width)
-            weights += stage.depths[-1] * widest * (2 * width + kernel * kernel)
-            in_width = width
-            own = math.prod(len(getattr(stage, dimension)) for dimension in DIMENSIONS)
-            combinations += own * (entering or 1)
-            entering = len(stage.widths)
-        weights += self.classes * in_width
-        for amount, most, of in (
-            (blocks, _MOST_BLOCKS, "blocks"),
-            (weights, _MOST_WEIGHTS, "weights"),
-            (combinations, _MOST_COMBINATIONS, "combinations of a stage's choices"),
-        ):
-            if amount > most:
-                raise ValueError(
-                    f"{label}: expected at most {most:,} {of}, received about {amount:,}. Give "
-                    "fewer or smaller stages."
-                )
 
     # ---------------------------------------------------------------- choices
 

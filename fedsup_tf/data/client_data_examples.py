@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.data.archives import DatasetError
+from fedsup_tf.data.array_examples import join_arrays
 from fedsup_tf.data.class_labels import list_names
-from fedsup_tf.data.examples import MOST_IMAGE_BYTES
+from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 
 # What fields of an element are called in the data sets that TFF has and in those of Keras.
 _IMAGE_FIELDS = ("pixels", "image", "images", "image/decoded", "x")
@@ -17,29 +18,45 @@ _ELEMENTS = 1024
 
 
 def read_client_data(
-    source: str,
-    client_data: Any,
+    name: str,
+    train: Any,
+    test: Any | None = None,
     image: str | None = None,
     label: str | None = None,
     client_ids: Sequence[str] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads the examples of all clients.
+) -> Examples:
+    """Reads the examples of clients.
 
     Args:
-      source: What begins an error's message.
-      client_data: A `tff.simulation.datasets.ClientData`. An element of a client's data set is a
-        mapping with an image and a label, or a pair of them; elements may be in batches.
+      name: Name of the data set.
+      train: The training part, a `tff.simulation.datasets.ClientData`. An element of a client's
+        data set is a mapping with an image and a label, or a pair of them; elements may be in
+        batches.
+      test: The test part, if there is one.
       image: Field of the image, `(height, width)` or `(height, width, channels)`; by default the
         field that is called as usual.
       label: Field of the label, a number or a text; by default the field that is called as usual.
-      client_ids: The clients to read; by default all.
-
-    Returns:
-      Images, labels and names of clients, `(examples, ...)` each.
+      client_ids: The clients to read; by default all of the training part.
 
     Raises:
       DatasetError: If elements have no image or label, or there is no room for all of them.
     """
+    source = f"Data set {name}"
+    client_ids = list(train.client_ids) if client_ids is None else list(client_ids)
+    arrays = _read_part(source, train, image, label, client_ids)
+    if test is not None:
+        tested = [client for client in test.client_ids if client in set(client_ids)]
+        tests = _read_part(source, test, image, label, tested)
+        arrays |= {f"test_{part}": values for part, values in tests.items()}
+    examples = join_arrays(source, name, arrays)
+    notes = _left_out_notes(client_ids, arrays["clients"], test)
+    return examples._replace(notes=examples.notes + notes)
+
+
+def _read_part(
+    source: str, client_data: Any, image: str | None, label: str | None, client_ids: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Returns images, labels and names of clients, `(examples, ...)` each."""
     structure = client_data.element_type_structure
     if isinstance(structure, Mapping):
         image = _field(source, "image", image, _IMAGE_FIELDS, structure)
@@ -67,7 +84,7 @@ def read_client_data(
             "shape with ClientData.preprocess."
         )
     images, labels, clients, room = [], [], [], 0
-    for client in client_data.client_ids if client_ids is None else client_ids:
+    for client in client_ids:
         dataset = client_data.create_tf_dataset_for_client(client)
         batches = dataset if batch_axes else dataset.batch(_ELEMENTS)
         for element in _elements(source, client, batches):
@@ -88,10 +105,14 @@ def read_client_data(
             f"{source}: expected images of one shape, received {shapes}. Resize them with "
             "ClientData.preprocess."
         )
-    return np.concatenate(images), _texts(np.concatenate(labels)), np.concatenate(clients)
+    return {
+        "images": np.concatenate(images),
+        "labels": _texts(np.concatenate(labels)),
+        "clients": np.concatenate(clients),
+    }
 
 
-def left_out_notes(
+def _left_out_notes(
     client_ids: Sequence[str], with_examples: np.ndarray, test: Any | None
 ) -> tuple[str, ...]:
     """Returns notes about clients that have no training examples.

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from fedsup_tf.data import array_examples, client_data_examples
+from fedsup_tf.data.array_examples import join_arrays
 from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.client_data_examples import read_client_data
 from fedsup_tf.data.datasets import ImageDataset
-from fedsup_tf.data.examples import Examples
 from fedsup_tf.data.own_data import check_kind, own_clients, read_own
 from fedsup_tf.data.partition import NATURAL, ClientIndices, label_counts, partition
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.data.split_checks import check_splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,7 @@ class FederatedDataset:
                 f"{len(self.clients)} clients, received {len(names)} names, {len(set(names))} of "
                 "them different."
             )
-        for split in ("train", "test"):
-            self._check_split(split)
+        check_splits(self.name, self.dataset, dict(zip(names, self.clients, strict=True)))
 
     @classmethod
     def divide(
@@ -127,7 +127,7 @@ class FederatedDataset:
         greatest_pixel = None if preprocessing is None else preprocessing.greatest_pixel
         form = (image_shape, resize, background, pixel_scale)
         examples = read_own(path, *form, greatest_pixel=greatest_pixel)
-        return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
+        return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike, **options) -> "FederatedDataset":
@@ -215,10 +215,8 @@ class FederatedDataset:
             "test_clients": test_clients,
         }
         arrays = {key: np.asarray(values) for key, values in given.items() if values is not None}
-        examples = array_examples.join_arrays(
-            f"Data set {name}", name, arrays, pixel_scale=pixel_scale
-        )
-        return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
+        examples = join_arrays(f"Data set {name}", name, arrays, pixel_scale=pixel_scale)
+        return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
 
     @classmethod
     def from_tff(
@@ -254,37 +252,8 @@ class FederatedDataset:
         Raises:
           DatasetError: If elements have no image or label, or do not fit into memory.
         """
-        client_ids = list(train.client_ids) if client_ids is None else list(client_ids)
-        fields = (image, label)
-        source = f"Data set {name}"
-        arrays = dict(
-            zip(
-                ("images", "labels", "clients"),
-                client_data_examples.read_client_data(source, train, *fields, client_ids),
-                strict=True,
-            )
-        )
-        if test is not None:
-            tested = [client for client in test.client_ids if client in set(client_ids)]
-            read = client_data_examples.read_client_data(source, test, *fields, tested)
-            arrays |= zip(("test_images", "test_labels", "test_clients"), read, strict=True)
-        examples = array_examples.join_arrays(source, name, arrays)
-        notes = client_data_examples.left_out_notes(client_ids, arrays["clients"], test)
-        examples = examples._replace(notes=examples.notes + notes)
-        return cls._from_examples(examples, class_names, preprocessing, test_share, seed)
-
-    @classmethod
-    def _from_examples(
-        cls, examples: Examples, class_names, preprocessing, test_share, seed
-    ) -> "FederatedDataset":
-        own = own_clients(
-            examples,
-            class_names=class_names,
-            preprocessing=preprocessing,
-            test_share=test_share,
-            seed=seed,
-        )
-        return cls(*own)
+        examples = read_client_data(name, train, test, image, label, client_ids)
+        return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
 
     def __len__(self) -> int:
         """Returns the number of clients."""
@@ -408,32 +377,3 @@ class FederatedDataset:
         if is_chosen is not None:
             indices = indices[is_chosen[indices]]
         return self.dataset.test_images[indices], self.dataset.test_labels[indices]
-
-    def _check_split(self, split: str) -> None:
-        images = getattr(self.dataset, f"{split}_images")
-        labels = getattr(self.dataset, f"{split}_labels")
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"Data set {self.name}: expected {split} labels of shape (examples,), whole "
-                f"numbers, received {labels.dtype} of shape {labels.shape}. Use from_arrays, which "
-                "takes labels of other kinds."
-            )
-        if len(images) != len(labels):
-            raise ValueError(
-                f"Data set {self.name}: expected a label for each of the {len(images)} {split} "
-                f"images, received {len(labels)} labels."
-            )
-        classes = len(self.class_names)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(
-                f"Data set {self.name}: expected {split} labels from 0 to {classes - 1}, one of "
-                f"the {classes} class names each, received {labels.min()} to {labels.max()}. "
-                "Number the classes from 0, or use from_arrays, which does."
-            )
-        for name, client in zip(self.client_names, self.clients, strict=True):
-            indices = getattr(client, split)
-            if len(indices) and not 0 <= indices.min() <= indices.max() < len(labels):
-                raise ValueError(
-                    f"Data set {self.name}, client {name}: expected indices of {split} examples "
-                    f"from 0 to {len(labels) - 1}, received {indices.min()} to {indices.max()}."
-                )

@@ -180,11 +180,10 @@ def _set_aside_some(labels: np.ndarray, share: float, random: np.random.Generato
 
 def own_clients(
     examples: Examples,
-    *,
-    class_names: Sequence[str] | None = None,
-    preprocessing: Preprocessing | None = None,
-    test_share: float = 0.2,
-    seed: int = 0,
+    class_names: Sequence[str] | None,
+    preprocessing: Preprocessing | None,
+    test_share: float,
+    seed: int,
 ) -> OwnClients:
     """Numbers labels, sets test examples aside and finds each client's examples.
 

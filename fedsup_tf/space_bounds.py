@@ -1,0 +1,117 @@
+"""Bounds of a search space, which may come from somebody else's file.
+
+They bound what a supernet enumerates and allocates, far beyond what a phone or a server could
+train.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fedsup_tf.architecture import DIMENSIONS
+from fedsup_tf.files.json_schema import quoted, whole_numbers
+from fedsup_tf.stage import Stage
+
+MOST_CLASSES = 2**20
+_MOST_STAGES = 64
+_MOST_BLOCKS = 256
+_MOST_SIDE = 2**13
+_MOST_WEIGHTS = 2**30
+# Combinations of a stage's choices and the widths that enter it, of which each has its slices.
+_MOST_COMBINATIONS = 2**16
+# Each has a graph of its own where one computation serves all subnets.
+_MOST_RESOLUTIONS = 8
+
+
+def checked_image_shape(values: Any, label: str) -> tuple[int, int, int]:
+    """Returns `(height, width, channels)` of images as a tuple of ints.
+
+    Args:
+      values: The three numbers.
+      label: Subject of the error message.
+
+    Raises:
+      ValueError: If they are no such numbers, or too large.
+    """
+    shape = whole_numbers(values, f"{label}: image_shape")
+    if len(shape) != 3 or min(shape) < 1 or max(shape) > _MOST_SIDE:
+        raise ValueError(
+            f"{label}: expected image_shape (height, width, channels), each from 1 to "
+            f"{_MOST_SIDE:,}, got {shape}."
+        )
+    return shape
+
+
+def checked_resolutions(
+    values: Any, image_shape: tuple[int, int, int], label: str
+) -> tuple[int, ...]:
+    """Returns resolutions as a tuple of ints.
+
+    Args:
+      values: Rising heights of images, or none.
+      image_shape: `(height, width, channels)` of the largest images.
+      label: Subject of the error message.
+
+    Raises:
+      ValueError: If they are no such heights, or images would not keep their proportions.
+    """
+    if isinstance(values, list | tuple) and not values:
+        return ()
+    values = whole_numbers(values, f"{label}: resolutions")
+    height, width, _ = image_shape
+    rising = list(values) == sorted(set(values)) and values[0] >= 1
+    if not rising or len(values) > _MOST_RESOLUTIONS or values[-1] != height:
+        raise ValueError(
+            f"{label}: expected 1 to {_MOST_RESOLUTIONS} rising resolutions, the last one the "
+            f"height of its images, {height} pixels, received {list(values)}. Give images of that "
+            "height, or other resolutions."
+        )
+    uneven = [value for value in values if value * width % height]
+    if uneven:
+        raise ValueError(
+            f"{label}: expected resolutions at which images of {height} x {width} pixels keep "
+            f"their proportions, received {uneven}. Give others."
+        )
+    return values
+
+
+def check_stages(stages: Sequence[Stage], stem_width: int, classes: int, label: str) -> None:
+    """Checks the stages' names and amounts, without enumerating or allocating anything.
+
+    Args:
+      stages: From the image to the classifier.
+      stem_width: Output channels of the convolution before them.
+      classes: Number of classes.
+      label: Subject of the error message.
+
+    Raises:
+      ValueError: If names repeat, or there are too many stages, blocks, weights or choices.
+    """
+    names = [stage.name for stage in stages]
+    if not 0 < len(names) <= _MOST_STAGES or len(set(names)) != len(names):
+        raise ValueError(
+            f"{label}: expected 1 to {_MOST_STAGES} stages with names of their own, got "
+            f"{quoted(names)}."
+        )
+    blocks = sum(stage.depths[-1] for stage in stages)
+    weights = combinations = entering = 0
+    in_width = stem_width
+    for stage in stages:
+        width, kernel = stage.widths[-1], stage.kernels[-1]
+        widest = max(in_width, width)
+        weights += stage.depths[-1] * widest * (2 * width + kernel * kernel)
+        in_width = width
+        own = math.prod(len(getattr(stage, dimension)) for dimension in DIMENSIONS)
+        combinations += own * (entering or 1)
+        entering = len(stage.widths)
+    weights += classes * in_width
+    for amount, most, of in (
+        (blocks, _MOST_BLOCKS, "blocks"),
+        (weights, _MOST_WEIGHTS, "weights"),
+        (combinations, _MOST_COMBINATIONS, "combinations of a stage's choices"),
+    ):
+        if amount > most:
+            raise ValueError(
+                f"{label}: expected at most {most:,} {of}, received about {amount:,}. Give fewer "
+                "or smaller stages."
+            )
