@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from local_updates import update_in_graph
 
 from fedsup_tf import local_training, slicing
 from fedsup_tf.architecture import Architecture
@@ -48,39 +49,13 @@ def client(examples, seed=1):
 
 
 def in_a_graph(training, architecture=None, preprocessing=PREPROCESSING, supernet=SUPERNET):
-    """`local_update` in a graph of its own, for any client.
+    """`local_update` in a graph of its own; without an architecture for all of them."""
+    run = update_in_graph(supernet, training, preprocessing, architecture)
 
-    Without an architecture the graph knows no sizes, as in a federated select.
-    """
-    placeholder = tf.compat.v1.placeholder
-    with tf.Graph().as_default() as graph:
-        if architecture is None:
-            shapes = supernet.elastic_shapes(nested=True)
-            code = placeholder(tf.int32, [len(supernet.space.choices)])
-        else:
-            slices = supernet.slices(architecture, nested=True)
-            shapes = {name: part.size for name, part in slices.items()}
-            code = architecture
-        received = {name: placeholder(tf.float32, shape) for name, shape in shapes.items()}
-        inputs = (
-            placeholder(tf.uint8, [None, *supernet.space.image_shape]),
-            placeholder(tf.int32, [None]),
-            placeholder(tf.int32, [2]),
-            placeholder(tf.float32, []),
-        )
-        update = local_update(supernet, received, code, *inputs, training, preprocessing)
-        initialize = tf.compat.v1.global_variables_initializer()
-    session = tf.compat.v1.Session(graph=graph)
+    def run_client(weights, images, labels, seed=SEED, learning_rate=0.3, architecture=None):
+        return run(weights, images, labels, seed, learning_rate, architecture)
 
-    def run(weights, images, labels, seed=SEED, learning_rate=0.3, architecture=architecture):
-        feed = {received[name]: value for name, value in weights.items()}
-        feed.update(zip(inputs, (images, labels, seed, learning_rate), strict=True))
-        if isinstance(code, tf.Tensor):
-            feed[code] = supernet.space.encode(architecture)
-        session.run(initialize, feed)
-        return session.run(update, feed)
-
-    return run
+    return run_client
 
 
 @functools.cache

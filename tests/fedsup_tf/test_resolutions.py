@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from local_updates import update_in_graph
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
@@ -186,26 +187,6 @@ def test_a_graph_resizes_as_a_device_does():
 # Computation.
 
 
-def any_net(supernet, training):
-    """`local_update` in a graph that serves every architecture."""
-    with tf.Graph().as_default() as graph:
-        shapes = supernet.elastic_shapes(nested=True)
-        received = {n: tf.compat.v1.placeholder(tf.float32, s) for n, s in shapes.items()}
-        code = tf.compat.v1.placeholder(tf.int32, [len(SPACE.choices)])
-        inputs = (tf.constant(IMAGES), tf.constant(LABELS), tf.constant([3, 4]), 0.1)
-        update = local_update(supernet, received, code, *inputs, training, PREPROCESSING)
-        initialize = tf.compat.v1.global_variables_initializer()
-    session = tf.compat.v1.Session(graph=graph)
-
-    def run(weights, architecture):
-        feed = {received[name]: value.numpy() for name, value in weights.items()}
-        feed[code] = SPACE.encode(architecture)
-        session.run(initialize, feed)
-        return session.run(update, feed)
-
-    return run
-
-
 @pytest.mark.parametrize("architecture", [SMALL, SPACE.smallest(), SPACE.largest()])
 def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, architecture):
     accuracy = build_accuracy(supernet, PREPROCESSING)
@@ -233,25 +214,32 @@ def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures(supernet):
 
 def test_clients_train_on_pictures_of_their_nets_resolution(supernet):
     training = LocalTraining(epochs=2, batch_size=8)
-    arguments = (LABELS, np.array([3, 4], np.int32), 0.1, training, PREPROCESSING)
-    run = any_net(supernet, training)
+    inputs = (LABELS, np.array([3, 4], np.int32), 0.1)
+    run = update_in_graph(supernet, training, PREPROCESSING)
     for architecture in (SMALL, SPACE.smallest(), SPACE.largest()):
-        weights = take(supernet.weights_by_name(), supernet.slices(architecture, nested=True))
-        found = run(weights, architecture)
+        weights = take(supernet.values_by_name(), supernet.slices(architecture, nested=True))
+        weights = {name: np.asarray(value) for name, value in weights.items()}
+        found = run(weights, IMAGES, *inputs, architecture)
         # A supernet that knows no other pictures than the resized ones.
         shape = SPACE.image_shape_of(architecture)
         plain = Supernet(dataclasses.replace(PLAIN, image_shape=shape))
         net = dataclasses.replace(architecture, resolution=None)
-        expected = local_update(plain, weights, net, resize_images(IMAGES, *shape[:2]), *arguments)
+        images = resize_images(IMAGES, *shape[:2])
+        expected = local_update(plain, weights, net, images, *inputs, training, PREPROCESSING)
         assert found.loss == pytest.approx(float(expected.loss), rel=1e-5)
         for name, value in expected.delta.items():
             np.testing.assert_allclose(found.delta[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
         assert max(np.abs(value).max() for value in found.delta.values() if value.size) > 1e-3
 
 
-def test_a_sandwich_trains_within_the_resolution(supernet):
-    training = LocalTraining(batch_size=8, sandwich=3)
-    weights = take(supernet.weights_by_name(), supernet.slices(SMALL, nested=True))
-    update = any_net(supernet, training)(weights, SMALL)
+def test_a_sandwich_trains_within_the_resolution():
+    # A loop of three nets for each resolution: the least space that has both.
+    space = dataclasses.replace(PLAIN, stages=PLAIN.stages[:1], resolutions=(8, 12))
+    supernet, training = Supernet(space), LocalTraining(batch_size=8, sandwich=3)
+    small = Architecture((16,), (1,), (3,), 8)
+    weights = take(supernet.values_by_name(), supernet.slices(small, nested=True))
+    weights = {name: np.asarray(value) for name, value in weights.items()}
+    run = update_in_graph(supernet, training, PREPROCESSING)
+    update = run(weights, IMAGES, LABELS, np.array([3, 4], np.int32), 0.1, small)
     assert np.isfinite(update.loss)
     assert all(np.isfinite(value).all() for value in update.delta.values())

@@ -1,0 +1,46 @@
+"""`local_update` in a graph, as a federated client computes it."""
+
+import tensorflow as tf
+
+from fedsup_tf.local_training import local_update
+
+# Grappler takes twice as long as all the rest of a graph that runs a few steps.
+AS_TRACED = tf.compat.v1.ConfigProto()
+AS_TRACED.graph_options.rewrite_options.disable_meta_optimizer = True
+
+
+def update_in_graph(supernet, training, preprocessing, architecture=None):
+    """Traces `local_update` for any client; returns the function that runs it.
+
+    Without an architecture the graph knows no sizes, as in a federated select, and the function is
+    given one.
+    """
+    placeholder, space = tf.compat.v1.placeholder, supernet.space
+    with tf.Graph().as_default() as graph:
+        if architecture is None:
+            shapes = supernet.elastic_shapes(nested=True)
+            code = placeholder(tf.int32, [len(space.choices)])
+        else:
+            slices = supernet.slices(architecture, nested=True)
+            shapes = {name: part.size for name, part in slices.items()}
+            code = architecture
+        received = {name: placeholder(tf.float32, shape) for name, shape in shapes.items()}
+        inputs = (
+            placeholder(tf.uint8, [None, *space.image_shape]),
+            placeholder(tf.int32, [None]),
+            placeholder(tf.int32, [2]),
+            placeholder(tf.float32, []),
+        )
+        update = local_update(supernet, received, code, *inputs, training, preprocessing)
+        initialize = tf.compat.v1.global_variables_initializer()
+    session = tf.compat.v1.Session(graph=graph, config=AS_TRACED)
+
+    def run(weights, images, labels, seed, learning_rate, architecture=None):
+        feed = {received[name]: value for name, value in weights.items()}
+        feed.update(zip(inputs, (images, labels, seed, learning_rate), strict=True))
+        if isinstance(code, tf.Tensor):
+            feed[code] = space.encode(architecture)
+        session.run(initialize, feed)
+        return session.run(update, feed)
+
+    return run
