@@ -27,7 +27,9 @@ def planned(tmp_path):
         path.write_text(json.dumps({**SPACE, **fields}))
         flag_file = tmp_path / "run.flags"
         flag_file.write_text("\n".join(file))
-        common = [f"--flagfile={flag_file}", "--clients=4", "--clients_per_round=2", "--redraw"]
+        # A step of one net is the quickest to trace.
+        few = ("--clients=4", "--clients_per_round=2", "--sandwich=1")
+        common = [f"--flagfile={flag_file}", *few, "--redraw"]
         flags = [flag.replace("SPACE", str(path)) for flag in flags]
         options, _ = parse_flags(train.define_flags, ["train", *common, *flags])
         return train.run_from_flags(options)
