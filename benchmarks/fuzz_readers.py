@@ -49,7 +49,7 @@ from tff_programs.simulation.device_speed import default_devices, devices_to_jso
 from tff_programs.simulation.tiers import Tier
 from tflite.format.metadata import ENTRY, HASH_ENTRY, ModelMetadata, append_metadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, read_update, write_update
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 SPACE = SearchSpace("tiny", (6, 6, 1), 3, 8, 1, (Stage("a", (8, 16), (1, 2), (3, 5)),))
 TIERS = (Tier("smallest", SPACE.smallest()), Tier("largest", SPACE.largest()))

@@ -95,7 +95,7 @@ class SimulatedPhone:
 
     @property
     def waits_for_answer(self) -> bool:
-        """Whether an update may have been accepted without the phone knowing."""
+        """Returns whether an update may have been accepted without an answer that arrived."""
         return self._pending is not None and self._pending[2] != "late"
 
     def visit(self) -> None:

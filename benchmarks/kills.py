@@ -193,7 +193,7 @@ def descendants(root: int) -> set[int]:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process is there and not only waits to be reaped."""
+    """Returns whether a process runs, and is not a zombie."""
     try:
         stat = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:

@@ -65,7 +65,7 @@ class Drawing:
 
 def rooms() -> Drawing:
     """The packages, their rooms, and who imports whom."""
-    drawing = Drawing(980, 520, "Packages and rooms; an arrow points at what is imported")
+    drawing = Drawing(980, 580, "Packages and rooms; an arrow points at what is imported")
     columns = [
         (20, BLUE, "fedsup_tf", "TensorFlow and NumPy"),
         (350, GREEN, "tflite", "files for phones"),
@@ -81,15 +81,17 @@ def rooms() -> Drawing:
         ],
         [
             ("profiling", "latency tables, engines compared"),
-            ("certify", "a file held against its subnet"),
-            ("merge", "updates into the supernet"),
+            ("certify", "a file compared with its subnet"),
+            ("merge", "updates are checked and averaged"),
+            ("together", "a device's side of the gateway"),
             ("export · flatbuffer", "a subnet becomes a file"),
             ("device", "training without TensorFlow"),
             ("format", "signatures, metadata, update file"),
         ],
         [
             ("programs · notebooks", "what a person runs"),
-            ("reports", "tables, pictures"),
+            ("reports", "tables, plots"),
+            ("gateway", "rounds of phones over HTTP"),
             ("simulation · execution", "tiers, round plans; workers"),
             ("learning", "the LearningProcess, evaluation"),
             ("aggregators", "overlap mean, clipping, privacy"),
@@ -108,14 +110,14 @@ def rooms() -> Drawing:
     drawing.arrow((346, 28), (230, 28), label="imports", at=(268, 22))
     drawing.text(
         20,
-        468,
+        530,
         "Within a package a room imports only rooms below it (data.preprocessing is below core).",
         MUTED,
         13,
     )
     drawing.text(
         20,
-        490,
+        552,
         "tests/lint/test_imports.py states every direction and fails on another.",
         MUTED,
         13,

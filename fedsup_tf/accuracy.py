@@ -103,7 +103,7 @@ def random_subnet_accuracies(
     seed: int = 0,
     most_images: int = 2_000,
 ) -> list[tuple[Architecture, float]]:
-    """Measures the accuracies of uniformly drawn subnets: how good those are that nobody chose.
+    """Computes the accuracies of subnets that are drawn uniformly from the space.
 
     Args:
       accuracy: Computes it from weights, an architecture, images and labels.

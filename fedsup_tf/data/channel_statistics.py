@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel over all clients, from sums that clients tell.
+"""Mean and standard deviation of each channel over all clients, from sums that clients report.
 
 A client counts its pixels, and sums their values and squares; only the sums over all clients are
 needed. They are whole numbers, so that the result does not depend on the order of the clients.

@@ -293,7 +293,7 @@ class FederatedDataset:
         """Returns the clients that have training and test examples; notes name the others.
 
         Raises:
-          ValueError: If there is none.
+          ValueError: If there is no such client.
         """
         sizes = list(zip(self.train_sizes, self.test_sizes, strict=True))
         kept = [number for number, parts in enumerate(sizes) if all(parts)]

@@ -28,7 +28,7 @@ def read_listed(
     background: str,
     pixel_scale: float | None = None,
 ) -> Examples:
-    """Reads pictures; a file that is none is left out and named.
+    """Reads pictures; files of other kinds are left out, and a note names them.
 
     Args:
       source: The folder or table.

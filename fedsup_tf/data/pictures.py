@@ -191,7 +191,7 @@ def _opened(file: BinaryIO) -> Image.Image:
     """Opens a picture by its content; its header alone is read.
 
     Raises:
-      ValueError: If it is none, or too large to be decoded.
+      ValueError: If it is not a picture, or too large to be decoded.
     """
     try:
         file.seek(0)

@@ -1,7 +1,8 @@
 """Reads files that somebody else may have written: regular ones, of bounded size, with one error.
 
-Whatever a file holds, a reader built on `reading` ends in its value or in an `InvalidFileError`:
-one sentence that names the file, says what was expected and received, and what to do.
+Whatever a file holds, a reader built on `reading` returns its value or raises an
+`InvalidFileError`: one sentence that names the file, says what was expected and received, and what
+to do.
 """
 
 import codecs

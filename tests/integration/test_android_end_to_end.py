@@ -24,7 +24,7 @@ from fedsup_tf.presets import digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.format.update_file import read_update
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 CLIENTS, WRITER = 20, 3
 ROUND = 4

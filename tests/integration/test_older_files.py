@@ -21,7 +21,7 @@ from tff_programs.programs.checkpoint import load_trained
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.metadata import read_metadata
 from tflite.format.update_file import read_update
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 FOLDER = Path(__file__).parents[1] / "data" / "first_release"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())

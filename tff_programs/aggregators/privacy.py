@@ -140,7 +140,7 @@ class PrivacyAccount:
         else:
             asked += ", each counted as if it took part in every round"
         return (
-            f"Epsilon is told at delta {self.delta:.1e}, of the weights alone, for one client's "
+            f"Epsilon is given at delta {self.delta:.1e}, of the weights alone, for one client's "
             f"examples; {asked}."
         )
 

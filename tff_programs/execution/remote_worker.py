@@ -311,7 +311,7 @@ def connect(
       tls: Files for mutual TLS if the workers ask for a certificate.
 
     Raises:
-      ValueError: If an address is none, two lead to the same worker, or a file cannot be used.
+      ValueError: If an address is not valid, two lead to the same worker, or a file cannot be used.
       RuntimeError: If a worker is not up in time or not of this version.
     """
     for address in addresses:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Address(NamedTuple):
-    """Where to listen.
+    """Host and port on which a server listens.
 
     Attributes:
       host: Name or number of the interface.

@@ -113,7 +113,7 @@ class Handler(tornado.web.RequestHandler):
         self._answer_refusal()
 
     async def _guarded(self, call: Callable) -> None:
-        """Calls a coroutine; troubles of the server become refusals that tell to come again."""
+        """Calls a coroutine; errors of the server become answers to try again."""
         try:
             await call()
         except StreamClosedError:

@@ -20,7 +20,7 @@ def parse_enrolment(body: bytes) -> str:
     """Returns the token of an enrolment.
 
     Raises:
-      RefusalError: If it is none.
+      RefusalError: If the body is not an enrolment.
     """
     fields = _object(body, "An enrolment")
     return _text(fields, "token", 200, "An enrolment")
@@ -30,7 +30,7 @@ def parse_check_in(body: bytes) -> dict[str, Any]:
     """Returns the fields of a check-in.
 
     Raises:
-      RefusalError: If it is none.
+      RefusalError: If the body is not a check-in.
     """
     what = "A check-in"
     fields = _object(body, what)

@@ -7,7 +7,7 @@ class RefusalError(Exception):
     Attributes:
       status: Status code of the answer.
       code: For the client, one of the protocol's codes.
-      retry_after: Seconds after which the client may try again; None if it tells none.
+      retry_after: Seconds after which the client may try again; None if there is no such time.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after: int | None = None):

@@ -72,7 +72,7 @@ class Gateway:
           database: Its state.
           folder: Its files.
           secret: From which devices' keys are derived.
-          settings: What devices are told and allowed.
+          settings: The devices' limits and settings.
           on_progress: Called with a line of text about each trouble of the server.
         """
         self.database = database
@@ -104,7 +104,7 @@ class Gateway:
         return self._pace.wait_seconds(self._active, self._rng)
 
     def on_trouble(self, error: BaseException) -> None:
-        """Tells whoever runs the server of an error that a client was not told of."""
+        """Reports an error of which the client's answer says nothing to the operator."""
         self._on_progress(f"could not serve: {type(error).__name__}: {error}")
 
     def application(self) -> tornado.web.Application:

@@ -35,7 +35,7 @@ def device_key(secret: bytes, device: str) -> bytes:
 
 
 def read_authorization(header: str) -> Credentials | None:
-    """Returns what a header holds; None if it is none of these."""
+    """Returns the fields of an `Authorization` header; None if it is not of this form."""
     match = _CREDENTIALS.fullmatch(header)
     return match and Credentials(match[1], int(match[2]), match[3])
 

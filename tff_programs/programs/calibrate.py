@@ -36,8 +36,8 @@ def define_flags(define: FlagDefiner) -> None:
     define.paths(
         "architectures",
         ["tiers"],
-        "Which subnets: tiers (those of the training), one of them by name, smallest, largest, an "
-        "architecture's JSON file, or bounds of parameters.",
+        "Subnets to calibrate: tiers (those of the training), one of them by name, smallest, "
+        "largest, an architecture's JSON file, or bounds of parameters.",
     )
     define_calibration_flags(define)
     define.integer("test_images", 10_000, "Test images of the table.", lower_bound=1)

@@ -1,4 +1,4 @@
-"""fedsup certify FILE.tflite --supernet=CHECKPOINT: holds an exported model against its subnet.
+"""fedsup certify FILE.tflite --supernet=CHECKPOINT: compares an exported model with its subnet.
 
 What each installed runtime (tflite_runtime, ai_edge_litert, TensorFlow's own interpreter) computes
 from the file is compared with what TensorFlow's operations compute from the checkpoint: inference,

@@ -50,14 +50,14 @@ def load_trained(
 ) -> TrainedSupernet:
     """Loads a checkpoint, and the data that its settings name.
 
-    Class names and preprocessing are those of the checkpoint. One that tells neither, such as that
+    Class names and preprocessing are those of the checkpoint. One that has neither, such as that
     of `Supernet.save_checkpoint` without information, takes them from the data.
 
     Args:
       path: The supernet's file.
       data_changes: Fields of `DataSettings` that replace those of the training, such as `data_dir`,
         where the data set's archive lies on this machine.
-      on_progress: Called with a line of text if the data has to tell what the file does not.
+      on_progress: Called with a line of text if they have to come from the data.
 
     Raises:
       ValueError: If the file is not a whole supernet, its data cannot be loaded or is not named,
@@ -111,7 +111,7 @@ def load_trained(
 
 
 def trained_form(supernet: Supernet, information: Mapping[str, Any]) -> DataForm:
-    """Returns the form of the data that a supernet was trained on, as far as its file tells it.
+    """Returns the form of the data that a supernet was trained on, as far as its file says it.
 
     Args:
       supernet: The supernet.
@@ -133,7 +133,7 @@ def name_architectures(
 
     Args:
       entries: Each `tiers` (all those of the training; the smallest and the largest subnet if it
-        tells none), the name of one of them, or what `tiers.parse_tiers` takes: `smallest`,
+        has none), the name of one of them, or what `tiers.parse_tiers` takes: `smallest`,
         `largest`, an architecture's JSON file, or bounds of parameters.
       space: The supernet's search space.
       information: What was saved with the supernet.

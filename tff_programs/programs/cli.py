@@ -15,7 +15,7 @@ PROGRAMS = {
     "search": "find the most accurate subnet of a trained supernet under a budget",
     "calibrate": "freeze subnets' normalizations and fit their classifiers",
     "export": "write subnets as .tflite files that infer and train on a phone",
-    "certify": "hold an exported subnet against TensorFlow: every weight of every step, time",
+    "certify": "compare an exported subnet with TensorFlow: every weight of every step, time",
     "data": "load a data set, divide it among clients and show who holds what",
     "device": "train an exported subnet on one person's examples, as the app on a phone does",
     "fleet": "rounds whose clients are processes with a .tflite and their own images",

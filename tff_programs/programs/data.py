@@ -30,7 +30,7 @@ _COLOURS = (
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.output_file("plot", None, "Draws who holds which classes to this PNG file.")
+    define.output_file("plot", None, "PNG file of a plot of the classes that each client has.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -47,9 +47,9 @@ def define_flags(define: FlagDefiner) -> None:
     define_data_flags(define)
     define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
     define.path("data", None, "Own data of one person, instead of a data set.")
-    define.string("client", "0", "Which client of the data set trains, its name or its number.")
+    define.string("client", "0", "Name or number of the client of the data set that trains.")
     define.integer("epochs", 10, "Passes over the examples.", lower_bound=1)
-    define.float("learning_rate", 0.02, "Of every step.", above=0)
+    define.float("learning_rate", 0.02, "Learning rate of every step.", above=0)
     define.integer(
         "patience",
         None,
@@ -75,7 +75,7 @@ def define_flags(define: FlagDefiner) -> None:
     define.integer(
         "threads",
         1,
-        "Most threads; a step runs on one or on all, what is faster.",
+        "Greatest number of threads; a step runs on one or on all, whichever is faster.",
         lower_bound=1,
         upper_bound=1024,
     )

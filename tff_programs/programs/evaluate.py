@@ -29,8 +29,8 @@ def define_flags(define: FlagDefiner) -> None:
     define.paths(
         "architectures",
         ["tiers"],
-        "Which subnets: tiers (those of the training), smallest, largest, an architecture's JSON "
-        "file, or bounds of parameters.",
+        "Subnets to evaluate: tiers (those of the training), smallest, largest, an architecture's "
+        "JSON file, or bounds of parameters.",
     )
     define.list("test_batch_sizes", ["1", "32", "256"], "Images normalized together.")
     define.integer(
@@ -39,7 +39,9 @@ def define_flags(define: FlagDefiner) -> None:
         "Number of random subnets of which the accuracies' percentiles are shown.",
         lower_bound=0,
     )
-    define.integer("client_batch_size", 32, "The same, on the clients.", lower_bound=1)
+    define.integer(
+        "client_batch_size", 32, "Images normalized together on the clients.", lower_bound=1
+    )
     define_calibration_flags(define)
 
 

@@ -54,14 +54,14 @@ def define_flags(define: FlagDefiner) -> None:
     define.path(
         "architecture",
         "smallest",
-        "Which subnet: a tier of the training by name, smallest, largest, an architecture's JSON "
-        "file, or bounds of parameters.",
+        "Subnet to export: a tier of the training by name, smallest, largest, an architecture's "
+        "JSON file, or bounds of parameters.",
     )
     define.bool("all_tiers", False, "Export every tier of the training.")
     define.path("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
     define_calibration_flags(define)
     define.integer("train_batch_size", _DEFAULTS.train, "Images of a step.", lower_bound=1)
-    define.integer("evaluate_batch_size", _DEFAULTS.evaluate, "Of evaluate.", lower_bound=1)
+    define.integer("evaluate_batch_size", _DEFAULTS.evaluate, "Images of evaluate.", lower_bound=1)
     define.integer("infer_batch_size", _DEFAULTS.infer, "Images of infer.", lower_bound=1)
     define.list(
         "quantize", [], f"Files that only infer to write beside it, of {', '.join(PRECISIONS)}."

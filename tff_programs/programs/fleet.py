@@ -32,7 +32,9 @@ def define_flags(define: FlagDefiner) -> None:
     define.output_folder("out", None, "Folder of the fleet; one that is there is continued.")
     define.integer("rounds", 5, "Rounds.", lower_bound=1)
     define.integer("clients_per_round", 10, "Clients of a round.", lower_bound=1)
-    define.float("learning_rate", None, "Of the clients; by default that of the training.", above=0)
+    define.float(
+        "learning_rate", None, "Clients' learning rate; by default that of the training.", above=0
+    )
     define.integer(
         "processes",
         0,
@@ -41,7 +43,7 @@ def define_flags(define: FlagDefiner) -> None:
         upper_bound=1024,
     )
     define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
-    define.bool("compare", False, "Run the same rounds inside TFF and tell the difference.")
+    define.bool("compare", False, "Run the same rounds inside TFF too and print the difference.")
 
 
 def main(argv: Sequence[str]) -> None:

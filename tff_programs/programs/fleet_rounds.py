@@ -11,7 +11,7 @@ from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
 from tff_programs.simulation.round_plan import RoundPlan
 from tff_programs.simulation.tiers import Tier
 from tflite.format.update_file import read_update
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 
 class FleetRounds(SupernetRounds):
@@ -83,5 +83,5 @@ class FleetRounds(SupernetRounds):
 
 
 def client_name(client: int) -> str:
-    """Returns the name that a client's update tells."""
+    """Returns the name of a client in its updates."""
     return f"client {client}"

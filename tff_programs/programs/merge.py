@@ -29,8 +29,8 @@ _LIMITS = CohortLimits()
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define.output_file("out", None, "Where the new supernet is written.")
-    define.enum("aggregation", "coverage", slicing.DIVISORS, "How overlapping slices are averaged.")
-    define.enum("weighting", "examples", slicing.WEIGHTINGS, "What an update counts by.")
+    define.enum("aggregation", "coverage", slicing.DIVISORS, "Average of overlapping slices.")
+    define.enum("weighting", "examples", slicing.WEIGHTINGS, "Weight of an update.")
     define.float(
         "clip_norm",
         None,
@@ -55,7 +55,9 @@ def define_flags(define: FlagDefiner) -> None:
         lower_bound=0,
         below=0.5,
     )
-    define.bool("trusted", False, "Believe every update as it is: no comparison with the others.")
+    define.bool(
+        "trusted", False, "Take every update as it is, without comparing it with the others."
+    )
 
 
 def main(argv: Sequence[str]) -> None:

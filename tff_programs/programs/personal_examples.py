@@ -97,7 +97,7 @@ def client_number(data: FederatedDataset, client: str) -> int:
     """Returns the number of the client that has a name, or that number from 0.
 
     Raises:
-      ValueError: If there is none.
+      ValueError: If there is no such client.
     """
     if client in data.client_names:
         return data.client_names.index(client)

@@ -37,7 +37,7 @@ class PhonesSettings:
       shares: Probability of each fault, see `phone_faults.draw_fault`.
       seed: Decides the faults.
       runtime: Name of the phones' runtime; None for the first that is installed.
-      application: Name and version that the phones tell.
+      application: Name and version that the phones send.
     """
 
     clients: int
@@ -121,7 +121,7 @@ class PhoneFleet:
                         raise FederationError(self._last_message)
 
     def fates(self) -> dict[str, int]:
-        """Counts what came of the updates that the server took: by state, with the reason."""
+        """Counts the updates that the server accepted by their state and its reason."""
         return dict(collections.Counter(": ".join(filter(None, f)) for f in self._fates.values()))
 
     def _start(self, number: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class PlannedParticipant(Participant):
     """A device whose training a plan of rounds decides, to the bit.
 
     Attributes:
-      client: The name that its update tells.
+      client: Name of the client in its update.
       seed: Of its training, in place of the task's.
     """
 
@@ -64,7 +64,7 @@ def visit(settings: dict[str, Any]) -> dict[str, Any]:
         attributes of a `PlannedParticipant`.
 
     Returns:
-      Fields of a `Visit`, and `status` if the server told it. The event may also be `ended`, where
+      Fields of a `Visit`, and `status` if the server gave one. The event may also be `ended`, where
       the phone cannot take part any more, or `trouble`.
     """
     federation = None

@@ -38,12 +38,12 @@ _DEFAULTS = Conditions()
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define.path("space", None, "Search space: a preset's name or a JSON file.")
-    define.path("supernet", None, "Or a trained supernet's file, whose space it is.")
+    define.path("supernet", None, "File of a trained supernet, whose space is taken.")
     define.output_file("out", None, "The table to write, a JSON file.")
     define.output_file(
         "parts", None, "Or the models to write, a zip file that a phone measures its own table on."
     )
-    define.integer("threads", _DEFAULTS.threads, "Of the runtime.", lower_bound=1)
+    define.integer("threads", _DEFAULTS.threads, "Threads of the runtime.", lower_bound=1)
     define.integer(
         "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1
     )

@@ -72,7 +72,7 @@ def define_flags(define: FlagDefiner) -> None:
     define.integer(
         "parents",
         _DEFAULTS.parents,
-        "How many of the best have children.",
+        "Number of the best candidates that have children.",
         lower_bound=1,
     )
     define.integer(

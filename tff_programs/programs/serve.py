@@ -40,7 +40,7 @@ def define_flags(define: FlagDefiner) -> None:
         "role",
         "all",
         _ROLES,
-        "What this process does: web answers devices, rounds merges and exports, all does both.",
+        "Part of this process: web answers devices, rounds merges and exports, all does both.",
     )
     define.string("address", "127.0.0.1:8080", "HOST:PORT to listen on; beyond loopback with TLS.")
     define.string(

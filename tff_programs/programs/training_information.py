@@ -96,7 +96,7 @@ def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:
     """Returns the tiers of a training: the subnets that were trained, their shares and limits.
 
     Args:
-      information: What was saved with the supernet. One of an earlier version tells no limits.
+      information: What was saved with the supernet. One of an earlier version has no limits.
     """
     saved = information.get("tiers", [])
     shares = information.get("tier_shares")

@@ -103,7 +103,7 @@ def missing_rounds(path: str, done: int) -> str | None:
 
 
 def _read(text: str) -> tuple[Sequence[str], list[Mapping[str, str]], int]:
-    """Returns a table's header (empty if it is none), its whole rows, and how many are not."""
+    """Returns a table's header, or an empty one, its whole rows and the number of others."""
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error:
@@ -127,7 +127,7 @@ def _is_round(text: str, last: int) -> bool:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Returns numbers in words, such as `rounds 1 to 3, 5`."""
+    """Returns a text of numbers of rounds, such as `rounds 1 to 3, 5`."""
     runs = []
     for number in numbers:
         if runs and runs[-1][1] == number - 1:

@@ -1,4 +1,4 @@
-"""The state of a run after each round, on disk: checked when it is read, saved in words."""
+"""State of a run after each round, on disk; it is checked when it is read."""
 
 import contextlib
 import hashlib

@@ -172,7 +172,7 @@ def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:
 
 
 def _default_cost(space: SearchSpace) -> str:
-    """Returns the cost that limits tiers without bounds; parameters tell nothing of resolutions."""
+    """Returns the cost that limits tiers without bounds: one that depends on resolutions."""
     return "macs" if space.resolutions else "parameters"
 
 

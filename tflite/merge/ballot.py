@@ -9,7 +9,7 @@ from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
 from tflite.merge.cohort import Verdict, Vote
 from tflite.merge.influence import Row
-from tflite.merge.received import load_update, whole_delta
+from tflite.merge.received_updates import load_update, whole_delta
 
 
 class Ballot(NamedTuple):

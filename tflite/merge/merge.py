@@ -26,7 +26,7 @@ from tflite.merge.merge_report import (
     TensorCoverage,
     UsedUpdate,
 )
-from tflite.merge.received import Cohort, read_cohort
+from tflite.merge.received_updates import Cohort, read_cohort
 
 _LIMITS = CohortLimits()
 _NONE: Mapping[str, float] = types.MappingProxyType({})
@@ -78,7 +78,7 @@ def merge_updates(
       already_merged: Identities of updates that are in the supernet, to be rejected.
       older: Fingerprints of earlier supernets of the same training, with the factor, above 0 and up
         to 1, of the deltas of updates that started from them.
-      class_names: The supernet's classes. Updates that tell others are rejected, since their labels
+      class_names: The supernet's classes. Updates with others are rejected, since their labels
         mean something else. By default they are not compared.
       noise: Adds noise to the sum of the updates, for differential privacy. Needs a `clip_norm`,
         the weighting `"uniform"`, and nothing that compares updates: no `limits`, `poisoned` share

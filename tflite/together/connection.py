@@ -34,7 +34,7 @@ class Answer(NamedTuple):
         """Returns the body as a JSON object.
 
         Raises:
-          FederationError: If it is none.
+          FederationError: If it is not such a file.
         """
         fields = _json(_joined(self.parts))
         if fields is None:

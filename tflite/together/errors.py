@@ -9,7 +9,7 @@ class UnavailableError(RuntimeError):
     """The server does not serve now.
 
     Attributes:
-      seconds: Time after which the device comes back; None if the server told none.
+      seconds: Time after which the device comes back; None if the server gave no time.
     """
 
     def __init__(self, message: str, seconds: int | None = None):

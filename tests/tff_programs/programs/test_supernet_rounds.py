@@ -20,7 +20,7 @@ from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
 from tff_programs.simulation.tiers import default_tiers
 from tflite.format.update_file import DeviceUpdate, write_update
 from tflite.merge.merge import merge_updates
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 NETS = [SPACE.smallest(), SPACE.largest(), SPACE.smallest()]
 MERGING = {"aggregation": "coverage", "weighting": "uniform"}

@@ -14,7 +14,7 @@ from tff_programs.aggregators.robust import RobustOverlapMeanFactory
 from tflite.format.update_file import DeviceUpdate, write_update
 from tflite.merge.cohort import CohortLimits
 from tflite.merge.merge import merge_updates
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 SUPERNET = Supernet(SPACE, seed=4)
 BASE = SUPERNET.values_by_name()

@@ -21,10 +21,8 @@ from tff_programs.simulation.round_plan import Assignment
 
 def define_aggregation_flags(define: FlagDefiner) -> None:
     """Defines the flags of the server's aggregation."""
-    define.enum(
-        "aggregation", "coverage", overlap_mean.DIVISORS, "How overlapping slices are averaged."
-    )
-    define.enum("weighting", "examples", slicing.WEIGHTINGS, "What a client counts by.")
+    define.enum("aggregation", "coverage", overlap_mean.DIVISORS, "Average of overlapping slices.")
+    define.enum("weighting", "examples", slicing.WEIGHTINGS, "Weight of a client.")
     define.string(
         "clipping", "none", "Largest l2 norm of an update; adaptive: the clients' 80th percentile."
     )
@@ -37,7 +35,7 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
         "compression",
         "none",
         ["none", "8bit"],
-        "How updates travel: as floats, or in 8 bits an entry.",
+        "Encoding of updates: floats, or 8 bits an entry.",
     )
     define.float(
         "poisoned",
@@ -57,7 +55,7 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
     define.float(
         "delta",
         None,
-        "Of (epsilon, delta); by default 0.1 over the number of clients.",
+        "Delta of (epsilon, delta); by default 0.1 over the number of clients.",
         above=0,
         below=1,
     )

@@ -48,8 +48,8 @@ def define_data_flags(define: FlagDefiner) -> None:
         "partition",
         _DEFAULTS.partition,
         (partition.NATURAL, *partition.PARTITIONS),
-        "How examples are spread over clients. By default natural for own data with clients, else "
-        "shard.",
+        "Division of the examples among clients. By default natural for own data with clients, "
+        "else shard.",
     )
     define.integer(
         "clients",
@@ -92,7 +92,7 @@ def define_data_flags(define: FlagDefiner) -> None:
     define.string(
         "background",
         _DEFAULTS.background,
-        "What is behind transparent pixels of own pictures, such as white or #ff8000.",
+        "Colour behind transparent pixels of own pictures, such as white or #ff8000.",
     )
     define.float(
         "pixel_scale",
@@ -143,7 +143,7 @@ def data_settings_from_flags(
 
 
 def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[str, Any]:
-    """Returns the settings by which a run knows its data again; where it lies is none of them."""
+    """Returns the settings that identify a run's data; its path is not one of them."""
     settings = {name: options[name].value for name in _NAMES if name != "data_dir"}
     settings["partition"] = data.partition
     if settings["clients"] is None:
@@ -166,7 +166,7 @@ def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ())
 
 
 def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset:
-    """Loads data, refuses flags that its partition does not use, and tells what it does not use.
+    """Loads data, refuses flags that its partition does not use, and prints what was not used.
 
     Args:
       options: The program's flags.

@@ -82,16 +82,20 @@ def define_round_flags(define: FlagDefiner) -> None:
         "Draw a tier's subnet anew in each round, from all that its devices carry; a new subnet is "
         "calibrated and converted, which takes seconds.",
     )
-    define.integer("epochs", None, "Of a device; by default those of the training.", lower_bound=1)
-    define.float("learning_rate", None, "Of devices; by default that of the training.", above=0)
+    define.integer(
+        "epochs", None, "A device's epochs; by default those of the training.", lower_bound=1
+    )
+    define.float(
+        "learning_rate", None, "Devices' learning rate; by default that of the training.", above=0
+    )
     define.enum(
         "aggregation",
         None,
         DIVISORS,
-        "How overlapping slices are averaged; by default as in the training.",
+        "Average of overlapping slices; by default as in the training.",
     )
     define.enum(
-        "weighting", None, WEIGHTINGS, "What an update counts by; by default as in the training."
+        "weighting", None, WEIGHTINGS, "Weight of an update; by default as in the training."
     )
     define.float("clip_norm", None, "Largest L2 norm of an update, as in `fedsup merge`.", above=0)
     define.integer(
@@ -126,7 +130,7 @@ def define_round_flags(define: FlagDefiner) -> None:
     define.float(
         "delta",
         None,
-        "Of (epsilon, delta); by default 0.1 over --most_devices.",
+        "Delta of (epsilon, delta); by default 0.1 over --most_devices.",
         above=0,
         below=1,
     )
@@ -148,14 +152,14 @@ def define_round_flags(define: FlagDefiner) -> None:
 
 
 def define_device_flags(define: FlagDefiner) -> None:
-    """Defines the flags of what devices are allowed and told."""
+    """Defines the flags of the devices' limits and settings."""
     define.float(
         "check_in_seconds", _PACE.seconds, "Mean seconds between check-ins of a device.", above=0
     )
     define.float(
         "check_ins_per_second",
         _PACE.most_per_second,
-        "Check-ins that the server bears; with more devices each waits longer.",
+        "Greatest rate of check-ins; with more devices each waits longer.",
         above=0,
     )
     define.float(
@@ -220,7 +224,7 @@ def _check_private(options: ProgramFlags) -> None:
 
 
 def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> ServerSettings:
-    """Returns what devices are told and allowed.
+    """Returns the devices' limits and settings.
 
     Args:
       options: The program's flags.

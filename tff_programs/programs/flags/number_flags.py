@@ -64,7 +64,7 @@ class FiniteFloatParser(flags.ArgumentParser):
         """Returns the number.
 
         Raises:
-          ValueError: If it is none, or out of bounds.
+          ValueError: If it is not a number, or out of bounds.
         """
         try:
             value = float(argument)

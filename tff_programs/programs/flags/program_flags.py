@@ -72,7 +72,7 @@ class ProgramFlags(flags.FlagValues):
         return rest
 
     def _get_flag_file_lines(self, filename, parsed_file_stack=None):
-        """Reads a flag file as absl does, in the encoding that its byte-order mark tells.
+        """Reads a flag file as absl does, in the encoding of its byte-order mark.
 
         Raises:
           InvalidFileError: If there is no such file, or it is no text.

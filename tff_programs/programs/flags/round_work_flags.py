@@ -33,7 +33,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
       database: The gateway's.
 
     Raises:
-      ValueError: If the gateway began with another supernet, or the file is none.
+      ValueError: If the gateway began with another supernet, or the file is not a supernet.
     """
     trained = load_trained_from_flags(options, path)
     with database.read() as connection:
@@ -96,7 +96,7 @@ def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[st
 
 
 def _privacy(options: ProgramFlags) -> RoundPrivacy | None:
-    """Returns the privacy of the rounds, and tells of it; None for none."""
+    """Returns the privacy of the rounds, and prints it; None without privacy."""
     if not options.noise_multiplier:
         return None
     account = PrivacyAccount(

@@ -10,7 +10,7 @@ from spaces import SPACE
 from fedsup_tf.files import checkpoint
 from fedsup_tf.presets import PRESETS
 from fedsup_tf.supernet import Supernet
-from tflite.merge.received import subnet_shapes
+from tflite.merge.received_updates import subnet_shapes
 
 
 @pytest.mark.parametrize("preset", PRESETS)
