@@ -11,7 +11,7 @@ from PIL import Image
 from fedsup_tf.data.archives import DatasetError, read_npz
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
-from fedsup_tf.data.odd_images import array_notes, blank_notes
+from fedsup_tf.data.odd_images import array_notes, blank_notes, cut_notes
 from fedsup_tf.data.pictures import PictureForm, form_picture
 from fedsup_tf.data.wide_pixels import (
     GREATEST_OF_16_BITS,
@@ -159,6 +159,7 @@ def join_arrays(
     joined = np.concatenate(images) if len(images) > 1 else images[0]
     if image_shape is not None and joined.shape[1:] != tuple(image_shape):
         form = PictureForm(tuple(image_shape), resize, background)
+        notes += cut_notes(joined.shape[1:], form.image_shape, resize)
         joined = _resized(source, joined, form, greatest_pixel)
     sizes = [len(values) for values in labels]
     return Examples(

@@ -24,6 +24,7 @@ def read_client_data(
     image: str | None = None,
     label: str | None = None,
     client_ids: Sequence[str] | None = None,
+    pixel_scale: float | None = None,
 ) -> Examples:
     """Reads the examples of clients.
 
@@ -37,18 +38,20 @@ def read_client_data(
         field that is called as usual.
       label: Field of the label, a number or a text; by default the field that is called as usual.
       client_ids: The clients to read; by default all of the training part.
+      pixel_scale: Value of full brightness; by default what the images' types say.
 
     Raises:
-      DatasetError: If elements have no image or label, or there is no room for all of them.
+      DatasetError: If there is no such client, elements have no image or label, or there is no
+        room for all of them.
     """
     source = f"Data set {name}"
-    client_ids = list(train.client_ids) if client_ids is None else list(client_ids)
+    client_ids = _chosen_clients(source, train, client_ids)
     arrays = _read_part(source, train, image, label, client_ids)
     if test is not None:
-        tested = [client for client in test.client_ids if client in set(client_ids)]
+        tested = _tested_clients(source, test, client_ids)
         tests = _read_part(source, test, image, label, tested)
         arrays |= {f"test_{part}": values for part, values in tests.items()}
-    examples = join_arrays(source, name, arrays)
+    examples = join_arrays(source, name, arrays, pixel_scale=pixel_scale)
     notes = _left_out_notes(client_ids, arrays["clients"], test)
     return examples._replace(notes=examples.notes + notes)
 
@@ -110,6 +113,42 @@ def _read_part(
         "labels": _texts(np.concatenate(labels)),
         "clients": np.concatenate(clients),
     }
+
+
+def _chosen_clients(source: str, train: Any, client_ids: Sequence[str] | None) -> list[str]:
+    """Returns the clients to read, each once."""
+    known = _client_ids(source, train)
+    chosen = known if client_ids is None else list(dict.fromkeys(client_ids))
+    unknown = sorted(str(client) for client in set(chosen) - set(known))
+    if unknown:
+        raise DatasetError(
+            f"{source}: expected client_ids of the {len(known):,} clients {list_names(known)}, "
+            f"received {list_names(unknown)}. Choose among them."
+        )
+    return chosen
+
+
+def _tested_clients(source: str, test: Any, client_ids: Sequence[str]) -> list[str]:
+    """Returns the clients of the test part that the training part has, too."""
+    known, trained = _client_ids(source, test), set(client_ids)
+    tested = [client for client in known if client in trained]
+    if not tested:
+        raise DatasetError(
+            f"{source}: expected a test part with clients of the training part, "
+            f"{list_names(client_ids)}, received {list_names(known) or 'none'}. Name them alike, "
+            "or leave the test part out."
+        )
+    return tested
+
+
+def _client_ids(source: str, client_data: Any) -> list[str]:
+    if not hasattr(client_data, "client_ids"):
+        raise DatasetError(
+            f"{source}: expected a tff.simulation.datasets.ClientData, received "
+            f"{type(client_data).__name__}. Make one with ClientData.from_clients_and_tf_fn, or "
+            "use from_arrays."
+        )
+    return list(client_data.client_ids)
 
 
 def _left_out_notes(

@@ -228,6 +228,7 @@ class FederatedDataset:
         label: str | None = None,
         client_ids: Sequence[str] | None = None,
         name: str = "tff",
+        pixel_scale: float | None = None,
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
         test_share: float = 0.2,
@@ -244,15 +245,17 @@ class FederatedDataset:
           label: Field of an element that is the label; by default the one that is called as usual.
           client_ids: The clients to read; by default all of the training part.
           name: Name of the data set.
+          pixel_scale: See `from_path`.
           class_names: See `from_path`.
           preprocessing: See `from_path`.
           test_share: See `from_path`.
           seed: See `from_path`.
 
         Raises:
-          DatasetError: If elements have no image or label, or do not fit into memory.
+          DatasetError: If there is no such client, elements have no image or label, or they do not
+            fit into memory.
         """
-        examples = read_client_data(name, train, test, image, label, client_ids)
+        examples = read_client_data(name, train, test, image, label, client_ids, pixel_scale)
         return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
 
     def __len__(self) -> int:

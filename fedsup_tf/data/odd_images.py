@@ -88,6 +88,25 @@ def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[st
     return tuple(notes)
 
 
+def cut_notes(
+    shape: tuple[int, int, int], wanted: tuple[int, int, int], resize: str
+) -> tuple[str, ...]:
+    """Returns a note if images lose their margins when they are brought to another shape.
+
+    Args:
+      shape: `(height, width, channels)` of the images.
+      wanted: The shape that they are brought to.
+      resize: See `PictureForm`.
+    """
+    (height, width, _), (wanted_height, wanted_width, _) = shape, wanted
+    if resize != "crop" or height * wanted_width == width * wanted_height:
+        return ()
+    return (
+        f"Images of {height} x {width} were cut to the aspect ratio of {wanted_height} x "
+        f"{wanted_width} pixels: give resize=fit to keep all of them.",
+    )
+
+
 def repeated_notes(train_images: np.ndarray, test_images: np.ndarray) -> tuple[str, ...]:
     """Returns a note if many test images are training images, too.
 

@@ -178,6 +178,23 @@ def _set_aside_some(labels: np.ndarray, share: float, random: np.random.Generato
     return aside
 
 
+def _numbered_notes(
+    given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns a note if labels are not the names of a model's classes, but their numbers."""
+    values, first = np.unique(given, return_index=True)
+    texts = [str(value) for value in values.tolist()]
+    numbers = labels[first].tolist()
+    names = [class_names[number] for number in numbers]
+    if texts == names or texts != [str(number) for number in numbers]:
+        return ()
+    pairs = [f"{text} is {name}" for text, name in zip(texts, names, strict=True)]
+    return (
+        f"Labels are taken as numbers of the model's classes from 0: {list_names(pairs)}. If they "
+        "begin elsewhere, name them like the classes.",
+    )
+
+
 def own_clients(
     examples: Examples,
     class_names: Sequence[str] | None,
@@ -204,6 +221,8 @@ def own_clients(
     notes = examples.notes
     is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)
+    if not is_new:
+        notes += _numbered_notes(examples.labels, labels, class_names)
     alike = alike_names(class_names) if is_new else ()
     if alike:
         notes += (

@@ -590,6 +590,18 @@ def test_arrays_are_scaled_to_a_shape_that_is_asked_for(tmp_path):
         )
 
 
+def test_images_that_are_cut_or_fitted_keep_their_scale(tmp_path):
+    path = written(tmp_path, images=np.repeat(IMAGES % 17, 2, axis=2))
+    data = FederatedDataset.from_path(path, image_shape=(4, 4, 1))
+    (note,) = data.notes
+    assert note.startswith("Images of 4 x 8 were cut to the aspect ratio of 4 x 4 pixels")
+    data = FederatedDataset.from_path(path, image_shape=(8, 8, 1), resize="fit")
+    assert not data.notes
+    # The background is as bright as ink of this scale can be.
+    assert data.preprocessing.greatest_pixel == data.dataset.train_images.max() == 16
+    assert values(data.dataset.train_images) == [16] * len(data.dataset.train_labels)
+
+
 # Labels of a model.
 
 
@@ -693,6 +705,15 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     ours = written(tmp_path, images=IMAGES % 17)
     (note,) = FederatedDataset.from_path(ours, preprocessing=bright).notes
     assert note.startswith("No pixel of the images is above 16, and the model was trained on")
+
+
+def test_labels_that_number_a_models_classes_are_told():
+    labels = np.arange(12) % 2 + 1
+    data = FederatedDataset.from_arrays(IMAGES, labels, class_names=("ant", "bee", "cat"))
+    told = "Labels are taken as numbers of the model's classes from 0: 1 is bee, 2 is cat. If they "
+    assert data.notes == (told + "begin elsewhere, name them like the classes.",)
+    for names in (("1", "2"), ("0", "1", "2")):
+        assert not FederatedDataset.from_arrays(IMAGES, labels, class_names=names).notes
 
 
 def test_a_class_of_test_examples_alone_is_told():

@@ -65,6 +65,31 @@ def test_clients_without_training_examples_are_told():
     )
 
 
+def test_clients_that_are_chosen_are_clients_of_the_data():
+    train = to_client_data(DIGITS, "train")
+    twice = FederatedDataset.from_tff(train, client_ids=["1", "1"])
+    assert len(twice.dataset.train_labels) + len(twice.dataset.test_labels) == DIGITS.train_sizes[1]
+    others = ClientData.from_clients_and_tf_fn(["x"], train.serializable_dataset_fn)
+    for arguments, options, told in (
+        ((train,), {"client_ids": ["0", "9"]}, "of the 3 clients 0, 1, 2, received 9. Choose"),
+        ((train, others), {}, "clients of the training part, 0, 1, 2, received x. Name them"),
+        (({"0": 1},), {}, "expected a tff.simulation.datasets.ClientData, received dict. Make"),
+    ):
+        with pytest.raises(DatasetError, match=told):
+            FederatedDataset.from_tff(*arguments, **options)
+
+
+def test_the_scale_of_a_clients_pixels_can_be_given():
+    fractions = from_elements(
+        lambda number: (tf.fill((2, 2), tf.cast(number, tf.float32) * 25 + 0.5), number % 2)
+    )
+    with pytest.raises(DatasetError, match="Give the value of full brightness as pixel_scale"):
+        FederatedDataset.from_tff(fractions)
+    data = FederatedDataset.from_tff(fractions, pixel_scale=127.5)
+    brightest = max(data.dataset.train_images.max(), data.dataset.test_images.max())
+    assert brightest == round(125.5 * 2)
+
+
 def test_a_sql_file_becomes_ours(tmp_path):
     path = str(tmp_path / "digits.sqlite")
     parts = ("train", "test")
