@@ -147,7 +147,7 @@ class SumRounds:
                 continue
             scale = 1.0 if update.base_hash == base.hash else older[update.base_hash]
             value += scale * float(update.delta["a/kernel"].mean())
-            outcomes[path] = Outcome(True, scale)
+            outcomes[path] = Outcome(True, scale, identity=update.identity)
         return Merged(self._keep(base.number + 1, value), outcomes)
 
     def prepare(self, base, on_progress):

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
@@ -149,10 +149,6 @@ class Model(Handler):
             )
         return os.path.join(self.gateway.folder, row.path), row.bytes
 
-    def compute_etag(self) -> None:
-        """Returns none: the hash is the tag."""
-        return None
-
 
 def _range(wanted: re.Match, size: int) -> tuple[int, int]:
     """Returns the first byte and the one behind the last of a range."""
@@ -180,7 +176,6 @@ class Update(Handler):
         """Prepares for no file yet."""
         super().initialize(gateway)
         self._file = None
-        self._path = ""
         self._digest = hashlib.sha256()
         self._expected: uploads.Expected | None = None
         self._is_there = False
@@ -208,13 +203,13 @@ class Update(Handler):
 
     def _open(self) -> None:
         folder = os.path.join(self.gateway.folder, uploads.INCOMING)
-        self._path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
+        path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
         # Kept open while the body comes.
         try:
-            self._file = open(self._path, "xb", buffering=0)
+            self._file = open(path, "xb", buffering=0)
         except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)
-            self._file = open(self._path, "xb", buffering=0)
+            uploads.make_folders(self.gateway.folder)
+            self._file = open(path, "xb", buffering=0)
 
     def take(self, part: bytes) -> None:
         """Writes a part of the body into the temporary file."""
@@ -240,8 +235,12 @@ class Update(Handler):
     async def _accept(self) -> None:
         is_new = False
         if not self._is_there:
+            if self._file is None:
+                self._open()
+            # From here on it is the thread's, which a connection that ends must not disturb.
+            file, self._file = self._file, None
             try:
-                is_new = await self.prepared_and_written(self._keep, self._write_down)
+                is_new = await self.prepared_and_written(lambda: self._keep(file), self._write_down)
             except RefusalError as refusal:
                 await self._count(refusal)
                 raise
@@ -254,18 +253,19 @@ class Update(Handler):
             },
         )
 
-    def _keep(self) -> dict[str, Any]:
-        received = self._digest.hexdigest()
-        if received != self._hash:
-            raise RefusalError(
-                422,
-                "hash",
-                f"Expected a body whose SHA-256 is {self._hash[:12]}..., received one of "
-                f"{received[:12]}.... Send it again.",
-            )
-        if self._file is None:
-            self._open()
-        return uploads.keep(self.gateway.folder, self._path, self._hash, self._expected)
+    def _keep(self, file: BinaryIO) -> dict[str, Any]:
+        try:
+            received = self._digest.hexdigest()
+            if received != self._hash:
+                raise RefusalError(
+                    422,
+                    "hash",
+                    f"Expected a body whose SHA-256 is {self._hash[:12]}..., received one of "
+                    f"{received[:12]}.... Send it again.",
+                )
+            return uploads.keep(self.gateway.folder, file, self._hash, self._expected)
+        finally:
+            _remove(file)
 
     def _write_down(self, connection: Connection, values: dict[str, Any]) -> bool:
         return uploads.write_down(connection, values, self.gateway.max_staleness, time.time())
@@ -290,10 +290,15 @@ class Update(Handler):
 
     def _drop(self) -> None:
         if self._file is not None:
-            self._file.close()
+            _remove(self._file)
             self._file = None
-            with contextlib.suppress(OSError):
-                os.remove(self._path)
+
+
+def _remove(file: BinaryIO) -> None:
+    """Closes a file and takes its name away."""
+    with contextlib.suppress(OSError):
+        os.remove(file.name)
+    file.close()
 
 
 class Status(Handler):

@@ -1,9 +1,10 @@
 """Keeps the changes of many requests in one transaction, which reaches the disk once for all."""
 
-import concurrent.futures
+import asyncio
+import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
@@ -26,7 +27,7 @@ class _Change(NamedTuple):
     """
 
     call: Callable[[Connection], Any]
-    future: concurrent.futures.Future
+    future: asyncio.Future
 
 
 class GroupCommit:
@@ -44,20 +45,14 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="gateway-writes", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        call: Callable[[Connection], Any],
-        future: concurrent.futures.Future | None = None,
-    ) -> concurrent.futures.Future:
-        """Returns the future result of a change; it is there once the change is on the disk.
+    def submit(self, call: Callable[[Connection], Any], future: asyncio.Future) -> None:
+        """Lets a change be written; any thread may call it.
 
         Args:
           call: The change.
-          future: What becomes its result; by default a new one.
+          future: Gets its result, once that is on the disk.
         """
-        future = future or concurrent.futures.Future()
         self._changes.put(_Change(call, future))
-        return future
 
     def close(self) -> None:
         """Writes what waits, then ends."""
@@ -72,9 +67,7 @@ class GroupCommit:
                 taken.append(self._changes.get())
             is_open = None not in taken
             changes = [
-                change
-                for change in taken
-                if change is not None and change.future.set_running_or_notify_cancel()
+                change for change in taken if change is not None and not change.future.cancelled()
             ]
             if changes:
                 self._write(changes)
@@ -83,11 +76,8 @@ class GroupCommit:
         outcomes = self._write_all(changes)
         if outcomes is None:
             outcomes = self._write_each(changes)
-        for change, (result, error) in zip(changes, outcomes, strict=True):
-            if error is None:
-                change.future.set_result(result)
-            else:
-                change.future.set_exception(error)
+        pairs = zip(changes, outcomes, strict=True)
+        settle([(change.future, result, error) for change, (result, error) in pairs])
 
     def _write_all(self, changes: list[_Change]) -> list[_Outcome] | None:
         """Makes changes that hardly ever raise; takes all back and returns None if one does."""
@@ -118,3 +108,23 @@ def _attempt(connection: Connection, change: _Change) -> _Outcome:
             return change.call(connection), None
     except Exception as error:
         return None, error
+
+
+def settle(settled: list[tuple[asyncio.Future, Any, Exception | None]]) -> None:
+    """Gives futures of one event loop their results or errors, from another thread.
+
+    The loop is woken once for all of them.
+    """
+    # The loop may have ended while its last requests were written.
+    with contextlib.suppress(RuntimeError):
+        settled[0][0].get_loop().call_soon_threadsafe(_settle, settled)
+
+
+def _settle(settled: Iterable[tuple[asyncio.Future, Any, Exception | None]]) -> None:
+    for future, result, error in settled:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,7 +1,6 @@
 """The common part of all requests: signatures, bounded bodies, answers that are JSON."""
 
 import asyncio
-import concurrent.futures
 import hashlib
 import json
 import time
@@ -15,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tornado.iostream import StreamClosedError
 
 from tff_programs.gateway import signing
+from tff_programs.gateway.group_commit import settle
 from tff_programs.gateway.refusal import RefusalError
 
 _MOST_JSON_BYTES = 16 * 1024
@@ -149,7 +149,9 @@ class Handler(tornado.web.RequestHandler):
 
     async def written(self, change: Callable[[Connection], Any]) -> Any:
         """Returns what a change of the database returned, once it is on the disk."""
-        return await asyncio.wrap_future(self.gateway.writes.submit(change))
+        future = asyncio.get_running_loop().create_future()
+        self.gateway.writes.submit(change, future)
+        return await future
 
     async def prepared_and_written(
         self, prepare: Callable[[], Any], change: Callable[[Connection, Any], Any]
@@ -158,18 +160,18 @@ class Handler(tornado.web.RequestHandler):
 
         The result goes from the call's thread straight to that which writes.
         """
-        written = concurrent.futures.Future()
+        future = asyncio.get_running_loop().create_future()
 
         def run() -> None:
             try:
                 result = prepare()
             except Exception as error:
-                written.set_exception(error)
+                settle([(future, None, error)])
             else:
-                self.gateway.writes.submit(lambda connection: change(connection, result), written)
+                self.gateway.writes.submit(lambda connection: change(connection, result), future)
 
         self.gateway.threads.submit(run)
-        return await asyncio.wrap_future(written)
+        return await future
 
     def signed_path(self) -> str:
         """Returns the path that is signed, which is the one that this server sees."""
@@ -217,6 +219,10 @@ class Handler(tornado.web.RequestHandler):
     def check_body_signature(self) -> str:
         """Returns the device that signed the request and the body that was kept."""
         return self.check_signature(hashlib.sha256(self._body).hexdigest())
+
+    def compute_etag(self) -> None:
+        """Returns none: a model's hash is its tag, and other answers are not kept."""
+        return None
 
     def set_default_headers(self) -> None:
         """Tells browsers to take nothing for what it is not."""

@@ -28,11 +28,13 @@ class Outcome(NamedTuple):
       is_used: Whether it is in the mean.
       scale: Factor by which its change was scaled down.
       reason: Why it is left out; else empty.
+      identity: `DeviceUpdate.identity` of one that is used, so that it is not used again.
     """
 
     is_used: bool
     scale: float = 0.0
     reason: str = ""
+    identity: str = ""
 
 
 class Merged(NamedTuple):

@@ -321,4 +321,6 @@ def _lately_closed(connection: Connection, settings: RoundSettings) -> list[int]
 
 def _fields(outcome: Outcome) -> dict:
     state = "used" if outcome.is_used else "left_out"
-    return {"state": state, "scale": outcome.scale, "reason": outcome.reason}
+    fields = outcome._asdict()
+    del fields["is_used"]
+    return {"state": state, **fields}

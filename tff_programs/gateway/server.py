@@ -15,7 +15,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from tff_programs.gateway import device_handlers, devices
+from tff_programs.gateway import device_handlers, devices, uploads
 from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database
@@ -87,6 +87,7 @@ class Gateway:
             max(60, int(settings.requests_per_hour / 10)),
             time.monotonic,
         )
+        uploads.make_folders(folder)
         self.threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "gateway")
         self.writes = GroupCommit(database)
         self._pace = settings.pace

@@ -108,7 +108,8 @@ updates = Table(
     Column("round_id", Integer, nullable=False),
     Column("received", Float, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("identity", String(64), nullable=False),
+    # Of the change itself, once it is used.
+    Column("identity", String(64), nullable=False, default=""),
     # waiting, used, left_out.
     Column("state", String(10), nullable=False, index=True),
     # The round that it was counted in, chosen when that was closed.

@@ -6,7 +6,7 @@ killed between both leaves a file that nobody counts, and the device sends it ag
 
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection, Row
@@ -178,12 +178,21 @@ def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
     return found
 
 
-def keep(folder: str, path: str, hash_: str, expected: Expected) -> dict[str, Any]:
+def make_folders(folder: str) -> None:
+    """Makes the folders of updates, all at once: a new folder costs more than a file in it."""
+    make_folder(os.path.join(folder, INCOMING))
+    parts = os.path.join(folder, UPDATES)
+    if sum(make_folder(os.path.join(parts, f"{part:02x}")) for part in range(256)):
+        _sync(parts)
+        _sync(folder)
+
+
+def keep(folder: str, file: BinaryIO, hash_: str, expected: Expected) -> dict[str, Any]:
     """Checks a whole update and brings its file to its place, onto the disk.
 
     Args:
       folder: The gateway's.
-      path: The temporary file; it is gone afterwards.
+      file: The temporary file, open, with a name; that is not needed afterwards.
       hash_: SHA-256 of its bytes.
       expected: What the task takes.
 
@@ -193,26 +202,34 @@ def keep(folder: str, path: str, hash_: str, expected: Expected) -> dict[str, An
     Raises:
       RefusalError: If it cannot be used.
     """
-    found = check_update(folder, path, expected)
-    size = os.path.getsize(path)
-    # On the disk before it has its name, where the same update may stand already.
-    _sync(path, os.O_RDONLY)
+    check_update(folder, file.name, expected)
     kept = os.path.join(folder, update_path(expected.task, hash_))
     try:
-        os.replace(path, kept)
+        _place(file, kept)
     except FileNotFoundError:
-        make_folder(os.path.dirname(kept))
-        os.replace(path, kept)
-    _sync(os.path.dirname(kept), os.O_RDONLY | os.O_DIRECTORY)
+        make_folders(folder)
+        _place(file, kept)
+    _sync(os.path.dirname(kept))
     return {
         "task": expected.task,
         "hash": hash_,
         "device": expected.device,
         "round_id": expected.round_id,
-        "bytes": size,
-        "identity": found.identity,
+        "bytes": os.fstat(file.fileno()).st_size,
         "state": "waiting",
     }
+
+
+def _place(file: BinaryIO, kept: str) -> None:
+    """Gives a file its name, and brings its bytes onto the disk."""
+    try:
+        # A name that comes first reaches the disk together with the bytes.
+        os.link(file.name, kept)
+        os.fsync(file.fileno())
+    except FileExistsError:
+        # It may be accepted already: whole on the disk, whatever takes its place.
+        os.fsync(file.fileno())
+        os.replace(file.name, kept)
 
 
 def write_down(
@@ -276,9 +293,9 @@ def _model(path: str) -> tuple[ModelMetadata, dict[str, tuple[int, ...]]]:
     return metadata, shapes
 
 
-def _sync(path: str, flags: int) -> None:
-    """Brings a file's bytes, or a folder's new names, onto the disk."""
-    descriptor = os.open(path, flags)
+def _sync(folder: str) -> None:
+    """Brings a folder's new names onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -144,7 +144,9 @@ class SupernetRounds:
         except ValueError as error:
             return Merged(base, {path: Outcome(False, 0.0, str(error)) for path in paths})
         outcomes = _left_out(report.rejected, report.duplicates)
-        outcomes |= {used.name: Outcome(True, used.scale) for used in report.used}
+        outcomes |= {
+            used.name: Outcome(True, used.scale, identity=used.identity) for used in report.used
+        }
         self._step(base, supernet, before, [used.architecture for used in report.used])
         merged = [*already_merged, *(used.identity for used in report.used)]
         following = {**information, "round": base.number + 1, "merged": sorted(merged)}
