@@ -1,20 +1,13 @@
 package org.fedsup.trainer;
 
 import java.io.File;
-import java.io.FileInputStream;
-import java.io.FileOutputStream;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.InterruptedIOException;
 import java.nio.charset.StandardCharsets;
-import java.security.GeneralSecurityException;
-import java.security.MessageDigest;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Random;
-import javax.crypto.Mac;
-import javax.crypto.spec.SecretKeySpec;
 import org.json.JSONException;
 import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
@@ -184,78 +177,12 @@ public final class Federation {
      * @throws IOException if the model cannot be written, with a sentence for a person
      */
     public void fetchModel(Task task, File file) throws IOException {
-        File part = new File(file.getPath() + ".part");
+        ModelDownload download = new ModelDownload(connection, task, file);
         repeat(() -> {
-            fetchRest(task, part);
+            download.receive(range -> signed("GET", "/v1/models/" + task.model(), null, range));
             return true;
         });
-        String found = sha256(part);
-        if (!found.equals(task.model())) {
-            part.delete();
-            throw new UnavailableException("Expected the model " + task.model().substring(0, 12)
-                    + "..., received bytes of another hash. They were thrown away.", -1, null);
-        }
-        if (!part.renameTo(file)) {
-            throw new IOException("Could not save the model (it could not be renamed): try again.");
-        }
-    }
-
-    private void fetchRest(Task task, File part) throws IOException {
-        long held = part.length();
-        if (held > task.modelBytes()) {
-            part.delete();
-            held = 0;
-        }
-        if (held == task.modelBytes()) {
-            return;
-        }
-        FederationConnection.Answer answer = signed("GET", "/v1/models/" + task.model(), null,
-                held > 0 ? "bytes=" + held + "-" : null);
-        boolean isRest = answer.status == 206;
-        long size = isRest ? held : 0;
-        try (InputStream body = answer.body(); FileOutputStream out = append(part, isRest)) {
-            byte[] received = new byte[1 << 16];
-            for (int count; (count = read(body, received)) >= 0; size += count) {
-                if (size + count > task.modelBytes()) {
-                    throw connection.noGateway(
-                            "a model of " + task.modelBytes() + " bytes, received more");
-                }
-                write(out, received, count);
-            }
-        }
-        if (size < task.modelBytes()) {
-            throw new UnavailableException("Expected a model of " + task.modelBytes()
-                    + " bytes, received fewer.", -1, null);
-        }
-    }
-
-    private int read(InputStream body, byte[] into) throws UnavailableException {
-        try {
-            return body.read(into);
-        } catch (IOException error) {
-            throw connection.noAnswer("a whole model, received a part", error);
-        }
-    }
-
-    private static FileOutputStream append(File part, boolean isRest) throws IOException {
-        try {
-            return new FileOutputStream(part, isRest);
-        } catch (IOException error) {
-            throw unwritten(error);
-        }
-    }
-
-    private static void write(FileOutputStream out, byte[] bytes, int count) throws IOException {
-        try {
-            out.write(bytes, 0, count);
-        } catch (IOException error) {
-            throw unwritten(error);
-        }
-    }
-
-    private static IOException unwritten(IOException error) {
-        return new IOException("Could not save the model (" + error.getMessage()
-                + "): make room on this device and try again.", error);
+        download.finish();
     }
 
     /**
@@ -312,24 +239,8 @@ public final class Federation {
         long time = System.currentTimeMillis() / 1000 + clockOffset;
         String hash = ModelMetadata.sha256(body == null ? NOTHING : body);
         headers.put("Authorization", "Fedsup " + device.device + ":" + time + ":"
-                + signature(device.key, method, path, hash, time));
+                + RequestSignature.of(device.key, method, path, hash, time));
         return connection.send(method, path, headers, body);
-    }
-
-    /** Signs a request under a key of 64 hexadecimal digits, as docs/gateway.md describes. */
-    static String signature(String key, String method, String path, String bodyHash, long time) {
-        byte[] secret = new byte[key.length() / 2];
-        for (int place = 0; place < secret.length; place++) {
-            secret[place] = (byte) Integer.parseInt(key.substring(2 * place, 2 * place + 2), 16);
-        }
-        String text = method + "\n" + path + "\n" + bodyHash + "\n" + time;
-        try {
-            Mac mac = Mac.getInstance("HmacSHA256");
-            mac.init(new SecretKeySpec(secret, "HmacSHA256"));
-            return ModelMetadata.hexadecimal(mac.doFinal(text.getBytes(StandardCharsets.UTF_8)));
-        } catch (GeneralSecurityException impossible) {
-            throw new AssertionError(impossible); // Every Android and every JVM has it.
-        }
     }
 
     /** Sends a request until it is answered, waiting longer each time. */
@@ -366,16 +277,5 @@ public final class Federation {
 
     private static byte[] bytes(JSONObject fields) {
         return fields.toString().getBytes(StandardCharsets.UTF_8);
-    }
-
-    private static String sha256(File file) throws IOException {
-        MessageDigest digest = ModelMetadata.newDigest();
-        try (InputStream in = new FileInputStream(file)) {
-            byte[] part = new byte[1 << 16];
-            for (int count; (count = in.read(part)) >= 0; ) {
-                digest.update(part, 0, count);
-            }
-        }
-        return ModelMetadata.hexadecimal(digest.digest());
     }
 }

@@ -97,7 +97,7 @@ public class FederationTest {
             key.append(String.format("%02x", value));
         }
         assertEquals("d25c3d57c667a64c17175836658da7ed16739b6df31162dceb5746604a3491af",
-                Federation.signature(key.toString(), "GET", "/v1/status",
+                RequestSignature.of(key.toString(), "GET", "/v1/status",
                         ModelMetadata.sha256(new byte[0]), 1_700_000_000));
     }
 

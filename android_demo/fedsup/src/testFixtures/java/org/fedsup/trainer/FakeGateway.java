@@ -139,7 +139,7 @@ public final class FakeGateway implements Closeable {
     private static boolean isSigned(HttpExchange exchange, String path, byte[] body) {
         String[] parts = exchange.getRequestHeaders().getFirst("Authorization").split("[ :]");
         long time = Long.parseLong(parts[2]);
-        String expected = Federation.signature(
+        String expected = RequestSignature.of(
                 KEY, exchange.getRequestMethod(), path, ModelMetadata.sha256(body), time);
         return parts[0].equals("Fedsup") && parts[1].equals(DEVICE) && parts[3].equals(expected);
     }
