@@ -102,7 +102,7 @@ class LatencyTable:
         unknown = sorted(set(rows) - set(parts))
         if missing or unknown:
             lines = [
-                f"{len(found)} {what}, such as {found[0]}"
+                f"{len(found)} {what}, such as {_told(found[0])}"
                 for found, what in ((missing, "missing"), (unknown, "of no such part"))
                 if found
             ]
@@ -112,7 +112,7 @@ class LatencyTable:
             )
         for part, latency in rows.items():
             for field, value in zip(Latency._fields, latency, strict=True):
-                check_number(value, field, least=0, what=f"{_WHAT}, {part}")
+                check_number(value, field, least=0, what=f"{_WHAT}, row of {_told(part)}")
         self.space = space
         self.rows = {part: Latency(*map(float, rows[part])) for part in parts}
         self.machine = machine
@@ -126,12 +126,18 @@ class LatencyTable:
 
     def check_space(self, space: SearchSpace) -> None:
         """Raises a ValueError unless the table was measured for `space`."""
-        if self.space != space:
-            raise ValueError(
-                f"{_WHAT} of search space {self.space.name!r} was given where one of "
-                f"{space.name!r} was expected: {self.space.to_json()} is not {space.to_json()}. "
-                "Measure a table for this space."
-            )
+        if self.space == space:
+            return
+        own, wanted = json.loads(self.space.to_json()), json.loads(space.to_json())
+        names = [name for name in wanted | own if own.get(name) != wanted.get(name)]
+
+        def told(fields):
+            return ", ".join(f"{name} {quoted(fields.get(name))}" for name in names)
+
+        raise ValueError(
+            f"{_WHAT}: expected one of search space {space.name!r} with {told(wanted)}, received "
+            f"one with {told(own)}. Measure a table for this space."
+        )
 
     def to_json(self) -> str:
         """Returns the table in the class's JSON form, one row on a line."""
@@ -169,7 +175,9 @@ class LatencyTable:
         for number, row in enumerate(fields["rows"]):
             part, latency = _read_row(row, f"{_WHAT}, row {number + 1}")
             if part in rows:
-                raise ValueError(f"{_WHAT}, row {number + 1}: {part} has a row before. Drop one.")
+                raise ValueError(
+                    f"{_WHAT}, row {number + 1}: {_told(part)} has a row before. Drop one."
+                )
             rows[part] = latency
         return cls(space, rows, fields["machine"], **measurements)
 
@@ -200,6 +208,14 @@ def part_fields(part: Part) -> dict[str, Any]:
     if part.resolution:
         keys["resolution"] = part.resolution
     return {"kind": part.kind, **keys}
+
+
+def _told(part: Part) -> str:
+    fields = part_fields(part)
+    # A stage has a number by this name.
+    kind = fields.pop("kind")
+    told = [f"{name} {value}" for name, value in fields.items()]
+    return ", ".join(told if kind in fields else [kind, *told])
 
 
 def _read_row(row: Any, what: str) -> tuple[Part, Latency]:

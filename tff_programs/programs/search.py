@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from fedsup_tf.files.reading import reading
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.latency import LatencyTable
 from tff_programs.programs.console import print_line
@@ -155,4 +156,11 @@ def _cost_model(options: ProgramFlags, space) -> CostModel:
     if not options.latency_table:
         return CostModel(space, train_batch_size=batch_size or _TRAIN_BATCH_SIZE)
     table = LatencyTable.load(options.latency_table)
+    with reading(options.latency_table, "a latency table of the supernet's search space"):
+        table.check_space(space)
+    if batch_size and batch_size != table.train.batch_size:
+        print_line(
+            f"note: Memory is that of a step of {batch_size} images, milliseconds are those of "
+            f"{table.train.batch_size}, as the latency table has them."
+        )
     return CostModel(space, table, batch_size or table.train.batch_size)

@@ -1,5 +1,6 @@
 """Evolutionary search: it keeps to its budget, scores nothing twice and finds what is best."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -116,8 +117,12 @@ def test_a_cost_model_without_a_table_knows_no_latency():
 
 
 def test_a_table_of_another_space_is_refused():
-    with pytest.raises(ValueError, match="'uneven' was given where one of 'digits_small'"):
+    with pytest.raises(ValueError, match=r"of search space 'digits_small' with name .* 'uneven'"):
         CostModel(digits_small(), table(UNEVEN))
+    other = dataclasses.replace(UNEVEN, classes=UNEVEN.classes + 1)
+    told = f"with classes {other.classes}, received one with classes {UNEVEN.classes}. Measure"
+    with pytest.raises(ValueError, match=told):
+        CostModel(other, table(UNEVEN))
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), "3", True])
@@ -148,7 +153,7 @@ def changed(change):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda f: f["rows"].pop(1), "received 1 missing, such as Part.kind='stage'"),
+        (lambda f: f["rows"].pop(1), "received 1 missing, such as stage 0, in_width 8, width "),
         (lambda f: f["rows"].append(dict(f["rows"][0])), "has a row before"),
         (lambda f: f["rows"].append({**f["rows"][1], "depth": 9}), "1 of no such part"),
         (lambda f: f["rows"][2].update(kind="tail"), "row 3: expected a kind of stem, stage, head"),
