@@ -7,6 +7,9 @@ back after a fixed time, a large one the later the larger it is, and no two at o
 import dataclasses
 import random
 
+# A year. Twice as long is a number of seconds that a phone counts in 32 bits.
+MOST_SECONDS = 365 * 24 * 3600.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
@@ -15,7 +18,7 @@ class Pace:
     Attributes:
       seconds: Mean of the seconds where there are few devices.
       most_per_second: Check-ins a second that the server wants to bear; the more devices there are,
-        the longer each waits.
+        the longer each waits, up to a mean of `MOST_SECONDS`.
       least_share: Least part of the mean that a device waits; the most is 2 minus it.
     """
 
@@ -25,5 +28,5 @@ class Pace:
 
     def wait_seconds(self, devices: int, rng: random.Random) -> int:
         """Draws the whole seconds, from 1, until a device of so many comes back."""
-        mean = max(self.seconds, devices / self.most_per_second)
+        mean = min(MOST_SECONDS, max(self.seconds, devices / self.most_per_second))
         return max(1, round(mean * rng.uniform(self.least_share, 2 - self.least_share)))

@@ -1,9 +1,13 @@
 """The programs of the gateway refuse what they cannot do, list devices and take rounds back."""
 
+import random
+
 import pytest
+from absl import flags
 from gateway import Phone, Served
 
 from fedsup_tf.files.checkpoint import write_tensors
+from tff_programs.gateway.pace import Pace
 from tff_programs.programs import devices, rollback, serve
 
 
@@ -15,7 +19,7 @@ def supernet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("changes", "message"),
     [
         (["--address=0.0.0.0:0"], "beyond this machine's loopback"),
         (["--address=nowhere"], "--address: expected HOST:PORT"),
@@ -44,11 +48,33 @@ def supernet(tmp_path):
         (["--database=postgresql://u:secret@/x?host=/nowhere"], "Expected a database that can be"),
     ],
 )
-def test_what_cannot_be_served_is_refused(tmp_path, supernet, flags, message):
+def test_what_cannot_be_served_is_refused(tmp_path, supernet, changes, message):
     command = ["serve", supernet, f"--out={tmp_path}/out", "--address=127.0.0.1:0", "--role=web"]
     with pytest.raises(ValueError, match=message) as raised:
-        serve.main([*command, "--operator_address=127.0.0.1:0", *flags])
+        serve.main([*command, "--operator_address=127.0.0.1:0", *changes])
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--round_deadline=1e20",
+        "--task_seconds=1e20",
+        "--check_in_seconds=1e20",
+        "--check_ins_per_second=1e-30",
+        "--requests_per_hour=1e-30",
+        "--goal=2000000000",
+        "--noise_multiplier=1e30",
+    ],
+)
+def test_numbers_that_no_date_or_column_holds_are_refused(tmp_path, supernet, flag):
+    with pytest.raises(flags.IllegalFlagValueError, match=f"flag {flag}: .* (to|range)"):
+        serve.main(["serve", supernet, f"--out={tmp_path}/out", flag])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_longest_wait_is_one_that_a_phone_can_count():
+    assert Pace(1.0, 0.001).wait_seconds(2**31, random.Random(0)) < 2**31
 
 
 def test_what_is_missing_is_named(tmp_path, supernet):
@@ -56,9 +82,9 @@ def test_what_is_missing_is_named(tmp_path, supernet):
         serve.main(["serve", supernet])
     with pytest.raises(ValueError, match="Expected one argument"):
         serve.main(["serve", f"--out={tmp_path}"])
-    for program, flags in ((devices, []), (rollback, ["--round=1"])):
+    for program, more in ((devices, []), (rollback, ["--round=1"])):
         with pytest.raises(ValueError, match="Expected --out=FOLDER of a gateway"):
-            program.main(["program", f"--out={tmp_path}", *flags])
+            program.main(["program", f"--out={tmp_path}", *more])
 
 
 def test_devices_are_listed_and_revoked(tmp_path, capsys):

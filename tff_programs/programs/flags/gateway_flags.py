@@ -3,7 +3,7 @@
 from fedsup_tf.mean_choices import DIVISORS, WEIGHTINGS
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_url
-from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.pace import MOST_SECONDS, Pace
 from tff_programs.gateway.rounds import RoundSettings
 from tff_programs.gateway.secret_files import has_secret
 from tff_programs.gateway.server import ServerSettings
@@ -11,6 +11,9 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _ROUNDS = RoundSettings(goal=10)
 _PACE = Pace()
+# Devices asked, with the most --over_asking, still fit a column of 32 bits.
+_MOST_GOAL = 10_000_000
+_LEAST_PER_SECOND, _MOST_PER_SECOND = 0.001, 1e9
 # Where neither a flag nor the training says one.
 _LEARNING_RATE = 0.1
 _SERVER = ServerSettings(Training(1, 0.1, 1.0))
@@ -42,12 +45,19 @@ def gateway_database(options: ProgramFlags) -> Database:
 
 def define_round_flags(define: FlagDefiner) -> None:
     """Defines the flags that decide what a round does."""
-    define.integer("goal", _ROUNDS.goal, "Updates that close a round.", lower_bound=1)
+    define.integer(
+        "goal",
+        _ROUNDS.goal,
+        "Updates that close a round.",
+        lower_bound=1,
+        upper_bound=_MOST_GOAL,
+    )
     define.float(
         "round_deadline",
         _ROUNDS.deadline_seconds,
         "Seconds after which a round is closed with the updates that are there.",
-        above=0,
+        lower_bound=1,
+        upper_bound=MOST_SECONDS,
     )
     define.float(
         "over_asking",
@@ -62,6 +72,7 @@ def define_round_flags(define: FlagDefiner) -> None:
         "Seconds after which another device is asked in place of one that sent nothing; by "
         "default half of --round_deadline.",
         above=0,
+        upper_bound=MOST_SECONDS,
     )
     define.integer(
         "max_staleness",
@@ -126,6 +137,7 @@ def define_round_flags(define: FlagDefiner) -> None:
         "Differential privacy: deviation of the noise on sums, over --clip_norm. Needs "
         "--max_staleness=0.",
         lower_bound=0,
+        upper_bound=1e6,
     )
     define.float(
         "delta",
@@ -154,16 +166,25 @@ def define_round_flags(define: FlagDefiner) -> None:
 def define_device_flags(define: FlagDefiner) -> None:
     """Defines the flags of the devices' limits and settings."""
     define.float(
-        "check_in_seconds", _PACE.seconds, "Mean seconds between check-ins of a device.", above=0
+        "check_in_seconds",
+        _PACE.seconds,
+        "Mean seconds between check-ins of a device.",
+        above=0,
+        upper_bound=MOST_SECONDS,
     )
     define.float(
         "check_ins_per_second",
         _PACE.most_per_second,
         "Greatest rate of check-ins; with more devices each waits longer.",
-        above=0,
+        lower_bound=_LEAST_PER_SECOND,
+        upper_bound=_MOST_PER_SECOND,
     )
     define.float(
-        "requests_per_hour", _SERVER.requests_per_hour, "Most requests of a device.", above=0
+        "requests_per_hour",
+        _SERVER.requests_per_hour,
+        "Most requests of a device.",
+        lower_bound=1,
+        upper_bound=3600 * _MOST_PER_SECOND,
     )
     define.integer(
         "most_devices", _SERVER.most_devices, "Number of devices that may enrol.", lower_bound=1
