@@ -10,6 +10,9 @@ import io
 import json
 import multiprocessing
 import os
+import pathlib
+import shlex
+import socketserver
 import subprocess
 import sys
 import tempfile
@@ -115,6 +118,70 @@ def run_calls(calls, folder=None):
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def run_commands(calls, folder):
+    """Runs commands of `fedsup` in one process; returns the code, output and errors of each.
+
+    An exception that is no exit ends the process.
+    """
+    result = run(json.dumps(calls), folder=folder, check=True, _target=_commands)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+class Commands:
+    """Commands in a folder that do in a forked process what theirs would: for shells, notebooks.
+
+    Args:
+        folder: Where `fedsup` is, and `kernel`, which is a notebook's.
+    """
+
+    def __init__(self, folder):
+        self._socket = tempfile.TemporaryDirectory(prefix="commands")
+        path = os.path.join(self._socket.name, "socket")
+        self._server = socketserver.ThreadingUnixStreamServer(path, _Call)
+        self._server.folder, self._server.running = folder, []
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        client = pathlib.Path(__file__).with_name("forked_command.py")
+        for name in _TARGETS:
+            words = shlex.join([sys.executable, "-IS", str(client), path, name])
+            command = folder / name
+            command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+            command.chmod(0o755)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._thread.join()
+        for program in self._server.running:
+            program.kill()
+        # Waits for the calls that it answers.
+        self._server.server_close()
+        self._socket.cleanup()
+
+
+class _Call(socketserver.StreamRequestHandler):
+    """Runs the program that a command names, and sends the command what it prints."""
+
+    def handle(self):
+        (name, *arguments), folder = json.loads(self.rfile.readline())
+        search = f"{self.server.folder}{os.pathsep}{os.environ['PATH']}"
+        options = {"folder": folder, "environment": {"PATH": search}, "_target": _TARGETS[name]}
+        with Program(*arguments, **options) as program:
+            self.server.running.append(program)
+            # The command may have ended, as one before `head` does.
+            with contextlib.suppress(BrokenPipeError):
+                for line in program.stdout:
+                    self._send("stdout", line)
+                _, errors = program.communicate()
+                self._send("stderr", errors)
+                self._send("code", program.returncode)
+
+    def _send(self, kind, value):
+        self.wfile.write(json.dumps([kind, value]).encode() + b"\n")
+
+
 def _run(target, arguments, folder, environment, output, errors):
     """Does in a forked process what its command would do from the start."""
     os.dup2(output.fileno(), 1)
@@ -137,6 +204,31 @@ def _fedsup(*arguments):
 
     sys.argv = ["fedsup", *arguments]
     cli.main()
+
+
+def _kernel(*arguments):
+    import matplotlib
+    from ipykernel.kernelapp import IPKernelApp
+
+    # As a kernel does before Matplotlib is imported. It is loaded with the first figure.
+    matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
+    IPKernelApp.launch_instance([*arguments])
+
+
+_TARGETS = {"fedsup": _fedsup, "kernel": _kernel}
+
+
+def _commands(calls):
+    told = []
+    for arguments in json.loads(calls):
+        out, errors, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                _fedsup(*arguments)
+            except SystemExit as end:
+                code = end.code
+        told.append([code, out.getvalue(), errors.getvalue()])
+    print(json.dumps(told))
 
 
 def _calls(calls):

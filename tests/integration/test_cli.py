@@ -1,10 +1,10 @@
 """The console command: quick help, clear refusals."""
 
-import json
 import subprocess
 import sys
+from pathlib import Path
 
-import commands
+import programs
 import pytest
 
 from tff_programs.programs.cli import PROGRAMS
@@ -20,22 +20,6 @@ BAD_CALLS = {
     ("evaluate",): "the supernet's file",
     ("evaluate", "no_such.safetensors"): "no_such.safetensors",
 }
-# All calls in one process, for one import of TensorFlow: the code, the output and the errors of
-# each. An exception that is no exit ends the process.
-RUN_ALL = """
-import contextlib, io, json, sys
-from tff_programs.programs.cli import main
-results = []
-for arguments in json.loads(sys.argv[1]):
-    sys.argv, out, errors, code = ["fedsup", *arguments], io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code
-    results.append([code, out.getvalue(), errors.getvalue()])
-print(json.dumps(results))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +27,7 @@ def results(tmp_path_factory):
     """The code, the output and the errors of calls for help and of bad calls, by arguments."""
     folder = tmp_path_factory.mktemp("calls")
     calls = [*((name, "--help") for name in PROGRAMS), *BAD_CALLS]
-    result = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, json.dumps(calls)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-    )
-    assert result.returncode == 0, result.stderr
-    told = dict(zip(calls, json.loads(result.stdout.splitlines()[-1]), strict=True))
+    told = dict(zip(calls, programs.run_commands(calls, folder), strict=True))
     assert not list(folder.iterdir())  # Nobody wrote anything.
     return told
 
@@ -92,8 +68,10 @@ def test_bad_calls_are_refused_in_words(results, arguments):
 
 
 def test_a_refusal_ends_the_process_with_a_sentence():
+    # The command that the package installs.
+    command = Path(sys.executable).with_name("fedsup")
     result = subprocess.run(
-        commands.fedsup("trian"), capture_output=True, text=True, check=False, timeout=60
+        [command, "trian"], capture_output=True, text=True, check=False, timeout=60
     )
     assert result.returncode == 1
     assert "expected a program of demo, train" in result.stderr
