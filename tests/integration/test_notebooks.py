@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 # How often something is repeated, to what the test takes in its place.
@@ -17,6 +18,7 @@ FEWER = {
     r"--population=\d+": "--population=4",
     r"--parents=\d+": "--parents=2",
 }
+ARGUMENTS = ("--inplace", "--kernel_name=forked")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "tff_programs" / "notebooks").glob("*.ipynb"))
 
 
@@ -48,18 +50,22 @@ def shortened(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, tmp_path):
-    folder = os.path.dirname(sys.executable)
     copy = tmp_path / path.name
     copy.write_text(shortened(path.read_text(encoding="utf-8")), encoding="utf-8")
-    result = subprocess.run(
-        [os.path.join(folder, "jupyter-execute"), "--inplace", copy.name],
-        cwd=tmp_path,
-        # Programs that a cell runs as in a shell are those beside this Python.
-        env={**os.environ, "PATH": folder + os.pathsep + os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=3000,
-    )
+    kernel = tmp_path / "kernels" / "forked"
+    kernel.mkdir(parents=True)
+    specification = {"argv": [str(tmp_path / "kernel"), "-f", "{connection_file}"]}
+    specification |= {"display_name": "Python", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(specification))
+    with programs.Commands(tmp_path):
+        result = subprocess.run(
+            [Path(sys.executable).with_name("jupyter-execute"), *ARGUMENTS, copy.name],
+            cwd=tmp_path,
+            env={**os.environ, "JUPYTER_PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=3000,
+        )
     assert result.returncode == 0, result.stderr[-3000:]
     # A command that fails in a cell does not fail the cell.
     text = copy.read_text(encoding="utf-8")
