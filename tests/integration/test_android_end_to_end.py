@@ -6,10 +6,10 @@ The app's own classes run on the real engine of its library, in a JVM; only the 
 import functools
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from android import BUILD, REASON, examples_file
@@ -119,9 +119,7 @@ class Story:
     def merged(self) -> Supernet:
         """The supernet after the phone's update."""
         out = self.folder / "merged.safetensors"
-        program = "from tff_programs.programs.cli import main; main()"
-        arguments = ["merge", self.base, self.update, f"--out={out}"]
-        subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+        programs.run("merge", str(self.base), str(self.update), f"--out={out}", check=True)
         return Supernet.load_checkpoint(out)[0]
 
 
