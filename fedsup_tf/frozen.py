@@ -39,3 +39,15 @@ def check_frozen(space: SearchSpace, frozen: Collection[str]) -> None:
             f"Expected a part of {', '.join(parts)} that is trained, received all of them as "
             "frozen. Leave one out."
         )
+
+
+def untrained_parts(frozen: Collection[str], new: Collection[str] | None) -> tuple[str, ...]:
+    """Returns the frozen parts that begin at random, and so stay.
+
+    Args:
+      frozen: Names of the frozen parts.
+      new: Names of the tensors that begin at random; None for all.
+    """
+    if new is None:
+        return tuple(frozen)
+    return tuple(part for part in frozen if any(is_frozen(name, (part,)) for name in new))

@@ -12,6 +12,7 @@ from local_updates import update_in_graph
 from fedsup_tf import local_training, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.frozen import untrained_parts
 from fedsup_tf.local_training import LocalTraining, local_update
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
@@ -552,6 +553,13 @@ def test_frozen_parts_that_are_none_are_refused(frozen, told):
             LocalTraining(frozen=frozen),
             PREPROCESSING,
         )
+
+
+def test_frozen_parts_that_begin_at_random_are_found():
+    new = ("stem/kernel", "head/bias", "a_b_1/pointwise/kernel")
+    assert untrained_parts(("stem", "a", "a_b"), new) == ("stem", "a_b")
+    assert untrained_parts(("a", "head"), ()) == ()
+    assert untrained_parts(("a", "head"), None) == ("a", "head")
 
 
 def test_fields_are_those_of_earlier_versions_unless_a_part_is_frozen():

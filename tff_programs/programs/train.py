@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
-from fedsup_tf.frozen import check_frozen
+from fedsup_tf.frozen import check_frozen, untrained_parts
 from fedsup_tf.initial_weights import load_initial_weights
 from fedsup_tf.presets import PRESETS, load_space
 from fedsup_tf.space import SearchSpace
@@ -116,6 +116,12 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
     supernet = Supernet(space)
     local_training = local_training_from_flags(options)
     check_frozen(space, local_training.frozen)
+    untrained = untrained_parts(local_training.frozen, None if initial is None else initial.new)
+    if untrained:
+        print_line(
+            f"note: Frozen parts begin with random weights and keep them: {', '.join(untrained)}. "
+            "Give initial weights that have them, or do not freeze them."
+        )
     nested = local_training.sandwich > 1
     count_bytes = _count_what_travels(
         traffic_counter(supernet, nested, upload_from_flags(options), local_training.frozen),
