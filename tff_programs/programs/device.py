@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.own_data import split_by_class
 from fedsup_tf.divergence import guessing_loss, largest_sound_loss
 from fedsup_tf.files.checkpoint import fingerprint
@@ -25,9 +24,11 @@ from tff_programs.programs.flags.data_flags import (
     print_notes,
 )
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.runtime_flags import define_runtime_flag
 from tff_programs.programs.personal_examples import (
     Examples,
     at_resolution,
+    check_form,
     client_examples,
     client_number,
     for_model,
@@ -65,12 +66,7 @@ def define_flags(define: FlagDefiner) -> None:
         False,
         "Open the model without trying it in a process of its own first; for files made here.",
     )
-    define.string(
-        "runtime",
-        None,
-        "Package of the runtime: tflite_runtime, ai_edge_litert or tensorflow; by default that of "
-        "the environment variable FEDSUP_RUNTIME, else the first that is installed.",
-    )
+    define_runtime_flag(define)
     define.bool("head_only", False, "Trains the classifier and the normalizations alone.")
     define.integer(
         "threads",
@@ -161,13 +157,7 @@ def _examples(options: ProgramFlags, trainer: DeviceTrainer, path: str) -> Examp
     settings = for_model(settings, metadata)
     data = load_data(options, settings)
     with reading(path, "a model that fedsup export wrote"):
-        form = DataForm(
-            metadata.space.classes,
-            metadata.space.image_shape,
-            metadata.class_names,
-            settings.preprocessing,
-        )
-        form.check(data.name, DataForm.of_dataset(data.dataset))
+        check_form(data, metadata)
     client = client_number(data, options.client)
     return client_examples(data, client, f"client {data.client_names[client]} of {data.name}")
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -39,6 +40,17 @@ def for_model(settings: DataSettings, metadata: ModelMetadata) -> DataSettings:
         class_names=metadata.class_names,
         preprocessing=Preprocessing(**metadata.preprocessing),
     )
+
+
+def check_form(data: FederatedDataset, metadata: ModelMetadata) -> None:
+    """Checks that data has the classes, the image shape and the pixels of a model's training.
+
+    Raises:
+      ValueError: If it has not.
+    """
+    space, preprocessing = metadata.space, Preprocessing(**metadata.preprocessing)
+    form = DataForm(space.classes, space.image_shape, metadata.class_names, preprocessing)
+    form.check(data.name, DataForm.of_dataset(data.dataset))
 
 
 def read_examples(settings: DataSettings) -> tuple[Examples, tuple[str, ...]]:

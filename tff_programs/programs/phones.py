@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 from collections.abc import Sequence
 
-from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import make_folder
 from tff_programs.programs.console import print_line
@@ -24,7 +23,8 @@ from tff_programs.programs.flags.data_flags import (
     load_data,
 )
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
-from tff_programs.programs.personal_examples import for_model
+from tff_programs.programs.flags.runtime_flags import define_runtime_flag
+from tff_programs.programs.personal_examples import check_form, for_model
 from tff_programs.programs.phone_faults import FAULTS
 from tff_programs.programs.phone_fleet import PhoneFleet, PhonesSettings
 from tflite.device.runtime import choose_runtime
@@ -35,7 +35,7 @@ from tflite.together.federation import Federation
 _HELP = {
     "vanish": "take a task and send nothing.",
     "late": "send after their round was closed.",
-    "hostile": "send the change turned round and ten times as large.",
+    "hostile": "send their change times -10.",
     "damaged": "send damaged bytes first.",
     "replay": "send each update twice.",
     "crash": "are killed between training and sending, and start again.",
@@ -66,12 +66,7 @@ def define_flags(define: FlagDefiner) -> None:
         "rounds", None, "Rounds of the server after which the phones stop.", lower_bound=1
     )
     define.list("tiers", [], "Tiers that the phones have in turn; by default each carries all.")
-    define.string(
-        "runtime",
-        None,
-        "Package of the runtime: tflite_runtime, ai_edge_litert or tensorflow; by default that of "
-        "the environment variable FEDSUP_RUNTIME, else the first that is installed.",
-    )
+    define_runtime_flag(define)
     for fault in FAULTS:
         define.float(
             fault,
@@ -145,11 +140,5 @@ def _load_examples(options: ProgramFlags, metadata: ModelMetadata) -> FederatedD
     """Loads the phones' pictures in the form that a model takes."""
     settings = for_model(data_settings_from_flags(options), metadata)
     data = load_data(options, settings)
-    form = DataForm(
-        metadata.space.classes,
-        metadata.space.image_shape,
-        metadata.class_names,
-        settings.preprocessing,
-    )
-    form.check(data.name, DataForm.of_dataset(data.dataset))
+    check_form(data, metadata)
     return data
