@@ -41,6 +41,7 @@ def keep_rounds(
     owner = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
     lease = Lease(database, owner, lease_seconds, time.time)
     rounds = Rounds(database, folder, settings, work, lease, time.time, on_progress)
+    told = ""
     try:
         while True:
             try:
@@ -51,6 +52,13 @@ def keep_rounds(
             except DBAPIError as error:
                 # Nothing is lost: what was begun is begun anew.
                 on_progress(f"The database does not answer: {error.orig}. Trying again.")
+                time.sleep(_TROUBLE_SECONDS)
+            except OSError as error:
+                # Such as a full disk: devices are answered meanwhile, and it is told once.
+                if str(error) != told:
+                    told = str(error)
+                    reason = told.rstrip(".")
+                    on_progress(f"The round waits ({reason}). Nothing is lost; trying again.")
                 time.sleep(_TROUBLE_SECONDS)
     finally:
         with contextlib.suppress(DBAPIError):

@@ -1,14 +1,16 @@
 """Rollback: takes the newest rounds back and opens an earlier one again."""
 
-from sqlalchemy import select, update
-from sqlalchemy.engine import Connection
+import os
 
-from tff_programs.gateway.tables import round_tiers, rounds, updates
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection, Row
+
+from tff_programs.gateway.tables import models, round_tiers, rounds, updates
 
 _STANDING = ("closed", "closing", "open")
 
 
-def roll_back(connection: Connection, number: int, now: float) -> list[int]:
+def roll_back(connection: Connection, folder: str, number: int, now: float) -> list[int]:
     """Goes back to the supernet that was trained for a number of rounds.
 
     What devices trained in the rounds that are taken back does not count, whether it was merged or
@@ -16,6 +18,7 @@ def roll_back(connection: Connection, number: int, now: float) -> list[int]:
 
     Args:
       connection: A transaction that writes.
+      folder: The gateway's.
       number: Rounds that the supernet was trained for.
       now: Seconds since 1970.
 
@@ -23,7 +26,7 @@ def roll_back(connection: Connection, number: int, now: float) -> list[int]:
       The numbers of the rounds that were taken back.
 
     Raises:
-      ValueError: If there is no such round, or it is the one that is open.
+      ValueError: If there is no such round, or it is the one that is open, or its files are gone.
     """
     standing = connection.execute(
         select(rounds).where(rounds.c.state.in_(_STANDING)).order_by(rounds.c.id)
@@ -36,6 +39,7 @@ def roll_back(connection: Connection, number: int, now: float) -> list[int]:
             "one of them."
         )
     target = standing[numbers.index(number)]
+    _check_files(connection, folder, target)
     undone = [row for row in standing if row.id >= target.id]
     identities = [row.id for row in undone]
     connection.execute(update(rounds).where(rounds.c.id.in_(identities)).values(state="undone"))
@@ -61,3 +65,19 @@ def roll_back(connection: Connection, number: int, now: float) -> list[int]:
     for tier in tiers.mappings().all():
         connection.execute(round_tiers.insert().values(**{**tier, "round_id": round_id}))
     return [row.number for row in undone]
+
+
+def _check_files(connection: Connection, folder: str, target: Row) -> None:
+    """Raises a ValueError unless the supernet and the models of a round are on the disk."""
+    of_tiers = (
+        select(models.c.path)
+        .join(round_tiers, round_tiers.c.model == models.c.hash)
+        .where(round_tiers.c.round_id == target.id)
+    )
+    for name in (target.folder, *connection.execute(of_tiers).scalars()):
+        path = os.path.join(folder, name)
+        if not os.path.exists(path):
+            raise ValueError(
+                f"{path!r}: expected what round {target.number} needs, received nothing. Put it "
+                "back, or go back to another round."
+            )

@@ -148,12 +148,13 @@ def http_server(
     )
 
 
-def listen(server: tornado.httpserver.HTTPServer, address: Address) -> int:
+def listen(server: tornado.httpserver.HTTPServer, address: Address, flag: str = "address") -> int:
     """Begins to listen.
 
     Args:
       server: Who answers.
       address: Where.
+      flag: The name of the address's flag, for the error.
 
     Returns:
       The port.
@@ -166,7 +167,7 @@ def listen(server: tornado.httpserver.HTTPServer, address: Address) -> int:
     except OSError as error:
         raise ValueError(
             f"Expected an address of this machine that is free, received {address.host}:"
-            f"{address.port} ({error.strerror or error}). Choose another --address."
+            f"{address.port} ({error.strerror or error}). Choose another --{flag}."
         ) from error
     server.add_sockets(sockets)
     return sockets[0].getsockname()[1]

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     database: Database = gateway_database(options)
     try:
         with database.write() as connection:
-            undone = roll_back(connection, options.round, time.time())
+            undone = roll_back(connection, options.out, options.round, time.time())
     finally:
         database.close()
     print(f"taken back: rounds {', '.join(map(str, undone))}; round {options.round} is open again")

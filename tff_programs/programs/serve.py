@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.atomic_write import make_folder
@@ -21,6 +20,7 @@ from tff_programs.gateway.certificates import CertificateFiles, make_certificate
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.enrolment_code import enrolment_link, terminal_code
 from tff_programs.gateway.operator_handlers import operator_application
+from tff_programs.gateway.same_gateway import check_first_supernet, check_secret
 from tff_programs.gateway.secret_files import enrolment_token, server_secret
 from tff_programs.gateway.server import Gateway, http_server, listen, run_until_stopped
 from tff_programs.programs.cli import END_WITH
@@ -101,8 +101,14 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
         public_host = split_address(options.public_url, "--public_url").hostname
     files = _certificate(options, address, public_host)
     tls = None if files is None else files.context()
-    settings = gateway_flags.server_settings_from_flags(options, _settings_of_training(path))
-    gateway = Gateway(database, options.out, server_secret(options.out), settings, print_line)
+    # Without TensorFlow, and before any device is answered.
+    weights, metadata = checkpoint.read_tensors(path, "supernet")
+    check_first_supernet(database, checkpoint.fingerprint(weights), path, options.out)
+    secret = server_secret(options.out)
+    check_secret(database, secret, options.out)
+    of_training = metadata["information"].get("settings", {})
+    settings = gateway_flags.server_settings_from_flags(options, of_training)
+    gateway = Gateway(database, options.out, secret, settings, print_line)
     server = http_server(gateway.application(), tls)
     servers = [server]
     try:
@@ -114,7 +120,7 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
         if operator_address is not None:
             operator = http_server(operator_application(gateway, link), None)
             servers.append(operator)
-            port = listen(operator, operator_address)
+            port = listen(operator, operator_address, "operator_address")
             lines.append(f"page on {operator_address.url('http', port)}")
         print_line("\n".join([*lines, f"serving on {own}"]))
         if options.role == "web":
@@ -187,9 +193,3 @@ def _certificate(
             "would travel in the clear."
         )
     return None
-
-
-def _settings_of_training(path: str) -> dict[str, Any]:
-    """Returns the settings of a supernet's training, without TensorFlow."""
-    _, metadata = checkpoint.read_tensors(path, "supernet")
-    return metadata["information"].get("settings", {})

@@ -129,7 +129,7 @@ def parse_link(text: str) -> ServerAddress:
     if parts.netloc != "enrol" or not {"server", "token"} <= fields.keys():
         raise FederationError(
             "The server's code: expected fedsup://enrol?server=...&token=..., received "
-            f"{text!r}. Copy the whole line that the server prints."
+            f"{text!r}. Copy the whole line that the server prints, in quotes."
         )
     return ServerAddress(fields["server"], fields["token"], fields.get("certificate"))
 

@@ -66,18 +66,23 @@ def test_who_lost_the_lease_writes_nothing(tmp_path, url, clock):
             assert current_round(connection).number == 0
 
 
-def test_a_database_that_does_not_answer_is_waited_for(tmp_path, monkeypatch):
+def test_a_database_or_a_disk_that_fails_is_waited_for(tmp_path, monkeypatch):
     database, told, tries = Database(sqlite_url(tmp_path)), [], []
 
     def step(rounds):
         tries.append(rounds)
         if len(tries) == 1:
             raise OperationalError("SELECT", {}, Exception("gone"))
+        if len(tries) < 4:
+            raise OSError("No room.")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Rounds, "step", step)
     monkeypatch.setattr(keeper, "_TROUBLE_SECONDS", 0.01)
     with pytest.raises(KeyboardInterrupt):
         keeper.keep_rounds(database, tmp_path, RoundSettings(1), SumRounds(tmp_path), told.append)
-    assert told == ["The database does not answer: gone. Trying again."]
+    assert told == [
+        "The database does not answer: gone. Trying again.",
+        "The round waits (No room). Nothing is lost; trying again.",
+    ]
     database.close()

@@ -148,9 +148,9 @@ def test_a_rollback_opens_an_earlier_round_again(tmp_path, url):
         task = slow.check_in()["task"]
         data = update_bytes(served.folder, slow.model(task["model"]))
         with served.database.write() as connection, pytest.raises(ValueError, match="received 3"):
-            roll_back(connection, 3, time.time())
+            roll_back(connection, tmp_path, 3, time.time())
         with served.database.write() as connection:
-            assert roll_back(connection, 1, time.time()) == [1, 2, 3]
+            assert roll_back(connection, tmp_path, 1, time.time()) == [1, 2, 3]
         assert value(served) == 1
         assert states(served) == ["used", "left_out", "left_out"]
         assert slow.put(task["task"], data)[0] == 410
@@ -170,7 +170,7 @@ def test_a_rollback_while_a_round_is_closed_wins(tmp_path):
 
         def interrupted(*arguments):
             with served.database.write() as connection:
-                roll_back(connection, 0, time.time())
+                roll_back(connection, tmp_path, 0, time.time())
             return merge(*arguments)
 
         served.work.merge = interrupted
@@ -213,7 +213,7 @@ def test_an_update_accepted_while_its_round_is_taken_back_is_left_out(tmp_path):
         served.step()
         served.take_part(value=10.0)
         with served.database.write() as connection:
-            roll_back(connection, 0, time.time())
+            roll_back(connection, tmp_path, 0, time.time())
             # As if it had been written down at the same moment.
             connection.execute(
                 update(updates).where(updates.c.merged_in.is_(None)).values(state="waiting")

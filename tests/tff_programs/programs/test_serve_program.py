@@ -1,7 +1,11 @@
 """The programs of the gateway refuse what they cannot do, list devices and take rounds back."""
 
+import gc
 import random
+import shutil
+import socket
 
+import numpy as np
 import pytest
 from absl import flags
 from gateway import Phone, Served
@@ -73,6 +77,30 @@ def test_numbers_that_no_date_or_column_holds_are_refused(tmp_path, supernet, fl
     assert not (tmp_path / "out").exists()
 
 
+# Tornado leaves a socket that it could not bind to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_another_gateways_folder_or_supernet_is_refused(tmp_path, supernet):
+    other = tmp_path / "other.safetensors"
+    write_tensors(other, "supernet", {"a": np.ones(1, np.float32)}, {"space": ""})
+    out = tmp_path / "out"
+    out.mkdir()
+    command = ["--address=127.0.0.1:0", "--role=web"]
+    with Served(out), pytest.raises(ValueError, match="began with another supernet"):
+        serve.main(["serve", str(other), f"--out={out}", *command])
+    command.append(f"--database=sqlite:///{tmp_path}/other.sqlite")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command.append(f"--operator_address=127.0.0.1:{port}")
+        for name, message in (
+            ("out", "Choose another --operator_address"),
+            ("elsewhere", "secret.key with which the database's devices enrolled"),
+            ("out", "Choose another --operator_address"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                serve.main(["serve", supernet, f"--out={tmp_path / name}", *command])
+    gc.collect()
+
+
 def test_the_longest_wait_is_one_that_a_phone_can_count():
     assert Pace(1.0, 0.001).wait_seconds(2**31, random.Random(0)) < 2**31
 
@@ -123,3 +151,8 @@ def test_rounds_are_taken_back(tmp_path, capsys):
         assert served.phone().check_in()["task"]["round"] == 1
         with pytest.raises(ValueError, match="received 7"):
             rollback.main(["rollback", f"--out={tmp_path}", "--round=7"])
+        served.take_part()
+        served.step()
+        shutil.rmtree(tmp_path / "models")
+        with pytest.raises(ValueError, match=r"models.*: expected what round 1 needs"):
+            rollback.main(["rollback", f"--out={tmp_path}", "--round=1"])

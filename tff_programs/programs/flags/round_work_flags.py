@@ -4,13 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
-
 from fedsup_tf.files.checkpoint import fingerprint
 from tff_programs.aggregators.privacy import PrivacyAccount
 from tff_programs.gateway.database import Database
+from tff_programs.gateway.same_gateway import check_first_supernet
 from tff_programs.gateway.secret_files import server_secret
-from tff_programs.gateway.tables import rounds
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.program_flags import ProgramFlags
@@ -36,13 +34,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
       ValueError: If the gateway began with another supernet, or the file is not a supernet.
     """
     trained = load_trained_from_flags(options, path)
-    with database.read() as connection:
-        first = connection.scalar(select(rounds.c.base_hash).order_by(rounds.c.id))
-    if first is not None and first != fingerprint(trained.weights):
-        raise ValueError(
-            f"The gateway in {options.out!r} began with another supernet than {path!r}. Give that "
-            "one to continue it, or another --out and --database."
-        )
+    check_first_supernet(database, fingerprint(trained.weights), path, options.out)
     of_training = trained.information["settings"]
     space, seed = trained.supernet.space, trained.data_settings.seed
     own = [name for name in ("poisoned", "noise_multiplier") if getattr(options, name)]

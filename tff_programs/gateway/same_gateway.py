@@ -1,0 +1,51 @@
+"""Checks that a process continues the gateway whose database it opened."""
+
+import hashlib
+
+from sqlalchemy import select
+
+from tff_programs.gateway.database import Database, insert_new
+from tff_programs.gateway.tables import facts, rounds
+
+_SECRET = "secret"
+
+
+def check_first_supernet(database: Database, hash_: str, path: str, folder: str) -> None:
+    """Checks that a supernet is the one that the first round began with.
+
+    Args:
+      database: The gateway's.
+      hash_: `checkpoint.fingerprint` of the supernet's weights.
+      path: Its file.
+      folder: The gateway's.
+
+    Raises:
+      ValueError: If the gateway began with another one.
+    """
+    with database.read() as connection:
+        first = connection.scalar(select(rounds.c.base_hash).order_by(rounds.c.id))
+    if first is not None and first != hash_:
+        raise ValueError(
+            f"The gateway in {folder!r} began with another supernet than {path!r}. Give that "
+            "one to continue it, or another --out and --database."
+        )
+
+
+def check_secret(database: Database, secret: bytes, folder: str) -> None:
+    """Checks that a folder's secret is the one that gave the database's devices their keys.
+
+    The database keeps the secret's hash from the first start on.
+
+    Raises:
+      ValueError: If it is another one, with which no device's signature would be right.
+    """
+    hash_ = hashlib.sha256(secret).hexdigest()
+    with database.write() as connection:
+        insert_new(connection, facts, {"name": _SECRET, "value": hash_})
+        known = connection.scalar(select(facts.c.value).where(facts.c.name == _SECRET))
+    if known != hash_:
+        raise ValueError(
+            f"{folder!r}: expected the file secret.key with which the database's devices enrolled, "
+            "received another one. Give the --out that the gateway began with, put its secret.key "
+            "back, or use another --database."
+        )
