@@ -106,16 +106,19 @@ def at_resolution(examples: Examples, metadata: ModelMetadata) -> Examples:
 
 
 def client_number(data: FederatedDataset, client: str) -> int:
-    """Returns the number of the client that has a name, or that number from 0.
+    """Returns the number of the client that has a name, or, where names are texts, that number.
 
     Raises:
       ValueError: If there is no such client.
     """
     if client in data.client_names:
         return data.client_names.index(client)
-    if not client.isdecimal() or int(client) >= len(data):
+    # A number that is no name must not mean another client where names are numbers.
+    are_numbers = all(name.isdecimal() for name in data.client_names)
+    if are_numbers or not client.isdecimal() or int(client) >= len(data):
+        numbers = "" if are_numbers else f"a number from 0 to {len(data) - 1} or "
         raise ValueError(
-            f"Expected --client from 0 to {len(data) - 1}, received {client}. Choose one of them, "
-            f"or one of the names {list_names(data.client_names)}."
+            f"Expected --client as {numbers}one of the names {list_names(data.client_names)}, "
+            f"received {client}. Choose one of them."
         )
     return int(client)

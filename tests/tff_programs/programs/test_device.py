@@ -11,6 +11,7 @@ from PIL import Image
 
 from fedsup_tf.data import datasets
 from fedsup_tf.data.data_settings import DataSettings
+from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.own_data import split_by_class
 from fedsup_tf.data.partition import partition
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
@@ -252,7 +253,7 @@ def test_bad_calls_are_refused_in_words(model_path, tmp_path):
         (model_path,): "--out=FOLDER",
         (tmp_path / "none.tflite", out): "none.tflite",
         (__file__, out): "Export it again",
-        (model_path, out, "--client=20"): "--client from 0 to 19, received 20",
+        (model_path, out, "--client=20"): "names 0, 1, 2, 3, 4 and 15 more, received 20",
         (model_path, out, "--learning_rate=0"): "expected a finite number above 0, received '0'",
         (model_path, out, "--learning_rate=1e30"): "too large",
         (model_path, out, f"--data={tmp_path}/none"): "received nothing at this path",
@@ -276,6 +277,21 @@ def test_bad_calls_are_refused_in_words(model_path, tmp_path):
 def read_examples(path, metadata, test_share, seed):
     settings = DataSettings(path, test_share=test_share, seed=seed)
     return personal_examples.read_examples(personal_examples.for_model(settings, metadata))[0]
+
+
+def test_a_clients_number_is_not_mistaken_for_another_clients_name():
+    def data(*names):
+        images, clients = np.zeros((6, 2, 2), np.uint8), np.repeat(names, 2)
+        return FederatedDataset.from_arrays(images, np.arange(6) % 2, clients)
+
+    of_names = data("ann", "bob", "7")
+    found = [personal_examples.client_number(of_names, name) for name in ("bob", "7", "1")]
+    assert found == [2, 0, 1]
+    of_numbers = data("1", "2", "10")
+    assert personal_examples.client_number(of_numbers, "10") == 2
+    for client in ("0", "3"):
+        with pytest.raises(ValueError, match=f"one of the names 1, 2, 10, received {client}"):
+            personal_examples.client_number(of_numbers, client)
 
 
 def write_pictures(folder, images_by_class, ending="png"):
