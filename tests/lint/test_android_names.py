@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from tflite.format import metadata, signatures, update_file
+from tflite.together import address
 
 DEMO = Path(__file__).parents[2] / "android_demo"
 APP = DEMO / "app/src/main/java/org/fedsup/demo"
@@ -94,3 +95,11 @@ def test_the_trainer_runs_without_android_and_without_the_app():
         assert "import android." not in text, name
         assert "org.fedsup.demo" not in text, name
     assert "@NullMarked" in sources(TRAINER)["package-info"]
+
+
+def test_phones_and_servers_read_addresses_by_one_pattern():
+    written = re.search(r"ADDRESS = Pattern\.compile\((.*?)\);", java("ServerAddress"), re.DOTALL)[
+        1
+    ]
+    pattern = "".join(re.findall(r'"([^"]*)"', written)).replace("\\\\", "\\")
+    assert pattern == address._ADDRESS.pattern
