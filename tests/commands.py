@@ -9,7 +9,7 @@ SPACE = {
     "classes": 10,
     "stem_width": 8,
     "stem_stride": 1,
-    "stages": [{"name": "a", "widths": [8, 16], "depths": [1, 2], "kernels": [3, 5], "stride": 2}],
+    "stages": [{"name": "a", "widths": [8, 16], "depths": [1], "kernels": [3, 5], "stride": 2}],
 }
 
 

@@ -41,7 +41,8 @@ RUNS["one net"] = ["--rounds=1", "--clients_per_round=2", "--algorithm=fedavg"]
 RUNS["one net"] += ["--architecture=smallest"]
 # Small to compile; beside the wide one's tensors the range that 8 bits add to each is little.
 SPACES = {"tiny": commands.SPACE, "wide": {**commands.SPACE, "stem_width": 16}}
-SPACES["wide"]["stages"] = [{**commands.SPACE["stages"][0], "widths": [128, 256]}]
+WIDE = {"widths": [128, 256], "depths": [1, 2]}
+SPACES["wide"]["stages"] = [{**commands.SPACE["stages"][0], **WIDE}]
 RUNS = {
     name: [f"--space={'tiny' if name == 'one net' else 'wide'}.json", *more]
     for name, more in RUNS.items()
