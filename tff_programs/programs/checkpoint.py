@@ -82,8 +82,10 @@ def load_trained(
     )
     before, settings = settings, dataclasses.replace(settings, **changes)
     if settings.dataset != before.dataset and (before.is_own or settings.is_own):
-        # Who has which examples of own data has nothing to do with the training's partition.
-        settings = dataclasses.replace(settings, partition=changes.get("partition"))
+        # Who has which examples of own data, and how bright they are, has nothing to do with those
+        # of the training.
+        own = {name: changes.get(name) for name in ("partition", "clients", "pixel_scale")}
+        settings = dataclasses.replace(settings, **own)
     data = settings.load()
     if settings.dataset == of_training.get("dataset"):
         # The same images, whatever their normalization was in the training.

@@ -3,6 +3,7 @@
 import json
 import types
 
+import numpy as np
 import pytest
 
 from fedsup_tf.data.data_settings import DataSettings
@@ -84,6 +85,23 @@ def test_class_names_and_preprocessing_are_those_of_the_file(tmp_path):
     save(tmp_path / "own", {**information, "preprocessing": own.to_json()})
     # The same images with another normalization are the training's own.
     assert load_trained(tmp_path / "own").preprocessing == own
+
+
+def test_other_own_data_have_clients_and_a_scale_of_their_own(tmp_path):
+    labels = np.arange(40) % 10
+    images = np.repeat(labels * 400, 64).reshape(40, 8, 8)
+    np.savez(tmp_path / "dark.npz", images=images, labels=labels)
+    np.savez(tmp_path / "bytes.npz", images=images // 16, labels=labels)
+    settings = DataSettings(str(tmp_path / "dark.npz"), partition="iid", clients=8, pixel_scale=4e3)
+    save(tmp_path / "own", training_information(settings.load(), data_settings=settings))
+    assert len(load_trained(tmp_path / "own").data) == 8
+    other = {"dataset": str(tmp_path / "bytes.npz")}
+    data = load_trained(tmp_path / "own", other).data
+    assert len(data) == 3
+    assert data.dataset.train_images.max() == 3600 // 16
+    data = load_trained(tmp_path / "own", {**other, "clients": 2, "pixel_scale": 450.0}).data
+    assert len(data) == 2
+    assert data.dataset.train_images.max() == round(3600 // 16 * 255 / 450)
 
 
 @pytest.mark.parametrize(
