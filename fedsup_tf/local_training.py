@@ -7,6 +7,7 @@ distillation); if that is the whole supernet, this is FedSup.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.supernet import AnyArchitecture, Supernet
 
 TEACHERS = ("received", "ensemble")
+# Values without effect of hyper-parameters that earlier versions did not have.
+WITHOUT_EFFECT = {"frozen": [], "clip_norm": math.inf, "received_weight": 1.0}
 # Greatest number of nets of a sandwich: each has its part of the graph of a step.
 MOST_SANDWICH = 64
 # Greatest number of epochs and of images of a step; a shape has it as an int32.
@@ -40,6 +43,8 @@ class LocalTraining:
       batch_size: Examples in a step; the last step of an epoch takes what is left.
       momentum: Momentum of SGD; each round starts with zero momentum.
       weight_decay: L2 decay of convolution and classifier kernels; PN and bias do not decay.
+      clip_norm: Largest l2 norm of a step's gradient, of all weights together; infinity to leave
+        it. A step far longer than the others is how a training at a high rate diverges.
       clip_value: Largest absolute value of an entry of the gradient; infinity to leave it.
       label_smoothing: Share of the target spread evenly over the classes.
       sandwich: Number of nets trained in each step, M; 1 trains only what was received.
@@ -50,6 +55,10 @@ class LocalTraining:
         nets' predictions (deep mutual learning, Zhang et al., arXiv 1706.00384).
       label_share: Share of the labels' cross-entropy in the loss of each net that has a teacher;
         the rest is distillation.
+      received_weight: Weight of the received net's loss, beside 1 for each other net of a sandwich.
+        Weights that the smaller nets lack have this net's gradient alone, those that all share the
+        sum of all nets' (a greater weight of the largest net: SuperFedNAS, Khare et al., arXiv
+        2301.10879).
       absent_class_weight: Weight, in the sum of the softmax, of a class that the client has no
         example of; 1 is the plain softmax. A client can only learn that its classes are likelier
         than those it never sees, which the other clients contradict: with a small weight it hardly
@@ -63,12 +72,14 @@ class LocalTraining:
     batch_size: int = 32
     momentum: float = 0.5
     weight_decay: float = 1e-4
+    clip_norm: float = math.inf
     clip_value: float = 1.0
     label_smoothing: float = 0.0
     sandwich: int = 1
     temperature: float = 1.0
     teacher: str = "received"
     label_share: float = 0.0
+    received_weight: float = 1.0
     absent_class_weight: float = 1.0
     frozen: tuple[str, ...] = ()
 
@@ -81,10 +92,12 @@ class LocalTraining:
         bounds = {
             "momentum": {"least": 0, "most": 1},
             "weight_decay": {"least": 0},
+            "clip_norm": {"above": 0, "allow_infinity": True},
             "clip_value": {"above": 0, "allow_infinity": True},
             "label_smoothing": {"least": 0, "most": 1},
             "temperature": {"above": 0},
             "label_share": {"least": 0, "most": 1},
+            "received_weight": {"above": 0},
             "absent_class_weight": {"above": 0, "most": 1},
         }
         for field, limits in bounds.items():
@@ -101,10 +114,16 @@ class LocalTraining:
         object.__setattr__(self, "frozen", tuple(frozen))
 
     def fields(self) -> dict[str, Any]:
-        """Returns the hyper-parameters as JSON values by name, `frozen` only if a part is."""
-        values = dataclasses.asdict(self)
-        frozen = list(values.pop("frozen"))
-        return {**values, "frozen": frozen} if frozen else values
+        """Returns the hyper-parameters as JSON values by name.
+
+        Those that earlier versions did not have are there only where they have an effect.
+        """
+        values = {**dataclasses.asdict(self), "frozen": list(self.frozen)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in WITHOUT_EFFECT or value != WITHOUT_EFFECT[name]
+        }
 
 
 class ClientUpdate(NamedTuple):
@@ -183,6 +202,9 @@ def local_update(
             lambda packed: {**initial.unpack(packed), **kept},
             offsets,
         )
+        if training.clip_norm != math.inf:
+            clipped, _ = tf.clip_by_global_norm(list(gradients.values()), training.clip_norm)
+            gradients = dict(zip(gradients, clipped, strict=True))
         apply_sgd(
             variables,
             momenta,
@@ -289,7 +311,10 @@ def _sandwich_gradients(
             of_net = supernet.forward(subnet, images)
             logits.append(of_net if offsets is None else of_net + offsets)
         label_losses = [_mean_cross_entropy(targets, of_net) for of_net in logits]
-        total = tf.add_n(_losses_with_teacher(label_losses, logits, training))
+        losses = _losses_with_teacher(label_losses, logits, training)
+        if len(nets) > 1:
+            losses[0] *= training.received_weight
+        total = tf.add_n(losses)
     return label_losses[0], tape.gradient(total, packed, unconnected_gradients="zero")
 
 
@@ -307,7 +332,7 @@ def _losses_with_teacher(
     """Returns the loss of each net of a sandwich, of which the first is the received one."""
     temperature, share = training.temperature, training.label_share
     if len(logits) == 1 or share == 1:
-        return label_losses
+        return list(label_losses)
     predictions = [tf.nn.softmax(tf.stop_gradient(of_net) / temperature) for of_net in logits]
     if training.teacher == "ensemble":
         teacher, untaught = tf.add_n(predictions) / len(predictions), 0

@@ -235,14 +235,17 @@ def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch)
     np.testing.assert_allclose(loss, own_loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize("received_weight", [1, 3])
 @pytest.mark.parametrize("teacher", ["received", "ensemble"])
-def test_nets_with_a_teacher_also_learn_from_the_labels(teacher):
+def test_nets_with_a_teacher_also_learn_from_the_labels(teacher, received_weight):
     """Both teachers against their formula, on the received net and the smallest one."""
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
-    training = dataclasses.replace(WHOLE, sandwich=2, teacher=teacher, label_share=0.25)
+    training = dataclasses.replace(
+        WHOLE, sandwich=2, teacher=teacher, label_share=0.25, received_weight=received_weight
+    )
     inputs = PREPROCESSING.normalize(images)
     variables = {name: tf.constant(value) for name, value in weights.items()}
-    _, gradients = local_training._sandwich_gradients(
+    reported, gradients = local_training._sandwich_gradients(
         SUPERNET, variables, SPACE.largest(), inputs, labels, tf.constant([1, 6]), training
     )
     hard = np.eye(SPACE.classes, dtype=np.float32)[labels]
@@ -253,13 +256,33 @@ def test_nets_with_a_teacher_also_learn_from_the_labels(teacher):
             for net in (SPACE.largest(), SPACE.smallest())
         ]
         soft = [tf.nn.softmax(of_net).numpy() for of_net in logits]
-        if teacher == "ensemble":
-            taught, target, loss = logits, np.mean(soft, 0), 0.0
-        else:
-            taught, target, loss = logits[1:], soft[0], cross_entropy(hard, logits[0])
-        for of_net in taught:
-            loss += 0.25 * cross_entropy(hard, of_net) + 0.75 * cross_entropy(target, of_net)
+        of_labels = [cross_entropy(hard, of_net) for of_net in logits]
+        target = np.mean(soft, 0) if teacher == "ensemble" else soft[0]
+        losses = [
+            0.25 * of_label + 0.75 * cross_entropy(target, of_net)
+            for of_label, of_net in zip(of_labels, logits, strict=True)
+        ]
+        if teacher == "received":
+            losses[0] = of_labels[0]
+        loss = received_weight * losses[0] + losses[1]
+    np.testing.assert_allclose(reported, of_labels[0], rtol=1e-5)
     assert_close(gradients, tape.gradient(loss, variables, unconnected_gradients="zero"))
+
+
+def test_a_steps_gradient_is_clipped_by_its_norm():
+    weights, (images, labels) = weights_of(SPACE.largest()), client(9)
+    free = any_net()(weights, images, labels, architecture=SPACE.largest())
+    norm = np.sqrt(sum(np.sum(np.square(value)) for value in free.delta.values())) / 0.3
+    for limit, scale in ((norm / 4, 1 / 4), (2 * norm, 1)):
+        run = in_a_graph(dataclasses.replace(WHOLE, clip_norm=float(limit)), SPACE.largest())
+        clipped = run(weights, images, labels)
+        assert_close(clipped.delta, {name: scale * value for name, value in free.delta.items()})
+
+
+def test_hyper_parameters_that_are_new_are_told_only_where_they_have_an_effect():
+    assert not {"clip_norm", "received_weight", "frozen"} & LocalTraining().fields().keys()
+    fields = LocalTraining(clip_norm=2.0, received_weight=3.0, frozen=("stem",)).fields()
+    assert (fields["clip_norm"], fields["received_weight"], fields["frozen"]) == (2, 3, ["stem"])
 
 
 def test_classes_that_a_client_lacks_weigh_less_in_its_softmax():
@@ -459,6 +482,8 @@ def test_the_supernets_own_variables_are_not_used():
         ("momentum", -0.1, "to be a finite number of at least 0 and of at most 1, received -0.1"),
         ("momentum", 1.1, "to be a finite number of at least 0 and of at most 1, received 1.1"),
         ("weight_decay", -1e-4, "to be a finite number of at least 0, received -0.0001"),
+        ("clip_norm", 0.0, "to be a number or infinity above 0, received 0.0"),
+        ("received_weight", 0, "to be a finite number above 0, received 0"),
         ("clip_value", -1.0, "to be a number or infinity above 0, received -1.0"),
         ("clip_value", 0.0, "to be a number or infinity above 0, received 0.0"),
         ("clip_value", float("nan"), "to be a number or infinity above 0, received nan"),

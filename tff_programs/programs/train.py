@@ -16,6 +16,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.frozen import check_frozen, untrained_parts
 from fedsup_tf.initial_weights import load_initial_weights
+from fedsup_tf.local_training import WITHOUT_EFFECT
 from fedsup_tf.presets import PRESETS, load_space
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
@@ -223,6 +224,10 @@ def _settings(
     settings = {name: options[name].value for name in names if name not in _FREE_TO_CHANGE}
     # Whatever said it: runs of earlier versions have it so.
     settings["normalization"] = space.normalization
+    for name, value in WITHOUT_EFFECT.items():
+        if settings[name] == value:
+            # As runs of earlier versions have it.
+            settings[name] = None
     if options.schedule == "constant":
         del settings["rounds"]
     if options.cohort_seed is not None:

@@ -63,6 +63,13 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.float("momentum", _DEFAULTS.momentum, "Clients' momentum.", lower_bound=0, upper_bound=1)
     define.float("weight_decay", _DEFAULTS.weight_decay, "Clients' weight decay.", lower_bound=0)
     define.float(
+        "clip_norm",
+        3.0,
+        "Largest l2 norm of a step's gradient, of all weights together; inf for none.",
+        above=0,
+        allow_infinity=True,
+    )
+    define.float(
         "clip_value",
         _DEFAULTS.clip_value,
         "Largest entry of a gradient; inf for none.",
@@ -92,6 +99,12 @@ def define_train_flags(define: FlagDefiner) -> None:
         "distillation.",
         lower_bound=0,
         upper_bound=1,
+    )
+    define.float(
+        "received_weight",
+        2.0,
+        "Weight of the received net's loss in a sandwich, beside 1 for each other net.",
+        above=0,
     )
     define.float(
         "absent_class_weight",
@@ -169,12 +182,14 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
         batch_size=options.batch_size,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
+        clip_norm=options.clip_norm,
         clip_value=options.clip_value,
         label_smoothing=options.label_smoothing,
         sandwich=sandwich,
         temperature=options.temperature,
         teacher=options.teacher,
         label_share=options.label_share,
+        received_weight=options.received_weight,
         absent_class_weight=options.absent_class_weight,
         frozen=tuple(options.frozen or ()),
     )
@@ -210,7 +225,7 @@ TRAIN_FLAG_USES = (
         lambda options: options.algorithm in _NET_ALGORITHMS,
     ),
     FlagUse(
-        ("teacher", "label_share", "temperature"),
+        ("teacher", "label_share", "received_weight", "temperature"),
         "--sandwich of 2 nets or more",
         lambda options: local_training_from_flags(options).sandwich > 1,
     ),
