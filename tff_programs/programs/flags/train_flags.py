@@ -126,7 +126,7 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.float(
         "server_learning_rate",
         None,
-        "Learning rate of the server optimizer. By default 0.3 for nesterov, else 1.",
+        "Learning rate of the server optimizer. By default 0.8 for nesterov, else 1.",
         above=0,
     )
     define.float("server_momentum", 0.9, "Momentum of nesterov and sgdm.", lower_bound=0, below=1)
@@ -149,7 +149,7 @@ def define_train_flags(define: FlagDefiner) -> None:
     )
     define.float(
         "tier_net_share",
-        0.0,
+        0.3,
         "With redraw, the chance to draw the tier's own subnet.",
         lower_bound=0,
         upper_bound=1,
