@@ -68,7 +68,9 @@ def test_a_fleets_supernet_is_that_of_files_that_somebody_carries(fleets, traine
     folder, _ = fleets
     supernet, information = Supernet.load_checkpoint(trained_path)
     settings, data = information["settings"], load_trained(trained_path).data
-    assignment = Assignment(supernet.space, trained_tiers(information), 6, CLIENTS)
+    share = settings["tier_net_share"]
+    tiers = trained_tiers(information)
+    assignment = Assignment(supernet.space, tiers, 6, CLIENTS, tier_net_share=share)
     optimizer = StoredOptimizer(settings, supernet)
     assert optimizer.optimizer is not None
     models = {}
