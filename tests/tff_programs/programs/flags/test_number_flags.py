@@ -35,13 +35,15 @@ def test_no_number_flag_takes_what_is_no_number(value):
     tried = taken = 0
     for program, define, name in number_flags():
         tried += 1
-        if (name, value) in {("clip_value", "inf"), ("clip_value", "1e999")}:
+        # A training's own; that of a gateway is the bound by which noise is measured.
+        is_limit = program in ("train", "demo") and name in ("clip_norm", "clip_value")
+        if is_limit and value in ("inf", "1e999"):
             taken += 1
             continue
         with pytest.raises(flags.Error, match=name):
             ProgramFlags(define).parse([program, f"--{name}={value}"])
     assert tried > 40
-    assert taken <= 2
+    assert taken <= 4
 
 
 @pytest.mark.parametrize("value", ["1e39", "-1e39", "1e-39", str(10**100), str(-(10**100))])
