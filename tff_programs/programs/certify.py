@@ -100,7 +100,14 @@ def main(argv: Sequence[str]) -> None:
 def _dataset(
     options: ProgramFlags, supernet: Supernet, information: dict
 ) -> tuple[datasets.ImageDataset | None, str]:
-    """Loads the training's data set; returns None where it is not at hand, and its name."""
+    """Loads the data set that a flag names, or the training's, and returns it with its name.
+
+    Without a flag it is None where the training's is not at hand.
+
+    Raises:
+      ValueError: If the data set that a flag names cannot be read, or is of another form than the
+        one that was trained on.
+    """
     of_training = information.get("settings", {}).get("dataset")
     name = options.dataset if options["dataset"].present else of_training
     if name is None:
@@ -108,6 +115,8 @@ def _dataset(
     try:
         dataset = _load(options, name, supernet, information)
     except ValueError as error:
+        if options["dataset"].present:
+            raise
         print(f"random images in place of {name}: {error}", file=sys.stderr)
         return None, "random images"
     form = trained_form(supernet, information)

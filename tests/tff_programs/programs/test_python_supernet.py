@@ -157,6 +157,21 @@ def test_a_certificate_refuses_a_data_set_that_the_supernet_was_not_trained_on()
             certify._dataset(options, supernet, information)
 
 
+def test_a_certificate_goes_without_the_trainings_data_but_not_without_that_of_a_flag(
+    capsys, tmp_path
+):
+    flags = ["certify", "--supernet=s"]
+    options, _ = parse_flags(certify.define_flags, flags)
+    trained = {"settings": {"dataset": "/no/such.npz"}}
+    assert certify._dataset(options, Supernet(SPACE), trained) == (None, "random images")
+    assert "random images in place of /no/such.npz" in capsys.readouterr().err
+    path = tmp_path / "other.npz"
+    np.savez(path, sounds=np.zeros(3))
+    options, _ = parse_flags(certify.define_flags, [*flags, f"--dataset={path}"])
+    with pytest.raises(ValueError, match=r"other\.npz"):
+        certify._dataset(options, Supernet(SPACE), trained)
+
+
 @pytest.mark.slow
 def test_programs_take_a_supernet_of_python(tmp_path, run_programs):
     plain, told = tmp_path / "plain", tmp_path / "told"
