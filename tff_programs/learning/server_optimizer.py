@@ -15,7 +15,8 @@ def build_server_optimizer(
 
     Args:
       name: One of `SERVER_OPTIMIZERS`.
-      learning_rate: Its learning rate; by default 0.8 for `"nesterov"`, else 1.
+      learning_rate: Its learning rate; by default that of trainings of earlier versions, whose
+        settings do not say it: 0.3 for `"nesterov"`, else 1.
       momentum: Momentum of `"nesterov"` and `"sgdm"`.
 
     Returns:
@@ -23,7 +24,7 @@ def build_server_optimizer(
     """
     check_choice(name, "server_optimizer", SERVER_OPTIMIZERS)
     if name == "nesterov":
-        return build_nesterov(0.8 if learning_rate is None else learning_rate, momentum)
+        return build_nesterov(0.3 if learning_rate is None else learning_rate, momentum)
     rate = 1.0 if learning_rate is None else learning_rate
     if name == "sgdm":
         return tff.learning.optimizers.build_sgdm(rate, momentum=momentum)

@@ -50,6 +50,7 @@ from tff_programs.programs.flags.train_flags import (
     fixed_architecture_from_flags,
     local_training_from_flags,
     server_optimizer_from_flags,
+    server_rate_from_flags,
 )
 from tff_programs.programs.training_run import TrainingRun, train_run
 from tff_programs.reports import report
@@ -224,6 +225,8 @@ def _settings(
     settings = {name: options[name].value for name in names if name not in _FREE_TO_CHANGE}
     # Whatever said it: runs of earlier versions have it so.
     settings["normalization"] = space.normalization
+    # Runs that do not say it had another default, and are not continued with this one.
+    settings["server_learning_rate"] = server_rate_from_flags(options)
     for name, value in WITHOUT_EFFECT.items():
         if settings[name] == value:
             # As runs of earlier versions have it.

@@ -39,7 +39,7 @@ def test_nesterov_moves_the_entries_that_were_trained():
         weights, momentum = WEIGHTS[name].astype(np.float64), 0.0
         for delta in DELTAS:
             momentum = 0.9 * momentum - delta[name]
-            weights = weights - 0.8 * (-delta[name] + 0.9 * momentum)
+            weights = weights - 0.3 * (-delta[name] + 0.9 * momentum)
         np.testing.assert_allclose(found[name][covered], weights[covered], rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(found[name][~covered], WEIGHTS[name][~covered])
 

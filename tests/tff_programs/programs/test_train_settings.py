@@ -83,3 +83,11 @@ def test_a_space_without_a_subnet_in_the_middle_has_two_tiers(planned, capsys):
     assert [tier.name for tier in run.assignment.tiers] == ["smallest", "largest"]
     assert np.bincount(run.assignment.tier_of_clients()).tolist() == [2, 2]
     assert capsys.readouterr().out.count("2 device tiers") == 1
+
+
+def test_the_settings_of_a_run_tell_apart_those_of_earlier_versions(planned):
+    newer = ("server_learning_rate", "clip_norm")
+    assert [planned({}).settings[name] for name in newer] == [0.8, 3]
+    # Those that earlier versions did not have are left out where they have no effect.
+    plain = planned({}, "--clip_norm=inf", "--server_optimizer=sgdm").settings
+    assert [plain[name] for name in newer] == [None, None]

@@ -210,10 +210,17 @@ def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> 
     return parse_tiers(space, [options.architecture], options.seed)[0].architecture
 
 
+def server_rate_from_flags(options: ProgramFlags) -> float | None:
+    """Returns the server's learning rate; None where its optimizer's own default holds."""
+    if options.server_learning_rate is None and options.server_optimizer == "nesterov":
+        return 0.8
+    return options.server_learning_rate
+
+
 def server_optimizer_from_flags(options: ProgramFlags) -> tff.learning.optimizers.Optimizer | None:
     """Makes the server's optimizer; None where the mean update is added."""
     return build_server_optimizer(
-        options.server_optimizer, options.server_learning_rate, options.server_momentum
+        options.server_optimizer, server_rate_from_flags(options), options.server_momentum
     )
 
 
