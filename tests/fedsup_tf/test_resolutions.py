@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from local_updates import update_in_graph
+from spaces import FEWER_CHOICES
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
@@ -25,14 +26,7 @@ from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 
-PLAIN = SearchSpace(
-    name="tiny",
-    image_shape=(12, 18, 1),
-    classes=3,
-    stem_width=8,
-    stem_stride=1,
-    stages=(Stage("a", (8, 16), (1,), (3, 5)), Stage("b", (16, 24), (1, 2), (3,), 2)),
-)
+PLAIN = dataclasses.replace(FEWER_CHOICES, image_shape=(12, 18, 1))
 SPACE = dataclasses.replace(PLAIN, resolutions=(6, 8, 12))
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 RANDOM = np.random.default_rng(0)

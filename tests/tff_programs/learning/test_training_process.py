@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+from spaces import FEWER_CHOICES as SPACE
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining, local_update
-from fedsup_tf.space import SearchSpace
-from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.compression import EightBitUpload
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
@@ -22,15 +21,6 @@ from tff_programs.learning.nesterov import build_nesterov
 from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
 
-# Each kind of choice once: a dozen processes are traced and compiled over it.
-SPACE = SearchSpace(
-    name="tiny",
-    image_shape=(6, 6, 1),
-    classes=3,
-    stem_width=8,
-    stem_stride=1,
-    stages=(Stage("a", (8, 16), (1,), (3, 5)), Stage("b", (16, 24), (1, 2), (3,), 2)),
-)
 SUPERNET = Supernet(SPACE)
 # The same net for pictures of two sizes.
 RESOLUTIONS = Supernet(dataclasses.replace(SPACE, resolutions=(3, 6)))
