@@ -219,6 +219,20 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
     return Splits(*checked)
 
 
+def list_npz(path: Path, remedy: str) -> list[str]:
+    """Returns the sorted names of an `.npz` file's arrays; raises as `read_npz`."""
+    with _opened_npz(path, remedy) as archive:
+        return sorted(name.removesuffix(".npy") for name in archive.namelist())
+
+
+@contextlib.contextmanager
+def _opened_npz(path: Path, remedy: str) -> Iterator[zipfile.ZipFile]:
+    with reading_archive(path, "a complete .npz", remedy) as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+            raise problem(path, "an .npz of several arrays", "one array", remedy)
+        yield zipfile.ZipFile(file)
+
+
 def read_npz(
     path: Path, names: Collection[str], remedy: str, most_bytes: int = LARGEST_MEMBER_BYTES
 ) -> dict[str, np.ndarray]:
@@ -238,10 +252,7 @@ def read_npz(
         default more than any of the official archives has.
     """
     arrays = {}
-    with reading_archive(path, "a complete .npz", remedy) as file:
-        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
-            raise problem(path, "an .npz of several arrays", "one array", remedy)
-        archive = zipfile.ZipFile(file)
+    with _opened_npz(path, remedy) as archive:
         members = {member.filename: member for member in archive.infolist()}
         for name in names:
             if f"{name}.npy" in members:

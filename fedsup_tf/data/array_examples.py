@@ -1,18 +1,18 @@
 """Reads labelled images from arrays: those of an `.npz` file, or those that a program has."""
 
 import os
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fedsup_tf.data.archives import DatasetError, read_npz
+from fedsup_tf.data.archives import DatasetError, list_npz, read_npz
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 from fedsup_tf.data.odd_images import array_notes, blank_notes, cut_notes
 from fedsup_tf.data.pictures import PictureForm, form_picture
+from fedsup_tf.data.split_words import TEST_WORDS, TRAIN_WORDS, split_word
 from fedsup_tf.data.wide_pixels import (
     GREATEST_OF_16_BITS,
     PICTURE_GREATEST,
@@ -23,15 +23,8 @@ from fedsup_tf.files.validation import check_number
 
 _PARTS = ("images", "labels", "clients")
 _NAMES = (*_PARTS, *(f"test_{part}" for part in _PARTS))
-# What data sets elsewhere call their arrays: MedMNIST's, and those of Keras.
-_OTHERWISE = {f"train_{part}": part for part in _PARTS} | {
-    "x_train": "images",
-    "y_train": "labels",
-    "x_test": "test_images",
-    "y_test": "test_labels",
-    "x": "images",
-    "y": "labels",
-}
+# What data sets elsewhere call their arrays, beside a word of the part at either end.
+_KINDS = {part: part for part in _PARTS} | {"x": "images", "y": "labels"}
 _REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
 # Images whose brightest pixel is above this are of the usual scale, dark as they may be. Counts of
 # ink and pixels of few bits are not.
@@ -48,7 +41,7 @@ def read_arrays(
     """Reads an `.npz` of `images`, `labels`, and maybe `clients`, `test_images` and so on.
 
     Args:
-      path: The file. The arrays may also be called as in `_OTHERWISE`.
+      path: The file. The arrays may also be called `x_train`, `train_labels`, `val_y` and so on.
       image_shape: Shape to bring images to; by default their own.
       resize: See `PictureForm`.
       background: See `PictureForm`.
@@ -57,30 +50,43 @@ def read_arrays(
     Raises:
       DatasetError: If it is no such file, or its arrays do not belong together.
     """
-    found = read_npz(Path(path), (*_NAMES, *_OTHERWISE), _REMEDY, MOST_IMAGE_BYTES)
-    arrays, names = {}, {}
-    for name, values in found.items():
-        part = _OTHERWISE.get(name, name)
-        if part in arrays:
-            raise DatasetError(
-                f"{path!r}: expected one of {name} and {names[part]}, received both. Leave one of "
-                "them out."
-            )
-        arrays[part], names[part] = values, name
+    held = list_npz(Path(path), _REMEDY)
+    names = _names_of_parts(path, held)
+    found = read_npz(Path(path), names.values(), _REMEDY, MOST_IMAGE_BYTES)
+    arrays = {part: found[name] for part, name in names.items() if name in found}
     if not {"images", "labels"} <= arrays.keys():
         raise DatasetError(
-            f"{path!r}: expected arrays images and labels, received {_held(path)}. Write them with "
+            f"{path!r}: expected arrays images and labels, received {held}. Write them with "
             "numpy.savez(path, images=..., labels=...)."
         )
     name = os.path.basename(path)
     form = (image_shape, resize, background, pixel_scale)
     examples = join_arrays(repr(path), name, arrays, *form)
-    return examples._replace(notes=examples.notes + _unused_notes(_held(path), found))
+    return examples._replace(notes=examples.notes + _unused_notes(held, found))
 
 
-def _held(path: str) -> list[str]:
-    with zipfile.ZipFile(path) as archive:
-        return sorted(name.removesuffix(".npy") for name in archive.namelist())
+def _names_of_parts(path: str, held: Sequence[str]) -> dict[str, str]:
+    """Returns what the arrays of `_NAMES` are called in a file, such as `x_train` or `val_y`."""
+    by_word: dict[str, dict[str, str]] = {}
+    for name in held:
+        words = name.lower().split("_")
+        place = next((place for place in (0, -1) if split_word(words[place])), None)
+        word = None if place is None else split_word(words.pop(place))
+        kind = _KINDS.get("_".join(words))
+        if kind is None:
+            continue
+        names = by_word.setdefault("" if word in TRAIN_WORDS else word or "", {})
+        if kind in names:
+            raise DatasetError(
+                f"{path!r}: expected one of {name} and {names[kind]}, received both. Leave one of "
+                "them out."
+            )
+        names[kind] = name
+    tests = [by_word[word] for word in TEST_WORDS if word in by_word]
+    # Validation images without labels are of no use, test images without labels a fault.
+    test = next((names for names in tests if {"images", "labels"} <= names.keys()), None)
+    test = by_word.get(TEST_WORDS[0], {}) if test is None else test
+    return by_word.get("", {}) | {f"test_{kind}": name for kind, name in test.items()}
 
 
 def _unused_notes(held: Sequence[str], found: Collection[str]) -> tuple[str, ...]:

@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.split_words import TRAIN_WORDS, choose_test_word, split_word
 from fedsup_tf.files.reading import read_text, reading
 
-# Names of folders and words of a table that divide examples into training and test.
-_TRAIN_WORDS = ("train", "training")
-_TEST_WORDS = ("test", "testing", "val", "valid", "validation", "eval")
 # What systems put into folders and archives, beside names that begin with a dot.
 _OF_SYSTEMS = ("__MACOSX", "@eaDir")
 _MOST_FILES = 2**22
@@ -71,29 +69,27 @@ def list_folder(folder: str) -> FileList:
     """
     with reading(folder, "a folder of pictures", error_type=DatasetError):
         inside, loose = _entries(folder)
-        splits = {name: name.lower() for name in inside}
-        words = set(splits.values())
-        has_train = any(word in words for word in _TRAIN_WORDS)
-        test = next((word for word in _TEST_WORDS if word in words), None)
-        others = [name for name in inside if splits[name] not in (*_TRAIN_WORDS, *_TEST_WORDS)]
-        if has_train and test and others:
+        splits = {name: split_word(name) for name in inside}
+        others = [name for name, word in splits.items() if word is None]
+        words = set(splits.values()) - {None}
+        is_trained = bool(words & set(TRAIN_WORDS))
+        if others and is_trained and words - set(TRAIN_WORDS):
             raise ValueError(
                 f"expected no folder beside those of training and test, received {others[0]!r}. "
                 "Take it out."
             )
-        if has_train and not others:
-            parts = {name: word for name, word in splits.items() if word in (*_TRAIN_WORDS, test)}
-            unused = [
-                *loose,
-                *(
-                    os.path.join(name, file)
-                    for name in sorted(splits.keys() - parts)
-                    for file in _all_files(os.path.join(folder, name))
-                ),
+        if words and not others:
+            remedy = f"give the folder {os.path.join(folder, inside[0])!r} itself"
+            test = choose_test_word(words, "a folder", remedy)
+            used = {name: word for name, word in splits.items() if word in (*TRAIN_WORDS, test)}
+            unused = loose + [
+                os.path.join(name, file)
+                for name in sorted(splits.keys() - used)
+                for file in _all_files(os.path.join(folder, name))
             ]
             lists = [
                 _list_part(folder, name, word == test if test else None)
-                for name, word in parts.items()
+                for name, word in used.items()
             ]
         else:
             unused, lists = loose, [_list_part(folder, "", None)]
@@ -120,6 +116,13 @@ def _list_part(root: str, part: str, is_test: bool | None) -> FileList:
     unused = [os.path.join(part, name) for name in loose] if part else list()
     inner = {name: _entries(os.path.join(root, part, name)) for name in folders}
     has_clients = any(below for below, _ in inner.values())
+    inmost = {name for below, _ in inner.values() for name in below}
+    if inmost and all(map(split_word, inmost)):
+        raise ValueError(
+            f"expected {_LAYOUTS}, received {' and '.join(sorted(inmost))} inside of "
+            f"{next(name for name, (found, _) in inner.items() if found)!r}. Put the folders of "
+            "training and test on top, or rename them if they are classes."
+        )
     files, classes = [], []
     for first, (below, direct) in inner.items():
         first_path = os.path.join(part, first)
@@ -242,8 +245,7 @@ def _cells(row: list[str], columns: Sequence[str], number: int) -> dict[str, str
             f"line {number}: expected a value for each of {', '.join(columns)}, received none for "
             f"{empty[0]}. Complete the line."
         )
-    split = cells.get("split", "").lower()
-    if split and split not in (*_TRAIN_WORDS, *_TEST_WORDS):
+    if "split" in cells and not split_word(cells["split"]):
         raise ValueError(
             f"line {number}: expected split as train or test, received {cells['split']!r}. Write "
             "one of them."
@@ -252,14 +254,14 @@ def _cells(row: list[str], columns: Sequence[str], number: int) -> dict[str, str
 
 
 def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> FileList:
-    words = {cells["split"].lower() for _, cells in lines if "split" in cells}
-    test = next((word for word in _TEST_WORDS if word in words), None)
+    words = {split_word(cells["split"]) for _, cells in lines if "split" in cells}
+    test = choose_test_word(words, "lines", "leave the column split out") if words else None
     # By a picture's path and client: the number of the first line with them, and what it says.
     found: dict[tuple[str, str | None], tuple[int, ExampleFile]] = {}
     unused, repeated = [], 0
     for number, cells in lines:
-        word = cells.get("split", "").lower()
-        if word and word not in (*_TRAIN_WORDS, test):
+        word = split_word(cells.get("split", ""))
+        if word and word not in (*TRAIN_WORDS, test):
             unused.append(cells["path"])
             continue
         path = _path(folder, cells["path"])

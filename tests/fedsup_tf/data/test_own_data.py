@@ -100,6 +100,8 @@ def test_nobodys_test_examples_are_dealt_by_classes(tmp_path):
     [
         (("Training", "testing"), ((6,), (6,))),
         (("train", "EVAL"), ((6,), (6,))),
+        (("Train", "Validation"), ((6,), (6,))),
+        (("TRAIN", "Dev"), ((6,), (6,))),
         # No part is for the test.
         (("train",), ((4,), (2,))),
     ],
@@ -184,6 +186,11 @@ def test_a_class_that_loses_all_its_files_is_an_error(tmp_path):
         (["x/a/0.png", "b/0.png"], "received 'b' with pictures beside folders of folders.*'x'"),
         (["train/a/0.png", "test/a/0.png", "more/a/0.png"], "training and test, received 'more'"),
         (["a/0.png", "\udcff/0.png"], "folders named in UTF-8"),
+        (["test/a/0.png", "Val/a/0.png"], "training part, train, received only test, val. Add"),
+        (["Test/a/0.png"], "a folder of the training part.*or give the folder .*Test' itself"),
+        (["dev/0.png", "valid/0.png"], "a folder of the training part"),
+        (["ann/train/a/0.png", "ann/test/a/0.png"], "received test and train inside of 'ann'"),
+        (["cat/train/0.png", "dog/Val/0.png"], "inside of 'cat'. Put the folders of training"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path, files, told):
@@ -320,6 +327,10 @@ def test_a_table_from_windows_names_its_files(tmp_path):
             "path,label,split\np/a.png,1,train\np/a.png,1,test\n",
             "line 3: expected one split for each picture",
         ),
+        (
+            "path,label,split\np/a.png,1,Test\np/b.png,1,dev\n",
+            "lines of the training part, train, received only dev, test",
+        ),
         ("path,label,client\np/a.png,1,x\np/b.png,1,\n", "line 3: .*none for client"),
     ],
 )
@@ -384,6 +395,25 @@ def test_arrays_that_others_call_otherwise(tmp_path):
     np.savez(tmp_path / "mnist.npz", **given, images=own["images"])
     with pytest.raises(DatasetError, match="one of x_train and images, received both"):
         FederatedDataset.from_path(tmp_path / "mnist.npz")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("X_train", "Y_train", "X_val", "Y_val"),
+        ("images_train", "labels_train", "images_dev", "labels_dev"),
+        ("training_images", "training_labels", "validation_x", "validation_y"),
+        # Validation beside a test part is not used.
+        ("X", "y", "x_test", "y_test", "x_valid", "y_valid"),
+    ],
+)
+def test_arrays_of_parts_in_any_words(tmp_path, names):
+    own, sizes = arrays(), (12, 5, 3)
+    parts = [own[kind][:size] for size in sizes for kind in ("images", "labels")]
+    np.savez(tmp_path / "own.npz", **dict(zip(names, parts, strict=False)))
+    data = FederatedDataset.from_path(tmp_path / "own.npz")
+    assert (data.train_sizes, data.test_sizes) == ((12,), (5,))
+    assert any("x_valid, y_valid are not used" in note for note in data.notes) == (len(names) > 4)
 
 
 @pytest.mark.parametrize(
