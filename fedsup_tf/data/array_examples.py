@@ -163,7 +163,8 @@ def join_arrays(
     notes = array_notes(images, pixel_scale)
     images, greatest_pixel = _as_bytes(source, images, pixel_scale)
     joined = np.concatenate(images) if len(images) > 1 else images[0]
-    if image_shape is not None and joined.shape[1:] != tuple(image_shape):
+    is_resized = image_shape is not None and joined.shape[1:] != tuple(image_shape)
+    if is_resized:
         form = PictureForm(tuple(image_shape), resize, background)
         notes += cut_notes(joined.shape[1:], form.image_shape, resize)
         joined = _resized(source, joined, form, greatest_pixel)
@@ -176,6 +177,8 @@ def join_arrays(
         is_test=np.repeat([False, True], sizes) if len(sizes) > 1 else None,
         notes=notes + blank_notes(joined),
         greatest_pixel=greatest_pixel,
+        resize=resize if is_resized else None,
+        background=background if is_resized else None,
     )
 
 

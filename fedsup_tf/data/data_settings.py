@@ -42,8 +42,10 @@ class DataSettings:
       quantity: Unevenness of the clients' amounts of examples, see `partition.partition`.
       incomplete_clients: `"keep"` or `"leave_out"` clients without training or test examples.
       seed: Decides the partition.
-      resize: How own pictures get another aspect ratio, `"crop"` or `"fit"`.
-      background: What is behind transparent pixels of own pictures.
+      resize: How own pictures get another aspect ratio, `"crop"` or `"fit"`; None for that of
+        `preprocessing`, else crop.
+      background: What is behind transparent pixels of own pictures; None for that of
+        `preprocessing`, else white.
       pixel_scale: Value of full brightness of own arrays, and of own pictures of more than 8 bits;
         None for what their types and files say.
       test_share: Part of own data for the test, if it has no test part.
@@ -61,8 +63,8 @@ class DataSettings:
     quantity: float = 0.0
     incomplete_clients: str = "keep"
     seed: int = 0
-    resize: str = "crop"
-    background: str = "white"
+    resize: str | None = None
+    background: str | None = None
     pixel_scale: float | None = None
     test_share: float = 0.2
     class_names: tuple[str, ...] | None = None

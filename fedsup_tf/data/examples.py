@@ -20,6 +20,9 @@ class Examples(NamedTuple):
       is_test: `(examples,)`, bool; None if nobody said which are for the test.
       notes: Sentences about what was not used.
       greatest_pixel: Greatest value that a pixel may have.
+      resize: How images got another aspect ratio, see `PictureForm`; None if they kept theirs
+        without a rule.
+      background: What is behind transparent pixels, likewise.
     """
 
     name: str
@@ -29,3 +32,5 @@ class Examples(NamedTuple):
     is_test: np.ndarray | None
     notes: tuple[str, ...]
     greatest_pixel: int
+    resize: str | None = None
+    background: str | None = None

@@ -91,8 +91,8 @@ class FederatedDataset:
         path: str | os.PathLike,
         *,
         image_shape: tuple[int, int, int] | None = None,
-        resize: str = "crop",
-        background: str = "white",
+        resize: str | None = None,
+        background: str | None = None,
         pixel_scale: float | None = None,
         class_names: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
@@ -107,8 +107,10 @@ class FederatedDataset:
           path: See `from_folder` and `from_csv`; an `.npz` has arrays named as the arguments of
             `from_arrays`.
           image_shape: `(height, width, channels)` to bring images to; by default their own.
-          resize: `"crop"` cuts images of another aspect ratio, `"fit"` adds background.
-          background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`.
+          resize: `"crop"` cuts images of another aspect ratio, `"fit"` adds background; by default
+            that of `preprocessing`, else crop.
+          background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`; by
+            default that of `preprocessing`, else white.
           pixel_scale: Value of full brightness of arrays, and of pictures of more than 8 bits, such
             as 4095; by default what their types and files say.
           class_names: The classes that labels must be of; by default each different label is one.
@@ -124,9 +126,8 @@ class FederatedDataset:
           DatasetError: If there is no such data, a class has no picture that can be read, or sizes
             differ and `image_shape` is not given.
         """
-        greatest_pixel = None if preprocessing is None else preprocessing.greatest_pixel
         form = (image_shape, resize, background, pixel_scale)
-        examples = read_own(path, *form, greatest_pixel=greatest_pixel)
+        examples = read_own(path, *form, preprocessing=preprocessing)
         return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
 
     @classmethod

@@ -18,6 +18,7 @@ from fedsup_tf.data.idx_files import holds_idx, read_any_idx
 from fedsup_tf.data.odd_images import repeated_notes
 from fedsup_tf.data.partition import ClientIndices, draw_test_set
 from fedsup_tf.data.picture_examples import read_listed
+from fedsup_tf.data.pictures import PictureForm
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST, scale_pixels
 from fedsup_tf.files.reading import InvalidFileError
@@ -47,11 +48,11 @@ class OwnClients(NamedTuple):
 def read_own(
     path: str | os.PathLike,
     image_shape: tuple[int, int, int] | None = None,
-    resize: str = "crop",
-    background: str = "white",
+    resize: str | None = None,
+    background: str | None = None,
     pixel_scale: float | None = None,
     *,
-    greatest_pixel: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Examples:
     """Reads a folder of pictures, a `.csv` table of pictures or an `.npz` file.
 
@@ -60,22 +61,43 @@ def read_own(
         `array_examples.read_arrays` and `idx_files.read_any_idx`.
       image_shape: `(height, width, channels)` to bring images to; their own by default, if it is
         the same for all.
-      resize: See `PictureForm`.
-      background: See `PictureForm`.
+      resize: See `PictureForm`; by default as the pictures of `preprocessing` were read.
+      background: See `PictureForm`; by default as the pictures of `preprocessing` were read.
       pixel_scale: Value of full brightness of arrays, and of pictures of more than 8 bits; by
         default what types and files say.
-      greatest_pixel: Greatest value that a pixel of the images that a model was trained on may
-        have. Images with a greater one are scaled, and a note says so.
+      preprocessing: That of a model. Images with a greater pixel than the model's are scaled, and a
+        note says so; another says that pictures are read otherwise than the model's were.
 
     Raises:
       DatasetError: If there is no such data; the message says what was expected.
     """
+    resize, resize_notes = _chosen("resize", resize, preprocessing)
+    background, background_notes = _chosen("background", background, preprocessing)
     form = (image_shape, resize, background, pixel_scale)
     try:
         examples = _read(os.path.expanduser(os.fspath(path)), *form)
     except InvalidFileError as error:
         raise DatasetError(str(error)) from error
-    return examples if greatest_pixel is None else _scaled(repr(path), examples, greatest_pixel)
+    if examples.resize is not None:
+        examples = examples._replace(notes=resize_notes + background_notes + examples.notes)
+    if preprocessing is None or preprocessing.greatest_pixel is None:
+        return examples
+    return _scaled(repr(path), examples, preprocessing.greatest_pixel)
+
+
+def _chosen(
+    name: str, given: str | None, preprocessing: Preprocessing | None
+) -> tuple[str, tuple[str, ...]]:
+    """Returns a field of the form of pictures, and a note if it is another than a model's."""
+    of_model = None if preprocessing is None else getattr(preprocessing, name)
+    if given is None:
+        return of_model or getattr(PictureForm, name), ()
+    if of_model in (None, given):
+        return given, ()
+    return given, (
+        f"Pictures are read with {name} {given}, those that the model was trained on with "
+        f"{of_model}: leave {name} out to read them alike.",
+    )
 
 
 def _read(path: str, *form) -> Examples:
@@ -265,7 +287,10 @@ def own_clients(
     if preprocessing is None:
         sums = (channel_sums(images[client.train]) for client in clients)
         preprocessing = Preprocessing(
-            *mean_and_deviation(sums), greatest_pixel=examples.greatest_pixel
+            *mean_and_deviation(sums),
+            greatest_pixel=examples.greatest_pixel,
+            resize=examples.resize,
+            background=examples.background,
         )
     dataset = ImageDataset(
         name=examples.name,

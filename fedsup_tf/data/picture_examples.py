@@ -89,6 +89,8 @@ def read_listed(
         is_test=_column(source, used, "is_test"),
         notes=notes,
         greatest_pixel=PICTURE_GREATEST,
+        resize=resize,
+        background=background,
     )
 
 

@@ -12,12 +12,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from fedsup_tf.data.preprocessing import RESIZES
 from fedsup_tf.data.wide_pixels import PICTURE_GREATEST, is_wide, is_wide_grey, narrow_picture
 from fedsup_tf.files.reading import open_regular, reading
 from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
-RESIZES = ("crop", "fit")
 # A camera of 64 megapixels; room for the decoded picture is made only within this.
 _MOST_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"

@@ -15,9 +15,17 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+# How pictures get another aspect ratio, see `pictures.PictureForm`.
+RESIZES = ("crop", "fit")
+# Fields of `PictureForm` that all pictures of a net have in common.
+PICTURE_FIELDS = ("resize", "background")
+# Fields that files of earlier versions do not have, and that are left out where they are None.
+_OPTIONAL = ("greatest_pixel", *PICTURE_FIELDS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Normalization of every image, and augmentation of training images.
+    """Normalization of every image, augmentation of training images, and how pictures are read.
 
     Attributes:
       mean: Mean of each channel, in units of the uint8 pixels.
@@ -27,6 +35,9 @@ class Preprocessing:
       flip: Whether each training image is mirrored left to right with a chance of 0.5.
       greatest_pixel: Greatest value that a pixel of the images may have, which tells their scale;
         None if it is not known.
+      resize: How pictures of another aspect ratio were brought to the images' shape, `"crop"` or
+        `"fit"`; None if it is not known, as where images were no pictures.
+      background: What was behind transparent pixels, such as `"white"`; None if it is not known.
 
     Raises:
       ValueError: If a field is out of range; the message names it.
@@ -45,6 +56,8 @@ class Preprocessing:
     crop_padding: int = 0
     flip: bool = False
     greatest_pixel: int | None = None
+    resize: str | None = None
+    background: str | None = None
 
     def __post_init__(self):
         mean, deviation = self.mean, self.standard_deviation
@@ -63,6 +76,11 @@ class Preprocessing:
                 self.greatest_pixel is None
                 or (type(self.greatest_pixel) is int and 1 <= self.greatest_pixel <= 255),
                 "a whole number from 1 to 255, or None",
+            ),
+            "resize": (self.resize in (None, *RESIZES), f"one of {', '.join(RESIZES)}, or None"),
+            "background": (
+                self.background is None or isinstance(self.background, str),
+                "the text of a colour, or None",
             ),
         }
         for field, (valid, expected) in checks.items():
@@ -136,9 +154,12 @@ class Preprocessing:
     def to_json(self) -> str:
         """Returns the preprocessing as one line of JSON."""
         fields = dataclasses.asdict(self)
-        if self.greatest_pixel is None:
-            del fields["greatest_pixel"]
-        return json.dumps(fields)
+        known = {
+            name: value
+            for name, value in fields.items()
+            if value is not None or name not in _OPTIONAL
+        }
+        return json.dumps(known)
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
@@ -152,8 +173,7 @@ class Preprocessing:
             fields = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"Preprocessing: expected JSON, received {text!r:.80}.") from error
-        # Files of earlier versions do not tell the scale.
-        if not isinstance(fields, dict) or not names - {"greatest_pixel"} <= set(fields) <= names:
+        if not isinstance(fields, dict) or not names - set(_OPTIONAL) <= set(fields) <= names:
             raise ValueError(
                 f"Preprocessing: expected a JSON object of {', '.join(sorted(names))}, received "
                 f"{text!r:.80}. Give what to_json wrote."

@@ -36,7 +36,8 @@ def test_pictures_of_two_people_go_the_whole_way(tmp_path, run_programs):
     assert "natural partition" in told["data"]
     metadata = read_metadata(tmp_path / "runs/shapes.tflite")
     assert metadata.class_names == ("circle", "square", "triangle")
-    assert metadata.preprocessing["greatest_pixel"] == 255
+    read = ("greatest_pixel", "resize", "background")
+    assert [metadata.preprocessing[name] for name in read] == [255, "crop", "white"]
     assert "client bob of shapes" in told["device"]
     with safetensors.safe_open(tmp_path / "runs/shapes_merged.safetensors", "numpy") as file:
         merged = file.metadata()["fedsup-tf"]

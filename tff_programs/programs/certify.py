@@ -16,13 +16,17 @@ import numpy as np
 
 from fedsup_tf.data import datasets
 from fedsup_tf.data.data_form import DataForm
-from fedsup_tf.data.federated_dataset import FederatedDataset
+from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.files.atomic_write import write_json
 from fedsup_tf.files.reading import reading
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.checkpoint import trained_form
-from tff_programs.programs.flags.data_flags import define_data_flags
+from tff_programs.programs.checkpoint import settings_of_data, trained_form
+from tff_programs.programs.flags.data_flags import (
+    define_data_flags,
+    given_data_settings,
+    print_notes,
+)
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
 from tff_programs.programs.training_information import saved_preprocessing
 from tff_programs.reports import certificate_report
@@ -112,14 +116,16 @@ def _dataset(
     name = options.dataset if options["dataset"].present else of_training
     if name is None:
         return None, "random images"
+    form = trained_form(supernet, information)
+    changes = given_data_settings(options) | {"dataset": name}
+    settings = settings_of_data(form, information.get("settings", {}), changes)
     try:
-        dataset = _load(options, name, supernet, information)
+        dataset = _load(settings)
     except ValueError as error:
         if options["dataset"].present:
             raise
         print(f"random images in place of {name}: {error}", file=sys.stderr)
         return None, "random images"
-    form = trained_form(supernet, information)
     if name == of_training:
         form = form._replace(preprocessing=None)
     with reading(options.supernet, "the supernet of a training"):
@@ -139,21 +145,9 @@ def _examples(
     return dataset.test_images[chosen], dataset.test_labels[chosen]
 
 
-def _load(
-    options: ProgramFlags, name: str, supernet: Supernet, information: dict
-) -> datasets.ImageDataset:
-    space = supernet.space
-    if name in datasets.DATASETS:
-        return datasets.load_dataset(name, options.data_dir, space.image_shape)
-    own = FederatedDataset.from_path(
-        name,
-        image_shape=space.image_shape,
-        resize=options.resize,
-        background=options.background,
-        pixel_scale=options.pixel_scale,
-        class_names=information.get("class_names"),
-        preprocessing=saved_preprocessing(information),
-        test_share=options.test_share,
-        seed=options.seed,
-    )
-    return own.dataset
+def _load(settings: DataSettings) -> datasets.ImageDataset:
+    if not settings.is_own:
+        return datasets.load_dataset(settings.dataset, settings.data_dir, settings.image_shape)
+    data = settings.load_own()
+    print_notes(data.notes)
+    return data.dataset

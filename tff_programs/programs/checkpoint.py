@@ -74,18 +74,7 @@ def load_trained(
             "with training_information."
         )
     form = trained_form(supernet, information)
-    settings = DataSettings(
-        **{name: of_training[name] for name in OF_DATA if of_training.get(name) is not None},
-        image_shape=form.image_shape,
-        class_names=form.class_names,
-        preprocessing=form.preprocessing,
-    )
-    before, settings = settings, dataclasses.replace(settings, **changes)
-    if settings.dataset != before.dataset and (before.is_own or settings.is_own):
-        # Who has which examples of own data, and how bright they are, has nothing to do with those
-        # of the training.
-        own = {name: changes.get(name) for name in ("partition", "clients", "pixel_scale")}
-        settings = dataclasses.replace(settings, **own)
+    settings = settings_of_data(form, of_training, changes)
     data = settings.load()
     if settings.dataset == of_training.get("dataset"):
         # The same images, whatever their normalization was in the training.
@@ -110,6 +99,31 @@ def load_trained(
         preprocessing=saved_preprocessing(information),
         data_settings=settings,
     )
+
+
+def settings_of_data(
+    form: DataForm, of_training: Mapping[str, Any], changes: Mapping[str, Any]
+) -> DataSettings:
+    """Returns the settings of data for a trained net.
+
+    Args:
+      form: What `trained_form` returns.
+      of_training: Settings of the training.
+      changes: Fields that replace those of the training.
+    """
+    before = DataSettings(
+        **{name: of_training[name] for name in OF_DATA if of_training.get(name) is not None},
+        image_shape=form.image_shape,
+        class_names=form.class_names,
+        preprocessing=form.preprocessing,
+    )
+    settings = dataclasses.replace(before, **changes)
+    if settings.dataset != before.dataset and (before.is_own or settings.is_own):
+        # Who has which examples of own data, and how bright they are, has nothing to do with those
+        # of the training.
+        own = {name: changes.get(name) for name in ("partition", "clients", "pixel_scale")}
+        settings = dataclasses.replace(settings, **own)
+    return settings
 
 
 def trained_form(supernet: Supernet, information: Mapping[str, Any]) -> DataForm:

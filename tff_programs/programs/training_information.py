@@ -6,8 +6,10 @@ from typing import Any
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.data_settings import DataSettings
+from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
-from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.data.pictures import PictureForm
+from fedsup_tf.data.preprocessing import PICTURE_FIELDS, Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from tff_programs.simulation.tiers import Tier
 
@@ -76,6 +78,9 @@ def training_information(
         fields = dataclasses.asdict(data_settings)
         found |= {name: fields[name] for name in OF_DATA}
         found["partition"] = data.partition
+        for name in PICTURE_FIELDS:
+            of_data = getattr(data.preprocessing, name) or getattr(PictureForm, name)
+            found[name] = fields[name] or of_data
     if local_training is not None:
         found |= local_training.fields()
     return {
@@ -118,7 +123,15 @@ def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:
 def saved_preprocessing(information: Mapping[str, Any]) -> Preprocessing | None:
     """Returns the preprocessing that was saved with a supernet; None if there is none."""
     text = information.get("preprocessing")
-    return None if text is None else Preprocessing.from_json(text)
+    if text is None:
+        return None
+    preprocessing = Preprocessing.from_json(text)
+    settings = information.get("settings", {})
+    if settings.get("dataset", DATASETS[0]) in DATASETS:
+        return preprocessing
+    # A supernet of an earlier version has them in its settings alone.
+    known = {name: getattr(preprocessing, name) or settings.get(name) for name in PICTURE_FIELDS}
+    return dataclasses.replace(preprocessing, **known)
 
 
 def device_training(information: Mapping[str, Any]) -> LocalTraining:

@@ -737,6 +737,45 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     assert note.startswith("No pixel of the images is above 16, and the model was trained on")
 
 
+def test_pictures_are_read_as_those_of_a_model(tmp_path):
+    for label in "ab":
+        (tmp_path / "p" / label).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.zeros((4, 8, 4), np.uint8)
+            pixels[:, 4:] = 100 + number, 100, 100, 255
+            Image.fromarray(pixels).save(tmp_path / "p" / label / f"{number}.png")
+    path, shape = tmp_path / "p", (4, 4, 1)
+    given = {"resize": "fit", "background": "#808080"}
+    data = FederatedDataset.from_folder(path, image_shape=shape, **given)
+    model = Preprocessing.from_json(data.preprocessing.to_json())
+    assert (model.resize, model.background) == ("fit", "#808080")
+    for repeated in ({}, given):
+        read = FederatedDataset.from_folder(
+            path, image_shape=shape, preprocessing=model, **repeated
+        )
+        assert read.fingerprint() == data.fingerprint()
+        assert not read.notes
+    other = FederatedDataset.from_folder(
+        path, image_shape=shape, preprocessing=model, background="black"
+    )
+    assert other.fingerprint() != data.fingerprint()
+    told = "Pictures are read with background black, those that the model was trained on with #808"
+    assert other.notes[0].startswith(told)
+    # Arrays are cut like pictures.
+    arrays = written(tmp_path, images=np.repeat(IMAGES, 2, axis=2))
+    data = FederatedDataset.from_path(arrays, image_shape=shape, preprocessing=model)
+    assert (data.dataset.train_images[:, 0] == 128).all()
+    # A file of an earlier version does not say it.
+    earlier = Preprocessing.from_json(
+        '{"mean": [1], "standard_deviation": [1], "crop_padding": 0, "flip": false}'
+    )
+    read = FederatedDataset.from_folder(path, image_shape=shape, preprocessing=earlier, **given)
+    assert not read.notes
+    read = FederatedDataset.from_folder(path, image_shape=shape, preprocessing=earlier)
+    # Cut, so that half of the pixels are background.
+    assert values(read.dataset.test_images) == [255, 255]
+
+
 def test_labels_that_number_a_models_classes_are_told():
     labels = np.arange(12) % 2 + 1
     data = FederatedDataset.from_arrays(IMAGES, labels, class_names=("ant", "bee", "cat"))

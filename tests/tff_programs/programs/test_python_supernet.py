@@ -18,6 +18,7 @@ from tff_programs.programs.checkpoint import load_trained, name_architectures
 from tff_programs.programs.flags.program_flags import parse_flags
 from tff_programs.programs.training_information import (
     device_training,
+    saved_preprocessing,
     trained_tiers,
     training_information,
 )
@@ -85,6 +86,15 @@ def test_class_names_and_preprocessing_are_those_of_the_file(tmp_path):
     save(tmp_path / "own", {**information, "preprocessing": own.to_json()})
     # The same images with another normalization are the training's own.
     assert load_trained(tmp_path / "own").preprocessing == own
+
+
+def test_a_supernet_of_an_earlier_version_tells_in_its_settings_how_pictures_were_read():
+    text = Preprocessing((0.0,), (1.0,)).to_json()
+    settings = {"dataset": "mine", "resize": "fit", "background": "black"}
+    found = saved_preprocessing({"preprocessing": text, "settings": settings})
+    assert (found.resize, found.background) == ("fit", "black")
+    named = {**settings, "dataset": "digits"}
+    assert saved_preprocessing({"preprocessing": text, "settings": named}).resize is None
 
 
 def test_other_own_data_have_clients_and_a_scale_of_their_own(tmp_path):

@@ -377,8 +377,8 @@ def test_the_metadata_are_read_without_code_of_ours(tiny):
     assert fields["training"] == tiny.case.training.fields()
     expected = dataclasses.asdict(tiny.case.preprocessing)
     expected |= {"mean": [100.0], "standard_deviation": [60.0]}
-    # Nobody told the scale of its pixels.
-    assert expected.pop("greatest_pixel") is None
+    # Nobody told the scale of its pixels, nor how pictures are read.
+    assert [expected.pop(name) for name in ("greatest_pixel", "resize", "background")] == [None] * 3
     assert fields["preprocessing"] == expected
     assert fields["batch_sizes"] == {"train": BATCH, "evaluate": 5, "infer": 2}
     assert fields["parameters"] == sum(value.size for value in tiny.weights.values())

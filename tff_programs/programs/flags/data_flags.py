@@ -14,7 +14,8 @@ from fedsup_tf.data.data_settings import (
 )
 from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
-from fedsup_tf.data.pictures import RESIZES, background_colour
+from fedsup_tf.data.pictures import PictureForm, background_colour
+from fedsup_tf.data.preprocessing import PICTURE_FIELDS, RESIZES
 from tff_programs.programs.flags.number_flags import MOST_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
@@ -87,12 +88,13 @@ def define_data_flags(define: FlagDefiner) -> None:
         _DEFAULTS.resize,
         RESIZES,
         "Own pictures of another aspect ratio than --image_shape: crop cuts them, fit adds "
-        "background.",
+        "background. By default as the pictures of a net's training, else crop.",
     )
     define.string(
         "background",
         _DEFAULTS.background,
-        "Colour behind transparent pixels of own pictures, such as white or #ff8000.",
+        "Colour behind transparent pixels of own pictures, such as white or #ff8000. By default as "
+        "behind those of a net's training, else white.",
     )
     define.float(
         "pixel_scale",
@@ -122,7 +124,7 @@ def define_data_flags(define: FlagDefiner) -> None:
     )
     define.validator(
         "background",
-        lambda text: bool(background_colour(text)),
+        lambda text: text is None or bool(background_colour(text)),
         "Expected a colour such as white or #ff8000.",
     )
 
@@ -146,6 +148,8 @@ def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[
     """Returns the settings that identify a run's data; its path is not one of them."""
     settings = {name: options[name].value for name in _NAMES if name != "data_dir"}
     settings["partition"] = data.partition
+    for name in PICTURE_FIELDS:
+        settings[name] = settings[name] or getattr(PictureForm, name)
     if settings["clients"] is None:
         is_natural = data.partition == partition.NATURAL
         settings["clients"] = DEFAULT_CLIENTS if is_natural else len(data)
