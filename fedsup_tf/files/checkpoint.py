@@ -2,13 +2,14 @@
 
 import functools
 import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from fedsup_tf.files.atomic_write import write_bytes
@@ -32,6 +33,10 @@ class TensorForm(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
+
+
+# Raises a ValueError for metadata, or for tensors' forms by name, that are not what is expected.
+TensorCheck = Callable[[dict[str, Any], dict[str, TensorForm]], None]
 
 
 class FiniteTensors(dict[str, np.ndarray]):
@@ -75,7 +80,7 @@ def write_tensors(
 def read_tensors(
     path: str | os.PathLike,
     kind: str,
-    check: Callable[[dict[str, Any], dict[str, TensorForm]], None] | None = None,
+    check: TensorCheck | None = None,
     max_bytes: int | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads what `write_tensors` wrote, whoever may have written the file.
@@ -99,40 +104,70 @@ def read_tensors(
     """
     expected = f"a whole safetensors file of kind {kind!r}"
     with reading(path, expected), open_regular(path, f"a file of kind {kind!r}") as file:
-        size = os.fstat(file.fileno()).st_size
-        header_bytes = _header_bytes(file.read(8), size, kind, max_bytes)
-        # Whole, without gaps and with tensors as large as their shapes say, or it raises.
-        with safetensors.safe_open(path, "numpy") as checked:
-            header = _checked_header(kind, checked.metadata())
-        # Many times as fast as asking for each of a phone's many small tensors.
-        declared = json.loads(str(file.read(header_bytes), "utf-8"))
-        declared.pop("__metadata__")
-        forms = {
-            name: TensorForm(fields["dtype"], tuple(fields["shape"]))
-            for name, fields in declared.items()
-        }
-        if check is not None:
-            check(header["metadata"], forms)
-        for name, form in forms.items():
-            if form.dtype != "F32":
-                raise ValueError(
-                    f"expected tensors of type F32, received {form.dtype} for "
-                    f"{quoted(name)}. Write it anew as float32."
-                )
-        values = np.empty((size - 8 - header_bytes) // 4, "<f4")
-        if file.readinto(values) != values.nbytes:
-            raise ValueError("it became shorter while it was read")
-        tensors = FiniteTensors()
-        for name, form in forms.items():
-            begin, end = declared[name]["data_offsets"]
-            tensors[name] = values[begin // 4 : end // 4].reshape(form.shape)
-        if not np.isfinite(values).all():
-            name = next(name for name, value in tensors.items() if _fault(value))
+        return _read(file, os.fstat(file.fileno()).st_size, kind, check, max_bytes)
+
+
+def parse_tensors(
+    name: str, data: bytes, kind: str, check: TensorCheck | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads the bytes of a file as `read_tensors` does; errors call it by a name."""
+    with reading(name, f"a whole safetensors file of kind {kind!r}"):
+        return _read(io.BytesIO(data), len(data), kind, check, None)
+
+
+def _read(
+    file: BinaryIO, size: int, kind: str, check: TensorCheck | None, max_bytes: int | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    header_bytes = _header_bytes(file.read(8), size, kind, max_bytes)
+    declared = json.loads(str(file.read(header_bytes), "utf-8"))
+    if not isinstance(declared, dict):
+        raise ValueError("its header is no JSON object")
+    header = _checked_header(kind, declared.pop("__metadata__", None))
+    forms = {
+        name: TensorForm(fields["dtype"], tuple(fields["shape"]))
+        for name, fields in declared.items()
+    }
+    if check is not None:
+        check(header["metadata"], forms)
+    for name, form in forms.items():
+        if form.dtype != "F32":
             raise ValueError(
-                f"expected finite float32 values in tensor {quoted(name)}, received NaN or "
-                "infinity. Use an earlier file, or train again with a smaller learning rate."
+                f"expected tensors of type F32, received {form.dtype} for "
+                f"{quoted(name)}. Write it anew as float32."
             )
+    places = {name: fields["data_offsets"] for name, fields in declared.items()}
+    _check_places(places, forms, size - 8 - header_bytes)
+    values = np.empty((size - 8 - header_bytes) // 4, "<f4")
+    if file.readinto(values) != values.nbytes:
+        raise ValueError("it became shorter while it was read")
+    tensors = FiniteTensors()
+    for name, (begin, end) in places.items():
+        tensors[name] = values[begin // 4 : end // 4].reshape(forms[name].shape)
+    if not np.isfinite(values).all():
+        name = next(name for name, value in tensors.items() if _fault(value))
+        raise ValueError(
+            f"expected finite float32 values in tensor {quoted(name)}, received NaN or "
+            "infinity. Use an earlier file, or train again with a smaller learning rate."
+        )
     return tensors, header["metadata"]
+
+
+def _check_places(
+    places: Mapping[str, Any], forms: Mapping[str, TensorForm], data_bytes: int
+) -> None:
+    """Raises a ValueError unless float32 tensors fill the data, each as large as its shape."""
+    filled = 0
+    for name, (begin, end) in sorted(places.items(), key=lambda place: place[1]):
+        shape = forms[name].shape
+        is_whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+        if not is_whole or begin != filled or end != begin + 4 * math.prod(shape):
+            raise ValueError(
+                f"the place {quoted([begin, end])} of tensor {quoted(name)} is not that of shape "
+                f"{quoted(list(shape))} from {filled} on"
+            )
+        filled = end
+    if filled != data_bytes:
+        raise ValueError(f"its tensors have {filled} bytes and not {data_bytes}")
 
 
 def _fault(value: np.ndarray) -> str | None:
@@ -155,6 +190,8 @@ def _header_bytes(length: bytes, size: int, kind: str, max_bytes: int | None) ->
             f"expected a header of at most {_MOST_HEADER_BYTES:,} bytes in a file of kind "
             f"{kind!r}, received {header_bytes:,} bytes. Write or copy it anew."
         )
+    if 8 + header_bytes > size:
+        raise ValueError(f"its header of {header_bytes} bytes ends behind its {size} bytes")
     return header_bytes
 
 

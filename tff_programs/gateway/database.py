@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from tff_programs.gateway import tables
@@ -101,13 +100,23 @@ def insert_new(connection: Connection, table: sqlalchemy.Table, values: Mapping[
 
     Where another transaction inserts such a row just now, its end is waited for.
     """
-    return bool(connection.execute(_insertion(table, connection.dialect.name), values).rowcount)
+    row = {**_defaults(table), **values}
+    return bool(connection.execute(_insertion(table), row).rowcount)
 
 
 @functools.lru_cache
-def _insertion(table: sqlalchemy.Table, dialect: str):
-    module = sqlite if dialect == "sqlite" else postgresql
-    return module.insert(table).on_conflict_do_nothing()
+def _insertion(table: sqlalchemy.Table):
+    # Both databases know this text; SQLAlchemy compiles its own form of it anew for each row.
+    columns = table.columns.keys()
+    values = ", ".join(f":{name}" for name in columns)
+    return sqlalchemy.text(
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({values}) ON CONFLICT DO NOTHING"
+    )
+
+
+@functools.lru_cache
+def _defaults(table: sqlalchemy.Table) -> dict[str, Any]:
+    return {column.name: column.default and column.default.arg for column in table.columns}
 
 
 def shown(url: str) -> str:

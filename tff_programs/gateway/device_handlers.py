@@ -1,13 +1,10 @@
 """The requests of devices: enrolment, check-in, models, updates, status."""
 
-import contextlib
-import hashlib
 import hmac
 import os
 import re
-import secrets
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
@@ -18,6 +15,7 @@ from tff_programs.gateway.json_body import parse_check_in, parse_enrolment
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.secret_files import enrolment_token
 from tff_programs.gateway.tables import models, rounds, updates
+from tff_programs.gateway.upload_body import UploadBody
 from tff_programs.gateway.version import PROTOCOL, version
 from tflite.together.signing import EMPTY_HASH
 
@@ -34,12 +32,8 @@ class Health(Handler):
         await self.answer(self._tell)
 
     async def _tell(self) -> None:
-        await self.in_thread(self._ask_database)
+        await self.read(uploads.current_number)
         self.send(200, {"protocol": PROTOCOL, "version": version()})
-
-    def _ask_database(self) -> None:
-        with self.gateway.database.read() as connection:
-            uploads.current_number(connection)
 
 
 class Enrol(Handler):
@@ -78,23 +72,19 @@ class CheckIn(Handler):
         device = self.check_body_signature()
         fields = parse_check_in(self.body)
         training, now = self.gateway.training, time.time()
-        seen, wait_seconds = await self.in_thread(self._look, device, fields, now)
+        seen = await self.read(
+            lambda connection: check_in.look(connection, device, fields, training, now)
+        )
         task = seen.task
         if seen.is_written:
             task = await self.written(
                 lambda connection: check_in.write(connection, device, fields, seen, training, now)
             )
-        answer: dict[str, Any] = {"wait_seconds": wait_seconds}
+        answer: dict[str, Any] = {"wait_seconds": self.gateway.wait_seconds()}
         message = check_in.message(seen, task, training, now)
         if message is not None:
             answer["task"] = message
         self.send(200, answer)
-
-    def _look(self, device: str, fields: dict, now: float) -> tuple[check_in.Seen, int]:
-        gateway = self.gateway
-        with gateway.database.read() as connection:
-            seen = check_in.look(connection, device, fields, gateway.training, now)
-        return seen, gateway.wait_seconds()
 
 
 class Model(Handler):
@@ -107,7 +97,7 @@ class Model(Handler):
 
     async def _send_model(self) -> None:
         device = self.check_signature(EMPTY_HASH)
-        path, size = await self.in_thread(self._find, device)
+        path, size = await self.read(lambda connection: self._find(connection, device))
         self.set_header("ETag", f'"{self._hash}"')
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("Cache-Control", "private, max-age=31536000, immutable")
@@ -136,10 +126,9 @@ class Model(Handler):
                 await self.flush()
         self.finish()
 
-    def _find(self, device: str) -> tuple[str, int]:
-        with self.gateway.database.read() as connection:
-            devices.check_enrolled(connection, device)
-            row = connection.execute(select(models).where(models.c.hash == self._hash)).first()
+    def _find(self, connection: Connection, device: str) -> tuple[str, int]:
+        devices.check_enrolled(connection, device)
+        row = connection.execute(select(models).where(models.c.hash == self._hash)).first()
         if row is None:
             raise RefusalError(
                 404,
@@ -173,10 +162,9 @@ class Update(Handler):
     """PUT /v1/tasks/TASK/updates/HASH."""
 
     def initialize(self, gateway) -> None:
-        """Prepares for no file yet."""
+        """Prepares for a body."""
         super().initialize(gateway)
-        self._file = None
-        self._digest = hashlib.sha256()
+        self._upload = UploadBody(gateway.folder, gateway.room)
         self._expected: uploads.Expected | None = None
         self._is_there = False
 
@@ -189,42 +177,26 @@ class Update(Handler):
         self._task, self._hash = self.path_args
         device = self.check_signature(self._hash)
         try:
-            self._expected, self._is_there = await self.in_thread(self._expect, device)
+            self._expected, self._is_there = await self.read(
+                lambda connection: uploads.expect_update(
+                    connection, device, self._task, self._hash, self.gateway.max_staleness
+                )
+            )
         except RefusalError as refusal:
             await self._count(refusal)
             raise
 
-    def _expect(self, device: str):
-        self._wait_seconds = self.gateway.wait_seconds()
-        with self.gateway.database.read() as connection:
-            return uploads.expect_update(
-                connection, device, self._task, self._hash, self.gateway.max_staleness
-            )
-
-    def _open(self) -> None:
-        folder = os.path.join(self.gateway.folder, uploads.INCOMING)
-        path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
-        # Kept open while the body comes.
-        try:
-            self._file = open(path, "xb", buffering=0)
-        except FileNotFoundError:
-            uploads.make_folders(self.gateway.folder)
-            self._file = open(path, "xb", buffering=0)
-
     def take(self, part: bytes) -> None:
-        """Writes a part of the body into the temporary file."""
+        """Takes a part of the body, unless the update is there."""
         if self._is_there:
             return
         try:
-            if self._file is None:
-                self._open()
-            self._file.write(part)
+            self._upload.take(part)
         except OSError as error:
             self.gateway.on_trouble(error)
             raise RefusalError(
                 503, "unavailable", "The server cannot keep the update now. Come back later.", 600
             ) from error
-        self._digest.update(part)
         self.gateway.metrics.received(len(part))
 
     async def put(self, task: str, hash_: str) -> None:
@@ -235,37 +207,24 @@ class Update(Handler):
     async def _accept(self) -> None:
         is_new = False
         if not self._is_there:
-            if self._file is None:
-                self._open()
-            # From here on it is the thread's, which a connection that ends must not disturb.
-            file, self._file = self._file, None
+            body = self._upload.hand_over()
             try:
-                is_new = await self.prepared_and_written(lambda: self._keep(file), self._write_down)
+                is_new = await self.prepared_and_written(
+                    lambda: body.keep(self._hash, self._expected), self._write_down
+                )
             except RefusalError as refusal:
                 await self._count(refusal)
                 raise
+            finally:
+                body.forget()
         self.send(
             201 if is_new else 200,
             {
                 "update": self._hash,
                 "round": self._expected.round,
-                "wait_seconds": self._wait_seconds,
+                "wait_seconds": self.gateway.wait_seconds(),
             },
         )
-
-    def _keep(self, file: BinaryIO) -> dict[str, Any]:
-        try:
-            received = self._digest.hexdigest()
-            if received != self._hash:
-                raise RefusalError(
-                    422,
-                    "hash",
-                    f"Expected a body whose SHA-256 is {self._hash[:12]}..., received one of "
-                    f"{received[:12]}.... Send it again.",
-                )
-            return uploads.keep(self.gateway.folder, file, self._hash, self._expected)
-        finally:
-            _remove(file)
 
     def _write_down(self, connection: Connection, values: dict[str, Any]) -> bool:
         return uploads.write_down(connection, values, self.gateway.max_staleness, time.time())
@@ -273,32 +232,15 @@ class Update(Handler):
     async def _count(self, refusal: RefusalError) -> None:
         await self.written(lambda connection: uploads.count_refusal(connection, refusal.code))
 
-    def send(self, status: int, value: Any) -> None:
-        """Ends the request, after its temporary file."""
-        self._drop()
-        super().send(status, value)
-
     def on_connection_close(self) -> None:
         """Drops what a broken transfer left."""
-        self._drop()
+        self._upload.drop()
         super().on_connection_close()
 
-    def on_finish(self) -> None:
-        """Drops the temporary file unless it was kept."""
-        self._drop()
-        super().on_finish()
-
-    def _drop(self) -> None:
-        if self._file is not None:
-            _remove(self._file)
-            self._file = None
-
-
-def _remove(file: BinaryIO) -> None:
-    """Closes a file and takes its name away."""
-    with contextlib.suppress(OSError):
-        os.remove(file.name)
-    file.close()
+    def send(self, status: int, value: Any) -> None:
+        """Ends the request, after what was refused is gone."""
+        self._upload.drop()
+        super().send(status, value)
 
 
 class Status(Handler):
@@ -310,21 +252,21 @@ class Status(Handler):
 
     async def _tell(self) -> None:
         device = self.check_signature(EMPTY_HASH)
-        self.send(200, await self.in_thread(self._read, device))
+        self.send(200, await self.read(lambda connection: _status(connection, device)))
 
-    def _read(self, device: str) -> dict:
-        with self.gateway.database.read() as connection:
-            devices.check_enrolled(connection, device)
-            rows = connection.execute(
-                select(updates.c.hash, updates.c.state, updates.c.reason, rounds.c.number)
-                .join(rounds, rounds.c.id == updates.c.round_id)
-                .where(updates.c.device == device)
-                .order_by(updates.c.received.desc())
-                .limit(_MOST_TOLD)
-            ).all()
-            number = uploads.current_number(connection)
-        told = [
-            {"update": row.hash, "round": row.number, "state": row.state, "reason": row.reason}
-            for row in rows
-        ]
-        return {"round": number, "updates": told}
+
+def _status(connection: Connection, device: str) -> dict[str, Any]:
+    """Returns what came of a device's latest updates."""
+    devices.check_enrolled(connection, device)
+    rows = connection.execute(
+        select(updates.c.hash, updates.c.state, updates.c.reason, rounds.c.number)
+        .join(rounds, rounds.c.id == updates.c.round_id)
+        .where(updates.c.device == device)
+        .order_by(updates.c.received.desc())
+        .limit(_MOST_TOLD)
+    ).all()
+    told = [
+        {"update": row.hash, "round": row.number, "state": row.state, "reason": row.reason}
+        for row in rows
+    ]
+    return {"round": uploads.current_number(connection), "updates": told}

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tornado.iostream import StreamClosedError
 
 from tff_programs.gateway import signing
-from tff_programs.gateway.group_commit import settle
+from tff_programs.gateway.grouped_calls import settle
 from tff_programs.gateway.refusal import RefusalError
 
 _MOST_JSON_BYTES = 16 * 1024
@@ -146,6 +146,12 @@ class Handler(tornado.web.RequestHandler):
         """Runs a call that waits for the disk or the database beside the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.gateway.threads, call, *arguments)
+
+    async def read(self, question: Callable[[Connection], Any]) -> Any:
+        """Returns what a call read from the database."""
+        future = asyncio.get_running_loop().create_future()
+        self.gateway.reads.submit(question, future)
+        return await future
 
     async def written(self, change: Callable[[Connection], Any]) -> Any:
         """Returns what a change of the database returned, once it is on the disk."""

@@ -14,19 +14,24 @@ from collections.abc import Callable, Iterator
 import tornado.httpserver
 import tornado.netutil
 import tornado.web
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tff_programs.gateway import device_handlers, devices, uploads
 from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database
-from tff_programs.gateway.group_commit import GroupCommit
+from tff_programs.gateway.grouped_calls import GroupedReads, GroupedWrites
 from tff_programs.gateway.handler import UnknownPath
 from tff_programs.gateway.limiter import Limiter
 from tff_programs.gateway.metrics import Metrics
 from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.upload_body import Room
 
 # They wait for the disk more than they work.
 _THREADS = 8
+# Bodies of small updates are held in memory until they are whole, as many as fit.
+_HELD_BYTES = 64 * 2**20
 _IDLE_SECONDS = 75.0
 # Of a body, taken at once: an update of a small net is one piece.
 _CHUNK_BYTES = 256 * 1024
@@ -89,20 +94,30 @@ class Gateway:
         )
         uploads.make_folders(folder)
         self.threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "gateway")
-        self.writes = GroupCommit(database)
+        self.reads = GroupedReads(database)
+        self.writes = GroupedWrites(database)
+        # Of bodies that are on their way.
+        self.room = Room(_HELD_BYTES)
         self._pace = settings.pace
         self._rng = random.Random()
         self._active, self._counted = 0, float("-inf")
+        self._count_active()
         self._on_progress = on_progress
 
     def wait_seconds(self) -> int:
         """Returns when a device comes back."""
-        now = time.monotonic()
-        if now - self._counted > _COUNT_SECONDS:
-            self._counted = now
+        if time.monotonic() - self._counted > _COUNT_SECONDS:
+            self._counted = time.monotonic()
+            # Of a million devices that takes longer than a request may wait.
+            self.threads.submit(self._count_active)
+        return self._pace.wait_seconds(self._active, self._rng)
+
+    def _count_active(self) -> None:
+        try:
             with self.database.read() as connection:
                 self._active = devices.count_active(connection, time.time())
-        return self._pace.wait_seconds(self._active, self._rng)
+        except (DBAPIError, PoolTimeoutError) as error:
+            self.on_trouble(error)
 
     def on_trouble(self, error: BaseException) -> None:
         """Reports an error of which the client's answer says nothing to the operator."""
@@ -129,6 +144,7 @@ class Gateway:
     def close(self) -> None:
         """Ends the threads and the connections to the database."""
         self.threads.shutdown()
+        self.reads.close()
         self.writes.close()
         self.database.close()
 

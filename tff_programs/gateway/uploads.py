@@ -22,10 +22,12 @@ from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import devices as devices_table
 from tff_programs.gateway.tables import models, refusals, round_tiers, rounds, tasks, updates
 from tflite.format.metadata import ModelMetadata, read_metadata
-from tflite.format.update_file import DeviceUpdate, check_class_names, read_update
+from tflite.format.update_file import DeviceUpdate, check_class_names, parse_update, read_update
 
 UPDATES = "updates"
 INCOMING = "incoming"
+# An update in messages.
+_UPDATE = "update"
 
 
 def _in_progress(table: FromClause, column: ColumnElement) -> Select:
@@ -145,8 +147,13 @@ def current_number(connection: Connection) -> int:
     return connection.scalar(_CURRENT) or 0
 
 
-def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
+def check_update(folder: str, source: str | bytes, expected: Expected) -> DeviceUpdate:
     """Reads an update that came for a task.
+
+    Args:
+      folder: The gateway's.
+      source: The update's file, or its bytes.
+      expected: What the task takes.
 
     Raises:
       RefusalError: If it is damaged, or none of the task's model.
@@ -162,10 +169,14 @@ def check_update(folder: str, path: str, expected: Expected) -> DeviceUpdate:
         return expected_shapes
 
     try:
-        found = read_update(path, metadata.space, shapes)
+        if isinstance(source, bytes):
+            found = parse_update(_UPDATE, source, metadata.space, shapes)
+        else:
+            found = read_update(source, metadata.space, shapes)
         check_class_names(found, metadata.class_names)
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path!r}: ")
+        name = _UPDATE if isinstance(source, bytes) else source
+        reason = str(error).removeprefix(f"{name!r}: ")
         raise RefusalError(422, "update", f"The update cannot be used: {reason}") from error
     if (found.base_hash, found.base_round) != (metadata.supernet_hash, metadata.round):
         raise RefusalError(
@@ -188,7 +199,7 @@ def make_folders(folder: str) -> None:
 
 
 def keep(folder: str, file: BinaryIO, hash_: str, expected: Expected) -> dict[str, Any]:
-    """Checks a whole update and brings its file to its place, onto the disk.
+    """Brings the file of a checked update to its place, onto the disk.
 
     Args:
       folder: The gateway's.
@@ -198,11 +209,7 @@ def keep(folder: str, file: BinaryIO, hash_: str, expected: Expected) -> dict[st
 
     Returns:
       What is to be written down of it.
-
-    Raises:
-      RefusalError: If it cannot be used.
     """
-    check_update(folder, file.name, expected)
     kept = os.path.join(folder, update_path(expected.task, hash_))
     try:
         _place(file, kept)

@@ -160,6 +160,27 @@ def read_update(
     Raises:
       ValueError: If the file is not a whole update of this space; the message says why.
     """
+    read = functools.partial(checkpoint.read_tensors, max_bytes=_most_bytes(space))
+    return _checked_update(read, path, space, subnet_shapes)
+
+
+def parse_update(
+    name: str, data: bytes, space: SearchSpace, subnet_shapes: SubnetShapes
+) -> DeviceUpdate:
+    """Reads the bytes of an update file as `read_update` does; errors call it by a name.
+
+    Their size is to be bounded by whoever keeps them in memory.
+    """
+
+    def read(name, kind, check):
+        return checkpoint.parse_tensors(name, data, kind, check)
+
+    return _checked_update(read, name, space, subnet_shapes)
+
+
+def _checked_update(
+    read: Callable, path: str | os.PathLike, space: SearchSpace, subnet_shapes: SubnetShapes
+) -> DeviceUpdate:
     fields = {}
 
     def check(metadata, forms):
@@ -175,7 +196,7 @@ def read_update(
         check_shapes(shapes, fields["architecture"], space, subnet_shapes)
 
     with reading(path, "an update"):
-        delta, _ = checkpoint.read_tensors(path, "update", check, _most_bytes(space))
+        delta, _ = read(path, "update", check)
         return DeviceUpdate(delta=delta, **fields)
 
 

@@ -1,0 +1,147 @@
+"""The body of an update on its way: in memory while it is small, else in a temporary file."""
+
+import contextlib
+import copy
+import hashlib
+import os
+import secrets
+from typing import Any, BinaryIO
+
+from tff_programs.gateway import uploads
+from tff_programs.gateway.refusal import RefusalError
+
+# Largest body that is held in memory.
+_MOST_HELD_BYTES = 2**20
+
+
+class Room:
+    """Memory that bodies share; the event loop alone takes it and gives it back.
+
+    Attributes:
+      free_bytes: What no body has taken.
+    """
+
+    def __init__(self, free_bytes: int):
+        """Begins with no body."""
+        self.free_bytes = free_bytes
+
+
+class UploadBody:
+    """A body that comes in parts.
+
+    It belongs to its connection, which drops it when it ends, until it is whole. The one that
+    `hand_over` returns belongs to whoever called that.
+    """
+
+    def __init__(self, folder: str, room: Room):
+        """Begins an empty body.
+
+        Args:
+          folder: The gateway's.
+          room: For the bodies that are held in memory.
+        """
+        self._folder = folder
+        self._room = room
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
+        self._file: BinaryIO | None = None
+        self._digest = hashlib.sha256()
+
+    def take(self, part: bytes) -> None:
+        """Takes the next part.
+
+        Raises:
+          OSError: If the temporary file cannot be written.
+        """
+        most = min(_MOST_HELD_BYTES, self._held_bytes + self._room.free_bytes)
+        if self._file is None and self._held_bytes + len(part) <= most:
+            self._parts.append(part)
+            self._held_bytes += len(part)
+            self._room.free_bytes -= len(part)
+            return
+        if self._file is None:
+            self._file = _temporary_file(self._folder)
+            for held in self._parts:
+                self._write(held)
+            self.forget()
+        self._write(part)
+
+    def _write(self, part: bytes) -> None:
+        self._digest.update(part)
+        self._file.write(part)
+
+    def hand_over(self) -> "UploadBody":
+        """Returns a body of what came; this one is empty then."""
+        whole = copy.copy(self)
+        self.__init__(self._folder, self._room)
+        return whole
+
+    def keep(self, hash_: str, expected: uploads.Expected) -> dict[str, Any]:
+        """Checks the whole body and brings it to its place, onto the disk.
+
+        Any thread may call it, and no other works on the body meanwhile.
+
+        Args:
+          hash_: SHA-256 that it must have.
+          expected: What the task takes.
+
+        Returns:
+          What is to be written down of it.
+
+        Raises:
+          RefusalError: If it cannot be used.
+        """
+        try:
+            self._check(hash_, expected)
+            return uploads.keep(self._folder, self._file, hash_, expected)
+        finally:
+            self._remove()
+
+    def _check(self, hash_: str, expected: uploads.Expected) -> None:
+        data = None
+        if self._file is None:
+            data = b"".join(self._parts)
+            self._digest.update(data)
+        received = self._digest.hexdigest()
+        if received != hash_:
+            raise RefusalError(
+                422,
+                "hash",
+                f"Expected a body whose SHA-256 is {hash_[:12]}..., received one of "
+                f"{received[:12]}.... Send it again.",
+            )
+        if data is None:
+            uploads.check_update(self._folder, self._file.name, expected)
+        else:
+            uploads.check_update(self._folder, data, expected)
+            self._file = _temporary_file(self._folder)
+            self._file.write(data)
+
+    def _remove(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.remove(self._file.name)
+            self._file.close()
+            self._file = None
+
+    def drop(self) -> None:
+        """Ends a body that is not handed over, of which nothing stays."""
+        self.forget()
+        self._remove()
+
+    def forget(self) -> None:
+        """Gives back the memory that the body takes."""
+        self._room.free_bytes += self._held_bytes
+        self._held_bytes, self._parts = 0, []
+
+
+def _temporary_file(folder: str) -> BinaryIO:
+    path = os.path.join(
+        folder, uploads.INCOMING, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors"
+    )
+    # Kept open while the body comes.
+    try:
+        return open(path, "xb", buffering=0)
+    except FileNotFoundError:
+        uploads.make_folders(folder)
+        return open(path, "xb", buffering=0)
