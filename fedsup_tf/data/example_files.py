@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from unicodedata import normalize
 
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.class_labels import list_names
@@ -12,7 +13,7 @@ from fedsup_tf.data.split_words import TRAIN_WORDS, choose_test_word, split_word
 from fedsup_tf.files.reading import read_text, reading
 
 # What systems put into folders and archives, beside names that begin with a dot.
-_OF_SYSTEMS = ("__MACOSX", "@eaDir")
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _MOST_FILES = 2**22
 _COLUMNS = ("path", "label", "client", "split")
 _LAYOUTS = (
@@ -72,8 +73,11 @@ def list_folder(folder: str) -> FileList:
         splits = {name: split_word(name) for name in inside}
         others = [name for name, word in splits.items() if word is None]
         words = set(splits.values()) - {None}
-        is_trained = bool(words & set(TRAIN_WORDS))
-        if others and is_trained and words - set(TRAIN_WORDS):
+        # A class may be called train, a client hardly.
+        are_parts = bool(words & set(TRAIN_WORDS) and words - set(TRAIN_WORDS)) or any(
+            _entries(os.path.join(folder, name))[0] for name, word in splits.items() if word
+        )
+        if others and are_parts:
             raise ValueError(
                 f"expected no folder beside those of training and test, received {others[0]!r}. "
                 "Take it out."
@@ -204,7 +208,9 @@ def list_table(path: str) -> FileList:
         text = read_text(path, "a .csv table of path and label")
         first = text.partition("\n")[0]
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+        )
         columns = [name.strip().lower() for name in next(rows, [])]
         while columns and not columns[-1]:
             # Some programs end each line with a delimiter.
@@ -217,7 +223,12 @@ def list_table(path: str) -> FileList:
                 f"received {list_names(columns) or 'an empty table'}. Name the columns so, "
                 "between commas, semicolons or tabs, and take others out."
             )
-        lines = [(rows.line_num, _cells(row, columns, rows.line_num)) for row in rows if row]
+        # Office programs may end a table with lines of delimiters alone.
+        lines = [
+            (rows.line_num, _cells(row, columns, rows.line_num))
+            for row in rows
+            if any(map(str.strip, row))
+        ]
         if not lines:
             raise ValueError(
                 "expected a line for each picture, received none. Add path and label of each."
@@ -284,8 +295,9 @@ def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> Fil
 
 
 def _path(folder: str, text: str) -> str:
-    path = os.path.join(folder, os.path.expanduser(text))
-    if "\\" in text and not os.path.exists(path):
-        # Written on Windows.
-        path = os.path.join(folder, text.replace("\\", "/"))
-    return path
+    """Returns the path of a picture, which may be written as other systems write it."""
+    # Delimiters of Windows, and accented letters as one character or as two.
+    spellings = [text, text.replace("\\", "/")]
+    spellings += [normalize(form, spellings[1]) for form in ("NFC", "NFD")]
+    paths = [os.path.join(folder, os.path.expanduser(spelling)) for spelling in spellings]
+    return next(filter(os.path.exists, paths), paths[0])

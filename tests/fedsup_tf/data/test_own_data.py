@@ -191,6 +191,8 @@ def test_a_class_that_loses_all_its_files_is_an_error(tmp_path):
         (["dev/0.png", "valid/0.png"], "a folder of the training part"),
         (["ann/train/a/0.png", "ann/test/a/0.png"], "received test and train inside of 'ann'"),
         (["cat/train/0.png", "dog/Val/0.png"], "inside of 'cat'. Put the folders of training"),
+        (["train/a/0.png", "more/a/0.png"], "training and test, received 'more'. Take it out"),
+        (["test/a/0.png", "val/a/0.png", "more/a/0.png"], "training and test, received 'more'"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path, files, told):
@@ -276,7 +278,7 @@ def test_a_table_names_clients_and_parts(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_table_from_an_office_is_read(tmp_path, encoding):
-    text = "path;label\r\np/a.png;Ä\r\np/b.png;Ä\r\np/c.png;ß\r\np/d.png;ß\r\n"
+    text = 'path; label\r\np/a.png; "Ä"\r\np/b.png;Ä\r\np/c.png;ß\r\np/d.png;ß\r\n;\r\n'
     data = FederatedDataset.from_csv(write_table(tmp_path, text, encoding=encoding))
     assert data.class_names == ("Ä", "ß")
 
@@ -306,6 +308,14 @@ def test_a_table_from_windows_names_its_files(tmp_path):
     path = write_table(tmp_path, text).rename(tmp_path / "table.TSV")
     data = FederatedDataset.from_csv(path)
     assert (data.train_sizes, data.test_sizes) == ((1,), (1,))
+
+
+def test_a_table_names_files_in_any_form_of_unicode(tmp_path):
+    draw(tmp_path / "p" / "\u00fc.png", 9)
+    text = "path,label\np/a.png,x\np/b.png,x\np\\u\u0308.png,x\n"
+    data = FederatedDataset.from_csv(write_table(tmp_path, text, encoding="utf-8"))
+    assert not data.notes
+    assert 9 in values(data.dataset.train_images) + values(data.dataset.test_images)
 
 
 @pytest.mark.parametrize(
