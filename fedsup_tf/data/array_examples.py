@@ -223,7 +223,8 @@ def _names(
     if values.shape != (count,) or values.dtype.kind not in "iuUS":
         raise DatasetError(
             f"{source}: expected {name} of shape ({count},), a whole number or a name for each "
-            f"image, received {values.dtype} of shape {values.shape}. Write them so."
+            f"image, received {values.dtype} of shape {values.shape}. "
+            + ("Write the number of each row's greatest." if values.ndim == 2 else "Write them so.")
         )
     if values.dtype.kind == "S":
         try:

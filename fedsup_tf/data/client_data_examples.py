@@ -73,13 +73,17 @@ def _read_part(
         )
     batch_axes = structure[label].shape.rank
     image_axes = structure[image].shape.rank
-    # One label in a list of one, as some data sets have it, is no batch.
-    if (
-        batch_axes == 1
-        and image_axes
-        and structure[label].shape[0] == 1 != structure[image].shape[0]
-    ):
-        batch_axes = 0
+    if batch_axes == 1 and image_axes:
+        labels_of, *shape = structure[label].shape[0], *structure[image].shape
+        if labels_of == 1 != shape[0]:
+            # One label in a list of one, as some data sets have it, is no batch.
+            batch_axes = 0
+        elif labels_of is not None and (labels_of != shape[0] or shape[2:] in ([1], [3], [4])):
+            raise DatasetError(
+                f"{source}: expected a number or a text as the label of an image, received "
+                f"{structure[label]} for {structure[image]}, such as a value for each class. Make "
+                "them numbers with ClientData.preprocess and tf.argmax."
+            )
     if batch_axes not in (0, 1) or image_axes is None or image_axes - batch_axes not in (2, 3):
         raise DatasetError(
             f"{source}: expected images of shape (height, width) or (height, width, channels) with "

@@ -154,6 +154,10 @@ def test_pairs_texts_and_other_fields_become_ours():
         (lambda n: {"x": tf.zeros((2, 2)), "y": n}, {"label": "z"}, "as label.*received z"),
         (lambda n: (tf.zeros(784), n), {}, "shape .height, width.*received TensorSpec"),
         (lambda n: n, {}, "elements of an image and a label"),
+        # A value for each class is no batch of labels, whatever the number of classes is.
+        (lambda n: (tf.zeros((8, 8, 1)), tf.one_hot(n, 2)), {}, "a value for each class. Make"),
+        (lambda n: (tf.zeros((8, 8, 1)), tf.one_hot(n, 8)), {}, "a value for each class. Make"),
+        (lambda n: (tf.zeros((8, 8)), tf.one_hot(n, 3)), {}, "a value for each class. Make"),
         (lambda n: (tf.zeros((n + 1, 2)), n), {}, "images of one shape from client a"),
         (lambda n: (tf.zeros((2, 2)), n), {"client_ids": []}, "received none"),
         (lambda n: (tf.zeros((9, 9)), n), {}, "at most 500 bytes of pixels.*more by client b"),
