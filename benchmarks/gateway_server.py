@@ -14,7 +14,7 @@ from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.round_work import Base
 from tff_programs.gateway.rounds import current_round, staleness_factor
 from tff_programs.gateway.tables import rounds, updates
-from tff_programs.gateway.uploads import update_path
+from tff_programs.gateway.update_files import update_path
 
 _CODE = "from tff_programs.programs.cli import main; main()"
 

@@ -159,7 +159,8 @@ def _check_places(
     filled = 0
     for name, (begin, end) in sorted(places.items(), key=lambda place: place[1]):
         shape = forms[name].shape
-        is_whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+        numbers = (begin, end, *shape)
+        is_whole = set(map(type, numbers)) == {int} and min(numbers) >= 0
         if not is_whole or begin != filled or end != begin + 4 * math.prod(shape):
             raise ValueError(
                 f"the place {quoted([begin, end])} of tensor {quoted(name)} is not that of shape "

@@ -23,7 +23,8 @@ from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
 from tff_programs.gateway.tables import models, round_tiers, rounds, updates
-from tff_programs.gateway.uploads import INCOMING, UPDATES, find_accepted, update_path
+from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
+from tff_programs.gateway.uploads import find_accepted
 
 # Far longer than an upload takes.
 _LEFT_OVER_SECONDS = 24 * 3600.0

@@ -17,7 +17,7 @@ import tornado.web
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tff_programs.gateway import device_handlers, devices, uploads
+from tff_programs.gateway import device_handlers, devices, update_files
 from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database
@@ -92,7 +92,7 @@ class Gateway:
             max(60, int(settings.requests_per_hour / 10)),
             time.monotonic,
         )
-        uploads.make_folders(folder)
+        update_files.make_folders(folder)
         self.threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "gateway")
         self.reads = GroupedReads(database)
         self.writes = GroupedWrites(database)

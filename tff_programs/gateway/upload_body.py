@@ -1,13 +1,10 @@
 """The body of an update on its way: in memory while it is small, else in a temporary file."""
 
-import contextlib
 import copy
 import hashlib
-import os
-import secrets
 from typing import Any, BinaryIO
 
-from tff_programs.gateway import uploads
+from tff_programs.gateway import update_files, uploads
 from tff_programs.gateway.refusal import RefusalError
 
 # Largest body that is held in memory.
@@ -60,7 +57,7 @@ class UploadBody:
             self._room.free_bytes -= len(part)
             return
         if self._file is None:
-            self._file = _temporary_file(self._folder)
+            self._file = update_files.temporary_file(self._folder)
             for held in self._parts:
                 self._write(held)
             self.forget()
@@ -68,7 +65,7 @@ class UploadBody:
 
     def _write(self, part: bytes) -> None:
         self._digest.update(part)
-        self._file.write(part)
+        update_files.write_all(self._file, part)
 
     def hand_over(self) -> "UploadBody":
         """Returns a body of what came; this one is empty then."""
@@ -92,16 +89,16 @@ class UploadBody:
           RefusalError: If it cannot be used.
         """
         try:
-            self._check(hash_, expected)
-            return uploads.keep(self._folder, self._file, hash_, expected)
+            return self._keep(hash_, expected)
         finally:
             self._remove()
 
-    def _check(self, hash_: str, expected: uploads.Expected) -> None:
-        data = None
+    def _keep(self, hash_: str, expected: uploads.Expected) -> dict[str, Any]:
         if self._file is None:
-            data = b"".join(self._parts)
-            self._digest.update(data)
+            source = content = b"".join(self._parts)
+            self._digest.update(content)
+        else:
+            content, source = self._file, self._file.name
         received = self._digest.hexdigest()
         if received != hash_:
             raise RefusalError(
@@ -110,18 +107,12 @@ class UploadBody:
                 f"Expected a body whose SHA-256 is {hash_[:12]}..., received one of "
                 f"{received[:12]}.... Send it again.",
             )
-        if data is None:
-            uploads.check_update(self._folder, self._file.name, expected)
-        else:
-            uploads.check_update(self._folder, data, expected)
-            self._file = _temporary_file(self._folder)
-            self._file.write(data)
+        uploads.check_update(self._folder, source, expected)
+        return uploads.keep(self._folder, content, hash_, expected)
 
     def _remove(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.remove(self._file.name)
-            self._file.close()
+            update_files.remove(self._file)
             self._file = None
 
     def drop(self) -> None:
@@ -133,15 +124,3 @@ class UploadBody:
         """Gives back the memory that the body takes."""
         self._room.free_bytes += self._held_bytes
         self._held_bytes, self._parts = 0, []
-
-
-def _temporary_file(folder: str) -> BinaryIO:
-    path = os.path.join(
-        folder, uploads.INCOMING, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors"
-    )
-    # Kept open while the body comes.
-    try:
-        return open(path, "xb", buffering=0)
-    except FileNotFoundError:
-        uploads.make_folders(folder)
-        return open(path, "xb", buffering=0)

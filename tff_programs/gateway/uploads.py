@@ -13,9 +13,8 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.expression import ColumnElement, FromClause, Select
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.files.atomic_write import make_folder
 from fedsup_tf.space import MEAN_SQUARE
-from tff_programs.gateway import devices
+from tff_programs.gateway import devices, update_files
 from tff_programs.gateway.check_in import most_update_bytes
 from tff_programs.gateway.database import insert_new
 from tff_programs.gateway.refusal import RefusalError
@@ -24,8 +23,6 @@ from tff_programs.gateway.tables import models, refusals, round_tiers, rounds, t
 from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, check_class_names, parse_update, read_update
 
-UPDATES = "updates"
-INCOMING = "incoming"
 # An update in messages.
 _UPDATE = "update"
 
@@ -189,54 +186,28 @@ def check_update(folder: str, source: str | bytes, expected: Expected) -> Device
     return found
 
 
-def make_folders(folder: str) -> None:
-    """Makes the folders of updates, all at once: a new folder costs more than a file in it."""
-    make_folder(os.path.join(folder, INCOMING))
-    parts = os.path.join(folder, UPDATES)
-    if sum(make_folder(os.path.join(parts, f"{part:02x}")) for part in range(256)):
-        _sync(parts)
-        _sync(folder)
-
-
-def keep(folder: str, file: BinaryIO, hash_: str, expected: Expected) -> dict[str, Any]:
-    """Brings the file of a checked update to its place, onto the disk.
+def keep(folder: str, content: BinaryIO | bytes, hash_: str, expected: Expected) -> dict[str, Any]:
+    """Brings a checked update to its place, onto the disk.
 
     Args:
       folder: The gateway's.
-      file: The temporary file, open, with a name; that is not needed afterwards.
+      content: Its bytes, or its temporary file.
       hash_: SHA-256 of its bytes.
       expected: What the task takes.
 
     Returns:
       What is to be written down of it.
     """
-    kept = os.path.join(folder, update_path(expected.task, hash_))
-    try:
-        _place(file, kept)
-    except FileNotFoundError:
-        make_folders(folder)
-        _place(file, kept)
-    _sync(os.path.dirname(kept))
+    path = update_files.update_path(expected.task, hash_)
+    update_files.keep(folder, content, path)
     return {
         "task": expected.task,
         "hash": hash_,
         "device": expected.device,
         "round_id": expected.round_id,
-        "bytes": os.fstat(file.fileno()).st_size,
+        "bytes": os.path.getsize(os.path.join(folder, path)),
         "state": "waiting",
     }
-
-
-def _place(file: BinaryIO, kept: str) -> None:
-    """Gives a file its name, and brings its bytes onto the disk."""
-    try:
-        # A name that comes first reaches the disk together with the bytes.
-        os.link(file.name, kept)
-        os.fsync(file.fileno())
-    except FileExistsError:
-        # It may be accepted already: whole on the disk, whatever takes its place.
-        os.fsync(file.fileno())
-        os.replace(file.name, kept)
 
 
 def write_down(
@@ -268,11 +239,6 @@ def write_down(
     return True
 
 
-def update_path(task: str, hash_: str) -> str:
-    """Returns where an update is kept, in the gateway's folder; no two tasks share a file."""
-    return os.path.join(UPDATES, task[:2], f"{task}-{hash_}.safetensors")
-
-
 def count_refusal(connection: Connection, code: str) -> None:
     """Counts an update that was refused, in the round that is open."""
     round_id = connection.scalar(_CURRENT_ID)
@@ -298,12 +264,3 @@ def _model(path: str) -> tuple[ModelMetadata, dict[str, tuple[int, ...]]]:
         name: shape for name, shape in metadata.variables.items() if not name.endswith(MEAN_SQUARE)
     }
     return metadata, shapes
-
-
-def _sync(folder: str) -> None:
-    """Brings a folder's new names onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from tff_programs.gateway.round_work import Base
 from tff_programs.gateway.rounds import current_round, staleness_factor
 from tff_programs.gateway.secret_files import enrolment_token
 from tff_programs.gateway.tables import rounds, updates
-from tff_programs.gateway.uploads import update_path
+from tff_programs.gateway.update_files import update_path
 
 TESTS = Path(__file__).parents[2]
 KILLS = 5

@@ -1,7 +1,10 @@
 """Uploads: once each, bounded, whole, of the task that they are sent for."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 import socket
 import time
 
@@ -10,9 +13,10 @@ from gateway import Phone, Served, update_bytes
 from sqlalchemy import func, select
 
 from fedsup_tf.architecture import Architecture
+from tff_programs.gateway import server, upload_body
 from tff_programs.gateway.devices import revoke
 from tff_programs.gateway.tables import refusals, updates
-from tff_programs.gateway.uploads import INCOMING
+from tff_programs.gateway.update_files import INCOMING, update_path, write_all
 from tflite.together.signing import authorization
 
 
@@ -147,19 +151,69 @@ def test_a_body_without_length_is_refused(served, phone, task):
     assert raw(served, put_head(phone, task, "0" * 64)).startswith(b"HTTP/1.1 411")
 
 
-def test_a_broken_transfer_leaves_nothing(served, phone, task, data):
+@pytest.fixture(params=["memory", "file"])
+def held(request, monkeypatch):
+    """Where bodies are while they come."""
+    if request.param == "file":
+        monkeypatch.setattr(upload_body, "_MOST_HELD_BYTES", 0)
+
+
+def rest(served):
+    """What bodies on their way take: files, and bytes of memory."""
+    return len(incoming(served)), server._HELD_BYTES - served.gateway.room.free_bytes
+
+
+def test_a_broken_transfer_leaves_nothing(served, phone, task, data, held):
     hash_ = hashlib.sha256(data).hexdigest()
     head = put_head(phone, task, hash_, f"Content-Length: {len(data)}")
     with socket.create_connection(Phone(served.url).url.netloc.split(":")) as connection:
         connection.sendall(head + data[:100])
         deadline = time.monotonic() + 30
-        while not incoming(served) and time.monotonic() < deadline:
+        while rest(served) == (0, 0) and time.monotonic() < deadline:
             time.sleep(0.01)
+        assert rest(served) in [(1, 0), (0, 100)]
     deadline = time.monotonic() + 30
-    while incoming(served) and time.monotonic() < deadline:
+    while rest(served) != (0, 0) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not incoming(served)
+    assert rest(served) == (0, 0)
     assert phone.put(task["task"], data)[0] == 201
+
+
+def test_bodies_that_memory_has_no_room_for_go_through_files(served, phone, task, data):
+    full = server._HELD_BYTES
+    served.gateway.room.free_bytes -= full
+    try:
+        assert phone.put(task["task"], data)[0] == 201
+        assert (len(incoming(served)), served.gateway.room.free_bytes) == (0, 0)
+    finally:
+        served.gateway.room.free_bytes += full
+
+
+def test_an_update_for_which_the_disk_has_no_room_comes_again(
+    served, phone, task, data, held, monkeypatch
+):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        status, answer = phone.put(task["task"], data)
+    assert (status, answer["code"]) == (503, "unavailable")
+    assert rest(served) == (0, 0)
+    assert not count(served, task)
+    assert phone.put(task["task"], data)[0] == 201
+    kept = served.folder / update_path(task["task"], hashlib.sha256(data).hexdigest())
+    assert kept.read_bytes() == data
+
+
+def test_a_disk_that_takes_a_part_of_what_is_written_takes_the_rest(tmp_path):
+    class Part(io.FileIO):
+        def write(self, data):
+            return super().write(data[:3])
+
+    with Part(tmp_path / "file", "w") as file:
+        write_all(file, b"0123456789")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
 
 
 def test_a_revoked_device_takes_no_part(served, phone, task, data):

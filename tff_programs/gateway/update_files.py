@@ -1,0 +1,123 @@
+"""Files of updates: each comes to its place whole and onto the disk, before it is written down.
+
+A process that is killed leaves files that nobody counts, and the device sends its update again.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from fedsup_tf.files.atomic_write import make_folder
+
+UPDATES = "updates"
+INCOMING = "incoming"
+
+
+def make_folders(folder: str) -> None:
+    """Makes the folders of updates, all at once: a new folder costs more than a file in it."""
+    make_folder(os.path.join(folder, INCOMING))
+    parts = os.path.join(folder, UPDATES)
+    if sum(make_folder(os.path.join(parts, f"{part:02x}")) for part in range(256)):
+        _sync(parts)
+        _sync(folder)
+
+
+def update_path(task: str, hash_: str) -> str:
+    """Returns where an update is kept, in the gateway's folder; no two tasks share a file."""
+    return os.path.join(UPDATES, task[:2], f"{task}-{hash_}.safetensors")
+
+
+def temporary_file(folder: str) -> BinaryIO:
+    """Opens a new file in a gateway's folder; `remove` ends it."""
+    path = os.path.join(folder, INCOMING, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
+    try:
+        return _new_file(path)
+    except FileNotFoundError:
+        make_folders(folder)
+        return _new_file(path)
+
+
+def _new_file(path: str) -> BinaryIO:
+    return open(path, "xb", buffering=0)
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Writes bytes to a file without a buffer; a disk that is nearly full takes a part of them."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def remove(file: BinaryIO) -> None:
+    """Closes a temporary file, and takes its name away."""
+    with contextlib.suppress(OSError):
+        os.remove(file.name)
+    file.close()
+
+
+def keep(folder: str, content: BinaryIO | bytes, path: str) -> None:
+    """Brings an update to its place.
+
+    Args:
+      folder: The gateway's.
+      content: Its bytes, or a temporary file.
+      path: Its place in the folder, see `update_path`.
+    """
+    kept = os.path.join(folder, path)
+    place = _write if isinstance(content, bytes) else _place
+    try:
+        place(folder, content, kept)
+    except FileNotFoundError:
+        make_folders(folder)
+        place(folder, content, kept)
+    _sync(os.path.dirname(kept))
+
+
+def _write(folder: str, data: bytes, kept: str) -> None:
+    try:
+        file = _new_file(kept)
+    except FileExistsError:
+        with _temporary(folder, data) as file:
+            _place(folder, file, kept)
+        return
+    with file:
+        try:
+            write_all(file, data)
+            os.fsync(file.fileno())
+        except OSError:
+            # The room is needed. The name may by now be that of another process' file.
+            file.truncate(0)
+            raise
+
+
+@contextlib.contextmanager
+def _temporary(folder: str, data: bytes) -> Iterator[BinaryIO]:
+    file = temporary_file(folder)
+    try:
+        write_all(file, data)
+        yield file
+    finally:
+        remove(file)
+
+
+def _place(folder: str, file: BinaryIO, kept: str) -> None:
+    del folder
+    try:
+        # A name that comes first reaches the disk together with the bytes.
+        os.link(file.name, kept)
+        os.fsync(file.fileno())
+    except FileExistsError:
+        # It may be accepted already: whole on the disk, whatever takes its place.
+        os.fsync(file.fileno())
+        os.replace(file.name, kept)
+
+
+def _sync(folder: str) -> None:
+    """Brings a folder's new names onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
