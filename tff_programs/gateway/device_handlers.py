@@ -209,8 +209,9 @@ class Update(Handler):
         if not self._is_there:
             body = self._upload.hand_over()
             try:
+                request = (self._hash, self._expected)
                 is_new = await self.prepared_and_written(
-                    lambda: body.keep(self._hash, self._expected), self._write_down
+                    lambda: body.check(*request), lambda: body.keep(*request), self._write_down
                 )
             except RefusalError as refusal:
                 await self._count(refusal)

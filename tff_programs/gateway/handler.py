@@ -144,8 +144,16 @@ class Handler(tornado.web.RequestHandler):
 
     async def in_thread(self, call: Callable, *arguments) -> Any:
         """Runs a call that waits for the disk or the database beside the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.gateway.threads, call, *arguments)
+        future = asyncio.get_running_loop().create_future()
+
+        def run() -> None:
+            try:
+                settle([(future, call(*arguments), None)])
+            except Exception as error:
+                settle([(future, None, error)])
+
+        self.gateway.threads.submit(run)
+        return await future
 
     async def read(self, question: Callable[[Connection], Any]) -> Any:
         """Returns what a call read from the database."""
@@ -160,23 +168,41 @@ class Handler(tornado.web.RequestHandler):
         return await future
 
     async def prepared_and_written(
-        self, prepare: Callable[[], Any], change: Callable[[Connection, Any], Any]
+        self,
+        check: Callable[[], None],
+        prepare: Callable[[], Any],
+        change: Callable[[Connection, Any], Any],
     ) -> Any:
-        """Returns what a change returned that writes the result of a call beside the event loop.
+        """Returns what a change returned that writes the result of calls beside the event loop.
 
-        The result goes from the call's thread straight to that which writes.
+        The result goes from thread to thread until it is on the disk.
+
+        Args:
+          check: Called first; it works more than it waits.
+          prepare: Called then; it waits more than it works.
+          change: Changes the database by what `prepare` returned.
         """
         future = asyncio.get_running_loop().create_future()
+        gateway = self.gateway
 
-        def run() -> None:
-            try:
-                result = prepare()
-            except Exception as error:
-                settle([(future, None, error)])
-            else:
-                self.gateway.writes.submit(lambda connection: change(connection, result), future)
+        def guarded(call: Callable[[], None]) -> Callable[[], None]:
+            def run() -> None:
+                try:
+                    call()
+                except Exception as error:
+                    settle([(future, None, error)])
 
-        self.gateway.threads.submit(run)
+            return run
+
+        def check_first() -> None:
+            check()
+            gateway.threads.submit(guarded(prepare_then))
+
+        def prepare_then() -> None:
+            result = prepare()
+            gateway.writes.submit(lambda connection: change(connection, result), future)
+
+        gateway.checks.submit(guarded(check_first))
         return await future
 
     def signed_path(self) -> str:

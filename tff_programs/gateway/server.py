@@ -27,7 +27,10 @@ from tff_programs.gateway.limiter import Limiter
 from tff_programs.gateway.metrics import Metrics
 from tff_programs.gateway.pace import Pace
 from tff_programs.gateway.upload_body import Room
+from tff_programs.gateway.worker_threads import WorkerThreads
 
+# They work: one is nearly always at it where many updates come, and finds all at hand.
+_CHECKS = 1
 # They wait for the disk more than they work.
 _THREADS = 8
 # Bodies of small updates are held in memory until they are whole, as many as fit.
@@ -93,7 +96,8 @@ class Gateway:
             time.monotonic,
         )
         update_files.make_folders(folder)
-        self.threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "gateway")
+        self.checks = WorkerThreads(_CHECKS)
+        self.threads = WorkerThreads(_THREADS)
         self.reads = GroupedReads(database)
         self.writes = GroupedWrites(database)
         # Of bodies that are on their way.
@@ -143,7 +147,8 @@ class Gateway:
 
     def close(self) -> None:
         """Ends the threads and the connections to the database."""
-        self.threads.shutdown()
+        self.checks.close()
+        self.threads.close()
         self.reads.close()
         self.writes.close()
         self.database.close()

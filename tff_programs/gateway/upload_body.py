@@ -73,42 +73,54 @@ class UploadBody:
         self.__init__(self._folder, self._room)
         return whole
 
-    def keep(self, hash_: str, expected: uploads.Expected) -> dict[str, Any]:
-        """Checks the whole body and brings it to its place, onto the disk.
+    def check(self, hash_: str, expected: uploads.Expected) -> None:
+        """Checks the whole body.
 
-        Any thread may call it, and no other works on the body meanwhile.
+        Any thread may call this and `keep`; none may do anything else with the body meanwhile.
 
         Args:
           hash_: SHA-256 that it must have.
           expected: What the task takes.
 
-        Returns:
-          What is to be written down of it.
-
         Raises:
-          RefusalError: If it cannot be used.
+          RefusalError: If it cannot be used; nothing of it stays.
         """
         try:
-            return self._keep(hash_, expected)
+            source = self._whole() if self._file is None else self._file.name
+            received = self._digest.hexdigest()
+            if received != hash_:
+                raise RefusalError(
+                    422,
+                    "hash",
+                    f"Expected a body whose SHA-256 is {hash_[:12]}..., received one of "
+                    f"{received[:12]}.... Send it again.",
+                )
+            uploads.check_update(self._folder, source, expected)
+        except BaseException:
+            self._remove()
+            raise
+
+    def _whole(self) -> bytes:
+        whole = b"".join(self._parts)
+        self._digest.update(whole)
+        self._parts = [whole]
+        return whole
+
+    def keep(self, hash_: str, expected: uploads.Expected) -> dict[str, Any]:
+        """Brings the checked body to its place, onto the disk.
+
+        Args:
+          hash_: As in `check`.
+          expected: As in `check`.
+
+        Returns:
+          What is to be written down of it.
+        """
+        content = self._parts[0] if self._file is None else self._file
+        try:
+            return uploads.keep(self._folder, content, hash_, expected)
         finally:
             self._remove()
-
-    def _keep(self, hash_: str, expected: uploads.Expected) -> dict[str, Any]:
-        if self._file is None:
-            source = content = b"".join(self._parts)
-            self._digest.update(content)
-        else:
-            content, source = self._file, self._file.name
-        received = self._digest.hexdigest()
-        if received != hash_:
-            raise RefusalError(
-                422,
-                "hash",
-                f"Expected a body whose SHA-256 is {hash_[:12]}..., received one of "
-                f"{received[:12]}.... Send it again.",
-            )
-        uploads.check_update(self._folder, source, expected)
-        return uploads.keep(self._folder, content, hash_, expected)
 
     def _remove(self) -> None:
         if self._file is not None:

@@ -8,6 +8,7 @@ goes on where it was when it is called again, and several may serve on one datab
 
 import asyncio
 import datetime
+import gc
 import os
 import subprocess
 import sys
@@ -122,6 +123,8 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
             servers.append(operator)
             port = listen(operator, operator_address, "operator_address")
             lines.append(f"page on {operator_address.url('http', port)}")
+        # What is there by now stays, and need not be looked through for garbage again and again.
+        gc.freeze()
         print_line("\n".join([*lines, f"serving on {own}"]))
         if options.role == "web":
             await run_until_stopped(server)
