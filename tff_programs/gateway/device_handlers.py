@@ -102,13 +102,15 @@ class Model(Handler):
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("Cache-Control", "private, max-age=31536000, immutable")
         held = self.request.headers.get("If-None-Match", "")
-        if self._hash in re.findall(r'"([^"]*)"', held):
+        if held.strip() == "*" or self._hash in re.findall(r'"([^"]*)"', held):
             self.set_status(304)
             self.finish()
             return
         begin, end = 0, size
         wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
-        if wanted and any(wanted.groups()):
+        # What a client holds of another file goes not on with a part of this one.
+        is_of_this = self.request.headers.get("If-Range", f'"{self._hash}"') == f'"{self._hash}"'
+        if wanted and any(wanted.groups()) and is_of_this:
             begin, end = _range(wanted, size)
             self.set_status(206)
             self.set_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
@@ -122,8 +124,7 @@ class Model(Handler):
                     raise OSError(f"{path!r} is shorter than it was.")
                 begin += len(part)
                 self.gateway.metrics.sent(len(part))
-                self.write(part)
-                await self.flush()
+                await self.send_part(part)
         self.finish()
 
     def _find(self, connection: Connection, device: str) -> tuple[str, int]:

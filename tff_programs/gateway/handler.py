@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tornado.iostream import StreamClosedError
 
+from fedsup_tf.files.json_schema import quoted
 from tff_programs.gateway import signing
 from tff_programs.gateway.grouped_calls import settle
 from tff_programs.gateway.refusal import RefusalError
@@ -22,6 +23,8 @@ _MOST_JSON_BYTES = 16 * 1024
 # off while it sends does not see the answer.
 _MOST_DRAINED_BYTES = 64 * 2**20
 _RETRY_SECONDS = 30
+# In which a client takes a part of a long answer, or holds a connection and a file for nothing.
+_MOST_PART_SECONDS = 300.0
 
 
 @tornado.web.stream_request_body
@@ -82,16 +85,28 @@ class Handler(tornado.web.RequestHandler):
 
     def _content_length(self) -> int | None:
         text = self.request.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() and text.isascii() else None
+        if not text.isdecimal() or not text.isascii():
+            return None
+        # Python turns no text of thousands of digits into a number.
+        return int(text) if len(text) < 20 else 10**20
 
     def _length(self) -> int:
         if "Transfer-Encoding" in self.request.headers:
             raise RefusalError(
-                411, "length", "Expected a body with Content-Length, received one in chunks."
+                411,
+                "length",
+                "Expected a body with Content-Length, received one in chunks. Send its size.",
             )
         length = self._content_length()
         if length is None and self.request.method == "PUT":
-            raise RefusalError(411, "length", "Expected Content-Length, received none.")
+            text = self.request.headers.get("Content-Length")
+            received = "none" if text is None else quoted(text)
+            raise RefusalError(
+                411,
+                "length",
+                f"Expected Content-Length as a whole number, received {received}. Send the size "
+                "of the body.",
+            )
         return length or 0
 
     def data_received(self, chunk: bytes) -> None:
@@ -117,8 +132,8 @@ class Handler(tornado.web.RequestHandler):
         try:
             await call()
         except StreamClosedError:
-            # The client went away, which is no trouble of the server.
-            raise
+            # The client went away, and nothing more can be told to it.
+            return
         except (DBAPIError, PoolTimeoutError, OSError) as error:
             self.gateway.on_trouble(error)
             raise RefusalError(
@@ -141,6 +156,19 @@ class Handler(tornado.web.RequestHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(value))
+
+    async def send_part(self, part: bytes) -> None:
+        """Sends a part of a long answer; ends a connection that does not take it.
+
+        Raises:
+          StreamClosedError: If the client went away or takes nothing.
+        """
+        self.write(part)
+        try:
+            await asyncio.wait_for(self.flush(), _MOST_PART_SECONDS)
+        except TimeoutError as error:
+            self.request.connection.close()
+            raise StreamClosedError() from error
 
     async def in_thread(self, call: Callable, *arguments) -> Any:
         """Runs a call that waits for the disk or the database beside the event loop."""
@@ -284,7 +312,7 @@ class Handler(tornado.web.RequestHandler):
 
     def log_exception(self, kind, value, trace) -> None:
         """Tells of errors of the program; a client's are its own."""
-        if not isinstance(value, tornado.web.HTTPError | StreamClosedError):
+        if not isinstance(value, tornado.web.HTTPError):
             self.gateway.on_trouble(value)
 
 

@@ -132,8 +132,7 @@ class SupernetFile(OperatorHandler):
         )
         with await self.in_thread(open, path, "rb") as file:
             while part := await self.in_thread(file.read, _CHUNK_BYTES):
-                self.write(part)
-                await self.flush()
+                await self.send_part(part)
         self.finish()
 
     def _find(self):

@@ -107,7 +107,11 @@ def random_subnets_table(space: SearchSpace, drawn: Sequence[tuple[Architecture,
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns wide enough for their cells, text to the left and figures to the right."""
+    """Columns wide enough for their cells, text to the left and figures to the right.
+
+    What a terminal would obey, such as a new line in a name that a device chose, is written out.
+    """
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -117,6 +121,10 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def format_bytes(count: float) -> str:

@@ -126,7 +126,11 @@ def test_a_model_comes_in_parts(served, phone):
     assert phone.signed("GET", path, headers={"Range": f"bytes={len(whole)}-"})[0] == 416
     # Other units and several ranges may be ignored (RFC 9110, section 14.2).
     assert phone.signed("GET", path, headers={"Range": "bytes=0-1,5-6"})[2] == whole
+    for tag, part in [(f'"{hash_}"', whole[5:]), ('"other"', whole), (f'W/"{hash_}"', whole)]:
+        headers = {"Range": "bytes=5-", "If-Range": tag}
+        assert phone.signed("GET", path, headers=headers)[2] == part
     assert phone.signed("GET", path, headers={"If-None-Match": f'"{hash_}"'})[0] == 304
+    assert phone.signed("GET", path, headers={"If-None-Match": "*"})[0] == 304
     assert phone.signed("GET", path, headers={"If-None-Match": '"other"'})[0] == 200
     assert phone.signed("GET", f"/v1/models/{HASH}")[0] == 404
 

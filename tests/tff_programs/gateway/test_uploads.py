@@ -1,5 +1,6 @@
 """Uploads: once each, bounded, whole, of the task that they are sent for."""
 
+import concurrent.futures
 import errno
 import hashlib
 import io
@@ -13,11 +14,11 @@ from gateway import Phone, Served, update_bytes
 from sqlalchemy import func, select
 
 from fedsup_tf.architecture import Architecture
-from tff_programs.gateway import server, upload_body
+from tff_programs.gateway import handler, server, upload_body
 from tff_programs.gateway.devices import revoke
-from tff_programs.gateway.tables import refusals, updates
+from tff_programs.gateway.tables import models, refusals, updates
 from tff_programs.gateway.update_files import INCOMING, update_path, write_all
-from tflite.together.signing import authorization
+from tflite.together.signing import EMPTY_HASH, authorization
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +141,9 @@ def put_head(phone, task, hash_, *lines):
     return "\r\n".join(head).encode()
 
 
-def test_a_huge_body_is_answered_before_it_is_sent(served, phone, task):
-    head = put_head(phone, task, "0" * 64, f"Content-Length: {10**12}")
+@pytest.mark.parametrize("size", [10**12, "9" * 5000], ids=["large", "larger than numbers"])
+def test_a_huge_body_is_answered_before_it_is_sent(served, phone, task, size):
+    head = put_head(phone, task, "0" * 64, f"Content-Length: {size}")
     assert raw(served, head, b"\0" * 1000).startswith(b"HTTP/1.1 413")
 
 
@@ -228,6 +230,55 @@ def test_a_revoked_device_takes_no_part(served, phone, task, data):
         assert (status, answer["code"]) == (403, "revoked")
     assert phone.signed("GET", f"/v1/models/{task['model']}")[0] == 403
     assert not count(served, task)
+
+
+def test_a_device_that_is_revoked_while_it_sends_takes_no_part(served, phone, task, data):
+    hash_ = hashlib.sha256(data).hexdigest()
+    head = put_head(phone, task, hash_, f"Content-Length: {len(data)}")
+    with socket.create_connection(Phone(served.url).url.netloc.split(":"), 30) as connection:
+        connection.sendall(head + data[:100])
+        deadline = time.monotonic() + 30
+        while rest(served) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with served.database.write() as changed:
+            assert revoke(changed, phone.device, 1.0)
+        connection.sendall(data[100:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 403")
+    assert not count(served, task)
+
+
+def test_two_phones_with_one_key_get_one_task_and_send_one_update(served, phone):
+    other = Phone(served.url, phone.device, phone.key)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        given = list(pool.map(lambda each: each.check_in()["task"], [phone, other] * 3))
+        assert len({task["task"] for task in given}) == 1
+        data = update_bytes(served.folder, phone.model(given[0]["model"]))
+        sent = pool.map(lambda each: each.put(given[0]["task"], data)[0], [phone, other] * 3)
+        assert sorted(sent) == [200] * 5 + [201]
+    assert count(served, given[0]) == 1
+    assert rest(served) == (0, 0)
+
+
+def test_a_client_that_does_not_read_holds_nothing_for_ever(served, phone, monkeypatch, caplog):
+    monkeypatch.setattr(handler, "_MOST_PART_SECONDS", 0.5)
+    hash_, size = "e" * 64, 2**26
+    with open(served.folder / "models" / "large", "wb") as file:
+        file.truncate(size)
+    with served.database.write() as connection:
+        connection.execute(models.insert().values(hash=hash_, path="models/large", bytes=size))
+    path = f"/v1/models/{hash_}"
+    signed = authorization(phone.device, phone.key, "GET", path, EMPTY_HASH, int(time.time()))
+    with socket.create_connection(Phone(served.url).url.netloc.split(":"), 30) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {signed}\r\n\r\n".encode()
+        )
+        time.sleep(1.5)
+        received = 0
+        while part := connection.recv(2**20):
+            received += len(part)
+    assert received < size
+    assert not caplog.records
+    assert phone.signed("GET", "/v1/status")[0] == 200
 
 
 def test_a_device_that_asks_too_often_is_told_when_to_come(tmp_path):

@@ -128,6 +128,17 @@ def test_devices_are_listed_and_revoked(tmp_path, capsys):
             devices.main(["devices", f"--out={tmp_path}", "--revoke=nobody"])
 
 
+def test_a_devices_names_do_not_command_the_terminal(tmp_path, capsys):
+    with Served(tmp_path) as served:
+        phone = served.phone()
+        phone.check_in(runtime="\x1b[2Jr\n0000  forged", application="\u202ea")
+        devices.main(["devices", f"--out={tmp_path}"])
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) == 3
+    assert r"\x1b[2Jr\n0000  forged" in told
+    assert r"\u202ea" in told
+
+
 def test_a_new_token_ends_enrolment_with_the_one_before(tmp_path, capsys):
     with Served(tmp_path, goal=1) as served:
         devices.main(["devices", f"--out={tmp_path}", "--new_token"])
