@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
-from spaces import SPACE
+from spaces import FEWER_CHOICES as SPACE
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet

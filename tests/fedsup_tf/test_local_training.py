@@ -525,7 +525,7 @@ def test_hyper_parameters_of_the_wrong_kind_are_refused(changes):
         LocalTraining(**changes)
 
 
-@pytest.mark.parametrize("sandwich", [1, 3])
+@pytest.mark.parametrize("sandwich", [1, 2])
 def test_frozen_parts_are_empty_and_leave_the_others_step_as_it_is(sandwich):
     weights, data = weights_of(MIDDLE), client(20)
     training = dataclasses.replace(WHOLE, sandwich=sandwich)

@@ -35,15 +35,20 @@ LABELS = RANDOM.integers(0, 3, 20, np.int32)
 SMALL = Architecture((16, 24), (1, 2), (3, 3), 8)
 
 
-@pytest.fixture(scope="module")
-def supernet():
+def noisy(space):
     """A supernet of which no residual branch is silent."""
-    supernet = Supernet(SPACE)
+    supernet = Supernet(space)
     rng = np.random.default_rng(1)
     weights = supernet.values_by_name()
     noise = {n: rng.normal(0, 0.2, v.shape).astype(np.float32) for n, v in weights.items()}
     supernet.assign_weights({name: weights[name] + noise[name] for name in weights})
     return supernet
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    """One of all resolutions."""
+    return noisy(SPACE)
 
 
 # The space.
@@ -206,16 +211,18 @@ def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures(supernet):
     assert found == expected(weights, net, resized, LABELS)
 
 
-def test_clients_train_on_pictures_of_their_nets_resolution(supernet):
-    training = LocalTraining(epochs=2, batch_size=8)
+def test_clients_train_on_pictures_of_their_nets_resolution():
+    # A loop for each resolution.
+    space = dataclasses.replace(SPACE, resolutions=(8, 12))
+    supernet, training = noisy(space), LocalTraining(epochs=2, batch_size=8)
     inputs = (LABELS, np.array([3, 4], np.int32), 0.1)
     run = update_in_graph(supernet, training, PREPROCESSING)
-    for architecture in (SMALL, SPACE.smallest(), SPACE.largest()):
+    for architecture in (SMALL, space.largest()):
         weights = take(supernet.values_by_name(), supernet.slices(architecture, nested=True))
         weights = {name: np.asarray(value) for name, value in weights.items()}
         found = run(weights, IMAGES, *inputs, architecture)
         # A supernet that knows no other pictures than the resized ones.
-        shape = SPACE.image_shape_of(architecture)
+        shape = space.image_shape_of(architecture)
         plain = Supernet(dataclasses.replace(PLAIN, image_shape=shape))
         net = dataclasses.replace(architecture, resolution=None)
         images = resize_images(IMAGES, *shape[:2])

@@ -1,10 +1,13 @@
 """Compiles computations, whole or in parts that each run on some of the clients."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.types import type_serialization
 
 
 class MergeableForm(NamedTuple):
@@ -26,10 +29,37 @@ class MergeableForm(NamedTuple):
     accumulator_type: tff.FederatedType
 
 
-compile_whole = functools.lru_cache(tff.backends.native.desugar_and_transform_to_native)
+@contextlib.contextmanager
+def _types_read_once() -> Iterator[None]:
+    """Lets TFF read each type from its bytes once, not once for every block that has it.
+
+    Types do not change, and a compilation reads 150,000 of a small net's: a tenth of the time from
+    the start of a training to its first round.
+    """
+    read, read_type = {}, type_serialization.deserialize_type
+
+    def read_once(proto):
+        key = proto.SerializeToString(deterministic=True)
+        if key not in read:
+            read[key] = read_type(proto)
+        return read[key]
+
+    type_serialization.deserialize_type = read_once
+    try:
+        yield
+    finally:
+        type_serialization.deserialize_type = read_type
 
 
 @functools.lru_cache
+@_types_read_once()
+def compile_whole(computation: tff.Computation) -> tff.Computation:
+    """Compiles a computation for a worker."""
+    return tff.backends.native.desugar_and_transform_to_native(computation)
+
+
+@functools.lru_cache
+@_types_read_once()
 def compile_in_parts(computation: tff.Computation) -> MergeableForm | ValueError:
     """Compiles a computation in parts; returns the error if it cannot be cut."""
     try:

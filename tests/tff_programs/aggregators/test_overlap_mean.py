@@ -154,6 +154,7 @@ def test_a_client_leaves_itself_out_of_a_padded_sum(execution):
     assert result.measurements["clients"] == 3
 
 
+@pytest.mark.slow
 def test_secure_sums_give_the_mean_in_the_test_context():
     updates = cohort()
     initialize, aggregate = build(secure_overlap_mean(SUPERNET, bound=1000.0))

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from spaces import SPACE
+from spaces import FEWER_CHOICES as SPACE
 from updates import SUPERNET, Update, assert_equal, overlap_mean, run
 
 from fedsup_tf.slicing import Slice

@@ -87,7 +87,9 @@ def test_a_space_without_a_subnet_in_the_middle_has_two_tiers(planned, capsys):
 
 def test_the_settings_of_a_run_tell_apart_those_of_earlier_versions(planned):
     newer = ("server_learning_rate", "clip_norm")
-    assert [planned({}).settings[name] for name in newer] == [0.8, 3]
+    run = planned({}, "--space=SPACE")
+    assert [run.settings[name] for name in newer] == [0.8, 3]
     # Those that earlier versions did not have are left out where they have no effect.
-    plain = planned({}, "--clip_norm=inf", "--server_optimizer=sgdm").settings
+    flags = ("--clip_norm=inf", "--server_optimizer=sgdm")
+    plain = planned({}, "--space=SPACE", *flags).settings
     assert [plain[name] for name in newer] == [None, None]

@@ -142,9 +142,9 @@ def test_a_sandwich_has_a_smallest_and_a_largest_in_each_round():
 
 def test_clients_that_do_not_answer_are_missing_with_their_subnets():
     assignment = make(availability=0.5)
-    plans = [assignment.plan(number) for number in range(100)]
+    plans = [assignment.plan(number) for number in range(40)]
     answered = [len(plan.clients) for plan in plans]
-    assert 400 < sum(answered) < 600
+    assert 160 < sum(answered) < 240
     assert min(answered) < max(answered)
     full = make()
     for number, plan in enumerate(plans):

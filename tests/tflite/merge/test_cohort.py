@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from spaces import SPACE
+from spaces import FEWER_CHOICES as SPACE
 from updates import Update, run
 
 from fedsup_tf.architecture import Architecture
@@ -19,7 +19,7 @@ from tflite.merge.received_updates import subnet_shapes
 SUPERNET = Supernet(SPACE, seed=4)
 BASE = SUPERNET.values_by_name()
 BASE_HASH = fingerprint(BASE)
-MIDDLE = Architecture((16, 16), (2, 1), (5, 3))
+MIDDLE = Architecture((16, 16), (1, 1), (5, 3))
 LARGEST = SPACE.largest()
 NAMES = list(BASE)
 

@@ -44,7 +44,8 @@ def test_a_flag_without_effect_is_refused_but_in_a_flag_file(tmp_path, monkeypat
         train.run_from_flags(options_of(train, tmp_path, [], unused, *choice))
 
 
-def test_a_budget_of_privacy_that_a_file_holds_without_noise_is_refused(tmp_path):
+def test_a_budget_of_privacy_that_a_file_holds_without_noise_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.training_process, "build_fedsup_process", lambda *_, **__: None)
     options = options_of(train, tmp_path, ["--max_epsilon=9", "--clients_per_round=2"])
     with pytest.raises(ValueError, match="Nothing is private"):
         train.run_from_flags(options)
