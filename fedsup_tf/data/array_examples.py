@@ -1,18 +1,17 @@
 """Reads labelled images from arrays: those of an `.npz` file, or those that a program has."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fedsup_tf.data.archives import DatasetError, list_npz, read_npz
-from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.array_parts import SPLIT, divide_arrays, names_of_parts, unused_notes
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 from fedsup_tf.data.odd_images import array_notes, blank_notes, cut_notes
 from fedsup_tf.data.pictures import PictureForm, form_picture
-from fedsup_tf.data.split_words import TEST_WORDS, TRAIN_WORDS, split_word
 from fedsup_tf.data.wide_pixels import (
     GREATEST_OF_16_BITS,
     PICTURE_GREATEST,
@@ -21,10 +20,6 @@ from fedsup_tf.data.wide_pixels import (
 )
 from fedsup_tf.files.validation import check_number
 
-_PARTS = ("images", "labels", "clients")
-_NAMES = (*_PARTS, *(f"test_{part}" for part in _PARTS))
-# What data sets elsewhere call their arrays, beside a word of the part at either end.
-_KINDS = {part: part for part in _PARTS} | {"x": "images", "y": "labels"}
 _REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
 # Images whose brightest pixel is above this are of the usual scale, dark as they may be. Counts of
 # ink and pixels of few bits are not.
@@ -38,7 +33,7 @@ def read_arrays(
     background: str = "white",
     pixel_scale: float | None = None,
 ) -> Examples:
-    """Reads an `.npz` of `images`, `labels`, and maybe `clients`, `test_images` and so on.
+    """Reads an `.npz` of `images`, `labels`, and maybe `clients`, `split`, `test_images` and so on.
 
     Args:
       path: The file. The arrays may also be called `x_train`, `train_labels`, `val_y` and so on.
@@ -51,54 +46,25 @@ def read_arrays(
       DatasetError: If it is no such file, or its arrays do not belong together.
     """
     held = list_npz(Path(path), _REMEDY)
-    names = _names_of_parts(path, held)
-    found = read_npz(Path(path), names.values(), _REMEDY, MOST_IMAGE_BYTES)
+    names = names_of_parts(path, held)
+    wanted = [*names.values(), SPLIT] if "test_images" not in names else names.values()
+    found = read_npz(Path(path), wanted, _REMEDY, MOST_IMAGE_BYTES)
     arrays = {part: found[name] for part, name in names.items() if name in found}
     if not {"images", "labels"} <= arrays.keys():
         raise DatasetError(
             f"{path!r}: expected arrays images and labels, received {held}. Write them with "
             "numpy.savez(path, images=..., labels=...)."
         )
+    notes = unused_notes(held, found)
+    if SPLIT in found:
+        count = len(np.atleast_1d(arrays["images"]))
+        given = _names(repr(path), SPLIT, found[SPLIT], count)
+        arrays, split_notes = divide_arrays(repr(path), arrays, given)
+        notes += split_notes
     name = os.path.basename(path)
     form = (image_shape, resize, background, pixel_scale)
     examples = join_arrays(repr(path), name, arrays, *form)
-    return examples._replace(notes=examples.notes + _unused_notes(held, found))
-
-
-def _names_of_parts(path: str, held: Sequence[str]) -> dict[str, str]:
-    """Returns what the arrays of `_NAMES` are called in a file, such as `x_train` or `val_y`."""
-    by_word: dict[str, dict[str, str]] = {}
-    for name in held:
-        words = name.lower().split("_")
-        place = next((place for place in (0, -1) if split_word(words[place])), None)
-        word = None if place is None else split_word(words.pop(place))
-        kind = _KINDS.get("_".join(words))
-        if kind is None:
-            continue
-        names = by_word.setdefault("" if word in TRAIN_WORDS else word or "", {})
-        if kind in names:
-            raise DatasetError(
-                f"{path!r}: expected one of {name} and {names[kind]}, received both. Leave one of "
-                "them out."
-            )
-        names[kind] = name
-    tests = [by_word[word] for word in TEST_WORDS if word in by_word]
-    # Validation images without labels are of no use, test images without labels a fault.
-    test = next((names for names in tests if {"images", "labels"} <= names.keys()), None)
-    test = by_word.get(TEST_WORDS[0], {}) if test is None else test
-    return by_word.get("", {}) | {f"test_{kind}": name for kind, name in test.items()}
-
-
-def _unused_notes(held: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
-    unused = [name for name in held if name not in found]
-    if not unused:
-        return ()
-    noun = "The array" if len(unused) == 1 else "The arrays"
-    verb = "is" if len(unused) == 1 else "are"
-    return (
-        f"{noun} {list_names(unused)} {verb} not used: those that are used are called "
-        f"{', '.join(_NAMES)}.",
-    )
+    return examples._replace(notes=examples.notes + notes)
 
 
 def join_arrays(

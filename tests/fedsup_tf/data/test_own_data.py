@@ -426,6 +426,21 @@ def test_arrays_of_parts_in_any_words(tmp_path, names):
     assert any("x_valid, y_valid are not used" in note for note in data.notes) == (len(names) > 4)
 
 
+def test_an_array_may_tell_each_examples_part(tmp_path):
+    words = np.array(["Train"] * 6 + ["val"] * 2 + ["TEST"] * 4)
+    data = FederatedDataset.from_path(written(tmp_path, split=words, clients=np.arange(12) % 2))
+    assert (data.train_sizes, data.test_sizes) == ((3, 3), (2, 2))
+    assert values(data.test_examples(0)[0]) == [160, 200]
+    assert "2 of 12 examples are of a part that is not used." in data.notes
+    data = FederatedDataset.from_path(written(tmp_path, split=words[:6].repeat(2)))
+    assert (data.train_sizes, data.test_sizes) == ((9,), (3,))
+    # Beside arrays of the test part it is not used.
+    test = {"test_images": IMAGES[:2], "test_labels": np.array([1, 2])}
+    data = FederatedDataset.from_path(written(tmp_path, split=words, **test))
+    assert data.train_sizes == (12,)
+    assert data.notes[0].startswith("The array split is not used")
+
+
 @pytest.mark.parametrize(
     ("values", "names"),
     [
@@ -585,6 +600,11 @@ IMAGES = arrays()["images"]
             r"one image in test_images, received none, shape \(0, 4, 4, 1\). Add some, or leave",
         ),
         ({"labels": np.zeros(11, int)}, r"labels of shape \(12,\)"),
+        ({"labels": np.zeros(11, int), "split": ["train"] * 12}, r"labels of shape \(12,\)"),
+        ({"split": ["train", "later"] * 6}, "split as train or test, received 'later'"),
+        ({"split": np.arange(12) % 2}, "split as train or test, received '0'"),
+        ({"split": ["val", "test"] * 6}, "examples of the training part, .* only test, val"),
+        ({"split": ["train"] * 5}, r"split of shape \(12,\)"),
         ({"labels": np.zeros(12) + 0.5}, "received float64"),
         ({"labels": np.array(["a", "", "b"] * 4)}, "12 images in labels, received 4 empty ones"),
         ({"labels": np.array([b"\xff"] * 12)}, "labels as text in UTF-8, received bytes"),
