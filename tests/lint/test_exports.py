@@ -53,6 +53,7 @@ def test_what_a_device_and_a_server_need_of_a_file_loads_no_tensorflow():
     assert told == "False"
 
 
+@pytest.mark.slow
 def test_a_star_import_brings_the_exports():
     told = run("from tflite import *\nprint(export_tflite.__module__, 'lazy_exports' in globals())")
     assert told == "tflite.export.export False"
@@ -87,6 +88,7 @@ def completions():
     return dict(zip(names, told.split("\n"), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_a_notebook_completes_the_exports_and_nothing_else(package, completions):
     assert sorted(completions[package.__name__].split()) == package.__all__

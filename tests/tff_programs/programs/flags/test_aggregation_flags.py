@@ -32,19 +32,19 @@ REFUSED = {
     "The budget holds 0 rounds": [*PRIVATE, "--max_epsilon=1"],
 }
 AGGREGATIONS = {
-    "private": [*PRIVATE, "--sandwich=1"],
+    "private": PRIVATE,
     "robust": ["--poisoned=0.3", "--compression=8bit"],
-    "adaptive": ["--clipping=adaptive", "--zeroing=9", "--sandwich=1"],
+    "adaptive": ["--clipping=adaptive", "--zeroing=9"],
 }
-RUNS = {name: ["--rounds=2", "--clients_per_round=3", *more] for name, more in AGGREGATIONS.items()}
+FEW = ["--rounds=2", "--clients_per_round=3", "--sandwich=1"]
+RUNS = {name: [*FEW, *more] for name, more in AGGREGATIONS.items()}
 RUNS["one net"] = ["--rounds=1", "--clients_per_round=2", "--algorithm=fedavg"]
 RUNS["one net"] += ["--architecture=smallest"]
 # Small to compile; beside the wide one's tensors the range that 8 bits add to each is little.
 SPACES = {"tiny": commands.SPACE, "wide": {**commands.SPACE, "stem_width": 16}}
-WIDE = {"widths": [128, 256], "depths": [1, 2]}
-SPACES["wide"]["stages"] = [{**commands.SPACE["stages"][0], **WIDE}]
+SPACES["wide"]["stages"] = [{**commands.SPACE["stages"][0], "widths": [128, 256]}]
 RUNS = {
-    name: [f"--space={'tiny' if name == 'one net' else 'wide'}.json", *more]
+    name: [f"--space={'wide' if name == 'robust' else 'tiny'}.json", *more]
     for name, more in RUNS.items()
 }
 
