@@ -5,7 +5,7 @@ from collections.abc import Collection
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.data_flags import (
-    check_partition_options,
+    check_data_options,
     given_data_settings,
     print_notes,
 )
@@ -29,6 +29,6 @@ def load_trained_from_flags(
     """
     changes = given_data_settings(options, of_training)
     trained = load_trained(path, changes, print_line)
-    check_partition_options(options, trained.data.partition)
+    check_data_options(options, trained.data_settings, trained.data.partition)
     print_notes(trained.data.notes)
     return trained

@@ -16,6 +16,7 @@ from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.pictures import PictureForm, background_colour
 from fedsup_tf.data.preprocessing import PICTURE_FIELDS, RESIZES
+from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
 from tff_programs.programs.flags.number_flags import MOST_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
@@ -170,7 +171,7 @@ def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ())
 
 
 def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset:
-    """Loads data, refuses flags that its partition does not use, and prints what was not used.
+    """Loads data, refuses flags that have no effect on it, and prints what was not used.
 
     Args:
       options: The program's flags.
@@ -180,7 +181,7 @@ def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset
       ValueError: If the data cannot be loaded, or a flag does not go with it.
     """
     data = settings.load()
-    check_partition_options(options, data.partition)
+    check_data_options(options, settings, data.partition)
     print_notes(data.notes)
     return data
 
@@ -191,14 +192,21 @@ def print_notes(notes: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr, flush=True)
 
 
-def check_partition_options(options: ProgramFlags, chosen: str) -> None:
-    """Refuses a value on the command line that the partition does not use.
+def check_data_options(options: ProgramFlags, settings: DataSettings, chosen: str) -> None:
+    """Refuses a value on the command line that the data or its partition does not use.
 
     In a flag file it may stand: the file was written for another choice.
+
+    Args:
+      options: The program's flags.
+      settings: The data.
+      chosen: Its partition.
 
     Raises:
       ValueError: If there is one.
     """
+    own = FlagUse(_OF_OWN_DATA, "a path of own data as --dataset", lambda _: settings.is_own)
+    check_flag_uses(options, [own])
     for option, kinds in PARTITION_OPTIONS.items():
         if chosen not in kinds and options.is_typed(option):
             raise ValueError(

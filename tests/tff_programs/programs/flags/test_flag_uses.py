@@ -14,6 +14,8 @@ from tff_programs.programs.flags.program_flags import parse_flags
 UNUSED = {
     "--classes_per_client=2": ["--partition=iid"],
     "--beta=0.5": ["--partition=iid"],
+    "--background=black": ["--dataset=digits"],
+    "--pixel_scale=4095": ["--dataset=digits"],
     "--architecture=smallest": ["--algorithm=e_fedsup"],
     "--temperature=2": ["--sandwich=1"],
     "--teacher=received": ["--algorithm=fedavg"],
