@@ -1,6 +1,10 @@
-"""The manifest of docs/gateway.md is one that Kubernetes takes, and its programs take its flags."""
+"""The manifest and the unit of docs/gateway.md are such that programs start as they say."""
 
+import configparser
 import pathlib
+import re
+import shlex
+import textwrap
 
 import kubernetes_validate
 import pytest
@@ -33,6 +37,23 @@ def test_a_command_is_one_of_the_program(role, monkeypatch):
     assert arguments == ["/gateway/supernet.safetensors"]
     assert options.role == role
     assert options.goal == 100
+
+
+def test_the_unit_for_systemd_starts_the_program_where_it_can_write(monkeypatch):
+    monkeypatch.setattr("fedsup_tf.files.atomic_write._check_folder", lambda *paths: None)
+    text = PATH.with_name("gateway.md").read_text(encoding="utf-8")
+    unit = configparser.ConfigParser(comment_prefixes="#")
+    unit.optionxform = str
+    (found,) = re.findall(r"^    \[Unit\]\n(?:(?:    .*)?\n)+", text, re.M)
+    unit.read_string(textwrap.dedent(found))
+    assert unit["Unit"]["Wants"] == unit["Unit"]["After"]
+    service = unit["Service"]
+    program, *command = shlex.split(service["ExecStart"])
+    assert pathlib.PurePath(program).name == "fedsup"
+    options, _ = parse_flags(define_flags, command)
+    assert pathlib.PurePath(options.out).is_relative_to(service["ReadWritePaths"])
+    # Merging and exporting write temporary files, too.
+    assert service.getboolean("PrivateTmp")
 
 
 def test_both_programs_share_the_volume_and_the_database():
