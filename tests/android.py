@@ -1,5 +1,7 @@
 """The app's classes on this machine's JVM, with the real engine of its library, for tests."""
 
+import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,6 +22,28 @@ def missing() -> str | None:
 
 
 REASON = missing()
+
+
+def compile_app() -> None:
+    """Compiles the classes of the app and of its tests, if they are not those of the sources."""
+    project = BUILD.parents[1]
+    output = project / "build"
+    # Each compilation begins with removing this folder.
+    stamp = output / "test-classes" / "sources.sha256"
+    output.mkdir(exist_ok=True)
+    # Another process of pytest may be at it.
+    with open(output / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        digest = hashlib.sha256()
+        folders = ("app", "fedsup", "offline", "build/assets")
+        paths = [path for name in folders for path in (project / name).rglob("*")]
+        for path in sorted([*paths, project / "gradle.properties"]):
+            if path.is_file():
+                data = path.read_bytes()
+                digest.update(f"{path} {len(data)}\n".encode() + data)
+        if not stamp.exists() or stamp.read_text() != digest.hexdigest():
+            subprocess.run([BUILD, "compile"], check=True)
+            stamp.write_text(digest.hexdigest())
 
 
 def examples_file(path: Path, images, labels) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import programs
 import pytest
 import tensorflow as tf
-from android import BUILD, REASON, examples_file
+from android import BUILD, REASON, compile_app, examples_file
 
 from fedsup_tf import calibration
 from fedsup_tf.accuracy import build_accuracy
@@ -108,7 +108,7 @@ class Story:
         update = self.folder / "update.safetensors"
         phone = self.folder / "phone"
         phone.mkdir()
-        subprocess.run([BUILD, "compile"], check=True)
+        compile_app()
         program = [BUILD, "java", "org.fedsup.demo.Phone"]
         arguments = [phone, self.model, examples, update]
         told = subprocess.run([*program, *arguments], check=True, capture_output=True, text=True)

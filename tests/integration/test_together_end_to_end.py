@@ -9,7 +9,7 @@ import urllib.parse
 
 import programs
 import pytest
-from android import BUILD, REASON, examples_file
+from android import BUILD, REASON, compile_app, examples_file
 from busy_proxy import BusyProxy
 from commands import fedsup
 from serving import Server
@@ -34,7 +34,7 @@ ROUNDS = 2
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
     """The supernet of `fedsup demo` after a sixth of its rounds, which has learned a part."""
-    subprocess.run([BUILD, "compile"], check=True)
+    compile_app()
     folder = tmp_path_factory.mktemp("demo")
     programs.run(
         "train", f"--out={folder}", "--space=digits_small", "--dataset=digits", "--clients=20",
