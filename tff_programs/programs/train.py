@@ -202,6 +202,13 @@ def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpac
         options.prefer("space", over=("image_shape", "normalization"))
     elif given.resolutions:
         shape = given.image_shape
+        options.prefer("space", over=("image_shape",))
+        if options.image_shape and int(options.image_shape[0]) != shape[0]:
+            raise ValueError(
+                f"--space={options.space} takes pictures of {shape[0]} x {shape[1]} pixels, and "
+                f"makes smaller ones of them itself, received --image_shape="
+                f"{','.join(options.image_shape)}. Leave it out, or choose another space."
+            )
     data = load_data(options, data_settings_from_flags(options, shape))
     space = load_space(
         options.space,

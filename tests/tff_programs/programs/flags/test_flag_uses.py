@@ -46,6 +46,13 @@ def test_a_flag_without_effect_is_refused_but_in_a_flag_file(tmp_path, monkeypat
         train.run_from_flags(options_of(train, tmp_path, [], unused, *choice))
 
 
+def test_pictures_of_another_height_than_a_space_of_resolutions_takes_are_refused(tmp_path):
+    flags = ["--space=camera_96", "--image_shape=32,32,3"]
+    told = r"--space=camera_96 takes pictures of 96 x 96 pixels.*received --image_shape=32,32,3\."
+    with pytest.raises(ValueError, match=told):
+        train.run_from_flags(options_of(train, tmp_path, [], *flags))
+
+
 def test_a_budget_of_privacy_that_a_file_holds_without_noise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(train.training_process, "build_fedsup_process", lambda *_, **__: None)
     options = options_of(train, tmp_path, ["--max_epsilon=9", "--clients_per_round=2"])
