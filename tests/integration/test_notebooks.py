@@ -18,7 +18,8 @@ FEWER = {
     r"--population=\d+": "--population=4",
     r"--parents=\d+": "--parents=2",
 }
-ARGUMENTS = ("--inplace", "--kernel_name=forked")
+# A kernel waits for the modules that are imported once for all programs of the tests.
+ARGUMENTS = ("--inplace", "--kernel_name=forked", "--startup_timeout=1000")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "tff_programs" / "notebooks").glob("*.ipynb"))
 
 
