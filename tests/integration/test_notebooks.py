@@ -12,7 +12,11 @@ import pytest
 
 # How often something is repeated, to what the test takes in its place.
 FEWER = {
-    r"\bROUNDS = \d+": "ROUNDS = 4",
+    r"\bROUNDS = \d+": "ROUNDS = 2",
+    r"\bLocalTraining\(epochs=\d+": "LocalTraining(epochs=1",
+    # The received net and the smallest one, without a random one.
+    r"\bsandwich=3": "sandwich=2",
+    r"\bplan_rounds\(1000": "plan_rounds(50",
     r"--rounds=\d+": "--rounds=2",
     r"--generations=\d+": "--generations=2",
     r"--population=\d+": "--population=4",
