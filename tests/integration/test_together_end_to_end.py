@@ -33,13 +33,13 @@ ROUNDS = 2
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
-    """The supernet of `fedsup demo` after a sixth of its rounds, which has learned a part."""
+    """The supernet of `fedsup demo` after few of its rounds, which has learned a part."""
     compile_app()
     folder = tmp_path_factory.mktemp("demo")
     programs.run(
         "train", f"--out={folder}", "--space=digits_small", "--dataset=digits", "--clients=20",
         "--partition=shard", "--classes_per_client=5", "--epochs=3", "--batch_size=16",
-        "--rounds=10", "--evaluate_every=10", check=True, timeout=1500,
+        "--rounds=4", "--evaluate_every=4", check=True, timeout=1500,
     )  # fmt: skip
     return folder / "supernet.safetensors"
 
