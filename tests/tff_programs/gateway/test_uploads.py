@@ -161,7 +161,7 @@ def held(request, monkeypatch):
 
 
 def rest(served):
-    """What bodies on their way take: files, and bytes of memory."""
+    """Returns the files and the bytes of memory that bodies on their way take."""
     return len(incoming(served)), server._HELD_BYTES - served.gateway.room.free_bytes
 
 
