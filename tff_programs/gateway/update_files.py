@@ -66,12 +66,18 @@ def keep(folder: str, content: BinaryIO | bytes, path: str) -> None:
       path: Its place in the folder, see `update_path`.
     """
     kept = os.path.join(folder, path)
-    place = _write if isinstance(content, bytes) else _place
+
+    def bring() -> None:
+        if isinstance(content, bytes):
+            _write(folder, content, kept)
+        else:
+            _place(content, kept)
+
     try:
-        place(folder, content, kept)
+        bring()
     except FileNotFoundError:
         make_folders(folder)
-        place(folder, content, kept)
+        bring()
     _sync(os.path.dirname(kept))
 
 
@@ -80,7 +86,7 @@ def _write(folder: str, data: bytes, kept: str) -> None:
         file = _new_file(kept)
     except FileExistsError:
         with _temporary(folder, data) as file:
-            _place(folder, file, kept)
+            _place(file, kept)
         return
     with file:
         try:
@@ -102,8 +108,7 @@ def _temporary(folder: str, data: bytes) -> Iterator[BinaryIO]:
         remove(file)
 
 
-def _place(folder: str, file: BinaryIO, kept: str) -> None:
-    del folder
+def _place(file: BinaryIO, kept: str) -> None:
     try:
         # A name that comes first reaches the disk together with the bytes.
         os.link(file.name, kept)
