@@ -8,9 +8,13 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tff_programs.gateway import tables
 
+# Errors of a database that does not answer, or not in time.
+UNAVAILABLE = (DBAPIError, PoolTimeoutError)
 _VERSION = "1"
 # Connections of a process; its threads wait for one.
 _CONNECTIONS = 8
@@ -42,7 +46,7 @@ class Database:
                 version = connection.scalar(
                     sqlalchemy.select(tables.facts.c.value).where(tables.facts.c.name == "version")
                 )
-        except sqlalchemy.exc.DBAPIError as error:
+        except DBAPIError as error:
             raise ValueError(
                 f"Expected a database that can be opened at {shown(url)}, received: "
                 f"{' '.join(str(error.orig).split())}. Start it, or correct --database."

@@ -9,12 +9,11 @@ from typing import Any
 
 import tornado.web
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tornado.iostream import StreamClosedError
 
 from fedsup_tf.files.json_schema import quoted
 from tff_programs.gateway import signing
+from tff_programs.gateway.database import UNAVAILABLE
 from tff_programs.gateway.grouped_calls import settle
 from tff_programs.gateway.refusal import RefusalError
 
@@ -134,7 +133,7 @@ class Handler(tornado.web.RequestHandler):
         except StreamClosedError:
             # The client went away, and nothing more can be told to it.
             return
-        except (DBAPIError, PoolTimeoutError, OSError) as error:
+        except (*UNAVAILABLE, OSError) as error:
             self.gateway.on_trouble(error)
             raise RefusalError(
                 503,

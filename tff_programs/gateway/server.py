@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator
 import tornado.httpserver
 import tornado.netutil
 import tornado.web
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tff_programs.gateway import device_handlers, devices, update_files
 from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
-from tff_programs.gateway.database import Database
+from tff_programs.gateway.database import UNAVAILABLE, Database
 from tff_programs.gateway.grouped_calls import GroupedReads, GroupedWrites
 from tff_programs.gateway.handler import UnknownPath
 from tff_programs.gateway.limiter import Limiter
@@ -120,7 +118,7 @@ class Gateway:
         try:
             with self.database.read() as connection:
                 self._active = devices.count_active(connection, time.time())
-        except (DBAPIError, PoolTimeoutError) as error:
+        except UNAVAILABLE as error:
             self.on_trouble(error)
 
     def on_trouble(self, error: BaseException) -> None:
