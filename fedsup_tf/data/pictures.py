@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from fedsup_tf.data.colour_profiles import convert_to_srgb
 from fedsup_tf.data.preprocessing import RESIZES
 from fedsup_tf.data.wide_pixels import PICTURE_GREATEST, is_wide, is_wide_grey, narrow_picture
 from fedsup_tf.files.reading import open_regular, reading
@@ -121,7 +122,8 @@ def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
     """Reads a picture; the first one of a file that has several.
 
     It is turned upright as its EXIF orientation says. Transparent pixels show the background, more
-    bits a channel become 8, and CMYK becomes red, green and blue.
+    bits a channel become 8, CMYK becomes red, green and blue, and colours of a profile that the
+    file carries become those of sRGB.
 
     Args:
       path: A PNG, JPEG, BMP, WebP, TIFF or GIF file; its content decides, not its name.
@@ -163,7 +165,7 @@ def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np
                 brightest = int(colours.max())
             # In place, so that what the file says of its pixels stays with it.
             ImageOps.exif_transpose(picture, in_place=True)
-            return form_picture(picture, form), brightest
+            return form_picture(convert_to_srgb(picture), form), brightest
 
 
 def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:

@@ -74,8 +74,8 @@ def narrow_picture(
       pixel_scale: Value of full brightness; by default that of as many bits as the file says.
 
     Returns:
-      The decoded picture, with what the file says of its orientation, and with alpha where it has
-      transparent pixels.
+      The decoded picture, with what the file says of its orientation and colours, and with alpha
+      where it has transparent pixels.
 
     Raises:
       ValueError: If its pixels are of a kind whose brightness is unknown, or cannot be read, or are
@@ -89,7 +89,9 @@ def narrow_picture(
         else:
             colours, alpha, mode = _wide_colours(open_picture, picture)
         # Only now, since Pillow decodes a PNG to find it.
-        exif = picture.getexif()
+        kept = {"exif": picture.getexif().tobytes()}
+        if "icc_profile" in picture.info:
+            kept["icc_profile"] = picture.info["icc_profile"]
     if transparent is not None:
         alpha = (colours != np.array(transparent)).any(-1, keepdims=True) * GREATEST_OF_16_BITS
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
@@ -111,7 +113,7 @@ def narrow_picture(
             (narrow, scale_pixels(alpha, GREATEST_OF_16_BITS, PICTURE_GREATEST)), axis=-1
         )
     result = Image.frombytes(mode, narrow.shape[1::-1], narrow.tobytes())
-    result.info["exif"] = exif.tobytes()
+    result.info.update(kept)
     return result
 
 
