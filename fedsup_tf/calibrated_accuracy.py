@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import logistic_regression, slicing
+from fedsup_tf import inference_classifier, logistic_regression, slicing
 from fedsup_tf.accuracy import count_correct
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
+from fedsup_tf.calibration import mean_square_shapes, split_calibration, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.logistic_regression import BIAS, KERNEL, PENALTY
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
@@ -33,7 +34,8 @@ def build_calibrated_accuracy(
     preprocessing: Preprocessing,
     images: np.ndarray,
     labels: np.ndarray,
-    classifier_penalty: float | None = PENALTY,
+    classifier_penalty: float | str | None = PENALTY,
+    held_out: np.ndarray | None = None,
 ) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], float]:
     """Builds a function that calibrates any subnet, and computes its accuracy.
 
@@ -43,7 +45,9 @@ def build_calibrated_accuracy(
       images: Images to calibrate on, uint8 `(examples, height, width, channels)`, in random order.
       labels: Their labels, `(examples,)`.
       classifier_penalty: Penalty of the classifier that is fitted anew (see `logistic_regression`);
-        None keeps the classifier as it was trained.
+        `inference_classifier.CHOSEN` for the one that the images choose, as in files that only
+        infer; None keeps the classifier as it was trained.
+      held_out: Which images are held out to choose it, `(examples,)`; by default a fifth.
 
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
@@ -52,7 +56,10 @@ def build_calibrated_accuracy(
       that it was called with last: do not change them.
     """
     if supernet.space.resolutions:
-        return _at_each_resolution(supernet, preprocessing, images, labels, classifier_penalty)
+        rest = (labels, classifier_penalty, held_out)
+        return _at_each_resolution(supernet, preprocessing, images, rest)
+    if held_out is None:
+        held_out = inference_classifier.is_held_out(np.arange(len(labels))).numpy()
     shapes, elastic = supernet.weight_shapes, supernet.elastic_shapes()
     statistics = mean_square_shapes(elastic)
     space = supernet.space
@@ -124,7 +131,13 @@ def build_calibrated_accuracy(
             for begin in range(0, len(images), _TEST_BATCH)
         ]
         features = tf.concat(parts, 0)
-        head = logistic_regression.fit(features, labels, kernel, bias, classifier_penalty)
+        head = {}
+        if classifier_penalty == CHOSEN:
+            chosen = inference_classifier.fit(features, labels, held_out, (kernel, bias))
+            head = split_calibration(chosen).inference_classifier
+        if not head:
+            penalty = PENALTY if classifier_penalty == CHOSEN else classifier_penalty
+            head = logistic_regression.fit(features, labels, kernel, bias, penalty)
         return frozen, head[KERNEL], head[BIAS]
 
     # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
@@ -144,14 +157,14 @@ def build_calibrated_accuracy(
     return accuracy
 
 
-def _at_each_resolution(supernet, preprocessing, images, labels, classifier_penalty):
+def _at_each_resolution(supernet, preprocessing, images, rest):
     """Does the work of `build_calibrated_accuracy` with a supernet for each resolution."""
 
     @functools.cache
     def at(resolution):
         plain = Supernet(supernet.space.at_resolution(resolution), supernet.seed)
         resized = resize_images(images, *plain.space.image_shape[:2])
-        return build_calibrated_accuracy(plain, preprocessing, resized, labels, classifier_penalty)
+        return build_calibrated_accuracy(plain, preprocessing, resized, *rest)
 
     def accuracy(weights, architecture, test_images, test_labels):
         resized = resize_images(test_images, *supernet.space.image_shape_of(architecture)[:2])

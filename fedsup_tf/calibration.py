@@ -7,10 +7,12 @@ folds into the kernel of the convolution before the normalization and leaves a b
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from fedsup_tf import inference_classifier
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.logistic_regression import BIAS, KERNEL
 from fedsup_tf.space import MEAN_SQUARE
@@ -108,13 +110,32 @@ def fold(
     return folded
 
 
-def split_calibration(
-    calibration: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Divides a calibration into a classifier's tensors, if it has one, and the mean squares."""
-    classifier = {name: value for name, value in calibration.items() if name in CLASSIFIER}
-    mean_squares = {name: value for name, value in calibration.items() if name not in CLASSIFIER}
-    return classifier, mean_squares
+class CalibrationParts(NamedTuple):
+    """A subnet's calibration by its uses.
+
+    Attributes:
+      classifier: Classifier of a file that trains, by tensor name; empty if it was not fitted.
+      inference_classifier: Classifier of files that only infer, by the same names.
+      penalty: Penalty that was chosen for the latter; None if it is the former.
+      mean_squares: Mean squares as `mean_square_shapes` names them.
+    """
+
+    classifier: dict[str, np.ndarray]
+    inference_classifier: dict[str, np.ndarray]
+    penalty: float | None
+    mean_squares: dict[str, np.ndarray]
+
+
+def split_calibration(calibration: Mapping[str, np.ndarray]) -> CalibrationParts:
+    """Divides a calibration into its classifiers, if it has any, and the mean squares."""
+    mean_squares = dict(calibration)
+    classifier = {name: mean_squares.pop(name) for name in CLASSIFIER if name in mean_squares}
+    names = [name for name in inference_classifier.TENSORS if name in mean_squares]
+    if not names:
+        return CalibrationParts(classifier, classifier, None, mean_squares)
+    kernel, bias, penalty = (mean_squares.pop(name) for name in names)
+    infers = dict(zip(CLASSIFIER, (kernel, bias), strict=True))
+    return CalibrationParts(classifier, infers, float(penalty[0]), mean_squares)
 
 
 def check_mean_squares(

@@ -14,7 +14,8 @@ Nesterov's momentum.
 A kernel that is much larger than the trained one makes the gradients of all layers before it
 larger, up to where training on a phone diverges: after a short training, whose features hardly
 differ between classes, by a hundred times. The fitted classifier is therefore scaled down to at
-most twice the trained one's norm; each image's most likely class stays the same.
+most twice the trained one's norm; each image's most likely class stays the same. Files that only
+infer have a classifier of their own, see `inference_classifier`.
 """
 
 from typing import NamedTuple
@@ -24,8 +25,8 @@ import tensorflow as tf
 
 KERNEL, BIAS = "head/kernel", "head/bias"
 # After a long training by SGD it keeps the kernel's norm within about twice the trained one's
-# without scaling. A tenth is more accurate by a percent, for nets that only infer: a phone that
-# trains on from it on a few classes forgets the others much sooner.
+# without scaling. A smaller one is more accurate, for nets that only infer: a phone that trains on
+# from it on a few classes forgets the others much sooner.
 PENALTY = 0.01
 # Times the trained kernel's spectral norm, at most.
 _MOST_GROWTH = 2.0
@@ -57,11 +58,22 @@ def regression_sums(
       coefficients: `LogisticRegression.coefficients`, `(F + 1, classes)`.
       with_moments: Whether the outer products are summed, too.
     """
-    features = tf.concat([features, tf.ones_like(features[:, :1])], 1)
+    moments = moments_of(features) if with_moments else None
+    features = with_constant(features)
     chances = tf.nn.softmax(tf.matmul(features, coefficients))
     errors = chances - tf.one_hot(labels, tf.shape(coefficients)[1])
-    moments = tf.matmul(features, features, transpose_a=True) if with_moments else None
     return RegressionSums(tf.matmul(features, errors, transpose_a=True), moments)
+
+
+def moments_of(features: tf.Tensor) -> tf.Tensor:
+    """Returns the outer products of features `(batch, F)` and a constant 1, `(F + 1, F + 1)`."""
+    features = with_constant(features)
+    return tf.matmul(features, features, transpose_a=True)
+
+
+def with_constant(features: tf.Tensor) -> tf.Tensor:
+    """Adds a constant 1 to features `(batch, F)`, as the last one."""
+    return tf.concat([features, tf.ones_like(features[:, :1])], 1)
 
 
 class LogisticRegression:
@@ -89,15 +101,20 @@ class LogisticRegression:
         self._inverse = self._penalties = None
         self.examples = 0
 
-    def step(self, sums: RegressionSums) -> None:
+    def step(self, sums: RegressionSums, examples: int | None = None) -> None:
         """Takes a step from the sums at `coefficients`, which the first time have the moments.
+
+        Args:
+          sums: The sums.
+          examples: Asked for in the first step: number of images in the gradients, if these are of
+            some images only. The moments are of all, and bound Newton's matrix of some as well.
 
         Raises:
           ValueError: If the sums are of no image.
         """
         if self._steps == 0:
             moments = np.asarray(sums.moments, np.float64)
-            self.examples = round(moments[-1, -1])
+            self.examples = round(moments[-1, -1]) if examples is None else examples
             if not self.examples:
                 raise ValueError(
                     "A classifier is fitted to clients' images, received none. Give at least one "
@@ -125,6 +142,11 @@ class LogisticRegression:
         fitted = self._fitted * (self._most_norm / norm if is_large else 1)
         fitted = fitted.astype(np.float32)
         return {KERNEL: fitted[:-1], BIAS: fitted[-1]}
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """The fitted coefficients, not scaled down, float32 `(F + 1, classes)`."""
+        return self._fitted.astype(np.float32)
 
 
 def fit(

@@ -3,8 +3,8 @@
     python measure.py RUN_FOLDER
 
 `tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
-image stands for itself; `infers`, likewise with the small penalty of the classifier that suits
-files which only infer; `kept`, calibrated with the classifier as it was trained; `worst_client`,
+image stands for itself, in a file that trains; `infers`, likewise in a file that only infers;
+`kept`, calibrated with the classifier as it was trained; `worst_client`,
 the least accuracy of a client of the tier on its own test images, in batches of 50; `bytes`, what a
 client of the tier receives and sends in a round. `nets`: the architectures. `random`: accuracies of
 40 random subnets as deployed, on at most 2,000 test images, and `random_in_batches` of 50.
@@ -39,8 +39,6 @@ from tff_programs.simulation.tiers import Tier, parse_tiers
 _BATCH, _RANDOM = 50, 40
 # On which a client calibrates random subnets.
 _IMAGES = 30
-# Of the classifiers of files that only infer.
-_SMALL_PENALTY = 0.001
 
 
 def main(folder: Path) -> None:
@@ -102,7 +100,7 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
     accuracy = build_accuracy(trained.supernet, trained.preprocessing)
     dataset = trained.data.dataset
     (calibration,) = calibrate_tiers(trained, [Tier("net", net)])
-    _, mean_squares = split_calibration(calibration)
+    parts = split_calibration(calibration)
     subnet = trained.supernet.extract(net)
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -111,16 +109,15 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
 
     test = (dataset.test_images, dataset.test_labels)
     right = [
-        int(count({**subnet.values_by_name(), **used}, *test))
-        for used in (calibration, mean_squares)
+        int(count({**subnet.values_by_name(), **parts.mean_squares, **classifier}, *test))
+        for classifier in (parts.classifier, parts.inference_classifier, {})
     ]
     nets = [net] * len(trained.data)
-    infers = calibrated_accuracy(trained, classifier_penalty=_SMALL_PENALTY)
     return {
         "accuracy": accuracy(trained.weights, net, *test, _BATCH),
         "deployed": right[0] / len(dataset.test_labels),
-        "infers": infers(trained.weights, net, *test),
-        "kept": right[1] / len(dataset.test_labels),
+        "infers": right[1] / len(dataset.test_labels),
+        "kept": right[2] / len(dataset.test_labels),
         "clients": client_accuracies(accuracy, trained.weights, trained.data, nets, _BATCH),
     }
 

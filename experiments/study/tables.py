@@ -49,8 +49,8 @@ def _table(methods) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     note = (
         "Test accuracy in percent, calibrated, every image on its own: the classifier fitted anew, "
-        "in a file that trains / in one that only infers (a tenth of the penalty) / the classifier "
-        "as it was trained. Mean and standard deviation over the seeds."
+        "in a file that trains / in one that only infers / the classifier as it was trained. Mean "
+        "and standard deviation over the seeds."
     )
     return [*lines, "", note]
 

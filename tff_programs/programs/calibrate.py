@@ -1,9 +1,9 @@
 """fedsup calibrate SUPERNET: fits normalizations and classifiers of subnets to clients' images.
 
-Clients sum, over their own images, what each normalization meets and the gradients that a new
-classifier is fitted by; the server learns sums alone. A table shows test accuracy against the
+Clients sum, over their own images, what each normalization meets and the gradients that new
+classifiers are fitted by; the server learns sums alone. A table shows test accuracy against the
 number of images that are inferred together, before (they share their normalization) and after
-(each image stands for itself).
+(each image stands for itself), in a file that trains and in one that only infers.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from fedsup_tf.accuracy import count_correct
+from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import calibrate_tiers, write_calibration
@@ -71,7 +72,13 @@ def main(argv: Sequence[str]) -> None:
         subnet = trained.supernet.extract(tier.architecture)
         resized = resize_images(images, *subnet.space.image_shape[:2])
         weights = subnet.values_by_name()
-        for label, used in (("before", weights), ("calibrated", {**weights, **calibration})):
+        parts = split_calibration(calibration)
+        calibrated_weights = {**weights, **parts.mean_squares}
+        ways = {"before": weights, "trains": {**calibrated_weights, **parts.classifier}}
+        if parts.penalty is not None:
+            label = f"infers, penalty {parts.penalty:g}"
+            ways[label] = {**calibrated_weights, **parts.inference_classifier}
+        for label, used in ways.items():
             shares = _accuracies(subnet, used, resized, labels, trained.preprocessing)
             rows.append((tier.name, label, *(f"{100 * share:.1f} %" for share in shares)))
     print(f"\nTest accuracy on {len(labels):,} images against the batch of inference")

@@ -9,7 +9,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys, quoted
-from fedsup_tf.logistic_regression import PENALTY
+from fedsup_tf.inference_classifier import CHOSEN, TENSORS, PenaltyChoice
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.calibration import CalibrationPass, calibrate_federated_async
@@ -31,7 +31,7 @@ async def calibrate_tiers_async(
     images_per_client: int = IMAGES_PER_CLIENT,
     on_progress: Callable[[str], None] = lambda line: None,
     *,
-    classifier_penalty: float | None = PENALTY,
+    classifier_penalty: float | str | None = CHOSEN,
 ) -> list[dict[str, np.ndarray]]:
     """Calibrates subnets on some training images of every client.
 
@@ -40,9 +40,9 @@ async def calibrate_tiers_async(
       tiers: The subnets.
       images_per_client: Most images that a client computes.
       on_progress: Called with a line of text about each subnet and each pass over the clients.
-      classifier_penalty: Penalty of the classifiers that are fitted anew; None keeps the trained
-        ones, as after a training with differential privacy, whose account does not cover the sums
-        that this takes.
+      classifier_penalty: Penalty of the classifiers that are fitted anew, as in
+        `calibrate_federated_async`; None keeps the trained ones, as after a training with
+        differential privacy, whose account does not cover the sums that this takes.
 
     Returns:
       Each subnet's calibration, as `calibrate_federated_async` returns it.
@@ -105,12 +105,26 @@ def calibrate_tiers(*arguments, **options) -> list[dict[str, np.ndarray]]:
 
 def _pass_line(done: CalibrationPass) -> str:
     if done.change is None:
-        state = "classifier"
+        state = "classifiers"
     elif done.number == 1:
         state = "normalized by batches"
     else:
         state = f"changed by {100 * done.change:.1f} %"
-    return f"  calibration {done.number}: {done.examples:,} clients' images, {state}"
+    line = f"  calibration {done.number}: {done.examples:,} clients' images, {state}"
+    return line if done.choice is None else f"{line}\n{_choice_line(done.choice)}"
+
+
+def _choice_line(choice: PenaltyChoice) -> str:
+    if not choice.is_chosen:
+        return (
+            f"  Files that only infer get the classifier of files that train: {choice.held_out} "
+            "images could be held out to choose a penalty for them, which are too few."
+        )
+    shares = ", ".join(f"{penalty:g}: {100 * x:.1f} %" for penalty, x in choice.right.items())
+    return (
+        f"  Files that only infer: penalty {choice.penalty:g}, the least cross-entropy on "
+        f"{choice.held_out:,} images that were held out; right answers on them by penalty: {shares}"
+    )
 
 
 def write_calibration(
@@ -134,7 +148,6 @@ def read_calibration(
     """
 
     def check(metadata, forms):
-        del forms
         names = {"architecture", "supernet_hash"}
         expect_keys(metadata, names, names, "A calibration")
         found = Architecture.from_fields(metadata["architecture"])
@@ -142,6 +155,12 @@ def read_calibration(
             raise ValueError(
                 f"expected the calibration of {architecture} of this supernet, received that of "
                 f"{found} of supernet {quoted(metadata['supernet_hash'])[1:13]}. Calibrate anew."
+            )
+        missing = sorted(set(TENSORS) - forms.keys())
+        if 0 < len(missing) < len(TENSORS):
+            raise ValueError(
+                "expected all tensors of the classifier of files that only infer, or none, missing "
+                f"are {missing}. Calibrate anew."
             )
 
     calibration, _ = checkpoint.read_tensors(path, "calibration", check)

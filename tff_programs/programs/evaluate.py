@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
+from fedsup_tf.inference_classifier import CHOSEN
+from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.programs.checkpoint import TrainedSupernet, name_architectures
 from tff_programs.programs.flags.calibration_flags import (
@@ -68,14 +70,16 @@ def main(argv: Sequence[str]) -> None:
             "MACs",
             *(f"test, batch {size}" for size in batch_sizes),
             "test, calibrated",
+            "test, to infer",
             f"clients, batch {options.client_batch_size}",
             "each client, calibrated",
+            "each client, to infer",
         )
     ]
     calibration = dict(
         images_per_client=options.images_per_client, classifier_penalty=classifier_penalty(options)
     )
-    for tier, central, calibrated, on_clients, by_client in evaluate_subnets(
+    for tier, central, *shares, by_client, infers_by_client in evaluate_subnets(
         trained, tiers, batch_sizes, options.client_batch_size, **calibration
     ):
         cost = architecture_cost(space, tier.architecture)
@@ -85,12 +89,15 @@ def main(argv: Sequence[str]) -> None:
                 str(tier.architecture),
                 f"{cost.parameters:,}",
                 f"{cost.macs:,}",
-                *(f"{100 * share:.1f} %" for share in (*central.values(), calibrated, on_clients)),
+                *(f"{100 * share:.1f} %" for share in (*central.values(), *shares)),
                 _mean_and_range(by_client),
+                _mean_and_range(infers_by_client),
             )
         )
     print(report.format_table(rows))
     if options.random:
+        if calibration["classifier_penalty"] == CHOSEN:
+            calibration["classifier_penalty"] = PENALTY
         _show_random_subnets(trained, options.random, max(batch_sizes), calibration)
 
 

@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
+from fedsup_tf.inference_classifier import CHOSEN, is_held_out
 from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
@@ -26,16 +27,22 @@ class SubnetAccuracy(NamedTuple):
     Attributes:
       tier: The subnet and its name.
       central: On the test part, by the number of images normalized together.
-      calibrated: On the test part, as it is deployed: calibrated, each image alone.
+      calibrated: On the test part, as it is deployed in a file that trains: calibrated, each image
+        alone.
+      infers: On the test part, likewise in a file that only infers.
       on_clients: On all clients' own test examples together.
-      by_client: On the own test examples of each client that has some, as it is deployed there.
+      by_client: On the own test examples of each client that has some, as it is deployed there in
+        a file that trains.
+      infers_by_client: Likewise in a file that only infers.
     """
 
     tier: Tier
     central: Mapping[int, float]
     calibrated: float
+    infers: float
     on_clients: float
     by_client: tuple[float, ...]
+    infers_by_client: tuple[float, ...]
 
 
 async def evaluate_subnets_async(
@@ -45,7 +52,7 @@ async def evaluate_subnets_async(
     client_batch_size: int = 32,
     *,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier_penalty: float | None = PENALTY,
+    classifier_penalty: float | str | None = CHOSEN,
 ) -> list[SubnetAccuracy]:
     """Evaluates subnets in worker processes of this machine.
 
@@ -55,12 +62,17 @@ async def evaluate_subnets_async(
       batch_sizes: Numbers of images normalized together, on the test part.
       client_batch_size: The same, on the clients.
       images_per_client: Most images that a client calibrates on.
-      classifier_penalty: Penalty of the classifiers that calibrations fit; None keeps the trained.
+      classifier_penalty: Penalty of the classifiers that calibrations fit, as in
+        `calibrate_federated_async`; None keeps the trained.
     """
     supernet, data = trained.supernet, trained.data
     accuracy = build_accuracy(supernet, trained.preprocessing)
     federated = build_federated_evaluation(supernet.space, trained.preprocessing, client_batch_size)
-    calibrated = calibrated_accuracy(trained, images_per_client, classifier_penalty)
+    is_chosen = classifier_penalty == CHOSEN
+    calibrated = calibrated_accuracy(
+        trained, images_per_client, PENALTY if is_chosen else classifier_penalty
+    )
+    infers = calibrated_accuracy(trained, images_per_client, CHOSEN) if is_chosen else calibrated
     images, labels = data.dataset.test_images, data.dataset.test_labels
     evaluated = []
     with local_execution():
@@ -82,19 +94,35 @@ async def evaluate_subnets_async(
             counts = await tff.program.materialize_value(
                 federated(tuple(trained.weights.values()), client_data)
             )
-            deployed = calibrated(trained.weights, tier.architecture, images, labels)
-            on_clients = counts["correct"] / counts["examples"]
             nets = [tier.architecture] * len(data)
-            shares = client_accuracies(calibrated, trained.weights, data, nets)
-            by_client = tuple(share for share in shares if not math.isnan(share))
-            evaluated.append(SubnetAccuracy(tier, central, deployed, on_clients, by_client))
+
+            def deployed(accuracy, architecture=tier.architecture, nets=nets):
+                shares = client_accuracies(accuracy, trained.weights, data, nets)
+                return (
+                    accuracy(trained.weights, architecture, images, labels),
+                    tuple(share for share in shares if not math.isnan(share)),
+                )
+
+            trains, by_client = deployed(calibrated)
+            only_infers = deployed(infers) if is_chosen else (trains, by_client)
+            evaluated.append(
+                SubnetAccuracy(
+                    tier,
+                    central,
+                    trains,
+                    only_infers[0],
+                    counts["correct"] / counts["examples"],
+                    by_client,
+                    only_infers[1],
+                )
+            )
     return evaluated
 
 
 def calibrated_accuracy(
     trained: TrainedSupernet,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier_penalty: float | None = PENALTY,
+    classifier_penalty: float | str | None = PENALTY,
     clients: Sequence[int] | None = None,
 ) -> Callable:
     """Builds a function that computes the accuracy of any subnet as it is deployed.
@@ -102,7 +130,8 @@ def calibrated_accuracy(
     Args:
       trained: The supernet and its clients.
       images_per_client: Most images that a client calibrates on.
-      classifier_penalty: Penalty of the classifiers that calibrations fit; None keeps the trained.
+      classifier_penalty: Penalty of the classifiers that calibrations fit, as
+        `build_calibrated_accuracy` takes it.
       clients: Numbers of the clients that calibrate; all by default.
 
     Returns:
@@ -114,10 +143,16 @@ def calibrated_accuracy(
         for client in (range(len(trained.data)) if clients is None else clients)
     ]
     images, labels = (np.concatenate(part) for part in zip(*of_clients, strict=True))
+    held_out = np.concatenate([is_held_out(np.arange(len(own))).numpy() for _, own in of_clients])
     # Mixed, so that the first batches' mean squares are not those of a few classes.
     order = np.random.default_rng(0).permutation(len(labels))
     return build_calibrated_accuracy(
-        trained.supernet, trained.preprocessing, images[order], labels[order], classifier_penalty
+        trained.supernet,
+        trained.preprocessing,
+        images[order],
+        labels[order],
+        classifier_penalty,
+        held_out[order],
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
-from fedsup_tf.logistic_regression import PENALTY
+from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
@@ -48,7 +48,7 @@ def export_subnets(
     *,
     calibrations: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
     images_per_client: int = IMAGES_PER_CLIENT,
-    classifier_penalty: float | None = PENALTY,
+    classifier_penalty: float | str | None = CHOSEN,
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
     with_train_head: bool = False,
@@ -61,8 +61,8 @@ def export_subnets(
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
       images_per_client: Images that a client calibrates on.
-      classifier_penalty: Penalty of the classifiers that calibrations fit; None gives the files the
-        trained ones.
+      classifier_penalty: Penalty of the classifiers that calibrations fit, as in
+        `calibrate_federated_async`; None gives the files the trained ones.
       batch_sizes: Images of a step, of an evaluation and of an inference.
       precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
       with_train_head: Whether files can train the head and the normalizations alone, too.
@@ -99,15 +99,18 @@ def export_subnets(
     exported = []
     for tier, path in paths.items():
         start = time.monotonic()
-        fitted, mean_squares = split_calibration(calibrations[tier])
-        fitted = {} if classifier_penalty is None else fitted
+        parts = split_calibration(calibrations[tier])
+        if classifier_penalty is None:
+            parts = parts._replace(classifier={}, inference_classifier={})
         subnet = trained.supernet.extract(tier.architecture)
-        subnet.assign_weights({**subnet.values_by_name(), **fitted})
-        origin = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(fitted)])
-        parts = (subnet, mean_squares, trained.preprocessing)
+        weights = subnet.values_by_name()
+        subnet.assign_weights({**weights, **parts.classifier})
+        origin = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(parts.classifier)])
         export_tflite(
             path,
-            *parts,
+            subnet,
+            parts.mean_squares,
+            trained.preprocessing,
             device_training(trained.information),
             origin,
             batch_sizes,
@@ -115,11 +118,14 @@ def export_subnets(
         )
         seconds = time.monotonic() - start
         written = {TRAINABLE: path}
+        subnet.assign_weights({**weights, **parts.inference_classifier})
         for precision in precisions:
             written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
             export_inference(
                 written[precision],
-                *parts,
+                subnet,
+                parts.mean_squares,
+                trained.preprocessing,
                 origin,
                 precision,
                 batch_sizes.infer,

@@ -136,9 +136,8 @@ def certify_tflite(
     if not foreign:
         subnet = supernet.extract(metadata.architecture)
         if metadata.classifier != CLASSIFIERS[0]:
-            fitted, _ = calibration.split_calibration(
-                UncheckedModel(path, runtime=runtimes[0]).state()
-            )
+            state = UncheckedModel(path, runtime=runtimes[0]).state()
+            fitted = {name: state[name] for name in calibration.CLASSIFIER}
             subnet.assign_weights({**subnet.values_by_name(), **fitted})
         training = training or LocalTraining(**metadata.training)
         labels = np.asarray(labels, np.int32)

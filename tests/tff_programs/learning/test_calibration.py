@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration, logistic_regression
+from fedsup_tf import calibration, inference_classifier, logistic_regression
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -232,42 +232,69 @@ def test_clients_together_find_what_one_finds_with_all_their_images():
 
 @pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize("normalization", ["parametric", "group"])
-def test_the_classifier_is_that_of_all_images_together_however_they_are_spread(normalization):
+def test_classifiers_are_those_of_all_images_together_however_they_are_spread(normalization):
     space = dataclasses.replace(SPACE, normalization=normalization)
     net = random_net(space)
-    bounds = [(0, 8), (8, 8), (8, 22)]
+    bounds = [(0, 8), (8, 8), (8, 160)]
+    images = np.random.default_rng(3).integers(0, 256, (160, 8, 8, 1), np.uint8)
+    labels = (images.mean((1, 2, 3)) > 127) + 2 * (images[:, 0, 0, 0] > 127).astype(np.int32)
     data = [
         client_element(
-            space, IMAGES[begin:end], LABELS[begin:end], SPACE.largest(), number, np.zeros(2)
+            space, images[begin:end], labels[begin:end], SPACE.largest(), number, np.zeros(2)
         )
         for number, (begin, end) in enumerate(bounds)
     ]
+
+    def calibrate(on_pass, **options):
+        return federated_calibration.calibrate_federated(
+            net,
+            space.largest(),
+            PREPROCESSING,
+            data,
+            classifier_data=data,
+            batch_size=5,
+            on_pass=on_pass,
+            **options,
+        )
+
     told = []
-    found = federated_calibration.calibrate_federated(
-        net,
-        space.largest(),
-        PREPROCESSING,
-        data,
-        classifier_data=data,
-        batch_size=5,
-        on_pass=told.append,
-    )
-    classifier, mean_squares = calibration.split_calibration(found)
+    found = calibrate(told.append)
+    classifier, infers, penalty, mean_squares = calibration.split_calibration(found)
     assert classifier.keys() == set(calibration.CLASSIFIER)
     assert bool(mean_squares) == (normalization == "parametric")
     classifier_passes = [done for done in told if done.change is None]
-    assert len(classifier_passes) == logistic_regression.PASSES
+    assert len(classifier_passes) == inference_classifier.PASSES
     assert [done.number for done in told] == list(range(1, len(told) + 1))
-    assert {done.examples for done in classifier_passes} == {22}
+    assert {done.examples for done in classifier_passes} == {160}
+    choices = [done.choice for done in classifier_passes]
+    assert choices[:-1] == [None] * (len(choices) - 1)
+    assert choices[-1].held_out == 32
+    assert choices[-1].penalty == pytest.approx(penalty)
+    # Files that train have the classifier that they have if it is the only one.
+    only = calibrate(lambda _: None, classifier_penalty=logistic_regression.PENALTY)
+    assert calibration.split_calibration(only).penalty is None
+    for name, value in classifier.items():
+        np.testing.assert_array_equal(only[name], value)
     weights = {name: tf.constant(value) for name, value in net.values_by_name().items()}
     features, _ = net.features_with_statistics(
-        {**weights, **mean_squares}, PREPROCESSING.normalize(IMAGES[:22])
+        {**weights, **mean_squares}, PREPROCESSING.normalize(images)
     )
     weights = net.values_by_name()
-    start = [weights[name] for name in calibration.CLASSIFIER]
-    expected = logistic_regression.fit(features, LABELS[:22], *start)
+    start = tuple(weights[name] for name in calibration.CLASSIFIER)
+    expected = logistic_regression.fit(features, labels, *start)
     for name, value in expected.items():
         np.testing.assert_allclose(classifier[name], value, rtol=2e-3, atol=2e-3)
+    positions = np.concatenate([np.arange(end - begin) for begin, end in bounds])
+    held_out = inference_classifier.is_held_out(positions).numpy()
+    expected = calibration.split_calibration(
+        inference_classifier.fit(features, labels, held_out, start)
+    )
+    assert expected.penalty == penalty
+    logits = [
+        features @ head["head/kernel"] + head["head/bias"]
+        for head in (infers, expected.inference_classifier)
+    ]
+    np.testing.assert_allclose(*logits, rtol=0.02, atol=0.02 * np.abs(logits[0]).max())
 
 
 def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
@@ -306,6 +333,8 @@ def test_the_change_of_a_layer_that_is_dead_is_a_number():
 
 # Files.
 
+ANY_BIAS = np.arange(4, dtype=np.float32)
+
 
 # Group normalization has none to keep.
 @pytest.mark.parametrize("mean_squares", [ANY, {}])
@@ -317,6 +346,47 @@ def test_a_file_gives_back_what_was_written(tmp_path, mean_squares):
     for name, value in mean_squares.items():
         np.testing.assert_array_equal(found[name], value)
         assert found[name].dtype == np.float32
+
+
+HEAD = dict(zip(calibration.CLASSIFIER, (np.ones((16, 4), np.float32), ANY_BIAS), strict=True))
+INFERS = dict(
+    zip(
+        inference_classifier.TENSORS,
+        (np.full((16, 4), 2, np.float32), 2 * ANY_BIAS, np.array([1e-5], np.float32)),
+        strict=True,
+    )
+)
+
+
+def test_a_file_without_a_classifier_to_infer_gives_both_kinds_the_one_that_it_has(tmp_path):
+    path = tmp_path / "calibration"
+    write_calibration(path, {**ANY, **HEAD}, SPACE.largest(), "ab" * 32)
+    parts = calibration.split_calibration(read_calibration(path, SPACE.largest(), "ab" * 32))
+    assert parts.penalty is None
+    for found in (parts.classifier, parts.inference_classifier):
+        assert found.keys() == HEAD.keys()
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, HEAD[name])
+    assert parts.mean_squares.keys() == ANY.keys()
+
+
+def test_a_file_has_a_classifier_for_each_kind(tmp_path):
+    path = tmp_path / "calibration"
+    write_calibration(path, {**ANY, **HEAD, **INFERS}, SPACE.largest(), "ab" * 32)
+    parts = calibration.split_calibration(read_calibration(path, SPACE.largest(), "ab" * 32))
+    assert parts.penalty == pytest.approx(1e-5)
+    for name, value in HEAD.items():
+        np.testing.assert_array_equal(parts.classifier[name], value)
+        np.testing.assert_array_equal(parts.inference_classifier[name], 2 * value)
+    assert parts.mean_squares.keys() == ANY.keys()
+
+
+def test_a_file_with_a_part_of_a_classifier_is_refused(tmp_path):
+    path = tmp_path / "calibration"
+    kept = {name: value for name, value in INFERS.items() if "bias" not in name}
+    write_calibration(path, {**ANY, **HEAD, **kept}, SPACE.largest(), "ab" * 32)
+    with pytest.raises(ValueError, match=r"missing are \['inference_head/bias'\]. Calibrate anew"):
+        read_calibration(path, SPACE.largest(), "ab" * 32)
 
 
 @pytest.mark.parametrize(

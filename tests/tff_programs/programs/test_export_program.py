@@ -1,16 +1,21 @@
 """The program that exports: which subnets, calibrated or from a file, and what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from fedsup_tf import calibration
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.calibration_files import write_calibration
+from tflite.device.interpreter import open_interpreter
 from tflite.device.model import DeviceModel
 from tflite.export.export import BatchSizes, Origin, export_tflite
+from tflite.format import signatures
 from tflite.format.metadata import read_metadata
 
 REFUSED = {
@@ -37,7 +42,7 @@ def made(tmp_path_factory, trained_path, run_programs):
     write_calibration(kept, mean_squares, architecture, supernet_hash)
     path = str(trained_path)
     calls = {
-        "tiers": ["--all_tiers", f"--out={folder / 'tiers'}", "--images_per_client=10"],
+        "tiers": ["--all_tiers", f"--out={folder / 'tiers'}", "--images_per_client=40"],
         "kept": ["--architecture=largest", f"--calibration={kept}", f"--out={folder / 'kept'}"],
         "other": [f"--calibration={kept}", f"--out={folder / 'refused'}"],
     }
@@ -53,17 +58,17 @@ def made(tmp_path_factory, trained_path, run_programs):
         path,
         f"--out={calibrated}",
         "--architectures=smallest",
-        "--images_per_client=10",
+        "--images_per_client=40",
         "--test_images=50",
     ]
     calls["calibrated"] = [
         f"--calibration={calibrated / 'smallest.calibration.safetensors'}",
+        "--quantize=float32",
         f"--out={folder / 'calibrated.tflite'}",
     ]
     calls["trained"] = [
-        calls["calibrated"][0],
+        *calls["calibrated"][:2],
         "--noclassifier",
-        "--quantize=float32",
         f"--out={folder / 'trained.tflite'}",
     ]
     exports = [["export", path, *arguments] for arguments in calls.values()]
@@ -93,7 +98,7 @@ def test_every_tier_is_exported_and_calibrated(made):
         assert all(state[tensor].min() > 0 for tensor in state if "mean_square" in tensor)
         assert f"{metadata.parameters:,}" in printed
         assert not model.can_train_head
-    assert "calibration 1: 60 clients' images" in printed
+    assert "calibration 1: 180 clients' images" in printed
 
 
 def test_a_kept_calibration_gives_the_bytes_of_an_export_in_another_process(made, tmp_path):
@@ -124,13 +129,48 @@ def test_a_calibration_kept_in_between_changes_nothing(made):
     folder, _, _, _, told = made
     printed, error = told["calibrate"]
     assert not error
-    rows = [line.split() for line in printed.splitlines() if line.startswith("smallest  ")]
-    assert [row[1] for row in rows] == ["before", "calibrated"]
+    rows = [
+        re.split(r"  +", line) for line in printed.splitlines() if line.startswith("smallest  ")
+    ]
+    parts = calibration.split_calibration(
+        read_tensors(folder / "calibrated" / "smallest.calibration.safetensors", "calibration")[0]
+    )
+    infers = [] if parts.penalty is None else [f"infers, penalty {parts.penalty:g}"]
+    assert [row[1] for row in rows] == ["before", "trains", *infers]
+    assert "right answers on them by penalty: 0.01:" in printed
     # Calibrated, an image's answer is its own, whatever the batch.
-    assert len(set(rows[1][2::2])) == 1
+    assert all(len(set(row[2:])) == 1 for row in rows[1:])
     assert not told["calibrated"][1]
     together = (folder / "tiers" / "smallest.tflite").read_bytes()
     assert (folder / "calibrated.tflite").read_bytes() == together
+
+
+def test_files_that_only_infer_have_the_classifier_that_was_chosen_for_them(made):
+    folder, supernet, information, _, told = made
+    assert not told["calibrated"][1]
+    path = folder / "calibrated" / "smallest.calibration.safetensors"
+    parts = calibration.split_calibration(read_tensors(path, "calibration")[0])
+    assert parts.penalty is not None
+    subnet = supernet.extract(supernet.space.smallest())
+    images = np.random.default_rng(0).integers(0, 17, (5, *subnet.space.image_shape), np.uint8)
+    normalized = Preprocessing.from_json(information["preprocessing"]).normalize(images)
+    interpreter = open_interpreter(
+        1, model_content=(folder / "calibrated.float32.tflite").read_bytes()
+    )
+    infer = interpreter.get_signature_runner(signatures.INFER)
+    found = {
+        "trains": DeviceModel(folder / "calibrated.tflite").infer(images),
+        "infers": np.concatenate([infer(images=image[None])["logits"] for image in images]),
+    }
+    heads = {"trains": parts.classifier, "infers": parts.inference_classifier}
+    for kind, head in heads.items():
+        weights = {**subnet.values_by_name(), **parts.mean_squares, **head}
+        expected = subnet.forward(
+            {name: tf.constant(value) for name, value in weights.items()}, normalized
+        )
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found[kind], expected, rtol=1e-4, atol=1e-4 * scale)
+    assert np.abs(found["infers"] - found["trains"]).max() > 0.01
 
 
 def test_files_have_the_classifier_as_it_was_trained_if_asked_for(made):

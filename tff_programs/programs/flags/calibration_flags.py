@@ -1,5 +1,6 @@
 """Flags of the calibration of subnets."""
 
+from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
@@ -12,22 +13,25 @@ def define_calibration_flags(define: FlagDefiner) -> None:
     define.bool(
         "classifier",
         True,
-        "Fit each subnet's classifier anew, to the images of all clients.",
+        "Fit each subnet's classifiers anew, to the images of all clients.",
     )
     define.float(
         "classifier_penalty",
-        PENALTY,
-        "Penalty of its kernel's squares. A tenth of the default makes nets that only infer more "
-        "accurate; a phone that trains them forgets the classes that it does not hold sooner.",
+        None,
+        f"Penalty of their kernels' squares. By default {PENALTY:g} in files that train, since "
+        "with less a phone that trains forgets the classes that it does not hold sooner, and in "
+        "files that only infer the one that is best on images that clients hold out.",
         above=0,
     )
 
 
-def classifier_penalty(options: ProgramFlags) -> float | None:
+def classifier_penalty(options: ProgramFlags) -> float | str | None:
     """Returns the penalty of the classifiers to fit; None to keep those that were trained."""
     use = FlagUse(("classifier_penalty",), "--classifier", lambda options: options.classifier)
     check_flag_uses(options, [use])
-    return options.classifier_penalty if options.classifier else None
+    if not options.classifier:
+        return None
+    return CHOSEN if options.classifier_penalty is None else options.classifier_penalty
 
 
 def define_images_per_client(define: FlagDefiner) -> None:

@@ -1,0 +1,302 @@
+"""Classifier of files that only infer: a logistic regression with a penalty that the data chooses.
+
+A file that trains needs a small kernel (`logistic_regression.PENALTY`). One that only infers does
+not, and is more accurate with a penalty that is less by orders of magnitude where images are many
+and features do not tell the classes apart by themselves. Each penalty is fitted twice in the same
+passes over the images: to all images, and without a fifth of each client's. The penalty whose
+second fit has the least mean cross-entropy on the images that it did not see gives the classifier.
+One of them is the penalty of files that train, fitted as these are.
+
+Cross-entropy decides instead of the number of right answers, because every image counts in it: on
+some hundred images two penalties differ in a few answers only, and choosing by these was less
+accurate, as was the largest penalty within a standard error of the best.
+
+Six steps of Newton's bound would leave a small penalty's fit far from its minimum. The steps here
+are those of the limited-memory BFGS method (Liu and Nocedal, "On the limited memory BFGS method for
+large scale optimization", Mathematical Programming 45, 1989), which begins with that bound; a step
+that raises the loss is halved. The kernel's norm is not limited: a factor of all logits changes
+neither the most likely class nor what 8-bit numbers resolve, since their scale grows with it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import logistic_regression
+
+# In a calibration: kernel `(F, classes)`, bias `(classes,)` and the penalty, `(1,)`.
+TENSORS = ("inference_head/kernel", "inference_head/bias", "inference_head/penalty")
+# Of the kernel's squares as in `logistic_regression`, from the largest.
+SMALL_PENALTIES = (1e-3, 1e-4, 1e-5, 1e-6)
+PENALTIES = (logistic_regression.PENALTY, *SMALL_PENALTIES)
+# Fits of the small penalties to all images; those without the ones that are held out follow.
+_TO_ALL = len(SMALL_PENALTIES)
+_FITS = _TO_ALL + len(PENALTIES)
+# Asks for the classifier of this module beside that of files that train.
+CHOSEN = "chosen"
+# Of as many images of a client one is held out, the third: of three images one, too.
+_HELD_OUT_OF, _HELD_OUT = 5, 2
+# Passes over the images: the last one compares.
+PASSES = logistic_regression.PASSES + 1
+# With fewer the choice would be chance.
+_LEAST_HELD_OUT = 30
+# Relative accuracy of sums of float32.
+_ROUNDING = 1e-6
+# Eigenvalues of the features' moments that are less, relative to the greatest, are rounding.
+_LEAST_EIGENVALUE = 1.2e-7
+
+
+class CandidateSums(NamedTuple):
+    """Sums over images that fit and compare penalties, for F features and a constant 1.
+
+    Of `fits` classifiers: those of `SMALL_PENALTIES` to all images, then those of `PENALTIES`
+    without the images that are held out.
+
+    Attributes:
+      gradients: Of the cross-entropy by the coefficients, `(F + 1, fits, classes)`.
+      losses: Cross-entropy of the same images, `(fits,)`.
+      held_out_losses: Cross-entropy on the images that are held out, `(penalties,)`.
+      held_out_right: How many of these are answered rightly, `(penalties,)`.
+      held_out: Number of images that are held out, `()`.
+    """
+
+    gradients: tf.Tensor | np.ndarray
+    losses: tf.Tensor | np.ndarray
+    held_out_losses: tf.Tensor | np.ndarray
+    held_out_right: tf.Tensor | np.ndarray
+    held_out: tf.Tensor | np.ndarray
+
+
+class PenaltyChoice(NamedTuple):
+    """Penalty of the classifier of files that only infer, and why.
+
+    Attributes:
+      penalty: The penalty. With `logistic_regression.PENALTY` it is the classifier of files that
+        train; so it is if too few images could be held out to choose one.
+      held_out: Number of images that were held out.
+      is_chosen: Whether these were enough.
+      right: Share of right answers on them by penalty.
+    """
+
+    penalty: float
+    held_out: int
+    is_chosen: bool
+    right: dict[float, float]
+
+
+def is_held_out(positions: tf.Tensor | np.ndarray) -> tf.Tensor:
+    """Returns which of a client's images are held out, by their positions from 0, bool."""
+    return tf.equal(positions % _HELD_OUT_OF, _HELD_OUT)
+
+
+def candidate_shapes(features: int, classes: int) -> dict[str, list[int]]:
+    """Returns the shapes of `CandidateSums` by name."""
+    return dict(
+        gradients=[features + 1, _FITS, classes],
+        losses=[_FITS],
+        held_out_losses=[len(PENALTIES)],
+        held_out_right=[len(PENALTIES)],
+        held_out=[],
+    )
+
+
+def candidate_sums(
+    features: tf.Tensor, labels: tf.Tensor, held_out: tf.Tensor, coefficients: tf.Tensor
+) -> CandidateSums:
+    """Computes the sums over a batch; those of several batches and clients add up.
+
+    Args:
+      features: A subnet's inputs of the classifier, `(batch, F)`.
+      labels: `(batch,)`, int32.
+      held_out: Which images are held out, `(batch,)`, bool.
+      coefficients: `InferenceClassifiers.coefficients`, `(F + 1, fits, classes)`.
+    """
+    features = logistic_regression.with_constant(features)
+    logits = tf.tensordot(features, coefficients, 1)  # (batch, fits, classes)
+    targets = tf.one_hot(labels, tf.shape(logits)[2])[:, tf.newaxis]
+    held_out = tf.cast(held_out, tf.float32)[:, tf.newaxis]
+    counted = [tf.ones_like(held_out)] * _TO_ALL + [1 - held_out] * len(PENALTIES)
+    counted = tf.concat(counted, 1)
+    errors = (tf.nn.softmax(logits) - targets) * counted[..., tf.newaxis]
+    losses = -tf.reduce_sum(tf.nn.log_softmax(logits) * targets, 2)
+    guesses = tf.argmax(logits[:, _TO_ALL:], 2, tf.int32)
+    is_right = tf.cast(tf.equal(guesses, labels[:, tf.newaxis]), tf.float32)
+    return CandidateSums(
+        gradients=tf.tensordot(features, errors, [[0], [0]]),
+        losses=tf.reduce_sum(losses * counted, 0),
+        held_out_losses=tf.reduce_sum(losses[:, _TO_ALL:] * held_out, 0),
+        held_out_right=tf.reduce_sum(is_right * held_out, 0),
+        held_out=tf.reduce_sum(held_out),
+    )
+
+
+class InferenceClassifiers:
+    """Fits of all penalties, step by step, from sums over all images.
+
+    Beside the coefficients and a few of their steps before, it keeps two matrices of the size of
+    the moments.
+
+    Args:
+      kernel: The classifier to begin with, `(F, classes)`.
+      bias: `(classes,)`.
+    """
+
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray):
+        start = np.concatenate([kernel, bias[np.newaxis]]).astype(np.float64)
+        start -= start.mean(1, keepdims=True)
+        self._to_all = [_Descent(start) for _ in SMALL_PENALTIES]
+        self._to_rest = [_Descent(start) for _ in SMALL_PENALTIES]
+        self._as_trains = logistic_regression.LogisticRegression(kernel, bias)
+        self._steps, self._examples, self._mean_square = 0, 0, 0.0
+        self._directions = self._curvatures = self._last = None
+
+    @property
+    def coefficients(self) -> np.ndarray:
+        """Where the next sums are taken, the bias last, float32 `(F + 1, fits, classes)`."""
+        is_last = self._steps == PASSES - 1
+        as_trains = self._as_trains.fitted if is_last else self._as_trains.coefficients
+        to_all, to_rest = ([fit.point for fit in fits] for fits in (self._to_all, self._to_rest))
+        return np.stack([*to_all, as_trains, *to_rest], 1).astype(np.float32)
+
+    def step(self, sums: CandidateSums, moments: np.ndarray | None = None) -> None:
+        """Takes a step of each fit; `PASSES` of them, the last of which compares alone.
+
+        Args:
+          sums: The sums at `coefficients`.
+          moments: In the first step, the features' `RegressionSums.moments` over all images.
+        """
+        if moments is not None:
+            self._use_moments(np.asarray(moments, np.float64))
+        rest = max(1, self._examples - round(float(sums.held_out)))
+        if self._steps < PASSES - 1:
+            gradient = np.asarray(sums.gradients)[:, _TO_ALL]
+            of_trains = logistic_regression.RegressionSums(gradient, moments)
+            self._as_trains.step(of_trains, rest)
+        small = range(len(SMALL_PENALTIES))
+        for fits, count, begin in (
+            (self._to_all, self._examples, 0),
+            (self._to_rest, rest, _TO_ALL + 1),
+        ):
+            for place in small:
+                self._descend(fits[place], SMALL_PENALTIES[place], sums, begin + place, count)
+        self._steps, self._last = self._steps + 1, sums
+
+    def _use_moments(self, moments):
+        self._examples = max(1, round(moments[-1, -1]))
+        moments = moments / self._examples
+        self._mean_square = np.trace(moments[:-1, :-1]) / (len(moments) - 1)
+        curvatures, self._directions = np.linalg.eigh(moments)
+        least = _LEAST_EIGENVALUE * curvatures[-1]
+        self._curvatures = np.maximum(curvatures, least)[:, np.newaxis] / 2
+
+    def _descend(self, fit, penalty, sums, number, count):
+        """Takes a step of one fit, whose sums have this number and are of so many images."""
+        penalty *= self._mean_square
+        shrunk = penalty * fit.point
+        shrunk[-1] = 0
+        loss = float(sums.losses[number]) / count + (shrunk * fit.point).sum() / 2
+        gradient = np.asarray(sums.gradients, np.float64)[:, number] / count + shrunk
+
+        def bound(value):
+            # Features may all be dead.
+            scaled = (self._directions.T @ value) / (self._curvatures + penalty + 1e-9)
+            return self._directions @ scaled
+
+        fit.step(loss, gradient, bound)
+
+    def choose(self) -> PenaltyChoice:
+        """Compares the penalties by the images that were held out of the last sums."""
+        held_out = round(float(self._last.held_out))
+        right = np.asarray(self._last.held_out_right, np.float64) / max(1, held_out)
+        best = int(np.argmin(self._last.held_out_losses))
+        is_chosen = held_out >= _LEAST_HELD_OUT
+        return PenaltyChoice(
+            PENALTIES[best if is_chosen else 0],
+            held_out,
+            is_chosen,
+            dict(zip(PENALTIES, right.tolist(), strict=True)),
+        )
+
+    def classifier(self, penalty: float) -> dict[str, np.ndarray]:
+        """Returns what a penalty fitted to all images, and the penalty, by name, float32.
+
+        Nothing for `logistic_regression.PENALTY`, with which it is the classifier of files that
+        train.
+        """
+        if penalty not in SMALL_PENALTIES:
+            return {}
+        fitted = self._to_all[SMALL_PENALTIES.index(penalty)].best.astype(np.float32)
+        values = (fitted[:-1], fitted[-1], np.array([penalty], np.float32))
+        return dict(zip(TENSORS, values, strict=True))
+
+
+def fit(
+    features: tf.Tensor, labels: np.ndarray, held_out: np.ndarray, start: tuple[tf.Tensor, ...]
+) -> dict[str, np.ndarray]:
+    """Fits a classifier on features that are at hand, instead of on sums of them.
+
+    Args:
+      features: `(examples, F)`.
+      labels: `(examples,)`.
+      held_out: Which examples are held out to choose the penalty, `(examples,)`.
+      start: Kernel `(F, classes)` and bias `(classes,)` to begin with.
+
+    Returns:
+      As `InferenceClassifiers.classifier`.
+    """
+    fits = InferenceClassifiers(*map(np.asarray, start))
+    features, labels = tf.convert_to_tensor(features), tf.convert_to_tensor(labels)
+    moments = logistic_regression.moments_of(features)
+    for _ in range(PASSES):
+        coefficients = tf.constant(fits.coefficients)
+        fits.step(candidate_sums(features, labels, held_out, coefficients), moments)
+        moments = None
+    return fits.classifier(fits.choose().penalty)
+
+
+class _Descent:
+    """One fit: limited-memory BFGS, without a search along its steps.
+
+    Attributes:
+      point: Where loss and gradient are asked for next.
+      best: The point of the least loss so far.
+    """
+
+    def __init__(self, start: np.ndarray):
+        self.point = self.best = start
+        self._loss, self._gradient, self._pairs = np.inf, None, []
+
+    def step(
+        self, loss: float, gradient: np.ndarray, bound: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        """Takes a step from the loss and its gradient at `point`.
+
+        Args:
+          loss: The loss.
+          gradient: Its gradient, in the form of the coefficients.
+          bound: Divides a gradient by a matrix that bounds Newton's.
+        """
+        if not loss <= self._loss + _ROUNDING * abs(loss):
+            self.point = (self.best + self.point) / 2
+            return
+        if self._gradient is not None:
+            moved, turned = self.point - self.best, gradient - self._gradient
+            if (moved * turned).sum() > 0:
+                self._pairs.append((moved, turned))
+        self.best, self._loss, self._gradient = self.point, loss, gradient
+        self.point = self.point - self._direction(gradient, bound)
+
+    def _direction(self, gradient, bound):
+        shares, rest = [], gradient
+        for moved, turned in reversed(self._pairs):
+            shares.append((moved * rest).sum() / (moved * turned).sum())
+            rest = rest - shares[-1] * turned
+        direction = bound(rest)
+        if self._pairs:
+            moved, turned = self._pairs[-1]
+            direction *= (moved * turned).sum() / (turned * bound(turned)).sum()
+        for (moved, turned), share in zip(self._pairs, reversed(shares), strict=True):
+            direction += moved * (share - (turned * direction).sum() / (moved * turned).sum())
+        return direction
