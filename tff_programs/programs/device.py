@@ -119,6 +119,8 @@ def main(argv: Sequence[str]) -> None:
         head_only=options.head_only,
         on_epoch=on_epoch,
     )
+    # The update has the weights alone; what the person's model infers with counts for the scores.
+    trainer.refresh_mean_squares(images, labels, seed=options.seed)
     after = _scores(trainer, examples, images, labels)
     _check_losses(options, before.loss, after.loss, len(trainer.metadata.class_names))
     update = trainer.update(

@@ -5,6 +5,7 @@ same file. It needs one of the runtimes of `tflite.device.runtime`, NumPy and sa
 TensorFlow.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.files.validation import check_number, check_whole_number
+from fedsup_tf.space import MEAN_SQUARE
 from tflite.device.checkpoint import Progress, read_progress, write_progress
 from tflite.device.epoch import DivergedError, EpochReport, check_finite, run_epoch
 from tflite.device.model import DeviceModel
@@ -185,6 +187,58 @@ class DeviceTrainer(DeviceModel):
         if held_out is not None and self._best is not None:
             super().restore(self._best)
         return self.history[done:]
+
+    def refresh_mean_squares(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        passes: int = 2,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Brings the mean squares with which the model infers up to date with its weights.
+
+        They follow those of the batches by a moving average, and lag behind the weights after a
+        short training at a high rate. Steps at a learning rate of 0 move them on alone: weights,
+        `update` and `history` stay as they are to the bit, and so does training that goes on from
+        here, which normalizes by its batches. Call it once training is over.
+
+        Args:
+          images: `(examples, height, width, channels)`, uint8, those of the training.
+          labels: `(examples,)`, whole numbers.
+          seed: Determines the order of the examples.
+          passes: Passes over the examples, from 1.
+          should_stop: Called before each step; if it returns true, nothing has changed.
+
+        Returns:
+          Whether all passes were made.
+
+        Raises:
+          ValueError: If the arguments do not fit the model; nothing has changed then.
+        """
+        labels = self.checked_examples(images, labels)
+        check_whole_number(passes, "passes", 1, what="Mean squares")
+        check_whole_number(seed, "seed", 0, what="Mean squares")
+        before = self.state()
+        # Training numbers its epochs from 1.
+        order = np.random.default_rng((seed, 0)).permutation(len(labels))
+        # Batches of nearly the same size, since each counts the same.
+        batches = np.array_split(order, math.ceil(len(labels) / self.metadata.batch_sizes["train"]))
+        try:
+            for batch in passes * batches:
+                if should_stop is not None and should_stop():
+                    super().restore(before)
+                    return False
+                # The head's step follows all mean squares too, and is the cheaper one.
+                self.train_batch(images[batch], labels[batch], 0.0, head_only=self.can_train_head)
+            after = self.state()
+            moved = {name: after[name] for name in after if name.endswith(MEAN_SQUARE)}
+            super().restore({**before, **moved})
+        except BaseException:
+            super().restore(before)
+            raise
+        return True
 
     def save_checkpoint(
         self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None

@@ -120,6 +120,7 @@ def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, 
     trainer = DeviceTrainer(model_path)
     before, accuracy_before = trainer.evaluate(images, labels), trainer.evaluate(*test)[1]
     trainer.fit(images, labels, epochs=4, learning_rate=0.1, seed=0)
+    trainer.refresh_mean_squares(images, labels, seed=0)
     after, accuracy_after = trainer.evaluate(images, labels), trainer.evaluate(*test)[1]
     assert after[0] < before[0]
     shares = f"{100 * accuracy_before:.1f} % -> {100 * accuracy_after:.1f} %"

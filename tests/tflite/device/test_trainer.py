@@ -223,6 +223,70 @@ def test_the_damage_of_an_epochs_last_step_is_seen(trainer):
         check_finite(report, state)
 
 
+# Mean squares.
+
+
+def mean_squares(state):
+    return {name: value for name, value in state.items() if name.endswith(MEAN_SQUARE)}
+
+
+def weights(state):
+    return {name: value for name, value in state.items() if not name.endswith(MEAN_SQUARE)}
+
+
+def own_mean_squares(model_path, state):
+    """Mean squares of a state's weights on the first images: a step from 0 goes a tenth there."""
+    other = DeviceTrainer(model_path)
+    other.restore(weights(state) | {n: np.zeros_like(v) for n, v in mean_squares(state).items()})
+    other.train_batch(IMAGES[:8], LABELS[:8], 0.0)
+    return {name: 10 * value for name, value in mean_squares(other.state()).items()}
+
+
+def distance(first, second):
+    """The largest relative distance of mean squares."""
+    return max(np.abs(first[name] / value - 1).max() for name, value in second.items())
+
+
+def test_mean_squares_are_brought_up_to_date_with_the_weights(model_path, trainer):
+    images, labels = IMAGES[:8], LABELS[:8]
+    trainer.fit(images, labels, epochs=3, learning_rate=0.2, seed=3)
+    trained = trainer.state()
+    own = own_mean_squares(model_path, trained)
+    assert trainer.refresh_mean_squares(images, labels, seed=0, passes=1)
+    once = distance(mean_squares(trainer.state()), own)
+    assert once < distance(mean_squares(trained), own)
+    assert trainer.refresh_mean_squares(images, labels, seed=0, passes=99)
+    assert distance(mean_squares(trainer.state()), own) < 0.01
+    assert_same(weights(trainer.state()), weights(trained))
+
+
+def test_nothing_but_inference_notices_mean_squares_up_to_date(model_path, trainer):
+    other = DeviceTrainer(model_path)
+    for one in (trainer, other):
+        one.fit(IMAGES, LABELS, **FIT)
+    assert trainer.refresh_mean_squares(IMAGES, LABELS, seed=0)
+    assert differ(mean_squares(trainer.state()), mean_squares(other.state()))
+    assert trainer.epochs_done == 2
+    scores = {"examples": 22, "loss_before": 1.0, "loss_after": 0.5}
+    assert trainer.update(**scores).identity == other.update(**scores).identity
+    for one in (trainer, other):
+        one.fit(IMAGES, LABELS, **FIT)
+    assert_same(weights(trainer.state()), weights(other.state()))
+
+
+def test_told_to_stop_mean_squares_stay(trainer):
+    trainer.fit(IMAGES, LABELS, **FIT)
+    before = trainer.state()
+    answers = iter([False, False, True])
+    assert not trainer.refresh_mean_squares(
+        IMAGES, LABELS, seed=0, should_stop=lambda: next(answers)
+    )
+    assert_same(trainer.state(), before)
+    with pytest.raises(ValueError, match="passes"):
+        trainer.refresh_mean_squares(IMAGES, LABELS, seed=0, passes=0)
+    assert_same(trainer.state(), before)
+
+
 # Evaluation.
 
 
