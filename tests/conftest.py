@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import json
 import os
 import pathlib
@@ -17,6 +18,9 @@ if sys.dont_write_bytecode:
     if sys.pycache_prefix is None:
         sys.pycache_prefix = str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+
+# What imports make stays: the collector would traverse it again and again, 1.5 s in each process.
+gc.disable()
 
 # A test that uses one of these starts a worker or a program.
 SLOW_FIXTURES = {"execution", "run_programs", "trained_path", "workers"}
@@ -38,6 +42,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,12 @@ def supernet():
     return noisy(SPACE)
 
 
+@pytest.fixture(scope="module")
+def accuracy(supernet):
+    """The count of right answers of any of its subnets, traced once."""
+    return build_accuracy(supernet, PREPROCESSING)
+
+
 # The space.
 
 
@@ -187,8 +193,7 @@ def test_a_graph_resizes_as_a_device_does():
 
 
 @pytest.mark.parametrize("architecture", [SMALL, SPACE.smallest(), SPACE.largest()])
-def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, architecture):
-    accuracy = build_accuracy(supernet, PREPROCESSING)
+def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, accuracy, architecture):
     found = accuracy(supernet.values_by_name(), architecture, IMAGES, LABELS, 7)
     subnet = supernet.extract(architecture)
     resized = resize_images(IMAGES, *subnet.space.image_shape[:2])
@@ -199,7 +204,9 @@ def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, architect
     assert found == right / 20
 
 
-def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures(supernet):
+def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures():
+    # A graph for each resolution.
+    supernet = noisy(dataclasses.replace(SPACE, resolutions=(8, 12)))
     weights = supernet.values_by_name()
     found = build_calibrated_accuracy(supernet, PREPROCESSING, IMAGES, LABELS)(
         weights, SMALL, IMAGES, LABELS

@@ -77,7 +77,7 @@ def tiny():
 
 def test_a_subnet_within_the_supernet_computes_as_it_does_extracted(supernet):
     images = random_images(supernet.space)
-    for architecture in architectures(supernet.space, 6):
+    for architecture in architectures(supernet.space, 3):
         subnet = supernet.extract(architecture)
         assert subnet.space == supernet.space.fixed_architecture(architecture)
         np.testing.assert_array_equal(supernet(images, architecture), subnet(images))
@@ -226,12 +226,14 @@ def test_a_code_of_another_length_is_an_error(tiny):
 
 def test_slices_hold_as_many_values_as_the_cost_says_and_the_subnet_has(supernet):
     space = supernet.space
-    for architecture in architectures(space, 20):
+    for number, architecture in enumerate(architectures(space, 20)):
         slices = supernet.slices(architecture)
         parameters = costs.count_parameters(space, architecture)
         assert sum(math.prod(part.size) for part in slices.values()) == parameters
-        subnet = supernet.extract(architecture)
-        assert sum(int(np.prod(variable.shape)) for variable in subnet.weights) == parameters
+        # Extracting takes longer than all the rest.
+        if number < 5:
+            subnet = supernet.extract(architecture)
+            assert sum(int(np.prod(variable.shape)) for variable in subnet.weights) == parameters
 
 
 def test_slices_within_a_subnet_cut_what_slices_of_the_supernet_cut(supernet):

@@ -58,7 +58,7 @@ def test_seeds_do_not_repeat_between_runs_of_neighbouring_or_large_seeds():
         tuple(seed)
         for run in (0, 1, 2**31, 2**31 + 1, 2**40)
         for number in range(3)
-        for seed in make(seed=run, clients_per_round=40).plan(number).seeds
+        for seed in make(seed=run, clients_per_round=40, redraw=False).plan(number).seeds
     ]
     assert len(set(seeds)) == len(seeds)
 
@@ -142,9 +142,9 @@ def test_a_sandwich_has_a_smallest_and_a_largest_in_each_round():
 
 def test_clients_that_do_not_answer_are_missing_with_their_subnets():
     assignment = make(availability=0.5)
-    plans = [assignment.plan(number) for number in range(40)]
+    plans = [assignment.plan(number) for number in range(20)]
     answered = [len(plan.clients) for plan in plans]
-    assert 160 < sum(answered) < 240
+    assert 75 < sum(answered) < 125
     assert min(answered) < max(answered)
     full = make()
     for number, plan in enumerate(plans):

@@ -1,6 +1,7 @@
 """Law 8 (docs/laws.md): updates merged are what they make in a round; and what is left out."""
 
 import dataclasses
+import functools
 import json
 import weakref
 
@@ -44,7 +45,8 @@ def values_of(supernet):
     return {name: value.numpy() for name, value in supernet.weights_by_name().items()}
 
 
-BASE = values_of(make_supernet())
+SUPERNET = make_supernet()
+BASE = values_of(SUPERNET)
 BASE_HASH = fingerprint(BASE)
 
 
@@ -82,15 +84,18 @@ def train_on_device(number, architecture, examples=12, **changes):
     return DeviceUpdate(**{**fields, **changes})
 
 
+@functools.cache
+def shapes_of(architecture):
+    return Supernet(SPACE.fixed_architecture(architecture)).weight_shapes
+
+
 def make_update(number, architecture, examples=3, **changes):
     """An update of random values."""
     rng = np.random.default_rng(number)
     fields = dict(
         delta={
             name: rng.normal(size=shape).astype(np.float32)
-            for name, shape in Supernet(
-                SPACE.fixed_architecture(architecture)
-            ).weight_shapes.items()
+            for name, shape in shapes_of(architecture).items()
         },
         architecture=architecture,
         base_hash=BASE_HASH,
@@ -104,9 +109,9 @@ def make_update(number, architecture, examples=3, **changes):
 
 
 def merged(updates, **choices):
-    supernet = make_supernet()
-    report = merge_updates(supernet, BASE_HASH, updates, **choices)
-    return values_of(supernet), report
+    SUPERNET.assign_weights(BASE)
+    report = merge_updates(SUPERNET, BASE_HASH, updates, **choices)
+    return values_of(SUPERNET), report
 
 
 def federated_round(execution, devices):
@@ -133,7 +138,7 @@ def covered_by(*architectures):
     """Counts, for each entry of the supernet, the nets that hold it."""
     counts = {name: np.zeros(value.shape, int) for name, value in BASE.items()}
     for architecture in architectures:
-        for name, part in Supernet(SPACE).slices(architecture).items():
+        for name, part in SUPERNET.slices(architecture).items():
             box = part.indices()
             counts[name][box] += 1
     return counts
@@ -180,17 +185,18 @@ def test_an_entry_becomes_the_mean_of_those_that_hold_it(aggregation, weighting)
     divisor = {name: np.zeros(value.shape) for name, value in BASE.items()}
     for update in updates:
         weight = update.examples if weighting == "examples" else 1
-        for name, part in Supernet(SPACE).slices(update.architecture).items():
+        for name, part in SUPERNET.slices(update.architecture).items():
             if name in update.delta:
                 box = part.indices()
                 total[name][box] += weight * update.delta[name]
                 divisor[name][box] += weight
+    counts = covered_by(*ACROSS)
     for name, value in BASE.items():
         if aggregation == "diluted":
             divisor[name][:] = 8 if weighting == "examples" else 3
         expected = value + total[name] / np.maximum(divisor[name], 1)
         np.testing.assert_allclose(actual[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
-        untouched = covered_by(*ACROSS)[name] == 0
+        untouched = counts[name] == 0
         np.testing.assert_array_equal(actual[name][untouched], value[untouched])
 
 
