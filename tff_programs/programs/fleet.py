@@ -73,15 +73,20 @@ def main(argv: Sequence[str]) -> None:
     accuracies = {"fleet": fleet.accuracies(fleet.supernet)}
     if options.compare:
         print("the same rounds inside TFF", flush=True)
-        accuracies["TFF"] = fleet.accuracies(_run_in_tff(fleet, options.rounds))
+        accuracies["TFF"] = fleet.accuracies(run_in_tff(fleet, options.rounds))
     for name in tiers:
         rows += [(name, how, f"{100 * shares[name]:.1f} %") for how, shares in accuracies.items()]
     print(report.format_table(rows))
     print(os.path.join(options.out, "supernet.safetensors"))
 
 
-def _run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
-    """The supernet after the same rounds as a federated computation, from the same weights."""
+def run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
+    """Returns the supernet after the same rounds as a federated computation, from the same weights.
+
+    Args:
+      fleet: Whose plan, clients, hyper-parameters and server's optimizer these rounds have.
+      rounds: Number of rounds.
+    """
     trained = fleet.trained
     space = trained.supernet.space
     process = build_fedsup_process(

@@ -14,6 +14,7 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.tables import updates
 from tff_programs.programs.checkpoint import load_trained
+from tff_programs.programs.fleet import run_in_tff
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 from tff_programs.programs.stored_optimizer import StoredOptimizer
 from tff_programs.programs.training_information import trained_tiers
@@ -104,6 +105,24 @@ def test_a_fleets_supernet_is_that_of_files_that_somebody_carries(fleets, traine
     assert of_fleet["information"]["round"] == information["round"] + ROUNDS
     for name, value in supernet.values_by_name().items():
         assert value.tobytes() == found[name].tobytes(), name
+
+
+@pytest.mark.slow
+def test_a_fleet_makes_the_rounds_of_tff_but_for_the_order_of_examples(trained_path, tmp_path):
+    trained = load_trained(trained_path)
+    settings = trained.information["settings"]
+    # In batches of all examples their order decides the last bits alone.
+    changes = {"batch_size": int(max(trained.data.train_sizes)), "redraw": False}
+    information = {**trained.information, "settings": {**settings, **changes}}
+    trained = trained._replace(information=information)
+    fleet = Fleet(trained, tmp_path, FleetSettings(2, CLIENTS, None, 0, 100))
+    fleet.run()
+    weights = [fleet.supernet.values_by_name(), run_in_tff(fleet, 2).values_by_name()]
+    found, expected = (
+        np.concatenate([np.ravel(value - trained.weights[name]) for name, value in one.items()])
+        for one in weights
+    )
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
 
 
 def test_a_fleet_that_is_killed_counts_each_update_once(fleets):
