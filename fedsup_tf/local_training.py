@@ -191,7 +191,7 @@ def local_update(
             name: ops.known(variables[name].read_value(), value.shape)
             for name, value in initial.packed.items()
         }
-        loss, gradients = _sandwich_gradients(
+        loss, gradients = sandwich_gradients(
             supernet,
             current,
             architecture,
@@ -283,13 +283,24 @@ class _Packed:
         return {name: vectors[name] if name in vectors else packed[name] for name in self._names}
 
 
-def _sandwich_gradients(
+def sandwich_gradients(
     supernet, packed, architecture, images, labels, seed, training, unpack=dict, offsets=None
 ):
-    """Returns the received net's loss from labels, and the gradient of the nets' summed losses.
+    """Computes the gradient of a step, in which the nets of a sandwich learn together.
 
-    `unpack` makes the net's weights by name from `packed`, by which the gradients are. `offsets`
-    are added to all logits.
+    Args:
+      supernet: Whose subnets are trained.
+      packed: The received weights; gradients are by these names.
+      architecture: Which subnet they are.
+      images: `(batch, height, width, channels)`, float32, normalized.
+      labels: `(batch,)`, int32.
+      seed: `(2,)`, int32; decides the random subnets.
+      training: The hyper-parameters.
+      unpack: Makes the weights by tensor name from `packed`.
+      offsets: `(classes,)`, added to all logits, or None.
+
+    Returns:
+      The received net's loss from labels, and the gradient of the nets' summed losses.
     """
     classes = supernet.space.classes
     targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)

@@ -38,7 +38,7 @@ class Tab:
         self.requested, self.problems = [], []
         self._socket, self._answers = socket, {}
         self._number, self._loads = 0, 0
-        self._reader = asyncio.create_task(self._read())
+        self.reader = asyncio.create_task(self._read())
 
     async def _read(self):
         while (text := await self._socket.read_message()) is not None:
@@ -115,7 +115,7 @@ async def open_tab(folder: pathlib.Path):
             yield tab
         finally:
             socket.close()
-            await tab._reader
+            await tab.reader
     finally:
         # All of its processes, which are a group of their own.
         os.killpg(process.pid, signal.SIGKILL)

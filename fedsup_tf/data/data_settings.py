@@ -110,7 +110,7 @@ class DataSettings:
             name: getattr(self, name) for name, kinds in PARTITION_OPTIONS.items() if kind in kinds
         }
         if self.clients is None:
-            count = options["clients"] = self._fitting_clients(dataset.train_labels, kind)
+            count = options["clients"] = self.fitting_clients(dataset.train_labels, kind)
             if kind == "shard":
                 # Few examples cannot be as many shards.
                 shards = len(dataset.train_labels) // count
@@ -124,7 +124,7 @@ class DataSettings:
         divided = FederatedDataset.divide(dataset, kind, seed=self.seed, **options)
         return dataclasses.replace(divided, reading_notes=notes)
 
-    def _fitting_clients(self, labels: np.ndarray, kind: str) -> int:
+    def fitting_clients(self, labels: np.ndarray, kind: str) -> int:
         """Returns the number of clients, where nobody says it."""
         shards = self.classes_per_client if kind == "shard" else 1
         if len(labels) >= DEFAULT_CLIENTS * shards:

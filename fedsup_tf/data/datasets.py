@@ -16,7 +16,8 @@ from fedsup_tf.files.validation import check_choice
 
 __all__ = ["DATASETS", "DatasetError", "ImageDataset", "load_dataset"]
 
-_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+# Where Debian's package dataset-fashion-mnist has it.
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 class ImageDataset(NamedTuple):
@@ -131,8 +132,8 @@ def _load_fashion_mnist(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )  # fmt: skip
-    if data_dir is None and _DEBIAN_FASHION_MNIST.is_dir():
-        data_dir = _DEBIAN_FASHION_MNIST
+    if data_dir is None and DEBIAN_FASHION_MNIST.is_dir():
+        data_dir = DEBIAN_FASHION_MNIST
     if data_dir is not None:
         return idx_files.read_idx_folder(data_dir), names
     arrays = []

@@ -20,7 +20,7 @@ from fedsup_tf.files.validation import check_choice, check_number, check_whole_n
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 # A camera of 64 megapixels; room for the decoded picture is made only within this.
-_MOST_PIXELS = 2**26
+MOST_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -201,10 +201,10 @@ def _opened(file: BinaryIO) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"expected {_EXPECTED}, received a file of another kind.") from error
     width, height = picture.size
-    if width * height > _MOST_PIXELS:
+    if width * height > MOST_PIXELS:
         picture.close()
         raise ValueError(
-            f"expected a picture of at most {_MOST_PIXELS:,} pixels, received {width:,} x "
+            f"expected a picture of at most {MOST_PIXELS:,} pixels, received {width:,} x "
             f"{height:,}."
         )
     return picture

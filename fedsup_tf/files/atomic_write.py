@@ -99,7 +99,7 @@ def check_output_file(path: str | os.PathLike) -> str:
             raise ValueError(
                 f"{path!r}: expected a regular file or none, received {_kind(mode)}. {_CHOOSE}"
             )
-    _check_folder(path, os.path.dirname(target))
+    check_folder(path, os.path.dirname(target))
     return target
 
 
@@ -109,7 +109,7 @@ def check_output_folder(path: str | os.PathLike) -> None:
     Raises:
       ValueError: If they cannot.
     """
-    _check_folder(os.fspath(path), os.path.realpath(path))
+    check_folder(os.fspath(path), os.path.realpath(path))
 
 
 def make_folder(path: str | os.PathLike) -> bool:
@@ -135,7 +135,7 @@ def remove_left_over(folder: str | os.PathLike) -> None:
     _remove_left_over(os.fspath(folder), None)
 
 
-def _check_folder(path: str, folder: str) -> None:
+def check_folder(path: str, folder: str) -> None:
     """Checks the folder of a path, or the nearest one above it that is there."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)

@@ -20,7 +20,8 @@ from fedsup_tf.search.cost_parts import Part, entering_widths, resolutions_of, s
 from fedsup_tf.search.costs import Cost, architecture_cost, part_cost
 from fedsup_tf.space import SearchSpace
 
-_UNIFORM_TRIES = 200
+# Uniform draws before a walk that finds what they miss.
+UNIFORM_TRIES = 200
 # More than the rounding of sums in another order, less than any cost means.
 _TOLERANCE = 1e-9
 
@@ -219,7 +220,7 @@ def _draw(
     bounds: _Bounds,
     without: Collection[Architecture] = (),
 ) -> Architecture | None:
-    for _ in range(_UNIFORM_TRIES):
+    for _ in range(UNIFORM_TRIES):
         architecture = space.sample(rng)
         if architecture not in without and meets(architecture):
             return architecture

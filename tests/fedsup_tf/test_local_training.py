@@ -221,7 +221,7 @@ def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch)
     monkeypatch.setattr(local_training, "random_subnet", recording)
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
     training = dataclasses.replace(WHOLE, sandwich=4, temperature=0.5)
-    loss, gradients = local_training._sandwich_gradients(
+    loss, gradients = local_training.sandwich_gradients(
         SUPERNET,
         {name: tf.constant(value) for name, value in weights.items()},
         SPACE.largest(),
@@ -250,7 +250,7 @@ def test_nets_with_a_teacher_also_learn_from_the_labels(teacher, received_weight
     )
     inputs = PREPROCESSING.normalize(images)
     variables = {name: tf.constant(value) for name, value in weights.items()}
-    reported, gradients = local_training._sandwich_gradients(
+    reported, gradients = local_training.sandwich_gradients(
         SUPERNET, variables, SPACE.largest(), inputs, labels, tf.constant([1, 6]), training
     )
     hard = np.eye(SPACE.classes, dtype=np.float32)[labels]
@@ -359,7 +359,7 @@ EQUAL_WIDTHS_SUPERNET = Supernet(
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sandwich_of_four_trains_a_subnet_without_a_shortcut_convolution(seed):
     weights, (images, labels) = weights_of(EQUAL_WIDTHS, supernet=EQUAL_WIDTHS_SUPERNET), client(9)
-    _, gradients = local_training._sandwich_gradients(
+    _, gradients = local_training.sandwich_gradients(
         EQUAL_WIDTHS_SUPERNET,
         {name: tf.constant(value) for name, value in weights.items()},
         EQUAL_WIDTHS,

@@ -32,7 +32,7 @@ def test_an_object_fits_the_schema(thing):
 
 @pytest.mark.parametrize("role", ["web", "rounds"])
 def test_a_command_is_one_of_the_program(role, monkeypatch):
-    monkeypatch.setattr("fedsup_tf.files.atomic_write._check_folder", lambda *paths: None)
+    monkeypatch.setattr("fedsup_tf.files.atomic_write.check_folder", lambda *paths: None)
     options, arguments = parse_flags(define_flags, CONTAINERS[role]["command"][1:])
     assert arguments == ["/gateway/supernet.safetensors"]
     assert options.role == role
@@ -40,7 +40,7 @@ def test_a_command_is_one_of_the_program(role, monkeypatch):
 
 
 def test_the_unit_for_systemd_starts_the_program_where_it_can_write(monkeypatch):
-    monkeypatch.setattr("fedsup_tf.files.atomic_write._check_folder", lambda *paths: None)
+    monkeypatch.setattr("fedsup_tf.files.atomic_write.check_folder", lambda *paths: None)
     text = PATH.with_name("gateway.md").read_text(encoding="utf-8")
     unit = configparser.ConfigParser(comment_prefixes="#")
     unit.optionxform = str

@@ -36,7 +36,7 @@ def start(core: int | None) -> Iterator[LocalWorker]:
       core: Core on which the worker stays; None for any.
     """
     with contextlib.ExitStack() as stack:
-        listener, place = _listen()
+        listener, place = listen()
         stack.callback(os.close, place)
         read_report, write_report = os.pipe()
         stack.callback(os.close, read_report)
@@ -91,7 +91,7 @@ def open_ports_line(workers: list[LocalWorker]) -> str | None:
     return enclosure.open_ports_message(ports, reason) if ports else None
 
 
-def _listen() -> tuple[socket.socket, int]:
+def listen() -> tuple[socket.socket, int]:
     """Makes a listening Unix socket that only this process and its children can find.
 
     The socket's name is removed at once, so that nobody can look it up and nothing of it is left

@@ -23,7 +23,7 @@ _MOST_JSON_BYTES = 16 * 1024
 _MOST_DRAINED_BYTES = 64 * 2**20
 _RETRY_SECONDS = 30
 # In which a client takes a part of a long answer, or holds a connection and a file for nothing.
-_MOST_PART_SECONDS = 300.0
+MOST_PART_SECONDS = 300.0
 
 
 @tornado.web.stream_request_body
@@ -164,7 +164,7 @@ class Handler(tornado.web.RequestHandler):
         """
         self.write(part)
         try:
-            await asyncio.wait_for(self.flush(), _MOST_PART_SECONDS)
+            await asyncio.wait_for(self.flush(), MOST_PART_SECONDS)
         except TimeoutError as error:
             self.request.connection.close()
             raise StreamClosedError() from error

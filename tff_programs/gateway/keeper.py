@@ -17,7 +17,8 @@ from tff_programs.gateway.rounds import Rounds, RoundSettings
 # A process that died is replaced after as long.
 LEASE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
-_TROUBLE_SECONDS = 5.0
+# Between two tries while the database or the disk fails.
+TROUBLE_SECONDS = 5.0
 
 
 def keep_rounds(
@@ -52,14 +53,14 @@ def keep_rounds(
             except DBAPIError as error:
                 # Nothing is lost: what was begun is begun anew.
                 on_progress(f"The database does not answer: {error.orig}. Trying again.")
-                time.sleep(_TROUBLE_SECONDS)
+                time.sleep(TROUBLE_SECONDS)
             except OSError as error:
                 # Such as a full disk: devices are answered meanwhile, and it is told once.
                 if str(error) != told:
                     told = str(error)
                     reason = told.rstrip(".")
                     on_progress(f"The round waits ({reason}). Nothing is lost; trying again.")
-                time.sleep(_TROUBLE_SECONDS)
+                time.sleep(TROUBLE_SECONDS)
     finally:
         with contextlib.suppress(DBAPIError):
             lease.give_back()

@@ -32,7 +32,7 @@ _CHECKS = 1
 # They wait for the disk more than they work.
 _THREADS = 8
 # Bodies of small updates are held in memory until they are whole, as many as fit.
-_HELD_BYTES = 64 * 2**20
+HELD_BYTES = 64 * 2**20
 _IDLE_SECONDS = 75.0
 # Of a body, taken at once: an update of a small net is one piece.
 _CHUNK_BYTES = 256 * 1024
@@ -99,7 +99,7 @@ class Gateway:
         self.reads = GroupedReads(database)
         self.writes = GroupedWrites(database)
         # Of bodies that are on their way.
-        self.room = Room(_HELD_BYTES)
+        self.room = Room(HELD_BYTES)
         self._pace = settings.pace
         self._rng = random.Random()
         self._active, self._counted = 0, float("-inf")

@@ -8,7 +8,7 @@ from tff_programs.gateway import update_files, uploads
 from tff_programs.gateway.refusal import RefusalError
 
 # Largest body that is held in memory.
-_MOST_HELD_BYTES = 2**20
+MOST_HELD_BYTES = 2**20
 
 
 class Room:
@@ -50,7 +50,7 @@ class UploadBody:
         Raises:
           OSError: If the temporary file cannot be written.
         """
-        most = min(_MOST_HELD_BYTES, self._held_bytes + self._room.free_bytes)
+        most = min(MOST_HELD_BYTES, self._held_bytes + self._room.free_bytes)
         if self._file is None and self._held_bytes + len(part) <= most:
             self._parts.append(part)
             self._held_bytes += len(part)

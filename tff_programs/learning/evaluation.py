@@ -19,7 +19,7 @@ from tff_programs.learning.distribution import select_subnets
 from tff_programs.types import client_data_type, tensors_type
 
 # What a simulated round's clients hold of subnets at once, so that the worker's memory has a bound.
-_BYTES_OF_SUBNETS = 2**29
+BYTES_OF_SUBNETS = 2**29
 
 
 def build_federated_evaluation(
@@ -205,7 +205,7 @@ class CandidateEvaluation:
             space, preprocessing, batch_size, candidates_per_round
         )
         size = candidates_per_round * sum(weight.nbytes for weight in self._weights)
-        self._clients_at_once = max(1, _BYTES_OF_SUBNETS // size)
+        self._clients_at_once = max(1, BYTES_OF_SUBNETS // size)
 
     def accuracies(
         self, architectures: Sequence[Architecture], clients: Sequence[Examples]

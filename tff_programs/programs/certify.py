@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         )
     path = arguments[0]
     supernet, information = Supernet.load_checkpoint(options.supernet)
-    dataset, name = _dataset(options, supernet, information)
+    dataset, name = dataset_from_flags(options, supernet, information)
     preprocessing = saved_preprocessing(information)
     if preprocessing is None and dataset is not None:
         preprocessing = dataset.preprocessing
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _dataset(
+def dataset_from_flags(
     options: ProgramFlags, supernet: Supernet, information: dict
 ) -> tuple[datasets.ImageDataset | None, str]:
     """Loads the data set that a flag names, or the training's, and returns it with its name.

@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
     trainer = DeviceTrainer(arguments[0], options.threads, options.trusted, options.runtime)
-    examples = at_resolution(_examples(options, trainer, arguments[0]), trainer.metadata)
+    examples = at_resolution(examples_from_flags(options, trainer, arguments[0]), trainer.metadata)
     kept = np.arange(len(examples.labels))
     held_out = None
     if options.patience is not None:
@@ -141,7 +141,17 @@ def main(argv: Sequence[str]) -> None:
     print(", ".join(paths))
 
 
-def _examples(options: ProgramFlags, trainer: DeviceTrainer, path: str) -> Examples:
+def examples_from_flags(options: ProgramFlags, trainer: DeviceTrainer, path: str) -> Examples:
+    """Loads the examples that flags name.
+
+    Args:
+      options: The program's flags.
+      trainer: The trainer of the model that learns from them.
+      path: The model's file, for messages.
+
+    Raises:
+      ValueError: If they cannot be read, or are of another form than what the model was trained on.
+    """
     metadata = trainer.metadata
     # A flag file may name either; the command line decides.
     if options.data:

@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
             "--parts=FILE.zip, the models that a phone measures its own table on."
         )
     start = time.monotonic()
-    supernet, preprocessing, training = _subject(options)
+    supernet, preprocessing, training = subject_from_flags(options)
     space = supernet.space
     conditions = Conditions(
         options.train_batch_size, options.infer_batch_size, options.threads, options.repetitions
@@ -131,8 +131,12 @@ def _tell_entry(name: str, size: int) -> None:
     print(f"{name}: {size:,} bytes", flush=True)
 
 
-def _subject(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTraining]:
-    """The supernet to measure, and what is done with its images and in a step of training."""
+def subject_from_flags(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTraining]:
+    """Returns the supernet to measure, its preprocessing and its training, as flags name them.
+
+    Raises:
+      ValueError: If they name none or two, or its file cannot be read.
+    """
     options.prefer("space", over=("supernet",))
     options.prefer("supernet", over=("space",))
     if bool(options.space) == bool(options.supernet):

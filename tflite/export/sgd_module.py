@@ -61,12 +61,12 @@ class SgdModule(tf.Module):
                 zeros = tf.zeros_like(value)
                 self._momenta[variable] = tf.Variable(zeros, name=f"{name}/momentum")
 
-    def _read(self) -> Tensors:
+    def read(self) -> Tensors:
         """Reads the variables, by the names of the variables."""
         return {name: variable.read_value() for name, variable in self._variables.items()}
 
-    def _unpack(self, packed: Tensors) -> tuple[Tensors, Tensors]:
-        """Splits what `_read` returned into the weights and the frozen mean squares by name."""
+    def unpack(self, packed: Tensors) -> tuple[Tensors, Tensors]:
+        """Splits what `read` returned into the weights and the frozen mean squares by name."""
         tensors = {}
         for variable, shapes in self._packing.items():
             tensors |= unpack(packed[variable], shapes)
@@ -80,7 +80,7 @@ class SgdModule(tf.Module):
         for momentum in self._momenta.values():
             momentum.assign(tf.zeros(momentum.shape))
 
-    def _step(
+    def step(
         self,
         packed: Tensors,
         gradients: Tensors,
@@ -91,7 +91,7 @@ class SgdModule(tf.Module):
         """Trains one step of SGD: clipping, weight decay and momentum as in `local_update`.
 
         Args:
-          packed: The variables before the step, as `_read` returned them.
+          packed: The variables before the step, as `read` returned them.
           gradients: Gradients of the weights to train, by name: for each variable those of all its
             tensors or none.
           mean_squares: Mean squares of the batch, by name.

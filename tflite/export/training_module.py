@@ -108,7 +108,7 @@ class TrainingModule(SgdModule):
     def save(self, dummy: tf.Tensor) -> Outputs:
         """Returns every weight and frozen mean square."""
         del dummy
-        weights, frozen = self._unpack(self._read())
+        weights, frozen = self.unpack(self.read())
         return {self.python_names[name]: value for name, value in {**weights, **frozen}.items()}
 
     def restore(self, **values: tf.Tensor) -> Outputs:
@@ -119,7 +119,7 @@ class TrainingModule(SgdModule):
     # ------------------------------------------------------------------ compute
 
     def _infer(self, images: tf.Tensor) -> tf.Tensor:
-        weights, frozen = self._unpack(self._read())
+        weights, frozen = self.unpack(self.read())
         images = self._preprocessing.normalize(images)
         # Needed without gradients too: the usual operators are slow for kernels that are variables.
         with ops.builtin_operators():
@@ -133,8 +133,8 @@ class TrainingModule(SgdModule):
         learning_rate: tf.Tensor,
         trained: Sequence[str],
     ) -> Outputs:
-        packed = self._read()
-        weights, _ = self._unpack(packed)
+        packed = self.read()
+        weights, _ = self.unpack(packed)
         moved = {name: weights[name] for name in trained}
         with ops.builtin_operators():
             images = self._preprocessing.normalize(images)
@@ -144,7 +144,7 @@ class TrainingModule(SgdModule):
             smoothing = self._training.label_smoothing
             loss, correct, slope = score(logits, labels, sample_weights, smoothing)
             gradients = tape.gradient(logits, moved, output_gradients=slope)
-        self._step(packed, gradients, mean_squares, sample_weights, learning_rate)
+        self.step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
 

@@ -31,6 +31,10 @@ class PartModel(SgdModule):
     Inputs and upstream gradients, which other parts would compute, are arguments. The result is a
     single value that depends on all outputs, so that no operation is removed and nothing large is
     copied.
+
+    Attributes:
+      compute: Returns the part's outputs and mean squares of its weights, inputs and the weights of
+        its images.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class PartModel(SgdModule):
         super().__init__(weights, ones, training)
         self._space = subnet.space
         self._part = part
-        self._compute = _compute(subnet, part, preprocessing)
+        self.compute = _compute(subnet, part, preprocessing)
 
     def infer(self, batch_size: int) -> Any:
         """Traces the share of `infer`, a function of `inputs`."""
@@ -107,9 +111,9 @@ class PartModel(SgdModule):
     # ------------------------------------------------------------------ compute
 
     def _infer(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        weights, frozen = self._unpack(self._read())
+        weights, frozen = self.unpack(self.read())
         with ops.builtin_operators():
-            outputs, _ = self._compute(calibration.fold(weights, frozen), inputs, None)
+            outputs, _ = self.compute(calibration.fold(weights, frozen), inputs, None)
         return {"result": _first(outputs)}
 
     def _train(
@@ -119,13 +123,13 @@ class PartModel(SgdModule):
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        packed = self._read()
-        weights, _ = self._unpack(packed)
+        packed = self.read()
+        weights, _ = self.unpack(packed)
         with ops.builtin_operators():
             gradients, mean_squares, result = self._gradients(
                 weights, inputs, upstream, sample_weights
             )
-        self._step(packed, gradients, mean_squares, sample_weights, learning_rate)
+        self.step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {"result": result}
 
     def _gradients(
@@ -138,7 +142,7 @@ class PartModel(SgdModule):
         entered = [] if self._part.kind == "stem" else [inputs]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weights, entered])
-            outputs, mean_squares = self._compute(weights, inputs, sample_weights)
+            outputs, mean_squares = self.compute(weights, inputs, sample_weights)
         result = _first(outputs)
         if self._part.kind == "head":
             smoothing = self._training.label_smoothing

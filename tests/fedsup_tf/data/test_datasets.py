@@ -189,7 +189,7 @@ def test_a_failed_download_is_one_sentence(name, monkeypatch, tmp_path):
 
     monkeypatch.setattr(tf.keras.utils, "get_file", fail)
     monkeypatch.setattr(tf.keras.datasets.fashion_mnist, "load_data", fail)
-    monkeypatch.setattr(datasets, "_DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     with pytest.raises(DatasetError, match="URL fetch failure") as error:
         load_dataset(name)
     assert_one_sentence(error, name.removesuffix("_mnist")[:5])

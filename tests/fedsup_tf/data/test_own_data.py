@@ -509,7 +509,7 @@ def test_few_examples_have_fewer_clients_if_nobody_says_how_many():
         ("iid", np.arange(40) % 4, 20),
         ("iid", np.arange(15) % 4, 1),
     ):
-        assert DataSettings("mine", partition=kind)._fitting_clients(labels, kind) == expected
+        assert DataSettings("mine", partition=kind).fitting_clients(labels, kind) == expected
 
 
 def test_a_small_folder_without_clients_is_divided(tmp_path):

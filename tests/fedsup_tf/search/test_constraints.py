@@ -72,7 +72,7 @@ def test_an_architecture_alone_within_the_bounds_is_found(space, cost):
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_what_uniform_draws_miss_is_found_by_the_walk(monkeypatch, cost):
-    monkeypatch.setattr(constraints, "_UNIFORM_TRIES", 0)
+    monkeypatch.setattr(constraints, "UNIFORM_TRIES", 0)
     space = SPACES["uneven"]
     values = all_costs(space, cost)
     for value in np.unique(values)[::7]:
@@ -81,7 +81,7 @@ def test_what_uniform_draws_miss_is_found_by_the_walk(monkeypatch, cost):
 
 
 def test_the_walk_is_random(monkeypatch):
-    monkeypatch.setattr(constraints, "_UNIFORM_TRIES", 0)
+    monkeypatch.setattr(constraints, "UNIFORM_TRIES", 0)
     space = SPACES["digits_small"]
     rng = np.random.default_rng(0)
     drawn = {constraints.sample_within(space, rng, "parameters", 0, np.inf) for _ in range(20)}

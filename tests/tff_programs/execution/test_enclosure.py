@@ -102,7 +102,7 @@ def test_a_workers_socket_has_no_name_on_the_disk(tmp_path, monkeypatch):
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    listener, place = local_worker._listen()
+    listener, place = local_worker.listen()
     assert not list(folder.iterdir())
     with listener, socket.socket(socket.AF_UNIX) as peer:
         peer.connect(f"/proc/self/fd/{place}")

@@ -78,7 +78,7 @@ def test_a_database_or_a_disk_that_fails_is_waited_for(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Rounds, "step", step)
-    monkeypatch.setattr(keeper, "_TROUBLE_SECONDS", 0.01)
+    monkeypatch.setattr(keeper, "TROUBLE_SECONDS", 0.01)
     with pytest.raises(KeyboardInterrupt):
         keeper.keep_rounds(database, tmp_path, RoundSettings(1), SumRounds(tmp_path), told.append)
     assert told == [

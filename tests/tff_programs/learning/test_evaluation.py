@@ -72,7 +72,7 @@ def test_every_client_counts_for_every_candidate(supernet, monkeypatch):
     whole = CandidateEvaluation(SPACE, PREPROCESSING, weights, 8, 3)
     assert whole.accuracies(candidates, clients) == expected
     # A round in parts of one client each gives the same sums.
-    monkeypatch.setattr(evaluation, "_BYTES_OF_SUBNETS", 1)
+    monkeypatch.setattr(evaluation, "BYTES_OF_SUBNETS", 1)
     parts = CandidateEvaluation(SPACE, PREPROCESSING, weights, 8, 3)
     assert parts.accuracies(candidates[:2], clients) == expected[:2]
     assert whole.accuracies([], clients) == []

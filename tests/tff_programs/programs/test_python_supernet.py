@@ -152,19 +152,19 @@ def held(**changes):
 )
 def test_a_device_refuses_a_data_set_that_its_model_was_not_trained_on(changes, told):
     options, _ = parse_flags(device.define_flags, ["device", "--dataset=digits"])
-    assert len(device._examples(options, held(), "m.tflite").labels)
+    assert len(device.examples_from_flags(options, held(), "m.tflite").labels)
     with pytest.raises(ValueError, match=rf"^'m\.tflite': Data digits: expected .*{told}"):
-        device._examples(options, held(**changes), "m.tflite")
+        device.examples_from_flags(options, held(**changes), "m.tflite")
 
 
 def test_a_certificate_refuses_a_data_set_that_the_supernet_was_not_trained_on():
     flags = ["certify", "--dataset=digits", "--supernet=s"]
     options, _ = parse_flags(certify.define_flags, flags)
-    assert certify._dataset(options, Supernet(SPACE), {})[1] == "digits, test part"
+    assert certify.dataset_from_flags(options, Supernet(SPACE), {})[1] == "digits, test part"
     for classes, information in ((11, {}), (10, {"class_names": list("abcdefghij")})):
         supernet = Supernet(SearchSpace(**{**vars(SPACE), "classes": classes}))
         with pytest.raises(ValueError, match=r"^'s': Data digits: expected 1. classes"):
-            certify._dataset(options, supernet, information)
+            certify.dataset_from_flags(options, supernet, information)
 
 
 def test_a_certificate_goes_without_the_trainings_data_but_not_without_that_of_a_flag(
@@ -173,13 +173,13 @@ def test_a_certificate_goes_without_the_trainings_data_but_not_without_that_of_a
     flags = ["certify", "--supernet=s"]
     options, _ = parse_flags(certify.define_flags, flags)
     trained = {"settings": {"dataset": "/no/such.npz"}}
-    assert certify._dataset(options, Supernet(SPACE), trained) == (None, "random images")
+    assert certify.dataset_from_flags(options, Supernet(SPACE), trained) == (None, "random images")
     assert "random images in place of /no/such.npz" in capsys.readouterr().err
     path = tmp_path / "other.npz"
     np.savez(path, sounds=np.zeros(3))
     options, _ = parse_flags(certify.define_flags, [*flags, f"--dataset={path}"])
     with pytest.raises(ValueError, match=r"other\.npz"):
-        certify._dataset(options, Supernet(SPACE), trained)
+        certify.dataset_from_flags(options, Supernet(SPACE), trained)
 
 
 @pytest.mark.slow

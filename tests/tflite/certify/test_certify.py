@@ -200,13 +200,13 @@ def test_another_preprocessing_is_found(tmp_path):
 
 
 def test_a_wrong_gradient_is_found_and_not_explained_away(tmp_path, monkeypatch):
-    step = training_module.TrainingModule._step
+    step = training_module.TrainingModule.step
 
     def wrong(self, weights, gradients, *rest):
         name = "stem_norm/beta"
         return step(self, weights, {**gradients, name: gradients[name] * 1.01}, *rest)
 
-    monkeypatch.setattr(training_module.TrainingModule, "_step", wrong)
+    monkeypatch.setattr(training_module.TrainingModule, "step", wrong)
     found = failed(certify_here(export(tmp_path / "wrong.tflite")))
     assert {"train, single steps", "train, free run", "train, batch of one"} <= found
     assert not {"infer, frozen", "evaluate", "train, losses"} & found

@@ -67,14 +67,14 @@ def test_parts_after_each_other_infer_as_the_subnet():
     for part in largest_parts():
         model = make_part(part)
         assert model.infer(3).inputs[0].shape == maps.shape
-        maps, _ = model._compute(fold(*model._unpack(model._read())), maps, None)
+        maps, _ = model.compute(fold(*model.unpack(model.read())), maps, None)
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
 def test_a_part_of_a_step_moves_its_weights_as_the_gradient_says():
     part = Part.of_stage(1, 16, 16, 2, 5)
     model = make_part(part)
-    before, _ = model._unpack(model._read())
+    before, _ = model.unpack(model.read())
     train = model.train(4)
     maps, upstream = (
         tf.constant(RANDOM.normal(size=spec.shape), tf.float32)
@@ -82,10 +82,10 @@ def test_a_part_of_a_step_moves_its_weights_as_the_gradient_says():
     )
     with tf.GradientTape() as tape:
         tape.watch(before)
-        outputs, _ = model._compute(before, maps, None)
+        outputs, _ = model.compute(before, maps, None)
     expected = tape.gradient(outputs, before, output_gradients=upstream)
     train(maps, upstream, tf.ones(4), tf.constant(0.5))
-    after, _ = model._unpack(model._read())
+    after, _ = model.unpack(model.read())
     for name, value in after.items():
         moved = before[name] - 0.5 * np.clip(expected[name], -1, 1)
         np.testing.assert_allclose(value, moved, atol=1e-4, err_msg=name)
@@ -284,7 +284,7 @@ def test_a_supernet_without_preprocessing_is_measured_with_any(tmp_path):
     path = tmp_path / "bare.safetensors"
     make_supernet().save_checkpoint(path)
     options, _ = parse_flags(program.define_flags, ["profile", f"--supernet={path}"])
-    supernet, preprocessing, _ = program._subject(options)
+    supernet, preprocessing, _ = program.subject_from_flags(options)
     assert supernet.space == SPACE
     assert len(preprocessing.mean) == SPACE.image_shape[2]
 

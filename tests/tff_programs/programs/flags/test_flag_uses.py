@@ -81,7 +81,9 @@ def test_a_device_takes_the_data_that_the_command_line_names(tmp_path):
     file, one = ["--dataset=digits", "--partition=iid", "--clients=9"], f"--data={tmp_path / 'no'}"
 
     def examples(file, *flags):
-        return device._examples(options_of(device, tmp_path, file, *flags), TRAINER, "m.tflite")
+        return device.examples_from_flags(
+            options_of(device, tmp_path, file, *flags), TRAINER, "m.tflite"
+        )
 
     with pytest.raises(ValueError, match="no'"):
         examples(file, one)
@@ -94,11 +96,13 @@ def test_a_device_takes_the_data_that_the_command_line_names(tmp_path):
 
 def test_a_profile_is_of_what_the_command_line_names(tmp_path):
     file = [f"--supernet={tmp_path / 'none'}", f"--out={tmp_path / 'table.json'}"]
-    subject = profile._subject(options_of(profile, tmp_path, file, "--space=digits_small"))
+    subject = profile.subject_from_flags(
+        options_of(profile, tmp_path, file, "--space=digits_small")
+    )
     assert subject[0].space == digits_small()
     for flags in ([*file, "--space=digits_small"], file[1:]):
         with pytest.raises(ValueError, match="Expected one of --space and --supernet"):
-            profile._subject(options_of(profile, tmp_path, [], *flags))
+            profile.subject_from_flags(options_of(profile, tmp_path, [], *flags))
 
 
 @pytest.mark.parametrize(
