@@ -116,12 +116,15 @@ class CalibrationParts(NamedTuple):
     Attributes:
       classifier: Classifier of a file that trains, by tensor name; empty if it was not fitted.
       inference_classifier: Classifier of files that only infer, by the same names.
-      penalty: Penalty that was chosen for the latter; None if it is the former.
+      int8_classifier: Classifier of those of them that compute with 8 bits, by the same names.
+      penalty: Penalty that was chosen for files that only infer; None if their classifier is that
+        of files that train.
       mean_squares: Mean squares as `mean_square_shapes` names them.
     """
 
     classifier: dict[str, np.ndarray]
     inference_classifier: dict[str, np.ndarray]
+    int8_classifier: dict[str, np.ndarray]
     penalty: float | None
     mean_squares: dict[str, np.ndarray]
 
@@ -130,12 +133,19 @@ def split_calibration(calibration: Mapping[str, np.ndarray]) -> CalibrationParts
     """Divides a calibration into its classifiers, if it has any, and the mean squares."""
     mean_squares = dict(calibration)
     classifier = {name: mean_squares.pop(name) for name in CLASSIFIER if name in mean_squares}
-    names = [name for name in inference_classifier.TENSORS if name in mean_squares]
-    if not names:
-        return CalibrationParts(classifier, classifier, None, mean_squares)
-    kernel, bias, penalty = (mean_squares.pop(name) for name in names)
-    infers = dict(zip(CLASSIFIER, (kernel, bias), strict=True))
-    return CalibrationParts(classifier, infers, float(penalty[0]), mean_squares)
+    penalty, infers = _take_classifier(mean_squares, inference_classifier.TENSORS)
+    _, int8 = _take_classifier(mean_squares, inference_classifier.INT8_TENSORS)
+    return CalibrationParts(
+        classifier, infers or classifier, int8 or classifier, penalty, mean_squares
+    )
+
+
+def _take_classifier(tensors, names):
+    """Takes a classifier with its penalty from tensors, if it is there."""
+    if names[0] not in tensors:
+        return None, {}
+    kernel, bias, penalty = (tensors.pop(name) for name in names)
+    return float(penalty[0]), dict(zip(CLASSIFIER, (kernel, bias), strict=True))
 
 
 def check_mean_squares(

@@ -154,15 +154,31 @@ def test_too_few_images_choose_nothing(count):
     choice = fits.choose()
     assert choice.held_out == held_out_of(count).sum()
     assert choice.is_chosen == (count == 148)
-    assert (choice.penalty in SMALL_PENALTIES) == choice.is_chosen
-    assert bool(fits.classifier(choice.penalty)) == choice.is_chosen
+    for penalty in (choice.penalty, choice.int8_penalty):
+        assert (penalty in SMALL_PENALTIES) == choice.is_chosen
+    assert bool(fits.classifiers(choice)) == choice.is_chosen
+
+
+def test_a_file_of_8_bits_gets_the_best_penalty_that_these_resolve():
+    fits, _ = fits_of(*examples(3000, 0.5))
+    choice = fits.choose()
+    assert choice.penalty < inference_classifier.LEAST_INT8_PENALTY
+    assert choice.int8_penalty == inference_classifier.LEAST_INT8_PENALTY
+    parts = split_calibration(fits.classifiers(choice))
+    for penalty, found in (
+        (choice.penalty, parts.inference_classifier),
+        (choice.int8_penalty, parts.int8_classifier),
+    ):
+        same = fits.classifiers(choice._replace(penalty=penalty))
+        np.testing.assert_array_equal(found[KERNEL], same["inference_head/kernel"])
 
 
 def test_dead_features_give_the_classes_shares():
     labels = np.array([0, 0, 0, 1, 1, 2] * 20, np.int32)
     fits, _ = fits_of(np.zeros((120, FEATURES), np.float32), labels)
     for penalty in SMALL_PENALTIES:
-        head = split_calibration(fits.classifier(penalty)).inference_classifier
+        choice = fits.choose()._replace(penalty=penalty)
+        head = split_calibration(fits.classifiers(choice)).inference_classifier
         assert np.isfinite(head[KERNEL]).all()
         np.testing.assert_allclose(tf.nn.softmax(head[BIAS]), [1 / 2, 1 / 3, 1 / 6], atol=0.02)
 
@@ -179,5 +195,6 @@ def test_a_step_that_raises_the_loss_is_halved_and_the_best_is_kept():
         fits.step(CandidateSums(**{**sums._asdict(), "losses": sums.losses * change}))
         found = np.delete(fits.coefficients, TO_ALL, 1)
         np.testing.assert_allclose(found, np.delete(expected, TO_ALL, 1), atol=1e-6)
-    head = split_calibration(fits.classifier(1e-3)).inference_classifier
+    choice = fits.choose()._replace(penalty=1e-3)
+    head = split_calibration(fits.classifiers(choice)).inference_classifier
     np.testing.assert_array_equal(head[KERNEL], START[0])

@@ -220,8 +220,8 @@ async def calibrate_federated_async(
       Tensors by name: the mean squares `(channels,)` as `calibration.mean_square_shapes` names
       them, none for a space of group normalization; and with `classifier_data`, the `head/kernel`
       `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's, and, if
-      files that only infer have others, `inference_classifier.TENSORS`. `split_calibration` tells
-      them apart.
+      files that only infer have others, `inference_classifier.TENSORS` and `INT8_TENSORS`.
+      `split_calibration` tells them apart.
 
     Raises:
       ValueError: If there is no image for the classifier.
@@ -288,7 +288,7 @@ async def calibrate_federated_async(
             candidates.step(sums, moments)
         if is_chosen and step == passes - 1:
             choice = candidates.choose()
-            chosen = candidates.classifier(choice.penalty)
+            chosen = candidates.classifiers(choice)
         on_pass(CalibrationPass(number + step + 1, regression.examples, None, choice))
     return {**mean_squares, **regression.classifier(), **chosen}
 

@@ -9,7 +9,7 @@ import numpy as np
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys, quoted
-from fedsup_tf.inference_classifier import CHOSEN, TENSORS, PenaltyChoice
+from fedsup_tf.inference_classifier import CHOSEN, INT8_TENSORS, TENSORS, PenaltyChoice
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.calibration import CalibrationPass, calibrate_federated_async
@@ -105,7 +105,7 @@ def calibrate_tiers(*arguments, **options) -> list[dict[str, np.ndarray]]:
 
 def _pass_line(done: CalibrationPass) -> str:
     if done.change is None:
-        state = "classifiers"
+        state = "classifier"
     elif done.number == 1:
         state = "normalized by batches"
     else:
@@ -122,8 +122,9 @@ def _choice_line(choice: PenaltyChoice) -> str:
         )
     shares = ", ".join(f"{penalty:g}: {100 * x:.1f} %" for penalty, x in choice.right.items())
     return (
-        f"  Files that only infer: penalty {choice.penalty:g}, the least cross-entropy on "
-        f"{choice.held_out:,} images that were held out; right answers on them by penalty: {shares}"
+        f"  Files that only infer: penalty {choice.penalty:g} (int8: {choice.int8_penalty:g}), the "
+        f"least cross-entropy on {choice.held_out:,} images that were held out; right answers on "
+        f"them by penalty: {shares}"
     )
 
 
@@ -156,12 +157,13 @@ def read_calibration(
                 f"expected the calibration of {architecture} of this supernet, received that of "
                 f"{found} of supernet {quoted(metadata['supernet_hash'])[1:13]}. Calibrate anew."
             )
-        missing = sorted(set(TENSORS) - forms.keys())
-        if 0 < len(missing) < len(TENSORS):
-            raise ValueError(
-                "expected all tensors of the classifier of files that only infer, or none, missing "
-                f"are {missing}. Calibrate anew."
-            )
+        for names in (TENSORS, INT8_TENSORS):
+            missing = sorted(set(names) - forms.keys())
+            if 0 < len(missing) < len(names):
+                raise ValueError(
+                    "expected all tensors of a classifier of files that only infer, or none, "
+                    f"missing are {missing}. Calibrate anew."
+                )
 
     calibration, _ = checkpoint.read_tensors(path, "calibration", check)
     return calibration

@@ -12,6 +12,7 @@ import numpy as np
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.inference_classifier import CHOSEN
+from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
@@ -82,12 +83,14 @@ def export_subnets(
     batch_sizes = batch_sizes or BatchSizes()
     tiers = list(paths)
     if calibrations is None:
+        trains_alone = classifier_penalty == CHOSEN and not precisions
         calibrated = calibrate_tiers(
             trained,
             tiers,
             images_per_client,
             on_progress,
-            classifier_penalty=classifier_penalty,
+            # Files that train have the same one, in a pass less.
+            classifier_penalty=PENALTY if trains_alone else classifier_penalty,
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
     origin = Origin(
@@ -101,7 +104,7 @@ def export_subnets(
         start = time.monotonic()
         parts = split_calibration(calibrations[tier])
         if classifier_penalty is None:
-            parts = parts._replace(classifier={}, inference_classifier={})
+            parts = parts._replace(classifier={}, inference_classifier={}, int8_classifier={})
         subnet = trained.supernet.extract(tier.architecture)
         weights = subnet.values_by_name()
         subnet.assign_weights({**weights, **parts.classifier})
@@ -118,8 +121,10 @@ def export_subnets(
         )
         seconds = time.monotonic() - start
         written = {TRAINABLE: path}
-        subnet.assign_weights({**weights, **parts.inference_classifier})
         for precision in precisions:
+            is_int8 = precision == "int8"
+            fitted = parts.int8_classifier if is_int8 else parts.inference_classifier
+            subnet.assign_weights({**weights, **fitted})
             written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
             export_inference(
                 written[precision],

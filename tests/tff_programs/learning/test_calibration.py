@@ -259,7 +259,7 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
 
     told = []
     found = calibrate(told.append)
-    classifier, infers, penalty, mean_squares = calibration.split_calibration(found)
+    classifier, infers, int8, penalty, mean_squares = calibration.split_calibration(found)
     assert classifier.keys() == set(calibration.CLASSIFIER)
     assert bool(mean_squares) == (normalization == "parametric")
     classifier_passes = [done for done in told if done.change is None]
@@ -290,11 +290,9 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
         inference_classifier.fit(features, labels, held_out, start)
     )
     assert expected.penalty == penalty
-    logits = [
-        features @ head["head/kernel"] + head["head/bias"]
-        for head in (infers, expected.inference_classifier)
-    ]
-    np.testing.assert_allclose(*logits, rtol=0.02, atol=0.02 * np.abs(logits[0]).max())
+    for one, other in ((infers, expected.inference_classifier), (int8, expected.int8_classifier)):
+        logits = [features @ head["head/kernel"] + head["head/bias"] for head in (one, other)]
+        np.testing.assert_allclose(*logits, rtol=0.02, atol=0.02 * np.abs(logits[0]).max())
 
 
 def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
@@ -349,13 +347,16 @@ def test_a_file_gives_back_what_was_written(tmp_path, mean_squares):
 
 
 HEAD = dict(zip(calibration.CLASSIFIER, (np.ones((16, 4), np.float32), ANY_BIAS), strict=True))
-INFERS = dict(
-    zip(
-        inference_classifier.TENSORS,
-        (np.full((16, 4), 2, np.float32), 2 * ANY_BIAS, np.array([1e-5], np.float32)),
+INFERS = {
+    name: value
+    for names, factor in ((inference_classifier.TENSORS, 2), (inference_classifier.INT8_TENSORS, 3))
+    for name, value in zip(
+        names,
+        (factor * np.ones((16, 4)), factor * ANY_BIAS, np.array([1e-5 * factor])),
         strict=True,
     )
-)
+}
+INFERS = {name: value.astype(np.float32) for name, value in INFERS.items()}
 
 
 def test_a_file_without_a_classifier_to_infer_gives_both_kinds_the_one_that_it_has(tmp_path):
@@ -363,7 +364,7 @@ def test_a_file_without_a_classifier_to_infer_gives_both_kinds_the_one_that_it_h
     write_calibration(path, {**ANY, **HEAD}, SPACE.largest(), "ab" * 32)
     parts = calibration.split_calibration(read_calibration(path, SPACE.largest(), "ab" * 32))
     assert parts.penalty is None
-    for found in (parts.classifier, parts.inference_classifier):
+    for found in (parts.classifier, parts.inference_classifier, parts.int8_classifier):
         assert found.keys() == HEAD.keys()
         for name, value in found.items():
             np.testing.assert_array_equal(value, HEAD[name])
@@ -374,18 +375,19 @@ def test_a_file_has_a_classifier_for_each_kind(tmp_path):
     path = tmp_path / "calibration"
     write_calibration(path, {**ANY, **HEAD, **INFERS}, SPACE.largest(), "ab" * 32)
     parts = calibration.split_calibration(read_calibration(path, SPACE.largest(), "ab" * 32))
-    assert parts.penalty == pytest.approx(1e-5)
+    assert parts.penalty == pytest.approx(2e-5)
     for name, value in HEAD.items():
         np.testing.assert_array_equal(parts.classifier[name], value)
         np.testing.assert_array_equal(parts.inference_classifier[name], 2 * value)
+        np.testing.assert_array_equal(parts.int8_classifier[name], 3 * value)
     assert parts.mean_squares.keys() == ANY.keys()
 
 
 def test_a_file_with_a_part_of_a_classifier_is_refused(tmp_path):
     path = tmp_path / "calibration"
-    kept = {name: value for name, value in INFERS.items() if "bias" not in name}
+    kept = {name: value for name, value in INFERS.items() if name != "int8_head/bias"}
     write_calibration(path, {**ANY, **HEAD, **kept}, SPACE.largest(), "ab" * 32)
-    with pytest.raises(ValueError, match=r"missing are \['inference_head/bias'\]. Calibrate anew"):
+    with pytest.raises(ValueError, match=r"missing are \['int8_head/bias'\]. Calibrate anew"):
         read_calibration(path, SPACE.largest(), "ab" * 32)
 
 

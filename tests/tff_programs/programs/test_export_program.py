@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration
+from fedsup_tf import calibration, inference_classifier
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
+from tff_programs.programs import subnet_export
 from tff_programs.programs.calibration_files import write_calibration
+from tff_programs.programs.checkpoint import load_trained
+from tff_programs.simulation.tiers import Tier
 from tflite.device.interpreter import open_interpreter
 from tflite.device.model import DeviceModel
 from tflite.export.export import BatchSizes, Origin, export_tflite
@@ -181,6 +184,42 @@ def test_files_have_the_classifier_as_it_was_trained_if_asked_for(made):
         np.testing.assert_array_equal(state[tensor], value)
     for name in ("trained", "trained.float32"):
         assert read_metadata(folder / f"{name}.tflite").classifier == "trained"
+
+
+def test_each_precision_gets_its_classifier(trained_path, tmp_path, monkeypatch):
+    trained = load_trained(trained_path)
+    architecture = trained.supernet.space.smallest()
+    weights = trained.supernet.extract(architecture).values_by_name()
+    shapes = [weights[name].shape for name in calibration.CLASSIFIER]
+    fitted = {}
+    for names, value in (
+        (calibration.CLASSIFIER, 1),
+        (inference_classifier.TENSORS, 2),
+        (inference_classifier.INT8_TENSORS, 3),
+    ):
+        for name, shape in zip(names, [*shapes, (1,)], strict=False):
+            fitted[name] = np.full(shape, value, np.float32)
+    written = {}
+
+    def note(kind, subnet):
+        written[kind] = subnet.values_by_name()["head/kernel"].mean()
+
+    monkeypatch.setattr(
+        subnet_export, "export_tflite", lambda path, subnet, *_, **__: note("trains", subnet)
+    )
+    monkeypatch.setattr(
+        subnet_export,
+        "export_inference",
+        lambda path, subnet, _, __, ___, precision, *____: note(precision, subnet),
+    )
+    tier = Tier("smallest", architecture)
+    subnet_export.export_subnets(
+        trained,
+        {tier: str(tmp_path / "smallest.tflite")},
+        calibrations={tier: fitted},
+        precisions=("int8", "float32"),
+    )
+    assert written == {"trains": 1, "float32": 2, "int8": 3}
 
 
 def test_the_calibration_of_another_subnet_is_refused(made):
