@@ -5,6 +5,7 @@ A process that imports them itself computes for 5 to 10 s before it begins.
 
 import atexit
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -21,6 +22,8 @@ import threading
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(
     [
+        # Found where the tests are started in the project's folder.
+        "tests.program_server",
         *("matplotlib.pyplot", "sklearn.datasets"),
         *(
             f"tff_programs.programs.{name}"
@@ -184,6 +187,8 @@ class _Call(socketserver.StreamRequestHandler):
 
 def _run(target, arguments, folder, environment, output, errors):
     """Does in a forked process what its command would do from the start."""
+    gc.freeze()
+    gc.enable()
     os.dup2(output.fileno(), 1)
     output.close()
     with open(errors, "w") as file:
