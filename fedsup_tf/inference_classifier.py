@@ -35,7 +35,8 @@ INT8_TENSORS = tuple(f"int8_head/{part}" for part in ("kernel", "bias", "penalty
 # Of the kernel's squares as in `logistic_regression`, from the largest.
 SMALL_PENALTIES = (1e-3, 1e-4, 1e-5, 1e-6)
 PENALTIES = (logistic_regression.PENALTY, *SMALL_PENALTIES)
-# A tenth costs 8 percent of 80 in a net of 16,122 parameters on Fashion-MNIST, a hundredth 20.
+# A net of 16,122 parameters on Fashion-MNIST: 79.8 percent right with 8 bits and 80.6 with floats;
+# with a tenth of it 74.4 and 82.6, with a hundredth 63.2 and 82.4.
 LEAST_INT8_PENALTY = 1e-4
 # Fits of the small penalties to all images; those without the ones that are held out follow.
 _TO_ALL = len(SMALL_PENALTIES)

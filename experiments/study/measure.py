@@ -3,13 +3,13 @@
     python measure.py RUN_FOLDER
 
 `tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
-image stands for itself, in a file that trains; `infers`, likewise in a file that only infers;
-`kept`, calibrated with the classifier as it was trained; `worst_client`,
-the least accuracy of a client of the tier on its own test images, in batches of 50; `bytes`, what a
-client of the tier receives and sends in a round. `nets`: the architectures. `random`: accuracies of
-40 random subnets as deployed, on at most 2,000 test images, and `random_in_batches` of 50.
-`rounds`: each evaluation's round, the mean accuracy of the tiers, the bytes of all clients and the
-simulated seconds so far.
+image stands for itself, in a file that trains; `infers`, likewise in a file that only infers, and
+`penalty`, that of its classifier; `kept`, calibrated with the classifier as it was trained;
+`worst_client`, the least accuracy of a client of the tier on its own test images, in batches of 50;
+`bytes`, what a client of the tier receives and sends in a round. `nets`: the architectures.
+`random`: accuracies of 40 random subnets as deployed, on at most 2,000 test images, and
+`random_in_batches` of 50. `rounds`: each evaluation's round, the mean accuracy of the tiers, the
+bytes of all clients and the simulated seconds so far.
 """
 
 import csv
@@ -26,6 +26,7 @@ import tensorflow as tf
 from fedsup_tf.accuracy import build_accuracy, count_correct, random_subnet_accuracies
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import split_calibration
+from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.learning.message_size import traffic_counter
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
@@ -63,6 +64,7 @@ def main(folder: Path) -> None:
             "accuracy": of_net[net]["accuracy"],
             "deployed": of_net[net]["deployed"],
             "infers": of_net[net]["infers"],
+            "penalty": of_net[net]["penalty"],
             "kept": of_net[net]["kept"],
             "worst_client": float(own.min()),
             "bytes": sum(count_bytes(received.get(settings["algorithm"], nets)[number])),
@@ -117,6 +119,7 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
         "accuracy": accuracy(trained.weights, net, *test, _BATCH),
         "deployed": right[0] / len(dataset.test_labels),
         "infers": right[1] / len(dataset.test_labels),
+        "penalty": parts.penalty or PENALTY,
         "kept": right[2] / len(dataset.test_labels),
         "clients": client_accuracies(accuracy, trained.weights, trained.data, nets, _BATCH),
     }

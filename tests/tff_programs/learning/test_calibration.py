@@ -293,6 +293,15 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
     for one, other in ((infers, expected.inference_classifier), (int8, expected.int8_classifier)):
         logits = [features @ head["head/kernel"] + head["head/bias"] for head in (one, other)]
         np.testing.assert_allclose(*logits, rtol=0.02, atol=0.02 * np.abs(logits[0]).max())
+    # In one process, accuracy in a file that only infers.
+    accuracy = build_calibrated_accuracy(
+        net, PREPROCESSING, images, labels, inference_classifier.CHOSEN, held_out
+    )
+    logits = features @ infers["head/kernel"] + infers["head/bias"]
+    right = (logits.numpy().argmax(1) == labels).mean()
+    assert accuracy(weights, SPACE.largest(), images, labels) == pytest.approx(right, abs=0.02)
+    trains = features @ classifier["head/kernel"] + classifier["head/bias"]
+    assert right > (trains.numpy().argmax(1) == labels).mean() + 0.03
 
 
 def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
