@@ -39,6 +39,9 @@ class UploadBody:
         """
         self._folder = folder
         self._room = room
+        self._begin()
+
+    def _begin(self) -> None:
         self._parts: list[bytes] = []
         self._held_bytes = 0
         self._file: BinaryIO | None = None
@@ -70,7 +73,7 @@ class UploadBody:
     def hand_over(self) -> "UploadBody":
         """Returns a body of what came; this one is empty then."""
         whole = copy.copy(self)
-        self.__init__(self._folder, self._room)
+        self._begin()
         return whole
 
     def check(self, hash_: str, expected: uploads.Expected) -> None:
