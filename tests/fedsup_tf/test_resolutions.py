@@ -33,6 +33,10 @@ RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 12, 18, 1), np.uint8)
 LABELS = RANDOM.integers(0, 3, 20, np.int32)
 SMALL = Architecture((16, 24), (1, 2), (3, 3), 8)
+# For what has a graph for each resolution.
+PLAIN_STAGE = dataclasses.replace(PLAIN, stages=PLAIN.stages[:1])
+STAGE = dataclasses.replace(PLAIN_STAGE, resolutions=(8, 12))
+SMALL_STAGE = Architecture((16,), (1,), (3,), 8)
 
 
 def noisy(space):
@@ -205,32 +209,29 @@ def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, accuracy,
 
 
 def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures():
-    # A graph for each resolution.
-    supernet = noisy(dataclasses.replace(SPACE, resolutions=(8, 12)))
+    supernet = noisy(STAGE)
     weights = supernet.values_by_name()
     found = build_calibrated_accuracy(supernet, PREPROCESSING, IMAGES, LABELS)(
-        weights, SMALL, IMAGES, LABELS
+        weights, SMALL_STAGE, IMAGES, LABELS
     )
     resized = resize_images(IMAGES, 8, 12)
-    plain = Supernet(dataclasses.replace(PLAIN, image_shape=(8, 12, 1)))
-    net = dataclasses.replace(SMALL, resolution=None)
+    plain = Supernet(dataclasses.replace(PLAIN_STAGE, image_shape=(8, 12, 1)))
+    net = dataclasses.replace(SMALL_STAGE, resolution=None)
     expected = build_calibrated_accuracy(plain, PREPROCESSING, resized, LABELS)
     assert found == expected(weights, net, resized, LABELS)
 
 
 def test_clients_train_on_pictures_of_their_nets_resolution():
-    # A loop for each resolution.
-    space = dataclasses.replace(SPACE, resolutions=(8, 12))
-    supernet, training = noisy(space), LocalTraining(epochs=2, batch_size=8)
+    supernet, training = noisy(STAGE), LocalTraining(epochs=2, batch_size=8)
     inputs = (LABELS, np.array([3, 4], np.int32), 0.1)
     run = update_in_graph(supernet, training, PREPROCESSING)
-    for architecture in (SMALL, space.largest()):
+    for architecture in (SMALL_STAGE, STAGE.largest()):
         weights = take(supernet.values_by_name(), supernet.slices(architecture, nested=True))
         weights = {name: np.asarray(value) for name, value in weights.items()}
         found = run(weights, IMAGES, *inputs, architecture)
         # A supernet that knows no other pictures than the resized ones.
-        shape = space.image_shape_of(architecture)
-        plain = Supernet(dataclasses.replace(PLAIN, image_shape=shape))
+        shape = STAGE.image_shape_of(architecture)
+        plain = Supernet(dataclasses.replace(PLAIN_STAGE, image_shape=shape))
         net = dataclasses.replace(architecture, resolution=None)
         images = resize_images(IMAGES, *shape[:2])
         expected = local_update(plain, weights, net, images, *inputs, training, PREPROCESSING)
@@ -241,13 +242,10 @@ def test_clients_train_on_pictures_of_their_nets_resolution():
 
 
 def test_a_sandwich_trains_within_the_resolution():
-    # A loop of three nets for each resolution: the least space that has both.
-    space = dataclasses.replace(PLAIN, stages=PLAIN.stages[:1], resolutions=(8, 12))
-    supernet, training = Supernet(space), LocalTraining(batch_size=8, sandwich=3)
-    small = Architecture((16,), (1,), (3,), 8)
-    weights = take(supernet.values_by_name(), supernet.slices(small, nested=True))
+    supernet, training = Supernet(STAGE), LocalTraining(batch_size=8, sandwich=3)
+    weights = take(supernet.values_by_name(), supernet.slices(SMALL_STAGE, nested=True))
     weights = {name: np.asarray(value) for name, value in weights.items()}
     run = update_in_graph(supernet, training, PREPROCESSING)
-    update = run(weights, IMAGES, LABELS, np.array([3, 4], np.int32), 0.1, small)
+    update = run(weights, IMAGES, LABELS, np.array([3, 4], np.int32), 0.1, SMALL_STAGE)
     assert np.isfinite(update.loss)
     assert all(np.isfinite(value).all() for value in update.delta.values())
