@@ -197,7 +197,11 @@ class InferenceClassifiers:
         self._examples = max(1, round(moments[-1, -1]))
         moments = moments / self._examples
         self._mean_square = np.trace(moments[:-1, :-1]) / (len(moments) - 1)
-        curvatures, self._directions = np.linalg.eigh(moments)
+        # A net that diverged has no finite features; nothing is fitted to them.
+        is_finite = np.isfinite(moments).all()
+        curvatures, self._directions = np.linalg.eigh(
+            moments if is_finite else np.eye(len(moments))
+        )
         least = _LEAST_EIGENVALUE * curvatures[-1]
         self._curvatures = np.maximum(curvatures, least)[:, np.newaxis] / 2
 
@@ -221,6 +225,7 @@ class InferenceClassifiers:
         held_out = round(float(self._last.held_out))
         right = np.asarray(self._last.held_out_right, np.float64) / max(1, held_out)
         losses = np.asarray(self._last.held_out_losses)
+        losses = np.where(np.isfinite(losses), losses, np.inf)
         is_chosen = held_out >= _LEAST_HELD_OUT
 
         def best(least):

@@ -183,6 +183,12 @@ def test_dead_features_give_the_classes_shares():
         np.testing.assert_allclose(tf.nn.softmax(head[BIAS]), [1 / 2, 1 / 3, 1 / 6], atol=0.02)
 
 
+def test_features_of_a_net_that_diverged_leave_the_classifier_of_files_that_train():
+    features, labels = examples(200, 0.5)
+    features[3] = np.nan
+    assert inference_classifier.fit(features, labels, held_out_of(200), START) == {}
+
+
 def test_a_step_that_raises_the_loss_is_halved_and_the_best_is_kept():
     fits = InferenceClassifiers(*START)
     features, labels = examples(100, 1)
