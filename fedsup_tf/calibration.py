@@ -145,7 +145,8 @@ def _take_classifier(tensors, names):
     if names[0] not in tensors:
         return None, {}
     kernel, bias, penalty = (tensors.pop(name) for name in names)
-    return float(penalty[0]), dict(zip(CLASSIFIER, (kernel, bias), strict=True))
+    # The shortest decimal number, 1e-05 instead of 9.999999747378752e-06.
+    return float(str(penalty[0])), dict(zip(CLASSIFIER, (kernel, bias), strict=True))
 
 
 def check_mean_squares(
