@@ -24,6 +24,9 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy, evaluate_subnets
 from tff_programs.reports import report
 
+# Images of a client for each of many subnets; more hardly change files that train.
+_IMAGES_OF_RANDOM = 100
+
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
@@ -96,6 +99,7 @@ def main(argv: Sequence[str]) -> None:
         )
     print(report.format_table(rows))
     if options.random:
+        calibration["images_per_client"] = options.images_per_client or _IMAGES_OF_RANDOM
         if calibration["classifier_penalty"] == CHOSEN:
             calibration["classifier_penalty"] = PENALTY
         _show_random_subnets(trained, options.random, max(batch_sizes), calibration)

@@ -14,7 +14,7 @@ from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
-from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibration_examples
+from tff_programs.programs.calibration_files import calibration_examples, default_images
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.in_memory import client_accuracies
@@ -51,7 +51,7 @@ async def evaluate_subnets_async(
     batch_sizes: Sequence[int] = (32,),
     client_batch_size: int = 32,
     *,
-    images_per_client: int = IMAGES_PER_CLIENT,
+    images_per_client: int | None = None,
     classifier_penalty: float | str | None = CHOSEN,
 ) -> list[SubnetAccuracy]:
     """Evaluates subnets in worker processes of this machine.
@@ -61,7 +61,7 @@ async def evaluate_subnets_async(
       tiers: The subnets.
       batch_sizes: Numbers of images normalized together, on the test part.
       client_batch_size: The same, on the clients.
-      images_per_client: Most images that a client calibrates on.
+      images_per_client: Most images that a client calibrates on; `default_images` by default.
       classifier_penalty: Penalty of the classifiers that calibrations fit, as in
         `calibrate_federated_async`; None keeps the trained.
     """
@@ -121,7 +121,7 @@ async def evaluate_subnets_async(
 
 def calibrated_accuracy(
     trained: TrainedSupernet,
-    images_per_client: int = IMAGES_PER_CLIENT,
+    images_per_client: int | None = None,
     classifier_penalty: float | str | None = PENALTY,
     clients: Sequence[int] | None = None,
 ) -> Callable:
@@ -129,7 +129,7 @@ def calibrated_accuracy(
 
     Args:
       trained: The supernet and its clients.
-      images_per_client: Most images that a client calibrates on.
+      images_per_client: Most images that a client calibrates on; `default_images` by default.
       classifier_penalty: Penalty of the classifiers that calibrations fit, as
         `build_calibrated_accuracy` takes it.
       clients: Numbers of the clients that calibrate; all by default.
@@ -138,6 +138,8 @@ def calibrated_accuracy(
       The function that `build_calibrated_accuracy` describes; it calibrates on the images on which
       `calibrate_tiers` lets clients calibrate.
     """
+    if images_per_client is None:
+        images_per_client = default_images(len(trained.data))
     of_clients = [
         calibration_examples(trained, client, images_per_client)
         for client in (range(len(trained.data)) if clients is None else clients)

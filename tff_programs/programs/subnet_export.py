@@ -14,7 +14,7 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.resizing import resize_images
-from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT, calibrate_tiers
+from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
 from tff_programs.simulation.tiers import Tier
@@ -48,7 +48,7 @@ def export_subnets(
     paths: Mapping[Tier, str],
     *,
     calibrations: Mapping[Tier, Mapping[str, np.ndarray]] | None = None,
-    images_per_client: int = IMAGES_PER_CLIENT,
+    images_per_client: int | None = None,
     classifier_penalty: float | str | None = CHOSEN,
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
@@ -61,7 +61,7 @@ def export_subnets(
       trained: The supernet and its clients.
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
-      images_per_client: Images that a client calibrates on.
+      images_per_client: Most images that a client calibrates on; `default_images` by default.
       classifier_penalty: Penalty of the classifiers that calibrations fit, as in
         `calibrate_federated_async`; None gives the files the trained ones.
       batch_sizes: Images of a step, of an evaluation and of an inference.

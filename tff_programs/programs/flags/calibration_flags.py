@@ -2,7 +2,6 @@
 
 from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.logistic_regression import PENALTY
-from tff_programs.programs.calibration_files import IMAGES_PER_CLIENT
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
@@ -38,7 +37,8 @@ def define_images_per_client(define: FlagDefiner) -> None:
     """Defines how many images a calibration takes."""
     define.integer(
         "images_per_client",
-        IMAGES_PER_CLIENT,
-        "Images that a client calibrates on.",
+        None,
+        "Most images that a client calibrates on. By default 400, fewer where there are more than "
+        "100 clients: as many as make 40,000 in all, at least 100.",
         lower_bound=1,
     )
