@@ -64,7 +64,7 @@ def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform 
         return None
     if mode == "CMYK":
         return transform
-    channels = len(Image.new(mode, (1, 1)).getbands())
+    channels = Image.getmodebands(mode)
     grid = np.stack(np.meshgrid(*[np.uint8(_PROBES)] * channels), -1).reshape(1, -1, channels)
     probe = Image.frombytes(mode, (grid.shape[1], 1), grid.tobytes())
     change = np.int16(transform.apply(probe)) - np.int16(probe.convert("RGB"))
