@@ -52,6 +52,11 @@ class PictureForm:
     pixel_scale: float | None = None
 
     def __post_init__(self):
+        if len(self.image_shape) != 3:
+            raise ValueError(
+                "Expected an image_shape of height, width and channels, received "
+                f"{self.image_shape}. Give three numbers, such as 32,32,3."
+            )
         height, width, channels = self.image_shape
         check_whole_number(height, "the height of pictures", 1)
         check_whole_number(width, "the width of pictures", 1)
@@ -112,7 +117,7 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
             if picture.format == "TIFF":
                 # Pillow turns the size of these alone.
                 width, height = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]
-            if picture.getexif().get(_ORIENTATION) in _LYING:
+            if _orientation(picture) in _LYING:
                 width, height = height, width
             shape = (height, width, 1 if is_grey else 3)
             return PictureHeader(shape, has_more_bits, _has_alpha(picture))
@@ -163,8 +168,9 @@ def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np
                 if picture.mode in _ALPHA_MODES:
                     colours = colours[..., :-1]
                 brightest = int(colours.max())
-            # In place, so that what the file says of its pixels stays with it.
-            ImageOps.exif_transpose(picture, in_place=True)
+            if _orientation(picture):
+                # In place, so that what the file says of its pixels stays with it.
+                ImageOps.exif_transpose(picture, in_place=True)
             return form_picture(convert_to_srgb(picture), form), brightest
 
 
@@ -208,6 +214,15 @@ def _opened(file: BinaryIO) -> Image.Image:
             f"{height:,}."
         )
     return picture
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """Returns the EXIF orientation of a picture; None if it has none, or damaged fields."""
+    try:
+        return picture.getexif().get(_ORIENTATION)
+    # Fields that say nothing of the pixels make Pillow raise errors of many kinds.
+    except Exception:
+        return None
 
 
 def _has_alpha(picture: Image.Image) -> bool:

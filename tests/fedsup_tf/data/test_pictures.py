@@ -226,6 +226,12 @@ def test_a_camera_held_upright(tmp_path):
         np.testing.assert_array_equal(read, RAMP[:4].T[:, ::-1])
 
 
+def test_damaged_exif_fields_cost_no_picture(tmp_path):
+    path = saved(tmp_path / "a.png", Image.fromarray(RAMP), exif=b"Exif\0\0no fields")
+    assert read_header(path).shape == (8, 8, 1)
+    np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], RAMP)
+
+
 def test_pictures_of_another_aspect_ratio_are_cut_or_fitted(tmp_path):
     wide = np.zeros((16, 32), np.uint8)
     wide[:, 8:24] = 200
@@ -274,6 +280,7 @@ def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
     [
         (((8, 8, 2),), "1 or 3 channels"),
         (((0, 8, 1),), "height of pictures"),
+        (((8, 8),), "height, width and channels, received .8, 8."),
         (((8, 8, 1), "stretch"), "resize to be one of crop, fit"),
         (((8, 8, 1), "crop", "nocolour"), "background such as white"),
         (((8, 8, 1), "crop", "white", 0), "pixel_scale to be a finite number above 0"),
