@@ -15,6 +15,8 @@ _IMAGE_FIELDS = ("pixels", "image", "images", "image/decoded", "x")
 _LABEL_FIELDS = ("label", "labels", "y")
 # Elements that are taken out of a client's data set at once.
 _ELEMENTS = 1024
+# `tf.data.INFINITE_CARDINALITY`.
+_ENDLESS = -1
 
 
 def read_client_data(
@@ -49,7 +51,7 @@ def read_client_data(
     arrays = _read_part(source, train, image, label, client_ids)
     if test is not None:
         tested = _tested_clients(source, test, client_ids)
-        tests = _read_part(source, test, image, label, tested)
+        tests = _read_part(f"{source}, test part", test, image, label, tested)
         arrays |= {f"test_{part}": values for part, values in tests.items()}
     examples = join_arrays(source, name, arrays, pixel_scale=pixel_scale)
     notes = _left_out_notes(client_ids, arrays["clients"], test)
@@ -60,6 +62,9 @@ def _read_part(
     source: str, client_data: Any, image: str | None, label: str | None, client_ids: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Returns images, labels and names of clients, `(examples, ...)` each."""
+    if not client_ids:
+        # Without a client a ClientData cannot tell its elements either.
+        raise DatasetError(f"{source}: expected at least one client, received none. Give others.")
     structure = client_data.element_type_structure
     if isinstance(structure, Mapping):
         image = _field(source, "image", image, _IMAGE_FIELDS, structure)
@@ -70,6 +75,11 @@ def _read_part(
         raise DatasetError(
             f"{source}: expected elements of an image and a label, received {structure}. Make them "
             "so with ClientData.preprocess."
+        )
+    if not all(hasattr(structure[part], "shape") for part in (image, label)):
+        raise DatasetError(
+            f"{source}: expected one image and one label in each element, received {structure}. "
+            "Take them out of others with ClientData.preprocess."
         )
     batch_axes = structure[label].shape.rank
     image_axes = structure[image].shape.rank
@@ -93,15 +103,20 @@ def _read_part(
     images, labels, clients, room = [], [], [], 0
     for client in client_ids:
         dataset = client_data.create_tf_dataset_for_client(client)
+        if int(dataset.cardinality()) == _ENDLESS:
+            raise DatasetError(
+                f"{source}: expected a data set with an end from client {client}, received one "
+                "that repeats for ever. Leave repeat out of ClientData.preprocess."
+            )
         batches = dataset if batch_axes else dataset.batch(_ELEMENTS)
         for element in _elements(source, client, batches):
             images.append(np.asarray(element[image]))
             labels.append(np.asarray(element[label]).reshape(len(images[-1])))
             clients.append(np.full(len(labels[-1]), client))
-            room += images[-1].size
+            room += images[-1].nbytes
             if room > MOST_IMAGE_BYTES:
                 raise DatasetError(
-                    f"{source}: expected at most {MOST_IMAGE_BYTES:,} bytes of pixels, received "
+                    f"{source}: expected at most {MOST_IMAGE_BYTES:,} bytes of images, received "
                     f"more by client {client}. Give fewer client_ids."
                 )
     if not images:
@@ -122,8 +137,9 @@ def _read_part(
 def _chosen_clients(source: str, train: Any, client_ids: Sequence[str] | None) -> list[str]:
     """Returns the clients to read, each once."""
     known = _client_ids(source, train)
-    chosen = known if client_ids is None else list(dict.fromkeys(client_ids))
-    unknown = sorted(str(client) for client in set(chosen) - set(known))
+    # Those of a ClientData are texts.
+    chosen = list(dict.fromkeys(known if client_ids is None else map(str, client_ids)))
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise DatasetError(
             f"{source}: expected client_ids of the {len(known):,} clients {list_names(known)}, "

@@ -67,7 +67,7 @@ def test_clients_without_training_examples_are_told():
 
 def test_clients_that_are_chosen_are_clients_of_the_data():
     train = to_client_data(DIGITS, "train")
-    twice = FederatedDataset.from_tff(train, client_ids=["1", "1"])
+    twice = FederatedDataset.from_tff(train, client_ids=["1", 1])
     assert len(twice.dataset.train_labels) + len(twice.dataset.test_labels) == DIGITS.train_sizes[1]
     others = ClientData.from_clients_and_tf_fn(["x"], train.serializable_dataset_fn)
     for arguments, options, told in (
@@ -77,6 +77,16 @@ def test_clients_that_are_chosen_are_clients_of_the_data():
     ):
         with pytest.raises(DatasetError, match=told):
             FederatedDataset.from_tff(*arguments, **options)
+
+
+def test_clients_without_end_or_examples_are_refused():
+    train = to_client_data(DIGITS, "train")
+    for parts, told in (
+        ((train.preprocess(lambda dataset: dataset.repeat().batch(2)),), "an end from client 0"),
+        ((train, train.preprocess(lambda dataset: dataset.take(0))), "test part: .* received none"),
+    ):
+        with pytest.raises(DatasetError, match=told):
+            FederatedDataset.from_tff(*parts)
 
 
 def test_the_scale_of_a_clients_pixels_can_be_given():
@@ -159,8 +169,10 @@ def test_pairs_texts_and_other_fields_become_ours():
         (lambda n: (tf.zeros((8, 8, 1)), tf.one_hot(n, 8)), {}, "a value for each class. Make"),
         (lambda n: (tf.zeros((8, 8)), tf.one_hot(n, 3)), {}, "a value for each class. Make"),
         (lambda n: (tf.zeros((n + 1, 2)), n), {}, "images of one shape from client a"),
-        (lambda n: (tf.zeros((2, 2)), n), {"client_ids": []}, "received none"),
-        (lambda n: (tf.zeros((9, 9)), n), {}, "at most 500 bytes of pixels.*more by client b"),
+        (lambda n: (tf.zeros((2, 2)), n), {"client_ids": []}, "one client, received none"),
+        (lambda n: ({"x": tf.zeros((2, 2))}, n), {}, "one image and one label in each element"),
+        # As large as they are until their scale is known.
+        (lambda n: (tf.zeros((5, 5)), n), {}, "at most 500 bytes of images.*more by client a"),
     ],
 )
 def test_elements_that_are_no_labelled_images_are_refused(make, options, told, monkeypatch):
