@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from fedsup_tf.data.archives import DatasetError, list_npz, read_npz
@@ -70,7 +71,7 @@ def read_arrays(
 def join_arrays(
     source: str,
     name: str,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, ArrayLike],
     image_shape: tuple[int, int, int] | None = None,
     resize: str = "crop",
     background: str = "white",
@@ -104,13 +105,14 @@ def join_arrays(
             f"{source}: expected clients and test_images beside test_clients, received "
             f"{sorted(arrays)}. Add them, or leave test_clients out."
         )
+    arrays = {name: _array(source, name, values) for name, values in arrays.items()}
     parts = ("", "test_") if "test_images" in arrays else ("",)
     images = [_images(source, f"{part}images", arrays[f"{part}images"]) for part in parts]
     labels, clients = [], []
     for part, own in zip(parts, images, strict=True):
         labels.append(_names(source, f"{part}labels", arrays[f"{part}labels"], len(own)))
         if "clients" in arrays:
-            given = arrays.get(f"{part}clients", np.full(len(own), "") if part else None)
+            given = arrays.get(f"{part}clients", np.full(len(own), ""))
             named = _names(source, f"{part}clients", given, len(own), may_be_empty=bool(part))
             clients.append(named.astype(str))
     shapes = {own.shape[1:] for own in images}
@@ -126,6 +128,8 @@ def join_arrays(
         )
     if pixel_scale is not None:
         check_number(pixel_scale, "pixel_scale", above=0, advice="Give 4095.")
+    if pixel_scale is None:
+        _check_scales(source, images)
     notes = array_notes(images, pixel_scale)
     images, greatest_pixel = _as_bytes(source, images, pixel_scale)
     joined = np.concatenate(images) if len(images) > 1 else images[0]
@@ -148,8 +152,35 @@ def join_arrays(
     )
 
 
+def _array(source: str, name: str, values: ArrayLike) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DatasetError(
+            f"{source}: expected {name} that are one array, received a list of items of different "
+            "shapes. Bring them to one shape."
+        ) from error
+
+
+def _check_scales(source: str, images: list[np.ndarray]) -> None:
+    """Refuses two parts that are written in different kinds of numbers, of different scales."""
+    kinds = {(own.dtype.kind, own.dtype.itemsize) for own in images}
+    if len(kinds) > 1 and len(set(map(_scale, images))) > 1:
+        received = " and ".join(f"{own.dtype} up to {own.max():g}" for own in images)
+        raise DatasetError(
+            f"{source}: expected the pixels of images and test_images on one scale, received "
+            f"{received}. Write both as the same kind of numbers."
+        )
+
+
+def _scale(images: np.ndarray) -> int:
+    """Returns the greatest value that numbers such as these are written up to."""
+    greatest = images.max()
+    scales = (1, PICTURE_GREATEST, GREATEST_OF_16_BITS)
+    return next((scale for scale in scales if greatest <= scale), scales[-1])
+
+
 def _images(source: str, name: str, images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim != 4 or images.dtype.kind not in "uifb":
@@ -183,7 +214,7 @@ def _plain(values: np.ndarray) -> np.ndarray:
 def _names(
     source: str, name: str, values: np.ndarray, count: int, may_be_empty: bool = False
 ) -> np.ndarray:
-    values = _plain(np.asarray(values))
+    values = _plain(values)
     if values.shape == (count, 1):
         values = values[:, 0]
     if values.shape != (count,) or values.dtype.kind not in "iuUS":

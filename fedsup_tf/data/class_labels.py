@@ -9,7 +9,46 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from fedsup_tf.files.json_schema import quoted
+from fedsup_tf.files.validation import are_texts
+
 _MOST_TOLD = 5
+# As long as a name of a folder can be, many times over.
+_MOST_CHARACTERS = 1000
+# Kinds of characters that move a terminal's cursor, or that no file in UTF-8 can hold.
+_NO_TEXT = ("Cc", "Cs")
+
+
+def compose(name: str) -> str:
+    """Writes each accented letter of a name as one character, as some systems do and others not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def check_names(names: Iterable[str], what: str) -> list[str]:
+    """Composes names as `compose`, and checks that they can be printed and kept.
+
+    Args:
+      names: The names.
+      what: What they name, which begins an error's message, such as `"digits, class names"`.
+
+    Raises:
+      ValueError: If one is too long, or has control characters.
+    """
+    names = [compose(name) for name in names]
+    for name in names:
+        if len(name) > _MOST_CHARACTERS or _printable(name) != name:
+            raise ValueError(
+                f"{what}: expected at most {_MOST_CHARACTERS:,} characters and no line breaks or "
+                f"other control characters, received {quoted(name)}. Rename it."
+            )
+    return names
+
+
+def _printable(name: str) -> str:
+    return "".join(
+        repr(letter)[1:-1] if unicodedata.category(letter) in _NO_TEXT else letter
+        for letter in name
+    )
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -23,7 +62,7 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
 def list_names(names: Sequence[str]) -> str:
     """Lists names for a message, the first few of many."""
     more = len(names) - _MOST_TOLD
-    told = ", ".join(names[:_MOST_TOLD])
+    told = ", ".join(map(_printable, names[:_MOST_TOLD]))
     return f"{told} and {more:,} more" if more > 0 else told
 
 
@@ -51,17 +90,23 @@ def number_labels(
       Whole numbers from 0, `(examples,)`, int32, and the class names.
 
     Raises:
-      ValueError: If a label is none of the classes.
+      ValueError: If a label is none of the classes, or a class's name is none or that of another.
     """
     values, places = np.unique(np.asarray(labels), return_inverse=True)
-    # An accented letter may be one character or two, by the system that wrote a folder's name.
-    texts = [unicodedata.normalize("NFC", str(value)) for value in values]
+    texts = [compose(str(value)) for value in values]
     if class_names is None:
+        texts = check_names(texts, f"{source}, labels")
         class_names = sort_names(texts)
         numbers = {name: number for number, name in enumerate(class_names)}
     else:
-        class_names = tuple(class_names)
-        composed = [unicodedata.normalize("NFC", name) for name in class_names]
+        given = class_names if isinstance(class_names, str) else list(class_names)
+        if not given or not are_texts(given) or len(set(given)) < len(given):
+            raise ValueError(
+                f"{source}: expected class_names as a list of different names, received "
+                f"{quoted(given)}. Give one name for each class."
+            )
+        class_names = tuple(given)
+        composed = [compose(name) for name in class_names]
         numbers = {name.replace("/", "_"): number for number, name in enumerate(composed)}
         numbers |= {name: number for number, name in enumerate(composed)}
         if not numbers.keys() >= set(texts):

@@ -165,11 +165,12 @@ def _class_files(root, path, names, label, client, is_test) -> Iterator[ExampleF
 def _entries(folder: str) -> tuple[list[str], list[str]]:
     """Returns the sorted names of the folders and of all else in a folder."""
     folders, others = [], []
-    with os.scandir(folder) as entries:
+    # A `DirEntry` raises an error for a link that leads round in a circle.
+    with reading(folder, "a folder that can be listed"), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
                 continue
-            if not entry.is_dir():
+            if not os.path.isdir(entry.path):
                 others.append(entry.name)
                 continue
             if not _is_text(entry.name):
@@ -206,12 +207,13 @@ def list_table(path: str) -> FileList:
     """
     with reading(path, "a .csv table of path and label", error_type=DatasetError):
         text = read_text(path, "a .csv table of path and label")
-        first = text.partition("\n")[0]
+        first = text.lstrip("\r\n").partition("\n")[0]
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
         rows = csv.reader(
             io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
         )
-        columns = [name.strip().lower() for name in next(rows, [])]
+        first_row = next((row for row in rows if any(map(str.strip, row))), [])
+        columns = [name.strip().lower() for name in first_row]
         while columns and not columns[-1]:
             # Some programs end each line with a delimiter.
             columns.pop()

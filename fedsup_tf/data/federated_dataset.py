@@ -215,7 +215,7 @@ class FederatedDataset:
             "test_labels": test_labels,
             "test_clients": test_clients,
         }
-        arrays = {key: np.asarray(values) for key, values in given.items() if values is not None}
+        arrays = {key: values for key, values in given.items() if values is not None}
         examples = join_arrays(f"Data set {name}", name, arrays, pixel_scale=pixel_scale)
         return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
 

@@ -8,6 +8,7 @@ from fedsup_tf.data.wide_pixels import DARK, GREATEST_OF_16_BITS, PICTURE_GREATE
 
 # Numbers of channels that pictures have; another number may be a height or a width.
 _PICTURE_CHANNELS = (1, 3, 4)
+_PARTS = ("images", "test_images")
 # Below so large a part of the test examples, equal images may well be chance.
 _REPEATED_SHARE = 0.1
 
@@ -84,6 +85,13 @@ def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[st
             f"The images are taken for 16 bits a channel, but no pixel is above {greatest:g}: if "
             "they have fewer bits, give the value of full brightness as pixel_scale, such as 4095 "
             "for 12 bits."
+        )
+    brightest = {name: own.max() for name, own in zip(_PARTS, images, strict=False)}
+    dark, bright = min(brightest, key=brightest.get), max(brightest.values())
+    if brightest[dark] * DARK <= bright:
+        notes.append(
+            f"No pixel of {dark} is above {brightest[dark]:g}, and the brightest of the other part "
+            f"is {bright:g}: if they are of another scale, write both parts in one."
         )
     return tuple(notes)
 

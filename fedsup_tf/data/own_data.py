@@ -10,7 +10,13 @@ import numpy as np
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.array_examples import join_arrays, read_arrays
 from fedsup_tf.data.channel_statistics import channel_sums, mean_and_deviation
-from fedsup_tf.data.class_labels import alike_names, list_names, number_labels, sort_names
+from fedsup_tf.data.class_labels import (
+    alike_names,
+    check_names,
+    list_names,
+    number_labels,
+    sort_names,
+)
 from fedsup_tf.data.datasets import ImageDataset
 from fedsup_tf.data.example_files import list_folder, list_table
 from fedsup_tf.data.examples import Examples
@@ -22,7 +28,7 @@ from fedsup_tf.data.pictures import PictureForm
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST, scale_pixels
 from fedsup_tf.files.reading import InvalidFileError
-from fedsup_tf.files.validation import check_number
+from fedsup_tf.files.validation import check_number, check_whole_number
 
 # Streams of random numbers: which examples are set aside, which test examples a client gets.
 _ASIDE, _TEST = 0, 1
@@ -75,7 +81,7 @@ def read_own(
     background, background_notes = _chosen("background", background, preprocessing)
     form = (image_shape, resize, background, pixel_scale)
     try:
-        examples = _read(os.path.expanduser(os.fspath(path)), *form)
+        examples = _read(os.path.expanduser(os.fsdecode(path)), *form)
     except InvalidFileError as error:
         raise DatasetError(str(error)) from error
     if examples.resize is not None:
@@ -148,7 +154,7 @@ def _scaled(source: str, examples: Examples, greatest_pixel: int) -> Examples:
 
 def check_kind(path: str | os.PathLike, expected: str) -> None:
     """Raises a DatasetError unless a path is `"a folder"`, or of a file `"a .csv table"`."""
-    path = os.path.expanduser(os.fspath(path))
+    path = os.path.expanduser(os.fsdecode(path))
     is_kind = os.path.isdir(path) if expected == "a folder" else path.lower().endswith(_TABLES)
     if not is_kind:
         raise DatasetError(f"{path!r}: expected {expected}, received none. Check the path.")
@@ -217,6 +223,16 @@ def _numbered_notes(
     )
 
 
+def _alike_notes(what: str, one: str, names: Sequence[str]) -> tuple[str, ...]:
+    alike = alike_names(names)
+    if not alike:
+        return ()
+    return (
+        f"{what} {' and '.join(map(repr, alike))} differ in case or spaces alone: if they are one "
+        f"{one}, name them alike.",
+    )
+
+
 def own_clients(
     examples: Examples,
     class_names: Sequence[str] | None,
@@ -240,23 +256,22 @@ def own_clients(
       ValueError: If a label is of no class, or the share is out of range.
     """
     check_number(test_share, "test_share", above=0, below=1)
+    check_whole_number(seed, "seed", 0)
     notes = examples.notes
     is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)
     if not is_new:
         notes += _numbered_notes(examples.labels, labels, class_names)
-    alike = alike_names(class_names) if is_new else ()
-    if alike:
-        notes += (
-            f"Classes {' and '.join(map(repr, alike))} differ in case or spaces alone: if they are "
-            "one class, name them alike.",
-        )
+    if is_new:
+        notes += _alike_notes("Classes", "class", class_names)
     has_clients = examples.clients is not None
     owners = examples.clients if has_clients else np.full(len(labels), "0")
-    names = sort_names(name for name in np.unique(owners).tolist() if name)
-    number_of = {name: number for number, name in enumerate(names)} | {"": -1}
     different, places = np.unique(owners, return_inverse=True)
-    owners = np.array([number_of[name] for name in different.tolist()])[places]
+    different = check_names(different.tolist(), f"{examples.name}, clients")
+    names = sort_names(name for name in different if name)
+    number_of = {name: number for number, name in enumerate(names)} | {"": -1}
+    owners = np.array([number_of[name] for name in different])[places]
+    notes += _alike_notes("Clients", "client", names)
     is_test = examples.is_test
     if is_test is None:
         is_test = np.zeros(len(labels), bool)

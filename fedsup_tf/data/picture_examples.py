@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from fedsup_tf.data.archives import DatasetError
-from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.class_labels import compose, list_names
 from fedsup_tf.data.example_files import ExampleFile, FileList
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 from fedsup_tf.data.odd_images import blank_notes, dark_pictures_notes
@@ -114,8 +114,8 @@ def _common_shape(source: str, headers: dict[str, PictureHeader]) -> tuple[int, 
 def _check_classes(
     source: str, listed: FileList, used: list[ExampleFile], faults: dict[str, str]
 ) -> None:
-    left = {file.label for file in used}
-    lost = [name for name in listed.classes if name not in left]
+    left = {compose(file.label) for file in used}
+    lost = [name for name in listed.classes if compose(name) not in left]
     if not lost:
         return
     of_class = [file.name for file in listed.files if file.label == lost[0]]
@@ -171,8 +171,8 @@ def _unused_notes(listed: FileList, faults: dict[str, str]) -> tuple[str, ...]:
 
 
 def _lost_notes(listed: FileList, used: list[ExampleFile]) -> tuple[str, ...]:
-    left = {file.client for file in used}
-    lost = [name for name in listed.clients if name not in left]
+    left = {compose(file.client) for file in used if file.client is not None}
+    lost = [name for name in listed.clients if compose(name) not in left]
     if not lost:
         return ()
     verb = "has" if len(lost) == 1 else "have"

@@ -131,6 +131,21 @@ def test_names_are_the_same_however_a_system_writes_them(tmp_path):
     draw(tmp_path / "bob" / "\u00c9t\u00e9 " / "0.png", 1)
     (note,) = FederatedDataset.from_folder(tmp_path).notes
     assert "'\u00c9t\u00e9 ' and '\u00e9t\u00e9' differ in case or spaces alone" in note
+    # A class's folder may be empty for one client, in another form of unicode than for others.
+    (tmp_path / "cleo" / "e\u0301te\u0301").mkdir(parents=True)
+    assert FederatedDataset.from_folder(tmp_path).client_names == ("ann", "bob")
+
+
+def test_a_client_is_one_however_its_name_is_written(tmp_path):
+    for part, client in (("train", "Zo\u00eb"), ("test", "Zoe\u0308")):
+        for label in ("a", "b"):
+            draw(tmp_path / part / client / label / "0.png", len(client))
+    data = FederatedDataset.from_folder(tmp_path)
+    assert (data.client_names, data.train_sizes, data.test_sizes) == (("Zo\u00eb",), (2,), (2,))
+    clients = {"clients": ["Ann"] * 12, "test_clients": ["ann"] * 12}
+    tests = {"test_images": IMAGES + 1, "test_labels": arrays()["labels"]}
+    alike, *_ = FederatedDataset.from_arrays(**arrays(), **clients, **tests).notes
+    assert alike.startswith("Clients 'Ann' and 'ann' differ in case or spaces alone")
 
 
 def test_links_and_endings_in_capitals_are_followed(tmp_path):
@@ -141,10 +156,11 @@ def test_links_and_endings_in_capitals_are_followed(tmp_path):
     (tmp_path / "own" / "a").symlink_to(tmp_path / "kept" / "a")
     (tmp_path / "own" / "b").symlink_to(tmp_path / "kept" / "b")
     (tmp_path / "kept" / "b" / "none.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "kept" / "b" / "round.png").symlink_to("round.png")
     data = FederatedDataset.from_folder(tmp_path / "own")
     assert data.train_sizes == (4,)
     (note,) = data.notes
-    assert "1 of 7 files is not used (1 .png): b/none.png" in note
+    assert "2 of 8 files are not used (2 .png): b/none.png, b/round.png" in note
 
 
 def test_files_that_are_not_used_are_counted_and_named(tmp_path):
@@ -342,6 +358,7 @@ def test_a_table_names_files_in_any_form_of_unicode(tmp_path):
             "lines of the training part, train, received only dev, test",
         ),
         ("path,label,client\np/a.png,1,x\np/b.png,1,\n", "line 3: .*none for client"),
+        ("\n\npath,label\np/a.png,\n", "line 4: .*none for label"),
     ],
 )
 def test_other_tables_are_refused(tmp_path, text, told):
@@ -435,7 +452,7 @@ def test_an_array_may_tell_each_examples_part(tmp_path):
     data = FederatedDataset.from_path(written(tmp_path, split=words[:6].repeat(2)))
     assert (data.train_sizes, data.test_sizes) == ((9,), (3,))
     # Beside arrays of the test part it is not used.
-    test = {"test_images": IMAGES[:2], "test_labels": np.array([1, 2])}
+    test = {"test_images": IMAGES[-2:], "test_labels": np.array([1, 2])}
     data = FederatedDataset.from_path(written(tmp_path, split=words, **test))
     assert data.train_sizes == (12,)
     assert data.notes[0].startswith("The array split is not used")
@@ -473,6 +490,9 @@ def test_images_that_look_otherwise_than_meant_are_told():
     scaled = FederatedDataset.from_arrays(of_12_bits, labels, pixel_scale=4095)
     assert not scaled.notes
     assert scaled.dataset.train_images.max() > 250
+    dark = {"test_images": rng.integers(0, 17, (12, 8, 8), np.uint8), "test_labels": labels}
+    (note,) = FederatedDataset.from_arrays(channels_first[:, 0], labels, **dark).notes
+    assert "No pixel of test_images is above 16, and the brightest of the other part is 255" in note
     for scale, told in ((255, "expected pixels from 0 to the pixel_scale"), (0, "above 0")):
         with pytest.raises(ValueError, match=told):
             FederatedDataset.from_arrays(of_12_bits, labels, pixel_scale=scale)
@@ -611,7 +631,15 @@ IMAGES = arrays()["images"]
         ({"clients": np.array(["a", "", "b"] * 4)}, "images in clients, received 4 empty ones"),
         (
             {"test_images": IMAGES / 255, "test_labels": np.zeros(12, int)},
-            "received uint8 from 0 to 220 and float64 from 0 to 0.862745",
+            "one scale, received uint8 up to 220 and float64 up to 0.862745. Write both",
+        ),
+        (
+            {"test_images": IMAGES.astype(np.uint16) * 257, "test_labels": np.zeros(12, int)},
+            "one scale, received uint8 up to 220 and uint16 up to 56540",
+        ),
+        (
+            {"test_images": IMAGES > 99, "test_labels": np.zeros(12, int)},
+            "one scale, received uint8 up to 220 and bool up to 1",
         ),
         ({"images": None, "pixels": IMAGES}, r"received \['labels', 'pixels'\]"),
         ({"labels": np.eye(12, dtype=int)}, r"received int64 of shape \(12, 12\)"),
@@ -632,6 +660,17 @@ def test_arrays_that_do_not_belong_together_are_refused(tmp_path, changes, told)
         FederatedDataset.from_path(path)
     assert "own.npz" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_lists_that_are_no_array_are_refused():
+    for name, ragged in (
+        ("images", [np.zeros((4, 4)), np.zeros((4, 5))]),
+        ("labels", [[1], [2, 3]]),
+    ):
+        with pytest.raises(DatasetError, match=f"{name} that are one array, .* different shapes"):
+            FederatedDataset.from_arrays(**{"images": IMAGES[:2], "labels": [0, 1], name: ragged})
+    with pytest.raises(ValueError, match="seed to be a whole number from 0, received -1"):
+        FederatedDataset.from_arrays(**arrays(), seed=-1)
 
 
 def test_arrays_are_bounded_before_they_are_read(tmp_path, monkeypatch):
@@ -686,6 +725,24 @@ def test_labels_are_names_of_classes_or_their_numbers(labels, class_names, expec
 def test_labels_of_no_class_are_refused(labels):
     with pytest.raises(ValueError, match="these: expected labels of the 2 classes a, b"):
         number_labels(labels, ("a", "b"), "these")
+
+
+@pytest.mark.parametrize("class_names", ["ab", [0, 1], ["a", "b", "a"], []])
+def test_class_names_are_different_texts(class_names):
+    with pytest.raises(ValueError, match="these: expected class_names as a list of different nam"):
+        number_labels(["a", "b"], class_names, "these")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "a\0b", "\ud800", "9" * 5000])
+def test_names_that_no_table_or_file_can_hold_are_refused(name):
+    labels = arrays()["labels"]
+    for part, given in (("labels", (["b", name] * 6,)), ("clients", (labels, ["b", name] * 6))):
+        with pytest.raises(ValueError, match=f"arrays, {part}: expected at most 1,000") as error:
+            FederatedDataset.from_arrays(IMAGES, *given)
+        assert str(error.value).isprintable()
+    with pytest.raises(ValueError, match="received ") as error:
+        number_labels(["a", name[:9]], ("a", "b"), "these")
+    assert str(error.value).isprintable()
 
 
 # Clients and settings.
@@ -816,7 +873,7 @@ def test_labels_that_number_a_models_classes_are_told():
 
 
 def test_a_class_of_test_examples_alone_is_told():
-    test = {"test_images": IMAGES[:2], "test_labels": np.array([1, 9])}
+    test = {"test_images": IMAGES[-2:], "test_labels": np.array([1, 9])}
     data = FederatedDataset.from_arrays(**arrays(), **test)
     told = "There are test examples, but no training examples, of classes 9."
     assert data.notes == (told,)
