@@ -12,21 +12,19 @@ some hundred images two penalties differ in a few answers only, and choosing by 
 accurate, as was the largest penalty within a standard error of the best.
 
 Six steps of Newton's bound would leave a small penalty's fit far from its minimum. The steps here
-are those of the limited-memory BFGS method (Liu and Nocedal, "On the limited memory BFGS method for
-large scale optimization", Mathematical Programming 45, 1989), which begins with that bound; a step
-that raises the loss is halved. The kernel's norm is not limited, since a factor of all logits
-changes no answer. What limits a file of 8-bit feature maps is that a small penalty tells classes
-apart by small differences of features, which 8 bits do not resolve: its penalty is the best one
-from `LEAST_INT8_PENALTY`.
+are therefore those of a limited-memory BFGS method that begins with that bound (`descent`). The
+kernel's norm is not limited, since a factor of all logits changes no answer. What limits a file of
+8-bit feature maps is that a small penalty tells classes apart by small differences of features,
+which 8 bits do not resolve: its penalty is the best one from `LEAST_INT8_PENALTY`.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import logistic_regression
+from fedsup_tf.descent import Descent
 
 # In a calibration, of files that only infer and of those of them that compute with 8 bits: kernel
 # `(F, classes)`, bias `(classes,)` and the penalty, `(1,)`.
@@ -38,9 +36,12 @@ PENALTIES = (logistic_regression.PENALTY, *SMALL_PENALTIES)
 # A net of 16,122 parameters on Fashion-MNIST: 79.8 percent right with 8 bits and 80.6 with floats;
 # with a tenth of it 74.4 and 82.6, with a hundredth 63.2 and 82.4.
 LEAST_INT8_PENALTY = 1e-4
-# Fits of the small penalties to all images; those without the ones that are held out follow.
-_TO_ALL = len(SMALL_PENALTIES)
-_FITS = _TO_ALL + len(PENALTIES)
+# All fits, in the order of their coefficients: the penalty, and whether images are held out of it.
+_FITS = tuple((penalty, False) for penalty in SMALL_PENALTIES) + tuple(
+    (penalty, True) for penalty in PENALTIES
+)
+# The one of them that takes the steps of files that train.
+_AS_TRAINS = (logistic_regression.PENALTY, True)
 # Asks for the classifier of this module beside that of files that train.
 CHOSEN = "chosen"
 # Of as many images of a client one is held out, the third: of three images one, too.
@@ -49,8 +50,6 @@ _HELD_OUT_OF, _HELD_OUT = 5, 2
 PASSES = logistic_regression.PASSES + 1
 # With fewer the choice would be chance.
 _LEAST_HELD_OUT = 30
-# Relative accuracy of sums of float32.
-_ROUNDING = 1e-6
 # Eigenvalues of the features' moments that are less, relative to the greatest, are rounding.
 _LEAST_EIGENVALUE = 1.2e-7
 
@@ -104,8 +103,8 @@ def is_held_out(positions: tf.Tensor | np.ndarray) -> tf.Tensor:
 def candidate_shapes(features: int, classes: int) -> dict[str, list[int]]:
     """Returns the shapes of `CandidateSums` by name."""
     return dict(
-        gradients=[features + 1, _FITS, classes],
-        losses=[_FITS],
+        gradients=[features + 1, len(_FITS), classes],
+        losses=[len(_FITS)],
         held_out_losses=[len(PENALTIES)],
         held_out_right=[len(PENALTIES)],
         held_out=[],
@@ -127,16 +126,16 @@ def candidate_sums(
     logits = tf.tensordot(features, coefficients, 1)  # (batch, fits, classes)
     targets = tf.one_hot(labels, tf.shape(logits)[2])[:, tf.newaxis]
     held_out = tf.cast(held_out, tf.float32)[:, tf.newaxis]
-    counted = [tf.ones_like(held_out)] * _TO_ALL + [1 - held_out] * len(PENALTIES)
-    counted = tf.concat(counted, 1)
+    counted = 1 - held_out * tf.constant([leaves_out for _, leaves_out in _FITS], tf.float32)
     errors = (tf.nn.softmax(logits) - targets) * counted[..., tf.newaxis]
     losses = -tf.reduce_sum(tf.nn.log_softmax(logits) * targets, 2)
-    guesses = tf.argmax(logits[:, _TO_ALL:], 2, tf.int32)
+    compared = len(PENALTIES)
+    guesses = tf.argmax(logits[:, -compared:], 2, tf.int32)
     is_right = tf.cast(tf.equal(guesses, labels[:, tf.newaxis]), tf.float32)
     return CandidateSums(
         gradients=tf.tensordot(features, errors, [[0], [0]]),
         losses=tf.reduce_sum(losses * counted, 0),
-        held_out_losses=tf.reduce_sum(losses[:, _TO_ALL:] * held_out, 0),
+        held_out_losses=tf.reduce_sum(losses[:, -compared:] * held_out, 0),
         held_out_right=tf.reduce_sum(is_right * held_out, 0),
         held_out=tf.reduce_sum(held_out),
     )
@@ -156,8 +155,7 @@ class InferenceClassifiers:
     def __init__(self, kernel: np.ndarray, bias: np.ndarray):
         start = np.concatenate([kernel, bias[np.newaxis]]).astype(np.float64)
         start -= start.mean(1, keepdims=True)
-        self._to_all = [_Descent(start) for _ in SMALL_PENALTIES]
-        self._to_rest = [_Descent(start) for _ in SMALL_PENALTIES]
+        self._descents = {fit: Descent(start) for fit in _FITS if fit != _AS_TRAINS}
         self._as_trains = logistic_regression.LogisticRegression(kernel, bias)
         self._steps, self._examples, self._mean_square = 0, 0, 0.0
         self._directions = self._curvatures = self._last = None
@@ -166,12 +164,12 @@ class InferenceClassifiers:
     def coefficients(self) -> np.ndarray:
         """Where the next sums are taken, the bias last, float32 `(F + 1, fits, classes)`."""
         is_last = self._steps == PASSES - 1
-        as_trains = self._as_trains.fitted if is_last else self._as_trains.coefficients
-        to_all, to_rest = ([fit.point for fit in fits] for fits in (self._to_all, self._to_rest))
-        return np.stack([*to_all, as_trains, *to_rest], 1).astype(np.float32)
+        points = {fit: descent.point for fit, descent in self._descents.items()}
+        points[_AS_TRAINS] = self._as_trains.fitted if is_last else self._as_trains.coefficients
+        return np.stack([points[fit] for fit in _FITS], 1).astype(np.float32)
 
     def step(self, sums: CandidateSums, moments: np.ndarray | None = None) -> None:
-        """Takes a step of each fit; `PASSES` of them, the last of which compares alone.
+        """Takes a step of each fit; `PASSES` of them, the last of which compares, too.
 
         Args:
           sums: The sums at `coefficients`.
@@ -180,17 +178,16 @@ class InferenceClassifiers:
         if moments is not None:
             self._use_moments(np.asarray(moments, np.float64))
         rest = max(1, self._examples - round(float(sums.held_out)))
-        if self._steps < PASSES - 1:
-            gradient = np.asarray(sums.gradients)[:, _TO_ALL]
-            of_trains = logistic_regression.RegressionSums(gradient, moments)
-            self._as_trains.step(of_trains, rest)
-        small = range(len(SMALL_PENALTIES))
-        for fits, count, begin in (
-            (self._to_all, self._examples, 0),
-            (self._to_rest, rest, _TO_ALL + 1),
+        for fit, loss, gradient in zip(
+            _FITS, sums.losses, np.moveaxis(sums.gradients, 1, 0), strict=True
         ):
-            for place in small:
-                self._descend(fits[place], SMALL_PENALTIES[place], sums, begin + place, count)
+            penalty, leaves_out = fit
+            examples = rest if leaves_out else self._examples
+            if fit != _AS_TRAINS:
+                self._descend(self._descents[fit], penalty, loss, gradient, examples)
+            elif self._steps < PASSES - 1:
+                as_trains = logistic_regression.RegressionSums(gradient, moments)
+                self._as_trains.step(as_trains, examples)
         self._steps, self._last = self._steps + 1, sums
 
     def _use_moments(self, moments):
@@ -205,20 +202,20 @@ class InferenceClassifiers:
         least = _LEAST_EIGENVALUE * curvatures[-1]
         self._curvatures = np.maximum(curvatures, least)[:, np.newaxis] / 2
 
-    def _descend(self, fit, penalty, sums, number, count):
-        """Takes a step of one fit, whose sums have this number and are of so many images."""
+    def _descend(self, descent, penalty, loss, gradient, examples):
+        """Takes a step from the loss and its gradient, summed over so many images."""
         penalty *= self._mean_square
-        shrunk = penalty * fit.point
+        shrunk = penalty * descent.point
         shrunk[-1] = 0
-        loss = float(sums.losses[number]) / count + (shrunk * fit.point).sum() / 2
-        gradient = np.asarray(sums.gradients, np.float64)[:, number] / count + shrunk
+        loss = float(loss) / examples + (shrunk * descent.point).sum() / 2
+        gradient = np.asarray(gradient, np.float64) / examples + shrunk
 
         def bound(value):
             # Features may all be dead.
             scaled = (self._directions.T @ value) / (self._curvatures + penalty + 1e-9)
             return self._directions @ scaled
 
-        fit.step(loss, gradient, bound)
+        descent.step(loss, gradient, bound)
 
     def choose(self) -> PenaltyChoice:
         """Compares the penalties by the images that were held out of the last sums."""
@@ -250,7 +247,7 @@ class InferenceClassifiers:
         tensors = {}
         for names, penalty in ((TENSORS, choice.penalty), (INT8_TENSORS, choice.int8_penalty)):
             if penalty in SMALL_PENALTIES:
-                fitted = self._to_all[SMALL_PENALTIES.index(penalty)].best.astype(np.float32)
+                fitted = self._descents[penalty, False].best.astype(np.float32)
                 values = (fitted[:-1], fitted[-1], np.array([penalty], np.float32))
                 tensors.update(zip(names, values, strict=True))
         return tensors
@@ -278,49 +275,3 @@ def fit(
         fits.step(candidate_sums(features, labels, held_out, coefficients), moments)
         moments = None
     return fits.classifiers(fits.choose())
-
-
-class _Descent:
-    """One fit: limited-memory BFGS, without a search along its steps.
-
-    Attributes:
-      point: Where loss and gradient are asked for next.
-      best: The point of the least loss so far.
-    """
-
-    def __init__(self, start: np.ndarray):
-        self.point = self.best = start
-        self._loss, self._gradient, self._pairs = np.inf, None, []
-
-    def step(
-        self, loss: float, gradient: np.ndarray, bound: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
-        """Takes a step from the loss and its gradient at `point`.
-
-        Args:
-          loss: The loss.
-          gradient: Its gradient, in the form of the coefficients.
-          bound: Divides a gradient by a matrix that bounds Newton's.
-        """
-        if not loss <= self._loss + _ROUNDING * abs(loss):
-            self.point = (self.best + self.point) / 2
-            return
-        if self._gradient is not None:
-            moved, turned = self.point - self.best, gradient - self._gradient
-            if (moved * turned).sum() > 0:
-                self._pairs.append((moved, turned))
-        self.best, self._loss, self._gradient = self.point, loss, gradient
-        self.point = self.point - self._direction(gradient, bound)
-
-    def _direction(self, gradient, bound):
-        shares, rest = [], gradient
-        for moved, turned in reversed(self._pairs):
-            shares.append((moved * rest).sum() / (moved * turned).sum())
-            rest = rest - shares[-1] * turned
-        direction = bound(rest)
-        if self._pairs:
-            moved, turned = self._pairs[-1]
-            direction *= (moved * turned).sum() / (turned * bound(turned)).sum()
-        for (moved, turned), share in zip(self._pairs, reversed(shares), strict=True):
-            direction += moved * (share - (turned * direction).sum() / (moved * turned).sum())
-        return direction

@@ -10,6 +10,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 # Modes of Pillow to convert, with the colour space that a profile names for each.
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 # A profile whose colours differ from sRGB's by no more, of 255, is sRGB in another writing.
@@ -37,7 +38,7 @@ def convert_to_srgb(picture: Image.Image) -> Image.Image:
     if not profile:
         return picture
     colours, alpha = picture, None
-    if picture.mode in ("LA", "La", "RGBA", "RGBa", "P", "PA") or "transparency" in picture.info:
+    if has_alpha(picture) or picture.mode == "P":
         straight = picture.convert("RGBA")
         alpha = straight.getchannel("A")
         colours = straight.convert("L" if picture.mode.startswith("L") else "RGB")
@@ -48,6 +49,11 @@ def convert_to_srgb(picture: Image.Image) -> Image.Image:
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Returns whether pixels of a picture may be transparent."""
+    return picture.mode in ALPHA_MODES or "transparency" in picture.info
 
 
 @functools.lru_cache(maxsize=_KEPT)

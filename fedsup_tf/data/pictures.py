@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from fedsup_tf.data.colour_profiles import convert_to_srgb
+from fedsup_tf.data.colour_profiles import ALPHA_MODES, convert_to_srgb, has_alpha
 from fedsup_tf.data.preprocessing import RESIZES
 from fedsup_tf.data.wide_pixels import PICTURE_GREATEST, is_wide, is_wide_grey, narrow_picture
 from fedsup_tf.files.reading import open_regular, reading
@@ -24,7 +24,6 @@ MOST_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
-_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
 # Orientations in which height and width change places.
 _LYING = (5, 6, 7, 8)
@@ -120,7 +119,7 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
             if _orientation(picture) in _LYING:
                 width, height = height, width
             shape = (height, width, 1 if is_grey else 3)
-            return PictureHeader(shape, has_more_bits, _has_alpha(picture))
+            return PictureHeader(shape, has_more_bits, has_alpha(picture))
 
 
 def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
@@ -165,7 +164,7 @@ def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np
             if is_wide(picture):
                 picture = narrow_picture(lambda: _opened(file), form.pixel_scale)
                 colours = np.asarray(picture)
-                if picture.mode in _ALPHA_MODES:
+                if picture.mode in ALPHA_MODES:
                     colours = colours[..., :-1]
                 brightest = int(colours.max())
             if _orientation(picture):
@@ -182,7 +181,7 @@ def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
     """
     height, width, channels = form.image_shape
     mode, colour = ("L", "RGB")[channels == 3], background_colour(form.background)
-    if _has_alpha(picture):
+    if has_alpha(picture):
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
     picture = picture.convert(mode)
@@ -223,10 +222,6 @@ def _orientation(picture: Image.Image) -> int | None:
     # Fields that say nothing of the pixels make Pillow raise errors of many kinds.
     except Exception:
         return None
-
-
-def _has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in _ALPHA_MODES or "transparency" in picture.info
 
 
 def _is_grey(picture: Image.Image) -> bool:

@@ -1,0 +1,64 @@
+"""Minimizes a smooth function by limited-memory BFGS, without a search along its steps.
+
+Liu and Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical
+Programming 45, 1989. Each step asks for the loss and its gradient at one point alone.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# Relative accuracy of a loss that is a sum of float32.
+_ROUNDING = 1e-6
+
+
+class Descent:
+    """One descent, from a point that is given.
+
+    It begins with the steps of a matrix that bounds Newton's. A step that raises the loss is
+    halved.
+
+    Args:
+      start: The point to begin with.
+
+    Attributes:
+      point: Where loss and gradient are asked for next.
+      best: The point of the least loss so far.
+    """
+
+    def __init__(self, start: np.ndarray):
+        self.point = self.best = start
+        self._loss, self._gradient, self._pairs = np.inf, None, []
+
+    def step(
+        self, loss: float, gradient: np.ndarray, bound: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        """Takes a step from the loss and its gradient at `point`.
+
+        Args:
+          loss: The loss.
+          gradient: Its gradient, in the form of the coefficients.
+          bound: Divides a gradient by a matrix that bounds Newton's.
+        """
+        if not loss <= self._loss + _ROUNDING * abs(loss):
+            self.point = (self.best + self.point) / 2
+            return
+        if self._gradient is not None:
+            moved, turned = self.point - self.best, gradient - self._gradient
+            if (moved * turned).sum() > 0:
+                self._pairs.append((moved, turned))
+        self.best, self._loss, self._gradient = self.point, loss, gradient
+        self.point = self.point - self._direction(gradient, bound)
+
+    def _direction(self, gradient, bound):
+        shares, rest = [], gradient
+        for moved, turned in reversed(self._pairs):
+            shares.append((moved * rest).sum() / (moved * turned).sum())
+            rest = rest - shares[-1] * turned
+        direction = bound(rest)
+        if self._pairs:
+            moved, turned = self._pairs[-1]
+            direction *= (moved * turned).sum() / (turned * bound(turned)).sum()
+        for (moved, turned), share in zip(self._pairs, reversed(shares), strict=True):
+            direction += moved * (share - (turned * direction).sum() / (moved * turned).sum())
+        return direction
