@@ -6,7 +6,7 @@ gives, for any number of subnets without tracing each.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -55,8 +55,36 @@ def build_calibrated_accuracy(
       for each resolution if the space has resolutions. It keeps the calibrations of the weights
       that it was called with last: do not change them.
     """
+    accuracies = build_calibrated_accuracies(
+        supernet, preprocessing, images, labels, [classifier_penalty], held_out
+    )
+    return lambda *arguments: accuracies(*arguments)[0]
+
+
+def build_calibrated_accuracies(
+    supernet: Supernet,
+    preprocessing: Preprocessing,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classifier_penalties: Sequence[float | str | None],
+    held_out: np.ndarray | None = None,
+) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], list[float]]:
+    """Builds a function as `build_calibrated_accuracy` does, for several classifiers at once.
+
+    Args:
+      supernet: See `build_calibrated_accuracy`.
+      preprocessing: See `build_calibrated_accuracy`.
+      images: See `build_calibrated_accuracy`.
+      labels: See `build_calibrated_accuracy`.
+      classifier_penalties: The penalty of each classifier.
+      held_out: See `build_calibrated_accuracy`.
+
+    Returns:
+      A function that returns the share of right answers with each classifier. They are fitted to
+      the same features, which are computed once.
+    """
     if supernet.space.resolutions:
-        rest = (labels, classifier_penalty, held_out)
+        rest = (labels, classifier_penalties, held_out)
         return _at_each_resolution(supernet, preprocessing, images, rest)
     if held_out is None:
         held_out = inference_classifier.is_held_out(np.arange(len(labels))).numpy()
@@ -123,27 +151,30 @@ def build_calibrated_accuracy(
             frozen = first_mean_squares(weights, code, some)
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)
-        kernel, bias = weights[KERNEL][:width], weights[BIAS]
-        if classifier_penalty is None:
-            return frozen, kernel, bias
+        start = {KERNEL: weights[KERNEL][:width], BIAS: weights[BIAS]}
+        if not any(classifier_penalties):
+            return frozen, [start for _ in classifier_penalties]
         parts = [
             features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
             for begin in range(0, len(images), _TEST_BATCH)
         ]
         features = tf.concat(parts, 0)
-        head = {}
-        if classifier_penalty == CHOSEN:
-            chosen = inference_classifier.fit(features, labels, held_out, (kernel, bias))
-            head = split_calibration(chosen).inference_classifier
-        if not head:
-            penalty = PENALTY if classifier_penalty == CHOSEN else classifier_penalty
-            head = logistic_regression.fit(features, labels, kernel, bias, penalty)
-        return frozen, head[KERNEL], head[BIAS]
+        return frozen, [fit(features, start, penalty) for penalty in classifier_penalties]
+
+    def fit(features, start, penalty):
+        if penalty is None:
+            return start
+        if penalty == CHOSEN:
+            chosen = inference_classifier.fit(features, labels, held_out, tuple(start.values()))
+            if head := split_calibration(chosen).inference_classifier:
+                return head
+            penalty = PENALTY
+        return logistic_regression.fit(features, labels, *start.values(), penalty)
 
     # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
     kept_weights, tensors, kept = None, {}, {}
 
-    def accuracy(weights, architecture, test_images, test_labels):
+    def accuracies(weights, architecture, test_images, test_labels):
         nonlocal kept_weights, tensors, kept
         if weights is not kept_weights:
             tensors = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
@@ -151,24 +182,28 @@ def build_calibrated_accuracy(
         code = space.encode(architecture)
         if architecture not in kept:
             kept[architecture] = calibrate(tensors, code, architecture.widths[-1])
-        right = count(tensors, code, *kept[architecture], test_images, test_labels)
-        return int(right) / len(test_labels)
+        frozen, heads = kept[architecture]
+        counts = [
+            count(tensors, code, frozen, head[KERNEL], head[BIAS], test_images, test_labels)
+            for head in heads
+        ]
+        return [int(right) / len(test_labels) for right in counts]
 
-    return accuracy
+    return accuracies
 
 
 def _at_each_resolution(supernet, preprocessing, images, rest):
-    """Does the work of `build_calibrated_accuracy` with a supernet for each resolution."""
+    """Does the work of `build_calibrated_accuracies` with a supernet for each resolution."""
 
     @functools.cache
     def at(resolution):
         plain = Supernet(supernet.space.at_resolution(resolution), supernet.seed)
         resized = resize_images(images, *plain.space.image_shape[:2])
-        return build_calibrated_accuracy(plain, preprocessing, resized, *rest)
+        return build_calibrated_accuracies(plain, preprocessing, resized, *rest)
 
-    def accuracy(weights, architecture, test_images, test_labels):
+    def accuracies(weights, architecture, test_images, test_labels):
         resized = resize_images(test_images, *supernet.space.image_shape_of(architecture)[:2])
         net = dataclasses.replace(architecture, resolution=None)
         return at(architecture.resolution)(weights, net, resized, test_labels)
 
-    return accuracy
+    return accuracies

@@ -1,6 +1,5 @@
 """Evaluation of a trained supernet's subnets, on the test part and on clients' own test data."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
+from fedsup_tf.calibrated_accuracy import build_calibrated_accuracies, build_calibrated_accuracy
 from fedsup_tf.inference_classifier import CHOSEN, is_held_out
 from fedsup_tf.logistic_regression import PENALTY
 from tff_programs.blocking import run_blocking
@@ -17,7 +16,6 @@ from tff_programs.learning.evaluation import build_federated_evaluation
 from tff_programs.programs.calibration_files import calibration_examples, default_images
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
-from tff_programs.simulation.in_memory import client_accuracies
 from tff_programs.simulation.tiers import Tier
 
 
@@ -68,12 +66,17 @@ async def evaluate_subnets_async(
     supernet, data = trained.supernet, trained.data
     accuracy = build_accuracy(supernet, trained.preprocessing)
     federated = build_federated_evaluation(supernet.space, trained.preprocessing, client_batch_size)
-    is_chosen = classifier_penalty == CHOSEN
-    calibrated = calibrated_accuracy(
-        trained, images_per_client, PENALTY if is_chosen else classifier_penalty
+    calibration_images, calibration_labels, held_out = _mixed_examples(trained, images_per_client)
+    deployed_accuracies = build_calibrated_accuracies(
+        supernet,
+        trained.preprocessing,
+        calibration_images,
+        calibration_labels,
+        [PENALTY, CHOSEN] if classifier_penalty == CHOSEN else [classifier_penalty],
+        held_out,
     )
-    infers = calibrated_accuracy(trained, images_per_client, CHOSEN) if is_chosen else calibrated
     images, labels = data.dataset.test_images, data.dataset.test_labels
+    tested = [client for client, size in enumerate(data.test_sizes) if size]
     evaluated = []
     with local_execution():
         for tier in tiers:
@@ -94,26 +97,21 @@ async def evaluate_subnets_async(
             counts = await tff.program.materialize_value(
                 federated(tuple(trained.weights.values()), client_data)
             )
-            nets = [tier.architecture] * len(data)
-
-            def deployed(accuracy, architecture=tier.architecture, nets=nets):
-                shares = client_accuracies(accuracy, trained.weights, data, nets)
-                return (
-                    accuracy(trained.weights, architecture, images, labels),
-                    tuple(share for share in shares if not math.isnan(share)),
-                )
-
-            trains, by_client = deployed(calibrated)
-            only_infers = deployed(infers) if is_chosen else (trains, by_client)
+            # In a file that trains the first, in one that only infers the last.
+            shares = deployed_accuracies(trained.weights, tier.architecture, images, labels)
+            by_client = [
+                deployed_accuracies(trained.weights, tier.architecture, *data.test_examples(client))
+                for client in tested
+            ]
             evaluated.append(
                 SubnetAccuracy(
                     tier,
                     central,
-                    trains,
-                    only_infers[0],
+                    shares[0],
+                    shares[-1],
                     counts["correct"] / counts["examples"],
-                    by_client,
-                    only_infers[1],
+                    tuple(own[0] for own in by_client),
+                    tuple(own[-1] for own in by_client),
                 )
             )
     return evaluated
@@ -138,6 +136,19 @@ def calibrated_accuracy(
       The function that `build_calibrated_accuracy` describes; it calibrates on the images on which
       `calibrate_tiers` lets clients calibrate.
     """
+    images, labels, held_out = _mixed_examples(trained, images_per_client, clients)
+    return build_calibrated_accuracy(
+        trained.supernet, trained.preprocessing, images, labels, classifier_penalty, held_out
+    )
+
+
+def evaluate_subnets(*arguments, **options) -> list[SubnetAccuracy]:
+    """Calls `evaluate_subnets_async`, and waits until it is done."""
+    return run_blocking(evaluate_subnets_async(*arguments, **options), "evaluate_subnets_async")
+
+
+def _mixed_examples(trained, images_per_client, clients=None):
+    """Returns images to calibrate on, their labels, and which of them are held out."""
     if images_per_client is None:
         images_per_client = default_images(len(trained.data))
     of_clients = [
@@ -148,16 +159,4 @@ def calibrated_accuracy(
     held_out = np.concatenate([is_held_out(np.arange(len(own))).numpy() for _, own in of_clients])
     # Mixed, so that the first batches' mean squares are not those of a few classes.
     order = np.random.default_rng(0).permutation(len(labels))
-    return build_calibrated_accuracy(
-        trained.supernet,
-        trained.preprocessing,
-        images[order],
-        labels[order],
-        classifier_penalty,
-        held_out[order],
-    )
-
-
-def evaluate_subnets(*arguments, **options) -> list[SubnetAccuracy]:
-    """Calls `evaluate_subnets_async`, and waits until it is done."""
-    return run_blocking(evaluate_subnets_async(*arguments, **options), "evaluate_subnets_async")
+    return images[order], labels[order], held_out[order]

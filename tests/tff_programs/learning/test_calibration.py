@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fedsup_tf import calibration, inference_classifier, logistic_regression
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
+from fedsup_tf.calibrated_accuracy import build_calibrated_accuracies, build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
@@ -324,12 +324,18 @@ def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
         logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
         expected = (logits.argmax(1) == LABELS).mean()
         assert accuracy(weights, architecture, IMAGES, LABELS) == pytest.approx(expected)
+    both = build_calibrated_accuracies(
+        NET, PREPROCESSING, IMAGES[:22], LABELS[:22], [logistic_regression.PENALTY, None]
+    )
     # Without a new classifier it is the supernet's.
     kept = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22], None)
     used = {**own, **frozen}
     logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
     expected = (logits.argmax(1) == LABELS).mean()
-    assert kept(weights, SPACE.smallest(), IMAGES, LABELS) == pytest.approx(expected)
+    test = (weights, SPACE.smallest(), IMAGES, LABELS)
+    assert kept(*test) == pytest.approx(expected)
+    # Several classifiers at once have the accuracies that each has alone.
+    assert both(*test) == [accuracy(*test), kept(*test)]
 
 
 def test_the_change_of_a_layer_that_is_dead_is_a_number():
