@@ -17,9 +17,11 @@ from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
 
-# Images for the classifiers, unless a number is given: after a long training of a hundred clients,
-# those of files that only infer gain up to a point and a half from 400 of a client instead of 100.
-_ALL_IMAGES, _LEAST_IMAGES, _MOST_IMAGES = 40_000, 100, 400
+# Images of all clients for the classifiers, unless a number is given: after a long training those
+# of files that only infer gain up to a point and a half from four times as many, others hardly any.
+_ALL_IMAGES, _ALL_IMAGES_TO_TRAIN = 40_000, 10_000
+# Of one client.
+_LEAST_IMAGES, _MOST_IMAGES = 100, 400
 # The mean squares, which take more passes, need less.
 _IMAGES_OF_MEAN_SQUARES = 30
 # Stream of random numbers of which images of a client calibrate.
@@ -91,9 +93,15 @@ async def calibrate_tiers_async(
     return calibrated
 
 
-def default_images(clients: int) -> int:
-    """Returns how many images a client calibrates on, of so many clients: 100 to 400."""
-    return min(_MOST_IMAGES, max(_LEAST_IMAGES, _ALL_IMAGES // clients))
+def default_images(clients: int, only_trains: bool = False) -> int:
+    """Returns how many images a client calibrates on, of so many clients: 100 to 400.
+
+    Args:
+      clients: Number of clients.
+      only_trains: Whether no file that only infers is asked for.
+    """
+    images = _ALL_IMAGES_TO_TRAIN if only_trains else _ALL_IMAGES
+    return min(_MOST_IMAGES, max(_LEAST_IMAGES, images // clients))
 
 
 def calibration_examples(

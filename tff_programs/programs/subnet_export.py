@@ -14,7 +14,7 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.resizing import resize_images
-from tff_programs.programs.calibration_files import calibrate_tiers
+from tff_programs.programs.calibration_files import calibrate_tiers, default_images
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
 from tff_programs.simulation.tiers import Tier
@@ -61,7 +61,8 @@ def export_subnets(
       trained: The supernet and its clients.
       paths: The file to write for each subnet.
       calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
-      images_per_client: Most images that a client calibrates on; `default_images` by default.
+      images_per_client: Most images that a client calibrates on; `default_images` by default, which
+        depends on whether there are `precisions`.
       classifier_penalty: Penalty of the classifiers that calibrations fit, as in
         `calibrate_federated_async`; None gives the files the trained ones.
       batch_sizes: Images of a step, of an evaluation and of an inference.
@@ -83,14 +84,18 @@ def export_subnets(
     batch_sizes = batch_sizes or BatchSizes()
     tiers = list(paths)
     if calibrations is None:
-        trains_alone = classifier_penalty == CHOSEN and not precisions
+        only_trains = not precisions
+        if images_per_client is None:
+            images_per_client = default_images(len(trained.data), only_trains)
         calibrated = calibrate_tiers(
             trained,
             tiers,
             images_per_client,
             on_progress,
             # Files that train have the same one, in a pass less.
-            classifier_penalty=PENALTY if trains_alone else classifier_penalty,
+            classifier_penalty=PENALTY
+            if only_trains and classifier_penalty == CHOSEN
+            else classifier_penalty,
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
     origin = Origin(

@@ -222,6 +222,28 @@ def test_each_precision_gets_its_classifier(trained_path, tmp_path, monkeypatch)
     assert written == {"trains": 1, "float32": 2, "int8": 3}
 
 
+@pytest.mark.parametrize(
+    ("clients", "precisions", "images"),
+    [(100, (), 100), (40, (), 250), (5, (), 400), (100, ("int8",), 400), (1000, ("int8",), 100)],
+)
+def test_files_that_only_infer_are_calibrated_on_more_images(
+    clients, precisions, images, trained_path, monkeypatch
+):
+    asked = []
+
+    def note(trained, tiers, images_per_client, *_, **__):
+        asked.append(images_per_client)
+        raise StopIteration
+
+    monkeypatch.setattr(subnet_export, "calibrate_tiers", note)
+    trained = load_trained(trained_path)
+    few = trained._replace(data=range(clients))
+    tier = Tier("smallest", trained.supernet.space.smallest())
+    with pytest.raises(StopIteration):
+        subnet_export.export_subnets(few, {tier: "any"}, precisions=precisions)
+    assert asked == [images]
+
+
 def test_the_calibration_of_another_subnet_is_refused(made):
     folder, _, _, _, told = made
     assert "expected the calibration of 8x1k3 of this supernet" in told["other"][1]

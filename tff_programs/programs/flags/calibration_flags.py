@@ -38,7 +38,7 @@ def define_images_per_client(define: FlagDefiner) -> None:
     define.integer(
         "images_per_client",
         None,
-        "Most images that a client calibrates on. By default 400, fewer where there are more than "
-        "100 clients: as many as make 40,000 in all, at least 100.",
+        "Most images that a client calibrates on. By default as many as make 40,000 of all "
+        "clients, from 100 to 400; 10,000 where no file that only infers is written.",
         lower_bound=1,
     )
