@@ -38,9 +38,16 @@ class _GroupedCalls:
     shared by all that came while the one before was made.
     """
 
-    def __init__(self, database: Database, name: str):
-        """Begins to wait for calls."""
-        self._database = database
+    def __init__(
+        self, begin: Callable[[], contextlib.AbstractContextManager[Connection]], name: str
+    ):
+        """Begins to wait for calls.
+
+        Args:
+          begin: Begins a transaction.
+          name: The thread's.
+        """
+        self._begin = begin
         self._calls: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -72,7 +79,35 @@ class _GroupedCalls:
                 settle([(call.future, result, error) for call, (result, error) in pairs])
 
     def _outcomes(self, calls: list[_Waiting]) -> list[_Outcome]:
-        raise NotImplementedError
+        """Makes calls in one transaction; where one raises, all anew, so that it fails alone."""
+        outcomes: list[_Outcome] = []
+        try:
+            with self._begin() as connection:
+                outcomes += [self._make(connection, waiting) for waiting in calls]
+            return outcomes
+        except Exception as error:
+            # What was made and could not be kept is not made again: perhaps it is kept.
+            if outcomes or len(calls) == 1:
+                return [(None, error)] * len(calls)
+        try:
+            with self._begin() as connection:
+                outcomes += [_make_apart(connection, waiting) for waiting in calls]
+            return outcomes
+        except Exception as error:
+            return [(None, error)] * len(calls)
+
+    def _make(self, connection: Connection, waiting: _Waiting) -> _Outcome:
+        """Makes a call; an error means that the whole transaction is to be taken back."""
+        return waiting.call(connection), None
+
+
+def _make_apart(connection: Connection, waiting: _Waiting) -> _Outcome:
+    """Makes a call in a transaction of its own inside of that of all."""
+    try:
+        with connection.begin_nested():
+            return waiting.call(connection), None
+    except Exception as error:
+        return None, error
 
 
 class GroupedReads(_GroupedCalls):
@@ -80,30 +115,14 @@ class GroupedReads(_GroupedCalls):
 
     def __init__(self, database: Database):
         """Begins to wait for calls."""
-        super().__init__(database, "gateway-reads")
+        super().__init__(database.read, "gateway-reads")
 
-    def _outcomes(self, calls: list[_Waiting]) -> list[_Outcome]:
-        outcomes: list[_Outcome] = []
-        while len(outcomes) < len(calls):
-            has_begun = False
-            try:
-                with self._database.read() as connection:
-                    has_begun = True
-                    for waiting in calls[len(outcomes) :]:
-                        outcomes.append(_attempt(connection, waiting))
-            except Exception as error:
-                # The transaction is lost to the calls behind the one that raised, too.
-                failed = 1 if has_begun else len(calls)
-                outcomes += [(None, error)] * failed
-        return outcomes[: len(calls)]
-
-
-def _attempt(connection: Connection, waiting: _Waiting) -> _Outcome:
-    """Makes a call whose refusal leaves the transaction as it is."""
-    try:
-        return waiting.call(connection), None
-    except RefusalError as refusal:
-        return None, refusal
+    def _make(self, connection: Connection, waiting: _Waiting) -> _Outcome:
+        """Makes a read, whose refusal leaves the transaction as it is."""
+        try:
+            return super()._make(connection, waiting)
+        except RefusalError as refusal:
+            return None, refusal
 
 
 class GroupedWrites(_GroupedCalls):
@@ -116,42 +135,7 @@ class GroupedWrites(_GroupedCalls):
 
     def __init__(self, database: Database):
         """Begins to wait for calls."""
-        super().__init__(database, "gateway-writes")
-
-    def _outcomes(self, calls: list[_Waiting]) -> list[_Outcome]:
-        return self._write_all(calls) or self._write_each(calls)
-
-    def _write_all(self, calls: list[_Waiting]) -> list[_Outcome] | None:
-        """Makes changes that hardly ever raise; takes all back and returns None if one does."""
-        results = []
-        try:
-            with self._database.write() as connection:
-                results += [(waiting.call(connection), None) for waiting in calls]
-        except Exception as error:
-            if not results and len(calls) > 1:
-                return None
-            # None of them is kept, whichever it was.
-            return [(None, error)] * len(calls)
-        return results
-
-    def _write_each(self, calls: list[_Waiting]) -> list[_Outcome]:
-        """Makes changes so that one that raises is taken back alone."""
-
-        def attempt(connection, waiting):
-            with connection.begin_nested():
-                return waiting.call(connection)
-
-        try:
-            with self._database.write() as connection:
-                outcomes = []
-                for waiting in calls:
-                    try:
-                        outcomes.append((attempt(connection, waiting), None))
-                    except Exception as error:
-                        outcomes.append((None, error))
-                return outcomes
-        except Exception as error:
-            return [(None, error)] * len(calls)
+        super().__init__(database.write, "gateway-writes")
 
 
 def settle(settled: list[tuple[asyncio.Future, Any, Exception | None]]) -> None:
