@@ -218,6 +218,8 @@ def visit_line(number: int, visit: Mapping[str, Any]) -> str:
     if task is not None:
         parts.append(f"round {task['round']}, {task['tier']}")
     if visit.get("loss_before") is not None:
-        parts.append(f"loss {visit['loss_before']:.3f} -> {visit['loss_after']:.3f}")
+        losses = (f"{visit[name]:.3f}" for name in ("loss_before", "loss_after"))
+        # Those of a single epoch are the same.
+        parts.append(f"loss {' -> '.join(dict.fromkeys(losses))}")
     message = visit.get("message")
     return " | ".join([*parts, visit["event"] + (f": {message}" if message else "")])

@@ -4,7 +4,6 @@
 and read the visit as one line of JSON from it.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 from fedsup_tf.files.reading import reading
 from tff_programs.programs.cli import END_WITH
 from tff_programs.programs.phone_faults import FaultyParticipant
+from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import DeviceUpdate
 from tflite.together.address import ServerAddress
 from tflite.together.device_folder import DeviceFolder
@@ -40,9 +40,26 @@ class PlannedParticipant(Participant):
     seed: int
 
     def train(self, task, path, examples) -> DeviceUpdate:
-        """Trains a task's model, and returns the change of its weights."""
-        update = super().train({**task, "seed": self.seed}, path, examples)
-        return dataclasses.replace(update, client=self.client)
+        """Trains a task's model, and returns the change of its weights.
+
+        Its losses are those of the first and the last epoch. A plan's models are calibrated once
+        and have the newest weights, so that an evaluation would be that of another net.
+        """
+        images, labels = examples
+        trainer = DeviceTrainer(path, runtime=self._runtime)
+        epochs = trainer.fit(
+            images,
+            labels,
+            epochs=task["epochs"],
+            learning_rate=task["learning_rate"],
+            seed=self.seed,
+        )
+        return trainer.update(
+            examples=len(labels),
+            loss_before=epochs[0].loss,
+            loss_after=epochs[-1].loss,
+            client=self.client,
+        )
 
 
 def main() -> None:
