@@ -42,6 +42,7 @@ def command(
     core: int | None = None,
     parent: int | None = None,
     tls: tuple[str, str, str] | None = None,
+    allow_open_port: bool = True,
 ) -> list[str]:
     """Returns the command that runs this script.
 
@@ -53,6 +54,8 @@ def command(
       core: Core on which the worker stays.
       parent: Process with which the worker ends.
       tls: The certificate's, the key's and the authority's path if peers must show a certificate.
+      allow_open_port: Whether the worker starts where the system refuses a network namespace, so
+        that it listens on a port of all interfaces.
     """
     settings = {
         "worker": worker,
@@ -62,6 +65,7 @@ def command(
         "core": core,
         "parent": parent,
         "tls": tls,
+        "allow_open_port": allow_open_port,
     }
     return [sys.executable, "-I", "-S", os.path.abspath(__file__), json.dumps(settings)]
 
@@ -93,6 +97,12 @@ def _main() -> None:
 
         tls = forwarder.TlsFiles(*settings["tls"]).context(ssl.Purpose.CLIENT_AUTH)
     reason = _enter_namespace()
+    if reason is not None and not settings["allow_open_port"]:
+        sys.exit(
+            f"fedsup: This system refuses a network namespace ({reason}), without which TFF's worker "
+            "would listen on a port of all interfaces. Allow user namespaces (docs/security.md), or "
+            "give --allow_open_port where a firewall closes the port."
+        )
     port = _ENCLOSED_PORT if reason is None else _free_port()
     if settings["report"] is not None:
         told = {"port": port, "reason": reason}

@@ -240,7 +240,10 @@ def _settings(
             settings[name] = None
     if options.schedule == "constant":
         del settings["rounds"]
-    if options.cohort_seed is not None:
-        # The settings travel with the supernet, and whoever knows the seed knows who took part.
-        settings["cohort_seed"] = hashlib.sha256(str(options.cohort_seed).encode()).hexdigest()
+    for secret in ("cohort_seed", "noise_seed"):
+        # The settings travel with the supernet: who knows the one seed knows who took part, and who
+        # knows the other can subtract the noise.
+        if options[secret].value is not None:
+            digest = hashlib.sha256(str(options[secret].value).encode())
+            settings[secret] = digest.hexdigest()
     return {**settings, **of_files}

@@ -33,6 +33,12 @@ def define_flags(define: FlagDefiner) -> None:
         lower_bound=0,
         upper_bound=1024,
     )
+    define.bool(
+        "allow_open_port",
+        False,
+        "Start also where the system refuses a network namespace, so that TFF's worker listens on "
+        "a port of all interfaces, without TLS: a firewall must close it.",
+    )
     define_tls_flags(define)
 
 
@@ -62,7 +68,11 @@ def main(argv: Sequence[str]) -> None:
         )
     listener.set_inheritable(True)
     command = enclosure.command(
-        worker_command.arguments(clients_at_once), binary, listener.detach(), tls=tls
+        worker_command.arguments(clients_at_once),
+        binary,
+        listener.detach(),
+        tls=tls,
+        allow_open_port=options.allow_open_port,
     )
     os.execve(command[0], command, worker_command.environment(clients_at_once))
 

@@ -78,9 +78,9 @@ async def train(
       The accuracies after the last round.
 
     Raises:
-      DivergedError: If in `_DIVERGED_ROUNDS` rounds, one after the other, all updates were left out
-        because they were not finite, or the loss was above `largest_sound_loss`. The state before
-        these rounds stays the saved one.
+      DivergedError: If in `_DIVERGED_ROUNDS` rounds, one after the other, or in the last round, all
+        updates were left out because they were not finite, or the loss was above
+        `largest_sound_loss`. What was saved before these rounds stays.
     """
     initial = await tff.program.materialize_value(process.initialize())
     iterator = source.iterator()
@@ -140,7 +140,7 @@ async def train(
             flat["epsilon"] = epsilon_after(done)
         is_sound = flat["loss"] <= largest_sound_loss(classes) if used else not rejected
         unsound_rounds = 0 if is_sound else unsound_rounds + 1
-        has_diverged = unsound_rounds == min(_DIVERGED_ROUNDS, rounds)
+        has_diverged = unsound_rounds == _DIVERGED_ROUNDS or (unsound_rounds and done == rounds)
         is_due = done == rounds or (done % evaluate_every == 0 and is_sound)
         if is_due and not has_diverged:
             accuracies = await evaluate_and_keep()
@@ -156,13 +156,14 @@ async def train(
 
 
 def _divergence(metrics: Mapping[str, float], unsound_rounds: int, classes: int) -> str:
+    rounds = "round" if unsound_rounds == 1 else f"{unsound_rounds} rounds"
     if "loss" in metrics:
-        received = f"a loss far above it in each of them, {metrics['loss']:.1f} in the last"
+        received = f"a loss far above it, {metrics['loss']:.1f} at last"
     else:
         received = "updates of which all were left out because they were not finite"
     return (
         "The training diverged: expected a loss below that of guessing, "
-        f"{guessing_loss(classes):.2f}, in the last {unsound_rounds} rounds, received {received}. "
+        f"{guessing_loss(classes):.2f}, in the last {rounds}, received {received}. "
         "What was saved before these rounds is kept. Start another run with a lower learning rate "
         "of the clients or the server."
     )

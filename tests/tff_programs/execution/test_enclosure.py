@@ -176,6 +176,26 @@ def test_where_the_system_refuses_namespaces_one_line_names_the_ports():
     assert answered == ["True", "True"]
 
 
+def test_where_the_system_refuses_namespaces_a_worker_for_others_does_not_start():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = (
+        f'from tff_programs.programs import worker; worker.main(["fedsup worker", "--port={port}"])'
+    )
+    result = subprocess.run(
+        f"{_REFUSES} {sys.executable} -c '{program}'",
+        shell=True,
+        cwd=pathlib.Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 1
+    assert "refuses a network namespace (No space left on device)" in result.stderr
+    assert "--allow_open_port" in result.stderr
+
+
 def test_the_line_about_open_ports_names_one_as_one():
     line = enclosure.open_ports_message([1234], "Operation not permitted")
     assert "(Operation not permitted): TFF's worker listens on port 1234 of all" in line

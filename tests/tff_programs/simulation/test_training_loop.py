@@ -119,6 +119,14 @@ def test_updates_that_are_never_finite_end_the_training_without_a_loss():
     assert "no update was usable" in line
 
 
+@pytest.mark.parametrize("last", [[113.0], [None], [113.0, None]])
+def test_a_training_that_diverges_at_its_end_keeps_what_was_sound(last):
+    outcome, saved, _, _, evaluated = run([2.0, 1.5, *last])
+    assert "diverged" in outcome
+    assert max(saved) == 2
+    assert evaluated == [2]
+
+
 @pytest.mark.parametrize("losses", [[2.0] * 6, [2.0, 50.0, 50.0, None, 2.0, 2.0]])
 def test_a_training_that_recovers_goes_on(losses):
     outcome, saved, _, _, evaluated = run(losses)

@@ -65,8 +65,9 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
     define.integer(
         "noise_seed",
         None,
-        "Decides the privacy noise, for experiments: who knows it can subtract the noise. By "
-        "default drawn by the system and kept in the run's state.",
+        "Decides the privacy noise, for experiments: who knows it can subtract the noise, and who "
+        "has the supernet can try out small ones. By default drawn by the system and kept in the "
+        "run's state.",
         lower_bound=0,
     )
 
