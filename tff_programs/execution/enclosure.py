@@ -99,9 +99,9 @@ def _main() -> None:
     reason = _enter_namespace()
     if reason is not None and not settings["allow_open_port"]:
         sys.exit(
-            f"fedsup: This system refuses a network namespace ({reason}), without which TFF's worker "
-            "would listen on a port of all interfaces. Allow user namespaces (docs/security.md), or "
-            "give --allow_open_port where a firewall closes the port."
+            f"fedsup worker: this system refuses a network namespace ({reason}), without which "
+            "TFF's worker would listen on a port of all interfaces. Allow user namespaces "
+            "(docs/security.md), or give --allow_open_port where a firewall closes the port."
         )
     port = _ENCLOSED_PORT if reason is None else _free_port()
     if settings["report"] is not None:
