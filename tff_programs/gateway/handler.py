@@ -39,6 +39,7 @@ class Handler(tornado.web.RequestHandler):
         self.gateway = gateway
         self._body = bytearray()
         self._refusal: RefusalError | None = None
+        self._is_dropped = False
 
     @property
     def body(self) -> bytes:
@@ -59,6 +60,10 @@ class Handler(tornado.web.RequestHandler):
     async def prepare(self) -> None:
         """Checks the request's head."""
         if not self._is_implemented(self.request.method):
+            self._is_dropped = True
+            if not self._is_short():
+                raise tornado.web.HTTPError(405)
+            # Tornado refuses it once its body was thrown away.
             return
         try:
             length = self._length()
@@ -71,8 +76,7 @@ class Handler(tornado.web.RequestHandler):
                 )
         except RefusalError as refusal:
             self._refusal = refusal
-            length = self._content_length() or 0
-            if not 0 < length <= _MOST_DRAINED_BYTES:
+            if not self._is_short():
                 self._answer_refusal()
 
     def _is_implemented(self, method: str) -> bool:
@@ -81,6 +85,10 @@ class Handler(tornado.web.RequestHandler):
         return method in self.SUPPORTED_METHODS and own is not getattr(
             tornado.web.RequestHandler, name
         )
+
+    def _is_short(self) -> bool:
+        """Returns whether there is a body that may be thrown away before the answer."""
+        return 0 < (self._content_length() or 0) <= _MOST_DRAINED_BYTES
 
     def _content_length(self) -> int | None:
         text = self.request.headers.get("Content-Length", "")
@@ -110,7 +118,7 @@ class Handler(tornado.web.RequestHandler):
 
     def data_received(self, chunk: bytes) -> None:
         """Takes a part of the body, unless the request is refused already."""
-        if self._refusal is None:
+        if self._refusal is None and not self._is_dropped:
             try:
                 self.take(chunk)
             except RefusalError as refusal:
@@ -145,6 +153,12 @@ class Handler(tornado.web.RequestHandler):
     def _answer_refusal(self) -> None:
         refusal = self._refusal
         self.gateway.metrics.refused(refusal.code)
+        if self._headers_written:
+            # A client would take the answer for a part of the one that has begun.
+            self.request.connection.close()
+            return
+        # Of the answer that was prepared nothing stays, such as a length.
+        self.clear()
         if refusal.retry_after is not None:
             self.set_header("Retry-After", str(refusal.retry_after))
         self.send(refusal.status, {"code": refusal.code, "message": str(refusal)})
@@ -305,8 +319,13 @@ class Handler(tornado.web.RequestHandler):
 
     def on_finish(self) -> None:
         """Counts the request."""
+        # Anybody may make up methods, each of which would be a counter.
+        method = self.request.method
         self.gateway.metrics.answered(
-            self.request.method, type(self).__name__, self.get_status(), self.request.request_time()
+            method if method in self.SUPPORTED_METHODS else "other",
+            type(self).__name__,
+            self.get_status(),
+            self.request.request_time(),
         )
 
     def log_exception(self, kind, value, trace) -> None:

@@ -1,9 +1,12 @@
 """The server holds to its OpenAPI document: paths, statuses, answers, what it takes and refuses."""
 
+import contextlib
 import hashlib
+import http.client
 import json
 import re
 import time
+import urllib.parse
 
 import jsonschema
 import pytest
@@ -267,3 +270,50 @@ def test_a_method_that_a_path_has_not_is_told_which_it_has(served):
     ]:
         status, headers, _ = phone.request(method, path)
         assert (status, headers["Allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
+    "header", [("Content-Length", str(10**12)), ("Transfer-Encoding", "chunked")]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "/v1/status"), ("POST", f"/v1/tasks/{TASK}/updates/{HASH}"), ("BREW", "/health")],
+)
+def test_a_body_of_a_method_that_a_path_has_not_is_not_read(served, method, path, header):
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(served.url).netloc, timeout=20)
+    with contextlib.closing(connection):
+        connection.putrequest(method, path)
+        connection.putheader(*header)
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["code"]) == (405, "method")
+        # The connection ends, and with it what still comes.
+        assert connection.sock is None or connection.sock.recv(1) == b""
+    assert not list(served.folder.glob("incoming/*"))
+
+
+def test_made_up_methods_are_one_counter(served):
+    phone = Phone(served.url)
+    for method in ("BREW", "WHEN"):
+        assert phone.request(method, "/health")[0] == 405
+    text = served.gateway.metrics.text({})
+    assert 'method="other",request="Health",status="405"' in text
+    assert "BREW" not in text
+
+
+def test_a_model_whose_file_cannot_be_read_is_to_be_asked_for_again(served, phone):
+    hash_ = phone.check_in()["task"]["model"]
+    path = served.folder / "models" / f"{hash_}.tflite"
+    whole = path.read_bytes()
+    path.unlink()
+    try:
+        status, headers, body = phone.signed("GET", f"/v1/models/{hash_}")
+        assert (status, json.loads(body)["code"]) == (503, "unavailable")
+        assert headers["Retry-After"]
+        assert headers["ETag"] is None
+        path.write_bytes(whole[:100])
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            phone.signed("GET", f"/v1/models/{hash_}")
+        assert broken.value.partial == whole[:100]
+    finally:
+        path.write_bytes(whole)
