@@ -121,8 +121,9 @@ def update_bytes(folder, model, value=1.0, **changes):
 class SumRounds:
     """Work of rounds without TensorFlow: the supernet is a number, an update adds its mean."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, most_rounds=10**9):
         self.folder = folder
+        self.most_rounds = most_rounds
         self.merges = []
 
     def begin(self):
@@ -149,6 +150,9 @@ class SumRounds:
             value += scale * float(update.delta["a/kernel"].mean())
             outcomes[path] = Outcome(True, scale, identity=update.identity)
         return Merged(self._keep(base.number + 1, value), outcomes)
+
+    def reason_to_rest(self, round_id):
+        return None if round_id <= self.most_rounds else "The budget is spent."
 
     def prepare(self, base, on_progress):
         models = []

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway.tables import models, round_tiers, rounds, updates
 
-_STANDING = ("closed", "closing", "open")
+_STANDING = ("closed", "closing", "resting", "open")
 
 
 def roll_back(connection: Connection, folder: str, number: int, now: float) -> list[int]:

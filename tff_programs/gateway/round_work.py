@@ -111,3 +111,6 @@ class RoundWork(Protocol):
 
     def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
         """Exports a model for each tier and evaluates the supernet."""
+
+    def reason_to_rest(self, round_id: int) -> str | None:
+        """Returns why the round with that number in the database must not be merged, if so."""

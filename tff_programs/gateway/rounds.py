@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Row
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
-from tff_programs.gateway.tables import models, round_tiers, rounds, updates
+from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, updates
 from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
 from tff_programs.gateway.uploads import find_accepted
 
@@ -84,6 +84,7 @@ class Rounds:
         self._lease = lease
         self._clock = clock
         self._on_progress = on_progress
+        self._known_reason: tuple[int | None, str | None] = (None, None)
 
     def step(self) -> bool:
         """Does what is due; returns whether anything was."""
@@ -91,11 +92,34 @@ class Rounds:
             current = current_round(connection)
         if current is None:
             self._open_first()
+        elif self._rests(current):
+            return False
         elif current.state == "closing":
             self._close(current)
         elif not self._choose_updates(current):
             return False
         return True
+
+    def _rests(self, current: Row) -> bool:
+        """Lets a round rest that must not be merged, and opens it again once it may be."""
+        reason = self._reason_to_rest(current.id)
+        state = "open" if reason is None else "resting"
+        if current.state not in (state, "closing"):
+            deadline = self._clock() + self._settings.deadline_seconds
+            with self._database.write() as connection:
+                self._lease.check(connection)
+                _change_state(connection, current, state, deadline=deadline)
+        return reason is not None
+
+    def _reason_to_rest(self, round_id: int) -> str | None:
+        """Asks the work once for each round, and tells what it says."""
+        known_id, reason = self._known_reason
+        if known_id != round_id:
+            reason = self._work.reason_to_rest(round_id)
+            self._known_reason = round_id, reason
+            if reason is not None:
+                self._on_progress(reason)
+        return reason
 
     def _open_first(self) -> None:
         base = self._work.begin()
@@ -256,10 +280,10 @@ class Rounds:
 
 
 def current_round(connection: Connection) -> Row | None:
-    """Returns the round that is open or being closed; None before the first."""
+    """Returns the round that is not over; None before the first."""
     return connection.execute(
         select(rounds)
-        .where(rounds.c.state.in_(("open", "closing")))
+        .where(rounds.c.state.in_(CURRENT_STATES))
         .order_by(rounds.c.id.desc())
         .limit(1)
     ).first()

@@ -44,6 +44,9 @@ devices = Table(
     Column("application", String(100), nullable=False, default=""),
 )
 
+# States of the one round that is not over.
+CURRENT_STATES = ("open", "resting", "closing")
+
 # A round trains the supernet `base_hash`, trained for `number` rounds before, kept in `folder`.
 rounds = Table(
     "rounds",
@@ -52,8 +55,8 @@ rounds = Table(
     Column("number", Integer, nullable=False),
     Column("base_hash", String(64), nullable=False, index=True),
     Column("folder", Text, nullable=False),
-    # open: devices take part; closing: the updates in it are chosen; closed: they are merged;
-    # undone: a rollback took it back.
+    # open: devices take part; resting: none may, since it must not be merged; closing: the updates
+    # in it are chosen; closed: they are merged; undone: a rollback took it back.
     Column("state", String(10), nullable=False, index=True),
     Column("opened", Float, nullable=False),
     Column("deadline", Float, nullable=False),

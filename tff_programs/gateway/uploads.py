@@ -8,7 +8,7 @@ import functools
 import os
 from typing import Any, BinaryIO, NamedTuple
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.expression import ColumnElement, FromClause, Select
 
@@ -18,8 +18,16 @@ from tff_programs.gateway import devices, update_files
 from tff_programs.gateway.check_in import most_update_bytes
 from tff_programs.gateway.database import insert_new
 from tff_programs.gateway.refusal import RefusalError
+from tff_programs.gateway.tables import (
+    CURRENT_STATES,
+    models,
+    refusals,
+    round_tiers,
+    rounds,
+    tasks,
+    updates,
+)
 from tff_programs.gateway.tables import devices as devices_table
-from tff_programs.gateway.tables import models, refusals, round_tiers, rounds, tasks, updates
 from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, check_class_names, parse_update, read_update
 
@@ -28,9 +36,9 @@ _UPDATE = "update"
 
 
 def _in_progress(table: FromClause, column: ColumnElement) -> Select:
-    """Returns the statement for a column of the newest round that is open or being closed."""
-    newest = select(column).where((table.c.state == "open") | (table.c.state == "closing"))
-    return newest.order_by(table.c.id.desc()).limit(1)
+    """Returns the statement for a column of the newest round that is not over."""
+    is_current = or_(*(table.c.state == state for state in CURRENT_STATES))
+    return select(column).where(is_current).order_by(table.c.id.desc()).limit(1)
 
 
 # Built once, since building a statement costs more than what the database does for it.
@@ -60,6 +68,11 @@ _EXPECTED = (
     .outerjoin(updates, updates.c.task == tasks.c.id)
     .where(devices_table.c.id == bindparam("of_device"))
 )
+_CAME = {
+    "undone": "its round was taken back",
+    "closing": "its round is being closed",
+    "resting": "its round rests",
+}
 _SENT = update(tasks).where(tasks.c.id == bindparam("of_task")).values(sent=bindparam("now"))
 
 
@@ -128,8 +141,7 @@ def expect_update(
     # With no staleness an update counts in its own round or not at all.
     is_closed = max_staleness == 0 and row.state != "open"
     if row.state == "undone" or is_closed or staleness > max_staleness:
-        came = "its round was taken back" if row.state == "undone" else f"{staleness} were"
-        came = "its round is being closed" if row.state == "closing" else came
+        came = _CAME.get(row.state, f"{staleness} were")
         raise RefusalError(
             410,
             "stale",

@@ -34,15 +34,16 @@ class RoundPrivacy:
     secret: bytes = dataclasses.field(repr=False)
     max_epsilon: float | None = None
 
-    def check_budget(self, round_id: int) -> None:
-        """Raises a ValueError if merging the round with that number would cost too much."""
+    def reason_to_rest(self, round_id: int) -> str | None:
+        """Returns that merging the round with that number would cost too much; None if not."""
         cost = self.account.epsilon_after(round_id)
-        if self.max_epsilon is not None and cost > self.max_epsilon:
-            raise ValueError(
-                f"--max_epsilon: expected rounds that cost at most {self.max_epsilon:g}, this one "
-                f"would make it {cost:.3g} at delta {self.account.delta:.1e}. The budget is spent; "
-                "what was sent waits. Give a larger one to go on."
-            )
+        if self.max_epsilon is None or cost <= self.max_epsilon:
+            return None
+        return (
+            f"--max_epsilon: expected rounds that cost at most {self.max_epsilon:g}, this one "
+            f"would make it {cost:.3g} at delta {self.account.delta:.1e}. The budget is spent; "
+            "what was sent waits, and devices get no task. Give a larger one to go on."
+        )
 
     def noise(self, round_id: int, base_hash: str) -> Callable[[Overlap], Overlap]:
         """Returns what adds a round's noise to the sum of its updates."""

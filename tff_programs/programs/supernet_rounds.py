@@ -169,10 +169,17 @@ class SupernetRounds:
         privacy = self._settings.privacy
         if privacy is None:
             return {}
-        privacy.check_budget(round_id)
+        reason = privacy.reason_to_rest(round_id)
+        if reason is not None:
+            raise ValueError(reason)
         # Nothing may depend on one device's update but its clipped part of the sum.
         noise = privacy.noise(round_id, base.hash)
         return {"limits": None, "older": {}, "clip_norm": privacy.clip_norm, "noise": noise}
+
+    def reason_to_rest(self, round_id: int) -> str | None:
+        """Returns that the privacy budget does not suffice for a round; None if it does."""
+        privacy = self._settings.privacy
+        return None if privacy is None else privacy.reason_to_rest(round_id)
 
     def _privacy_fields(self, round_id: int) -> dict[str, Any]:
         privacy = self._settings.privacy

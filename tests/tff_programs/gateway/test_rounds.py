@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from gateway import Served, update_bytes
+from gateway import Served, SumRounds, update_bytes
 from sqlalchemy import select, update
 
 from tff_programs.gateway.overview import overview
@@ -221,3 +221,35 @@ def test_an_update_accepted_while_its_round_is_taken_back_is_left_out(tmp_path):
         served.step()
         assert value(served) == 0
         assert states(served) == ["left_out", "left_out"]
+
+
+def test_a_round_that_must_not_be_merged_rests_until_it_may(tmp_path, url):
+    with Served(tmp_path, url, goal=1, max_staleness=0, work=SumRounds(tmp_path, 1)) as served:
+        slow = served.phone()
+        task = slow.check_in("large")["task"]
+        data = update_bytes(served.folder, slow.model(task["model"]))
+        served.take_part(value=1.0)
+        served.step()
+        assert numbers(served) == [(0, "closed"), (1, "resting")]
+        assert served.told.count("The budget is spent.") == 1
+        assert "task" not in slow.check_in("large")
+        assert slow.put(task["task"], data)[0] == 410
+        assert slow.json("GET", "/v1/status")[1]["round"] == 1
+        with served.database.read() as connection:
+            assert overview(connection, time.time())["round"]["state"] == "resting"
+    with Served(tmp_path, url, goal=1, max_staleness=0) as served:
+        served.take_part(value=10.0)
+        served.step()
+        assert value(served) == 11
+
+
+def test_a_round_that_is_being_closed_waits_where_it_must_not_be_merged(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        served.take_part(value=1.0)
+        assert served.rounds.step()
+    with Served(tmp_path, goal=1, work=SumRounds(tmp_path, 0)) as served:
+        assert not served.rounds.step()
+        assert numbers(served) == [(0, "closing")]
+    with Served(tmp_path, goal=1) as served:
+        served.step()
+        assert value(served) == 1

@@ -123,12 +123,14 @@ def test_a_private_round_clips_and_draws_its_noise_once(tmp_path, work):
     assert report["epsilon"] == pytest.approx(private().account.epsilon_after(7))
 
 
-def test_a_budget_that_is_spent_ends_the_rounds_and_loses_nothing(tmp_path, work):
+def test_a_budget_that_is_spent_lets_the_rounds_rest_and_loses_nothing(tmp_path, work):
     account = private().account
     budget = private(max_epsilon=account.epsilon_after(2))
     made = work(privacy=budget)
     base = made.begin()
     paths = updates(tmp_path, base)
+    assert made.reason_to_rest(2) is None
+    assert "The budget is spent; what was sent waits" in made.reason_to_rest(3)
     assert merge(made, base, paths, 2).number == base.number + 1
     with pytest.raises(ValueError, match="The budget is spent; what was sent waits"):
         merge(made, base, paths, 3)

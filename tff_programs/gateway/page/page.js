@@ -41,9 +41,11 @@ function showRound(round) {
   byId("number").textContent = round ? round.number : "";
   if (!round) { byId("round").textContent = "The first models are being made."; return; }
   byId("progress").value = Math.min(1, round.waiting / round.goal);
-  byId("round").textContent = round.state === "open"
-    ? `${round.waiting} of ${round.goal} updates; open for ${duration(round.seconds)}, closed in ${duration(round.deadline_seconds)} at the latest.`
-    : `${round.waiting} updates are being merged.`;
+  byId("round").textContent = {
+    open: `${round.waiting} of ${round.goal} updates; open for ${duration(round.seconds)}, closed in ${duration(round.deadline_seconds)} at the latest.`,
+    resting: `No device gets a task: the privacy budget is spent. A larger --max_epsilon goes on.`,
+    closing: `${round.waiting} updates are being merged.`,
+  }[round.state];
   fillTable("tiers", ["Tier", "Parameters", "Goal", "Asked", "At work", "Sent"],
     round.tiers.map((tier) => [tier.tier, tier.parameters, tier.goal, tier.asked, tier.at_work, tier.sent]));
 }

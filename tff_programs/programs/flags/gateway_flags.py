@@ -147,7 +147,7 @@ def define_round_flags(define: FlagDefiner) -> None:
         below=1,
     )
     define.float(
-        "max_epsilon", None, "Privacy budget: a round that would cost more is not merged.", above=0
+        "max_epsilon", None, "Privacy budget: a round that would cost more is not begun.", above=0
     )
     define.integer(
         "calibrate_every",
