@@ -7,7 +7,7 @@ from typing import Any
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import quoted
-from fedsup_tf.files.validation import are_texts, is_number, is_text
+from fedsup_tf.files.validation import are_texts, check_different, is_number, is_text
 from fedsup_tf.space import SearchSpace
 
 
@@ -103,6 +103,7 @@ def check_information(information: Any, space: SearchSpace) -> None:
             f"A supernet: expected a class name for each of its {space.classes} classes, received "
             f"{len(names)} names. Give the names of the data set that it was trained on."
         )
+    check_different(names or (), "A supernet")
     if "preprocessing" in information:
         channels = len(Preprocessing.from_json(information["preprocessing"]).mean)
         if channels != space.image_shape[2]:

@@ -13,7 +13,7 @@ from fedsup_tf import layers, normalization_layers, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import ElasticBlock, under, uniform, with_prefixes
 from fedsup_tf.files import checkpoint
-from fedsup_tf.files.json_schema import expect_keys
+from fedsup_tf.files.json_schema import as_json, expect_keys
 from fedsup_tf.information import check_information
 from fedsup_tf.slicing import Grid, Slice
 from fedsup_tf.space import SearchSpace
@@ -357,7 +357,9 @@ class Supernet(keras.Model):
           ValueError: If `load_checkpoint` would refuse the information or a weight.
           OSError: If the file cannot be written; what was at `path` before is unchanged.
         """
-        information = dict(information or {})
+        if isinstance(information, Mapping):
+            information = dict(information)
+        information = as_json(information or {}, "A supernet's information")
         check_information(information, self.space)
         tensors = self.values_by_name()
         metadata = {"space": self.space.to_json(), "information": information}

@@ -26,6 +26,7 @@ from tflite.format.metadata import ModelMetadata, append_metadata, read_metadata
 from tflite.format.update_file import DeviceUpdate, read_update, write_update
 from tflite.together.signing import authorization
 
+PREPROCESSING = {"mean": [8.0], "standard_deviation": [4.0]}
 SHAPES = {"a/kernel": (3, 2), "b/kernel": (4,)}
 TIERS = (
     Tier("small", SPACE.smallest(), 1.0, 100),
@@ -164,9 +165,9 @@ class SumRounds:
                 supernet_hash=base.hash,
                 round=base.number,
                 class_names=("0", "1", "2"),
-                preprocessing={},
+                preprocessing=PREPROCESSING,
                 training={},
-                batch_sizes={"train": 4},
+                batch_sizes={"train": 4, "evaluate": 4, "infer": 1},
                 variables={**SHAPES, "a_norm/mean_square": (2,)},
                 parameters=10,
                 macs=10,

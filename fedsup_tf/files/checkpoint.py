@@ -192,7 +192,10 @@ def _header_bytes(length: bytes, size: int, kind: str, max_bytes: int | None) ->
             f"{kind!r}, received {header_bytes:,} bytes. Write or copy it anew."
         )
     if 8 + header_bytes > size:
-        raise ValueError(f"its header of {header_bytes} bytes ends behind its {size} bytes")
+        raise ValueError(
+            f"it has {size:,} bytes, and its header alone would have {header_bytes:,}: it is of "
+            "another kind, or was cut"
+        )
     return header_bytes
 
 

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 from fedsup_tf.files.reading import read_text, reading
 
 Value = TypeVar("Value")
@@ -46,11 +48,48 @@ def parse_json(text: Any, what: str) -> dict[str, Any]:
     if not isinstance(text, str):
         raise ValueError(f"{what}: expected JSON as text, received {quoted(text)}.")
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{what}: expected JSON, received text with an error: {error}.") from error
+        raise ValueError(
+            f"{what}: expected JSON, received text with an error: {error}. Correct it there."
+        ) from error
     if not isinstance(fields, dict):
         raise ValueError(f"{what}: expected a JSON object, received {type(fields).__name__}.")
+    return fields
+
+
+def as_json(value: Any, what: str) -> Any:
+    """Returns a value as `json.loads` would read it: tuples as lists, NumPy's values as Python's.
+
+    Args:
+      value: The value.
+      what: What it is, which begins the error's message.
+
+    Raises:
+      ValueError: If a part of it is no JSON value.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{what}: expected values that JSON has, received others ({error}). Make them texts, "
+            "numbers, lists or objects by name."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object's fields, none of which may be overridden by a later one."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {quoted(repeated)} twice in one object")
     return fields
 
 
@@ -75,7 +114,8 @@ def expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> 
     if not required <= keys <= known:
         raise ValueError(
             f"{what}: expected the fields {sorted(known)}, missing are {sorted(required - keys)}, "
-            f"unknown are {quoted(sorted(keys - known))}."
+            f"unknown are {quoted(sorted(keys - known))}. Add what is missing, and take out "
+            "what is unknown."
         )
 
 

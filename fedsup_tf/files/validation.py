@@ -101,6 +101,20 @@ def are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_text, value))
 
 
+def check_different(class_names: Collection[str], what: str) -> None:
+    """Raises a ValueError if two classes have the same name, so that no label tells which.
+
+    Args:
+      class_names: The names.
+      what: What has them, which begins the message.
+    """
+    if len(set(class_names)) < len(class_names):
+        raise ValueError(
+            f"{what}: expected a different name for each class, received {quoted(class_names)}. "
+            "Rename those that are alike."
+        )
+
+
 def check_choice(
     value: Choice, name: str, choices: Collection[Choice], *, what: str = ""
 ) -> Choice:

@@ -147,7 +147,7 @@ def test_bad_json_of_an_architecture_is_an_error(text, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 3}, "unknown are \\['size'\\]"),
+        ({"size": 3}, "unknown are \\['size'\\]. Add what is missing, and take out"),
         ({"stages": None}, "expected stages to be a list"),
         ({"stages": [3]}, "Stage number 1 of a search space.*missing are"),
         ({"stages": [{"name": "a", "widths": [1], "depths": [1]}]}, "missing are \\['kernels'\\]"),
@@ -158,6 +158,12 @@ def test_bad_json_of_an_architecture_is_an_error(text, message):
 def test_bad_json_of_a_space_is_an_error(changes, message):
     text = json.dumps({**json.loads(TINY.to_json()), **changes})
     with pytest.raises(ValueError, match=message):
+        SearchSpace.from_json(text)
+
+
+def test_a_field_that_a_later_one_would_override_is_refused():
+    text = f'{TINY.to_json()[:-1]}, "classes": 5}}'
+    with pytest.raises(ValueError, match="with an error: the field 'classes' twice in one object"):
         SearchSpace.from_json(text)
 
 

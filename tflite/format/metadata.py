@@ -20,10 +20,12 @@ import zipfile
 from typing import Any
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
 from fedsup_tf.files.reading import parsing, read_bytes, reading
-from fedsup_tf.files.validation import are_texts, is_text
+from fedsup_tf.files.validation import are_texts, check_different, is_text
 from fedsup_tf.space import SearchSpace
+from tflite.format import signatures
 
 ENTRY = "fedsup.json"
 HASH_ENTRY = "model.sha256"
@@ -129,9 +131,28 @@ class ModelMetadata:
         fields["architecture"] = Architecture.from_fields(fields["architecture"])
         fields["space"] = SearchSpace.from_fields(fields["space"])
         fields["space"].check(fields["architecture"])
+        check_different(fields["class_names"], _WHAT)
         fields["class_names"] = tuple(fields["class_names"])
+        _check_preprocessing(fields["preprocessing"], fields["space"].image_shape[2])
+        called = {signatures.INFER}
+        if fields["variables"]:
+            called |= {signatures.TRAIN, signatures.EVALUATE}
+        if not called <= fields["batch_sizes"].keys():
+            raise ValueError(
+                f"{_WHAT}: expected batch_sizes of {', '.join(sorted(called))}, received "
+                f"{quoted(fields['batch_sizes'])}. Export the model again."
+            )
         fields["variables"] = {name: tuple(shape) for name, shape in fields["variables"].items()}
         return cls(**fields)
+
+
+def _check_preprocessing(fields: dict[str, Any], channels: int) -> None:
+    given = len(Preprocessing(**fields).mean)
+    if given != channels:
+        raise ValueError(
+            f"{_WHAT}: expected preprocessing of its images' {channels} channels, received that of "
+            f"{given}. Export the model again."
+        )
 
 
 def _is_count(value) -> bool:

@@ -21,6 +21,13 @@ def saved(tmp_path):
     return supernet, path
 
 
+def test_information_of_numpy_and_tuples_is_written_as_json_has_it(tmp_path):
+    information = {"round": np.int64(3), "class_names": tuple("0123456789"), "x": np.ones(2)}
+    Supernet(digits_small()).save_checkpoint(tmp_path / "a.safetensors", information)
+    _, read = Supernet.load_checkpoint(tmp_path / "a.safetensors")
+    assert read == {"round": 3, "class_names": list("0123456789"), "x": [1.0, 1.0]}
+
+
 def test_a_supernet_comes_back_bit_for_bit(saved):
     supernet, path = saved
     loaded, information = Supernet.load_checkpoint(path, digits_small())

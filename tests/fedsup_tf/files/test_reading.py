@@ -207,7 +207,13 @@ def test_a_supernet_that_is_not_one_is_refused_in_words(tmp_path, parts, told):
 
 @pytest.mark.parametrize(
     ("information", "told"),
-    [({"class_names": ["a"]}, "received 1 names"), ({"round": "1"}, "expected round as a whole")],
+    [
+        ({"class_names": ["a"]}, "received 1 names"),
+        ({"class_names": ["a", "b", "a"]}, "a different name for each class"),
+        ({"round": "1"}, "expected round as a whole"),
+        ({"more": object()}, "values that JSON has, received others .a object"),
+        ([1], "expected its information as an object"),
+    ],
 )
 def test_information_that_no_program_could_read_is_not_written(tmp_path, information, told):
     path = tmp_path / "supernet.safetensors"

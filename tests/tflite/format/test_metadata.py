@@ -15,9 +15,9 @@ METADATA = ModelMetadata(
     supernet_hash="a" * 64,
     round=3,
     class_names=tuple("abcdefghi"),
-    preprocessing={},
+    preprocessing={"mean": [8.0], "standard_deviation": [4.0], "crop_padding": 0, "flip": False},
     training={},
-    batch_sizes={},
+    batch_sizes={"infer": 1},
     variables={},
     parameters=1,
     macs=1,
@@ -34,6 +34,35 @@ def test_another_number_of_class_names_than_of_logits_is_refused(names):
     with pytest.raises(ValueError, match=told):
         dataclasses.replace(METADATA, class_names=tuple(names))
     fields = {**json.loads(METADATA.to_json()), "class_names": list(names)}
+    with pytest.raises(ValueError, match=told):
+        ModelMetadata.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"class_names": ["a"] * 9}, "a different name for each class, received .'a', 'a'"),
+        ({"preprocessing": {}}, "A model's metadata: expected what this version writes.*'mean'"),
+        (
+            {"preprocessing": {**METADATA.preprocessing, "mean": [1], "standard_deviation": [0]}},
+            "Preprocessing: expected standard_deviation to be",
+        ),
+        (
+            {
+                "preprocessing": {
+                    **METADATA.preprocessing,
+                    "mean": [1, 1, 1],
+                    "standard_deviation": [1, 1, 1],
+                }
+            },
+            "expected preprocessing of its images' 1 channels, received that of 3",
+        ),
+        ({"batch_sizes": {}}, r"expected batch_sizes of infer, received \{\}"),
+        ({"variables": {"head/bias": [9]}}, "expected batch_sizes of evaluate, infer, train"),
+    ],
+)
+def test_fields_that_a_program_would_stumble_over_are_refused(changes, told):
+    fields = {**json.loads(METADATA.to_json()), **changes}
     with pytest.raises(ValueError, match=told):
         ModelMetadata.from_json(json.dumps(fields))
 
