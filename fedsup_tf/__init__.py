@@ -20,7 +20,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "load_initial_weights",
             "take_initial_weights",
         ],
-        "fedsup_tf.local_training": ["LocalTraining", "local_update"],
+        "fedsup_tf.local_training": ["LocalTraining"],
+        "fedsup_tf.local_update": ["local_update"],
         "fedsup_tf.presets": [
             "camera_224",
             "camera_96",

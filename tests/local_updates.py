@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from fedsup_tf.local_training import local_update
+from fedsup_tf.local_update import local_update
 
 # Grappler takes twice as long as all the rest of a graph that runs a few steps.
 AS_TRACED = tf.compat.v1.ConfigProto()

@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 from local_updates import update_in_graph
 
-from fedsup_tf import local_training, slicing
+from fedsup_tf import sandwich, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.frozen import untrained_parts
-from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.local_update import local_update
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
@@ -212,16 +213,16 @@ def test_a_sandwich_of_two_adds_the_smallest_taught_by_the_received(architecture
 
 
 def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch):
-    drawn, draw = [], local_training.random_subnet
+    drawn, draw = [], sandwich.random_subnet
 
     def recording(*arguments):
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(local_training, "random_subnet", recording)
+    monkeypatch.setattr(sandwich, "random_subnet", recording)
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
     training = dataclasses.replace(WHOLE, sandwich=4, temperature=0.5)
-    loss, gradients = local_training.sandwich_gradients(
+    loss, gradients = sandwich.sandwich_gradients(
         SUPERNET,
         {name: tf.constant(value) for name, value in weights.items()},
         SPACE.largest(),
@@ -250,7 +251,7 @@ def test_nets_with_a_teacher_also_learn_from_the_labels(teacher, received_weight
     )
     inputs = PREPROCESSING.normalize(images)
     variables = {name: tf.constant(value) for name, value in weights.items()}
-    reported, gradients = local_training.sandwich_gradients(
+    reported, gradients = sandwich.sandwich_gradients(
         SUPERNET, variables, SPACE.largest(), inputs, labels, tf.constant([1, 6]), training
     )
     hard = np.eye(SPACE.classes, dtype=np.float32)[labels]
@@ -320,7 +321,7 @@ def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
 
     @tf.function(input_signature=[tf.TensorSpec([2], tf.int32)])
     def draw(seed):
-        return local_training.random_subnet(SUPERNET, net, seed)
+        return sandwich.random_subnet(SUPERNET, net, seed)
 
     draws = np.array([draw(tf.constant([seed, 7])) for seed in range(400)])
     for entries, choices, most in zip(draws.T, SPACE.choices, SPACE.encode(within), strict=True):
@@ -359,7 +360,7 @@ EQUAL_WIDTHS_SUPERNET = Supernet(
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sandwich_of_four_trains_a_subnet_without_a_shortcut_convolution(seed):
     weights, (images, labels) = weights_of(EQUAL_WIDTHS, supernet=EQUAL_WIDTHS_SUPERNET), client(9)
-    _, gradients = local_training.sandwich_gradients(
+    _, gradients = sandwich.sandwich_gradients(
         EQUAL_WIDTHS_SUPERNET,
         {name: tf.constant(value) for name, value in weights.items()},
         EQUAL_WIDTHS,

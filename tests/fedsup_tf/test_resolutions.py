@@ -13,7 +13,8 @@ from fedsup_tf.accuracy import build_accuracy
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.local_update import local_update
 from fedsup_tf.presets import camera_96, camera_224
 from fedsup_tf.resizing import area_shares, resize_images, resize_in_graph
 from fedsup_tf.search.budget import Budget, CostModel

@@ -12,7 +12,8 @@ from spaces import FEWER_CHOICES as SPACE
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.local_training import LocalTraining, local_update
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.local_update import local_update
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.compression import EightBitUpload
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory

@@ -14,7 +14,8 @@ from spaces import SPACE
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
-from fedsup_tf.local_training import ClientUpdate, LocalTraining, local_update
+from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.local_update import ClientUpdate, local_update
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import training_process
