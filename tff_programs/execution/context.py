@@ -27,7 +27,7 @@ from tensorflow_federated.python.core.environments.tensorflow_frontend import (
 )
 from tensorflow_federated.python.core.impl.executors import cardinalities_utils
 
-from tff_programs.execution import load_balancing, remote_worker
+from tff_programs.execution import load_balancing, remote_worker, worker_stub
 from tff_programs.execution.compilation import MergeableForm, compile_in_parts, compile_whole
 from tff_programs.execution.streaming import Argument, to_numpy
 from tff_programs.execution.worker_task import WorkerTask
@@ -190,10 +190,10 @@ class SubroundContext(tff.framework.AsyncContext):
                 raise worker.explain(error) from error
 
         async def answers():
-            return worker.answers(remote_worker.PROBE_SECONDS)
+            return worker.answers(worker_stub.PROBE_SECONDS)
 
         running = asyncio.wrap_future(remote_worker.start(explained))
-        while not (await asyncio.wait([running], timeout=remote_worker.PROBE_EVERY_SECONDS))[0]:
+        while not (await asyncio.wait([running], timeout=worker_stub.PROBE_EVERY_SECONDS))[0]:
             if not await asyncio.wrap_future(remote_worker.start(answers)) and not running.done():
                 worker.disconnect()
         try:
@@ -223,7 +223,7 @@ class SubroundContext(tff.framework.AsyncContext):
 
     def _readmit(self):
         for worker in [lost for lost in self._lost if lost.is_ready]:
-            if not worker.answers(remote_worker.PROBE_SECONDS):
+            if not worker.answers(worker_stub.PROBE_SECONDS):
                 continue  # It connected and is gone again.
             try:
                 worker.check()

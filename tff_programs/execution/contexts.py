@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.context_stack import set_default_context
 
-from tff_programs.execution import local_worker, remote_worker
+from tff_programs.execution import connect_workers, local_worker, remote_worker
 from tff_programs.execution.context import SubroundContext
 from tff_programs.execution.forwarder import TlsFiles
 
@@ -77,7 +77,7 @@ def remote_execution(
       tls: Files for mutual TLS if the workers ask for a certificate.
     """
     on_message = on_message or _LOGGER.warning
-    workers = remote_worker.connect(addresses, deadline_seconds, on_message, tls)
+    workers = connect_workers.connect(addresses, deadline_seconds, on_message, tls)
     try:
         with _execute_on(workers, on_message):
             yield

@@ -19,7 +19,13 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators import clipping
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory
 from tff_programs.aggregators.robust import RobustOverlapMeanFactory
-from tff_programs.execution import compilation, load_balancing, local_worker, remote_worker
+from tff_programs.execution import (
+    compilation,
+    load_balancing,
+    local_worker,
+    remote_worker,
+    worker_stub,
+)
 from tff_programs.execution.context import SubroundContext
 from tff_programs.execution.contexts import wait_for_local
 from tff_programs.execution.streaming import DeferredData
@@ -174,8 +180,8 @@ def test_a_computation_is_compiled_once(contexts):
 
 @pytest.mark.slow
 def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypatch):
-    monkeypatch.setattr(remote_worker, "PROBE_EVERY_SECONDS", 0.5)
-    monkeypatch.setattr(remote_worker, "PROBE_SECONDS", 2.0)
+    monkeypatch.setattr(worker_stub, "PROBE_EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(worker_stub, "PROBE_SECONDS", 2.0)
     process = plain_process()
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(local_worker.start(None)) for _ in range(2)]

@@ -17,8 +17,9 @@ import tensorflow_federated as tff
 from commands import fedsup, train
 from programs import run
 
-from tff_programs.execution import enclosure, local_worker, remote_worker
+from tff_programs.execution import connect_workers, enclosure, local_worker
 from tff_programs.execution.contexts import local_execution
+from tff_programs.execution.forwarder import TlsFiles
 from tff_programs.programs.cli import END_WITH
 
 pytestmark = pytest.mark.slow
@@ -292,9 +293,9 @@ def test_two_workers_over_tls_train_a_round_and_others_get_nothing(tmp_path, cer
 def test_a_program_that_trusts_another_authority_refuses_the_worker(certificates, workers):
     worker = workers(None, *tls_flags(certificates, "worker")).wait()
     files = [certificates / name for name in ("train.crt", "train.key", "theirs.ca")]
-    tls = remote_worker.TlsFiles(*map(str, files))
+    tls = TlsFiles(*map(str, files))
     with pytest.raises(RuntimeError, match="certificates of one authority"):
-        remote_worker.connect([worker.address], 5.0, print, tls)
+        connect_workers.connect([worker.address], 5.0, print, tls)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_a_program_that_trusts_another_authority_refuses_the_worker(certificates
 )
 def test_files_that_cannot_be_used_are_one_sentence(certificates, change, told):
     names = {"certificate": "worker.crt", "key": "worker.key", "authority": "ours.ca", **change}
-    tls = remote_worker.TlsFiles(*(str(certificates / name) for name in names.values()))
+    tls = TlsFiles(*(str(certificates / name) for name in names.values()))
     with pytest.raises(ValueError, match=told):
         tls.context(ssl.Purpose.CLIENT_AUTH)
 
@@ -319,7 +320,7 @@ def test_a_pipe_in_place_of_a_tls_file_is_not_waited_for(certificates, tmp_path,
     os.mkfifo(pipe)
     files = {"certificate": "worker.crt", "key": "worker.key", "authority": "ours.ca"}
     paths = {key: str(certificates / file) for key, file in files.items()}
-    tls = remote_worker.TlsFiles(**{**paths, name: str(pipe)})
+    tls = TlsFiles(**{**paths, name: str(pipe)})
     with pytest.raises(ValueError, match=f"--tls_{name}=.*it is no regular file"):
         tls.context(ssl.Purpose.CLIENT_AUTH)
 

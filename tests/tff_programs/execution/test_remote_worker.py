@@ -13,7 +13,7 @@ from commands import fedsup, train
 from programs import Program, run
 
 from fedsup_tf.files.checkpoint import read_tensors
-from tff_programs.execution import remote_worker, worker_command
+from tff_programs.execution import connect_workers, worker_command
 
 ROUNDS = 5
 
@@ -123,7 +123,7 @@ def test_a_worker_that_never_comes_is_named():
     address = f"localhost:{portpicker.pick_unused_port()}"
     told = []
     with pytest.raises(RuntimeError, match=f"Expected workers at {address}.*within 3 s"):
-        remote_worker.connect([address], 3.0, told.append)
+        connect_workers.connect([address], 3.0, told.append)
     assert told == [f"Waiting up to 3 s for workers at {address}."]
 
 
@@ -141,7 +141,7 @@ def test_another_version_is_refused(name, told):
     process = subprocess.Popen(arguments, executable=binary, stderr=subprocess.DEVNULL)
     try:
         with pytest.raises(RuntimeError, match=rf"Worker localhost:{port}: expected.*{told}"):
-            remote_worker.connect([f"localhost:{port}"], 20.0, print)
+            connect_workers.connect([f"localhost:{port}"], 20.0, print)
     finally:
         process.kill()
         process.wait()
@@ -153,13 +153,13 @@ def test_another_version_is_refused(name, told):
 )
 def test_addresses_without_sense_are_refused(addresses, told):
     with pytest.raises(ValueError, match=told):
-        remote_worker.connect(addresses, 1.0, print)
+        connect_workers.connect(addresses, 1.0, print)
 
 
 def test_a_worker_under_two_names_is_refused(workers):
     port = workers().wait().port
     with pytest.raises(ValueError, match=f"under two names: localhost:{port} and 127.0.0.1:{port}"):
-        remote_worker.connect([f"localhost:{port}", f"127.0.0.1:{port}"], 20.0, print)
+        connect_workers.connect([f"localhost:{port}", f"127.0.0.1:{port}"], 20.0, print)
 
 
 def test_ending_the_program_leaves_workers_that_it_did_not_start(tmp_path, workers):
