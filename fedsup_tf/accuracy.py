@@ -9,8 +9,9 @@ from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.resizing import for_each_size
+from fedsup_tf.sliced_net import AnyArchitecture
 from fedsup_tf.space import SearchSpace
-from fedsup_tf.supernet import AnyArchitecture, Supernet
+from fedsup_tf.supernet import Supernet
 
 
 @tf.autograph.experimental.do_not_convert

@@ -19,7 +19,8 @@ from fedsup_tf.ops import ops
 from fedsup_tf.resizing import for_each_size
 from fedsup_tf.sandwich import sandwich_gradients
 from fedsup_tf.sgd import apply_sgd
-from fedsup_tf.supernet import AnyArchitecture, Supernet
+from fedsup_tf.sliced_net import AnyArchitecture
+from fedsup_tf.supernet import Supernet
 
 # Under what name a net's vectors are packed; no tensor is called so.
 _VECTORS = "vectors"

@@ -4,7 +4,8 @@ import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.supernet import AnyArchitecture, Supernet
+from fedsup_tf.sliced_net import AnyArchitecture
+from fedsup_tf.supernet import Supernet
 
 
 def sandwich_gradients(

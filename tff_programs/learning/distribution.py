@@ -9,7 +9,8 @@ import tensorflow_federated as tff
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.supernet import AnyArchitecture, Supernet
+from fedsup_tf.sliced_net import AnyArchitecture
+from fedsup_tf.supernet import Supernet
 from tff_programs.types import client_data_type, tensors_type
 
 

@@ -1,0 +1,187 @@
+"""The elastic layers of a search space, and the part of each tensor that a subnet uses."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from fedsup_tf import layers, normalization_layers
+from fedsup_tf.architecture import Architecture
+from fedsup_tf.block import ElasticBlock, uniform, with_prefixes
+from fedsup_tf.slicing import Grid, Slice
+from fedsup_tf.space import SearchSpace
+
+keras = tf.keras
+
+# An architecture, or its int32 code (of `SearchSpace.encode`), which may be a tensor of a graph.
+AnyArchitecture = Architecture | tf.Tensor | np.ndarray
+
+
+class SlicedNet(keras.Model):
+    """A Keras model whose tensors hold those of every subnet of a search space as slices.
+
+    Args:
+      space: The search space.
+      seed: Decides the initial weights.
+      **kwargs: Those of a Keras model.
+
+    Attributes:
+      weight_shapes: Shapes of the tensors by name, in the order of the variables.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int = 0, **kwargs):
+        """Makes the layers; the same `seed` gives the same initial weights."""
+        super().__init__(**kwargs)
+        self.space = space
+        self.seed = seed
+        norm = normalization_layers.NORMALIZATIONS[space.normalization]
+        self.stem = layers.ElasticConv2D(
+            space.stem_width,
+            3,
+            space.stem_stride,
+            uniform(seed * 100_000, 9 * space.image_shape[2]),
+            name="stem",
+        )
+        self.stem_norm = norm(activate=True, name="stem_norm")
+        self.blocks: list[list[ElasticBlock]] = []
+        in_widths = (space.stem_width,)
+        for number, stage in enumerate(space.stages):
+            blocks = []
+            for depth in range(stage.depths[-1]):
+                block_seed = seed * 100_000 + 1000 * (number + 1) + 3 * depth
+                blocks.append(
+                    ElasticBlock(stage, depth, in_widths, space.normalization, block_seed)
+                )
+                in_widths = stage.widths
+            self.blocks.append(blocks)
+        head_initializer = uniform(seed * 100_000 + 1, space.stages[-1].widths[-1])
+        self.head = layers.ElasticDense(space.classes, head_initializer, name="head")
+        self.weight_shapes = {
+            name: part.size for name, part in self.slices(space.largest(), nested=True).items()
+        }
+
+    @tf.autograph.experimental.do_not_convert
+    def slices(
+        self,
+        architecture: AnyArchitecture,
+        within: AnyArchitecture | None = None,
+        nested: bool = False,
+    ) -> dict[str, Slice]:
+        """Returns the part of each tensor that a subnet uses.
+
+        Args:
+          architecture: The subnet.
+          within: The net whose tensors are cut and that holds the subnet; by default the supernet.
+          nested: Whether the slices hold every subnet of the subnet too. A block of equal widths
+            has no shortcut convolution, but a subnet with a smaller width before it needs one.
+
+        Returns:
+          A slice for every tensor of the supernet; one of size 0 where the subnet has no such
+          tensor. Begins and sizes are numbers for an `Architecture`, else int32 scalars.
+        """
+        widths, depths, kernels = self._dimensions(architecture)
+        _, _, outer_kernels = self._dimensions(self.space.largest() if within is None else within)
+        width = self.space.stem_width
+        slices = with_prefixes(
+            {
+                self.stem: self.stem.slices(self.space.image_shape[2], width),
+                self.stem_norm: self.stem_norm.slices(width),
+            }
+        )
+        for number, blocks in enumerate(self.blocks):
+            for depth, block in enumerate(blocks):
+                present = 1 if block.always_present else _one_if_less(depth, depths[number])
+                parts = block.slices(
+                    width,
+                    widths[number],
+                    kernels[number],
+                    present,
+                    outer_kernels[number],
+                    nested,
+                )
+                slices.update(with_prefixes({block: parts}))
+                width = widths[number]
+        slices.update(with_prefixes({self.head: self.head.slices(width)}))
+        return slices
+
+    def elastic_shapes(self, nested: bool = False) -> dict[str, tuple[int | None, ...]]:
+        """Returns each tensor's shape over all subnets: None on an axis whose length varies.
+
+        Args:
+          nested: Whether the slices hold every subnet of a subnet too, as in `slices`.
+        """
+        lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
+        for slices in self._all_slices(nested):
+            for name, part in slices.items():
+                for seen, length in zip(lengths[name], part.size, strict=True):
+                    seen.add(length)
+        return {
+            name: tuple(seen.pop() if len(seen) == 1 else None for seen in map(set, axes))
+            for name, axes in lengths.items()
+        }
+
+    @functools.cached_property
+    def grids(self) -> dict[str, Grid]:
+        """The cells of each tensor; every subnet's slice consists of whole cells."""
+        seen = [*self._all_slices(False), *self._all_slices(True)]
+        return {
+            name: Grid.of(shape, [slices[name] for slices in seen])
+            for name, shape in self.weight_shapes.items()
+        }
+
+    def _all_slices(self, nested: bool) -> Iterator[dict[str, Slice]]:
+        """Yields slices of enough subnets to include every possible slice of every tensor."""
+        smallest = self.space.smallest()
+        # A tensor's slice depends on its own stage's choice and on the width that enters it.
+        for number, stage in enumerate(self.space.stages):
+            entering = self.space.stages[number - 1].widths if number else (None,)
+            for in_width, width, depth in itertools.product(entering, stage.widths, stage.depths):
+                for kernel in stage.kernels:
+                    widths, depths, kernels = map(
+                        list, (smallest.widths, smallest.depths, smallest.kernels)
+                    )
+                    if in_width is not None:
+                        widths[number - 1] = in_width
+                    widths[number], depths[number], kernels[number] = width, depth, kernel
+                    net = Architecture(widths, depths, kernels, smallest.resolution)
+                    yield self.slices(net, None, nested)
+
+    def code_at(self, index: tf.Tensor) -> tf.Tensor:
+        """Computes the int32 code of the architecture with that `SearchSpace.index` in a graph.
+
+        Args:
+          index: int32 scalar.
+
+        Returns:
+          `(len(space.choices),)`, int32, as `SearchSpace.encode` returns it.
+        """
+        code = []
+        for values in reversed(self.space.choices):
+            code.append(tf.gather(tf.constant(values, tf.int32), index % len(values)))
+            index = index // len(values)
+        return tf.stack(code[::-1])
+
+    def _dimensions(self, architecture: AnyArchitecture) -> tuple[Sequence[int | tf.Tensor], ...]:
+        """Splits an architecture into the widths, depths and kernels of its stages."""
+        if isinstance(architecture, Architecture):
+            self.space.check(architecture)
+            return architecture.widths, architecture.depths, architecture.kernels
+        if isinstance(architecture, np.ndarray):
+            return self._dimensions(self.space.decode(architecture))
+        if isinstance(architecture, tf.Tensor):
+            stages = len(self.space.stages)
+            # The resolution, which may be the last entry, takes no part of any tensor.
+            entries = tf.unstack(tf.ensure_shape(architecture, [len(self.space.choices)]))
+            return entries[:stages], entries[stages : 2 * stages], entries[2 * stages : 3 * stages]
+        raise TypeError(
+            "Expected an Architecture or its int32 code, received "
+            f"{type(architecture).__name__}: {architecture!r}."
+        )
+
+
+def _one_if_less(first: int, second: int | tf.Tensor) -> int | tf.Tensor:
+    if isinstance(second, tf.Tensor):
+        return tf.cast(first < second, tf.int32)
+    return int(first < second)
