@@ -42,6 +42,10 @@ def _are_limits(value) -> bool:
     )
 
 
+def _is_privacy(value) -> bool:
+    return isinstance(value, dict) and _are_numbers([value.get("epsilon"), value.get("delta")])
+
+
 # Fields of `search.costs.Cost`, which this room does not import.
 _COSTS = ("parameters", "macs")
 _OBJECT = ("an object", lambda value: isinstance(value, dict))
@@ -59,6 +63,7 @@ _FIELDS = {
     "tier_limits": ("a list of objects of a cost and a limit", _are_limits),
     "merged": ("a list of identities", are_texts),
     "fleet": _OBJECT,
+    "privacy": ("an object of the numbers epsilon and delta", _is_privacy),
 }
 # Settings of a training that other programs go by.
 _SETTINGS = {

@@ -43,10 +43,12 @@ class Merged(NamedTuple):
     Attributes:
       base: The next supernet; that of the round if no update could be used.
       outcomes: What came of each update, by its file's path.
+      waits_for_more: Whether the updates without an outcome are too few to be merged, and wait.
     """
 
     base: Base
     outcomes: Mapping[str, Outcome]
+    waits_for_more: bool = False
 
 
 class TierModel(NamedTuple):

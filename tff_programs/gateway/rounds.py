@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Row
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
-from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, updates
+from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, tasks, updates
 from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
 from tff_programs.gateway.uploads import find_accepted
 
@@ -164,7 +164,7 @@ class Rounds:
                     updates, rounds.c.base_hash, rounds.c.number, rounds.c.state.label("of_round")
                 )
                 .join(rounds, rounds.c.id == updates.c.round_id)
-                .where(updates.c.merged_in == current.id)
+                .where(updates.c.merged_in == current.id, updates.c.state == "waiting")
                 # Whatever the order in which they came, the sum is the same.
                 .order_by(updates.c.hash, updates.c.task)
             ).all()
@@ -189,6 +189,9 @@ class Rounds:
         merged = Merged(base, {})
         if paths:
             merged = self._work.merge(base, list(paths.values()), older, used_before, current.id)
+        if merged.waits_for_more:
+            self._wait_for_more(current, chosen, paths, merged)
+            return
         prepared = self._work.prepare(merged.base, self._on_progress)
         outcomes = [merged.outcomes.get(paths.get(row.task), _TAKEN_BACK) for row in chosen]
         now = self._clock()
@@ -208,6 +211,30 @@ class Rounds:
         )
         self._tell_open(merged.base, prepared)
         self.remove_left_over()
+
+    def _wait_for_more(
+        self, current: Row, chosen: Sequence[Row], paths: dict[str, str], merged: Merged
+    ) -> None:
+        """Opens a round again whose updates are too few; what cannot be used is left out."""
+        now = self._clock()
+        left_out = 0
+        with self._database.write() as connection:
+            self._lease.check(connection)
+            deadline = max(current.deadline, now + self._settings.deadline_seconds)
+            if not _change_state(connection, current, "open", deadline=deadline):
+                return
+            for row in chosen:
+                outcome = merged.outcomes.get(paths[row.task]) if row.task in paths else _TAKEN_BACK
+                values = {"merged_in": None} if outcome is None else _fields(outcome)
+                connection.execute(
+                    update(updates).where(updates.c.task == row.task).values(**values)
+                )
+                if outcome is not None:
+                    left_out += 1
+                    _ask_one_more(connection, current, row.task)
+        self._on_progress(
+            f"round {current.number} waits for more updates; {left_out} cannot be used"
+        )
 
     def _update_path(self, row: Row) -> str:
         return os.path.join(self._folder, update_path(row.task, row.hash))
@@ -341,6 +368,16 @@ def _lately_closed(connection: Connection, settings: RoundSettings) -> list[int]
         )
         .scalars()
         .all()
+    )
+
+
+def _ask_one_more(connection: Connection, current: Row, task: str) -> None:
+    """Lets another device take part in place of the one that has a task, if it is of the round."""
+    tier = select(tasks.c.tier).where(tasks.c.id == task, tasks.c.round_id == current.id)
+    connection.execute(
+        update(round_tiers)
+        .where(round_tiers.c.round_id == current.id, round_tiers.c.tier == tier.scalar_subquery())
+        .values(asked=round_tiers.c.asked + 1)
     )
 
 

@@ -25,11 +25,16 @@ from tff_programs.programs.round_privacy import RoundPrivacy
 from tff_programs.programs.stored_optimizer import StoredOptimizer
 from tff_programs.simulation.tiers import Tier, tier_accuracies
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
+from tflite.merge.cohort import CohortLimits
 from tflite.merge.merge import merge_updates
-from tflite.merge.merge_report import NothingToMergeError
+from tflite.merge.merge_report import NothingToMergeError, TooFewUpdatesError
 
 # Stream of random numbers: the subnets that a round's tiers train.
 _ARCHITECTURES = 8
+# Subnets whose converted file and mean squares are kept for a round that trains them again; where
+# each round draws others, all that ever were would fill the disk and the memory.
+_MOST_TEMPLATES = 16
+_MOST_CALIBRATED = 256
 SUPERNET = "supernet.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 
@@ -128,7 +133,12 @@ class SupernetRounds:
         paths = self._ordered(base, paths)
         supernet, information = self.load(base)
         before = supernet.values_by_name()
-        merging = {**self._settings.merging, "older": older, **self._private(base, round_id)}
+        merging = {
+            "limits": CohortLimits(),
+            **self._settings.merging,
+            "older": older,
+            **self._private(base, round_id),
+        }
         try:
             report = merge_updates(
                 supernet,
@@ -138,6 +148,8 @@ class SupernetRounds:
                 class_names=information.get("class_names"),
                 **merging,
             )
+        except TooFewUpdatesError as error:
+            return Merged(base, _left_out(error.rejected, error.duplicates), waits_for_more=True)
         except NothingToMergeError as error:
             outcomes = _left_out(error.rejected, error.duplicates)
             return Merged(base, outcomes)
@@ -156,9 +168,10 @@ class SupernetRounds:
             "base": {"hash": base.hash, "round": base.number},
             "supernet": {"hash": kept.hash, "round": kept.number},
             "older": dict(older),
-            **dict(self._settings.merging, limits=None),
+            **self._settings.merging,
+            "limits": None if merging["limits"] is None else dataclasses.asdict(merging["limits"]),
             **self._settings.optimizer,
-            **self._privacy_fields(round_id),
+            **self._privacy_fields(round_id, information),
             **report.to_fields(),
         }
         write_json(os.path.join(self._folder, kept.folder, "merge.json"), fields)
@@ -181,7 +194,7 @@ class SupernetRounds:
         privacy = self._settings.privacy
         return None if privacy is None else privacy.reason_to_rest(round_id)
 
-    def _privacy_fields(self, round_id: int) -> dict[str, Any]:
+    def _privacy_fields(self, round_id: int, information: Mapping[str, Any]) -> dict[str, Any]:
         privacy = self._settings.privacy
         if privacy is None:
             return {}
@@ -189,6 +202,8 @@ class SupernetRounds:
             "noise_multiplier": privacy.account.noise_multiplier,
             "delta": privacy.account.delta,
             "epsilon": privacy.account.epsilon_after(round_id),
+            # Of the clients of the training, who may be the same.
+            "training_privacy": information.get("privacy"),
         }
 
     def _step(self, base: Base, supernet: Supernet, before, architectures) -> None:
@@ -247,8 +262,13 @@ class SupernetRounds:
             # Devices train the supernet's own classifier, as they do in a federated round.
             calibrated = calibrate_tiers(trained, due, images, on_progress, classifier_penalty=None)
             for tier, found in zip(due, calibrated, strict=True):
+                # Behind all others, as the newest.
+                self._calibrated.pop(tier.architecture, None)
                 self._calibrated[tier.architecture] = number, found
-        return {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}
+        used = {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}
+        while len(self._calibrated) > _MOST_CALIBRATED:
+            del self._calibrated[next(iter(self._calibrated))]
+        return used
 
     def _export(self, subnet: Supernet, mean_squares, tier: Tier, origin: Origin) -> str:
         """Writes a model under the hash of its bytes; returns its path in the gateway's folder."""
@@ -257,7 +277,8 @@ class SupernetRounds:
         architecture = tier.architecture
         new = os.path.join(self._scratch.name, "new.tflite")
         if architecture not in self._templates:
-            template = os.path.join(self._scratch.name, f"{len(self._templates)}.tflite")
+            number = self._trained.supernet.space.index(architecture)
+            template = os.path.join(self._scratch.name, f"{number}.tflite")
             training = self._settings.training
             export_tflite(
                 template,
@@ -269,9 +290,12 @@ class SupernetRounds:
                 BatchSizes(train=training.batch_size),
             )
             self._templates[architecture] = template
+        template = self._templates[architecture] = self._templates.pop(architecture)
+        while len(self._templates) > _MOST_TEMPLATES:
+            os.remove(self._templates.pop(next(iter(self._templates))))
         refresh_tflite(
             new,
-            self._templates[architecture],
+            template,
             subnet.values_by_name(),
             mean_squares[architecture],
             origin.supernet_hash,

@@ -190,4 +190,8 @@ class _Callbacks:
             tiers=self._run.assignment.tiers,
             settings=self._settings,
         )
+        privacy = self._run.privacy
+        if privacy is not None:
+            cost = {"epsilon": privacy.epsilon_after(done), "delta": privacy.delta}
+            information["privacy"] = cost
         self._supernet.save_checkpoint(self._paths["supernet"], information)

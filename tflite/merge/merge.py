@@ -24,6 +24,7 @@ from tflite.merge.merge_report import (
     NothingToMergeError,
     RejectedUpdate,
     TensorCoverage,
+    TooFewUpdatesError,
     UsedUpdate,
 )
 from tflite.merge.received_updates import Cohort, read_cohort
@@ -89,6 +90,7 @@ def merge_updates(
 
     Raises:
       NothingToMergeError: If no update can be used.
+      TooFewUpdatesError: If a poisoned share is given, and fewer than 3 can be.
       ValueError: If a choice is unknown, or the result is not finite.
     """
     _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned)
@@ -191,9 +193,11 @@ def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float
     """Returns the verdicts of a robust mean, with the claims of examples as they were judged."""
     count = len(cohort.votes)
     if count < 3:
-        raise ValueError(
+        raise TooFewUpdatesError(
             f"Expected at least 3 valid updates for a poisoned share of {poisoned:g}, received "
-            f"{count}. Wait for more, or give no share."
+            f"{count}. Wait for more, or give no share.",
+            tuple(cohort.rejected),
+            tuple(cohort.duplicates),
         )
     filled = tf.ones([count], bool)
     kept, _ = robust.nearest(tf.constant(np.stack(cohort.cores)), filled, poisoned)

@@ -52,8 +52,8 @@ class DuplicateUpdate(NamedTuple):
     of: str
 
 
-class NothingToMergeError(ValueError):
-    """No update can be merged; the supernet is unchanged.
+class UnmergedError(ValueError):
+    """Updates are not merged; the supernet is unchanged.
 
     Attributes:
       rejected: The updates that cannot be used, and why.
@@ -69,6 +69,14 @@ class NothingToMergeError(ValueError):
         super().__init__(message)
         self.rejected = rejected
         self.duplicates = duplicates
+
+
+class NothingToMergeError(UnmergedError):
+    """No update can be merged."""
+
+
+class TooFewUpdatesError(UnmergedError):
+    """More valid updates are needed before any is merged."""
 
 
 class TensorCoverage(NamedTuple):

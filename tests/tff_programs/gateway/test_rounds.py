@@ -3,13 +3,16 @@
 import time
 
 import pytest
-from gateway import Served, SumRounds, update_bytes
+from gateway import SHAPES, Served, SumRounds, update_bytes
+from spaces import SPACE
 from sqlalchemy import select, update
 
 from tff_programs.gateway.overview import overview
 from tff_programs.gateway.rollback import roll_back
+from tff_programs.gateway.round_work import Merged, Outcome
 from tff_programs.gateway.rounds import current_round, share_out, staleness_factor
 from tff_programs.gateway.tables import rounds, tasks, updates
+from tflite.format.update_file import read_update
 
 
 @pytest.fixture
@@ -241,6 +244,36 @@ def test_a_round_that_must_not_be_merged_rests_until_it_may(tmp_path, url):
         served.take_part(value=10.0)
         served.step()
         assert value(served) == 11
+
+
+def test_a_round_whose_valid_updates_are_too_few_waits_for_more(tmp_path):
+    merge = SumRounds.merge
+
+    class Robust(SumRounds):
+        """Merges no fewer than three valid updates; one of value 9 is none."""
+
+        def merge(self, base, paths, *more):
+            merged = merge(self, base, paths, *more)
+            values = [
+                float(read_update(path, SPACE, lambda architecture: SHAPES).delta["b/kernel"][0])
+                for path in paths
+            ]
+            bad = {path: Outcome(False, 0.0, "bad") for path in paths if values.pop(0) == 9}
+            if len(paths) - len(bad) < 3:
+                return Merged(base, bad, waits_for_more=True)
+            return merged
+
+    with Served(tmp_path, goal=3, over_asking=0.0, work=Robust(tmp_path)) as served:
+        for tier, given in (("small", 1.0), ("small", 9.0), ("large", 2.0)):
+            served.take_part(tier, given)
+        served.step()
+        assert numbers(served) == [(0, "open")]
+        assert sorted(states(served)) == ["left_out", "waiting", "waiting"]
+        # Another device is asked in place of the one whose update is left out.
+        served.take_part("small", 4.0)
+        served.step()
+        assert value(served) == 7
+        assert sorted(states(served)) == ["left_out", "used", "used", "used"]
 
 
 def test_a_round_that_is_being_closed_waits_where_it_must_not_be_merged(tmp_path):

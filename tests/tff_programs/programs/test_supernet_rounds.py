@@ -1,8 +1,11 @@
 """The server's part of a gateway's rounds: its optimizer goes on, its noise is drawn once."""
 
+import dataclasses
 import functools
 import json
 import math
+import pathlib
+import shutil
 import types
 
 import numpy as np
@@ -14,16 +17,19 @@ from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.privacy import PrivacyAccount
+from tff_programs.programs import supernet_rounds
 from tff_programs.programs.round_privacy import RoundPrivacy
 from tff_programs.programs.stored_optimizer import StoredOptimizer
 from tff_programs.programs.supernet_rounds import SupernetRounds, WorkSettings
 from tff_programs.simulation.tiers import default_tiers
 from tflite.format.update_file import DeviceUpdate, write_update
+from tflite.merge.cohort import CohortLimits
 from tflite.merge.merge import merge_updates
 from tflite.merge.received_updates import subnet_shapes
 
 NETS = [SPACE.smallest(), SPACE.largest(), SPACE.smallest()]
 MERGING = {"aggregation": "coverage", "weighting": "uniform"}
+TRAINING_PRIVACY = {"epsilon": 3.5, "delta": 0.001}
 NESTEROV = {"server_optimizer": "nesterov", "server_learning_rate": 0.5, "server_momentum": 0.9}
 
 
@@ -33,8 +39,10 @@ def trained():
     return types.SimpleNamespace(
         supernet=supernet,
         weights=supernet.values_by_name(),
-        information={"round": 3},
+        information={"round": 3, "class_names": ["0", "1", "2"], "privacy": TRAINING_PRIVACY},
         preprocessing=Preprocessing((128.0,), (64.0,)),
+        data=types.SimpleNamespace(dataset=None),
+        _replace=lambda **changes: None,
     )
 
 
@@ -43,8 +51,8 @@ def work(tmp_path):
     """Makes the work of a process, each time anew."""
     tiers, made = default_tiers(SPACE, 0), []
 
-    def make(**settings):
-        settings = WorkSettings(tiers, LocalTraining(), MERGING, **settings)
+    def make(merging=MERGING, **settings):
+        settings = WorkSettings(tiers, LocalTraining(), merging, **settings)
         made.append(SupernetRounds(trained(), str(tmp_path), settings))
         return made[-1]
 
@@ -121,6 +129,8 @@ def test_a_private_round_clips_and_draws_its_noise_once(tmp_path, work):
     assert noise.std() == pytest.approx(1.0, rel=5 / math.sqrt(2 * noise.size))
     report = json.loads((tmp_path / made.folder / "merge.json").read_text())
     assert report["epsilon"] == pytest.approx(private().account.epsilon_after(7))
+    assert report["training_privacy"] == TRAINING_PRIVACY
+    assert report["limits"] is None
 
 
 def test_a_budget_that_is_spent_lets_the_rounds_rest_and_loses_nothing(tmp_path, work):
@@ -135,6 +145,48 @@ def test_a_budget_that_is_spent_lets_the_rounds_rest_and_loses_nothing(tmp_path,
     with pytest.raises(ValueError, match="The budget is spent; what was sent waits"):
         merge(made, base, paths, 3)
     assert merge(work(privacy=private()), base, paths, 3).number == base.number + 1
+
+
+def test_too_few_valid_updates_wait_and_the_report_tells_the_limits(tmp_path, work):
+    made = work({**MERGING, "poisoned": 0.3})
+    base = made.begin()
+    paths = updates(tmp_path, base)
+    whole = pathlib.Path(paths[1]).read_bytes()
+    pathlib.Path(paths[1]).write_bytes(b"damaged")
+    merged = made.merge(base, paths, {}, (), 1)
+    assert (merged.base, merged.waits_for_more) == (base, True)
+    assert merged.outcomes.keys() == {paths[1]}
+    pathlib.Path(paths[1]).write_bytes(whole)
+    merged = made.merge(base, paths, {}, (), 1)
+    assert not merged.waits_for_more
+    report = json.loads((tmp_path / merged.base.folder / "merge.json").read_text())
+    assert report["limits"] == dataclasses.asdict(CohortLimits())
+
+
+def test_of_subnets_that_were_drawn_the_newest_are_kept(tmp_path, work, monkeypatch):
+    monkeypatch.setattr(supernet_rounds, "_MOST_TEMPLATES", 3)
+    monkeypatch.setattr(supernet_rounds, "_MOST_CALIBRATED", 5)
+    monkeypatch.setattr(
+        supernet_rounds, "calibrate_tiers", lambda made, due, *_, **__: [{}] * len(due)
+    )
+    exported = []
+
+    def export(path, subnet, *_):
+        exported.append(subnet.space.largest())
+        pathlib.Path(path).write_bytes(f"model {len(exported)}".encode())
+
+    monkeypatch.setattr(supernet_rounds, "export_tflite", export)
+    monkeypatch.setattr(
+        supernet_rounds, "refresh_tflite", lambda new, old, *_: shutil.copy(old, new)
+    )
+    made = work(test_batch_size=0)
+    base = made.begin()
+    for number in range(8):
+        prepared = made.prepare(base._replace(number=number), print)
+        assert all((tmp_path / model.path).exists() for model in prepared.models)
+    assert len(set(exported)) > 5
+    assert len(list(pathlib.Path(made._scratch.name).glob("*.tflite"))) <= 3 + 1
+    assert len(made._calibrated) <= 5
 
 
 def test_noise_goes_with_nothing_that_compares_updates(tmp_path, work):

@@ -64,7 +64,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         calibrate_every=options.calibrate_every,
         test_batch_size=options.test_batch_size,
         optimizer=_optimizer(options, of_training),
-        privacy=_privacy(options),
+        privacy=_privacy(options, trained.information),
     )
     return SupernetRounds(trained, options.out, settings)
 
@@ -87,8 +87,13 @@ def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[st
     }
 
 
-def _privacy(options: ProgramFlags) -> RoundPrivacy | None:
-    """Returns the privacy of the rounds, and prints it; None without privacy."""
+def _privacy(options: ProgramFlags, information: Mapping[str, Any]) -> RoundPrivacy | None:
+    """Returns the privacy of the rounds, and prints it; None without privacy.
+
+    Args:
+      options: The program's flags.
+      information: What was saved with the first supernet.
+    """
     if not options.noise_multiplier:
         return None
     account = PrivacyAccount(
@@ -100,5 +105,17 @@ def _privacy(options: ProgramFlags) -> RoundPrivacy | None:
         sampled=False,
     )
     print_line(str(account))
+    before = information.get("privacy")
+    if before is not None:
+        print_line(
+            f"The training before cost epsilon {before['epsilon']:.3g} at delta "
+            f"{before['delta']:.1e}, which is not in this account: of a device that took part in "
+            "both, add the two."
+        )
+    elif information["settings"].get("noise_multiplier"):
+        print_line(
+            "The training before was private, too. Its file does not tell what it cost, which is "
+            "not in this account."
+        )
     secret = server_secret(options.out)
     return RoundPrivacy(account, options.clip_norm, secret, options.max_epsilon)
