@@ -223,8 +223,11 @@ class Served:
         self._opened.close()
 
     def page(self, link):
-        """Serves the operator's page on another loopback port; gives its address."""
-        return serving_on_loopback(operator_application(self.gateway, link))
+        """Serves the operator's page on another loopback port; gives its address.
+
+        The link is all of the text of the code before the token.
+        """
+        return serving_on_loopback(operator_application(self.gateway, link.__add__))
 
     def step(self):
         """Does all that is due in the rounds."""

@@ -26,6 +26,14 @@ class Address(NamedTuple):
         except ValueError:
             return False
 
+    @property
+    def is_any(self) -> bool:
+        """Returns whether it stands for all addresses of this machine, and is none to call."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def url(self, scheme: str, port: int) -> str:
         """Returns the address as a URL, with the port that is listened on."""
         host = f"[{self.host}]" if ":" in self.host else self.host

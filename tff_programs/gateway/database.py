@@ -128,9 +128,18 @@ def shown(url: str) -> str:
     return repr(sqlalchemy.engine.make_url(url))
 
 
-def _engine(url: str):
+def _parsed(url: str) -> sqlalchemy.engine.URL:
     try:
-        parsed = sqlalchemy.engine.make_url(url)
+        return sqlalchemy.engine.make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ValueError(
+            f"--database: expected sqlite:///FILE or postgresql://..., received {url!r}."
+        ) from error
+
+
+def _engine(url: str):
+    parsed = _parsed(url)
+    try:
         dialect = parsed.get_backend_name()
         if dialect not in ("sqlite", "postgresql"):
             raise ValueError(
@@ -158,10 +167,6 @@ def _engine(url: str):
             pool_use_lifo=True,
             **driver,
         )
-    except sqlalchemy.exc.ArgumentError as error:
-        raise ValueError(
-            f"--database: expected sqlite:///FILE or postgresql://..., received {url!r}."
-        ) from error
     except ImportError as error:
         raise ValueError(
             f"--database: {shown(url)} needs a driver that is not installed ({error}). Install "
@@ -186,6 +191,16 @@ def _begin_sqlite(connection) -> None:
     # A transaction that begins as a reader cannot wait for another writer.
     writes = connection.get_execution_options().get(_WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def sqlite_file(url: str) -> str | None:
+    """Returns the file of a database in SQLite; None for another one.
+
+    Raises:
+      ValueError: If it is no address of a database.
+    """
+    parsed = _parsed(url)
+    return parsed.database if parsed.get_backend_name() == "sqlite" else None
 
 
 def sqlite_url(folder: str) -> str:

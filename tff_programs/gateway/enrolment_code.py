@@ -1,9 +1,17 @@
 """The code with which a phone enrols: a server's address and token as a link, and as a picture."""
 
 import io
+import json
 import urllib.parse
 
 import segno
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
+
+from tff_programs.gateway.database import insert_new
+from tff_programs.gateway.tables import facts
+
+_SERVER = "enrolment"
 
 
 def enrolment_link(server: str, token: str, certificate: str | None) -> str:
@@ -18,6 +26,28 @@ def enrolment_link(server: str, token: str, certificate: str | None) -> str:
     if certificate is not None:
         fields["certificate"] = certificate
     return f"fedsup://enrol?{urllib.parse.urlencode(fields)}"
+
+
+def keep_server(connection: Connection, server: str, certificate: str | None) -> None:
+    """Keeps what the code holds beside the token, for `kept_link`.
+
+    Args:
+      connection: A transaction that writes.
+      server: As in `enrolment_link`.
+      certificate: As in `enrolment_link`.
+    """
+    row = {"name": _SERVER, "value": json.dumps([server, certificate])}
+    if not insert_new(connection, facts, row):
+        connection.execute(update(facts).where(facts.c.name == _SERVER).values(row))
+
+
+def kept_link(connection: Connection, token: str) -> str | None:
+    """Returns the text of the code of the server that ran last; None if none kept it."""
+    kept = connection.scalar(select(facts.c.value).where(facts.c.name == _SERVER))
+    if kept is None:
+        return None
+    server, certificate = json.loads(kept)
+    return enrolment_link(server, token, certificate)
 
 
 def terminal_code(link: str) -> str:

@@ -4,6 +4,7 @@ import importlib.resources
 import io
 import os
 import time
+from collections.abc import Callable
 
 import segno
 import tornado.web
@@ -13,6 +14,7 @@ from tff_programs.gateway.device_handlers import Health
 from tff_programs.gateway.handler import Handler, UnknownPath
 from tff_programs.gateway.overview import overview
 from tff_programs.gateway.refusal import RefusalError
+from tff_programs.gateway.secret_files import enrolment_token
 from tff_programs.gateway.tables import rounds
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -105,8 +107,10 @@ class Code(OperatorHandler):
         await self.answer(self._draw)
 
     async def _draw(self) -> None:
+        # Another one may have been made while the server runs.
+        token = await self.in_thread(enrolment_token, self.gateway.folder)
         out = io.BytesIO()
-        code = segno.make(self.gateway.link, error="m", micro=False)
+        code = segno.make(self.gateway.link(token), error="m", micro=False)
         code.save(out, kind="svg", scale=4, light="white")
         self.set_header("Content-Type", "image/svg+xml")
         self.set_header("Cache-Control", "no-store")
@@ -140,12 +144,12 @@ class SupernetFile(OperatorHandler):
             return connection.execute(select(rounds).where(rounds.c.id == self._round_id)).first()
 
 
-def operator_application(gateway, link: str) -> tornado.web.Application:
+def operator_application(gateway, link: Callable[[str], str]) -> tornado.web.Application:
     """Returns the routes of the operator's page.
 
     Args:
       gateway: Whose state is shown.
-      link: The text of the code with which phones enrol.
+      link: Returns the text of the code with which phones enrol, for a token.
     """
     gateway.link = link
     arguments = {"gateway": gateway}

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import secrets
+import stat
+from collections.abc import Iterator
 
-from fedsup_tf.files.atomic_write import make_folder, write_bytes
+from fedsup_tf.files.atomic_write import make_folder
 from fedsup_tf.files.reading import read_bytes
 
 _SECRET = "secret.key"
@@ -20,6 +22,8 @@ def server_secret(folder: str) -> bytes:
       ValueError: If the file is damaged.
     """
     path = os.path.join(folder, _SECRET)
+    make_folder(folder)
+    _close_to_others(folder)
     _make(path, secrets.token_bytes(_SECRET_BYTES))
     secret = read_bytes(path, "the gateway's secret", _MOST_BYTES)
     if len(secret) != _SECRET_BYTES:
@@ -45,9 +49,9 @@ def enrolment_token(folder: str) -> str:
 
 def replace_token(folder: str) -> str:
     """Makes another token; with the one before no device can enrol any more."""
-    token = _new_token()
-    write_bytes(os.path.join(folder, _TOKEN), token)
-    os.chmod(os.path.join(folder, _TOKEN), 0o600)
+    token, path = _new_token(), os.path.join(folder, _TOKEN)
+    with _written(path, token) as temporary:
+        os.replace(temporary, path)
     return token.decode()
 
 
@@ -60,6 +64,13 @@ def _make(path: str, content: bytes) -> None:
     if os.path.exists(path):
         return
     make_folder(os.path.dirname(path))
+    with _written(path, content) as temporary, contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+
+
+@contextlib.contextmanager
+def _written(path: str, content: bytes) -> Iterator[str]:
+    """Writes a file that only its owner may read, under a temporary name beside its own."""
     temporary = f"{path}.{secrets.token_hex(4)}"
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -67,7 +78,17 @@ def _make(path: str, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
+        yield temporary
     finally:
-        os.remove(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def _close_to_others(folder: str) -> None:
+    """Lets nobody but its owner into a folder, and its group where that may write in it."""
+    mode = stat.S_IMODE(os.stat(folder).st_mode)
+    closed = mode & ~(0o007 if mode & 0o020 else 0o077)
+    if closed != mode:
+        # Of a shared file system, whoever mounts it may decide.
+        with contextlib.suppress(OSError):
+            os.chmod(folder, closed)

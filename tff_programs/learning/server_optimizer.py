@@ -3,9 +3,8 @@
 import tensorflow_federated as tff
 
 from fedsup_tf.files.validation import check_choice
+from fedsup_tf.mean_choices import SERVER_OPTIMIZERS
 from tff_programs.learning.nesterov import build_nesterov
-
-SERVER_OPTIMIZERS = ("none", "nesterov", "sgdm", "adam")
 
 
 def build_server_optimizer(
@@ -14,7 +13,7 @@ def build_server_optimizer(
     """Makes the server's optimizer by its name.
 
     Args:
-      name: One of `SERVER_OPTIMIZERS`.
+      name: One of `mean_choices.SERVER_OPTIMIZERS`.
       learning_rate: Its learning rate; by default that of trainings of earlier versions, whose
         settings do not say it: 0.3 for `"nesterov"`, else 1.
       momentum: Momentum of `"nesterov"` and `"sgdm"`.

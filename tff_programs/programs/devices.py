@@ -1,7 +1,7 @@
 """fedsup devices --out=FOLDER: lists a gateway's devices, revokes some, changes the token.
 
 --revoke=ID,... ends the part of devices for good; --new_token makes the token with which devices
-enrol another one, which leaves those that are enrolled as they are.
+enrol another one, prints its link, and leaves those that are enrolled as they are.
 """
 
 import time
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 
 from tff_programs.gateway import devices, tables
+from tff_programs.gateway.enrolment_code import kept_link
 from tff_programs.gateway.secret_files import replace_token
 from tff_programs.programs.flags.gateway_flags import define_gateway_flags, gateway_database
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
@@ -41,10 +42,12 @@ def main(argv: Sequence[str]) -> None:
                     )
         with database.read() as connection:
             _list(connection)
+            if options.new_token:
+                token = replace_token(options.out)
+                # A server of an earlier version kept none.
+                print(kept_link(connection, token) or f"token {token}")
     finally:
         database.close()
-    if options.new_token:
-        print(f"token {replace_token(options.out)}")
 
 
 def _list(connection) -> None:

@@ -196,7 +196,9 @@ def start_visit(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     code = "from tff_programs.programs.phone_process import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(settings)],
+        [sys.executable, "-c", code],
+        # Every user of the machine sees a command, and the settings hold the token.
+        input=json.dumps(settings),
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,7 @@
 """The process of one phone's visit: the runtime, its own pictures and nothing of the server.
 
-`fedsup phones` and `fedsup fleet` start it with the phone's settings as JSON in the first argument,
-and read the visit as one line of JSON from it.
+`fedsup phones` and `fedsup fleet` write the phone's settings as JSON to it, and read the visit as
+one line of JSON from it.
 """
 
 import json
@@ -69,7 +69,7 @@ def main() -> None:
         from tff_programs.execution.enclosure import end_with
 
         end_with(int(parent))
-    print(json.dumps(visit(json.loads(sys.argv[1]))), file=sys.stdout)
+    print(json.dumps(visit(json.load(sys.stdin))), file=sys.stdout)
 
 
 def visit(settings: dict[str, Any]) -> dict[str, Any]:

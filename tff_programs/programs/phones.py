@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.files.atomic_write import make_folder
+from fedsup_tf.files.reading import read_text
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.data_flags import (
     data_settings_from_flags,
@@ -48,7 +49,8 @@ def define_flags(define: FlagDefiner) -> None:
     define.string(
         "server",
         None,
-        "The link fedsup://enrol?... that `fedsup serve` prints, or an address such as "
+        "The link fedsup://enrol?... that `fedsup serve` prints, @FILE for a file that holds it, "
+        "which keeps the token out of the list of processes, or an address such as "
         "https://example.org:8443.",
     )
     define.string("token", None, "Token of enrolment, if --server is an address.")
@@ -126,7 +128,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _address(options: ProgramFlags) -> ServerAddress:
-    address = parse_link(options.server)
+    link = options.server
+    if link.startswith("@"):
+        link = read_text(link[1:], "the link that `fedsup serve` prints").strip()
+    address = parse_link(link)
     if options.token:
         address = dataclasses.replace(address, token=options.token)
     if options.tls_authority:

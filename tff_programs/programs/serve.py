@@ -16,10 +16,11 @@ from collections.abc import Sequence
 
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.atomic_write import make_folder
+from fedsup_tf.space import SearchSpace
 from tff_programs.gateway.address import Address, parse_address
 from tff_programs.gateway.certificates import CertificateFiles, make_certificate
 from tff_programs.gateway.database import Database, sqlite_url
-from tff_programs.gateway.enrolment_code import enrolment_link, terminal_code
+from tff_programs.gateway.enrolment_code import enrolment_link, keep_server, terminal_code
 from tff_programs.gateway.operator_handlers import operator_application
 from tff_programs.gateway.same_gateway import check_first_supernet, check_secret
 from tff_programs.gateway.secret_files import enrolment_token, server_secret
@@ -29,6 +30,7 @@ from tff_programs.programs.console import print_line
 from tff_programs.programs.flags import gateway_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.simulation.tiers import parse_tiers
 from tflite.together.address import split_address
 
 _ROLES = ("all", "web", "rounds")
@@ -100,6 +102,11 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     public_host = None
     if options.public_url:
         public_host = split_address(options.public_url, "--public_url").hostname
+    elif address.is_any and (options.make_certificates or options.tls_certificate):
+        raise ValueError(
+            f"--address={options.address}: expected --public_url=https://NAME:PORT with it, "
+            "received none. The code for phones must hold an address that they reach."
+        )
     files = _certificate(options, address, public_host)
     tls = None if files is None else files.context()
     # Without TensorFlow, and before any device is answered.
@@ -108,6 +115,9 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     secret = server_secret(options.out)
     check_secret(database, secret, options.out)
     of_training = metadata["information"].get("settings", {})
+    if options.tiers:
+        space = SearchSpace.from_json(metadata["space"])
+        parse_tiers(space, options.tiers, of_training.get("seed", 0))
     settings = gateway_flags.server_settings_from_flags(options, of_training)
     gateway = Gateway(database, options.out, secret, settings, print_line)
     server = http_server(gateway.application(), tls)
@@ -115,11 +125,17 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     try:
         own = address.url("http" if tls is None else "https", listen(server, address))
         fingerprint = files.fingerprint() if options.make_certificates else None
-        token = enrolment_token(options.out)
-        link = enrolment_link(options.public_url or own, token, fingerprint)
+        public_url = options.public_url or own
+        with database.write() as connection:
+            keep_server(connection, public_url, fingerprint)
+
+        def link_of(token: str) -> str:
+            return enrolment_link(public_url, token, fingerprint)
+
+        link = link_of(enrolment_token(options.out))
         lines = [terminal_code(link), link]
         if operator_address is not None:
-            operator = http_server(operator_application(gateway, link), None)
+            operator = http_server(operator_application(gateway, link_of), None)
             servers.append(operator)
             port = listen(operator, operator_address, "operator_address")
             lines.append(f"page on {operator_address.url('http', port)}")

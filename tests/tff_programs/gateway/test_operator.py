@@ -7,8 +7,9 @@ import pytest
 from gateway import Phone, Served
 
 from tff_programs.gateway.address import parse_address
+from tff_programs.gateway.secret_files import replace_token
 
-LINK = "fedsup://enrol?server=https%3A%2F%2Fexample.org&token=abc"
+LINK = "fedsup://enrol?server=https%3A%2F%2Fexample.org&token="
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,12 @@ def test_the_code_is_a_picture(browser):
     status, headers, body = browser.request("GET", "/code.svg")
     assert (status, headers["Content-Type"]) == (200, "image/svg+xml")
     assert b"<svg" in body
+
+
+def test_the_code_holds_the_token_that_enrols_now(served, browser):
+    code = browser.request("GET", "/code.svg")[2]
+    replace_token(served.folder)
+    assert browser.request("GET", "/code.svg")[2] != code
 
 
 def test_devices_have_no_path_to_the_operators(served):

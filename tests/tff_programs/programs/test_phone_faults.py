@@ -1,6 +1,9 @@
 """Phones between visits: what they keep, and each way in which they misbehave."""
 
 import collections
+import json
+import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from gateway import SHAPES, Served
 from sqlalchemy import select
 
 from tff_programs.gateway.tables import refusals, updates
+from tff_programs.programs import phone_fleet, phones
 from tff_programs.programs.phone_faults import FAULTS, FaultyParticipant, draw_fault
 from tflite.format.metadata import read_metadata
 from tflite.format.update_file import DeviceUpdate
@@ -31,6 +35,20 @@ class Untrained(FaultyParticipant):
         delta = {name: np.full(shape, 2.0, np.float32) for name, shape in SHAPES.items()}
         base = (metadata.supernet_hash, metadata.round)
         return DeviceUpdate(delta, metadata.architecture, *base, len(examples[1]), 1.0, 0.5)
+
+
+def test_a_token_is_in_no_command(tmp_path, monkeypatch):
+    def run(command, input, **options):
+        assert "secret" not in " ".join(command)
+        assert json.loads(input)["address"]["token"] == "secret"
+        return subprocess.CompletedProcess(command, 0, '{"event": "waits"}\n', "")
+
+    monkeypatch.setattr(phone_fleet.subprocess, "run", run)
+    settings = {"address": {"url": "http://localhost", "token": "secret"}, "folder": "phone"}
+    assert phone_fleet.start_visit(settings) == {"event": "waits"}
+    (tmp_path / "link").write_text("fedsup://enrol?server=http%3A%2F%2Flocalhost&token=secret\n")
+    options = types.SimpleNamespace(server=f"@{tmp_path}/link", token=None, tls_authority=None)
+    assert phones._address(options) == ServerAddress("http://localhost", "secret")
 
 
 @pytest.fixture(scope="module")

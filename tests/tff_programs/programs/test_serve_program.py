@@ -1,24 +1,30 @@
 """The programs of the gateway refuse what they cannot do, list devices and take rounds back."""
 
 import gc
+import os
 import random
 import shutil
 import socket
+import stat
 
 import numpy as np
 import pytest
 from absl import flags
 from gateway import Phone, Served
+from spaces import SPACE
 
 from fedsup_tf.files.checkpoint import write_tensors
+from tff_programs.gateway.enrolment_code import keep_server
 from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.secret_files import enrolment_token, replace_token, server_secret
 from tff_programs.programs import devices, rollback, serve
+from tflite.together.address import parse_link
 
 
 @pytest.fixture
 def supernet(tmp_path):
     path = tmp_path / "supernet.safetensors"
-    write_tensors(path, "supernet", {}, {"space": "", "information": {"settings": {}}})
+    write_tensors(path, "supernet", {}, {"space": SPACE.to_json(), "information": {"settings": {}}})
     return str(path)
 
 
@@ -28,6 +34,9 @@ def supernet(tmp_path):
         (["--address=0.0.0.0:0"], "beyond this machine's loopback"),
         (["--address=nowhere"], "--address: expected HOST:PORT"),
         (["--operator_address=0.0.0.0:0"], "--operator_address=0.0.0.0:0: expected an address of"),
+        (["--make_certificates", "--address=0.0.0.0:0"], "expected --public_url=https://NAME:PORT"),
+        (["--make_certificates", "--address=[::]:0"], "expected --public_url=https://NAME:PORT"),
+        (["--tiers=smallest,nonsense"], "Tier 'nonsense': expected smallest"),
         (["--tls_certificate=a.pem"], "--tls_certificate and --tls_key together"),
         (["--make_certificates", "--tls_key=a", "--tls_certificate=b"], "leave|Leave one"),
         (["--make_certificates", "--public_url=example.org"], "--public_url: expected an address"),
@@ -69,10 +78,11 @@ def test_what_cannot_be_served_is_refused(tmp_path, supernet, changes, message):
         "--requests_per_hour=1e-30",
         "--goal=2000000000",
         "--noise_multiplier=1e30",
+        "--server_optimizer=typo",
     ],
 )
-def test_numbers_that_no_date_or_column_holds_are_refused(tmp_path, supernet, flag):
-    with pytest.raises(flags.IllegalFlagValueError, match=f"flag {flag}: .* (to|range)"):
+def test_what_no_date_column_or_optimizer_is_is_refused(tmp_path, supernet, flag):
+    with pytest.raises(flags.IllegalFlagValueError, match=f"flag {flag}: .* (to|range|one of)"):
         serve.main(["serve", supernet, f"--out={tmp_path}/out", flag])
     assert not (tmp_path / "out").exists()
 
@@ -146,6 +156,47 @@ def test_a_new_token_ends_enrolment_with_the_one_before(tmp_path, capsys):
         status, _ = served_enrol(served, served.token)
         assert status == 403
         assert served_enrol(served, token)[0] == 201
+
+
+def test_a_new_token_is_printed_in_the_link_of_the_server(tmp_path, capsys):
+    with Served(tmp_path) as served:
+        for server in ("https://before.example", "https://example.org"):
+            with served.database.write() as connection:
+                keep_server(connection, server, "0" * 64)
+        devices.main(["devices", f"--out={tmp_path}", "--new_token"])
+        address = parse_link(capsys.readouterr().out.splitlines()[-1])
+        assert (address.url, address.certificate) == ("https://example.org", "0" * 64)
+        assert address.token == enrolment_token(tmp_path)
+
+
+def test_a_gateway_whose_database_is_elsewhere_gets_no_other(tmp_path):
+    with Served(tmp_path, f"sqlite:///{tmp_path}/elsewhere.sqlite"):
+        for program, more in ((devices, []), (rollback, ["--round=1"])):
+            with pytest.raises(ValueError, match="expected the database of the gateway in"):
+                program.main(["program", f"--out={tmp_path}", *more])
+    assert not (tmp_path / "gateway.sqlite").exists()
+
+
+@pytest.mark.parametrize(("mode", "closed"), [(0o755, 0o700), (0o2775, 0o2770), (0o700, 0o700)])
+def test_a_gateways_folder_is_not_open_to_others(tmp_path, mode, closed):
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    folder.chmod(mode)
+    server_secret(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == closed
+
+
+def test_a_new_token_is_never_another_users_to_read(tmp_path, monkeypatch):
+    before, modes, replace = enrolment_token(tmp_path), [], os.replace
+
+    def spied(source, target):
+        modes.append(stat.S_IMODE(os.stat(source).st_mode))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", spied)
+    assert enrolment_token(tmp_path) == before != replace_token(tmp_path)
+    assert modes == [0o600]
+    assert [path.name for path in tmp_path.iterdir()] == ["enrolment.token"]
 
 
 def served_enrol(served, token):

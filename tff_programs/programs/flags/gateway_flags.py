@@ -1,8 +1,10 @@
 """Flags of `fedsup serve`: rounds, devices and the address."""
 
-from fedsup_tf.mean_choices import DIVISORS, WEIGHTINGS
+import os
+
+from fedsup_tf.mean_choices import DIVISORS, SERVER_OPTIMIZERS, WEIGHTINGS
 from tff_programs.gateway.check_in import Training
-from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.database import Database, sqlite_file, sqlite_url
 from tff_programs.gateway.pace import MOST_SECONDS, Pace
 from tff_programs.gateway.rounds import RoundSettings
 from tff_programs.gateway.secret_files import has_secret
@@ -33,14 +35,21 @@ def gateway_database(options: ProgramFlags) -> Database:
     """Opens the database of a gateway that is there.
 
     Raises:
-      ValueError: If no gateway is in the folder.
+      ValueError: If no gateway is in the folder, or its database is elsewhere.
     """
     if not options.out or not has_secret(options.out):
         raise ValueError(
             f"Expected --out=FOLDER of a gateway that `fedsup serve` made, received "
             f"{options.out!r}."
         )
-    return Database(options.database or sqlite_url(options.out))
+    url = options.database or sqlite_url(options.out)
+    path = sqlite_file(url)
+    if path is not None and not os.path.exists(path):
+        raise ValueError(
+            f"{path!r}: expected the database of the gateway in {options.out!r}, received nothing. "
+            "Give the --database that `fedsup serve` was given."
+        )
+    return Database(url)
 
 
 def define_round_flags(define: FlagDefiner) -> None:
@@ -122,11 +131,11 @@ def define_round_flags(define: FlagDefiner) -> None:
         lower_bound=0,
         below=0.5,
     )
-    define.string(
+    define.enum(
         "server_optimizer",
         None,
-        "Optimizer of the mean update, as in `fedsup train`, such as none; by default that of the "
-        "training.",
+        SERVER_OPTIMIZERS,
+        "Optimizer of the mean update, as in `fedsup train`; by default that of the training.",
     )
     define.float(
         "server_learning_rate", None, "Its learning rate; by default as in the training.", above=0

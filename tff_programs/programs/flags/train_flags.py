@@ -4,9 +4,10 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import MOST_SANDWICH, TEACHERS, LocalTraining
+from fedsup_tf.mean_choices import SERVER_OPTIMIZERS
 from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
-from tff_programs.learning.server_optimizer import SERVER_OPTIMIZERS, build_server_optimizer
+from tff_programs.learning.server_optimizer import build_server_optimizer
 from tff_programs.programs.flags.flag_uses import FlagUse
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 from tff_programs.simulation.cohorts import COHORTS
