@@ -190,18 +190,17 @@ def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes
     return data
 
 
-def read_text(path: str | os.PathLike, expected: str, most_bytes: int = MOST_TEXT_BYTES) -> str:
+def read_text(path: str | os.PathLike, expected: str) -> str:
     """Returns the text of a file: UTF-8, or what the byte-order mark at its begin says.
 
     Args:
       path: The file.
       expected: What it should be, such as `"a JSON file of a search space"`.
-      most_bytes: Size above which it is not read.
 
     Raises:
       InvalidFileError: As `read_bytes`, or if the file is no such text.
     """
-    data = read_bytes(path, expected, most_bytes)
+    data = read_bytes(path, expected, MOST_TEXT_BYTES)
     mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
     remedy = "Save it as UTF-8, or as UTF-16 with a byte-order mark."
     with reading(path, f"{expected} as text in {encoding.upper()}", remedy):

@@ -24,7 +24,7 @@ from tff_programs.programs.flags.calibration_flags import (
 )
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_with_path
 from tff_programs.reports import report
 
 _BATCH_SIZES = (1, 8, 32, 256)
@@ -46,10 +46,8 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Calibrates subnets of the supernet that the first argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
-    trained = load_trained_from_flags(options, arguments[0])
+    options, path = parse_with_path(define_flags, argv, "the supernet's file")
+    trained = load_trained_from_flags(options, path)
     space = trained.supernet.space
     tiers = name_architectures(
         options.architectures, space, trained.information, trained.data_settings.seed

@@ -27,7 +27,7 @@ from tff_programs.programs.flags.data_flags import (
     given_data_settings,
     print_notes,
 )
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.programs.training_information import saved_preprocessing
 from tff_programs.reports import certificate_report
 from tflite.certify.certify import certify_tflite
@@ -54,14 +54,11 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Certifies the file that the argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the .tflite file; received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the .tflite file")
     if not options.supernet:
         raise ValueError(
             "Expected --supernet=CHECKPOINT, the supernet that the file was exported from."
         )
-    path = arguments[0]
     supernet, information = Supernet.load_checkpoint(options.supernet)
     dataset, name = dataset_from_flags(options, supernet, information)
     preprocessing = saved_preprocessing(information)

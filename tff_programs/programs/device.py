@@ -23,7 +23,7 @@ from tff_programs.programs.flags.data_flags import (
     load_data,
     print_notes,
 )
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.programs.flags.runtime_flags import define_runtime_flag
 from tff_programs.programs.personal_examples import (
     Examples,
@@ -79,13 +79,11 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Trains the model that the argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected the model's .tflite file, received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the model's .tflite file")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
-    trainer = DeviceTrainer(arguments[0], options.threads, options.trusted, options.runtime)
-    examples = at_resolution(examples_from_flags(options, trainer, arguments[0]), trainer.metadata)
+    trainer = DeviceTrainer(path, options.threads, options.trusted, options.runtime)
+    examples = at_resolution(examples_from_flags(options, trainer, path), trainer.metadata)
     kept = np.arange(len(examples.labels))
     held_out = None
     if options.patience is not None:
@@ -98,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     if os.path.exists(checkpoint):
         _check_settings(options, trainer.load_checkpoint(checkpoint), settings)
     done = trainer.epochs_done
-    print(_describe(trainer, examples, len(labels), held_out, arguments[0]), flush=True)
+    print(_describe(trainer, examples, len(labels), held_out, path), flush=True)
     if done:
         print(f"goes on after epoch {done}, from {checkpoint}", flush=True)
 

@@ -20,7 +20,7 @@ from tff_programs.programs.flags.calibration_flags import (
 )
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_with_path
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy, evaluate_subnets
 from tff_programs.reports import report
 
@@ -52,11 +52,9 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates the checkpoint that the first argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the supernet's file")
     batch_sizes = _whole_numbers(options.test_batch_sizes)
-    trained = load_trained_from_flags(options, arguments[0])
+    trained = load_trained_from_flags(options, path)
     space, data = trained.supernet.space, trained.data
     tiers = name_architectures(
         options.architectures, space, trained.information, trained.data_settings.seed

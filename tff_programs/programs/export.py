@@ -29,7 +29,7 @@ from tff_programs.programs.flags.calibration_flags import (
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.programs.subnet_export import (
     TRAINABLE,
     SubnetFiles,
@@ -71,9 +71,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Exports subnets of the supernet that the first argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the supernet's file")
     if not options.out:
         raise ValueError("Expected --out=FILE.tflite, or with --all_tiers a folder.")
     if options.all_tiers:
@@ -92,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(
             f"Expected --quantize of {', '.join(PRECISIONS)}, received {unknown[0]!r}."
         )
-    trained = load_trained_from_flags(options, arguments[0])
+    trained = load_trained_from_flags(options, path)
     entries = ["tiers"] if options.all_tiers else [options.architecture]
     tiers = name_architectures(
         entries, trained.supernet.space, trained.information, trained.data_settings.seed

@@ -20,7 +20,7 @@ from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_with_path
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 from tff_programs.reports import report
 from tff_programs.simulation.clients import ClientData
@@ -48,12 +48,10 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs a fleet from the supernet that the first argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the supernet's file")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the fleet is kept.")
-    trained = load_trained_from_flags(options, arguments[0])
+    trained = load_trained_from_flags(options, path)
     settings = FleetSettings(
         rounds=options.rounds,
         clients_per_round=options.clients_per_round,
@@ -64,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     fleet = Fleet(trained, options.out, settings, on_progress=print_line)
     print(
         f"fleet of {len(trained.data)} clients, {options.clients_per_round} a round, from "
-        f"round {trained.information['round']} of {arguments[0]}",
+        f"round {trained.information['round']} of {path}",
         flush=True,
     )
     fleet.run()

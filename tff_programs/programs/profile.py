@@ -25,7 +25,7 @@ from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.number_flags import MOST_SEED
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
 from tff_programs.programs.training_information import device_training, saved_preprocessing
 from tff_programs.reports import report
 from tflite.profiling.part_models import Conditions, ModelConverter, write_part_models
@@ -64,9 +64,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Measures the table."""
-    options, arguments = parse_flags(define_flags, argv)
-    if arguments:
-        raise ValueError(f"Expected flags alone, received {arguments}.")
+    options = parse_flags_alone(define_flags, argv)
     if bool(options.out) == bool(options.parts):
         raise ValueError(
             "Expected one of --out=FILE.json, where the table of this machine is written, and "

@@ -20,7 +20,7 @@ from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.execution_flags import define_clients_at_once
 from tff_programs.programs.flags.number_flags import MOST_COUNT
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.programs.subnet_search import SearchSettings, search_subnets
 from tff_programs.reports import search_report
 
@@ -112,14 +112,12 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Searches the supernet that the first argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the supernet's file")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the results are written.")
     start = time.monotonic()
     budget = _budget(options)
-    trained = load_trained_from_flags(options, arguments[0], of_training=("seed",))
+    trained = load_trained_from_flags(options, path, of_training=("seed",))
     costs = _cost_model(options, trained.supernet.space)
     names = [field.name for field in dataclasses.fields(SearchSettings)]
     settings = SearchSettings(**{name: options[name].value for name in names})

@@ -29,7 +29,7 @@ from tff_programs.programs.cli import END_WITH
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags import gateway_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.simulation.tiers import parse_tiers
 from tflite.together.address import split_address
 
@@ -67,18 +67,16 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Serves the supernet that the first argument names."""
-    options, arguments = parse_flags(define_flags, argv)
-    if len(arguments) != 1:
-        raise ValueError(f"Expected one argument, the supernet's file; received {arguments}.")
+    options, path = parse_with_path(define_flags, argv, "the supernet's file")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the gateway is kept.")
     make_folder(options.out)
     database = Database(options.database or sqlite_url(options.out))
     try:
         if options.role == "rounds":
-            _keep_rounds(options, arguments[0], database)
+            _keep_rounds(options, path, database)
         else:
-            asyncio.run(_serve(options, arguments[0], argv, database))
+            asyncio.run(_serve(options, path, argv, database))
     finally:
         database.close()
 

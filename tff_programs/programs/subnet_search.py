@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet
 from fedsup_tf.search.evolution import SearchResult, random_search, search_architectures
@@ -114,7 +113,8 @@ def search_subnets(
         f"{search_report.describe_limits(budget)}: scored by {len(voters)} clients on {images:,} "
         "held-out images"
     )
-    evaluation = _evaluation(trained, settings, voters)
+    evaluate = _Calibrated if settings.calibrated else _AsReceived
+    evaluation = evaluate(trained, settings, voters)
     known = {}
 
     def fitness(architectures):
@@ -194,24 +194,12 @@ def _search(
     return evolution, drawn
 
 
-class _Evaluation(Protocol):
-    """Scores candidates."""
-
-    def accuracies(
-        self, architectures: Sequence[Architecture], clients: Sequence[Examples]
-    ) -> list[float]:
-        """Returns each subnet's accuracy on all clients' examples together."""
-
-    def central(self, architectures: Sequence[Architecture], is_chosen: np.ndarray) -> list[float]:
-        """Returns each subnet's accuracy on the chosen images of the test part."""
-
-
-def _evaluation(trained, settings: SearchSettings, voters: Sequence[int]) -> _Evaluation:
-    return (_Calibrated if settings.calibrated else _AsReceived)(trained, settings, voters)
-
-
 class _AsReceived:
-    """Scores candidates as clients receive them, in rounds."""
+    """Scores candidates as clients receive them, in rounds.
+
+    `accuracies` of several subnets are on all clients' examples together, `central` ones on chosen
+    images of the test part.
+    """
 
     def __init__(self, trained, settings, voters):
         del voters
@@ -232,7 +220,7 @@ class _AsReceived:
 
 
 class _Calibrated:
-    """Scores candidates as they are deployed."""
+    """Scores candidates as they are deployed, otherwise as `_AsReceived`."""
 
     def __init__(self, trained, settings, voters):
         self._trained = trained

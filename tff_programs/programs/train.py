@@ -37,7 +37,7 @@ from tff_programs.programs.flags.data_flags import (
 )
 from tff_programs.programs.flags.execution_flags import define_execution_flags, execution_from_flags
 from tff_programs.programs.flags.flag_uses import check_flag_uses
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
 from tff_programs.programs.flags.time_flags import (
     define_time_flags,
     simulated_time_from_flags,
@@ -78,13 +78,11 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Builds what the flags say and trains it."""
-    run(*parse_flags(define_flags, argv))
+    run(parse_flags_alone(define_flags, argv))
 
 
-def run(options: ProgramFlags, arguments: Sequence[str]) -> None:
+def run(options: ProgramFlags) -> None:
     """Trains what the flags say, and prints and keeps how it goes."""
-    if arguments:
-        raise ValueError(f"Expected flags alone, received {arguments}.")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the run is kept.")
     start = time.monotonic()

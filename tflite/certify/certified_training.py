@@ -87,16 +87,8 @@ class TrainingChecks:
             model.restore({**state, **{name: value.numpy() for name, value in weights.items()}})
             loss = model.train(images, labels, LEARNING_RATE)
             found = model.state()
-            result = resolve_ties(
-                self._reference,
-                found,
-                weights,
-                self._no_momenta,
-                images,
-                labels,
-                LEARNING_RATE,
-                _ENOUGH,
-            )
+            step = (weights, self._no_momenta, images, labels, LEARNING_RATE)
+            result = resolve_ties(self._reference, found, *step, _ENOUGH)
             resolved.append(result)
             losses.append((loss, float(result.step.loss)))
             squares.append(self._mean_square_difference(state, found, result))
@@ -160,16 +152,8 @@ class TrainingChecks:
             images, labels = self._batch(number)
             loss = model.train(images, labels, LEARNING_RATE)
             found = model.state()
-            result = resolve_ties(
-                self._reference,
-                found,
-                weights,
-                momenta,
-                images,
-                labels,
-                LEARNING_RATE,
-                difference + _ENOUGH,
-            )
+            step = (weights, momenta, images, labels, LEARNING_RATE)
+            result = resolve_ties(self._reference, found, *step, difference + _ENOUGH)
             # Until a comparison differs, the reference's own run is this one.
             is_own = drifting is weights and not result.decided
             weights, momenta = result.step.weights, result.step.momenta
@@ -206,16 +190,8 @@ class TrainingChecks:
         model = self._open()
         images, labels = self._images[:1], self._labels[:1]
         model.train(images, labels, LEARNING_RATE)
-        result = resolve_ties(
-            self._reference,
-            model.state(),
-            self._weights,
-            self._no_momenta,
-            images,
-            labels,
-            LEARNING_RATE,
-            _ENOUGH,
-        )
+        step = (self._weights, self._no_momenta, images, labels, LEARNING_RATE)
+        result = resolve_ties(self._reference, model.state(), *step, _ENOUGH)
         start = {name: value.numpy() for name, value in self._weights.items()}
         scale = largest_difference(start, result.step.weights) or 1.0
         return Check(

@@ -37,7 +37,6 @@ def compare(
     found: Mapping[str, np.ndarray],
     tolerance: float,
     note: str = "",
-    scale: float | None = None,
 ) -> Check:
     """Checks that tensors are equal up to `tolerance`.
 
@@ -47,7 +46,6 @@ def compare(
       found: Tensors to check by name, those of `expected` at least.
       tolerance: Largest absolute difference with which the check holds.
       note: Details, for people.
-      scale: Divisor of the relative difference; by default the largest expected value.
     """
     missing = sorted(expected.keys() - found.keys())
     if missing:
@@ -62,7 +60,7 @@ def compare(
         largest = max(largest, np.abs(value).max(initial=0.0))
         if not np.isfinite(found[key]).all():
             absolute = np.inf
-    relative = float(absolute / ((largest if scale is None else scale) or 1.0))
+    relative = float(absolute / (largest or 1.0))
     return Check(name, bool(absolute <= tolerance), float(absolute), relative, tolerance, note)
 
 

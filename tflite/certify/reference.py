@@ -58,7 +58,6 @@ def compute(
     subnet: Supernet,
     weights: Tensors,
     images: tf.Tensor,
-    frozen: Tensors | None = None,
     masks: Tensors | None = None,
 ) -> Pass:
     """Computes a forward pass of a subnet.
@@ -67,7 +66,6 @@ def compute(
       subnet: A subnet, as `Supernet.extract` returns it.
       weights: Its weights by name, float32 or float64.
       images: Normalized images of the same type, `(batch, height, width, channels)`.
-      frozen: Mean squares by name that replace the batch's.
       masks: By the name of a normalization, 1 where the ReLU6 behind it passes a gradient and 0
         where it does not; by default as the values decide.
     """
@@ -77,8 +75,8 @@ def compute(
         vectors = under(name, weights)
         if "alpha" in vectors:
             values = values - vectors["alpha"]
-            mean_squares[f"{name}/mean_square"] = tf.reduce_mean(values * values, [0, 1, 2])
-            mean_square = (frozen or mean_squares)[f"{name}/mean_square"]
+            mean_square = tf.reduce_mean(values * values, [0, 1, 2])
+            mean_squares[f"{name}/mean_square"] = mean_square
             values = values / tf.sqrt(mean_square + norm.epsilon)
         else:
             values = _normalize_groups(values, norm.epsilon)

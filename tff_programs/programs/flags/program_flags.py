@@ -148,3 +148,31 @@ def parse_flags(
     """
     options = ProgramFlags(define_flags)
     return options, [os.path.expanduser(argument) for argument in options.parse(argv)[1:]]
+
+
+def parse_flags_alone(
+    define_flags: Callable[[FlagDefiner], None], argv: Sequence[str]
+) -> ProgramFlags:
+    """Reads the command line of a program that takes flags alone, see `parse_flags`.
+
+    Raises:
+      ValueError: If there are other arguments.
+    """
+    options, arguments = parse_flags(define_flags, argv)
+    if arguments:
+        raise ValueError(f"Expected flags alone, received {arguments}.")
+    return options
+
+
+def parse_with_path(
+    define_flags: Callable[[FlagDefiner], None], argv: Sequence[str], what: str
+) -> tuple[ProgramFlags, str]:
+    """Reads the command line of a program that takes flags and the path of `what`.
+
+    Raises:
+      ValueError: If there is not one argument.
+    """
+    options, arguments = parse_flags(define_flags, argv)
+    if len(arguments) != 1:
+        raise ValueError(f"Expected one argument, {what}; received {arguments}.")
+    return options, arguments[0]
