@@ -1,5 +1,6 @@
-"""`local_update` in a graph, as a federated client computes it."""
+"""`local_update` in a graph, as a federated client computes it, and without one."""
 
+import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.local_update import local_update
@@ -7,6 +8,18 @@ from fedsup_tf.local_update import local_update
 # Grappler takes twice as long as all the rest of a graph that runs a few steps.
 AS_TRACED = tf.compat.v1.ConfigProto()
 AS_TRACED.graph_options.rewrite_options.disable_meta_optimizer = True
+
+
+def update_eagerly(*arguments):
+    """Returns `local_update` of its arguments as NumPy values, computed without a graph.
+
+    To trace a few steps takes several times as long as to compute them.
+    """
+    tf.config.run_functions_eagerly(True)
+    try:
+        return tf.nest.map_structure(np.asarray, local_update(*arguments))
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def update_in_graph(supernet, training, preprocessing, architecture=None):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from local_updates import update_in_graph
+from local_updates import update_eagerly, update_in_graph
 
 from fedsup_tf import sandwich, slicing
 from fedsup_tf.architecture import Architecture
@@ -58,6 +58,20 @@ def in_a_graph(training, architecture=None, preprocessing=PREPROCESSING, superne
         return run(weights, images, labels, seed, learning_rate, architecture)
 
     return run_client
+
+
+def without_a_graph(
+    training,
+    weights,
+    images,
+    labels,
+    architecture=MIDDLE,
+    learning_rate=0.3,
+    preprocessing=PREPROCESSING,
+):
+    """`local_update` of a subnet, computed at once."""
+    arguments = (images, labels, SEED, learning_rate, training, preprocessing)
+    return update_eagerly(SUPERNET, weights, architecture, *arguments)
 
 
 @functools.cache
@@ -169,7 +183,7 @@ def test_the_formula_clips_some_entries_and_not_others():
 
 def test_an_infinite_clip_value_does_not_clip():
     weights, data = weights_of(MIDDLE), client(9)
-    update = any_net()(weights, *data, architecture=MIDDLE)
+    update = without_a_graph(WHOLE, weights, *data)
     assert_close(update.delta, descend(weights, lambda now: one_net(now, *data)[2], WHOLE))
 
 
@@ -177,7 +191,7 @@ def test_weight_decay_pulls_kernels_and_nothing_else():
     weights = weights_of(MIDDLE)
     # No learning but decay, which is added to the clipped gradient.
     training = dataclasses.replace(WHOLE, weight_decay=0.5, clip_value=1e-30)
-    delta = in_a_graph(training, MIDDLE)(weights, *client(9), learning_rate=0.1).delta
+    delta = without_a_graph(training, weights, *client(9), learning_rate=0.1).delta
     for name, value in weights.items():
         expected = -0.1 * 0.5 * value if name.endswith("/kernel") else np.zeros_like(value)
         np.testing.assert_allclose(delta[name], expected, rtol=1e-5, atol=1e-8, err_msg=name)
@@ -186,7 +200,7 @@ def test_weight_decay_pulls_kernels_and_nothing_else():
 def test_label_smoothing_spreads_a_share_of_the_target():
     weights, data = weights_of(MIDDLE), client(9)
     training = dataclasses.replace(WHOLE, label_smoothing=0.3)
-    update = in_a_graph(training, MIDDLE)(weights, *data)
+    update = without_a_graph(training, weights, *data)
     loss, _, gradients = one_net(weights, *data, smoothing=0.3)
     np.testing.assert_allclose(update.loss, loss, rtol=1e-5)
     assert_close(update.delta, descend(weights, lambda now: gradients, WHOLE))
@@ -279,16 +293,16 @@ def test_a_steps_gradient_is_clipped_by_its_norm():
     weights, data = weights_of(MIDDLE), client(9)
     # One net's gradient is longer than the limit, and that of one with a duller head is not.
     dull = {**weights, "head/kernel": weights["head/kernel"] / 4}
-    free = [any_net()(net, *data, architecture=MIDDLE).delta for net in (weights, dull)]
+    free = [without_a_graph(WHOLE, net, *data).delta for net in (weights, dull)]
     norms = [
         np.sqrt(sum(np.sum(np.square(value)) for value in delta.values())) / 0.3 for delta in free
     ]
     limit = float(np.sqrt(norms[0] * norms[1]))
     assert norms[1] < limit / 1.2 < norms[0] / 1.2**2
-    run = in_a_graph(dataclasses.replace(WHOLE, clip_norm=limit), MIDDLE)
+    clipping = dataclasses.replace(WHOLE, clip_norm=limit)
     for net, delta, scale in zip((weights, dull), free, (limit / norms[0], 1), strict=True):
         expected = {name: scale * value for name, value in delta.items()}
-        assert_close(run(net, *data).delta, expected)
+        assert_close(without_a_graph(clipping, net, *data).delta, expected)
 
 
 def test_hyper_parameters_that_are_new_are_told_only_where_they_have_an_effect():
@@ -300,7 +314,8 @@ def test_hyper_parameters_that_are_new_are_told_only_where_they_have_an_effect()
 def test_classes_that_a_client_lacks_weigh_less_in_its_softmax():
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
     labels = np.where(labels == 1, 2, labels)
-    delta = any_net(absent_class_weight=0.05)(weights, images, labels, architecture=SPACE.largest())
+    training = dataclasses.replace(WHOLE, absent_class_weight=0.05)
+    delta = without_a_graph(training, weights, images, labels, SPACE.largest())
     variables = {name: tf.constant(value) for name, value in weights.items()}
     with tf.GradientTape() as tape:
         tape.watch(variables)
@@ -462,7 +477,7 @@ def test_equal_seeds_give_equal_updates_and_others_do_not(sandwich_in_the_middle
 def test_images_are_augmented_as_the_preprocessing_says():
     flipping = dataclasses.replace(PREPROCESSING, flip=True)
     weights, (images, labels) = weights_of(MIDDLE), client(9)
-    run = in_a_graph(WHOLE, MIDDLE, flipping)
+    run = functools.partial(without_a_graph, WHOLE, preprocessing=flipping)
     assert abs(run(weights, images, labels).loss - one_net(weights, images, labels)[0]) > 1e-4
     # Images that are their own mirror images are left as they are.
     symmetric = np.concatenate([images[:, :, :2], images[:, :, 1::-1]], axis=2)
@@ -533,13 +548,14 @@ def test_hyper_parameters_of_the_wrong_kind_are_refused(changes):
 def test_frozen_parts_are_empty_and_leave_the_others_step_as_it_is(sandwich):
     weights, data = weights_of(MIDDLE), client(20)
     changes = OF_TWO if sandwich == 2 else {}
-    whole = any_net(**changes)(weights, *data, architecture=MIDDLE)
-    frozen = dataclasses.replace(WHOLE, **changes, frozen=("stem", "second"))
-    update = local_update(SUPERNET, weights, MIDDLE, *data, SEED, 0.3, frozen, PREPROCESSING)
+    whole, update = (
+        without_a_graph(dataclasses.replace(WHOLE, **changes, frozen=frozen), weights, *data)
+        for frozen in ((), ("stem", "second"))
+    )
     assert list(update.delta) == list(whole.delta)
     for name, delta in update.delta.items():
         if name.startswith(("stem/", "stem_norm/", "second_")):
-            assert delta.shape == [0] * len(whole.delta[name].shape)
+            assert delta.shape == (0,) * len(whole.delta[name].shape)
         else:
             np.testing.assert_allclose(delta, whole.delta[name], rtol=1e-5, atol=1e-6)
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+from local_updates import update_eagerly
 from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.local_update import ClientUpdate, local_update
+from fedsup_tf.local_update import ClientUpdate
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import training_process
@@ -61,19 +62,19 @@ def train_on_device(number, architecture, examples=12, **changes):
     """Trains a subnet as the phone with that number does, and returns its update."""
     subnet = make_supernet().extract(architecture)
     images, labels, seed = device_data(number, examples)
-    update = local_update(
+    update = update_eagerly(
         subnet,
         subnet.weights_by_name(),
         architecture,
         images,
-        tf.constant(labels),
+        labels,
         seed,
         RATE,
         TRAINING,
         PREPROCESSING,
     )
     fields = dict(
-        delta={name: value.numpy() for name, value in update.delta.items()},
+        delta=update.delta,
         architecture=architecture,
         base_hash=BASE_HASH,
         base_round=7,
