@@ -18,7 +18,7 @@ class Server:
         )  # fmt: skip
         if protocol is not None:
             # As a later version of the program would.
-            change = f"from tff_programs.gateway import version; version.PROTOCOL = {protocol}\n"
+            change = f"from tflite.together import federation; federation.PROTOCOL = {protocol}\n"
             command[2] = change + command[2]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.printed = []

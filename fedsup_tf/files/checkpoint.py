@@ -82,6 +82,7 @@ def read_tensors(
     kind: str,
     check: TensorCheck | None = None,
     max_bytes: int | None = None,
+    max_header_bytes: int = _MOST_HEADER_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads what `write_tensors` wrote, whoever may have written the file.
 
@@ -94,31 +95,42 @@ def read_tensors(
       check: Called with the metadata and the tensors' forms by name before any tensor is read;
         raises a ValueError if they are not what the caller expects.
       max_bytes: Size above which the file is not opened; by default any.
+      max_header_bytes: Length of the header above which it is not read.
 
     Returns:
       The arrays by name, float32 and finite, and the metadata.
 
     Raises:
       InvalidFileError: If there is no such file, or it is not a whole file of that kind and
-        version, or a tensor is of another type or not finite, or `check` or `max_bytes` refuses it.
+        version, or a tensor is of another type or not finite, or `check` or a bound refuses it.
     """
     expected = f"a whole safetensors file of kind {kind!r}"
     with reading(path, expected), open_regular(path, f"a file of kind {kind!r}") as file:
-        return _read(file, os.fstat(file.fileno()).st_size, kind, check, max_bytes)
+        size = os.fstat(file.fileno()).st_size
+        return _read(file, size, kind, check, max_bytes, max_header_bytes)
 
 
 def parse_tensors(
-    name: str, data: bytes, kind: str, check: TensorCheck | None = None
+    name: str,
+    data: bytes,
+    kind: str,
+    check: TensorCheck | None = None,
+    max_header_bytes: int = _MOST_HEADER_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads the bytes of a file as `read_tensors` does; errors call it by a name."""
     with reading(name, f"a whole safetensors file of kind {kind!r}"):
-        return _read(io.BytesIO(data), len(data), kind, check, None)
+        return _read(io.BytesIO(data), len(data), kind, check, None, max_header_bytes)
 
 
 def _read(
-    file: BinaryIO, size: int, kind: str, check: TensorCheck | None, max_bytes: int | None
+    file: BinaryIO,
+    size: int,
+    kind: str,
+    check: TensorCheck | None,
+    max_bytes: int | None,
+    max_header_bytes: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    header_bytes = _header_bytes(file.read(8), size, kind, max_bytes)
+    header_bytes = _header_bytes(file.read(8), size, kind, max_bytes, max_header_bytes)
     declared = json.loads(str(file.read(header_bytes), "utf-8"))
     if not isinstance(declared, dict):
         raise ValueError("its header is no JSON object")
@@ -178,7 +190,9 @@ def _fault(value: np.ndarray) -> str | None:
     return None if np.isfinite(value).all() else "NaN or infinity"
 
 
-def _header_bytes(length: bytes, size: int, kind: str, max_bytes: int | None) -> int:
+def _header_bytes(
+    length: bytes, size: int, kind: str, max_bytes: int | None, max_header_bytes: int
+) -> int:
     """Returns the length of a file's header from its first 8 bytes, if both are within bounds."""
     header_bytes = int.from_bytes(length, "little")
     if max_bytes is not None and size > max_bytes:
@@ -186,9 +200,9 @@ def _header_bytes(length: bytes, size: int, kind: str, max_bytes: int | None) ->
             f"expected at most {max_bytes:,} bytes in a file of kind {kind!r}, received {size:,} "
             "bytes. Use a file of the same search space."
         )
-    if _MOST_HEADER_BYTES < header_bytes <= size:
+    if max_header_bytes < header_bytes <= size:
         raise ValueError(
-            f"expected a header of at most {_MOST_HEADER_BYTES:,} bytes in a file of kind "
+            f"expected a header of at most {max_header_bytes:,} bytes in a file of kind "
             f"{kind!r}, received {header_bytes:,} bytes. Write or copy it anew."
         )
     if 8 + header_bytes > size:

@@ -13,10 +13,8 @@ from sqlalchemy.engine import Connection, Row
 from tff_programs.gateway import devices
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import models, round_tiers, rounds, tasks
+from tflite.format.update_file import most_update_bytes
 
-# Room for the names, shapes and metadata of an update, as its reader has.
-_HEADER_BYTES = 2**20
-_VALUE_BYTES = 4
 # Built once, since building a statement costs more than what the database does for it.
 _OPEN_ROUND = select(rounds).where(rounds.c.state == "open").order_by(rounds.c.id.desc()).limit(1)
 _TIERS = (
@@ -164,11 +162,6 @@ def message(seen: Seen, task: Row | None, training: Training, now: float) -> dic
 def open_round(connection: Connection) -> Row | None:
     """Returns the round that devices take part in; None while there is none."""
     return connection.execute(_OPEN_ROUND).first()
-
-
-def most_update_bytes(parameters: int) -> int:
-    """Returns the size of the largest update of a subnet with so many parameters."""
-    return _VALUE_BYTES * parameters + _HEADER_BYTES
 
 
 def _carried(tiers: list[Row], fields: dict[str, Any]) -> list[Row]:

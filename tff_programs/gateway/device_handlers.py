@@ -16,7 +16,8 @@ from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.secret_files import enrolment_token
 from tff_programs.gateway.tables import models, rounds, updates
 from tff_programs.gateway.upload_body import UploadBody
-from tff_programs.gateway.version import PROTOCOL, version
+from tff_programs.gateway.version import version
+from tflite.together.federation import PROTOCOL
 from tflite.together.signing import EMPTY_HASH
 
 _CHUNK_BYTES = 256 * 1024

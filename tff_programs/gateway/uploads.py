@@ -15,7 +15,6 @@ from sqlalchemy.sql.expression import ColumnElement, FromClause, Select
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.space import MEAN_SQUARE
 from tff_programs.gateway import devices, update_files
-from tff_programs.gateway.check_in import most_update_bytes
 from tff_programs.gateway.database import insert_new
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import (
@@ -29,7 +28,13 @@ from tff_programs.gateway.tables import (
 )
 from tff_programs.gateway.tables import devices as devices_table
 from tflite.format.metadata import ModelMetadata, read_metadata
-from tflite.format.update_file import DeviceUpdate, check_class_names, parse_update, read_update
+from tflite.format.update_file import (
+    DeviceUpdate,
+    check_class_names,
+    most_update_bytes,
+    parse_update,
+    read_update,
+)
 
 # An update in messages.
 _UPDATE = "update"

@@ -1,8 +1,6 @@
-"""The versions of the protocol and of this program."""
+"""The version of this program."""
 
 import importlib.metadata
-
-PROTOCOL = 1
 
 
 def version() -> str:

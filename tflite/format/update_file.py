@@ -160,7 +160,8 @@ def read_update(
     Raises:
       ValueError: If the file is not a whole update of this space; the message says why.
     """
-    read = functools.partial(checkpoint.read_tensors, max_bytes=_most_bytes(space))
+    bounds = {"max_bytes": _most_bytes(space), "max_header_bytes": _HEADER_BYTES}
+    read = functools.partial(checkpoint.read_tensors, **bounds)
     return _checked_update(read, path, space, subnet_shapes)
 
 
@@ -173,7 +174,7 @@ def parse_update(
     """
 
     def read(name, kind, check):
-        return checkpoint.parse_tensors(name, data, kind, check)
+        return checkpoint.parse_tensors(name, data, kind, check, _HEADER_BYTES)
 
     return _checked_update(read, name, space, subnet_shapes)
 
@@ -203,7 +204,12 @@ def _checked_update(
 @functools.lru_cache(maxsize=16)
 def _most_bytes(space: SearchSpace) -> int:
     """Returns the size of the largest update of a space."""
-    return 4 * count_parameters(space, space.largest()) + _HEADER_BYTES
+    return most_update_bytes(count_parameters(space, space.largest()))
+
+
+def most_update_bytes(parameters: int) -> int:
+    """Returns the size of the largest update of a subnet with so many parameters."""
+    return 4 * parameters + _HEADER_BYTES
 
 
 def check_shapes(

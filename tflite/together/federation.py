@@ -48,7 +48,8 @@ class Federation:
         federation = Federation(parse_link(link))
         federation.check_server()
         identity = federation.enrol()
-        answer = federation.check_in({"tier": "smallest"})
+        fields = {"tier": "smallest", "runtime": "litert 2", "application": "mine 1.0"}
+        answer = federation.check_in(fields)
     """
 
     def __init__(

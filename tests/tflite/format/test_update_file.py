@@ -18,7 +18,8 @@ from subnet_shapes import subnet_shapes
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
-from tflite.format.update_file import DeviceUpdate, read_update, write_update
+from tflite.format import update_file
+from tflite.format.update_file import DeviceUpdate, parse_update, read_update, write_update
 
 SAMPLES = Path(__file__).parents[2] / "data" / "first_release"
 SHAPES_OF = functools.partial(subnet_shapes, SPACE)
@@ -298,6 +299,18 @@ def test_a_file_too_large_for_any_subnet_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.json, "loads", None)
     with pytest.raises(ValueError, match=r"at most [\d,]+ bytes in .*, received 1,000,000,000"):
         read(path)
+
+
+def test_a_header_too_large_for_any_update_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "update"
+    path.write_bytes((2**20 + 1).to_bytes(8, "little") + bytes(2**20 + 1))
+    monkeypatch.setattr(update_file, "_most_bytes", lambda space: 2**30)
+    monkeypatch.setattr(checkpoint.json, "loads", None)
+    told = r"a header of at most 1,048,576 bytes in .*, received 1,048,577"
+    with pytest.raises(ValueError, match=told):
+        read(path)
+    with pytest.raises(ValueError, match=told):
+        parse_update("update", path.read_bytes(), SPACE, lambda architecture: {})
 
 
 def test_what_does_not_fit_is_refused_before_any_value_is_read(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """A device's requests: repeated until they are answered, resumed, and refused in one sentence."""
 
+import ast
 import contextlib
 import datetime
 import hashlib
 import http.server
 import json
 import os
+import re
 import threading
 
 import pytest
@@ -66,6 +68,13 @@ def device(served):
             return federation, connection, waited
 
         yield make
+
+
+def test_the_example_is_one_that_a_server_takes(device):
+    federation, _, _ = device()
+    (fields,) = re.findall(r"^ +fields = (.*)$", Federation.__doc__, re.M)
+    example = ast.literal_eval(fields)
+    assert "task" in federation.check_in({**example, "tier": "small"})
 
 
 def test_a_device_takes_part(device, tmp_path):
