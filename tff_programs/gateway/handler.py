@@ -40,6 +40,7 @@ class Handler(tornado.web.RequestHandler):
         self._body = bytearray()
         self._refusal: RefusalError | None = None
         self._is_dropped = False
+        gateway.under_way.add(self)
 
     @property
     def body(self) -> bytes:
@@ -319,6 +320,7 @@ class Handler(tornado.web.RequestHandler):
 
     def on_finish(self) -> None:
         """Counts the request."""
+        self.gateway.under_way.discard(self)
         # Anybody may make up methods, each of which would be a counter.
         method = self.request.method
         self.gateway.metrics.answered(
@@ -327,6 +329,11 @@ class Handler(tornado.web.RequestHandler):
             self.get_status(),
             self.request.request_time(),
         )
+
+    def on_connection_close(self) -> None:
+        """Forgets a request whose client went away."""
+        self.gateway.under_way.discard(self)
+        super().on_connection_close()
 
     def log_exception(self, kind, value, trace) -> None:
         """Tells of errors of the program; a client's are its own."""

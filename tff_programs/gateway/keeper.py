@@ -7,9 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from sqlalchemy.exc import DBAPIError
-
-from tff_programs.gateway.database import Database
+from tff_programs.gateway.database import UNAVAILABLE, Database
 from tff_programs.gateway.lease import Lease, LeaseKeeper, LeaseLostError
 from tff_programs.gateway.round_work import RoundWork
 from tff_programs.gateway.rounds import Rounds, RoundSettings
@@ -48,11 +46,13 @@ def keep_rounds(
             try:
                 if not (lease.take() and _step(rounds, lease, lease_seconds)):
                     time.sleep(_POLL_SECONDS)
+                told = ""
             except LeaseLostError as error:
                 on_progress(f"{error} This one waits.")
-            except DBAPIError as error:
+            except UNAVAILABLE as error:
                 # Nothing is lost: what was begun is begun anew.
-                on_progress(f"The database does not answer: {error.orig}. Trying again.")
+                reason = str(getattr(error, "orig", error)).rstrip(".")
+                on_progress(f"The database does not answer: {reason}. Trying again.")
                 time.sleep(TROUBLE_SECONDS)
             except OSError as error:
                 # Such as a full disk: devices are answered meanwhile, and it is told once.
@@ -62,7 +62,7 @@ def keep_rounds(
                     on_progress(f"The round waits ({reason}). Nothing is lost; trying again.")
                 time.sleep(TROUBLE_SECONDS)
     finally:
-        with contextlib.suppress(DBAPIError):
+        with contextlib.suppress(*UNAVAILABLE):
             lease.give_back()
 
 

@@ -5,9 +5,9 @@ import threading
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
-from tff_programs.gateway.database import Database
+from tff_programs.gateway.database import UNAVAILABLE, Database
 from tff_programs.gateway.tables import leases
 
 _NAME = "rounds"
@@ -103,7 +103,7 @@ class LeaseKeeper:
     def _renew(self, seconds: float) -> None:
         while not self._ended.wait(seconds):
             # A database that does not answer now may answer before the lease ends.
-            with contextlib.suppress(DBAPIError):
+            with contextlib.suppress(*UNAVAILABLE):
                 if not self._lease.take():
                     return
 

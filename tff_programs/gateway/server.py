@@ -9,6 +9,7 @@ import signal
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import tornado.httpserver
@@ -20,7 +21,7 @@ from tff_programs.gateway.address import Address
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import UNAVAILABLE, Database
 from tff_programs.gateway.grouped_calls import GroupedReads, GroupedWrites
-from tff_programs.gateway.handler import UnknownPath
+from tff_programs.gateway.handler import Handler, UnknownPath
 from tff_programs.gateway.limiter import Limiter
 from tff_programs.gateway.metrics import Metrics
 from tff_programs.gateway.pace import Pace
@@ -40,6 +41,9 @@ _BODY_SECONDS = 900.0
 # Handlers bound bodies by themselves, with an answer that says so.
 _NO_BOUND = 2**60
 _COUNT_SECONDS = 30.0
+# In which requests that have begun end, when the server does.
+END_SECONDS = 10.0
+_END_POLL_SECONDS = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Gateway:
         self.threads = WorkerThreads(_THREADS)
         self.reads = GroupedReads(database)
         self.writes = GroupedWrites(database)
+        # Handlers of requests that have begun and not ended.
+        self.under_way: weakref.WeakSet[Handler] = weakref.WeakSet()
         # Of bodies that are on their way.
         self.room = Room(HELD_BYTES)
         self._pace = settings.pace
@@ -192,14 +198,30 @@ def listen(server: tornado.httpserver.HTTPServer, address: Address, flag: str = 
     return sockets[0].getsockname()[1]
 
 
-async def run_until_stopped(server: tornado.httpserver.HTTPServer) -> None:
-    """Serves until the process is told to end, then lets requests that have begun end."""
+async def run_until_stopped(server: tornado.httpserver.HTTPServer, gateway: Gateway) -> None:
+    """Serves until the process is told to end, then lets requests that have begun end.
+
+    Args:
+      server: Who answers devices.
+      gateway: What it answers from.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     await stopped.wait()
+    await end(server, gateway)
+
+
+async def end(server: tornado.httpserver.HTTPServer, gateway: Gateway) -> None:
+    """Takes no more connections, and ends the others once their requests have ended.
+
+    Those that take longer than `END_SECONDS` are cut off.
+    """
     server.stop()
+    until = time.monotonic() + END_SECONDS
+    while gateway.under_way and time.monotonic() < until:
+        await asyncio.sleep(_END_POLL_SECONDS)
     await server.close_all_connections()
 
 

@@ -141,23 +141,23 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
         gc.freeze()
         print_line("\n".join([*lines, f"serving on {own}"]))
         if options.role == "web":
-            await run_until_stopped(server)
+            await run_until_stopped(server, gateway)
         else:
-            await _beside_rounds(server, argv)
+            await _beside_rounds(server, gateway, argv)
     finally:
         for each in servers:
             each.stop()
         gateway.close()
 
 
-async def _beside_rounds(server, argv: Sequence[str]) -> None:
+async def _beside_rounds(server, gateway: Gateway, argv: Sequence[str]) -> None:
     command = [
         *(sys.executable, "-c", "from tff_programs.programs.cli import main; main()"),
         *("serve", *argv[1:], "--role=rounds"),
     ]
     environment = {**os.environ, END_WITH: str(os.getpid())}
     process = subprocess.Popen(command, env=environment)
-    serving = asyncio.create_task(run_until_stopped(server))
+    serving = asyncio.create_task(run_until_stopped(server, gateway))
     ended = asyncio.create_task(asyncio.to_thread(process.wait))
     await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():

@@ -1,12 +1,15 @@
 """The lease: one process at a time closes rounds, and another one takes over."""
 
+import threading
+
 import pytest
 from gateway import Served, SumRounds
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tff_programs.gateway import keeper
 from tff_programs.gateway.database import Database, sqlite_url
-from tff_programs.gateway.lease import Lease, LeaseLostError
+from tff_programs.gateway.lease import Lease, LeaseKeeper, LeaseLostError
 from tff_programs.gateway.rounds import Rounds, RoundSettings, current_round
 
 
@@ -73,8 +76,12 @@ def test_a_database_or_a_disk_that_fails_is_waited_for(tmp_path, monkeypatch):
         tries.append(rounds)
         if len(tries) == 1:
             raise OperationalError("SELECT", {}, Exception("gone"))
-        if len(tries) < 4:
+        if len(tries) == 2:
+            raise PoolTimeoutError("No connection")
+        if len(tries) in (3, 4, 6):
             raise OSError("No room.")
+        if len(tries) == 5:
+            return True
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Rounds, "step", step)
@@ -83,6 +90,26 @@ def test_a_database_or_a_disk_that_fails_is_waited_for(tmp_path, monkeypatch):
         keeper.keep_rounds(database, tmp_path, RoundSettings(1), SumRounds(tmp_path), told.append)
     assert told == [
         "The database does not answer: gone. Trying again.",
-        "The round waits (No room). Nothing is lost; trying again.",
+        "The database does not answer: No connection. Trying again.",
+        # Once for each time that it began.
+        *["The round waits (No room). Nothing is lost; trying again."] * 2,
     ]
     database.close()
+
+
+def test_a_lease_is_renewed_when_the_database_has_connections_again():
+    renewed = threading.Event()
+
+    class Busy:
+        tries = 0
+
+        def take(self):
+            self.tries += 1
+            if self.tries == 1:
+                raise PoolTimeoutError("No connection")
+            renewed.set()
+            return True
+
+    keeping = LeaseKeeper(Busy(), 0.01)
+    assert renewed.wait(60)
+    keeping.stop()

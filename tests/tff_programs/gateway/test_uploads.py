@@ -1,5 +1,6 @@
 """Uploads: once each, bounded, whole, of the task that they are sent for."""
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import errno
@@ -8,6 +9,7 @@ import io
 import json
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -15,7 +17,8 @@ from gateway import Phone, Served, update_bytes
 from sqlalchemy import func, select
 
 from fedsup_tf.architecture import Architecture
-from tff_programs.gateway import handler, server, upload_body
+from tff_programs.gateway import handler, server, upload_body, uploads
+from tff_programs.gateway.address import Address
 from tff_programs.gateway.devices import revoke
 from tff_programs.gateway.tables import models, refusals, updates
 from tff_programs.gateway.update_files import INCOMING, update_path, write_all
@@ -280,6 +283,44 @@ def test_a_client_that_does_not_read_holds_nothing_for_ever(served, phone, monke
     assert received < size
     assert not caplog.records
     assert phone.signed("GET", "/v1/status")[0] == 200
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_request_that_has_begun_ends_before_the_server_does(tmp_path, monkeypatch, is_late):
+    """A server that is told to end answers, unless that takes too long."""
+    monkeypatch.setattr(server, "END_SECONDS", 0.1 if is_late else 60.0)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(connection):
+        begun.set()
+        goes_on.wait(60)
+        return 0
+
+    async def serve(gateway):
+        made = server.http_server(gateway.application(), None)
+        url = f"http://127.0.0.1:{server.listen(made, Address('127.0.0.1', 0))}"
+        asked = asyncio.create_task(asyncio.to_thread(Phone(url).request, "GET", "/health"))
+        await asyncio.to_thread(begun.wait, 60)
+        ending = asyncio.create_task(server.end(made, gateway))
+        if is_late:
+            await ending
+        else:
+            await asyncio.sleep(0)
+        goes_on.set()
+        await ending
+        # What comes behind the slow one is answered after it.
+        behind = asyncio.get_running_loop().create_future()
+        gateway.reads.submit(lambda connection: None, behind)
+        await behind
+        return await asked
+
+    with Served(tmp_path) as served:
+        monkeypatch.setattr(uploads, "current_number", slow)
+        if is_late:
+            with pytest.raises(ConnectionError):
+                asyncio.run(serve(served.gateway))
+        else:
+            assert asyncio.run(serve(served.gateway))[0] == 200
 
 
 def test_a_device_that_asks_too_often_is_told_when_to_come(tmp_path):
