@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from fedsup_tf.data.datasets import DATASETS, load_dataset
+from fedsup_tf.data.datasets import DATASETS, DatasetError, load_dataset
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.partition import NATURAL, PARTITIONS
 from fedsup_tf.data.preprocessing import Preprocessing
@@ -83,6 +83,12 @@ class DataSettings:
           ValueError: If there is no such data set or partition.
         """
         check_choice(self.incomplete_clients, "incomplete_clients", INCOMPLETE_CLIENTS)
+        is_path = self.is_own and "://" not in self.dataset
+        if is_path and not os.path.exists(os.path.expanduser(self.dataset)):
+            raise DatasetError(
+                f"{self.dataset!r}: expected one of {', '.join(DATASETS)}, or a path of own data, "
+                "found nothing there. Check the name or the path."
+            )
         data = self._load_all()
         return data.complete() if self.incomplete_clients == "leave_out" else data
 

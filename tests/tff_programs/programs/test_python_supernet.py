@@ -13,8 +13,10 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs import certify, device
+from tff_programs.programs import certify, device, evaluate
+from tff_programs.programs import data as data_program
 from tff_programs.programs.checkpoint import load_trained, name_architectures
+from tff_programs.programs.flags.data_flags import given_data_settings
 from tff_programs.programs.flags.program_flags import parse_flags
 from tff_programs.programs.training_information import (
     device_training,
@@ -134,6 +136,28 @@ def test_data_that_a_supernet_was_not_trained_on_are_refused(tmp_path, space, in
     save(tmp_path / "other", information, **space)
     with pytest.raises(ValueError, match=told):
         load_trained(tmp_path / "other", GIVEN)
+
+
+def test_images_of_another_shape_than_a_supernets_are_refused(tmp_path):
+    save(tmp_path / "own", {"class_names": NAMES})
+    file = tmp_path / "training.flags"
+    file.write_text("--image_shape=5,5,1\n")
+    flags = ["x", "--dataset=digits", f"--flagfile={file}"]
+    of_file, _ = parse_flags(evaluate.define_flags, flags)
+    load_trained(tmp_path / "own", given_data_settings(of_file))
+    typed, _ = parse_flags(evaluate.define_flags, [*flags, "--image_shape=9,9,1"])
+    with pytest.raises(ValueError, match=r"shape \(8, 8, 1\), received \(9, 9, 1\)"):
+        load_trained(tmp_path / "own", given_data_settings(typed))
+
+
+def test_a_folder_of_archives_goes_with_a_data_sets_name(tmp_path):
+    rows = np.arange(40)
+    np.savez(tmp_path / "own.npz", images=np.zeros((40, 2, 2), np.uint8), labels=rows % 2)
+    flags = ["x", f"--dataset={tmp_path / 'own.npz'}", f"--data_dir={tmp_path}"]
+    with pytest.raises(ValueError, match="--data_dir goes with a data set's name as --dataset"):
+        data_program.main(flags)
+    with pytest.raises(ValueError, match=r"'digit': expected one of digits, fashion_mnist, .* own"):
+        DataSettings("digit").load()
 
 
 def held(**changes):

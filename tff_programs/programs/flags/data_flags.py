@@ -165,9 +165,15 @@ def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[
 
 
 def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the data settings whose flags are given, by name; the image shape is a supernet's."""
+    """Returns the data settings whose flags are given, by name.
+
+    An image shape of a flag file is not one of them, since the supernet's decides.
+    """
     names = [name for name in _NAMES if name != "image_shape" and name not in apart_from]
-    return {name: options[name].value for name in names if options[name].present}
+    given = {name: options[name].value for name in names if options[name].present}
+    if options.image_shape and options.is_typed("image_shape"):
+        given["image_shape"] = tuple(map(int, options.image_shape))
+    return given
 
 
 def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset:
@@ -206,7 +212,8 @@ def check_data_options(options: ProgramFlags, settings: DataSettings, chosen: st
       ValueError: If there is one.
     """
     own = FlagUse(_OF_OWN_DATA, "a path of own data as --dataset", lambda _: settings.is_own)
-    check_flag_uses(options, [own])
+    named = FlagUse(("data_dir",), "a data set's name as --dataset", lambda _: not settings.is_own)
+    check_flag_uses(options, [own, named])
     for option, kinds in PARTITION_OPTIONS.items():
         if chosen not in kinds and options.is_typed(option):
             raise ValueError(
