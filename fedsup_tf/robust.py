@@ -1,9 +1,9 @@
 """Tells updates that lie far from the others' apart; the arithmetic of a robust mean.
 
 An entry that only large subnets hold is covered by few clients: a median or a trimmed mean of each
-entry by itself (Yin et al., arXiv 1803.01498) could not outvote one poisoned client there. But all
-subnets hold the smallest one, the core. So updates are judged on the core, where every client
-votes, and are believed or set aside whole.
+entry by itself (Yin et al., arXiv 1803.01498) would follow one poisoned client there. But all
+subnets hold the smallest one, the core. So updates are compared on the core, which every client
+trains, and are used or set aside whole.
 """
 
 import math
@@ -27,7 +27,7 @@ def nearest(core: tf.Tensor, filled: tf.Tensor, poisoned: float) -> tuple[tf.Ten
       poisoned: Share of the updates that is set aside, from 0 and below 0.5.
 
     Returns:
-      Which updates are believed, bool `(updates,)`, and the number set aside, int32.
+      Which updates are used, bool `(updates,)`, and the number set aside, int32.
     """
     count = tf.reduce_sum(tf.cast(filled, tf.int32))
     directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))

@@ -14,7 +14,7 @@ from tff_programs.aggregators.overlap_mean import StreamedOverlapFactory, Upload
 class RobustOverlapMeanFactory(StreamedOverlapFactory):
     """Overlap mean of the updates left when the least trustworthy share of them is set aside.
 
-    Updates are judged as `fedsup_tf.robust` says:
+    Updates are compared as `fedsup_tf.robust` says:
 
     1. Clients are put into buckets in turn, and a bucket's update is its clients' overlap mean.
     2. The share `poisoned` of the buckets, rounded up, whose direction on the smallest subnet is
@@ -22,9 +22,9 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
     3. A bucket left that is more than twice as large as the median of all is scaled down to that.
     4. The overlap mean runs over the buckets left.
 
-    With as many buckets as clients each is judged by itself. With fewer, memory stays bounded (the
-    supernet's size twice for each bucket) and a poisoned client spoils its bucket: with n clients
-    `poisoned` must then be the share of spoilt buckets, below one half.
+    With as many buckets as clients each is compared by itself. With fewer, memory stays bounded
+    (the supernet's size twice for each bucket) and a poisoned client spoils its bucket: with n
+    clients `poisoned` must then be the share of spoilt buckets, below one half.
 
     Type signature: that of `StreamedOverlapFactory`, S is `()`; M has also `set_aside`, the number
     of buckets set aside, int32. The server sees every update: secure sums and this exclude each

@@ -37,7 +37,7 @@ class WorkerStub(tff.framework.RemoteExecutorGrpcStub):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the worker can be called."""
+        """True once the worker can be called."""
         return self._ready.done()
 
     def dispose(self, request):

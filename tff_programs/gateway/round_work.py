@@ -22,12 +22,12 @@ class Base(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The fate of an update.
+    """Result of an update in its round.
 
     Attributes:
       is_used: Whether it is in the mean.
-      scale: Factor by which its change was scaled down.
-      reason: Why it is left out; else empty.
+      scale: Factor by which its delta was scaled down.
+      reason: Reason for which it is left out; empty if it is used.
       identity: `DeviceUpdate.identity` of one that is used, so that it is not used again.
     """
 

@@ -151,7 +151,7 @@ def _table(merged: MergeReport) -> str:
 
 
 def _cut(update: UsedUpdate) -> str:
-    """Returns what was not believed of an update, in words; empty if it was taken as it came."""
+    """Returns in words what was cut off an update; empty if it counts as it came."""
     parts = []
     if update.scale < 1:
         parts.append(f"its change by the factor {update.scale:.2g}")

@@ -80,7 +80,7 @@ class PhoneFleet:
         self._settings = settings
         self._load_examples = load_examples
         self._on_progress = on_progress
-        self._fates: dict[str, tuple[str, str]] = {}
+        self._outcomes: dict[str, tuple[str, str]] = {}
         self._first_round: int | None = None
         self._last_message = ""
         self._is_done = False
@@ -120,9 +120,11 @@ class PhoneFleet:
                     elif not due and not running:
                         raise FederationError(self._last_message)
 
-    def fates(self) -> dict[str, int]:
+    def outcomes(self) -> dict[str, int]:
         """Counts the updates that the server accepted by their state and its reason."""
-        return dict(collections.Counter(": ".join(filter(None, f)) for f in self._fates.values()))
+        return dict(
+            collections.Counter(": ".join(filter(None, f)) for f in self._outcomes.values())
+        )
 
     def _start(self, number: int) -> dict[str, Any]:
         """Runs one visit; returns its fields."""
@@ -161,7 +163,7 @@ class PhoneFleet:
             rounds = self._settings.rounds
             self._is_done |= rounds is not None and status["round"] - self._first_round >= rounds
             for update in status["updates"]:
-                self._fates[update["update"]] = (update["state"], update["reason"])
+                self._outcomes[update["update"]] = (update["state"], update["reason"])
         return visit["wait_seconds"]
 
     def _give_examples(self, model: str) -> None:

@@ -121,8 +121,8 @@ def main(argv: Sequence[str]) -> None:
     )
     fleet.run()
     told = ", ".join(f"{count} {event}" for event, count in sorted(fleet.counts.items()))
-    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(fleet.fates().items()))
-    print_line(f"visits: {told or 'none'}\nupdates: {fates or 'none'}")
+    outcomes = ", ".join(f"{n} {outcome}" for outcome, n in sorted(fleet.outcomes().items()))
+    print_line(f"visits: {told or 'none'}\nupdates: {outcomes or 'none'}")
 
 
 def _address(options: ProgramFlags) -> ServerAddress:

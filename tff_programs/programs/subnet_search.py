@@ -105,16 +105,16 @@ def search_subnets(
     FeasibleSet(costs, budget)
     # The halves are those of the training's seed: another search uses the same images.
     is_for_search = halve_held_out(data.dataset.test_labels, trained.data_settings.seed)
-    voters = _draw_clients(settings, len(data))
-    search_clients = [Examples(*data.test_examples(client, is_for_search)) for client in voters]
+    scorers = _draw_clients(settings, len(data))
+    search_clients = [Examples(*data.test_examples(client, is_for_search)) for client in scorers]
     images = sum(len(client.labels) for client in search_clients)
     on_progress(
         f"{space.name} ({space.size:,} subnets) on {data.name}, "
-        f"{search_report.describe_limits(budget)}: scored by {len(voters)} clients on {images:,} "
+        f"{search_report.describe_limits(budget)}: scored by {len(scorers)} clients on {images:,} "
         "held-out images"
     )
     evaluate = _Calibrated if settings.calibrated else _AsReceived
-    evaluation = evaluate(trained, settings, voters)
+    evaluation = evaluate(trained, settings, scorers)
     known = {}
 
     def fitness(architectures):
@@ -146,7 +146,7 @@ def search_subnets(
             named.items(), searched, reported, central, strict=True
         )
     )
-    return SubnetSearch(evolution, drawn, scored, len(voters), images)
+    return SubnetSearch(evolution, drawn, scored, len(scorers), images)
 
 
 async def search_subnets_async(*arguments, **options) -> SubnetSearch:
@@ -201,8 +201,8 @@ class _AsReceived:
     images of the test part.
     """
 
-    def __init__(self, trained, settings, voters):
-        del voters
+    def __init__(self, trained, settings, scorers):
+        del scorers
         self._trained, self._batch_size = trained, settings.client_batch_size
         evaluation = CandidateEvaluation(
             trained.supernet.space,
@@ -222,9 +222,9 @@ class _AsReceived:
 class _Calibrated:
     """Scores candidates as they are deployed, otherwise as `_AsReceived`."""
 
-    def __init__(self, trained, settings, voters):
+    def __init__(self, trained, settings, scorers):
         self._trained = trained
-        self._accuracy = calibrated_accuracy(trained, settings.images_per_client, clients=voters)
+        self._accuracy = calibrated_accuracy(trained, settings.images_per_client, clients=scorers)
 
     def accuracies(self, architectures, clients):
         images, labels = (np.concatenate(part) for part in zip(*clients, strict=True))

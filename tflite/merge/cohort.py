@@ -1,4 +1,4 @@
-"""Decides how far each update of a cohort is believed, from the cohort's medians.
+"""Decides with which weight and length each update of a cohort counts, from its medians.
 
 Nobody can tell what a phone really did, but a cohort of phones can be compared: most of them are
 honest, so that an honest update lies near the median. The limits are wide enough that a cohort of
@@ -46,7 +46,7 @@ class CohortLimits:
             check_number(getattr(self, field.name), field.name, least=1, what="Limits of a cohort")
 
 
-class Vote(NamedTuple):
+class UpdateSummary(NamedTuple):
     """One valid update of the cohort, without its tensors.
 
     Attributes:
@@ -72,7 +72,7 @@ class Vote(NamedTuple):
     weights_norm: float
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """Decision on how much an update counts.
 
     Attributes:
@@ -86,19 +86,19 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-def judge(
-    votes: Sequence[Vote],
+def decide(
+    summaries: Sequence[UpdateSummary],
     limits: CohortLimits | None,
     max_examples: int | None = None,
     clip_norm: float | None = None,
     compare_examples: bool = True,
     compare_sizes: bool = True,
-) -> list[Verdict]:
+) -> list[Decision]:
     """Compares updates with each other.
 
     Args:
-      votes: The updates of the cohort.
-      limits: How far they may lie apart; None to believe all.
+      summaries: The updates of the cohort.
+      limits: How far they may lie apart; None to use all as they are.
       max_examples: Number of examples above which a claim counts as that, in place of the limit of
         claims.
       clip_norm: L2 norm to which longer updates are scaled down, in place of the limit of sizes.
@@ -106,23 +106,23 @@ def judge(
       compare_sizes: Whether sizes are compared here.
 
     Returns:
-      A verdict for each update.
+      A decision on each update.
     """
     claims = _Bounds(math.inf, math.inf)
     sizes = _Bounds(math.inf, math.inf)
     if limits is not None:
         # An update of zeros moves nothing, and must not make all others look large.
-        moving = [vote.size for vote in votes if vote.size > 0]
+        moving = [summary.size for summary in summaries if summary.size > 0]
         if compare_sizes:
             sizes = _bounds(moving, limits.size, limits.far_size, limits.two)
         if compare_examples and max_examples is None:
-            claimed = [vote.examples for vote in votes]
+            claimed = [summary.examples for summary in summaries]
             claims = _bounds(claimed, limits.examples, limits.far_examples, limits.examples)
     if max_examples is not None:
         claims = claims._replace(most=max_examples)
     if clip_norm is not None:
         sizes = sizes._replace(most=math.inf)
-    return [_verdict(vote, claims, sizes, limits, clip_norm) for vote in votes]
+    return [_decide_on(summary, claims, sizes, limits, clip_norm) for summary in summaries]
 
 
 class _Bounds(NamedTuple):
@@ -141,28 +141,28 @@ def _bounds(values: Sequence[float], factor: float, far_factor: float, of_two: f
     return _Bounds(factor * middle, far_factor * middle)
 
 
-def _verdict(vote: Vote, claims, sizes, limits, clip_norm) -> Verdict:
+def _decide_on(summary: UpdateSummary, claims, sizes, limits, clip_norm) -> Decision:
     far = []
-    if limits is not None and vote.norm > limits.weights * vote.weights_norm > 0:
+    if limits is not None and summary.norm > limits.weights * summary.weights_norm > 0:
         far.append(
-            f"a norm of at most {limits.weights:g} times the {vote.weights_norm:.3g} of the "
-            f"weights it changes, received {vote.norm:.3g}"
+            f"a norm of at most {limits.weights:g} times the {summary.weights_norm:.3g} of the "
+            f"weights it changes, received {summary.norm:.3g}"
         )
-    if vote.size > sizes.far:
-        far.append(f"a root mean square of at most {sizes.far:.3g}, received {vote.size:.3g}")
-    if vote.examples > claims.far:
-        far.append(f"at most {claims.far:,.0f} examples, received {vote.examples:,}")
+    if summary.size > sizes.far:
+        far.append(f"a root mean square of at most {sizes.far:.3g}, received {summary.size:.3g}")
+    if summary.examples > claims.far:
+        far.append(f"at most {claims.far:,.0f} examples, received {summary.examples:,}")
     if far:
-        return Verdict(
+        return Decision(
             0,
             0.0,
             f"Expected an update like those of the other phones: {'; '.join(far)}. It is far "
             "outside and left out; merge it by itself if it can be trusted.",
         )
     scale = 1.0
-    if vote.size > sizes.most:
-        scale = sizes.most / vote.size
-    if clip_norm is not None and vote.norm > clip_norm:
-        scale = clip_norm / vote.norm
-    examples = vote.examples if vote.examples <= claims.most else max(1, int(claims.most))
-    return Verdict(examples, scale)
+    if summary.size > sizes.most:
+        scale = sizes.most / summary.size
+    if clip_norm is not None and summary.norm > clip_norm:
+        scale = clip_norm / summary.norm
+    examples = summary.examples if summary.examples <= claims.most else max(1, int(claims.most))
+    return Decision(examples, scale)

@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[float]:
-    """Returns how far each update of three or more is believed.
+    """Returns the share of its weight with which each update of three or more counts.
 
     An update with the share t counts for t times its weight and with t times its delta. With c the
     mean without it and m the mean with it, m . c >= |c|^2 / 4 then holds for the quarter that

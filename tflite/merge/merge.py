@@ -16,8 +16,7 @@ from fedsup_tf.files.validation import check_choice, check_number, check_whole_n
 from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tflite.format.update_file import DeviceUpdate
-from tflite.merge.ballot import Ballot
-from tflite.merge.cohort import CohortLimits, Verdict, judge
+from tflite.merge.cohort import CohortLimits, Decision, decide
 from tflite.merge.influence import trusted_shares
 from tflite.merge.merge_report import (
     MergeReport,
@@ -28,6 +27,7 @@ from tflite.merge.merge_report import (
     UsedUpdate,
 )
 from tflite.merge.received_updates import Cohort, read_cohort
+from tflite.merge.weighted_update import WeightedUpdate
 
 _LIMITS = CohortLimits()
 _NONE: Mapping[str, float] = types.MappingProxyType({})
@@ -56,7 +56,7 @@ def merge_updates(
     time, so that memory does not grow with their number; those that an iterator gives as objects
     wait in temporary files. An update that cannot be used is reported and left out.
 
-    No update is simply believed: they are compared with each other, see `CohortLimits`, and of
+    Updates are bounded by comparison with each other, see `CohortLimits`, and of
     three or more those that more than double what the others change, or undo it, are cut, see
     `influence.trusted_shares`.
 
@@ -116,8 +116,8 @@ def merge_updates(
             class_names=class_names,
         )
         rejected = cohort.rejected
-        verdicts = judge(
-            cohort.votes,
+        decisions = decide(
+            cohort.summaries,
             limits,
             max_examples,
             clip_norm,
@@ -125,25 +125,25 @@ def merge_updates(
             compare_sizes=not poisoned,
         )
         if poisoned:
-            verdicts = _set_poisoned_aside(cohort, verdicts, poisoned)
-        ballots = []
-        for vote, verdict in zip(cohort.votes, verdicts, strict=True):
-            if verdict.reason:
-                rejected.append(RejectedUpdate(vote.name, verdict.reason))
+            decisions = _set_poisoned_aside(cohort, decisions, poisoned)
+        weighted = []
+        for summary, decision in zip(cohort.summaries, decisions, strict=True):
+            if decision.reason:
+                rejected.append(RejectedUpdate(summary.name, decision.reason))
             else:
-                verdict = verdict._replace(scale=verdict.scale * factors[vote.base_hash])
-                weight = verdict.examples if weighting == "examples" else 1
-                ballots.append(Ballot(vote, verdict, float(np.float32(weight))))
-        overlaps, counted = _sum(supernet, ballots, rejected)
+                decision = decision._replace(scale=decision.scale * factors[summary.base_hash])
+                weight = decision.examples if weighting == "examples" else 1
+                weighted.append(WeightedUpdate(summary, decision, float(np.float32(weight))))
+        overlaps, counted = _sum(supernet, weighted, rejected)
         if not counted:
             _refuse(rejected, cohort.duplicates)
         if limits is not None and not poisoned and len(counted) > 2:
-            rows = [functools.partial(ballot.row, supernet) for ballot in counted]
+            rows = [functools.partial(update.row, supernet) for update in counted]
             shares = trusted_shares(rows, aggregation)
             if min(shares) < 1:
                 counted = [one.cut_to(share) for one, share in zip(counted, shares, strict=True)]
                 overlaps, counted = _sum(supernet, counted, rejected)
-        everyone = math.fsum(ballot.weight for ballot in counted)
+        everyone = math.fsum(update.weight for update in counted)
         totals = slicing.by_entry(overlaps, supernet.grids)
     if noise is not None:
         totals = noise(totals)
@@ -157,15 +157,15 @@ def merge_updates(
     supernet.assign_weights(weights)
     used = tuple(
         UsedUpdate(
-            vote.name,
-            vote.identity,
-            vote.architecture,
-            vote.examples,
-            vote.norm,
-            verdict.examples,
-            verdict.scale,
+            summary.name,
+            summary.identity,
+            summary.architecture,
+            summary.examples,
+            summary.norm,
+            decision.examples,
+            decision.scale,
         )
-        for vote, verdict, *_ in counted
+        for summary, decision, *_ in counted
     )
     coverage = _reach(supernet, [update.architecture for update in used])
     rejected.sort(key=lambda update: cohort.places[update.name])
@@ -189,9 +189,9 @@ def _check_factors(older: Mapping[str, float]) -> None:
         check_number(factor, f"the factor of updates of {name[:12]}", above=0, most=1)
 
 
-def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float):
-    """Returns the verdicts of a robust mean, with the claims of examples as they were judged."""
-    count = len(cohort.votes)
+def _set_poisoned_aside(cohort: Cohort, decisions: list[Decision], poisoned: float):
+    """Returns the decisions of a robust mean; numbers of examples stay as they were decided."""
+    count = len(cohort.summaries)
     if count < 3:
         raise TooFewUpdatesError(
             f"Expected at least 3 valid updates for a poisoned share of {poisoned:g}, received "
@@ -201,35 +201,35 @@ def _set_poisoned_aside(cohort: Cohort, verdicts: list[Verdict], poisoned: float
         )
     filled = tf.ones([count], bool)
     kept, _ = robust.nearest(tf.constant(np.stack(cohort.cores)), filled, poisoned)
-    sizes = tf.constant([vote.size for vote in cohort.votes], tf.float32)
+    sizes = tf.constant([summary.size for summary in cohort.summaries], tf.float32)
     scales = robust.scales(sizes, filled)
-    judged = []
-    for is_kept, scale, verdict in zip(kept.numpy(), scales.numpy(), verdicts, strict=True):
-        if is_kept and not verdict.reason:
-            verdict = Verdict(verdict.examples, min(float(scale), verdict.scale))
-        elif not verdict.reason:
+    decided = []
+    for is_kept, scale, decision in zip(kept.numpy(), scales.numpy(), decisions, strict=True):
+        if is_kept and not decision.reason:
+            decision = Decision(decision.examples, min(float(scale), decision.scale))
+        elif not decision.reason:
             reason = (
                 "Expected an update whose direction is like the others', received one of the "
                 f"{poisoned:.0%} farthest from their median. It is set aside; merge it by itself "
                 "if it can be trusted."
             )
-            verdict = Verdict(0, 0.0, reason)
-        judged.append(verdict)
-    return judged
+            decision = Decision(0, 0.0, reason)
+        decided.append(decision)
+    return decided
 
 
 def _sum(
-    supernet, ballots: Sequence[Ballot], rejected: list[RejectedUpdate]
-) -> tuple[Overlap, list[Ballot]]:
+    supernet, weighted: Sequence[WeightedUpdate], rejected: list[RejectedUpdate]
+) -> tuple[Overlap, list[WeightedUpdate]]:
     """Adds up the updates; one that spoils the sum is rejected."""
     overlaps, counted = slicing.no_overlap(supernet.grids), []
-    for ballot in ballots:
+    for update in weighted:
         try:
-            overlaps = _add(overlaps, ballot.contribution(supernet))
+            overlaps = _add(overlaps, update.contribution(supernet))
         except (ValueError, OSError) as error:
-            rejected.append(RejectedUpdate(ballot.vote.name, str(error)))
+            rejected.append(RejectedUpdate(update.summary.name, str(error)))
             continue
-        counted.append(ballot)
+        counted.append(update)
     return overlaps, counted
 
 

@@ -18,7 +18,7 @@ from tflite.format.update_file import (
     read_update,
     write_update,
 )
-from tflite.merge.cohort import Vote
+from tflite.merge.cohort import UpdateSummary
 from tflite.merge.merge_report import DuplicateUpdate, RejectedUpdate
 
 # Reasons quote what a file says, which may be long.
@@ -29,14 +29,14 @@ class Cohort(NamedTuple):
     """The updates that were read.
 
     Attributes:
-      votes: The valid ones.
+      summaries: The valid ones.
       rejected: Those that cannot be used, with the reason.
       duplicates: Those that came before.
       cores: The smallest subnet's part of each valid one, if asked for.
       places: Where each name came first.
     """
 
-    votes: list[Vote]
+    summaries: list[UpdateSummary]
     rejected: list[RejectedUpdate]
     duplicates: list[DuplicateUpdate]
     cores: list[np.ndarray]
@@ -100,7 +100,7 @@ def read_cohort(
         if isinstance(source, DeviceUpdate) and not isinstance(updates, Collection):
             kept = os.path.join(folder, f"{number}.safetensors")
             write_update(kept, update)
-        cohort.votes.append(_vote(supernet, name, kept, update))
+        cohort.summaries.append(_summary(supernet, name, kept, update))
         if with_cores:
             cohort.cores.append(_core(supernet, update))
         # Not held while the next one is made.
@@ -132,12 +132,12 @@ def _check_base(update, base_hash, already_merged, older) -> None:
         )
 
 
-def _vote(supernet, name, source, update) -> Vote:
+def _summary(supernet, name, source, update) -> UpdateSummary:
     slices = supernet.slices(update.architecture)
     entries = sum(math.prod(part.size) for part in slices.values())
     norm = _norm(update.delta.values())
     weights = slicing.take(supernet.weights_by_name(), slices)
-    return Vote(
+    return UpdateSummary(
         name,
         source,
         update.identity,

@@ -1,4 +1,4 @@
-"""An update that counts in a merge, and as how much."""
+"""An update that counts in a merge, with its weight."""
 
 from typing import NamedTuple
 
@@ -7,31 +7,31 @@ import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.supernet import Supernet
-from tflite.merge.cohort import Verdict, Vote
+from tflite.merge.cohort import Decision, UpdateSummary
 from tflite.merge.influence import Row
 from tflite.merge.received_updates import load_update, whole_delta
 
 
-class Ballot(NamedTuple):
+class WeightedUpdate(NamedTuple):
     """A valid update that counts.
 
     Attributes:
-      vote: The update, without its tensors.
-      verdict: How far it is believed.
+      summary: The update, without its tensors.
+      decision: With how many examples and which length it counts.
       weight: Its weight in the mean.
     """
 
-    vote: Vote
-    verdict: Verdict
+    summary: UpdateSummary
+    decision: Decision
     weight: float
 
-    def cut_to(self, share: float) -> "Ballot":
+    def cut_to(self, share: float) -> "WeightedUpdate":
         """Returns it with that share of its weight and of its delta."""
         if share == 1:
             return self
-        examples = round(share * self.verdict.examples)
-        verdict = Verdict(examples, share * self.verdict.scale)
-        return Ballot(self.vote, verdict, float(np.float32(share * self.weight)))
+        examples = round(share * self.decision.examples)
+        decision = Decision(examples, share * self.decision.scale)
+        return WeightedUpdate(self.summary, decision, float(np.float32(share * self.weight)))
 
     def contribution(self, supernet: Supernet) -> slicing.Overlap:
         """Reads the update again and returns its part of the weighted sum."""
@@ -52,14 +52,14 @@ class Ballot(NamedTuple):
         return Row(np.concatenate(values), np.concatenate(covered), self.weight)
 
     def _read(self, supernet):
-        update = load_update(self.vote.source, supernet)
-        if update.identity != self.vote.identity:
+        update = load_update(self.summary.source, supernet)
+        if update.identity != self.summary.identity:
             raise ValueError(
                 "Expected the update that was read before, received another one: the file changed "
                 "meanwhile. Merge again."
             )
         delta = whole_delta(supernet, update)
-        if self.verdict.scale < 1:
-            scale = np.float32(self.verdict.scale)
+        if self.decision.scale < 1:
+            scale = np.float32(self.decision.scale)
             delta = {name: value * scale for name, value in delta.items()}
         return delta, supernet.slices(update.architecture)
