@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from tff_programs.gateway.device_handlers import Health
 from tff_programs.gateway.handler import Handler, UnknownPath
-from tff_programs.gateway.overview import overview
+from tff_programs.gateway.overview import gauges, overview
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.secret_files import enrolment_token
 from tff_programs.gateway.tables import rounds
@@ -91,12 +91,13 @@ class MetricsText(OperatorHandler):
         await self.answer(self._tell)
 
     async def _tell(self) -> None:
-        state = await self.in_thread(read_overview, self.gateway)
-        now = state["round"] or {"number": 0, "waiting": 0}
-        gauges = {"round": now["number"], "updates_waiting": now["waiting"]}
-        gauges |= {f'devices{{state="{name}"}}': value for name, value in state["devices"].items()}
+        values = await self.in_thread(self._read)
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.finish(self.gateway.metrics.text(gauges))
+        self.finish(self.gateway.metrics.text(values))
+
+    def _read(self) -> dict[str, float]:
+        with self.gateway.database.read() as connection:
+            return gauges(connection, time.time())
 
 
 class Code(OperatorHandler):

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from sqlalchemy import case, func, select
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway import devices, tables
 from tff_programs.gateway.rounds import current_round
@@ -22,25 +22,43 @@ def overview(connection: Connection, now: float) -> dict[str, Any]:
       now: Seconds since 1970.
     """
     current = current_round(connection)
+    history = _history(connection)
     return {
         "now": now,
         "round": None if current is None else _round(connection, current, now),
-        "rounds": _history(connection),
+        "rounds": history,
         "devices": _devices(connection, now),
         "left_out": _left_out(connection),
-        "received_bytes": int(
-            connection.scalar(select(func.coalesce(func.sum(updates.c.bytes), 0)))
-        ),
+        "received_bytes": sum(one["bytes"] for one in history),
     }
 
 
-def _round(connection, current, now) -> dict[str, Any]:
-    waiting = connection.scalar(
+def gauges(connection: Connection, now: float) -> dict[str, float]:
+    """Returns the values of the state as Prometheus has them, by name with labels.
+
+    Args:
+      connection: A transaction.
+      now: Seconds since 1970.
+    """
+    current = current_round(connection)
+    found = {
+        "round": 0 if current is None else current.number,
+        "updates_waiting": 0 if current is None else _count_waiting(connection, current),
+    }
+    counts = _devices(connection, now).items()
+    return {**found, **{f'devices{{state="{name}"}}': count for name, count in counts}}
+
+
+def _count_waiting(connection: Connection, current: Row) -> int:
+    return connection.scalar(
         select(func.count())
         .select_from(updates)
         .where(updates.c.state == "waiting")
         .where((updates.c.merged_in.is_(None)) | (updates.c.merged_in == current.id))
     )
+
+
+def _round(connection, current, now) -> dict[str, Any]:
     working = (
         select(
             tasks.c.tier,
@@ -62,7 +80,7 @@ def _round(connection, current, now) -> dict[str, Any]:
         "state": current.state,
         "seconds": now - current.opened,
         "deadline_seconds": max(0.0, current.deadline - now),
-        "waiting": waiting,
+        "waiting": _count_waiting(connection, current),
         "goal": sum(tier.goal for tier in tiers),
         "tiers": [
             {
@@ -80,7 +98,9 @@ def _round(connection, current, now) -> dict[str, Any]:
 
 
 def _history(connection) -> list[dict[str, Any]]:
-    """Returns the latest rounds, the oldest first."""
+    """Returns the latest rounds, the oldest first; of those before them nothing is read."""
+    latest = select(rounds).order_by(rounds.c.id.desc()).limit(_MOST_ROUNDS).subquery()
+    first = select(func.min(latest.c.id)).scalar_subquery()
     base = rounds.alias("base")
     is_late = (updates.c.state == "used") & (base.c.number < rounds.c.number)
     counts = (
@@ -93,17 +113,17 @@ def _history(connection) -> list[dict[str, Any]]:
         )
         .join(rounds, rounds.c.id == updates.c.merged_in)
         .join(base, base.c.id == updates.c.round_id)
+        .where(updates.c.merged_in >= first)
         .group_by(updates.c.merged_in)
         .subquery()
     )
     rows = connection.execute(
-        select(rounds, counts.c.used, counts.c.late, counts.c.left_out, counts.c.bytes)
-        .outerjoin(counts, counts.c.id == rounds.c.id)
-        .order_by(rounds.c.id.desc())
-        .limit(_MOST_ROUNDS)
+        select(latest, counts.c.used, counts.c.late, counts.c.left_out, counts.c.bytes)
+        .outerjoin(counts, counts.c.id == latest.c.id)
+        .order_by(latest.c.id)
     ).all()
     refused: dict[int, dict[str, int]] = {}
-    for row in connection.execute(select(refusals)).all():
+    for row in connection.execute(select(refusals).where(refusals.c.round_id >= first)):
         refused.setdefault(row.round_id, {})[row.code] = row.count
     return [
         {
@@ -119,7 +139,7 @@ def _history(connection) -> list[dict[str, Any]]:
             "bytes": int(row.bytes or 0),
             "accuracies": json.loads(row.accuracies),
         }
-        for row in reversed(rows)
+        for row in rows
     ]
 
 

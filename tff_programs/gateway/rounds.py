@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection, Row
@@ -24,10 +24,11 @@ from tff_programs.gateway.lease import Lease
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
 from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, tasks, updates
 from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
-from tff_programs.gateway.uploads import find_accepted
 
 # Far longer than an upload takes.
 _LEFT_OVER_SECONDS = 24 * 3600.0
+# Values of one statement.
+_MOST_ASKED = 500
 _TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back or closed. Check in again.")
 
 
@@ -242,16 +243,27 @@ class Rounds:
     def remove_left_over(self) -> None:
         """Removes files of updates that were counted, and those that no answer 2xx was given to."""
         folder = os.path.join(self._folder, UPDATES)
-        for path in (entry.path for part in _entries(folder) for entry in _entries(part.path)):
-            task = os.path.basename(path).partition("-")[0]
-            with self._database.read() as connection:
-                accepted = find_accepted(connection, task)
-            if accepted is None or os.path.basename(update_path(task, accepted.hash)) not in path:
-                self._remove_if_old(path)
-            elif accepted.state != "waiting" and not self._settings.keeps_updates:
-                os.remove(path)
+        for part in _entries(folder):
+            paths = {entry.name: entry.path for entry in _entries(part.path)}
+            states = self._states(name.partition("-")[0] for name in paths)
+            for name, path in paths.items():
+                if name not in states:
+                    self._remove_if_old(path)
+                elif states[name] != "waiting" and not self._settings.keeps_updates:
+                    os.remove(path)
         for entry in _entries(os.path.join(self._folder, INCOMING)):
             self._remove_if_old(entry.path)
+
+    def _states(self, named: Iterable[str]) -> dict[str, str]:
+        """Returns the states of the updates that were accepted for tasks, by their files' names."""
+        found, asked = {}, list(named)
+        for begin in range(0, len(asked), _MOST_ASKED):
+            part = updates.c.task.in_(asked[begin : begin + _MOST_ASKED])
+            with self._database.read() as connection:
+                query = select(updates.c.task, updates.c.hash, updates.c.state).where(part)
+                for row in connection.execute(query):
+                    found[os.path.basename(update_path(row.task, row.hash))] = row.state
+        return found
 
     def _remove_if_old(self, path: str) -> None:
         """Removes a file unless somebody may be at work on it."""

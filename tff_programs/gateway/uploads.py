@@ -9,7 +9,7 @@ import os
 from typing import Any, BinaryIO, NamedTuple
 
 from sqlalchemy import bindparam, or_, select, update
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 from sqlalchemy.sql.expression import ColumnElement, FromClause, Select
 
 from fedsup_tf.architecture import Architecture
@@ -99,11 +99,6 @@ class Expected(NamedTuple):
     round: int
     model_path: str
     most_bytes: int
-
-
-def find_accepted(connection: Connection, task: str) -> Row | None:
-    """Returns the update that was accepted for a task; None if there is none."""
-    return connection.execute(select(updates).where(updates.c.task == task)).first()
 
 
 def expect_update(

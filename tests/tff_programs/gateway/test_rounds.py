@@ -3,11 +3,13 @@
 import time
 
 import pytest
+import sqlalchemy
 from gateway import SHAPES, Served, SumRounds, update_bytes
 from spaces import SPACE
 from sqlalchemy import select, update
 
-from tff_programs.gateway.overview import overview
+from tff_programs.gateway import overview as gateway_overview
+from tff_programs.gateway.overview import gauges, overview
 from tff_programs.gateway.rollback import roll_back
 from tff_programs.gateway.round_work import Merged, Outcome
 from tff_programs.gateway.rounds import current_round, share_out, staleness_factor
@@ -208,6 +210,39 @@ def test_the_page_shows_the_rounds(tmp_path, url):
         assert state["devices"] == {"enrolled": 1, "active": 1, "revoked": 0}
         assert [tier["tier"] for tier in state["round"]["tiers"]] == ["small", "large"]
         assert state["received_bytes"] == first["bytes"] > 0
+
+
+def test_the_page_reads_the_latest_rounds_alone(tmp_path, url, monkeypatch):
+    monkeypatch.setattr(gateway_overview, "_MOST_ROUNDS", 2)
+    with Served(tmp_path, url, goal=1) as served:
+        for number in range(3):
+            phone, task, _ = served.take_part(value=float(number))
+            assert phone.put(task["task"], b"other")[0] == 409
+            served.step()
+        with served.database.read() as connection:
+            state = overview(connection, time.time())
+            values = gauges(connection, time.time())
+    assert [row["number"] for row in state["rounds"]] == [2, 3]
+    assert [row["used"] for row in state["rounds"]] == [1, 0]
+    assert state["rounds"][0]["refused"] == {"sent_before": 1}
+    assert state["received_bytes"] == state["rounds"][0]["bytes"]
+    assert (values["round"], values['devices{state="enrolled"}']) == (3, 3)
+
+
+def test_what_is_left_over_is_asked_for_at_once(tmp_path):
+    with Served(tmp_path, goal=9) as served:
+        for number in range(3):
+            served.take_part(value=float(number))
+        for number in range(9):
+            (tmp_path / "updates" / "00" / f"unknown{number}-0.safetensors").write_bytes(b"")
+        asked = []
+        sqlalchemy.event.listen(
+            served.database._engine, "before_cursor_execute", lambda *of: asked.append(of[2])
+        )
+        served.rounds.remove_left_over()
+        assert len(list(tmp_path.glob("updates/*/*"))) == 3 + 9
+        folders = {path.parent for path in tmp_path.glob("updates/*/*")}
+        assert sum("SELECT" in text for text in asked) <= len(folders)
 
 
 def test_an_update_accepted_while_its_round_is_taken_back_is_left_out(tmp_path):

@@ -98,7 +98,7 @@ function show(state) {
   const { enrolled, active, revoked } = state.devices;
   byId("state").textContent =
     `${enrolled} devices enrolled, ${active} active, ${revoked} revoked; `
-    + `${bytes(state.received_bytes)} of updates received, ${bytes(state.sent_bytes)} of models sent by this process`;
+    + `${bytes(state.received_bytes)} of updates in these rounds, ${bytes(state.sent_bytes)} of models sent by this process`;
   showRound(state.round);
   showChart(state.rounds);
   showRounds(state.rounds);
