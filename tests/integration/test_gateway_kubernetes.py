@@ -8,6 +8,7 @@ import textwrap
 
 import kubernetes_validate
 import pytest
+import sqlalchemy
 import yaml
 
 from tff_programs.programs.flags.program_flags import parse_flags
@@ -56,10 +57,21 @@ def test_the_unit_for_systemd_starts_the_program_where_it_can_write(monkeypatch)
     assert service.getboolean("PrivateTmp")
 
 
-def test_both_programs_share_the_volume_and_the_database():
+def test_both_programs_share_the_volume_and_the_database(monkeypatch):
+    monkeypatch.setattr("fedsup_tf.files.atomic_write.check_folder", lambda *paths: None)
+    databases = set()
     for role in ("web", "rounds"):
-        assert CONTAINERS[role]["env"][0]["name"] == "DATABASE"
+        options, _ = parse_flags(define_flags, CONTAINERS[role]["command"][1:])
+        databases.add(options.database)
+        # Which the database's driver reads, and no list of processes shows.
+        (variable,) = CONTAINERS[role]["env"]
+        assert variable["name"] == "PGPASSWORD"
+        assert "secretKeyRef" in variable["valueFrom"]
         assert "/gateway" in [mount["mountPath"] for mount in CONTAINERS[role]["volumeMounts"]]
+    (database,) = map(sqlalchemy.engine.make_url, databases)
+    named = [thing["kind"] for thing in OBJECTS if thing["metadata"]["name"] == database.host]
+    assert "Service" in named
+    assert database.password is None
 
 
 def test_services_lead_to_ports_that_there_are():

@@ -131,6 +131,8 @@ class SupernetFile(OperatorHandler):
         if row is None:
             raise RefusalError(404, "unknown", "Expected a round of this server's.")
         path = os.path.join(self.gateway.folder, row.folder, "supernet.safetensors")
+        if not await self.in_thread(os.path.exists, path):
+            raise RefusalError(404, "unknown", "Expected a round whose files are kept.")
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header(
             "Content-Disposition", f'attachment; filename="supernet_{row.number}.safetensors"'

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
+from tff_programs.gateway.old_rounds import remove_old_rounds
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
 from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, tasks, updates
 from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
@@ -44,6 +45,7 @@ class RoundSettings:
       max_staleness: Most rounds that may be closed while an update is on its way; with 0 an update
         counts in its own round or not at all.
       keeps_updates: Whether updates' files are kept after their round.
+      kept_rounds: Closed rounds whose files are kept, at least `max_staleness`; None for all.
     """
 
     goal: int
@@ -52,6 +54,7 @@ class RoundSettings:
     over_asking: float = 0.3
     max_staleness: int = 3
     keeps_updates: bool = False
+    kept_rounds: int | None = None
 
 
 class Rounds:
@@ -212,6 +215,11 @@ class Rounds:
         )
         self._tell_open(merged.base, prepared)
         self.remove_left_over()
+        if self._settings.kept_rounds is not None:
+            # A late update is checked against the model that was sent.
+            kept_rounds = max(self._settings.kept_rounds, self._settings.max_staleness)
+            with self._database.read() as connection:
+                remove_old_rounds(connection, self._folder, kept_rounds)
 
     def _wait_for_more(
         self, current: Row, chosen: Sequence[Row], paths: dict[str, str], merged: Merged

@@ -9,6 +9,7 @@ from tff_programs.gateway.pace import MOST_SECONDS, Pace
 from tff_programs.gateway.rounds import RoundSettings
 from tff_programs.gateway.secret_files import has_secret
 from tff_programs.gateway.server import ServerSettings
+from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _ROUNDS = RoundSettings(goal=10)
@@ -27,7 +28,8 @@ def define_gateway_flags(define: FlagDefiner) -> None:
     define.string(
         "database",
         None,
-        "Address such as postgresql://user:password@host/name; by default SQLite in --out.",
+        "Address such as postgresql://user@host/name; its password is best in PGPASSWORD or "
+        "~/.pgpass, since every user sees a command. By default SQLite in --out.",
     )
 
 
@@ -91,6 +93,13 @@ def define_round_flags(define: FlagDefiner) -> None:
         lower_bound=0,
     )
     define.bool("keep_updates", _ROUNDS.keeps_updates, "Keep updates' files after their round.")
+    define.integer(
+        "keep_rounds",
+        None,
+        "Closed rounds whose supernets, reports and models are kept, as many as --max_staleness at "
+        "least; by default all.",
+        lower_bound=0,
+    )
     define.paths(
         "tiers",
         [],
@@ -200,6 +209,38 @@ def define_device_flags(define: FlagDefiner) -> None:
     )
 
 
+def server_optimizer(options: ProgramFlags, of_training: dict) -> str:
+    """Returns the name of the server's optimizer: that of the flag, or of the training."""
+    return options.server_optimizer or of_training.get("server_optimizer", "none")
+
+
+def weighting(options: ProgramFlags, of_training: dict) -> str:
+    """Returns the weight of an update: that of the flag, or of the training."""
+    if options.noise_multiplier:
+        return "uniform"
+    return options.weighting or of_training.get("weighting") or "examples"
+
+
+def check_uses(options: ProgramFlags, of_training: dict) -> None:
+    """Refuses flags that have no effect beside the others.
+
+    Args:
+      options: The program's flags.
+      of_training: As in `server_settings_from_flags`.
+    """
+    optimizer = FlagUse(
+        ("server_learning_rate",),
+        "a --server_optimizer, by default that of the training",
+        lambda _: server_optimizer(options, of_training) != "none",
+    )
+    examples = FlagUse(
+        ("max_examples",),
+        "--weighting=examples, by default the training's",
+        lambda _: weighting(options, of_training) == "examples",
+    )
+    check_flag_uses(options, [optimizer, examples])
+
+
 def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
     """Returns when rounds are closed.
 
@@ -221,6 +262,7 @@ def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
         over_asking=options.over_asking,
         max_staleness=options.max_staleness,
         keeps_updates=options.keep_updates,
+        kept_rounds=options.keep_rounds,
     )
 
 
@@ -260,6 +302,7 @@ def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> Serv
       options: The program's flags.
       of_training: Settings of the training, which stand where a flag is not given.
     """
+    check_uses(options, of_training)
     epochs = options.epochs or of_training.get("epochs") or 1
     rate = options.learning_rate or of_training.get("learning_rate") or _LEARNING_RATE
     return ServerSettings(
