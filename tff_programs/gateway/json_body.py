@@ -1,19 +1,10 @@
-"""The fields of requests, checked against the schemas of the protocol's document."""
+"""The fields of requests, checked as the schemas of the protocol's document, openapi.json, say."""
 
-import importlib.resources
 import json
 from typing import Any
 
 from fedsup_tf.files.json_schema import quoted
 from tff_programs.gateway.refusal import RefusalError
-
-_DOCUMENT = "openapi.json"
-
-
-def protocol_document() -> dict[str, Any]:
-    """Returns the OpenAPI document of the protocol."""
-    text = importlib.resources.files("tff_programs.gateway").joinpath(_DOCUMENT)
-    return json.loads(text.read_text(encoding="utf-8"))
 
 
 def parse_enrolment(body: bytes) -> str:

@@ -23,6 +23,7 @@ from tff_programs.programs.flags.data_flags import (
     load_data,
     print_notes,
 )
+from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.programs.flags.runtime_flags import define_runtime_flag
 from tff_programs.programs.personal_examples import (
@@ -82,6 +83,10 @@ def main(argv: Sequence[str]) -> None:
     options, path = parse_with_path(define_flags, argv, "the model's .tflite file")
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the update is written.")
+    check_flag_uses(
+        options,
+        [FlagUse(("held_out_share",), "--patience", lambda options: options.patience is not None)],
+    )
     trainer = DeviceTrainer(path, options.threads, options.trusted, options.runtime)
     examples = at_resolution(examples_from_flags(options, trainer, path), trainer.metadata)
     kept = np.arange(len(examples.labels))

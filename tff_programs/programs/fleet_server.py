@@ -1,6 +1,5 @@
 """A fleet: the gateway's server and phones that are processes of their own, on loopback."""
 
-import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -170,10 +169,6 @@ class Fleet:
             finally:
                 database.close()
                 self._work.close()
-
-    async def run_async(self) -> None:
-        """Runs `run` beside a running event loop, in a thread of its own."""
-        await asyncio.to_thread(self.run)
 
     def plan(self, number: int) -> RoundPlan:
         """Returns the plan of a round; the fleet's rounds count on from those of the training."""

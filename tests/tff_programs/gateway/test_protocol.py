@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import importlib.resources
 import json
 import re
 import time
@@ -15,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tff_programs.gateway import signing
-from tff_programs.gateway.json_body import protocol_document
 from tflite.together.signing import EMPTY_HASH, authorization, signature
 
-DOCUMENT = protocol_document()
+FILES = importlib.resources.files("tff_programs.gateway")
+DOCUMENT = json.loads(FILES.joinpath("openapi.json").read_text(encoding="utf-8"))
 HASH = "0" * 64
 TASK = "0" * 32
 

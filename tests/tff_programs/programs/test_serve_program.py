@@ -53,6 +53,8 @@ def supernet(tmp_path):
         (["--poisoned=0.2", "--goal=2"], "--poisoned: expected --goal from 3"),
         (["--noise_multiplier=1"], "--noise_multiplier: expected --clip_norm"),
         (["--noise_multiplier=1", "--clip_norm=1"], "expected --max_staleness=0 with it"),
+        (["--server_learning_rate=1"], "--server_learning_rate goes with a --server_optimizer"),
+        (["--max_examples=9", "--weighting=uniform"], "--max_examples goes with --weighting=exam"),
         (["--max_epsilon=1"], "--max_epsilon: expected --noise_multiplier with it"),
         (["--database=mysql://host/name"], "expected sqlite:///FILE or postgresql://"),
         (["--database=sqlite://"], "expected sqlite:///FILE, received .* kept in memory"),

@@ -10,6 +10,7 @@ from tff_programs.gateway.database import Database
 from tff_programs.gateway.same_gateway import check_first_supernet
 from tff_programs.gateway.secret_files import server_secret
 from tff_programs.programs.console import print_line
+from tff_programs.programs.flags import gateway_flags
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.program_flags import ProgramFlags
 from tff_programs.programs.round_privacy import RoundPrivacy
@@ -36,6 +37,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
     trained = load_trained_from_flags(options, path)
     check_first_supernet(database, fingerprint(trained.weights), path, options.out)
     of_training = trained.information["settings"]
+    gateway_flags.check_uses(options, of_training)
     space, seed = trained.supernet.space, trained.data_settings.seed
     own = [name for name in ("poisoned", "noise_multiplier") if getattr(options, name)]
     left_out = left_out_flags(of_training, apart_from=("server_optimizer", *own))
@@ -50,7 +52,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         training = dataclasses.replace(training, epochs=options.epochs)
     merging = {
         "aggregation": options.aggregation or of_training.get("aggregation") or "coverage",
-        "weighting": _weighting(options, of_training),
+        "weighting": gateway_flags.weighting(options, of_training),
         "clip_norm": options.clip_norm,
         "max_examples": options.max_examples,
         "poisoned": options.poisoned,
@@ -69,15 +71,9 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
     return SupernetRounds(trained, options.out, settings)
 
 
-def _weighting(options: ProgramFlags, of_training: Mapping[str, Any]) -> str:
-    if options.noise_multiplier:
-        return "uniform"
-    return options.weighting or of_training.get("weighting") or "examples"
-
-
 def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the server's optimizer: those of the training, or of the flags."""
-    name = options.server_optimizer or of_training.get("server_optimizer", "none")
+    name = gateway_flags.server_optimizer(options, of_training)
     same = name == of_training.get("server_optimizer")
     rate = of_training.get("server_learning_rate") if same else None
     return {

@@ -122,3 +122,9 @@ def test_an_export_is_of_what_the_command_line_names(tmp_path, file, flags, told
     supernet, out = str(tmp_path / "none.safetensors"), f"--out={tmp_path / 'out'}"
     with pytest.raises(ValueError, match=told):
         export.main(["export", f"--flagfile={path}", supernet, out, *flags])
+
+
+def test_examples_are_held_out_with_patience_alone(tmp_path):
+    command = ["device", "none.tflite", f"--out={tmp_path}", "--held_out_share=0.3"]
+    with pytest.raises(ValueError, match="--held_out_share goes with --patience"):
+        device.main(command)
