@@ -1,13 +1,15 @@
 """The console command: quick help, clear refusals."""
 
+import io
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import programs
 import pytest
 
-from tff_programs.programs.cli import PROGRAMS
+from tff_programs.programs.cli import PROGRAMS, main
 
 # Each with what it says.
 BAD_CALLS = {
@@ -65,6 +67,17 @@ def test_bad_calls_are_refused_in_words(results, arguments):
     assert code
     assert BAD_CALLS[arguments] in f"{code}{printed}{errors}"
     assert "Traceback" not in errors
+
+
+def test_names_that_a_terminal_cannot_show_end_no_program(monkeypatch):
+    program = types.SimpleNamespace(main=lambda arguments: print("Zo\u00eb \u65e5"))
+    monkeypatch.setitem(sys.modules, "tff_programs.programs.data", program)
+    monkeypatch.setattr(sys, "argv", ["fedsup", "data"])
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="latin-1"))
+    main()
+    sys.stdout.flush()
+    assert out.getvalue() == b"Zo\xeb \\u65e5\n"
 
 
 def test_a_refusal_ends_the_process_with_a_sentence():

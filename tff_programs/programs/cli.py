@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from logging import CRITICAL, getLogger
@@ -41,6 +42,9 @@ fedsup PROGRAM --help lists a program's flags.
 
 def main() -> None:
     """Runs the program that the first argument names."""
+    # As standard error does: a name that the terminal's encoding lacks must not end a program.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     names = sys.argv[1:2]
     if not names or names[0] in ("-h", "--help", "help"):
         lines = (f"  {name:10s} {text}" for name, text in PROGRAMS.items())
