@@ -252,12 +252,13 @@ def _reach(supernet, architectures: Iterable[Architecture]) -> dict[str, TensorC
     """Counts how many updates cover each tensor's entries."""
     grids = supernet.grids
     counts = slicing.count_covering(grids, map(supernet.slices, architectures))
-    return {
-        name: TensorCoverage(
-            int(tf.reduce_max(count)), float(np.mean(grids[name].spread(count > 0)))
+    reach = {}
+    for name, count in counts.items():
+        count, entries = count.numpy(), grids[name].entries
+        reach[name] = TensorCoverage(
+            int(count.max()), float(entries[count > 0].sum() / entries.sum())
         )
-        for name, count in counts.items()
-    }
+    return reach
 
 
 def _refuse(rejected, duplicates) -> None:
