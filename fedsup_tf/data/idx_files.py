@@ -17,6 +17,8 @@ from fedsup_tf.data.archives import (
 
 # A sound file of another data set, which no download mends.
 _OWN_IDX = "to use it as it is, give its folder as own data, --dataset=FOLDER"
+_AS_NPZ = "read it with its own program, and give its arrays as an .npz of images and labels"
+_TYPES = (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E)
 
 
 def read_idx_folder(folder: Path) -> Splits:
@@ -89,7 +91,10 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
         magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
         if magic != 0x0800 + dimensions:
             expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
-            raise problem(path, expected, header.hex() or "an empty file", AGAIN)
+            # Two zeros, the type of the numbers, how many axes.
+            is_other = whole and header[:2] == bytes(2) and header[2] in _TYPES and header[3]
+            remedy = _AS_NPZ if is_other else AGAIN
+            raise problem(path, expected, header[:4].hex() or "an empty file", remedy)
         if math.prod(shape) > LARGEST_MEMBER_BYTES:
             expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes after the header"
             raise problem(path, expected, f"{math.prod(shape):,} announced", AGAIN)

@@ -51,7 +51,7 @@ class PictureForm:
     pixel_scale: float | None = None
 
     def __post_init__(self):
-        if len(self.image_shape) != 3:
+        if not isinstance(self.image_shape, list | tuple) or len(self.image_shape) != 3:
             raise ValueError(
                 "Expected an image_shape of height, width and channels, received "
                 f"{self.image_shape}. Give three numbers, such as 32,32,3."
@@ -95,7 +95,7 @@ def background_colour(text: str) -> tuple[int, int, int]:
     """
     try:
         return ImageColor.getrgb(text)[:3]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"Expected a background such as white, black or #ff8000, received {text!r}."
         ) from error

@@ -259,10 +259,12 @@ def _checked_header(kind: str, metadata: Mapping[str, str] | None) -> dict[str, 
         ) from error
     fields = header if isinstance(header, dict) else {}
     if fields.get("kind") != f"fedsup-tf {kind}" or fields.get("version") != VERSION:
+        is_other = fields.get("version") == VERSION
+        remedy = "Give a file of that kind" if is_other else "Use a file that this version wrote"
         raise ValueError(
             f"expected 'fedsup-tf {kind}' of version {VERSION}, received "
             f"{quoted(fields.get('kind', 'an unknown file'))} of version "
-            f"{quoted(fields.get('version'))}. Use a file that this version wrote."
+            f"{quoted(fields.get('version'))}. {remedy}."
         )
     if not isinstance(fields.get("metadata"), dict):
         raise ValueError(

@@ -601,6 +601,9 @@ def test_idx_files_of_any_size_and_labels_are_read(tmp_path):
     data = FederatedDataset.from_folder(folder)
     assert (data.name, data.class_names) == ("letters", ("1", "2", "3"))
     np.testing.assert_array_equal(data.dataset.test_images, own["images"])
+    write_idx(folder / "emnist-test-images-idx3-ubyte", own["images"])
+    with pytest.raises(DatasetError, match=r"received 00000804; read it .* as an .npz"):
+        FederatedDataset.from_folder(folder)
     write_idx(folder / "other-train-images-idx3-ubyte", own["images"][..., 0])
     with pytest.raises(DatasetError, match=r"one file .*received emnist-train.*, other-train"):
         FederatedDataset.from_folder(folder)

@@ -281,6 +281,8 @@ def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
         (((8, 8, 2),), "1 or 3 channels"),
         (((0, 8, 1),), "height of pictures"),
         (((8, 8),), "height, width and channels, received .8, 8."),
+        ((8,), "height, width and channels, received 8"),
+        (((8, 8, 1), "crop", 0), "background such as white.*received 0"),
         (((8, 8, 1), "stretch"), "resize to be one of crop, fit"),
         (((8, 8, 1), "crop", "nocolour"), "background such as white"),
         (((8, 8, 1), "crop", "white", 0), "pixel_scale to be a finite number above 0"),

@@ -194,7 +194,10 @@ BIAS = DELTA["head/bias"]
         ),
         (dict(tensor_header={"head/bias": {"data_offsets": [0, 12]}}), "cannot be read"),
         (dict(header={"version": 2}), "version 1, received 'fedsup-tf update' of version 2"),
-        (dict(header={"kind": "fedsup-tf supernet"}), "received 'fedsup-tf supernet'"),
+        (
+            dict(header={"kind": "fedsup-tf supernet"}),
+            "received 'fedsup-tf supernet'.* Give a file of that kind",
+        ),
         (dict(header={"metadata": 5}), "with metadata"),
         (dict(text="[1]"), "an unknown file"),
         (dict(text="{"), "header is JSON"),
