@@ -99,13 +99,16 @@ class DataSettings:
             if own is None or len(own) < 2:
                 raise ValueError(
                     f"Expected data with clients for the natural partition, received "
-                    f"{self.dataset!r}, which has none. Choose another partition, such as iid."
+                    f"{self.dataset!r}, which has {_only_client(own) or 'none'}. Choose another "
+                    "partition, such as iid."
                 )
             return own
         if own is None:
             dataset, notes = load_dataset(self.dataset, self.data_dir, self.image_shape), ()
         else:
             dataset, notes = own.dataset, own.reading_notes
+            if self.partition is None and _only_client(own):
+                notes += (f"The data has {_only_client(own)}: its examples are divided anew.",)
             if not len(dataset.test_labels):
                 raise ValueError(
                     f"{self.dataset!r}: expected test examples, or classes of at least two "
@@ -159,3 +162,9 @@ class DataSettings:
             test_share=self.test_share,
             seed=self.seed,
         )
+
+
+def _only_client(own: FederatedDataset | None) -> str:
+    """Returns the only client that own data has, in words; nothing if it names none."""
+    is_named = own is not None and own.client_names != ("0",)
+    return f"one client, {own.client_names[0]}" if is_named else ""

@@ -112,7 +112,7 @@ def _read(path: str, *form) -> Examples:
             f"{path!r}: expected a path on this machine, received an address. Fetch the data first."
         )
     if os.path.isdir(path) and holds_idx(Path(path)):
-        name = os.path.basename(os.path.normpath(path))
+        name = os.path.basename(os.path.abspath(path))
         return join_arrays(repr(path), name, read_any_idx(Path(path)), *form)
     if os.path.isdir(path):
         return read_listed(path, list_folder(path), *form)

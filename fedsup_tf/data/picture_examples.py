@@ -95,7 +95,7 @@ def read_listed(
 
 
 def _name(source: str) -> str:
-    return os.path.basename(os.path.normpath(source))
+    return os.path.basename(os.path.abspath(source))
 
 
 def _common_shape(source: str, headers: dict[str, PictureHeader]) -> tuple[int, int, int]:

@@ -196,12 +196,21 @@ _TYPES = {
 
 
 def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
-    """Returns the file's bytes: the model with its metadata behind it."""
+    """Returns the file's bytes: the model with its metadata behind it.
+
+    Raises:
+      ValueError: If the metadata is longer than a reader takes.
+    """
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         texts = {ENTRY: metadata.to_json(), HASH_ENTRY: hashlib.sha256(model).hexdigest()}
         for name, text in texts.items():
+            if len(text.encode()) > _MOST_BYTES:
+                raise ValueError(
+                    f"{_WHAT}: expected at most {_MOST_BYTES:,} bytes, received "
+                    f"{len(text.encode()):,}. Give the classes shorter names."
+                )
             # A fixed date, so that the same export gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
     return file.getvalue()

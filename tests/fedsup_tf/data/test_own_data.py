@@ -784,6 +784,19 @@ def test_settings_take_clients_as_they_are_or_divide(tmp_path):
     for settings in (DataSettings(path, partition="natural"), DataSettings(partition="natural")):
         with pytest.raises(ValueError, match="data with clients for the natural partition"):
             settings.load()
+    path = str(written(tmp_path, clients=["ann"] * 12))
+    with pytest.raises(ValueError, match=r"which has one client, ann\. Choose another"):
+        DataSettings(path, partition="natural").load()
+    assert "The data has one client, ann: its examples are divided anew." in (
+        DataSettings(path).load().notes
+    )
+
+
+def test_a_folder_is_called_by_its_name_from_inside_of_it(tmp_path, monkeypatch):
+    for number in range(3):
+        draw(tmp_path / "pets" / "cat" / f"{number}.png", number)
+    monkeypatch.chdir(tmp_path / "pets")
+    assert FederatedDataset.from_folder(".").name == "pets"
 
 
 def test_normalization_comes_from_all_clients_sums():

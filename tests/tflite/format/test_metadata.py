@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fedsup_tf.presets import digits_small
-from tflite.format.metadata import ModelMetadata
+from tflite.format.metadata import ModelMetadata, append_metadata
 
 SPACE = digits_small(classes=9)
 METADATA = ModelMetadata(
@@ -65,6 +65,13 @@ def test_fields_that_a_program_would_stumble_over_are_refused(changes, told):
     fields = {**json.loads(METADATA.to_json()), **changes}
     with pytest.raises(ValueError, match=told):
         ModelMetadata.from_json(json.dumps(fields))
+
+
+def test_metadata_that_no_reader_would_take_is_not_written():
+    long = [f"{number}{'x' * 130_000}" for number in range(9)]
+    metadata = dataclasses.replace(METADATA, class_names=tuple(long))
+    with pytest.raises(ValueError, match=r"at most 1,048,576 bytes, received 1,1.* shorter names"):
+        append_metadata(b"", metadata)
 
 
 def test_a_fitted_classifier_is_known_by_its_earlier_name():
