@@ -1,32 +1,68 @@
-"""A process of `fedsup serve` for tests."""
+"""A gateway of `fedsup serve` for tests."""
 
+import contextlib
+import queue
 import re
 import signal
 import subprocess
+import threading
 
+import programs
 from commands import fedsup
 
 
 class Server:
-    """A process of `fedsup serve`, and what it printed."""
+    """Processes of `fedsup serve`, and what they printed.
 
-    def __init__(self, supernet, folder, *more, protocol=None):
-        command = fedsup(
+    Args:
+        supernet: The file of the supernet.
+        folder: Where the gateway is kept.
+        *more: Flags.
+        protocol: The version of the protocol that it has, as a later program would; its own if
+            None.
+        apart: Whether devices are answered by one process and rounds kept by another one, which
+            the tests start in place of the first one and which need not import TensorFlow anew.
+
+    Attributes:
+        printed: The lines that `wait_for` has read.
+        url: Where devices are answered.
+    """
+
+    def __init__(self, supernet, folder, *more, protocol=None, apart=False):
+        arguments = [
             "serve", str(supernet), f"--out={folder}", "--address=127.0.0.1:0",
             "--operator_address=", "--goal=1",
             "--test_batch_size=100", "--check_in_seconds=1", "--noredraw", "--keep_updates", *more,
-        )  # fmt: skip
+        ]  # fmt: skip
+        command = fedsup(*arguments, *(["--role=web"] if apart else []))
         if protocol is not None:
             # As a later version of the program would.
             change = f"from tflite.together import federation; federation.PROTOCOL = {protocol}\n"
             command[2] = change + command[2]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.printed = []
+        self.printed, self._lines = [], queue.SimpleQueue()
+        self._processes, self._readers = [], []
+        self._read(self.process)
         self.url = self.wait_for(r"^serving on (\S+)")[1]
+        if apart:
+            self._read(programs.Program(*arguments, "--role=rounds"))
+
+    def _read(self, process):
+        """Notes what a process prints."""
+
+        def read():
+            for line in process.stdout:
+                self._lines.put(line)
+            # It has ended.
+            self._lines.put(None)
+
+        self._processes.append(process)
+        self._readers.append(threading.Thread(target=read, daemon=True))
+        self._readers[-1].start()
 
     def wait_for(self, pattern):
         """Reads lines until one matches."""
-        for line in self.process.stdout:
+        while (line := self._lines.get()) is not None:
             self.printed.append(line)
             match = re.search(pattern, line)
             if match:
@@ -40,7 +76,10 @@ class Server:
         return re.search("token=([^&\n]+)", self.link())[1]
 
     def end(self, number=signal.SIGTERM):
-        with self.process:
-            self.process.send_signal(number)
-            self.process.stdout.read()
+        """Ends it; returns the code of the process that answers devices."""
+        with contextlib.ExitStack() as stack:
+            for process in self._processes:
+                stack.enter_context(process).send_signal(number)
+            for reader in self._readers:
+                reader.join()
         return self.process.returncode

@@ -42,7 +42,7 @@ def train(phone, tier, examples, folder):
 
 def test_a_phone_trains_and_its_update_is_merged(tmp_path, trained_path):
     folder = tmp_path / "gateway"
-    server = Server(trained_path, folder)
+    server = Server(trained_path, folder, apart=True)
     try:
         phone = Phone(server.url).enrol(server.token())
         server.wait_for(r"^round \d+ open")

@@ -134,7 +134,7 @@ def test_phones_of_the_app_and_of_python_learn_together(tmp_path, supernet):
     folder, phones = tmp_path / "gateway", {}
     server = Server(
         supernet, folder, "--make_certificates", f"--goal={PHONES}", "--over_asking=0",
-        f"--tiers=smallest,{middle},largest",
+        f"--tiers=smallest,{middle},largest", apart=True,
     )  # fmt: skip
     try:
         first = int(server.wait_for(r"^round (\d+) open")[1])
