@@ -299,21 +299,40 @@ class FederatedDataset:
         Raises:
           ValueError: If there is no such client.
         """
-        sizes = list(zip(self.train_sizes, self.test_sizes, strict=True))
-        kept = [number for number, parts in enumerate(sizes) if all(parts)]
-        left_out = [
-            name for name, parts in zip(self.client_names, sizes, strict=True) if not all(parts)
-        ]
-        if not kept:
-            raise ValueError(
-                f"Data set {self.name}: expected clients with training and test examples, received "
-                f"{len(self)} clients of which none has both. Keep incomplete clients."
-            )
-        if not left_out:
+        sizes = zip(self.train_sizes, self.test_sizes, strict=True)
+        return self._with(
+            [all(parts) for parts in sizes],
+            "without training or test examples",
+            f"with training and test examples, received {len(self)} clients of which none has "
+            "both. Keep incomplete clients.",
+        )
+
+    def trainable(self) -> "FederatedDataset":
+        """Returns the clients that have training examples; a note names the others.
+
+        Raises:
+          ValueError: If there is no such client.
+        """
+        return self._with(
+            [size > 0 for size in self.train_sizes],
+            "without training examples",
+            f"with training examples, received {len(self)} without. Add examples.",
+        )
+
+    def _with(self, are_kept: Sequence[bool], lack: str, expected: str) -> "FederatedDataset":
+        """Returns a part of the clients, and tells in a note what the others lack."""
+        if all(are_kept):
             return self
+        if not any(are_kept):
+            raise ValueError(f"Data set {self.name}: expected clients {expected}")
+        kept = np.flatnonzero(are_kept).tolist()
+        left_out = [
+            self.client_names[number] for number in np.flatnonzero(np.logical_not(are_kept))
+        ]
+        verb = "is" if len(left_out) == 1 else "are"
         note = (
-            f"{len(left_out):,} of {len(self):,} clients are left out, without training or test "
-            f"examples: {list_names(left_out)}."
+            f"{len(left_out):,} of {len(self):,} clients {verb} left out, {lack}: "
+            f"{list_names(left_out)}."
         )
         return dataclasses.replace(
             self,

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     )
     fleet = Fleet(trained, options.out, settings, on_progress=print_line)
     print(
-        f"fleet of {len(trained.data)} clients, {options.clients_per_round} a round, from "
+        f"fleet of {len(fleet.trained.data)} clients, {options.clients_per_round} a round, from "
         f"round {trained.information['round']} of {path}",
         flush=True,
     )

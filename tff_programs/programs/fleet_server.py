@@ -93,6 +93,10 @@ class Fleet:
           settings: How it runs.
           on_progress: Called with a line of text about each thing that was done.
         """
+        data = trained.data.trainable()
+        if data is not trained.data:
+            on_progress(f"note: {data.reading_notes[-1]}")
+            trained = trained._replace(data=data)
         self.trained = trained
         self._folder = folder
         self._settings = settings

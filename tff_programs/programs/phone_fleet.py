@@ -169,6 +169,10 @@ class PhoneFleet:
     def _give_examples(self, model: str) -> None:
         """Writes each phone's pictures into its folder, in the form that the model takes."""
         data = self._load_examples(read_metadata(model))
+        of_training = data.trainable()
+        if of_training is not data:
+            self._on_progress(f"note: {of_training.reading_notes[-1]}")
+            data = of_training
         for number in range(self._settings.clients):
             write_examples(
                 phone_folder(self._folder, number), *data.train_examples(number % len(data))

@@ -765,10 +765,16 @@ def test_clients_without_a_part_are_left_out_if_asked(tmp_path):
     data = DataSettings(path, incomplete_clients="leave_out").load()
     assert data.client_names == ("many", "some")
     (note,) = data.notes
-    assert note.startswith("1 of 3 clients are left out, without training or test")
+    assert note.startswith("1 of 3 clients is left out, without training or test")
     with pytest.raises(ValueError, match="incomplete_clients to be one of keep, leave_out"):
         DataSettings(path, incomplete_clients="no").load()
+    tests = {"test_images": IMAGES, "test_labels": [0] * 12, "test_clients": [0, 1, 2] * 4}
+    data = FederatedDataset.from_arrays(IMAGES[:2], [0, 1], [0, 1], **tests)
+    assert data.trainable().client_names == ("0", "1")
+    note = "1 of 3 clients is left out, without training examples: 2."
+    assert data.trainable().reading_notes[-1] == note
     data = FederatedDataset.from_arrays(IMAGES[:2], np.array([0, 1]), np.array([0, 1]))
+    assert data.trainable() is data
     with pytest.raises(ValueError, match="none has both"):
         data.complete()
 

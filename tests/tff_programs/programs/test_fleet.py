@@ -1,5 +1,6 @@
 """A fleet of processes: it learns, goes on where it was cut off, and is not mixed up."""
 
+import dataclasses
 import re
 import shutil
 import signal
@@ -207,6 +208,19 @@ def test_a_fleets_tiers_carry_what_they_carried_in_the_training(trained_path, tm
     tiers = Fleet(trained, tmp_path, FleetSettings(0, 2, None, 1, 50)).assignment.tiers
     assert tiers == parse_tiers(space, ["smallest", "largest"], 0)
     assert all(tier.limit is not None for tier in tiers)
+
+
+def test_clients_without_training_examples_are_no_part_of_a_fleet(trained_path, tmp_path):
+    trained, lines = load_trained(trained_path), []
+    first, *others = trained.data.clients
+    clients = (first._replace(train=first.train[:0]), *others)
+    trained = trained._replace(data=dataclasses.replace(trained.data, clients=clients))
+    fleet = Fleet(trained, tmp_path, FleetSettings(1, 2, None, 1, 50), lines.append)
+    assert fleet.assignment.clients == len(others)
+    assert fleet.trained.data.clients == tuple(others)
+    assert lines == [
+        f"note: 1 of {len(clients)} clients is left out, without training examples: 0."
+    ]
 
 
 def test_a_fleet_of_an_earlier_version_is_not_continued(trained_path, tmp_path):
