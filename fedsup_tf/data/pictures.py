@@ -182,7 +182,8 @@ def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
     height, width, channels = form.image_shape
     mode, colour = ("L", "RGB")[channels == 3], background_colour(form.background)
     if has_alpha(picture):
-        picture = picture.convert("RGBA")
+        # Pillow has no direct way from grey that is multiplied by its alpha to colours.
+        picture = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
     picture = picture.convert(mode)
     if picture.size != (width, height):

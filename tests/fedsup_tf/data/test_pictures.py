@@ -70,6 +70,20 @@ def test_transparent_paper_shows_the_background(tmp_path, background, paper):
             np.testing.assert_array_equal(read_picture(path, form)[..., 0], expected)
 
 
+def test_grey_that_is_multiplied_by_its_alpha_shows_the_background(tmp_path):
+    # Written by hand, since Pillow only reads it.
+    grey_alpha = np.stack([RAMP // 2, np.full_like(RAMP, 128)], -1)
+    data = grey_alpha.tobytes()
+    entries = [(256, 1, 8), (257, 1, 8), (258, 2, 0x00080008), (259, 1, 1), (262, 1, 1)]
+    entries += [(273, 1, 8), (277, 1, 2), (278, 1, 8), (279, 1, len(data)), (338, 1, 1)]
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    body = b"".join(struct.pack("<HHII", tag, 3, count, value) for tag, count, value in entries)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(head + data + struct.pack("<H", len(entries)) + body + bytes(4))
+    read = read_picture(path, GREY)[..., 0].astype(int)
+    np.testing.assert_allclose(read, RAMP // 2 + 127, atol=2)
+
+
 def test_16_bits_become_8(tmp_path):
     wide = RAMP.astype(np.uint16) * 257
     for ending in ("png", "tiff"):
