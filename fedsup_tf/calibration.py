@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fedsup_tf import inference_classifier
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.validation import check_tensors
 from fedsup_tf.logistic_regression import BIAS, KERNEL
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
@@ -153,16 +154,9 @@ def check_mean_squares(
     mean_squares: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raises a ValueError unless names, shapes and values are those of a subnet's mean squares."""
-    if mean_squares.keys() != shapes.keys():
-        raise ValueError(
-            f"Expected {len(shapes)} mean squares, missing are "
-            f"{sorted(shapes.keys() - mean_squares.keys())[:5]}, unknown are "
-            f"{sorted(mean_squares.keys() - shapes.keys())[:5]}. Calibrate the same architecture."
-        )
-    for name, shape in shapes.items():
-        value = np.asarray(mean_squares[name])
-        if value.shape != tuple(shape) or not np.isfinite(value).all() or value.min() < 0:
-            raise ValueError(
-                f"Mean square {name!r}: expected {tuple(shape)} finite values from 0, received "
-                f"shape {value.shape}. Calibrate the same architecture."
-            )
+    received = {name: np.shape(value) for name, value in mean_squares.items()}
+    advice = "Calibrate the same architecture."
+    check_tensors(received, shapes, "Mean squares", advice)
+    for name, value in mean_squares.items():
+        if not np.isfinite(value).all() or np.min(value) < 0:
+            raise ValueError(f"Mean square {name!r}: expected finite values from 0. {advice}")

@@ -13,6 +13,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.block import under, with_prefixes
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import as_json, expect_keys
+from fedsup_tf.files.validation import check_tensors
 from fedsup_tf.information import check_information
 from fedsup_tf.sliced_net import AnyArchitecture, SlicedNet
 from fedsup_tf.space import SearchSpace
@@ -295,15 +296,5 @@ def has_weight_decay(name: str) -> bool:
 
 def check_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises a ValueError that names the tensor unless names and shapes are the expected ones."""
-    missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
-    if missing or unknown:
-        raise ValueError(
-            f"Expected {len(shapes)} tensors, missing are {sorted(missing)[:5]}, unknown are "
-            f"{sorted(unknown)[:5]}. Use the weights of the same search space."
-        )
-    for name, shape in shapes.items():
-        if tuple(weights[name].shape) != tuple(shape):
-            raise ValueError(
-                f"Tensor {name!r}: expected shape {tuple(shape)}, received "
-                f"{tuple(weights[name].shape)}. Use the weights of the same search space."
-            )
+    received = {name: value.shape for name, value in weights.items()}
+    check_tensors(received, shapes, "Weights", "Use the weights of the same search space.")

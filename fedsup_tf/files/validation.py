@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -132,6 +132,35 @@ def check_choice(
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise _error(what, name, f"one of {', '.join(map(str, choices))}", value, "")
     return value
+
+
+def check_tensors(
+    received: Mapping[str, Sequence[int]],
+    expected: Mapping[str, Sequence[int]],
+    what: str,
+    advice: str,
+) -> None:
+    """Raises a ValueError unless tensors have the names and shapes that are expected.
+
+    Args:
+      received: Shapes of the tensors by name.
+      expected: Those that they should be.
+      what: Subject of the error message, such as `"An update"`.
+      advice: End of the error message: a sentence that says what to do.
+    """
+    missing = sorted(expected.keys() - received.keys())[:5]
+    unknown = sorted(received.keys() - expected.keys())[:5]
+    if missing or unknown:
+        raise ValueError(
+            f"{what}: expected {len(expected)} tensors, missing are {missing}, unknown are "
+            f"{quoted(unknown)}. {advice}"
+        )
+    for name, shape in expected.items():
+        if tuple(received[name]) != tuple(shape):
+            raise ValueError(
+                f"{what}: expected tensor {name!r} of shape {tuple(shape)}, received "
+                f"{tuple(received[name])}. {advice}"
+            )
 
 
 def _error(what: str, name: str, expected: str, received: Any, advice: str) -> ValueError:

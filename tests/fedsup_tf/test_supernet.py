@@ -404,11 +404,11 @@ def test_assigned_weights_are_read_back(tiny):
         (lambda w: w.update(extra=np.zeros(1)), "missing are \\[\\], unknown are \\['extra'\\]"),
         (
             lambda w: w.update({"head/kernel": np.zeros((3, 8))}),
-            "'head/kernel': expected shape \\(8, 3\\), received \\(3, 8\\)",
+            "'head/kernel' of shape \\(8, 3\\), received \\(3, 8\\)",
         ),
         (
             lambda w: w.update({"stem_norm/beta": np.zeros((3, 1))}),
-            "'stem_norm/beta': expected shape \\(3,\\), received \\(3, 1\\)",
+            "'stem_norm/beta' of shape \\(3,\\), received \\(3, 1\\)",
         ),
     ],
 )

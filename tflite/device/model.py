@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fedsup_tf.files.validation import check_tensors
 from fedsup_tf.space import MEAN_SQUARE
 from tflite.device.open_model import open_model
 from tflite.format import signatures
@@ -152,25 +153,19 @@ class DeviceModel:
 
     def check_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Raises a ValueError unless `restore` may set this state."""
-        expected = self.metadata.variables
-        missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected)
-        if missing or unknown:
-            raise ValueError(
-                f"A state of {self._path!r}: expected {len(expected)} tensors, missing are "
-                f"{missing[:5]}, unknown are {unknown[:5]}. Give what state() returned."
-            )
-        for name, shape in expected.items():
-            value = state[name]
-            form = (getattr(value, "shape", None), getattr(value, "dtype", type(value)))
-            if form != (shape, np.float32):
+        what, advice = f"A state of {self._path!r}", "Give what state() returned."
+        shapes = {name: np.shape(value) for name, value in state.items()}
+        check_tensors(shapes, self.metadata.variables, what, advice)
+        for name, value in state.items():
+            kind = getattr(value, "dtype", type(value))
+            if kind != np.float32:
                 raise ValueError(
-                    f"A state of {self._path!r}: expected tensor {name!r} as float32 of shape "
-                    f"{shape}, received {form[1]} of shape {form[0]}. Give what state() returned."
+                    f"{what}: expected tensor {name!r} as float32, received {kind}. {advice}"
                 )
             negative = name.endswith(MEAN_SQUARE) and (value < 0).any()
             if negative or not np.isfinite(value).all():
                 raise ValueError(
-                    f"A state of {self._path!r}: expected finite values in tensor {name!r}, "
+                    f"{what}: expected finite values in tensor {name!r}, "
                     f"received {'a negative mean square' if negative else 'NaN or infinity'}. "
                     "Train with a smaller learning rate, from an earlier state."
                 )

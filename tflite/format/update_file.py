@@ -42,7 +42,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys, quoted
 from fedsup_tf.files.reading import reading
-from fedsup_tf.files.validation import check_whole_number
+from fedsup_tf.files.validation import check_tensors, check_whole_number
 from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import SearchSpace
 
@@ -220,21 +220,9 @@ def check_shapes(
 ) -> None:
     """Raises a ValueError unless the tensors are those of that architecture of the space."""
     space.check(architecture)
-    expected = subnet_shapes(architecture)
-    missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected)
-    if missing or unknown:
-        raise ValueError(
-            f"An update of {architecture} in search space {space.name!r}: expected {len(expected)} "
-            f"tensors, missing are {missing[:5]}, unknown are {quoted(unknown[:5])}. Send all "
-            "tensors of the subnet and no other."
-        )
-    for name, shape in expected.items():
-        if tuple(shapes[name]) != tuple(shape):
-            raise ValueError(
-                f"An update of {architecture} in search space {space.name!r}: expected tensor "
-                f"{name!r} of shape {tuple(shape)}, received {tuple(shapes[name])}. Send the "
-                "tensors of the subnet that it declares."
-            )
+    what = f"An update of {architecture} in search space {space.name!r}"
+    advice = "Send all tensors of the subnet that it declares, and no other."
+    check_tensors(shapes, subnet_shapes(architecture), what, advice)
 
 
 def check_class_names(update: DeviceUpdate, class_names: Sequence[str] | None) -> None:
