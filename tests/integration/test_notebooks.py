@@ -17,7 +17,8 @@ FEWER = {
     # The received net and the smallest one, without a random one.
     r"\bsandwich=3": "sandwich=2",
     r"\bplan_rounds\(1000": "plan_rounds(50",
-    r"--rounds=\d+": "--rounds=2",
+    r"--rounds=\d+": "--rounds=2 --sandwich=2",
+    r"--epochs=\d+": "--epochs=1",
     r"--generations=\d+": "--generations=2",
     r"--population=\d+": "--population=4",
     r"--parents=\d+": "--parents=2",
