@@ -52,7 +52,8 @@ def _table(methods) -> list[str]:
         for method, runs in methods.items()
         if not all("penalty" in tier for run in runs for tier in run["tiers"].values())
     )
-    given = f"(0.001 for {', '.join(older)}) " if older else ""
+    given = f"(0.001, on 100 images of a client instead of 400, for {', '.join(older)}) "
+    given = given if older else ""
     note = (
         "Test accuracy in percent, calibrated, every image on its own: the classifier fitted anew, "
         "in a file that trains / in one that only infers, with the penalty that the data chooses "
