@@ -276,7 +276,7 @@ class Handler(tornado.web.RequestHandler):
                 401,
                 "signature",
                 "Expected a signature under the device's key of this method, path, body and time, "
-                "received another one. Sign as docs/gateway.md says, or enrol again.",
+                "received another one. Sign as docs/gateway_protocol.md says, or enrol again.",
             )
         difference = credentials.time - time.time()
         if abs(difference) > signing.CLOCK_SECONDS:

@@ -1,4 +1,4 @@
-"""Signatures of requests: HMAC-SHA256 under the key of a device, as docs/gateway.md describes.
+"""Signatures of requests: HMAC-SHA256 under a device's key (docs/gateway_protocol.md).
 
 The server keeps one secret from which it derives each device's key, so that its database, and
 copies of it, hold no keys.

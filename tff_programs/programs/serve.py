@@ -1,9 +1,9 @@
 """fedsup serve SUPERNET --out=FOLDER: rounds whose clients are phones that come over HTTP.
 
 Devices enrol with the token that is printed, fetch the subnet of their tier, train it and send
-back its change; docs/gateway.md has the protocol. A round is closed at --goal updates or after
---round_deadline seconds. Everything is in the folder and in the database: a server that was killed
-goes on where it was when it is called again, and several may serve on one database.
+back its change, see docs/gateway.md. A round is closed at --goal updates or after --round_deadline
+seconds. Everything is in the folder and in the database: a server that was killed goes on where it
+was when it is called again, and several may serve on one database.
 """
 
 import asyncio

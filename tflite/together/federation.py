@@ -1,7 +1,7 @@
 """A device's requests to a gateway: enrolment, check-in, model, update, status.
 
-`Federation` speaks the protocol of docs/gateway.md with the standard library alone. Requests are
-repeated until they are answered, which the protocol allows for each of them.
+`Federation` speaks the protocol of docs/gateway_protocol.md with the standard library alone.
+Requests are repeated until they are answered, which the protocol allows for each of them.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Signatures of requests: HMAC-SHA256 under the key of a device, as docs/gateway.md describes."""
+"""Signatures of requests: HMAC-SHA256 under a device's key (docs/gateway_protocol.md)."""
 
 import hashlib
 import hmac

@@ -14,7 +14,7 @@ import org.jspecify.annotations.Nullable;
 
 /**
  * Speaks with one fedsup serve for one device: enrolment, check-in, model, update, status, as
- * docs/gateway.md describes. Requests are repeated until they are answered, which the protocol
+ * docs/gateway_protocol.md describes. Requests are repeated until they are answered, which the protocol
  * allows for each of them. {@link Participant} does all of it in order. Not for the main thread of
  * an app, nor for several threads at once.
  */

@@ -5,7 +5,7 @@ import java.security.GeneralSecurityException;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
-/** The signature of a request to a fedsup serve, as docs/gateway.md describes. */
+/** The signature of a request to a fedsup serve, as docs/gateway_protocol.md describes. */
 final class RequestSignature {
     private RequestSignature() {}
 
