@@ -11,8 +11,9 @@ import threading
 from sqlalchemy import select
 
 from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.round_records import current_round
 from tff_programs.gateway.round_work import Base
-from tff_programs.gateway.rounds import current_round, staleness_factor
+from tff_programs.gateway.rounds import staleness_factor
 from tff_programs.gateway.tables import rounds, updates
 from tff_programs.gateway.update_files import update_path
 

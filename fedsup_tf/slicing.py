@@ -30,7 +30,7 @@ class Slice(NamedTuple):
 
     @property
     def is_static(self) -> bool:
-        """Whether it consists of numbers alone."""
+        """True if it consists of numbers alone."""
         return all(isinstance(number, int | np.integer) for number in (*self.begin, *self.size))
 
     def indices(self) -> tuple[slice, ...]:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from fedsup_tf.files.checkpoint import read_tensors
 from tff_programs.gateway.certificates import make_certificate
 from tff_programs.gateway.database import Database, sqlite_url
-from tff_programs.gateway.rounds import current_round
+from tff_programs.gateway.round_records import current_round
 from tff_programs.gateway.tables import devices, updates
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.checkpoint import read_tensors
 from tff_programs.gateway.certificates import CertificateFiles
 from tff_programs.gateway.database import Database, sqlite_url
-from tff_programs.gateway.rounds import current_round
+from tff_programs.gateway.round_records import current_round
 from tff_programs.gateway.tables import round_tiers
 from tff_programs.programs.checkpoint import load_trained
 

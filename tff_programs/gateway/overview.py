@@ -7,7 +7,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway import devices, tables
-from tff_programs.gateway.rounds import current_round
+from tff_programs.gateway.round_records import current_round
 from tff_programs.gateway.tables import refusals, round_tiers, rounds, tasks, updates
 
 _MOST_ROUNDS = 200

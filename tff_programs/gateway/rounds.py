@@ -9,27 +9,30 @@ A round is closed in three steps, each of which a kill leaves done or not done:
 3. In one transaction the updates are written down as used or left out, and the next round is open.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.engine import Connection, Row
 
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.lease import Lease
+from tff_programs.gateway.left_over_updates import remove_left_over_updates
 from tff_programs.gateway.old_rounds import remove_old_rounds
+from tff_programs.gateway.round_records import (
+    ask_one_more,
+    change_state,
+    count_waiting,
+    current_round,
+    lately_closed,
+    open_round,
+)
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
-from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, tasks, updates
-from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
+from tff_programs.gateway.tables import rounds, updates
+from tff_programs.gateway.update_files import update_path
 
-# Far longer than an upload takes.
-_LEFT_OVER_SECONDS = 24 * 3600.0
-# Values of one statement.
-_MOST_ASKED = 500
 _TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back or closed. Check in again.")
 
 
@@ -112,7 +115,7 @@ class Rounds:
             deadline = self._clock() + self._settings.deadline_seconds
             with self._database.write() as connection:
                 self._lease.check(connection)
-                _change_state(connection, current, state, deadline=deadline)
+                change_state(connection, current, state, deadline=deadline)
         return reason is not None
 
     def _reason_to_rest(self, round_id: int) -> str | None:
@@ -137,7 +140,7 @@ class Rounds:
         """Begins to close a round that is due; returns whether it is."""
         now = self._clock()
         with self._database.read() as connection:
-            waiting = _count_waiting(connection)
+            waiting = count_waiting(connection)
         is_late = now >= current.deadline
         if waiting < self._settings.goal and not is_late:
             return False
@@ -151,7 +154,7 @@ class Rounds:
                     .values(deadline=now + self._settings.deadline_seconds)
                 )
                 return True
-            if not _change_state(connection, current, "closing"):
+            if not change_state(connection, current, "closing"):
                 return True
             connection.execute(
                 update(updates)
@@ -172,10 +175,11 @@ class Rounds:
                 # Whatever the order in which they came, the sum is the same.
                 .order_by(updates.c.hash, updates.c.task)
             ).all()
+            # Rounds whose updates may still come again.
+            before = lately_closed(connection, self._settings.max_staleness + 2)
             used_before = connection.execute(
                 select(updates.c.identity).where(
-                    updates.c.state == "used",
-                    updates.c.merged_in.in_(_lately_closed(connection, self._settings)),
+                    updates.c.state == "used", updates.c.merged_in.in_(before)
                 )
             ).scalars()
             used_before = frozenset(used_before)
@@ -201,7 +205,7 @@ class Rounds:
         now = self._clock()
         with self._database.write() as connection:
             self._lease.check(connection)
-            if not _change_state(connection, current, "closed", closed=now):
+            if not change_state(connection, current, "closed", closed=now):
                 # A rollback took the round back meanwhile.
                 return
             for row, outcome in zip(chosen, outcomes, strict=True):
@@ -214,7 +218,9 @@ class Rounds:
             f"round {base.number} closed: {used} updates used, {len(outcomes) - used} left out"
         )
         self._tell_open(merged.base, prepared)
-        self.remove_left_over()
+        remove_left_over_updates(
+            self._database, self._folder, self._clock(), self._settings.keeps_updates
+        )
         if self._settings.kept_rounds is not None:
             # A late update is checked against the model that was sent.
             kept_rounds = max(self._settings.kept_rounds, self._settings.max_staleness)
@@ -230,7 +236,7 @@ class Rounds:
         with self._database.write() as connection:
             self._lease.check(connection)
             deadline = max(current.deadline, now + self._settings.deadline_seconds)
-            if not _change_state(connection, current, "open", deadline=deadline):
+            if not change_state(connection, current, "open", deadline=deadline):
                 return
             for row in chosen:
                 outcome = merged.outcomes.get(paths[row.task]) if row.task in paths else _TAKEN_BACK
@@ -240,7 +246,7 @@ class Rounds:
                 )
                 if outcome is not None:
                     left_out += 1
-                    _ask_one_more(connection, current, row.task)
+                    ask_one_more(connection, current, row.task)
         self._on_progress(
             f"round {current.number} waits for more updates; {left_out} cannot be used"
         )
@@ -248,75 +254,11 @@ class Rounds:
     def _update_path(self, row: Row) -> str:
         return os.path.join(self._folder, update_path(row.task, row.hash))
 
-    def remove_left_over(self) -> None:
-        """Removes files of updates that were counted, and those that no answer 2xx was given to."""
-        folder = os.path.join(self._folder, UPDATES)
-        for part in _entries(folder):
-            paths = {entry.name: entry.path for entry in _entries(part.path)}
-            states = self._states(name.partition("-")[0] for name in paths)
-            for name, path in paths.items():
-                if name not in states:
-                    self._remove_if_old(path)
-                elif states[name] != "waiting" and not self._settings.keeps_updates:
-                    os.remove(path)
-        for entry in _entries(os.path.join(self._folder, INCOMING)):
-            self._remove_if_old(entry.path)
-
-    def _states(self, named: Iterable[str]) -> dict[str, str]:
-        """Returns the states of the updates that were accepted for tasks, by their files' names."""
-        found, asked = {}, list(named)
-        for begin in range(0, len(asked), _MOST_ASKED):
-            part = updates.c.task.in_(asked[begin : begin + _MOST_ASKED])
-            with self._database.read() as connection:
-                query = select(updates.c.task, updates.c.hash, updates.c.state).where(part)
-                for row in connection.execute(query):
-                    found[os.path.basename(update_path(row.task, row.hash))] = row.state
-        return found
-
-    def _remove_if_old(self, path: str) -> None:
-        """Removes a file unless somebody may be at work on it."""
-        with contextlib.suppress(FileNotFoundError):
-            if self._clock() - os.stat(path).st_mtime > _LEFT_OVER_SECONDS:
-                os.remove(path)
-
     def _open(self, connection: Connection, base: Base, prepared: Prepared) -> None:
-        """Writes down a round; devices see it when the transaction ends."""
-        now = self._clock()
-        result = connection.execute(
-            rounds.insert().values(
-                number=base.number,
-                base_hash=base.hash,
-                folder=base.folder,
-                state="open",
-                opened=now,
-                deadline=now + self._settings.deadline_seconds,
-                accuracies=prepared.accuracies_json(),
-            )
-        )
-        (round_id,) = result.inserted_primary_key
-        goals = share_out(self._settings.goal, [model.tier.share for model in prepared.models])
-        for place, (model, goal) in enumerate(zip(prepared.models, goals, strict=True)):
-            path = os.path.join(self._folder, model.path)
-            with open(path, "rb") as file:
-                hash_ = hashlib.file_digest(file, "sha256").hexdigest()
-            if connection.scalar(select(models.c.hash).where(models.c.hash == hash_)) is None:
-                size = os.path.getsize(path)
-                values = {"hash": hash_, "path": model.path, "bytes": size}
-                connection.execute(models.insert().values(**values))
-            connection.execute(
-                round_tiers.insert().values(
-                    round_id=round_id,
-                    tier=model.tier.name,
-                    place=place,
-                    cost=model.tier.cost,
-                    capacity=model.capacity,
-                    goal=goal,
-                    asked=max(1, math.ceil(goal * (1 + self._settings.over_asking))),
-                    model=hash_,
-                    architecture=model.architecture(),
-                    parameters=model.parameters,
-                )
-            )
+        settings, now = self._settings, self._clock()
+        deadline = now + settings.deadline_seconds
+        shares = (settings.goal, settings.over_asking)
+        open_round(connection, self._folder, base, prepared, *shares, now, deadline)
 
     def _tell_open(self, base: Base, prepared: Prepared) -> None:
         shown = "  ".join(
@@ -326,16 +268,6 @@ class Rounds:
         self._on_progress(f"round {base.number} open{accuracy}")
 
 
-def current_round(connection: Connection) -> Row | None:
-    """Returns the round that is not over; None before the first."""
-    return connection.execute(
-        select(rounds)
-        .where(rounds.c.state.in_(CURRENT_STATES))
-        .order_by(rounds.c.id.desc())
-        .limit(1)
-    ).first()
-
-
 def staleness_factor(staleness: int) -> float:
     """Returns the factor of the change of an update that so many closed rounds are newer than.
 
@@ -343,62 +275,6 @@ def staleness_factor(staleness: int) -> float:
     (2022), section 5. The update still counts whole in the divisor of the mean.
     """
     return 1 / math.sqrt(1 + staleness)
-
-
-def share_out(total: int, shares: Sequence[float]) -> list[int]:
-    """Divides a whole number by shares, so that the parts add up to it."""
-    exact = [total * share / math.fsum(shares) for share in shares]
-    parts = [math.floor(part) for part in exact]
-    by_rest = sorted(range(len(parts)), key=lambda place: parts[place] - exact[place])
-    for place in by_rest[: total - sum(parts)]:
-        parts[place] += 1
-    return parts
-
-
-def _change_state(connection: Connection, current: Row, state: str, **values) -> bool:
-    """Changes the state of a round that is as it was read; returns whether it is."""
-    changed = connection.execute(
-        update(rounds)
-        .where(rounds.c.id == current.id, rounds.c.state == current.state)
-        .values(state=state, **values)
-    )
-    return changed.rowcount > 0
-
-
-def _entries(folder: str) -> list[os.DirEntry]:
-    return list(os.scandir(folder)) if os.path.isdir(folder) else []
-
-
-def _count_waiting(connection: Connection) -> int:
-    return connection.scalar(
-        select(func.count())
-        .select_from(updates)
-        .where(updates.c.state == "waiting", updates.c.merged_in.is_(None))
-    )
-
-
-def _lately_closed(connection: Connection, settings: RoundSettings) -> list[int]:
-    """Returns the rounds whose updates may still come again."""
-    return (
-        connection.execute(
-            select(rounds.c.id)
-            .where(rounds.c.state == "closed")
-            .order_by(rounds.c.id.desc())
-            .limit(settings.max_staleness + 2)
-        )
-        .scalars()
-        .all()
-    )
-
-
-def _ask_one_more(connection: Connection, current: Row, task: str) -> None:
-    """Lets another device take part in place of the one that has a task, if it is of the round."""
-    tier = select(tasks.c.tier).where(tasks.c.id == task, tasks.c.round_id == current.id)
-    connection.execute(
-        update(round_tiers)
-        .where(round_tiers.c.round_id == current.id, round_tiers.c.tier == tier.scalar_subquery())
-        .values(asked=round_tiers.c.asked + 1)
-    )
 
 
 def _fields(outcome: Outcome) -> dict:

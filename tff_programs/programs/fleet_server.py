@@ -18,8 +18,9 @@ from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.lease import Lease
 from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.round_records import current_round
 from tff_programs.gateway.round_work import Base
-from tff_programs.gateway.rounds import Rounds, RoundSettings, current_round
+from tff_programs.gateway.rounds import Rounds, RoundSettings
 from tff_programs.gateway.secret_files import enrolment_token, server_secret
 from tff_programs.gateway.server import Gateway, ServerSettings, serving_on_loopback
 from tff_programs.gateway.tables import round_tiers, rounds, updates

@@ -10,7 +10,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tff_programs.gateway import keeper
 from tff_programs.gateway.database import Database, sqlite_url
 from tff_programs.gateway.lease import Lease, LeaseKeeper, LeaseLostError
-from tff_programs.gateway.rounds import Rounds, RoundSettings, current_round
+from tff_programs.gateway.round_records import current_round
+from tff_programs.gateway.rounds import Rounds, RoundSettings
 
 
 class Clock:

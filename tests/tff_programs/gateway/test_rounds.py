@@ -9,10 +9,12 @@ from spaces import SPACE
 from sqlalchemy import select, update
 
 from tff_programs.gateway import overview as gateway_overview
+from tff_programs.gateway.left_over_updates import remove_left_over_updates
 from tff_programs.gateway.overview import gauges, overview
 from tff_programs.gateway.rollback import roll_back
+from tff_programs.gateway.round_records import current_round, share_out
 from tff_programs.gateway.round_work import Merged, Outcome
-from tff_programs.gateway.rounds import current_round, share_out, staleness_factor
+from tff_programs.gateway.rounds import staleness_factor
 from tff_programs.gateway.tables import rounds, tasks, updates
 from tflite.format.update_file import read_update
 
@@ -260,7 +262,7 @@ def test_what_is_left_over_is_asked_for_at_once(tmp_path):
         sqlalchemy.event.listen(
             served.database._engine, "before_cursor_execute", lambda *of: asked.append(of[2])
         )
-        served.rounds.remove_left_over()
+        remove_left_over_updates(served.database, str(tmp_path), time.time(), False)
         assert len(list(tmp_path.glob("updates/*/*"))) == 3 + 9
         folders = {path.parent for path in tmp_path.glob("updates/*/*")}
         assert sum("SELECT" in text for text in asked) <= len(folders)
