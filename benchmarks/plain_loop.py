@@ -23,8 +23,8 @@ import tensorflow as tf
 from round_data import BATCH, PREPROCESSING, SPACE, client_arrays, cohort
 
 from fedsup_tf import slicing
+from fedsup_tf.client_update import local_update
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.local_update import local_update
 from fedsup_tf.sandwich import random_subnet
 from fedsup_tf.supernet import Supernet
 

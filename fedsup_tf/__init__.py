@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "take_initial_weights",
         ],
         "fedsup_tf.local_training": ["LocalTraining"],
-        "fedsup_tf.local_update": ["local_update"],
+        "fedsup_tf.client_update": ["local_update"],
         "fedsup_tf.presets": [
             "camera_224",
             "camera_96",

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.local_update import local_update
+from fedsup_tf.client_update import local_update
 
 # Grappler takes twice as long as all the rest of a graph that runs a few steps.
 AS_TRACED = tf.compat.v1.ConfigProto()

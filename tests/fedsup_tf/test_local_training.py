@@ -11,10 +11,10 @@ from local_updates import update_eagerly, update_in_graph
 
 from fedsup_tf import sandwich, slicing
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.client_update import local_update
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.frozen import untrained_parts
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.local_update import local_update
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
 from fedsup_tf.supernet import Supernet

@@ -16,11 +16,11 @@ from android import BUILD, REASON, compile_app, examples_file
 
 from fedsup_tf import calibration
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.client_update import local_update
 from fedsup_tf.data import datasets
 from fedsup_tf.data.partition import partition
 from fedsup_tf.files import checkpoint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.local_update import local_update
 from fedsup_tf.presets import digits_small
 from fedsup_tf.supernet import Supernet
 from tflite.export.export import BatchSizes, Origin, export_tflite

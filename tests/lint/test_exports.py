@@ -27,6 +27,9 @@ def run(program: str) -> str:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_a_package_shows_its_exports_alone_and_each_is_what_it_is_called(package):
     assert dir(package) == package.__all__ == sorted(package.__all__)
+    # A module of the same name would take an export's place once it is imported.
+    modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
+    assert not modules & set(package.__all__)
     for name in package.__all__:
         value = getattr(package, name)
         assert value.__name__ == name

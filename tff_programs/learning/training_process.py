@@ -8,11 +8,11 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.client_update import local_update
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.validation import check_choice, check_number
 from fedsup_tf.frozen import check_frozen
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.local_update import local_update
 from fedsup_tf.slicing import WEIGHTINGS
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet

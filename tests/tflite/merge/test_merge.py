@@ -13,10 +13,10 @@ from local_updates import update_eagerly
 from spaces import SPACE
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.client_update import ClientUpdate
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.local_update import ClientUpdate
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import training_process
