@@ -245,7 +245,8 @@ def test_a_sandwich_trains_within_the_resolution():
     supernet, training = Supernet(STAGE), LocalTraining(batch_size=8, sandwich=3)
     weights = take(supernet.values_by_name(), supernet.slices(SMALL_STAGE, nested=True))
     weights = {name: np.asarray(value) for name, value in weights.items()}
-    run = update_in_graph(supernet, training, PREPROCESSING)
-    update = run(weights, IMAGES, LABELS, np.array([3, 4], np.int32), 0.1, SMALL_STAGE)
+    code, seed = tf.constant(STAGE.encode(SMALL_STAGE)), np.array([3, 4], np.int32)
+    inputs = (IMAGES, LABELS, seed, 0.1, training, PREPROCESSING)
+    update = update_eagerly(supernet, weights, code, *inputs)
     assert np.isfinite(update.loss)
     assert all(np.isfinite(value).all() for value in update.delta.values())

@@ -22,8 +22,8 @@ def first_block(language):
 def test_pictures_of_two_people_go_the_whole_way(tmp_path, run_programs):
     subprocess.run([sys.executable, "-c", first_block("python")], cwd=tmp_path, check=True)
     assert len([path for path in (tmp_path / "shapes").rglob("*") if path.is_file()]) == 181
-    # Two rounds in place of 20 take the same way.
-    commands, count = re.subn(r"--rounds=\d+", "--rounds=2", first_block("bash"))
+    # Two rounds in place of 20, and two nets a step instead of three, take the same way.
+    commands, count = re.subn(r"--rounds=\d+", "--rounds=2 --sandwich=2", first_block("bash"))
     assert count == 1
     calls = [line.split()[3:] for line in commands.splitlines()]
     assert [call[0] for call in calls] == PROGRAMS
