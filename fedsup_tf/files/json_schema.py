@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
-
 from fedsup_tf.files.reading import read_text, reading
 
 Value = TypeVar("Value")
@@ -78,7 +76,8 @@ def as_json(value: Any, what: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
+    # A value or an array of NumPy, which is not imported for this.
+    if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__}")
 

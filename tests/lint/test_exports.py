@@ -56,6 +56,15 @@ def test_what_a_device_and_a_server_need_of_a_file_loads_no_tensorflow():
     assert told == "False"
 
 
+def test_the_protocol_of_a_gateway_is_spoken_without_numpy():
+    told = run(
+        "import sys\n"
+        "from tflite.together import address, federation, signing\n"
+        "print('numpy' in sys.modules)"
+    )
+    assert told == "False"
+
+
 @pytest.mark.slow
 def test_a_star_import_brings_the_exports():
     told = run("from tflite import *\nprint(export_tflite.__module__, 'lazy_exports' in globals())")
