@@ -27,6 +27,7 @@ from tff_programs.gateway.tables import round_tiers, rounds, updates
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.fleet_rounds import FleetRounds, client_name
 from tff_programs.programs.phone_fleet import (
+    clients_of_phones,
     phone_folder,
     start_visit,
     visit_line,
@@ -94,10 +95,7 @@ class Fleet:
           settings: How it runs.
           on_progress: Called with a line of text about each thing that was done.
         """
-        data = trained.data.trainable()
-        if data is not trained.data:
-            on_progress(f"note: {data.reading_notes[-1]}")
-            trained = trained._replace(data=data)
+        trained = trained._replace(data=clients_of_phones(trained.data, on_progress))
         self.trained = trained
         self._folder = folder
         self._settings = settings

@@ -168,11 +168,7 @@ class PhoneFleet:
 
     def _give_examples(self, model: str) -> None:
         """Writes each phone's pictures into its folder, in the form that the model takes."""
-        data = self._load_examples(read_metadata(model))
-        of_training = data.trainable()
-        if of_training is not data:
-            self._on_progress(f"note: {of_training.reading_notes[-1]}")
-            data = of_training
+        data = clients_of_phones(self._load_examples(read_metadata(model)), self._on_progress)
         for number in range(self._settings.clients):
             write_examples(
                 phone_folder(self._folder, number), *data.train_examples(number % len(data))
@@ -182,6 +178,16 @@ class PhoneFleet:
 def phone_folder(folder: str, number: int) -> str:
     """Returns the folder of a phone's own files."""
     return os.path.join(folder, f"phone_{number:04d}")
+
+
+def clients_of_phones(
+    data: FederatedDataset, on_progress: Callable[[str], None]
+) -> FederatedDataset:
+    """Returns the clients that phones can stand for; a line of text names the others."""
+    trainable = data.trainable()
+    if trainable is not data:
+        on_progress(f"note: {trainable.reading_notes[-1]}")
+    return trainable
 
 
 def write_examples(folder: str, images: np.ndarray, labels: np.ndarray) -> None:

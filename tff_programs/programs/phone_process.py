@@ -21,7 +21,7 @@ from tflite.together.address import ServerAddress
 from tflite.together.device_folder import DeviceFolder
 from tflite.together.errors import FederationError, RefusedError, UnavailableError
 from tflite.together.federation import Federation
-from tflite.together.participant import Participant
+from tflite.together.participant import Participant, fit_options
 
 EXAMPLES = "examples.npz"
 # After a trouble of its own or of the server's.
@@ -45,17 +45,10 @@ class PlannedParticipant(Participant):
         Its losses are those of the first and the last epoch. A plan's models are calibrated once
         and have the newest weights, so that an evaluation would be that of another net.
         """
-        images, labels = examples
         trainer = DeviceTrainer(path, runtime=self._runtime)
-        epochs = trainer.fit(
-            images,
-            labels,
-            epochs=task["epochs"],
-            learning_rate=task["learning_rate"],
-            seed=self.seed,
-        )
+        epochs = trainer.fit(*examples, **fit_options({**task, "seed": self.seed}))
         return trainer.update(
-            examples=len(labels),
+            examples=len(examples[1]),
             loss_before=epochs[0].loss,
             loss_after=epochs[-1].loss,
             client=self.client,

@@ -141,8 +141,7 @@ async def train(
         is_sound = flat["loss"] <= largest_sound_loss(classes) if used else not rejected
         unsound_rounds = 0 if is_sound else unsound_rounds + 1
         has_diverged = unsound_rounds == _DIVERGED_ROUNDS or (unsound_rounds and done == rounds)
-        is_due = done == rounds or (done % evaluate_every == 0 and is_sound)
-        if is_due and not has_diverged:
+        if is_sound and (done == rounds or done % evaluate_every == 0):
             accuracies = await evaluate_and_keep()
             flat.update((f"accuracy/{name}", value) for name, value in accuracies.items())
         await metrics_manager.release(flat, done)

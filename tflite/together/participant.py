@@ -116,18 +116,11 @@ class Participant:
         self, task: Mapping[str, Any], path: str, examples: tuple[np.ndarray, np.ndarray]
     ) -> DeviceUpdate:
         """Trains a task's model, and returns the change of its weights."""
-        images, labels = examples
         trainer = DeviceTrainer(path, runtime=self._runtime)
-        before, _ = trainer.evaluate(images, labels)
-        trainer.fit(
-            images,
-            labels,
-            epochs=task["epochs"],
-            learning_rate=task["learning_rate"],
-            seed=task["seed"],
-        )
-        after, _ = trainer.evaluate(images, labels)
-        return trainer.update(examples=len(labels), loss_before=before, loss_after=after)
+        before, _ = trainer.evaluate(*examples)
+        trainer.fit(*examples, **fit_options(task))
+        after, _ = trainer.evaluate(*examples)
+        return trainer.update(examples=len(examples[1]), loss_before=before, loss_after=after)
 
     def send(self, pending: PendingUpdate) -> Visit:
         """Sends an update, and forgets it once the server took or refused it for good."""
@@ -145,6 +138,11 @@ class Participant:
         if self.federation.identity is None:
             self.federation.check_server()
             self.folder.keep_identity(url, self.federation.enrol())
+
+
+def fit_options(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `DeviceTrainer.fit` that a task decides."""
+    return {name: task[name] for name in ("epochs", "learning_rate", "seed")}
 
 
 def _ended(event: str, pending: PendingUpdate, wait_seconds: int, message: str = "") -> Visit:

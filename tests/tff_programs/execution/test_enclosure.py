@@ -160,15 +160,20 @@ with contextlib.ExitStack() as stack:
 """
 
 
-def test_where_the_system_refuses_namespaces_one_line_names_the_ports():
-    result = subprocess.run(
-        f"{_REFUSES} {sys.executable} -c '{_PROGRAM}'",
+def run_without_namespaces(program: str) -> subprocess.CompletedProcess:
+    """Runs a program, without single quotes, where the system refuses namespaces."""
+    return subprocess.run(
+        f"{_REFUSES} {sys.executable} -c '{program}'",
         shell=True,
         cwd=pathlib.Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def test_where_the_system_refuses_namespaces_one_line_names_the_ports():
+    result = run_without_namespaces(_PROGRAM)
     assert result.returncode == 0, result.stderr
     line, *answered = result.stdout.splitlines()
     assert line.startswith("This system refuses a network namespace (No space left on device): ")
@@ -181,16 +186,8 @@ def test_where_the_system_refuses_namespaces_a_worker_for_others_does_not_start(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = (
+    result = run_without_namespaces(
         f'from tff_programs.programs import worker; worker.main(["fedsup worker", "--port={port}"])'
-    )
-    result = subprocess.run(
-        f"{_REFUSES} {sys.executable} -c '{program}'",
-        shell=True,
-        cwd=pathlib.Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
     assert result.returncode == 1
     assert "refuses a network namespace (No space left on device)" in result.stderr
