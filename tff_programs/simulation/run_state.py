@@ -1,19 +1,25 @@
 """State of a run after each round, on disk; it is checked when it is read."""
 
 import contextlib
-import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.common_libs import serializable
 from tensorflow_federated.python.program import structure_utils
 
-from fedsup_tf.files.atomic_write import write_text
+from fedsup_tf.files.atomic_write import make_folder, write_bytes
+from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.files.reading import InvalidFileError, reading
+
+_NAME = re.compile(r"round_(\d+)\.safetensors")
+_HASH = "sha256"
 
 
 @contextlib.contextmanager
@@ -36,10 +42,13 @@ def saving(path: str, expected: str) -> Iterator[None]:
         ) from error
 
 
-class RunStateManager(tff.program.FileProgramStateManager):
-    """Saves a run's newest two states, each with a hash of its files.
+class RunStateManager(tff.program.ProgramStateManager):
+    """Saves a run's newest two states, each as a safetensors file with a hash of its values.
 
-    A state that is damaged is set aside when the run is continued, and the one before is loaded.
+    TFF's `FileProgramStateManager` writes a SavedModel, for which TensorFlow traces functions of
+    every value; with a small supernet that takes as long as a round. The folders that it wrote for
+    earlier versions of this project are loaded too. A state that is damaged is set aside when the
+    run is continued, and the one before is loaded.
     """
 
     def __init__(self, folder: str, on_message: Callable[[str], None]):
@@ -50,9 +59,31 @@ class RunStateManager(tff.program.FileProgramStateManager):
           on_message: Called with a line of text where a state is damaged.
         """
         with saving(folder, "states"):
-            super().__init__(folder, keep_total=2, keep_first=False)
+            make_folder(folder)
+            self._earlier = tff.program.FileProgramStateManager(folder)
         self._folder = folder
         self._on_message = on_message
+
+    async def get_versions(self) -> list[int] | None:
+        """Returns the rounds whose states are saved, in order; None if there is none."""
+        matches = map(_NAME.fullmatch, os.listdir(self._folder))
+        own = {int(match[1]) for match in matches if match}
+        return sorted(own.union(await self._earlier.get_versions() or ())) or None
+
+    async def load(self, version: int, structure: Any) -> Any:
+        """Loads the state of a round.
+
+        Raises:
+          ProgramStateNotFoundError: If there is none.
+          ValueError: If it is damaged, or its values are not like those of `structure`.
+        """
+        path = self._path(version)
+        if os.path.lexists(path):
+            state = _unflatten(_read_values(path), structure)
+        else:
+            state = await self._earlier.load(version, structure)
+        _check_form(state, structure)
+        return state
 
     async def load_latest(self, structure: Any) -> tuple[Any, int]:
         """Loads the newest state that is whole; `(None, 0)` if none was saved.
@@ -63,11 +94,9 @@ class RunStateManager(tff.program.FileProgramStateManager):
         versions = await self.get_versions() or []
         faults = {}
         for version in reversed(versions):
-            # A damaged file makes TensorFlow raise nearly any error.
+            # A damaged SavedModel makes TensorFlow raise nearly any error.
             try:
-                self._check_hash(version)
                 state = await self.load(version, structure)
-                _check_form(state, structure)
             except Exception as error:
                 faults[version] = _reason(error)
                 continue
@@ -90,51 +119,85 @@ class RunStateManager(tff.program.FileProgramStateManager):
         """Saves a state, and then removes all but the newest two.
 
         Raises:
+          ProgramStateExistsError: If the state of that round is saved already.
           OSError: If it cannot be saved.
         """
+        versions = await self.get_versions() or []
+        if version in versions:
+            raise tff.program.ProgramStateExistsError(version=version, path=self._folder)
+        state = await tff.program.materialize_value(program_state)
         with saving(self._folder, f"the state of round {version}"):
-            try:
-                await super().save(program_state, version)
-            except (OSError, tf.errors.OpError):
-                self._remove_half_written(version)
-                raise
-            path = self._get_path_for_version(version)
-            write_text(f"{path}.sha256", _hash_of_files(path))
+            _write_values(self._path(version), structure_utils.flatten_with_name(state))
+            for old in versions[:-1]:
+                self._remove(old)
 
-    async def _remove(self, version: int) -> None:
-        await super()._remove(version)
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(f"{self._get_path_for_version(version)}.sha256")
+    async def remove_all(self) -> None:
+        """Removes all states."""
+        for version in await self.get_versions() or []:
+            self._remove(version)
 
-    def _remove_half_written(self, version):
-        name = f"{os.path.basename(self._get_path_for_version(version))}_temp"
-        for entry in os.scandir(self._folder):
-            if entry.name.startswith(name):
-                shutil.rmtree(entry.path, ignore_errors=True)
+    def _path(self, version):
+        return os.path.join(self._folder, f"round_{version}.safetensors")
 
-    def _check_hash(self, version):
-        path = self._get_path_for_version(version)
-        try:
-            with open(f"{path}.sha256", encoding="ascii") as file:
-                expected = file.read()
-        except FileNotFoundError:
-            return  # A program was killed between the state and its hash.
-        if _hash_of_files(path) != expected:
-            raise ValueError("its files are not those that were saved")
+    def _paths(self, version):
+        """Returns the paths of what is there of a round's state, an earlier version's included."""
+        earlier = os.path.join(self._folder, f"program_state_{version}")
+        paths = (self._path(version), earlier, f"{earlier}.sha256")
+        return [path for path in paths if os.path.lexists(path)]
+
+    def _remove(self, version):
+        for path in self._paths(version):
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
 
     def _set_aside(self, version):
-        path = self._get_path_for_version(version)
-        shutil.rmtree(f"{path}.damaged", ignore_errors=True)
-        os.rename(path, f"{path}.damaged")
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(f"{path}.sha256")
+        for path in self._paths(version):
+            shutil.rmtree(f"{path}.damaged", ignore_errors=True)
+            os.rename(path, f"{path}.damaged")
+
+
+def _write_values(path: str, named: Sequence[tuple[str, Any]]) -> None:
+    """Writes the values of a state by name."""
+    arrays = {}
+    for name, value in named:
+        if isinstance(value, serializable.Serializable):
+            value = np.frombuffer(value.to_bytes(), np.uint8)
+        arrays[name] = np.ascontiguousarray(value).reshape(np.shape(value))
+    write_bytes(path, safetensors.numpy.save(arrays, {_HASH: fingerprint(arrays)}))
+
+
+def _read_values(path: str) -> dict[str, np.ndarray]:
+    """Reads what `_write_values` wrote.
+
+    Raises:
+      ValueError: If the values are not those that were written.
+    """
+    with reading(path, "a run's state"), safetensors.safe_open(path, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        if (file.metadata() or {}).get(_HASH) != fingerprint(arrays):
+            raise ValueError("its values are not those that were saved")
+    return arrays
+
+
+def _unflatten(arrays: Mapping[str, np.ndarray], structure: Any) -> Any:
+    """Returns the values by name in the structure that they were taken from."""
+    named = structure_utils.flatten_with_name(structure)
+    if len(arrays) != len(named):
+        raise ValueError(f"expected {len(named)} values, received {len(arrays)}")
+    values = [
+        type(initial).from_bytes(arrays[name].tobytes())
+        if isinstance(initial, serializable.Serializable)
+        else arrays[name][()]
+        for name, initial in named
+    ]
+    return structure_utils.unflatten_as(structure, values)
 
 
 def _check_form(state, structure) -> None:
     """Checks that a loaded state has the values that the program would start with."""
     values, initials = structure_utils.flatten(state), structure_utils.flatten(structure)
-    if len(values) != len(initials):
-        raise ValueError(f"expected {len(initials)} values, received {len(values)}")
     for value, initial in zip(values, initials, strict=True):
         if isinstance(initial, serializable.Serializable):
             continue
@@ -145,22 +208,12 @@ def _check_form(state, structure) -> None:
             )
 
 
-def _hash_of_files(folder: str) -> str:
-    """Returns the SHA-256 of a folder's files, their names included."""
-    digest = hashlib.sha256()
-    for path, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            file_path = os.path.join(path, name)
-            with open(file_path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{os.path.relpath(file_path, folder)}\n{content}\n".encode())
-    return digest.hexdigest()
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return "No space left on device"
+    # The readers and writers of files raise sentences about the file; the cause is the reason.
+    if isinstance(error, InvalidFileError | OSError):
+        error = error.__cause__ or error
     text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
     lines = text.strip().splitlines()
     return lines[0][:300].rstrip(". ") if lines else type(error).__name__

@@ -179,10 +179,10 @@ def test_a_run_with_a_damaged_state_and_without_metrics_goes_on_and_says_so(runs
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / "metrics.csv").unlink()
-    graph = folder / "state" / f"program_state_{ROUNDS}" / "saved_model.pb"
-    data = bytearray(graph.read_bytes())
-    data[len(data) // 2] ^= 1
-    graph.write_bytes(data)
+    state = folder / "state" / f"round_{ROUNDS}.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-1] ^= 1
+    state.write_bytes(data)
     (folder / "state" / f"program_state_{ROUNDS}_temp1234").mkdir()
     result = run(folder)
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.common_libs.serializable import Serializable
 
 from tff_programs.simulation.run_state import RunStateManager, saving
 
@@ -42,8 +44,8 @@ def assert_loads(manager, number):
 
 def test_the_newest_two_states_are_kept(saved):
     folder, manager, lines = saved
-    names = [f"program_state_{number}{end}" for number in (2, 3) for end in ("", ".sha256")]
-    assert sorted(os.listdir(folder)) == names
+    assert sorted(os.listdir(folder)) == ["round_2.safetensors", "round_3.safetensors"]
+    assert run(manager.get_versions()) == [2, 3]
     assert_loads(manager, 3)
     assert not lines
 
@@ -53,13 +55,80 @@ def test_without_states_there_is_none(tmp_path):
     assert run(manager.load_latest(state_of(0))) == (None, 0)
 
 
-def files_of(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+def test_what_is_saved_is_loaded_in_its_structure_and_type(tmp_path):
+    manager = RunStateManager(str(tmp_path / "state"), print)
+    state = (
+        OrderedDict(weights=(np.float32([1, np.nan]), np.zeros((0, 2), np.int64)), empty=()),
+        [True, np.float64(0.1), Draws(7)],
+    )
+    run(manager.save(state, 1))
+    loaded, version = run(manager.load_latest(state))
+    assert version == 1
+    (weights, none), empty = loaded[0]["weights"], loaded[0]["empty"]
+    assert weights.tobytes() == state[0]["weights"][0].tobytes()
+    assert (none.shape, none.dtype, empty) == ((0, 2), np.int64, ())
+    assert (loaded[1][0], loaded[1][1], loaded[1][2].number) == (True, 0.1, 7)
+
+
+class Draws(Serializable):
+    """A value that is saved as bytes, as the clients' iterator is."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def to_bytes(self):
+        return str(self.number).encode()
+
+    @classmethod
+    def from_bytes(cls, data):
+        return cls(int(data))
+
+
+def test_a_round_is_saved_once(saved):
+    _, manager, _ = saved
+    with pytest.raises(tff.program.ProgramStateExistsError):
+        run(manager.save(state_of(3), 3))
+
+
+def test_all_states_are_removed(saved):
+    folder, manager, _ = saved
+    run(manager.remove_all())
+    assert not os.listdir(folder)
+    with pytest.raises(tff.program.ProgramStateNotFoundError):
+        run(manager.load(3, state_of(0)))
+
+
+def test_states_that_tff_saved_for_earlier_versions_are_loaded_and_replaced(tmp_path):
+    lines = []
+    earlier = tff.program.FileProgramStateManager(str(tmp_path))
+    for number in (1, 2):
+        run(earlier.save(state_of(number), number))
+        (tmp_path / f"program_state_{number}.sha256").write_text("of its files")
+    manager = RunStateManager(str(tmp_path), lines.append)
+    assert_loads(manager, 2)
+    run(manager.save(state_of(3), 3))
+    assert sorted(os.listdir(tmp_path)) == [
+        "program_state_2",
+        "program_state_2.sha256",
+        "round_3.safetensors",
+    ]
+    cut(tmp_path / "round_3.safetensors")
+    assert_loads(manager, 2)
+    assert len(lines) == 1
+    (tmp_path / "program_state_2" / "saved_model.pb").unlink()
+    with pytest.raises(ValueError, match=r"damaged ones alone \(round 2: "):
+        run(manager.load_latest(state_of(0)))
 
 
 def flip(path):
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def flip_header(path):
+    data = bytearray(path.read_bytes())
+    data[9] ^= 1
     path.write_bytes(data)
 
 
@@ -67,16 +136,14 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("damage", [flip, cut, pathlib.Path.unlink])
-@pytest.mark.parametrize("has_hash", [True, False])
-def test_a_damaged_newest_state_gives_way_to_the_one_before(saved, damage, has_hash):
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, flip_header, cut, empty])
+def test_a_damaged_newest_state_gives_way_to_the_one_before(saved, damage):
     folder, manager, lines = saved
-    newest = folder / "program_state_3"
-    if has_hash:
-        damage(files_of(newest)[0])
-    else:
-        (folder / "program_state_3.sha256").unlink()
-        (newest / "saved_model.pb").unlink()
+    damage(folder / "round_3.safetensors")
     assert_loads(manager, 2)
     (line,) = lines
     assert "The state of round 3 in" in line
@@ -85,13 +152,6 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(saved, damage, has_h
     run(manager.save(state_of(3), 3))
     assert_loads(manager, 3)
     assert len(lines) == 1
-
-
-def test_a_state_without_its_hash_is_loaded(saved):
-    folder, manager, lines = saved
-    (folder / "program_state_3.sha256").unlink()
-    assert_loads(manager, 3)
-    assert not lines
 
 
 def test_a_state_of_another_form_is_not_loaded(saved):
@@ -104,10 +164,10 @@ def test_a_state_of_another_form_is_not_loaded(saved):
 def test_all_states_damaged_is_an_error_and_no_new_run(saved):
     folder, manager, _ = saved
     for number in (2, 3):
-        flip(files_of(folder / f"program_state_{number}")[0])
+        flip(folder / f"round_{number}.safetensors")
     with pytest.raises(ValueError, match=r"damaged ones alone.*round 3.*round 2.*another --out"):
         run(manager.load_latest(state_of(0)))
-    assert {"program_state_2", "program_state_3"} <= set(os.listdir(folder))
+    assert sorted(os.listdir(folder)) == ["round_2.safetensors", "round_3.safetensors"]
 
 
 _FILL = """
@@ -144,7 +204,7 @@ def test_a_full_disk_while_a_state_is_saved_is_one_sentence(tmp_path):
         "was saved before is kept: make room, or mend the folder, and repeat the command."
     )
     assert version == "1"
-    assert names == ["program_state_1", "program_state_1.sha256"]
+    assert names == ["round_1.safetensors"]
 
 
 def test_an_error_of_the_computation_is_not_one_of_saving():
