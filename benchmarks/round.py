@@ -9,6 +9,7 @@
 * plain: the same local updates and sums without TFF, as many threads as cores (`plain_loop.py`);
 * each tier's step on one thread against the matrix products of its pointwise convolutions;
 * the sandwich step of four nets against the four nets' own steps;
+* the state after a round, saved by `RunStateManager` and by TFF's `FileProgramStateManager`;
 * the first round, a round of subnets never drawn before, the evaluation of 10,000 images.
 
 It prints a table and writes round.json and round.png to --out.
@@ -26,6 +27,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -46,6 +48,7 @@ from tff_programs.execution.streaming import DeferredData
 from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.reports.report import format_table
 from tff_programs.simulation.clients import client_cost, client_element
+from tff_programs.simulation.run_state import RunStateManager
 
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Measured times of each.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", EXAMPLES, "Images of a client.", lower_bound=1)
@@ -61,7 +64,7 @@ class OurRound:
         self._process = build_fedsup_process(
             SPACE, LocalTraining(epochs=1, batch_size=BATCH), PREPROCESSING
         )
-        self._state = _materialize(self._process.initialize)
+        self.state = _materialize(self._process.initialize)
 
     def __call__(self, architectures):
         """Runs one round from the initial state."""
@@ -81,7 +84,7 @@ class OurRound:
         ]
 
         def compute():
-            output = self._process.next(self._state, data)
+            output = self._process.next(self.state, data)
             return output.state, output.metrics
 
         _materialize(compute)
@@ -216,6 +219,7 @@ def measure_rounds(plain):
         for _ in range(_REPETITIONS.value)
     ]
     return {
+        "saving": measure_saving(round_of_ours.state),
         "seconds": medians,
         "all_seconds": dict(times),
         "build_seconds": build,
@@ -225,6 +229,25 @@ def measure_rounds(plain):
         "stock_in_our_context_over_ours": medians["stock, our context"] / medians["ours"],
         "ours_over_plain": medians["ours"] / medians["plain"],
     }
+
+
+def measure_saving(state):
+    """Medians of saving a state, in turns, and the ratio."""
+    times = collections.defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        managers = {
+            "ours": RunStateManager(os.path.join(folder, "ours"), print),
+            "TFF's": tff.program.FileProgramStateManager(
+                os.path.join(folder, "stock"), keep_total=2, keep_first=False
+            ),
+        }
+        for version in range(_REPETITIONS.value + 1):
+            for name, manager in managers.items():
+                seconds = _seconds(asyncio.run, manager.save(state, version))
+                if version:
+                    times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {"seconds": medians, "stock_over_ours": medians["TFF's"] / medians["ours"]}
 
 
 def measure_steps(plain):
@@ -315,6 +338,10 @@ def rows(result):
     yield "stock / ours, TFF's default", f"{rounds['stock_over_ours']:.2f}"
     yield "stock / ours, our context", f"{rounds['stock_in_our_context_over_ours']:.2f}"
     yield "ours / plain", f"{rounds['ours_over_plain']:.2f}"
+    saving = rounds["saving"]
+    for name, seconds in saving["seconds"].items():
+        yield f"saving a round's state, {name}", f"{1000 * seconds:.0f} ms"
+    yield "saving a round's state, TFF's / ours", f"{saving['stock_over_ours']:.1f}"
     yield "building the process", f"{rounds['build_seconds']:.1f} s"
     yield "first round", f"{rounds['first_round_seconds']:.1f} s"
     fresh = rounds["fresh_subnets_seconds"]
