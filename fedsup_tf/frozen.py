@@ -34,6 +34,12 @@ def check_frozen(space: SearchSpace, frozen: Collection[str]) -> None:
             f"Expected frozen parts of {', '.join(parts)}, which search space {space.name!r} has, "
             f"received {quoted(', '.join(unknown))}. Name some of these."
         )
+    ambiguous = [name for name in frozen if parts.count(name) > 1]
+    if ambiguous:
+        raise ValueError(
+            f"Expected frozen parts of one meaning each, received {quoted(', '.join(ambiguous))}: "
+            f"search space {space.name!r} has a stage of that name too. Rename the stage."
+        )
     if set(parts) <= set(frozen):
         raise ValueError(
             f"Expected a part of {', '.join(parts)} that is trained, received all of them as "

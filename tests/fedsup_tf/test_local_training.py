@@ -13,7 +13,7 @@ from fedsup_tf import sandwich, slicing
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.client_update import local_update
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.frozen import untrained_parts
+from fedsup_tf.frozen import check_frozen, untrained_parts
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
@@ -597,6 +597,16 @@ def test_frozen_parts_that_are_none_are_refused(frozen, told):
             LocalTraining(frozen=frozen),
             PREPROCESSING,
         )
+
+
+@pytest.mark.parametrize("name", ["stem", "head"])
+def test_a_frozen_part_named_as_a_stage_is_refused(name):
+    first, *others = SPACE.stages
+    stages = (dataclasses.replace(first, name=name), *others)
+    space = dataclasses.replace(SPACE, stages=stages)
+    with pytest.raises(ValueError, match=f"of one meaning each, received '{name}'.*Rename"):
+        check_frozen(space, (name,))
+    check_frozen(space, (others[0].name,))
 
 
 def test_frozen_parts_that_begin_at_random_are_found():

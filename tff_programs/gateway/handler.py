@@ -39,7 +39,6 @@ class Handler(tornado.web.RequestHandler):
         self.gateway = gateway
         self._body = bytearray()
         self._refusal: RefusalError | None = None
-        self._is_dropped = False
         gateway.under_way.add(self)
 
     @property
@@ -61,7 +60,6 @@ class Handler(tornado.web.RequestHandler):
     async def prepare(self) -> None:
         """Checks the request's head."""
         if not self._is_implemented(self.request.method):
-            self._is_dropped = True
             if not self._is_short():
                 raise tornado.web.HTTPError(405)
             # Tornado refuses it once its body was thrown away.
@@ -119,7 +117,8 @@ class Handler(tornado.web.RequestHandler):
 
     def data_received(self, chunk: bytes) -> None:
         """Takes a part of the body, unless the request is refused already."""
-        if self._refusal is None and not self._is_dropped:
+        # Of a method that the path lacks nothing is kept.
+        if self._refusal is None and self._is_implemented(self.request.method):
             try:
                 self.take(chunk)
             except RefusalError as refusal:
