@@ -25,6 +25,7 @@ _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
+_SAMPLE_FORMAT, _SIGNED = 0x0153, 2
 # Orientations in which height and width change places.
 _LYING = (5, 6, 7, 8)
 
@@ -199,7 +200,7 @@ def _opened(file: BinaryIO) -> Image.Image:
     """Opens a picture by its content; its header alone is read.
 
     Raises:
-      ValueError: If it is not a picture, or too large to be decoded.
+      ValueError: If it is not a picture, too large to be decoded, or of signed values.
     """
     try:
         file.seek(0)
@@ -213,6 +214,10 @@ def _opened(file: BinaryIO) -> Image.Image:
             f"expected a picture of at most {MOST_PIXELS:,} pixels, received {width:,} x "
             f"{height:,}."
         )
+    # Pillow reads signed channels of 8 bits as if they had no sign.
+    if _SIGNED in getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT, ()) and not is_wide(picture):
+        picture.close()
+        raise ValueError("expected brightness from 0 to 255, received signed values.")
     return picture
 
 

@@ -92,10 +92,10 @@ def test_16_bits_become_8(tmp_path):
         assert read_header(path) == ((8, 8, 1), True, False)
 
 
-def write_tiff(path, pixels, bits, photometric):
+def write_tiff(path, pixels, bits, photometric, more=()):
     """Writes a grey TIFF of 8 x 8 pixels as Pillow does not."""
     tags = [(256, 8), (257, 8), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1)]
-    tags += [(278, 8), (279, len(pixels))]
+    tags += [(278, 8), (279, len(pixels)), *more]
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     head = b"II*\0" + struct.pack("<I", 8 + len(pixels))
     path.write_bytes(head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4))
@@ -115,6 +115,14 @@ def test_where_0_is_white_pixels_are_turned(tmp_path, bits):
     pixels = RAMP.astype(f"<u{bits // 8}") * (257 if bits == 16 else 1)
     path = write_tiff(tmp_path / "a.tiff", pixels.tobytes(), bits, photometric=0)
     np.testing.assert_array_equal(read_picture(path, GREY)[..., 0], 255 - RAMP)
+
+
+def test_signed_values_of_8_bits_are_refused(tmp_path):
+    signed = (RAMP ^ 128).tobytes()
+    path = write_tiff(tmp_path / "a.tiff", signed, bits=8, photometric=1, more=[(339, 2)])
+    for read in (read_header, lambda path: read_picture(path, GREY)):
+        with pytest.raises(InvalidFileError, match="received signed values"):
+            read(path)
 
 
 def test_a_transparent_grey_value_of_16_bits_shows_the_background(tmp_path):
