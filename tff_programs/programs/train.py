@@ -49,6 +49,7 @@ from tff_programs.programs.flags.train_flags import (
     define_train_flags,
     fixed_architecture_from_flags,
     local_training_from_flags,
+    note_on_few_classes,
     server_optimizer_from_flags,
     server_rate_from_flags,
 )
@@ -115,6 +116,9 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         initial = load_initial_weights(options.initial, space, data.class_names, options.seed)
     supernet = Supernet(space)
     local_training = local_training_from_flags(options)
+    note = note_on_few_classes(options, data.label_counts())
+    if note is not None:
+        print_line(note)
     check_frozen(space, local_training.frozen)
     untrained = untrained_parts(local_training.frozen, None if initial is None else initial.new)
     if untrained:

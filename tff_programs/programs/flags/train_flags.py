@@ -1,5 +1,6 @@
 """Flags of `fedsup train`, and what they mean: hyper-parameters, tiers, the server's optimizer."""
 
+import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
@@ -15,6 +16,8 @@ from tff_programs.simulation.tiers import parse_tiers
 
 _DEFAULTS = LocalTraining()
 _NET_ALGORITHMS = ("fedavg", "exclusive")
+# Share of the classes up to which a client has few of them.
+_FEW_CLASSES = 0.3
 
 
 def define_train_flags(define: FlagDefiner) -> None:
@@ -193,6 +196,28 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
         received_weight=options.received_weight,
         absent_class_weight=options.absent_class_weight,
         frozen=tuple(options.frozen or ()),
+    )
+
+
+def note_on_few_classes(options: ProgramFlags, label_counts: np.ndarray) -> str | None:
+    """Advises `--absent_class_weight` where clients hold few classes and it was not given.
+
+    Args:
+      options: The flags.
+      label_counts: Each client's training examples of each class, `(clients, classes)`.
+
+    Returns:
+      A sentence for the user; None where there is nothing to advise.
+    """
+    classes = label_counts.shape[1]
+    held = np.count_nonzero(label_counts, axis=1)
+    mean = held[held > 0].mean() if held.any() else classes
+    if mean > _FEW_CLASSES * classes or options["absent_class_weight"].present:
+        return None
+    return (
+        f"note: A client holds {mean:.1f} of {classes} classes in the mean. Where clients held 2 "
+        "of 10, nets became more accurate with --absent_class_weight=0.03; 1 is the plain softmax, "
+        "which is used now."
     )
 
 
