@@ -10,8 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.frozen import check_frozen, untrained_parts
@@ -87,8 +85,6 @@ def run(options: ProgramFlags) -> None:
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the run is kept.")
     start = time.monotonic()
-    # Saving the state is part of every round, nothing to tell.
-    tf.get_logger().setLevel("ERROR")
     planned = run_from_flags(options)
     with execution_from_flags(options):
         accuracies = train_run(planned, options.out, print_line)
