@@ -87,7 +87,11 @@ def _draw(cells, setting, path) -> None:
             )
             places = np.arange(len(tiers)) + 0.8 * (number / len(methods) - 0.5)
             error = shares.std(0, ddof=1) if len(runs) > 1 else None
-            axes.errorbar(places, shares.mean(0), error, fmt="o", capsize=2, label=method)
+            # Ten colours, then the same ones with another mark.
+            mark, colour = "os^Dv"[number // 10 % 5], f"C{number % 10}"
+            axes.errorbar(
+                places, shares.mean(0), error, fmt=mark, color=colour, capsize=2, label=method
+            )
         axes.set_xticks(range(len(tiers)), tiers)
         axes.set(title=f"{setting}, {partition}", ylabel="accuracy as deployed, %")
         axes.grid(axis="y", alpha=0.25)
