@@ -1,6 +1,7 @@
 """State of a run after each round, on disk; it is checked when it is read."""
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -81,6 +82,7 @@ class RunStateManager(tff.program.ProgramStateManager):
         if os.path.lexists(path):
             state = _unflatten(_read_values(path), structure)
         else:
+            _check_earlier(self._earlier_path(version))
             state = await self._earlier.load(version, structure)
         _check_form(state, structure)
         return state
@@ -139,9 +141,12 @@ class RunStateManager(tff.program.ProgramStateManager):
     def _path(self, version):
         return os.path.join(self._folder, f"round_{version}.safetensors")
 
+    def _earlier_path(self, version):
+        return os.path.join(self._folder, f"program_state_{version}")
+
     def _paths(self, version):
         """Returns the paths of what is there of a round's state, an earlier version's included."""
-        earlier = os.path.join(self._folder, f"program_state_{version}")
+        earlier = self._earlier_path(version)
         paths = (self._path(version), earlier, f"{earlier}.sha256")
         return [path for path in paths if os.path.lexists(path)]
 
@@ -179,6 +184,34 @@ def _read_values(path: str) -> dict[str, np.ndarray]:
         if (file.metadata() or {}).get(_HASH) != fingerprint(arrays):
             raise ValueError("its values are not those that were saved")
     return arrays
+
+
+def _check_earlier(folder: str) -> None:
+    """Checks a state of an earlier version against the hash beside it.
+
+    Raises:
+      ValueError: If its files are not those that were saved.
+    """
+    try:
+        with open(f"{folder}.sha256", encoding="ascii") as file:
+            expected = file.read()
+    except FileNotFoundError:
+        return  # A program was killed between the state and its hash.
+    if _hash_of_files(folder) != expected:
+        raise ValueError("its files are not those that were saved")
+
+
+def _hash_of_files(folder: str) -> str:
+    """Returns the SHA-256 of a folder's files, their names included."""
+    digest = hashlib.sha256()
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file_path = os.path.join(path, name)
+            with open(file_path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{os.path.relpath(file_path, folder)}\n{content}\n".encode())
+    return digest.hexdigest()
 
 
 def _unflatten(arrays: Mapping[str, np.ndarray], structure: Any) -> Any:

@@ -1,6 +1,7 @@
 """States on disk: the newest that is whole is loaded, the rest is said."""
 
 import asyncio
+import hashlib
 import os
 import pathlib
 import subprocess
@@ -103,7 +104,15 @@ def test_states_that_tff_saved_for_earlier_versions_are_loaded_and_replaced(tmp_
     earlier = tff.program.FileProgramStateManager(str(tmp_path))
     for number in (1, 2):
         run(earlier.save(state_of(number), number))
-        (tmp_path / f"program_state_{number}.sha256").write_text("of its files")
+        state = tmp_path / f"program_state_{number}"
+        # As those versions wrote it: each file's path and hash, a line each.
+        digest = hashlib.sha256()
+        for path, folders, names in os.walk(state):
+            folders.sort()
+            for file in (pathlib.Path(path, name) for name in sorted(names)):
+                content = hashlib.sha256(file.read_bytes()).hexdigest()
+                digest.update(f"{file.relative_to(state)}\n{content}\n".encode())
+        (tmp_path / f"program_state_{number}.sha256").write_text(digest.hexdigest())
     manager = RunStateManager(str(tmp_path), lines.append)
     assert_loads(manager, 2)
     run(manager.save(state_of(3), 3))
@@ -115,8 +124,8 @@ def test_states_that_tff_saved_for_earlier_versions_are_loaded_and_replaced(tmp_
     cut(tmp_path / "round_3.safetensors")
     assert_loads(manager, 2)
     assert len(lines) == 1
-    (tmp_path / "program_state_2" / "saved_model.pb").unlink()
-    with pytest.raises(ValueError, match=r"damaged ones alone \(round 2: "):
+    flip(tmp_path / "program_state_2" / "saved_model.pb")
+    with pytest.raises(ValueError, match=r"damaged ones alone \(round 2: its files are not those"):
         run(manager.load_latest(state_of(0)))
 
 
