@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import gc
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,7 +11,9 @@ import sys
 
 import pytest
 
-if sys.dont_write_bytecode:
+if sys.dont_write_bytecode and not os.path.exists(
+    importlib.util.cache_from_source(pytest.__file__)
+):
     # Without compiled modules each process that imports TensorFlow and TFF compiles 5,000 of them,
     # 8 s of its 12.
     sys.dont_write_bytecode = False
