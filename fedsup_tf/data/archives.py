@@ -1,7 +1,7 @@
-"""Reads the official archives of image data sets, and refuses what is not one.
+"""Reads the official archives of image data sets, and rejects anything else.
 
-An archive is somebody else's file. Nothing here unpickles, extracts to disk, or trusts a path,
-size or label it finds inside; what is wrong with a file is one sentence of a `DatasetError`.
+Archives are untrusted. Nothing here unpickles, extracts to disk, or trusts a path, size or label
+found inside an archive; all faults are reported as a `DatasetError` with a one-sentence message.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ import numpy as np
 
 from fedsup_tf.files.reading import REGULAR, InvalidFileError, kind_of_file, open_regular
 
-# The longest file of an official archive, CIFAR-100's train.bin, holds 154 MB.
+# The largest file of the official archives, CIFAR-100's train.bin, has 154 MB.
 LARGEST_MEMBER_BYTES = 2**28
-# An archive holds a handful of files; a list of many is not one of these data sets.
+# The official archives hold only a handful of files.
 _MOST_MEMBERS = 1000
 AGAIN = "download it again"
-# A sound file of another data set, which no download mends.
+# For an intact file of another data set, which downloading again would not fix.
 _OWN_NPZ = "to use it as it is, give it as own data, --dataset=FILE.npz"
 
 
 class DatasetError(InvalidFileError):
-    """A data set's file is missing, truncated or not what it should be."""
+    """Raised if a file of a data set is missing, truncated or not the expected one."""
 
 
 class Splits(NamedTuple):
@@ -50,13 +50,13 @@ class CifarLayout(NamedTuple):
 
     Attributes:
       archive: File name of the archive.
-      url: Its official address.
-      md5: Digest of the archive at that address.
-      folder: The folder inside the archive.
-      train: Its files of training examples; they hold equally many.
-      test: Its file of test examples.
-      names: Its file of class names, one a line.
-      label_bytes: Labels before each image; the last is the class.
+      url: Official URL of the archive.
+      md5: MD5 digest of the archive at that URL.
+      folder: Folder inside the archive.
+      train: Files of training examples in that folder, with equal numbers of examples.
+      test: File of test examples.
+      names: File of class names, one per line.
+      label_bytes: Number of label bytes before each image; the last is the class.
       classes: Number of classes.
     """
 
@@ -99,11 +99,11 @@ def read_cifar(path: Path, layout: CifarLayout) -> tuple[Splits, tuple[str, ...]
     """Reads the binary version of CIFAR-10 or CIFAR-100.
 
     Args:
-      path: The archive, the folder it is in, its extracted folder, or the folder that is in.
+      path: The archive, its extracted folder, or a folder that contains either.
       layout: `CIFAR10` or `CIFAR100`.
 
     Returns:
-      The arrays with images of 32 x 32 x 3, and the names of the classes.
+      The arrays, with 32 x 32 x 3 images, and the class names.
 
     Raises:
       DatasetError: If a file is missing or damaged.
@@ -147,7 +147,7 @@ def _read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _read_tar(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, bytes]:
-    # Members are found by their exact names and read in memory: no path in the archive matters.
+    # Members are looked up by exact name and read into memory: paths in the archive are never used.
     files = {}
     with reading_archive(archive, "a complete .tar.gz") as file:
         with tarfile.open(fileobj=file, mode="r:gz") as tar:
@@ -185,18 +185,18 @@ def _cifar_batch(
 
 
 def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
-    """Reads a coloured 28 x 28 data set of MedMNIST; its validation split is left out.
+    """Reads a 28 x 28 colour data set of MedMNIST without its validation split.
 
     Args:
-      path: The `.npz` file or the folder it is in.
-      file_name: Name of the file in a folder, such as `"pathmnist.npz"`.
+      path: The `.npz` file or the folder that contains it.
+      file_name: Name of the file in the folder, such as `"pathmnist.npz"`.
       classes: Number of classes.
 
     Returns:
-      Images of 28 x 28 x 3.
+      The arrays, with 28 x 28 x 3 images.
 
     Raises:
-      DatasetError: If the file is missing, damaged or holds other arrays.
+      DatasetError: If the file is missing, damaged or has other arrays.
     """
     path = path / file_name if path.is_dir() else path
     if not path.exists():
@@ -220,7 +220,7 @@ def read_medmnist(path: Path, file_name: str, classes: int) -> Splits:
 
 
 def list_npz(path: Path, remedy: str) -> list[str]:
-    """Returns the sorted names of an `.npz` file's arrays; raises as `read_npz`."""
+    """Returns the sorted names of an `.npz` file's arrays; raises the errors of `read_npz`."""
     with _opened_npz(path, remedy) as archive:
         return sorted(name.removesuffix(".npy") for name in archive.namelist())
 
@@ -236,20 +236,20 @@ def _opened_npz(path: Path, remedy: str) -> Iterator[zipfile.ZipFile]:
 def read_npz(
     path: Path, names: Collection[str], remedy: str, most_bytes: int = LARGEST_MEMBER_BYTES
 ) -> dict[str, np.ndarray]:
-    """Reads arrays of an `.npz` file, none of them of Python objects.
+    """Reads arrays of an `.npz` file, and never unpickles objects.
 
     Args:
       path: The file.
-      names: The arrays wanted; those that are not in the file are left out.
-      remedy: What to do about a file that cannot be read, for the error.
-      most_bytes: Size above which an array is not read.
+      names: Names of the arrays to read; those that the file lacks are omitted.
+      remedy: Advice on a file that cannot be read, for the error message.
+      most_bytes: Maximum size of an array; the default exceeds all arrays of the official archives.
 
     Returns:
       The arrays by name.
 
     Raises:
-      DatasetError: If the file is no such archive, or an array is larger than `most_bytes`, by
-        default more than any of the official archives has.
+      DatasetError: If the file is not an `.npz`, an array holds Python objects, or an array is
+        larger than `most_bytes`.
     """
     arrays = {}
     with _opened_npz(path, remedy) as archive:
@@ -269,7 +269,7 @@ def read_npz(
 
 
 def _array_bytes(stream: BinaryIO) -> int:
-    """Returns the size of an array as its `.npy` header announces it."""
+    """Returns the size in bytes that the `.npy` header of an array declares."""
     headers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
@@ -288,17 +288,17 @@ def check_split(
     """Checks that there is a label from 0 to `classes - 1` for each image.
 
     Args:
-      source: The file, for the error.
+      source: The file, for the error message.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, whole numbers.
       classes: Number of classes.
-      other_labels_remedy: What to do about labels out of range.
+      other_labels_remedy: Advice on labels out of range, for the error message.
 
     Returns:
       The images, and the labels as int32.
 
     Raises:
-      DatasetError: If there are none, not equally many, or a label is out of range.
+      DatasetError: If there are no images, another number of labels, or a label is out of range.
     """
     if not len(images) or len(images) != len(labels):
         received = f"{len(images):,} images and {len(labels):,} labels"
@@ -311,13 +311,13 @@ def check_split(
 
 
 def problem(source: Path | str, expected: str, received: str, remedy: str) -> DatasetError:
-    """The error that says in one sentence which file is wrong, how, and what to do."""
+    """Returns an error that says in one sentence which file is wrong, how, and what to do."""
     return DatasetError(f"{source}: expected {expected}, received {received}; {remedy}.")
 
 
 @contextlib.contextmanager
 def reading_archive(path: Path, expected: str, remedy: str = AGAIN) -> Iterator[BinaryIO]:
-    """Opens a file; whatever goes wrong while it is read is one sentence of a `DatasetError`."""
+    """Opens a file; turns every error raised while it is read into a `DatasetError`."""
     try:
         if (kind := kind_of_file(path)) != REGULAR:
             raise problem(path, expected, kind, remedy)

@@ -1,4 +1,4 @@
-"""Reads labelled images from arrays: those of an `.npz` file, or those that a program has."""
+"""Reads labelled images from the arrays of an `.npz` file, or from arrays in memory."""
 
 import os
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from fedsup_tf.data.wide_pixels import (
 from fedsup_tf.files.validation import check_number
 
 _REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
-# Images whose brightest pixel is above this are of the usual scale, dark as they may be. Counts of
-# ink and pixels of few bits are not.
+# Images with a pixel above this are assumed to have the usual scale, however dark they are. Others
+# may have another one, such as counts of ink or pixels of few bits.
 _MOST_OF_FEW_BITS = 32
 
 
@@ -34,17 +34,17 @@ def read_arrays(
     background: str = "white",
     pixel_scale: float | None = None,
 ) -> Examples:
-    """Reads an `.npz` of `images`, `labels`, and maybe `clients`, `split`, `test_images` and so on.
+    """Reads `images` and `labels` from an `.npz`, optionally `clients`, `split`, `test_images` etc.
 
     Args:
-      path: The file. The arrays may also be called `x_train`, `train_labels`, `val_y` and so on.
-      image_shape: Shape to bring images to; by default their own.
+      path: The file. Its arrays may also have names such as `x_train`, `train_labels` or `val_y`.
+      image_shape: Target shape of the images; by default their own.
       resize: See `PictureForm`.
       background: See `PictureForm`.
-      pixel_scale: Value of full brightness; by default what the arrays' types say.
+      pixel_scale: Pixel value of full brightness; by default inferred from the arrays.
 
     Raises:
-      DatasetError: If it is no such file, or its arrays do not belong together.
+      DatasetError: If the file is not such an `.npz`, or its arrays are inconsistent.
     """
     held = list_npz(Path(path), _REMEDY)
     names = names_of_parts(path, held)
@@ -77,21 +77,21 @@ def join_arrays(
     background: str = "white",
     pixel_scale: float | None = None,
 ) -> Examples:
-    """Checks arrays, and joins their training and test part.
+    """Checks arrays, and joins their training and test split.
 
     Args:
-      source: What begins an error's message, such as the file.
-      name: What the examples are, for people.
+      source: Beginning of error messages, such as the file.
+      name: Human-readable name of the examples.
       arrays: `images` `(examples, height, width, channels)` or `(examples, height, width)`,
-        `labels` `(examples,)`, and maybe `clients` `(examples,)`, `test_images`, `test_labels` and
-        `test_clients`.
-      image_shape: Shape to bring images to; by default their own.
+        `labels` `(examples,)`, and optionally `clients` `(examples,)`, `test_images`, `test_labels`
+        and `test_clients`.
+      image_shape: Target shape of the images; by default their own.
       resize: See `PictureForm`.
       background: See `PictureForm`.
-      pixel_scale: Value of full brightness; by default what the arrays' types say.
+      pixel_scale: Pixel value of full brightness; by default inferred from the arrays.
 
     Raises:
-      DatasetError: If an array is missing, empty, or of another shape or type.
+      DatasetError: If an array is missing or empty, or has an unexpected shape or type.
     """
     if not {"images", "labels"} <= arrays.keys() or (
         ("test_images" in arrays) != ("test_labels" in arrays)
@@ -163,7 +163,7 @@ def _array(source: str, name: str, values: ArrayLike) -> np.ndarray:
 
 
 def _check_scales(source: str, images: list[np.ndarray]) -> None:
-    """Refuses two parts that are written in different kinds of numbers, of different scales."""
+    """Raises a DatasetError if the two splits have both different dtypes and different scales."""
     kinds = {(own.dtype.kind, own.dtype.itemsize) for own in images}
     if len(kinds) > 1 and len(set(map(_scale, images))) > 1:
         received = " and ".join(f"{own.dtype} up to {own.max():g}" for own in images)
@@ -174,7 +174,7 @@ def _check_scales(source: str, images: list[np.ndarray]) -> None:
 
 
 def _scale(images: np.ndarray) -> int:
-    """Returns the greatest value that numbers such as these are written up to."""
+    """Returns the value of full brightness of the smallest usual scale that contains the images."""
     greatest = images.max()
     scales = (1, PICTURE_GREATEST, GREATEST_OF_16_BITS)
     return next((scale for scale in scales if greatest <= scale), scales[-1])
@@ -198,7 +198,7 @@ def _images(source: str, name: str, images: np.ndarray) -> np.ndarray:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Returns labels of types that are as good as whole numbers or texts as such."""
+    """Converts objects, bools and whole-numbered floats to integers or text where possible."""
     if values.dtype.kind == "O":
         types = {type(value) for value in values.flat}
         for wanted, dtype in ((str, str), (bytes, "S"), ((int, np.integer), np.int64)):
@@ -243,9 +243,9 @@ def _names(
 def _as_bytes(
     source: str, arrays: list[np.ndarray], pixel_scale: float | None
 ) -> tuple[list[np.ndarray], int]:
-    """Returns the images as uint8 with their greatest value.
+    """Converts images to uint8; also returns their value of full brightness.
 
-    Their kinds of numbers decide both, unless the value of full brightness is given.
+    The scale is inferred from dtypes and values unless `pixel_scale` is given.
     """
     if pixel_scale is not None:
         for images in arrays:
@@ -262,7 +262,7 @@ def _as_bytes(
         scaled = [np.rint(images.astype(np.float32) * 255).astype(np.uint8) for images in arrays]
         return scaled, PICTURE_GREATEST
     is_whole = kinds <= {"u", "i"} or all((images == np.rint(images)).all() for images in arrays)
-    # Brighter than 255 are those of 16 bits alone.
+    # Only 16-bit integers may exceed 255.
     allowed = 255 if kinds == {"f"} else GREATEST_OF_16_BITS
     if not is_whole or least < 0 or not greatest <= allowed:
         received = " and ".join(
@@ -295,7 +295,7 @@ def _resized(source: str, images: np.ndarray, form: PictureForm, greatest_pixel:
             f"{room:,}. Give fewer images, or a smaller image_shape."
         )
     resized = np.zeros((len(images), *form.image_shape), np.uint8)
-    # The background is of the scale of pictures.
+    # The background colour is on the scale of pictures.
     images = scale_pixels(images, greatest_pixel, PICTURE_GREATEST)
     for number, image in enumerate(images):
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)

@@ -1,4 +1,4 @@
-"""Names that arrays of a file may have, and the division of arrays into parts."""
+"""Accepted names of a file's arrays, and the division of arrays into splits."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -10,21 +10,21 @@ from fedsup_tf.data.split_words import TEST_WORDS, TRAIN_WORDS, choose_test_word
 
 PARTS = ("images", "labels", "clients")
 NAMES = (*PARTS, *(f"test_{part}" for part in PARTS))
-# Word of each example's part, where no arrays of the test part are there.
+# Array with the split of each example, used if there are no separate test arrays.
 SPLIT = "split"
-# What data sets elsewhere call their arrays, beside a word of the part at either end.
+# Common names of arrays, without the word of a split that may precede or follow them.
 _KINDS = {part: part for part in PARTS} | {"x": "images", "y": "labels"}
 
 
 def names_of_parts(path: str, held: Sequence[str]) -> dict[str, str]:
-    """Returns what the arrays of `NAMES` are called in a file, such as `x_train` or `val_y`.
+    """Maps `NAMES` to the names of the arrays in a file, such as `x_train` or `val_y`.
 
     Args:
       path: The file.
-      held: Names of its arrays.
+      held: Names of the arrays in the file.
 
     Raises:
-      DatasetError: If two of them are the same array.
+      DatasetError: If two of them stand for the same array.
     """
     by_word: dict[str, dict[str, str]] = {}
     for name in held:
@@ -42,7 +42,7 @@ def names_of_parts(path: str, held: Sequence[str]) -> dict[str, str]:
             )
         names[kind] = name
     tests = [by_word[word] for word in TEST_WORDS if word in by_word]
-    # Validation images without labels are of no use, test images without labels a fault.
+    # Ignores validation images without labels; `join_arrays` reports test images without labels.
     test = next((names for names in tests if {"images", "labels"} <= names.keys()), None)
     test = by_word.get(TEST_WORDS[0], {}) if test is None else test
     return by_word.get("", {}) | {f"test_{kind}": name for kind, name in test.items()}
@@ -51,18 +51,18 @@ def names_of_parts(path: str, held: Sequence[str]) -> dict[str, str]:
 def divide_arrays(
     source: str, arrays: Mapping[str, np.ndarray], split: np.ndarray
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Divides arrays into a training and a test part.
+    """Divides arrays into a training and a test split.
 
     Args:
-      source: What begins an error's message, such as the file.
-      arrays: Those of `PARTS`, each `(examples, ...)`.
-      split: `(examples,)`, each example's word.
+      source: Beginning of error messages, such as the file.
+      arrays: Arrays by their name in `PARTS`, each `(examples, ...)`.
+      split: `(examples,)`, word of each example's split.
 
     Returns:
-      The arrays of both parts by name, and notes about examples that are not used.
+      The arrays of both splits by name, and notes about examples that are not used.
 
     Raises:
-      DatasetError: If a word is that of no part, or none is that of the training part.
+      DatasetError: If a word is not that of a split, or there are no training examples.
     """
     count, given = len(split), split.astype(str)
     words = np.array([split_word(text) or "" for text in given.tolist()])
@@ -79,7 +79,7 @@ def divide_arrays(
     divided = {}
     for part, values in arrays.items():
         if len(np.atleast_1d(values)) != count:
-            # Told as of arrays that are not divided.
+            # The caller reports the different lengths, as it does for arrays that are not divided.
             return dict(arrays), ()
         divided[part] = values[is_trained]
         if test:

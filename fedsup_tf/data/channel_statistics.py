@@ -1,7 +1,7 @@
 """Mean and standard deviation of each channel over all clients, from sums that clients report.
 
-A client counts its pixels, and sums their values and squares; only the sums over all clients are
-needed. They are whole numbers, so that the result does not depend on the order of the clients.
+Each client counts its pixels and sums their values and squares; only the sums over all clients are
+needed. They are integers, so the result does not depend on the order of the clients.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Images counted at once, which bounds the room that this takes.
+# Images processed at a time, which bounds the memory needed.
 _IMAGES = 256
 
 
@@ -17,7 +17,7 @@ class ChannelSums(NamedTuple):
     """Sums of one client's pixels.
 
     Attributes:
-      pixels: Number of pixels of a channel, int64.
+      pixels: Number of pixels per channel, int64.
       totals: Sum of each channel's values, `(channels,)`, int64.
       squares: Sum of each channel's squared values, `(channels,)`, int64.
     """
@@ -49,10 +49,10 @@ def mean_and_deviation(
     """Computes each channel's mean and standard deviation from all clients' sums.
 
     Args:
-      clients: Each client's sums, or the sums of these.
+      clients: Each client's sums, or sums over several clients.
 
     Returns:
-      Means and standard deviations in units of the pixels; 1 instead of a deviation of 0.
+      Means and standard deviations in pixel units; a standard deviation of 0 is replaced by 1.
 
     Raises:
       ValueError: If there are no pixels.
@@ -64,7 +64,7 @@ def mean_and_deviation(
     totals = np.sum([client.totals for client in clients], axis=0)
     squares = np.sum([client.squares for client in clients], axis=0)
     means = [int(total) / pixels for total in totals]
-    # Whole numbers up to the last step: the difference of two large squares is exact.
+    # Integers up to the last step, so that the difference of two large squares is exact.
     deviations = [
         max(0, int(square) * pixels - int(total) ** 2) ** 0.5 / pixels
         for total, square in zip(totals, squares, strict=True)

@@ -1,7 +1,7 @@
-"""Maps labels of any kind, names or numbers, to whole numbers from 0: the places of class names.
+"""Maps labels, which may be names or numbers, to whole numbers from 0: indices of class names.
 
-The class names are the mapping. They are kept with a checkpoint and with an exported model, so that
-other data of the same task, on a phone or in a test, get the same numbers.
+The class names define the mapping. They are stored in checkpoints and exported models, so that
+other data of the same task, on a phone or in a test, gets the same numbers.
 """
 
 import unicodedata
@@ -13,26 +13,26 @@ from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.validation import are_texts
 
 _MOST_TOLD = 5
-# As long as a name of a folder can be, many times over.
+# Several times the maximum length of a folder's name.
 _MOST_CHARACTERS = 1000
-# Kinds of characters that move a terminal's cursor, or that no file in UTF-8 can hold.
+# Unicode categories of control characters, and of surrogates, which UTF-8 cannot encode.
 _NO_TEXT = ("Cc", "Cs")
 
 
 def compose(name: str) -> str:
-    """Writes each accented letter of a name as one character, as some systems do and others not."""
+    """Composes each accented letter of a name into one character, since systems differ in this."""
     return unicodedata.normalize("NFC", name)
 
 
 def check_names(names: Iterable[str], what: str) -> list[str]:
-    """Composes names as `compose`, and checks that they can be printed and kept.
+    """Composes names with `compose`, and checks that they can be printed and stored.
 
     Args:
       names: The names.
-      what: What they name, which begins an error's message, such as `"digits, class names"`.
+      what: Beginning of the error message: what is named, such as `"digits, class names"`.
 
     Raises:
-      ValueError: If one is too long, or has control characters.
+      ValueError: If a name is too long, or has control characters.
     """
     names = [compose(name) for name in names]
     for name in names:
@@ -52,7 +52,7 @@ def _printable(name: str) -> str:
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorts different names: whole numbers by value if all are such, else as text."""
+    """Sorts distinct names: by value if all of them are whole numbers, otherwise as text."""
     names = set(names)
     if all(name.removeprefix("-").isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -60,14 +60,14 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Lists names for a message, the first few of many."""
+    """Lists names for a message; a long list is cut after the first few."""
     more = len(names) - _MOST_TOLD
     told = ", ".join(map(_printable, names[:_MOST_TOLD]))
     return f"{told} and {more:,} more" if more > 0 else told
 
 
 def alike_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the first names that differ in case and spaces alone; none if all differ more."""
+    """Returns the first group of names that differ only in case and spaces; empty if none do."""
     groups = {}
     for name in names:
         groups.setdefault("".join(name.casefold().split()), []).append(name)
@@ -81,16 +81,16 @@ def number_labels(
 
     Args:
       labels: `(examples,)`, text or whole numbers.
-      class_names: The classes that the labels must be of. Labels are names of classes (`/` in a
-        name may be `_`, as in a folder's name), or, if some are not, all of them numbers of classes
-        from 0. None makes a class of each different label, in the order of `sort_names`.
-      source: What the labels are from, which begins an error's message.
+      class_names: Names of the allowed classes. Labels must all be class names (`/` may be written
+        as `_`, as in folder names), or all be class numbers from 0. None makes each distinct label
+        a class, in the order of `sort_names`.
+      source: Beginning of error messages: where the labels are from.
 
     Returns:
-      Whole numbers from 0, `(examples,)`, int32, and the class names.
+      Class numbers from 0, `(examples,)`, int32, and the class names.
 
     Raises:
-      ValueError: If a label is none of the classes, or a class's name is none or that of another.
+      ValueError: If a label is not one of the classes, or class names are invalid or repeated.
     """
     values, places = np.unique(np.asarray(labels), return_inverse=True)
     texts = [compose(str(value)) for value in values]

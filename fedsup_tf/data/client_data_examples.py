@@ -10,10 +10,10 @@ from fedsup_tf.data.array_examples import join_arrays
 from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
 
-# What fields of an element are called in the data sets that TFF has and in those of Keras.
+# Names of element fields in TFF's and Keras's data sets.
 _IMAGE_FIELDS = ("pixels", "image", "images", "image/decoded", "x")
 _LABEL_FIELDS = ("label", "labels", "y")
-# Elements that are taken out of a client's data set at once.
+# Batch size for reading unbatched elements.
 _ELEMENTS = 1024
 # `tf.data.INFINITE_CARDINALITY`.
 _ENDLESS = -1
@@ -28,23 +28,23 @@ def read_client_data(
     client_ids: Sequence[str] | None = None,
     pixel_scale: float | None = None,
 ) -> Examples:
-    """Reads the examples of clients.
+    """Reads the examples of each client.
 
     Args:
       name: Name of the data set.
-      train: The training part, a `tff.simulation.datasets.ClientData`. An element of a client's
-        data set is a mapping with an image and a label, or a pair of them; elements may be in
-        batches.
-      test: The test part, if there is one.
-      image: Field of the image, `(height, width)` or `(height, width, channels)`; by default the
-        field that is called as usual.
-      label: Field of the label, a number or a text; by default the field that is called as usual.
-      client_ids: The clients to read; by default all of the training part.
-      pixel_scale: Value of full brightness; by default what the images' types say.
+      train: Training split, a `tff.simulation.datasets.ClientData`. Each element of a client's data
+        set is a mapping with an image and a label, or a pair of them; elements may be batched.
+      test: Test split, if any.
+      image: Element field with the image, `(height, width)` or `(height, width, channels)`; by
+        default the one with a common name.
+      label: Element field with the label, a number or a text; by default the one with a common
+        name.
+      client_ids: Clients to read; by default all clients of `train`.
+      pixel_scale: Pixel value of full brightness; by default inferred from the images.
 
     Raises:
-      DatasetError: If there is no such client, elements have no image or label, or there is no
-        room for all of them.
+      DatasetError: If a client does not exist, elements have no image or label, or the images take
+        too much memory.
     """
     source = f"Data set {name}"
     client_ids = _chosen_clients(source, train, client_ids)
@@ -61,9 +61,9 @@ def read_client_data(
 def _read_part(
     source: str, client_data: Any, image: str | None, label: str | None, client_ids: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Returns images, labels and names of clients, `(examples, ...)` each."""
+    """Returns the `images`, `labels` and `clients` of a split, `(examples, ...)` each."""
     if not client_ids:
-        # Without a client a ClientData cannot tell its elements either.
+        # A ClientData without clients does not know the structure of its elements either.
         raise DatasetError(f"{source}: expected at least one client, received none. Give others.")
     structure = client_data.element_type_structure
     if isinstance(structure, Mapping):
@@ -86,7 +86,7 @@ def _read_part(
     if batch_axes == 1 and image_axes:
         labels_of, *shape = structure[label].shape[0], *structure[image].shape
         if labels_of == 1 != shape[0]:
-            # One label in a list of one, as some data sets have it, is no batch.
+            # Some data sets wrap a single label in an axis of length 1, which is not a batch axis.
             batch_axes = 0
         elif labels_of is not None and (labels_of != shape[0] or shape[2:] in ([1], [3], [4])):
             raise DatasetError(
@@ -135,9 +135,9 @@ def _read_part(
 
 
 def _chosen_clients(source: str, train: Any, client_ids: Sequence[str] | None) -> list[str]:
-    """Returns the clients to read, each once."""
+    """Returns the clients to read, without repetitions."""
     known = _client_ids(source, train)
-    # Those of a ClientData are texts.
+    # The ids of a ClientData are strings.
     chosen = list(dict.fromkeys(known if client_ids is None else map(str, client_ids)))
     unknown = sorted(set(chosen) - set(known))
     if unknown:
@@ -149,7 +149,7 @@ def _chosen_clients(source: str, train: Any, client_ids: Sequence[str] | None) -
 
 
 def _tested_clients(source: str, test: Any, client_ids: Sequence[str]) -> list[str]:
-    """Returns the clients of the test part that the training part has, too."""
+    """Returns the clients of the test split that are also in the training split."""
     known, trained = _client_ids(source, test), set(client_ids)
     tested = [client for client in known if client in trained]
     if not tested:
@@ -174,12 +174,12 @@ def _client_ids(source: str, client_data: Any) -> list[str]:
 def _left_out_notes(
     client_ids: Sequence[str], with_examples: np.ndarray, test: Any | None
 ) -> tuple[str, ...]:
-    """Returns notes about clients that have no training examples.
+    """Returns notes about clients without training examples.
 
     Args:
-      client_ids: Those that were read.
+      client_ids: The clients that were read.
       with_examples: Name of each training example's client.
-      test: The `ClientData` of the test part, if there is one.
+      test: The `ClientData` of the test split, if any.
     """
     notes = []
     empty = sorted(set(client_ids) - set(with_examples.tolist()))
@@ -213,7 +213,7 @@ def _field(
 def _elements(source: str, client: str, dataset: Any) -> Iterator[Any]:
     try:
         yield from dataset.as_numpy_iterator()
-    # TensorFlow raises errors of many kinds for elements that cannot be read or be one batch.
+    # TensorFlow raises many kinds of errors for elements that cannot be read or batched.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DatasetError(
@@ -223,5 +223,5 @@ def _elements(source: str, client: str, dataset: Any) -> Iterator[Any]:
 
 
 def _texts(labels: np.ndarray) -> np.ndarray:
-    """Returns labels that TensorFlow gives as objects of bytes as texts."""
+    """Converts object arrays of bytes, TensorFlow's form of strings, to NumPy byte strings."""
     return labels.astype("S") if labels.dtype == object else labels

@@ -1,7 +1,7 @@
-"""Converts the colours of pictures to sRGB by the profile that their files carry.
+"""Converts the colours of pictures to sRGB with the profiles embedded in their files.
 
-The same numbers are other colours in a phone's Display P3, in Adobe RGB or in a printer's CMYK.
-Android gives an app the pixels of a picture in sRGB, so that a net must be trained on them, too.
+The same numbers mean different colours in a phone's Display P3, in Adobe RGB or in a printer's
+CMYK. Android gives apps the pixels of a picture in sRGB, so models must be trained in sRGB, too.
 """
 
 import functools
@@ -11,28 +11,28 @@ import numpy as np
 from PIL import Image, ImageCms
 
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-# Modes of Pillow to convert, with the colour space that a profile names for each.
+# Pillow modes to convert, and the colour space that a profile names for each.
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-# A profile whose colours differ from sRGB's by no more, of 255, is sRGB in another writing.
+# A profile whose colours differ from sRGB's by at most this, out of 255, is treated as sRGB.
 _SAME = 3
-# Values of each channel at which a profile is compared with sRGB.
+# Channel values at which a profile is compared with sRGB.
 _PROBES = (0, 32, 64, 96, 128, 160, 192, 224, 255)
-# Profiles whose transforms are kept; the pictures of a camera have the same one.
+# Number of cached transforms; all pictures of one camera share a profile.
 _KEPT = 16
 
 
 def convert_to_srgb(picture: Image.Image) -> Image.Image:
-    """Converts a decoded picture of 8 bits a channel to sRGB, if it has a colour profile.
+    """Converts a decoded picture of 8 bits per channel to sRGB, if it has a colour profile.
 
-    A profile that is damaged, or of other channels than the picture's, is passed over, as by
-    programs that show pictures.
+    A profile that is damaged, or does not match the picture's channels, is ignored, as image
+    viewers do.
 
     Args:
-      picture: As Pillow decodes it, with the profile as `info["icc_profile"]`.
+      picture: Picture as decoded by Pillow, with the profile in `info["icc_profile"]`.
 
     Returns:
-      A picture of mode RGB, RGBA if pixels may be transparent; or the given one if there is nothing
-      to convert.
+      A picture of mode RGB, or RGBA if pixels may be transparent; `picture` itself if there is
+      nothing to convert.
     """
     profile = picture.info.get("icc_profile")
     if not profile:
@@ -58,7 +58,7 @@ def has_alpha(picture: Image.Image) -> bool:
 
 @functools.lru_cache(maxsize=_KEPT)
 def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns the transform of a mode's colours to sRGB; None if there is nothing to convert."""
+    """Returns the transform from a profile to sRGB; None if there is nothing to convert."""
     if mode not in _SPACES:
         return None
     try:

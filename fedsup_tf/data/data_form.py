@@ -1,4 +1,4 @@
-"""Comparison of data with the data that a net was trained on: classes, image shape and pixels."""
+"""Checks that data matches a model's training data in classes, image shape and pixel scale."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,19 +7,20 @@ from fedsup_tf.data.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from fedsup_tf.data.datasets import ImageDataset
 
-# Counts of ink from 0 to 16 and pixels from 0 to 255 differ by more, pictures of one scale by less.
+# Standard deviations of pixels of one scale differ by less, of scales such as 0..16 and 0..255 by
+# more.
 _MOST_RATIO = 4.0
 _MOST_NAMES = 5
 
 
 class DataForm(NamedTuple):
-    """Form of the data that a net is trained on, and that it can be used with.
+    """Form of the data that a model is trained on, and of the data that it can be used with.
 
     Attributes:
       classes: Number of classes.
       image_shape: `(height, width, channels)` of an image.
-      class_names: A name for each label; None if they are not known.
-      preprocessing: Normalization of the images; None if it is not known.
+      class_names: Name of each label; None if unknown.
+      preprocessing: Normalization of the images; None if unknown.
     """
 
     classes: int
@@ -34,15 +35,15 @@ class DataForm(NamedTuple):
         return cls(len(names), shape, names, dataset.preprocessing)
 
     def check(self, name: str, received: "DataForm") -> None:
-        """Refuses data of another form.
+        """Raises an error if data has another form.
 
         Args:
-          name: Name of the data, for the error.
+          name: Name of the data, for the error message.
           received: Form of the data.
 
         Raises:
-          ValueError: If the classes or the image shape are others, or the pixels are of another
-            scale than those that the preprocessing is for.
+          ValueError: If the classes or the image shape differ, or the pixels have another scale
+            than the preprocessing expects.
         """
         remedy = "Give the data that the net was trained on."
         names = (self.class_names, received.class_names)

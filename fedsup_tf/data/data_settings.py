@@ -1,4 +1,4 @@
-"""Settings of federated data: a data set and its partition, loaded again anywhere."""
+"""Reproducible settings of federated data: a data set and its partition among clients."""
 
 import dataclasses
 import os
@@ -12,9 +12,9 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.validation import check_choice
 
 INCOMPLETE_CLIENTS = ("keep", "leave_out")
-# Number of clients where nobody says it, and the fewest examples of each where there are fewer.
+# Default number of clients, and minimum number of examples per client if the default is too many.
 DEFAULT_CLIENTS, _FEWEST_EXAMPLES = 20, 10
-# The kinds of partition that a setting belongs to, for those that do not belong to all.
+# Kinds of partition that use each of the settings that not all kinds use.
 PARTITION_OPTIONS = {
     "clients": PARTITIONS,
     "classes_per_client": ("shard",),
@@ -25,32 +25,33 @@ PARTITION_OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """A data set, and how it is divided among clients.
+    """A data set and its partition among clients.
 
     Attributes:
-      dataset: One of `datasets.DATASETS`, or the path of own data: a folder of pictures, a `.csv`
-        table of pictures or an `.npz`, see `FederatedDataset.from_path`.
-      data_dir: The folder of the data set's official archive, or the archive itself.
-      image_shape: `(height, width, channels)` to pad images to, or to scale own pictures to; None
-        for the data set's own.
-      partition: `"natural"` for the clients of own data, or one of `partition.PARTITIONS`. None is
-        natural if the data has clients, else shard.
-      clients: Number of clients; the data decides it if the partition is natural. None for 20, or
-        fewer where the data has too few examples for as many.
-      classes_per_client: Classes a client holds, used by `"shard"` alone.
-      beta: Concentration, used by `"dirichlet"` alone.
-      quantity: Unevenness of the clients' amounts of examples, see `partition.partition`.
+      dataset: One of `datasets.DATASETS`, or the path of your own data: a folder of pictures, a
+        `.csv` table of pictures or an `.npz` file, see `FederatedDataset.from_path`.
+      data_dir: Folder of the data set's official archive, or the archive itself; None for the
+        default of `load_dataset`.
+      image_shape: `(height, width, channels)` to pad images to, or to scale your own pictures to;
+        None for the data set's own.
+      partition: `"natural"` for the clients of your own data, or one of `partition.PARTITIONS`.
+        None for natural if the data has several clients, otherwise shard.
+      clients: Number of clients, not used by the natural partition. None for 20, or fewer if the
+        data has too few examples.
+      classes_per_client: Number of classes per client, used only by `"shard"`.
+      beta: Concentration of the Dirichlet distribution, used only by `"dirichlet"`.
+      quantity: Unevenness of the clients' numbers of examples, see `partition.partition`.
       incomplete_clients: `"keep"` or `"leave_out"` clients without training or test examples.
-      seed: Decides the partition.
-      resize: How own pictures get another aspect ratio, `"crop"` or `"fit"`; None for that of
-        `preprocessing`, else crop.
-      background: What is behind transparent pixels of own pictures; None for that of
-        `preprocessing`, else white.
-      pixel_scale: Value of full brightness of own arrays, and of own pictures of more than 8 bits;
-        None for what their types and files say.
-      test_share: Part of own data for the test, if it has no test part.
-      class_names: The classes that labels of own data must be of, those of a model.
-      preprocessing: Normalization of the images of own data, that of a model.
+      seed: Seed of the partition and of held-out test examples.
+      resize: How to change the aspect ratio of your own pictures, `"crop"` or `"fit"`; None for
+        that of `preprocessing`, otherwise crop.
+      background: Colour behind transparent pixels of your own pictures; None for that of
+        `preprocessing`, otherwise white.
+      pixel_scale: Pixel value of full brightness, for your own arrays and for your own pictures of
+        more than 8 bits per channel; None to infer it from the data.
+      test_share: Fraction of your own data to hold out for testing, if it has no test split.
+      class_names: Names of the classes allowed in your own data, usually those of a model.
+      preprocessing: Normalization of your own images, usually that of a model.
     """
 
     dataset: str = "digits"
@@ -72,14 +73,14 @@ class DataSettings:
 
     @property
     def is_own(self) -> bool:
-        """Returns whether the data set is a path of own data."""
+        """True if `dataset` is the path of your own data."""
         return self.dataset not in DATASETS
 
     def load(self) -> FederatedDataset:
         """Loads the data set and divides it.
 
         Raises:
-          DatasetError: If a file is missing, damaged or not the data set's.
+          DatasetError: If a file is missing, damaged or does not belong to the data set.
           ValueError: If there is no such data set or partition.
         """
         check_choice(self.incomplete_clients, "incomplete_clients", INCOMPLETE_CLIENTS)
@@ -121,7 +122,7 @@ class DataSettings:
         if self.clients is None:
             count = options["clients"] = self.fitting_clients(dataset.train_labels, kind)
             if kind == "shard":
-                # Few examples cannot be as many shards.
+                # A small data set cannot be cut into that many shards.
                 shards = len(dataset.train_labels) // count
                 options["classes_per_client"] = min(self.classes_per_client, shards)
             if count < DEFAULT_CLIENTS:
@@ -134,22 +135,22 @@ class DataSettings:
         return dataclasses.replace(divided, reading_notes=notes)
 
     def fitting_clients(self, labels: np.ndarray, kind: str) -> int:
-        """Returns the number of clients, where nobody says it."""
+        """Returns the default number of clients for training labels and a kind of partition."""
         shards = self.classes_per_client if kind == "shard" else 1
         if len(labels) >= DEFAULT_CLIENTS * shards:
             return DEFAULT_CLIENTS
-        # Each class needs a client.
+        # Each class needs at least one shard.
         fewest = -(-len(np.unique(labels)) // shards) if kind == "shard" else 1
         if fewest * shards > len(labels):
             return 1
         return max(fewest, len(labels) // max(_FEWEST_EXAMPLES, shards), 1)
 
     def load_own(self) -> FederatedDataset:
-        """Loads own data with its own clients, one if it has none, whatever the partition is.
+        """Loads your own data with its own clients (one if it has none), ignoring `partition`.
 
         Raises:
-          DatasetError: If there is no such data.
-          ValueError: If a label is of no class.
+          DatasetError: If the data does not exist or cannot be read.
+          ValueError: If a label is not one of `class_names`.
         """
         return FederatedDataset.from_path(
             self.dataset,
@@ -165,6 +166,6 @@ class DataSettings:
 
 
 def _only_client(own: FederatedDataset | None) -> str:
-    """Returns the only client that own data has, in words; nothing if it names none."""
+    """Returns the single client of your own data in words; `""` if the data names no client."""
     is_named = own is not None and own.client_names != ("0",)
     return f"one client, {own.client_names[0]}" if is_named else ""

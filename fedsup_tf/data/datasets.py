@@ -1,4 +1,4 @@
-"""Loads data sets of images as raw uint8 pixels in memory."""
+"""Loads image data sets into memory as raw uint8 pixels."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from fedsup_tf.files.validation import check_choice
 
 __all__ = ["DATASETS", "DatasetError", "ImageDataset", "load_dataset"]
 
-# Where Debian's package dataset-fashion-mnist has it.
+# Installed by Debian's package dataset-fashion-mnist.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -24,7 +24,7 @@ class ImageDataset(NamedTuple):
     """Labelled images in memory.
 
     Attributes:
-      name: Its name, one of `DATASETS` or that of own data.
+      name: Name of the data set: one of `DATASETS`, or that of your own data.
       train_images: Images of the training split, `(examples, height, width, channels)`, uint8.
       train_labels: Labels of the training split, `(examples,)`, int32.
       test_images: Images of the test split, `(examples, height, width, channels)`, uint8.
@@ -50,19 +50,20 @@ def load_dataset(
     """Loads a data set into memory.
 
     Args:
-      name: One of `DATASETS`. `"digits"` comes with scikit-learn and needs no files.
-      data_dir: The folder of the official archive, its extracted folder, or the archive itself.
-        Without it Fashion-MNIST is taken from Debian's package where that is installed, and
-        otherwise archives are downloaded into Keras's cache.
-      image_shape: Wanted `(height, width, channels)`; smaller images are padded with zeros on all
-        sides, a grey channel is repeated 3 times. By default the data set's own shape.
+      name: Name of the data set, one of `DATASETS`. `"digits"` comes with scikit-learn and needs
+        no files.
+      data_dir: Folder that contains the official archive, its extracted folder, or the archive
+        itself. By default Fashion-MNIST is read from Debian's package if that is installed;
+        otherwise the archive is downloaded into Keras's cache.
+      image_shape: Target `(height, width, channels)`: smaller images are padded with zeros on all
+        sides, and a grey channel is repeated 3 times. By default the data set's own shape.
 
     Returns:
-      The data set; its preprocessing has the constants of the images before padding.
+      The data set; its preprocessing has the constants of the unpadded images.
 
     Raises:
-      DatasetError: If a file is missing, damaged or not the data set's.
-      ValueError: If the name is unknown or images cannot take the shape.
+      DatasetError: If a file is missing, damaged or does not belong to the data set.
+      ValueError: If the name is unknown, or the images do not fit the shape.
 
     Example:
       >>> from fedsup_tf import load_dataset
@@ -112,8 +113,8 @@ def _pad_images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _load_digits(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
-    """Loads 1,797 handwritten digits of ink counts 0 to 16; every fifth of a class is for tests."""
-    del data_dir  # The digits are inside scikit-learn.
+    """Loads 1,797 handwritten digits, pixels 0 to 16; every fifth of a class is a test example."""
+    del data_dir  # scikit-learn includes the digits.
     from sklearn import datasets as sklearn_datasets
 
     digits = sklearn_datasets.load_digits()
@@ -121,7 +122,7 @@ def _load_digits(data_dir: Path | None) -> tuple[Splits, tuple[str, ...]]:
     labels = digits.target.astype(np.int32)
     is_test = np.zeros(len(labels), bool)
     for label in range(10):
-        # Counted from the third, 359 of 1,797 are for the test: 20%.
+        # Starting from the third gives 359 of 1,797 test examples: 20%.
         is_test[np.flatnonzero(labels == label)[2::5]] = True
     splits = Splits(images[~is_test], labels[~is_test], images[is_test], labels[is_test])
     return splits, tuple(str(label) for label in range(10))
@@ -165,7 +166,7 @@ def _download_file(url: str, md5: str) -> Path:
 
 
 def _keras():
-    """Imports Keras, which is needed for downloads alone."""
+    """Imports Keras, which only downloads need."""
     import tensorflow as tf
 
     return tf.keras
@@ -174,7 +175,7 @@ def _keras():
 def _download(what: str, download: Callable):
     try:
         return download()
-    except Exception as error:  # Keras raises plain exceptions when it cannot download.
+    except Exception as error:  # Keras raises plain `Exception`s for failed downloads.
         remedy = "check the network, or download it elsewhere and give its folder as data_dir"
         received = (str(error).splitlines() or [type(error).__name__])[0]
         raise archives.problem(what, "to download it", received, remedy) from error
@@ -194,12 +195,12 @@ class _Source(NamedTuple):
 
 
 def _from_unit(*values: float) -> tuple[float, ...]:
-    """Converts constants of pixels from 0 to 1 into units of uint8."""
+    """Converts constants for pixels from 0 to 1 to the uint8 scale."""
     return tuple(round(255 * value, 4) for value in values)
 
 
 _SOURCES = {
-    # The constants of the first two were measured on the training split; the others are customary.
+    # The first two sets of constants were measured on the training split; the others are customary.
     "digits": _Source(_load_digits, Preprocessing((4.8834,), (6.0130,), greatest_pixel=16)),
     "fashion_mnist": _Source(
         _load_fashion_mnist, Preprocessing((72.9404,), (90.0212,), greatest_pixel=255)

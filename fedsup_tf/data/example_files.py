@@ -1,4 +1,4 @@
-"""Lists the labelled picture files of a folder or of a table, before any of them is read."""
+"""Lists the labelled picture files of a folder or a table without reading the pictures."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from fedsup_tf.data.class_labels import list_names
 from fedsup_tf.data.split_words import TRAIN_WORDS, choose_test_word, split_word
 from fedsup_tf.files.reading import read_text, reading
 
-# What systems put into folders and archives, beside names that begin with a dot.
+# Entries that systems add to folders and archives, in addition to names that begin with a dot.
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 _MOST_FILES = 2**22
 _COLUMNS = ("path", "label", "client", "split")
@@ -23,14 +23,14 @@ _LAYOUTS = (
 
 
 class ExampleFile(NamedTuple):
-    """A file that holds one labelled picture.
+    """File of one labelled picture.
 
     Attributes:
-      path: Where it is.
-      name: Its name for messages, relative to the folder or the table.
-      label: Name of its class.
-      client: Name of whom it belongs to; None if nobody.
-      is_test: Whether it is for the test; None if nobody said.
+      path: Path of the file.
+      name: Name for messages, relative to the folder or the table.
+      label: Name of the picture's class.
+      client: Name of the client that owns the picture; None if there is none.
+      is_test: Whether the picture is a test example; None if the data has no splits.
     """
 
     path: str
@@ -44,11 +44,11 @@ class FileList(NamedTuple):
     """Files of a folder or a table.
 
     Attributes:
-      files: Those of examples, in the order of their names or rows.
-      unused: Names of files that are in no class's folder, or of a part that is not used.
-      classes: Names of all classes, those without files included.
-      clients: Names of all clients, those without files included.
-      repeated: Number of lines of a table that only repeat another.
+      files: Files of the examples, in the order of their names or rows.
+      unused: Names of files outside the folders of classes, or in a split that is not used.
+      classes: Names of all classes, including those without files.
+      clients: Names of all clients, including those without files.
+      repeated: Number of table rows that only repeat another.
     """
 
     files: list[ExampleFile]
@@ -62,18 +62,18 @@ def list_folder(folder: str) -> FileList:
     """Lists the files of a folder of pictures.
 
     Args:
-      folder: `CLASS/PICTURE` or `CLIENT/CLASS/PICTURE`; either may be below two folders `train` and
-        `test`. What begins with a dot is left out.
+      folder: Folder with the layout `CLASS/PICTURE` or `CLIENT/CLASS/PICTURE`; either may be
+        repeated inside the two folders `train` and `test`. Names that begin with a dot are ignored.
 
     Raises:
-      DatasetError: If there is no folder of a class, or the layout is none of these.
+      DatasetError: If there is no class folder, or the layout is not one of these.
     """
     with reading(folder, "a folder of pictures", error_type=DatasetError):
         inside, loose = _entries(folder)
         splits = {name: split_word(name) for name in inside}
         others = [name for name, word in splits.items() if word is None]
         words = set(splits.values()) - {None}
-        # A class may be called train, a client hardly.
+        # A class may be named `train`, but a client hardly ever is.
         are_parts = bool(words & set(TRAIN_WORDS) and words - set(TRAIN_WORDS)) or any(
             _entries(os.path.join(folder, name))[0] for name, word in splits.items() if word
         )
@@ -163,9 +163,9 @@ def _class_files(root, path, names, label, client, is_test) -> Iterator[ExampleF
 
 
 def _entries(folder: str) -> tuple[list[str], list[str]]:
-    """Returns the sorted names of the folders and of all else in a folder."""
+    """Returns the sorted names of the subfolders and of the other entries of a folder."""
     folders, others = [], []
-    # A `DirEntry` raises an error for a link that leads round in a circle.
+    # `os.path.isdir`, since `DirEntry.is_dir` raises an error for a circular link.
     with reading(folder, "a folder that can be listed"), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in _OF_SYSTEMS:
@@ -182,12 +182,12 @@ def _entries(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _is_text(name: str) -> bool:
-    """Returns whether a file's name is text, and not bytes of another encoding."""
+    """Returns whether a file name is valid UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace") == name
 
 
 def _all_files(folder: str) -> list[str]:
-    # Links to folders are not followed, since they may lead round in circles.
+    # Does not follow links to folders, which may be circular.
     return sorted(
         os.path.relpath(os.path.join(where, name), folder)
         for where, _, names in os.walk(folder)
@@ -199,11 +199,12 @@ def list_table(path: str) -> FileList:
     """Lists the files of a table.
 
     Args:
-      path: A `.csv` or `.tsv` file whose first line names the columns `path` and `label`, and maybe
-        `client` and `split` (`train` or `test`). Paths are relative to the table's folder.
+      path: A `.csv` or `.tsv` file whose first line names the columns `path` and `label`, and
+        optionally `client` and `split` (`train` or `test`). Picture paths are relative to the
+        table's folder.
 
     Raises:
-      DatasetError: If it is no such table.
+      DatasetError: If the file is not such a table.
     """
     with reading(path, "a .csv table of path and label", error_type=DatasetError):
         text = read_text(path, "a .csv table of path and label")
@@ -215,7 +216,7 @@ def list_table(path: str) -> FileList:
         first_row = next((row for row in rows if any(map(str.strip, row))), [])
         columns = [name.strip().lower() for name in first_row]
         while columns and not columns[-1]:
-            # Some programs end each line with a delimiter.
+            # Some programs write a trailing delimiter on each line.
             columns.pop()
         if not {"path", "label"} <= set(columns) <= set(_COLUMNS) or len(set(columns)) < len(
             columns
@@ -225,7 +226,7 @@ def list_table(path: str) -> FileList:
                 f"received {list_names(columns) or 'an empty table'}. Name the columns so, "
                 "between commas, semicolons or tabs, and take others out."
             )
-        # Office programs may end a table with lines of delimiters alone.
+        # Skips empty rows; office programs may end a table with rows of only delimiters.
         lines = [
             (rows.line_num, _cells(row, columns, rows.line_num))
             for row in rows
@@ -244,7 +245,7 @@ def list_table(path: str) -> FileList:
 
 
 def _cells(row: list[str], columns: Sequence[str], number: int) -> dict[str, str]:
-    """Returns a line's values by column, none of them empty."""
+    """Returns the values of a line by column; raises a ValueError if one is missing or invalid."""
     row = [text.strip() for text in row]
     if any(row[len(columns) :]):
         raise ValueError(
@@ -269,7 +270,7 @@ def _cells(row: list[str], columns: Sequence[str], number: int) -> dict[str, str
 def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> FileList:
     words = {split_word(cells["split"]) for _, cells in lines if "split" in cells}
     test = choose_test_word(words, "lines", "leave the column split out") if words else None
-    # By a picture's path and client: the number of the first line with them, and what it says.
+    # For each path and client, the number of the first line with them, and its file.
     found: dict[tuple[str, str | None], tuple[int, ExampleFile]] = {}
     unused, repeated = [], 0
     for number, cells in lines:
@@ -297,8 +298,8 @@ def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> Fil
 
 
 def _path(folder: str, text: str) -> str:
-    """Returns the path of a picture, which may be written as other systems write it."""
-    # Delimiters of Windows, and accented letters as one character or as two.
+    """Returns the path of a picture, which may be spelled as on other systems."""
+    # Windows path separators, and accented letters as one character or as two.
     spellings = [text, text.replace("\\", "/")]
     spellings += [normalize(form, spellings[1]) for form in ("NFC", "NFD")]
     paths = [os.path.join(folder, os.path.expanduser(spelling)) for spelling in spellings]

@@ -1,28 +1,27 @@
-"""Labelled images of any source, with whom they belong to: what the readers of own data return."""
+"""Labelled images and their clients, as the readers of your own data return them."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Pixels of a data set are held in memory, at most so many bytes of them.
+# Maximum size of a data set's pixels, which are held in memory.
 MOST_IMAGE_BYTES = 2**33
 
 
 class Examples(NamedTuple):
-    """Labelled images as a reader found them; labels and clients still have their names.
+    """Labelled images as they were read; labels and clients are not numbered yet.
 
     Attributes:
-      name: What they are, for people.
+      name: Human-readable name of the examples.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, text or whole numbers.
-      clients: `(examples,)`, names of whom they belong to, empty for nobody's test examples; None
-        if there are no clients.
-      is_test: `(examples,)`, bool; None if nobody said which are for the test.
-      notes: Sentences about what was not used.
-      greatest_pixel: Greatest value that a pixel may have.
-      resize: How images got another aspect ratio, see `PictureForm`; None if they kept theirs
-        without a rule.
-      background: What is behind transparent pixels, likewise.
+      clients: `(examples,)`, name of each example's client, empty for test examples without one;
+        None if there are no clients.
+      is_test: `(examples,)`, bool, True for test examples; None if the data has no splits.
+      notes: Messages from reading the data, such as which files were not used.
+      greatest_pixel: Maximum value that a pixel may have.
+      resize: How the aspect ratio was changed, see `PictureForm`; None if no rule was applied.
+      background: Colour behind transparent pixels, see `PictureForm`; None if none was applied.
     """
 
     name: str

@@ -30,19 +30,19 @@ class FederatedDataset:
     own = FederatedDataset.from_folder("pictures", image_shape=(32, 32, 3))
     ```
 
-    Clients' examples are indices into the arrays of one `ImageDataset`, so that test examples that
-    several clients share are stored once, and a subset of the test part can be taken from all of
-    them alike.
+    Each client's examples are indices into the arrays of one `ImageDataset`. Test examples that
+    several clients share are therefore stored only once, and the same subset of the test split can
+    be selected for all clients.
 
     Attributes:
       dataset: The arrays, class names and preprocessing.
-      clients: Each client's examples, as rising indices into the arrays.
-      client_names: A name for each client; by default its number.
-      reading_notes: Sentences about what was not used when the data was read.
-      partition: How clients came to their examples: `"natural"`, or a kind of `divide`.
+      clients: Each client's examples, as ascending indices into the arrays.
+      client_names: Name of each client; by default its number.
+      reading_notes: Messages from reading the data, such as which files were not used.
+      partition: The `kind` that was passed to `divide`; `"natural"` if the data was not divided.
 
     Raises:
-      ValueError: If the arrays, clients or names do not belong together.
+      ValueError: If the arrays, clients and names are inconsistent.
     """
 
     dataset: ImageDataset
@@ -69,14 +69,14 @@ class FederatedDataset:
     def divide(
         cls, dataset: ImageDataset, kind: str, clients: int, seed: int = 0, **options
     ) -> "FederatedDataset":
-        """Divides a central data set among clients.
+        """Divides a centralized data set among clients.
 
         Args:
           dataset: The data set.
-          kind: One of `partition.PARTITIONS`.
+          kind: Kind of partition, one of `partition.PARTITIONS`.
           clients: Number of clients.
-          seed: Decides everything that is random.
-          **options: Of the kind of partition, see `partition.partition`.
+          seed: Seed of all random choices.
+          **options: Further arguments of `partition.partition`.
 
         Raises:
           ValueError: If there is no such partition.
@@ -99,32 +99,35 @@ class FederatedDataset:
         test_share: float = 0.2,
         seed: int = 0,
     ) -> "FederatedDataset":
-        """Reads own data: a folder of pictures, a `.csv` table of pictures or an `.npz` file.
+        """Reads your own data: a folder of pictures, a `.csv` table of pictures or an `.npz` file.
 
-        Files that are no pictures are not used; `notes` counts and names them.
+        Files that are not pictures are skipped; `notes` counts and lists them.
 
         Args:
-          path: See `from_folder` and `from_csv`; an `.npz` has arrays named as the arguments of
-            `from_arrays`.
-          image_shape: `(height, width, channels)` to bring images to; by default their own.
-          resize: `"crop"` cuts images of another aspect ratio, `"fit"` adds background; by default
-            that of `preprocessing`, else crop.
-          background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`; by
-            default that of `preprocessing`, else white.
-          pixel_scale: Value of full brightness of arrays, and of pictures of more than 8 bits, such
-            as 4095; by default what their types and files say.
-          class_names: The classes that labels must be of; by default each different label is one.
-          preprocessing: Normalization; by default by the mean and the deviation of each channel.
-          test_share: Part of each client's examples of a class for the test, where the data has no
-            test part.
-          seed: Decides what is random.
+          path: Folder or table as described in `from_folder` and `from_csv`, or an `.npz` file
+            whose arrays are named like the arguments of `from_arrays`.
+          image_shape: Target `(height, width, channels)`; by default that of the images.
+          resize: How to change the aspect ratio: `"crop"` cuts the margins off, `"fit"` pads with
+            background. By default that of `preprocessing`, otherwise `"crop"`.
+          background: Colour behind transparent pixels, such as `"white"` or `"#ff8000"`; by default
+            that of `preprocessing`, otherwise white.
+          pixel_scale: Pixel value of full brightness, such as 4095, for arrays and for pictures of
+            more than 8 bits per channel; by default inferred from the data.
+          class_names: Names of the allowed classes, in label order; by default each distinct label
+            is a class.
+          preprocessing: Normalization; by default with the mean and standard deviation of each
+            channel.
+          test_share: Fraction of each client's examples of each class to hold out for testing, if
+            the data has no test split.
+          seed: Seed of all random choices.
 
         Returns:
-          The clients; one client if the data has none, which `divide` can make many of.
+          The federated data set. It has a single client if the data names none; use `divide` on its
+          `dataset` to make more.
 
         Raises:
-          DatasetError: If there is no such data, a class has no picture that can be read, or sizes
-            differ and `image_shape` is not given.
+          DatasetError: If the data does not exist, a class has no readable picture, or sizes differ
+            and `image_shape` is not given.
         """
         form = (image_shape, resize, background, pixel_scale)
         examples = read_own(path, *form, preprocessing=preprocessing)
@@ -132,31 +135,31 @@ class FederatedDataset:
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike, **options) -> "FederatedDataset":
-        """Reads a folder of pictures: `CLASS/PICTURE`, or `CLIENT/CLASS/PICTURE`.
+        """Reads a folder of pictures laid out as `CLASS/PICTURE` or `CLIENT/CLASS/PICTURE`.
 
-        Either may be below two folders `train` and `test`.
+        Either layout may be repeated inside the two folders `train` and `test`.
 
         Args:
           path: The folder.
-          **options: Of `from_path`.
+          **options: Keyword arguments of `from_path`.
 
         Raises:
-          DatasetError: If there is no such folder, or as `from_path`.
+          DatasetError: If `path` is not a folder, or for the reasons given in `from_path`.
         """
         check_kind(path, "a folder")
         return cls.from_path(path, **options)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike, **options) -> "FederatedDataset":
-        """Reads the pictures of a table whose first line names its columns.
+        """Reads the pictures listed in a table with a header row.
 
         Args:
-          path: A `.csv` file of the columns `path` and `label`, and maybe `client` and `split`
-            (`train` or `test`). Paths are relative to the table's folder.
-          **options: Of `from_path`.
+          path: A `.csv` file with the columns `path` and `label`, and optionally `client` and
+            `split` (`train` or `test`). Picture paths are relative to the table's folder.
+          **options: Keyword arguments of `from_path`.
 
         Raises:
-          DatasetError: If it is no such table, or as `from_path`.
+          DatasetError: If the file is not such a table, or for the reasons given in `from_path`.
         """
         check_kind(path, "a .csv table")
         return cls.from_path(path, **options)
@@ -178,16 +181,19 @@ class FederatedDataset:
         test_share: float = 0.2,
         seed: int = 0,
     ) -> "FederatedDataset":
-        """Makes a data set of arrays.
+        """Makes a data set from arrays.
 
         Args:
-          images: `(examples, height, width, channels)` or `(examples, height, width)`; uint8, whole
-            numbers of 16 bits, or fractions from 0 to 1.
-          labels: `(examples,)`, whole numbers from anywhere, or names.
-          clients: `(examples,)`, number or name of each example's client; by default there is one.
-          test_images: Test examples, shaped as `images`; by default a share of each client's.
-          test_labels: Their labels.
-          test_clients: Their clients; by default each client gets some that are like its own.
+          images: `(examples, height, width, channels)` or `(examples, height, width)`; uint8,
+            16-bit integers, or fractions from 0 to 1.
+          labels: `(examples,)`, any integers or class names.
+          clients: `(examples,)`, number or name of each example's client; by default all examples
+            belong to a single client.
+          test_images: Test images, shaped like `images`; by default `test_share` of each client's
+            examples are held out.
+          test_labels: Labels of the test images.
+          test_clients: Clients of the test images; by default each client is given test examples
+            with the class frequencies of its training examples.
           name: Name of the data set.
           pixel_scale: See `from_path`.
           class_names: See `from_path`.
@@ -196,7 +202,7 @@ class FederatedDataset:
           seed: See `from_path`.
 
         Raises:
-          DatasetError: If an array is empty, or of another shape or type than expected.
+          DatasetError: If an array is empty, or has an unexpected shape or type.
 
         Example:
           >>> import numpy as np
@@ -238,13 +244,15 @@ class FederatedDataset:
         """Reads the clients of a `tff.simulation.datasets.ClientData`.
 
         Args:
-          train: The training part, such as TFF's EMNIST or CIFAR-100, or what
-            `ClientData.from_clients_and_tf_fn` makes.
-          test: The test part, of clients of the same names; by default a share of each client's
-            examples.
-          image: Field of an element that is the image; by default the one that is called as usual.
-          label: Field of an element that is the label; by default the one that is called as usual.
-          client_ids: The clients to read; by default all of the training part.
+          train: Training split, such as TFF's EMNIST or CIFAR-100, or a result of
+            `ClientData.from_clients_and_tf_fn`.
+          test: Test split, with the same client names; by default `test_share` of each client's
+            examples are held out.
+          image: Element field with the image; by default the one with a common name, such as
+            `"pixels"` or `"image"`.
+          label: Element field with the label; by default the one with a common name, such as
+            `"label"`.
+          client_ids: Clients to read; by default all clients of `train`.
           name: Name of the data set.
           pixel_scale: See `from_path`.
           class_names: See `from_path`.
@@ -253,8 +261,8 @@ class FederatedDataset:
           seed: See `from_path`.
 
         Raises:
-          DatasetError: If there is no such client, elements have no image or label, or they do not
-            fit into memory.
+          DatasetError: If a client does not exist, elements have no image or label, or the images
+            take too much memory.
         """
         examples = read_client_data(name, train, test, image, label, client_ids, pixel_scale)
         return cls(*own_clients(examples, class_names, preprocessing, test_share, seed))
@@ -294,7 +302,7 @@ class FederatedDataset:
         return tuple(len(client.test) for client in self.clients)
 
     def complete(self) -> "FederatedDataset":
-        """Returns the clients that have training and test examples; notes name the others.
+        """Keeps the clients that have training and test examples; a note lists the others.
 
         Raises:
           ValueError: If there is no such client.
@@ -308,7 +316,7 @@ class FederatedDataset:
         )
 
     def trainable(self) -> "FederatedDataset":
-        """Returns the clients that have training examples; a note names the others.
+        """Keeps the clients that have training examples; a note lists the others.
 
         Raises:
           ValueError: If there is no such client.
@@ -320,7 +328,7 @@ class FederatedDataset:
         )
 
     def _with(self, are_kept: Sequence[bool], lack: str, expected: str) -> "FederatedDataset":
-        """Returns a part of the clients, and tells in a note what the others lack."""
+        """Keeps a subset of the clients, and lists the others and what they lack in a note."""
         if all(are_kept):
             return self
         if not any(are_kept):
@@ -343,7 +351,7 @@ class FederatedDataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about what was not used, and about clients without training or test part."""
+        """Messages from reading the data, and about clients without training or test examples."""
         notes = self.reading_notes
         for part, sizes in (("training", self.train_sizes), ("test", self.test_sizes)):
             without = [
@@ -391,7 +399,8 @@ class FederatedDataset:
 
         Args:
           client: The client's number, from 0.
-          is_chosen: `(examples,)`, bool, over the whole test part: which examples may be taken.
+          is_chosen: Mask over the whole test split, `(examples,)`, bool; the client's examples
+            outside it are left out. By default all are returned.
 
         Returns:
           Images `(examples, height, width, channels)`, uint8, and labels `(examples,)`, int32.

@@ -1,4 +1,4 @@
-"""Reads idx files, the form of MNIST, Fashion-MNIST and EMNIST."""
+"""Reads idx files, the format of MNIST, Fashion-MNIST and EMNIST."""
 
 import gzip
 import math
@@ -15,7 +15,7 @@ from fedsup_tf.data.archives import (
     reading_archive,
 )
 
-# A sound file of another data set, which no download mends.
+# For an intact file of another data set, which downloading again would not fix.
 _OWN_IDX = "to use it as it is, give its folder as own data, --dataset=FOLDER"
 _AS_NPZ = "read it with its own program, and give its arrays as an .npz of images and labels"
 _TYPES = (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E)
@@ -25,11 +25,11 @@ def read_idx_folder(folder: Path) -> Splits:
     """Reads the four idx files of MNIST or Fashion-MNIST, compressed (`.gz`) or not.
 
     Args:
-      folder: Where `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k-` files
-        are.
+      folder: Folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the two `t10k-`
+        files.
 
     Returns:
-      28 x 28 x 1 images in 10 classes.
+      The arrays, with 28 x 28 x 1 images of 10 classes.
 
     Raises:
       DatasetError: If a file is missing or not such an idx file.
@@ -47,17 +47,18 @@ def read_idx_folder(folder: Path) -> Splits:
 
 
 def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
-    """Reads idx files of pictures of any size and any labels, as those of EMNIST are.
+    """Reads idx files of images of any size and any labels, such as those of EMNIST.
 
     Args:
-      folder: Where `train-images-idx3-ubyte` and `train-labels-idx1-ubyte` are, maybe with a name
-        before them, and maybe the same with `t10k` or `test` for the test part, maybe compressed.
+      folder: Folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and optionally
+        the same with `t10k` or `test` in place of `train` for the test split. The names may have a
+        prefix, and the files may be compressed (`.gz`).
 
     Returns:
-      `images`, `labels` and maybe `test_images` and `test_labels`.
+      `images` and `labels`, and `test_images` and `test_labels` if there is a test split.
 
     Raises:
-      DatasetError: If there are several such sets, or a file is damaged.
+      DatasetError: If there are several such sets of files, or a file is missing or damaged.
     """
     arrays = {}
     for split, part in (("train", ""), ("t10k", "test_"), ("test", "test_")):
@@ -73,7 +74,7 @@ def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
 
 
 def holds_idx(folder: Path) -> bool:
-    """Returns whether there are idx files of training images in a folder."""
+    """Returns whether a folder contains an idx file of training images."""
     return any(folder.glob("*train-images-idx3-ubyte*"))
 
 
@@ -91,14 +92,14 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
         magic, *shape = np.frombuffer(header, ">u4").tolist() if whole else [0]
         if magic != 0x0800 + dimensions:
             expected = f"an idx file that starts with 0000080{dimensions} and its sizes"
-            # Two zeros, the type of the numbers, how many axes.
+            # An idx header begins with two zero bytes, the type and the number of axes.
             is_other = whole and header[:2] == bytes(2) and header[2] in _TYPES and header[3]
             remedy = _AS_NPZ if is_other else AGAIN
             raise problem(path, expected, header[:4].hex() or "an empty file", remedy)
         if math.prod(shape) > LARGEST_MEMBER_BYTES:
             expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes after the header"
             raise problem(path, expected, f"{math.prod(shape):,} announced", AGAIN)
-        # One byte more than announced shows whether there is more.
+        # Reads one more byte than declared, to detect files that are too long.
         content = stream.read(math.prod(shape) + 1)
     if len(content) != math.prod(shape):
         received = "more" if len(content) > math.prod(shape) else f"{len(content):,}"

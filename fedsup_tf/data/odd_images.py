@@ -1,4 +1,4 @@
-"""Notes about images that can be used, but look otherwise than their owner may have meant."""
+"""Notes about images that can be used, but may not look as their owner intended."""
 
 import hashlib
 
@@ -6,22 +6,22 @@ import numpy as np
 
 from fedsup_tf.data.wide_pixels import DARK, GREATEST_OF_16_BITS, PICTURE_GREATEST
 
-# Numbers of channels that pictures have; another number may be a height or a width.
+# Usual numbers of channels; another number may be a height or a width.
 _PICTURE_CHANNELS = (1, 3, 4)
 _PARTS = ("images", "test_images")
-# Below so large a part of the test examples, equal images may well be chance.
+# For a smaller share of the test examples, repeated images may be a coincidence.
 _REPEATED_SHARE = 0.1
 
 
 def blank_notes(
     images: np.ndarray, has_alpha: np.ndarray | None = None, background: str = "white"
 ) -> tuple[str, ...]:
-    """Returns a note if at least half of the images, or of transparent ones, have one colour.
+    """Returns a note if at least half of the images, or of the transparent ones, have one colour.
 
     Args:
       images: `(examples, height, width, channels)`, uint8.
-      has_alpha: `(examples,)`, bool: which of them had transparent pixels.
-      background: What is behind these.
+      has_alpha: `(examples,)`, bool, True for images that had transparent pixels.
+      background: Colour behind transparent pixels.
     """
     if images.shape[1] * images.shape[2] == 1:
         return ()
@@ -47,7 +47,8 @@ def blank_notes(
 def dark_pictures_notes(brightest: np.ndarray) -> tuple[str, ...]:
     """Returns a note if pictures of more than 8 bits are so dark that they may have fewer than 16.
 
-    Their bits are not guessed: other pictures of the same net would be scaled otherwise.
+    The number of bits is not guessed, since other pictures of the same model would then be scaled
+    differently.
 
     Args:
       brightest: Greatest pixel of each such picture, from 0 to 255.
@@ -64,15 +65,15 @@ def dark_pictures_notes(brightest: np.ndarray) -> tuple[str, ...]:
 
 
 def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[str, ...]:
-    """Returns notes about axes in another order, and about pixels of fewer bits than it seems.
+    """Returns notes about axes that may be swapped, and pixels that may have another scale.
 
     Args:
-      images: The arrays `(examples, height, width, channels)`, as they were given.
-      pixel_scale: Their value of full brightness; None if nobody said it.
+      images: The given arrays, `(examples, height, width, channels)`.
+      pixel_scale: Pixel value of full brightness; None if it was not given.
     """
     notes = []
     _, height, width, channels = images[0].shape
-    # A series of readings has a height of 1, too, and more readings than channels.
+    # A time series also has a height of 1, but more readings than channels.
     is_first = height in _PICTURE_CHANNELS and channels not in _PICTURE_CHANNELS
     if is_first and (height > 1 or 2 * channels > width) and channels > height < width:
         notes.append(
@@ -99,11 +100,11 @@ def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[st
 def cut_notes(
     shape: tuple[int, int, int], wanted: tuple[int, int, int], resize: str
 ) -> tuple[str, ...]:
-    """Returns a note if images lose their margins when they are brought to another shape.
+    """Returns a note if images lose their margins when they are resized to another shape.
 
     Args:
       shape: `(height, width, channels)` of the images.
-      wanted: The shape that they are brought to.
+      wanted: Target shape.
       resize: See `PictureForm`.
     """
     (height, width, _), (wanted_height, wanted_width, _) = shape, wanted
@@ -116,13 +117,13 @@ def cut_notes(
 
 
 def repeated_notes(train_images: np.ndarray, test_images: np.ndarray) -> tuple[str, ...]:
-    """Returns a note if many test images are training images, too.
+    """Returns a note if many test images are also training images.
 
-    Those of the same colour all over are not counted, since `blank_notes` tells them.
+    Images of a single colour are not counted, since `blank_notes` reports them.
 
     Args:
       train_images: `(examples, height, width, channels)`, uint8.
-      test_images: The same of the test part.
+      test_images: `(examples, height, width, channels)`, uint8.
     """
     trained = {_digest(image) for image in train_images}
     repeated = sum(_digest(image) in trained for image in test_images[~_are_blank(test_images)])

@@ -1,4 +1,4 @@
-"""Own data: a folder of pictures, a table of pictures or an `.npz`, as clients with examples."""
+"""Reads your own data (a folder or table of pictures, or an `.npz` file) as clients' examples."""
 
 import os
 from collections.abc import Sequence
@@ -30,19 +30,19 @@ from fedsup_tf.data.wide_pixels import DARK, PICTURE_GREATEST, scale_pixels
 from fedsup_tf.files.reading import InvalidFileError
 from fedsup_tf.files.validation import check_number, check_whole_number
 
-# Streams of random numbers: which examples are set aside, which test examples a client gets.
+# Random streams: of the held-out examples, and of the test examples drawn for a client.
 _ASIDE, _TEST = 0, 1
 _TABLES = (".csv", ".tsv")
 
 
 class OwnClients(NamedTuple):
-    """Arguments of a `FederatedDataset`: own data and whom it belongs to.
+    """Arguments of a `FederatedDataset`: your own data and its clients.
 
     Attributes:
       dataset: The arrays with numbered labels, class names and preprocessing.
-      clients: Each client's examples; one client where the data has none.
-      client_names: Their names.
-      notes: Sentences about what was not used.
+      clients: Each client's examples; a single client if the data names none.
+      client_names: Name of each client.
+      notes: Messages from reading the data, such as which files were not used.
     """
 
     dataset: ImageDataset
@@ -63,19 +63,21 @@ def read_own(
     """Reads a folder of pictures, a `.csv` table of pictures or an `.npz` file.
 
     Args:
-      path: See `example_files.list_folder`, `example_files.list_table`,
-        `array_examples.read_arrays` and `idx_files.read_any_idx`.
-      image_shape: `(height, width, channels)` to bring images to; their own by default, if it is
+      path: Path laid out as described in `example_files.list_folder`, `example_files.list_table`,
+        `array_examples.read_arrays` or `idx_files.read_any_idx`.
+      image_shape: Target `(height, width, channels)`; by default that of the images, which must be
         the same for all.
-      resize: See `PictureForm`; by default as the pictures of `preprocessing` were read.
-      background: See `PictureForm`; by default as the pictures of `preprocessing` were read.
-      pixel_scale: Value of full brightness of arrays, and of pictures of more than 8 bits; by
-        default what types and files say.
-      preprocessing: That of a model. Images with a greater pixel than the model's are scaled, and a
-        note says so; another says that pictures are read otherwise than the model's were.
+      resize: See `PictureForm`; by default that of `preprocessing`.
+      background: See `PictureForm`; by default that of `preprocessing`.
+      pixel_scale: Pixel value of full brightness, for arrays and for pictures of more than 8 bits
+        per channel; by default inferred from the data.
+      preprocessing: Preprocessing of the model that will use the data. Images that are too bright
+        for the model are scaled, and a note reports it; another note reports pictures that are read
+        differently from the model's.
 
     Raises:
-      DatasetError: If there is no such data; the message says what was expected.
+      DatasetError: If the data does not exist or cannot be read; the message says what was
+        expected.
     """
     resize, resize_notes = _chosen("resize", resize, preprocessing)
     background, background_notes = _chosen("background", background, preprocessing)
@@ -94,7 +96,7 @@ def read_own(
 def _chosen(
     name: str, given: str | None, preprocessing: Preprocessing | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Returns a field of the form of pictures, and a note if it is another than a model's."""
+    """Returns the value of a `PictureForm` field, and a note if it differs from the model's."""
     of_model = None if preprocessing is None else getattr(preprocessing, name)
     if given is None:
         return of_model or getattr(PictureForm, name), ()
@@ -128,7 +130,7 @@ def _read(path: str, *form) -> Examples:
 
 
 def _scaled(source: str, examples: Examples, greatest_pixel: int) -> Examples:
-    """Scales images that are brighter than a model's can be, and says so of darker ones, too."""
+    """Scales images that are too bright for a model; notes report these and very dark images."""
     brightest = int(examples.images.max())
     if brightest > greatest_pixel and examples.greatest_pixel < PICTURE_GREATEST:
         raise DatasetError(
@@ -153,7 +155,7 @@ def _scaled(source: str, examples: Examples, greatest_pixel: int) -> Examples:
 
 
 def check_kind(path: str | os.PathLike, expected: str) -> None:
-    """Raises a DatasetError unless a path is `"a folder"`, or of a file `"a .csv table"`."""
+    """Raises a DatasetError unless a path is what is expected: `"a folder"` or `"a .csv table"`."""
     path = os.path.expanduser(os.fsdecode(path))
     is_kind = os.path.isdir(path) if expected == "a folder" else path.lower().endswith(_TABLES)
     if not is_kind:
@@ -161,18 +163,18 @@ def check_kind(path: str | os.PathLike, expected: str) -> None:
 
 
 def split_by_class(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divides examples, class by class, into those kept and a share that is set aside.
+    """Splits the examples of each class into a part that is kept and a held-out part.
 
     Args:
       labels: `(examples,)`, whole numbers from 0.
-      share: Part of each class that is set aside, to the nearest example, above 0 and below 1.
-      seed: Decides which.
+      share: Fraction of each class to hold out, rounded to whole examples; above 0 and below 1.
+      seed: Seed of the random choice.
 
     Returns:
-      Rising indices of both parts.
+      Ascending indices of the kept and of the held-out examples.
 
     Raises:
-      ValueError: If one of them would be empty.
+      ValueError: If either part would be empty.
     """
     check_number(share, "the share to set aside", above=0, below=1)
     aside = _set_aside(labels, share, np.random.default_rng((seed, _ASIDE)))
@@ -188,13 +190,13 @@ def _set_aside(labels: np.ndarray, share: float, random: np.random.Generator) ->
     aside = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         held = random.permutation(np.flatnonzero(labels == label))
-        # Half an example counts as one.
+        # Rounds half an example up.
         aside[held[: int(len(held) * share + 0.5)]] = True
     return aside
 
 
 def _set_aside_some(labels: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """Sets aside as `_set_aside`, at least one example, and never all of a class."""
+    """Holds out a share like `_set_aside`, but at least one example and never all of a class."""
     aside = _set_aside(labels, share, random)
     for label in np.unique(labels[aside]):
         if aside[labels == label].all():
@@ -209,7 +211,7 @@ def _set_aside_some(labels: np.ndarray, share: float, random: np.random.Generato
 def _numbered_notes(
     given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Returns a note if labels are not the names of a model's classes, but their numbers."""
+    """Returns a note if labels are the numbers of a model's classes rather than their names."""
     values, first = np.unique(given, return_index=True)
     texts = [str(value) for value in values.tolist()]
     numbers = labels[first].tolist()
@@ -240,20 +242,20 @@ def own_clients(
     test_share: float,
     seed: int,
 ) -> OwnClients:
-    """Numbers labels, sets test examples aside and finds each client's examples.
+    """Numbers labels, holds out test examples and finds each client's examples.
 
     Args:
-      examples: As a reader returns them.
-      class_names: The classes that labels must be of, see `class_labels.number_labels`; by default
-        each different label is a class.
-      preprocessing: Normalization; by default by the mean and the deviation of each channel, from
-        all clients' sums.
-      test_share: Part of each client's examples of a class that is set aside for the test, where
-        nobody said which are.
-      seed: Decides what is random.
+      examples: Examples as a reader returns them.
+      class_names: Names of the allowed classes, see `class_labels.number_labels`; by default each
+        distinct label is a class.
+      preprocessing: Normalization; by default with the mean and standard deviation of each channel,
+        computed from the sums of all clients.
+      test_share: Fraction of each client's examples of each class to hold out for testing, if the
+        data has no test split.
+      seed: Seed of all random choices.
 
     Raises:
-      ValueError: If a label is of no class, or the share is out of range.
+      ValueError: If a label is not one of the classes, or the share is out of range.
     """
     check_number(test_share, "test_share", above=0, below=1)
     check_whole_number(seed, "seed", 0)
@@ -293,7 +295,7 @@ def own_clients(
         own = np.flatnonzero(train_owners == number)
         own_test = np.flatnonzero(test_owners == number)
         if is_nobodys:
-            # Nobody's test examples: some that are like the client's own.
+            # Test examples without a client: draw some with the client's class frequencies.
             count = max(1, len(test) // len(names))
             own_test = draw_test_set(labels[train][own], labels[test], count, random)
         clients.append(ClientIndices(own, own_test))

@@ -1,12 +1,12 @@
-"""Federated partitions of a central data set among clients.
+"""Federated partitions of a centralized data set among clients.
 
-`"iid"` deals examples at random, `"shard"` gives each client a few classes (McMahan et al., arXiv
-1602.05629, section 3), `"dirichlet"` draws each class's shares of the clients from a Dirichlet
-distribution (Hsu et al., arXiv 1909.06335), `"contiguous"` gives each client neighbouring examples.
-In all of them each training example has at most one client.
+`"iid"` assigns examples at random, `"shard"` gives each client a few classes (McMahan et al., arXiv
+1602.05629, section 3), `"dirichlet"` draws the clients' shares of each class from a Dirichlet
+distribution (Hsu et al., arXiv 1909.06335), `"contiguous"` gives each client consecutive examples.
+In all of them each training example belongs to at most one client.
 
-scikit-learn's digits lie grouped by who wrote them, so that contiguous clients differ in their
-handwriting. Where one writer ends and the next begins is not known: a client may have parts of two.
+scikit-learn's digits are grouped by writer, so contiguous clients differ in their handwriting. The
+boundaries between writers are unknown: a client may have examples of two writers.
 """
 
 import heapq
@@ -18,17 +18,17 @@ import numpy as np
 from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
 PARTITIONS = ("iid", "shard", "dirichlet", "contiguous")
-# Each client's examples are those that the data says are its own: no partition of this module.
+# The clients come with the data; not one of the partitions of this module.
 NATURAL = "natural"
-# For a beta outside of these bounds NumPy's draws take very long or do not end.
+# For a beta outside these bounds NumPy's sampler is very slow or does not terminate.
 _LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
-# Beyond it the largest client has all.
+# Beyond this, the largest client would have everything.
 _GREATEST_QUANTITY = 10.0
 _QUANTITY_ADVICE = "Give 0 for amounts that are alike, 1 for uneven ones."
 
 
 class ClientIndices(NamedTuple):
-    """The examples of one client, as rising indices into a data set's splits.
+    """The examples of one client, as ascending indices into a data set's splits.
 
     Attributes:
       train: Indices into the training split, `(examples,)`, int64. No two clients share one.
@@ -51,34 +51,36 @@ def partition(
     quantity: float = 0.0,
     test_examples: int | None = None,
 ) -> list[ClientIndices]:
-    """Divides the training split among clients, and gives each a test set like its training set.
+    """Divides the training split among clients, and gives each client a matching test set.
 
-    Test sets are drawn from the one test split without replacement within a client; those of
-    different clients may overlap. Their classes have the frequencies of the client's training
-    examples to the nearest example. Those of `"contiguous"` are neighbours in the test split, at
-    the same place as the client's training examples in theirs.
+    A client's test set is drawn from the test split without replacement; the test sets of different
+    clients may overlap. Its class frequencies are those of the client's training examples, rounded
+    to whole examples. A `"contiguous"` client gets consecutive test examples instead, from the same
+    relative position as its training examples.
 
     Args:
       kind: One of `PARTITIONS`.
       train_labels: Labels of the training split, `(examples,)`, whole numbers from 0.
       test_labels: Labels of the test split, `(examples,)`, whole numbers from 0.
       clients: Number of clients.
-      seed: Seed of all random choices, from 0.
-      classes_per_client: For `"shard"`: number of shards of a client. A shard is of one class, so
-        that a client has at most that many classes, and as many wherever that is possible.
+      seed: Seed of all random choices, at least 0.
+      classes_per_client: For `"shard"`: number of shards per client. Each shard holds one class, so
+        a client has at most this number of classes, and exactly this number wherever possible.
       beta: For `"dirichlet"`: concentration of the distribution. The smaller it is, the fewer
         classes a client has.
-      quantity: Standard deviation of the logarithm of the clients' amounts of training examples, 0
-        for amounts that are alike. `"iid"` and `"contiguous"` deal all examples in such amounts,
-        each client at least one; of the others' clients each keeps so much of each of its classes,
-        the largest all, and what is left is not used.
-      test_examples: Test examples of a client; `max(1, len(test_labels) // clients)` by default.
-        A client has fewer where the test split has too few of one of its classes to keep the
-        frequencies. Classes that the test split lacks are left out.
+      quantity: Standard deviation of the logarithm of the clients' numbers of training examples; 0
+        for equal numbers. `"iid"` and `"contiguous"` divide all examples in these proportions, with
+        at least one per client. In the other partitions each client keeps the corresponding
+        fraction of each of its classes (the largest client keeps everything), and the remaining
+        examples are unused.
+      test_examples: Number of test examples per client; `max(1, len(test_labels) // clients)` by
+        default, for `"contiguous"` the client's share of the test split. A client has fewer if the
+        test split has too few examples of one of its classes to keep the frequencies. Classes
+        missing from the test split are ignored.
 
     Returns:
-      The indices of each client. No client is without training examples; one whose classes the test
-      split lacks is without test examples.
+      The indices of each client. Every client has training examples; a client has no test examples
+      if the test split has none of its classes.
 
     Raises:
       ValueError: If an argument is missing or no such partition exists.
@@ -105,10 +107,10 @@ def partition(
             f"received {clients}. Ask for fewer clients."
         )
     check_number(quantity, "quantity", least=0, most=_GREATEST_QUANTITY, advice=_QUANTITY_ADVICE)
-    # Streams of their own, so that the training sets do not depend on the size of the test sets.
+    # Separate streams, so that the training sets do not depend on the size of the test sets.
     streams = (np.random.default_rng((seed, stream)) for stream in range(3))
     train_random, test_random, amount_random = streams
-    # Alike for a quantity of 0: amounts relative to the largest.
+    # Relative to the largest amount; all equal for a quantity of 0.
     amounts = np.exp(quantity * amount_random.standard_normal(clients))
     amounts /= amounts.max()
     if kind == "contiguous":
@@ -143,7 +145,7 @@ def partition(
 
 
 def _pieces(indices: np.ndarray, amounts: np.ndarray, least: int = 0) -> list[np.ndarray]:
-    """Cuts indices into one piece for each amount, in these proportions, of at least `least`."""
+    """Cuts indices into pieces in proportion to `amounts`, each of at least `least` indices."""
     if (amounts == 1).all():
         return np.array_split(indices, len(amounts))
     sizes = least + _apportion(amounts, len(indices) - least * len(amounts))
@@ -153,7 +155,7 @@ def _pieces(indices: np.ndarray, amounts: np.ndarray, least: int = 0) -> list[np
 def _keep_share(
     indices: np.ndarray, labels: np.ndarray, share: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Keeps a share of a client's examples of each class, at least one."""
+    """Keeps a random share of a client's examples of each class, at least one per class."""
     return np.concatenate(
         [
             random.permutation(indices[labels == label])[
@@ -167,7 +169,7 @@ def _keep_share(
 def label_counts(
     partition: Sequence[ClientIndices], train_labels: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Counts the training examples that each client has of each class.
+    """Counts each client's training examples of each class.
 
     Args:
       partition: The indices of each client.
@@ -210,7 +212,7 @@ def _shards(
 
 
 def _count_shards(sizes: np.ndarray, shards: int) -> np.ndarray:
-    """Computes the shards of each class, at least 1, that make the largest shard smallest."""
+    """Computes the number of shards per class, at least 1, that minimizes the largest shard."""
     counts = np.ones(len(sizes), np.int64)
     queue = [(-size, index) for index, size in enumerate(sizes.tolist())]
     heapq.heapify(queue)
@@ -224,18 +226,18 @@ def _count_shards(sizes: np.ndarray, shards: int) -> np.ndarray:
 def _deal(
     shards_of_class: np.ndarray, clients: int, classes_per_client: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Draws how many shards of each class each client gets: `(clients, classes)`.
+    """Draws the number of shards of each class for each client, `(clients, classes)`.
 
     A client gets shards of distinct classes, unless a class has more shards than there are clients.
     """
-    # A class with as many shards as clients or more goes to every client first.
+    # First, a class with at least one shard per client goes to every client.
     owned = np.tile(shards_of_class // clients, (clients, 1))
     left = shards_of_class % clients
     free = classes_per_client - owned[0].sum()
     for client in random.permutation(clients):
-        # Now `left` adds up to the free places of the `waiting` clients, and none of it exceeds
-        # `waiting`. A class with that many must go to each of them, or its last shard would come
-        # to a client that already has one.
+        # `left` now sums to the free places of the `waiting` clients, and no entry exceeds
+        # `waiting`. A class with exactly `waiting` shards must go to each of these clients:
+        # otherwise its last shard would go to a client that already has one.
         waiting = left.sum() // free if free else 0
         forced = np.flatnonzero(left == waiting) if free else np.array([], np.int64)
         weights = np.where(left == waiting, 0, left)
@@ -284,16 +286,16 @@ def draw_test_set(
     examples: int,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """Draws a client's test examples, of which the classes are as frequent as in its training.
+    """Draws a client's test examples with the class frequencies of its training examples.
 
     Args:
       own_labels: Labels of the client's training examples.
       test_labels: Labels of the test split.
       examples: Number of test examples wanted.
-      random: Source of the draws.
+      random: Source of randomness.
 
     Returns:
-      Rising indices into the test split, int64; none if it has none of the client's classes.
+      Ascending indices into the test split, int64; empty if it has none of the client's classes.
     """
     classes = max(own_labels.max(initial=0), test_labels.max(initial=0)) + 1
     available = np.bincount(test_labels, minlength=classes)
@@ -301,7 +303,7 @@ def draw_test_set(
     if not wanted.any():
         return np.array([], np.int64)
     held = wanted > 0
-    # The most that keeps the frequencies, in whole numbers; at least 1, as no frequency exceeds 1.
+    # Largest test set that keeps the frequencies; at least 1, since no frequency exceeds 1.
     most = (available[held] * wanted.sum() // wanted[held]).min()
     counts = _apportion(wanted, min(examples, most))
     drawn = [

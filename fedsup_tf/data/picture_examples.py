@@ -1,4 +1,4 @@
-"""Reads the listed picture files into arrays, and says which of them are not used."""
+"""Reads listed picture files into arrays, and reports files that are not used."""
 
 import os
 from collections import Counter
@@ -28,22 +28,22 @@ def read_listed(
     background: str,
     pixel_scale: float | None = None,
 ) -> Examples:
-    """Reads pictures; files of other kinds are left out, and a note names them.
+    """Reads pictures; skips files of other kinds and lists them in a note.
 
     Args:
       source: The folder or table.
-      listed: Its files.
-      image_shape: `(height, width, channels)` to bring them to; None where all have one size. Then
-        there are 3 channels if one of them has colours.
+      listed: Files of the folder or table.
+      image_shape: Target `(height, width, channels)`. None keeps the size of the pictures, which
+        must then be the same for all, with 3 channels if any picture has colours.
       resize: See `PictureForm`.
       background: See `PictureForm`.
       pixel_scale: See `PictureForm`.
 
     Raises:
-      DatasetError: If a class has no picture that can be read, sizes differ and `image_shape` is
-        not given, or there is no room for them.
+      DatasetError: If a class has no readable picture, sizes differ and `image_shape` is not
+        given, or the pictures take too much memory.
     """
-    # Headers first: sizes are known, and room is made, before any picture is decoded.
+    # Reads all headers first, to check sizes and allocate memory before decoding any picture.
     headers, faults = {}, {}
     for file in listed.files:
         try:
@@ -134,7 +134,7 @@ def _column(source: str, used: list[ExampleFile], field: str) -> np.ndarray | No
     missing = sum(value is None for value in values)
     if not missing:
         return np.array(values)
-    # Test examples may be nobody's: each client is tested on some that are like its own then.
+    # Test examples may lack clients; `own_clients` then draws test examples for each client.
     if missing < len(values) and field == "client":
         is_nobodys = [value is None for value in values]
         if is_nobodys == [bool(file.is_test) for file in used]:
@@ -148,7 +148,7 @@ def _column(source: str, used: list[ExampleFile], field: str) -> np.ndarray | No
 
 
 def _unused_notes(listed: FileList, faults: dict[str, str]) -> tuple[str, ...]:
-    # A name may be bytes that are no text.
+    # A name may not be valid UTF-8.
     names = [
         os.fsencode(name).decode("utf-8", "backslashreplace") for name in (*faults, *listed.unused)
     ]

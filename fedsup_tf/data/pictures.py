@@ -1,6 +1,6 @@
-"""Reads pictures as people have them: common formats, upright, on a background, of one size.
+"""Reads pictures of common formats: turned upright, on a background, and scaled to one size.
 
-The same reader serves training, exporting and devices, so that a picture enters a net the same way
+Training, export and devices use the same reader, so a picture enters a model the same way
 everywhere.
 """
 
@@ -19,28 +19,28 @@ from fedsup_tf.files.reading import open_regular, reading
 from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
-# A camera of 64 megapixels; room for the decoded picture is made only within this.
+# Pictures of a 64-megapixel camera; larger ones are not decoded.
 MOST_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
 _SAMPLE_FORMAT, _SIGNED = 0x0153, 2
-# Orientations in which height and width change places.
+# EXIF orientations that swap height and width.
 _LYING = (5, 6, 7, 8)
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureForm:
-    """Form that pictures get when they are read.
+    """Form that pictures are converted to when they are read.
 
     Attributes:
       image_shape: `(height, width, channels)`; 1 channel is grey, 3 are red, green and blue.
-      resize: `"crop"` cuts a picture of another aspect ratio at two sides, `"fit"` adds background
-        at two sides; both scale it then.
-      background: What is behind transparent pixels, such as `"white"` or `"#ff8000"`.
-      pixel_scale: Value of full brightness where pixels have more than 8 bits; by default that of
-        as many bits as the file says.
+      resize: How to change the aspect ratio before scaling: `"crop"` cuts two sides off, `"fit"`
+        adds background at two sides.
+      background: Colour behind transparent pixels, such as `"white"` or `"#ff8000"`.
+      pixel_scale: Pixel value of full brightness in pictures of more than 8 bits per channel; by
+        default the maximum of the file's number of bits.
 
     Raises:
       ValueError: If a field is out of range.
@@ -72,10 +72,10 @@ class PictureForm:
 
 
 class PictureHeader(NamedTuple):
-    """Size and depth of a picture, as its file says them before its pixels are decoded.
+    """Size and depth of a picture, known before its pixels are decoded.
 
     Attributes:
-      shape: `(height, width, channels)` of the upright picture; 1 channel if it is grey, else 3.
+      shape: `(height, width, channels)` of the upright picture; 1 channel if grey, otherwise 3.
       is_wide: Whether its channels have more than 8 bits.
       has_alpha: Whether pixels may be transparent.
     """
@@ -92,7 +92,7 @@ def background_colour(text: str) -> tuple[int, int, int]:
       text: A name such as `"white"`, or hexadecimal digits such as `"#ff8000"`.
 
     Raises:
-      ValueError: If it is no colour.
+      ValueError: If `text` is not a colour.
     """
     try:
         return ImageColor.getrgb(text)[:3]
@@ -106,7 +106,7 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
     """Reads the header of a picture.
 
     Raises:
-      InvalidFileError: If the file is no picture, or one too large.
+      InvalidFileError: If the file is not a picture, or the picture is too large.
     """
     with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -115,7 +115,7 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
             has_more_bits, is_grey = is_wide(picture), _is_grey(picture)
             width, height = picture.size
             if picture.format == "TIFF":
-                # Pillow turns the size of these alone.
+                # Pillow applies the orientation only to the size of TIFFs.
                 width, height = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]
             if _orientation(picture) in _LYING:
                 width, height = height, width
@@ -124,41 +124,41 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
 
 
 def read_picture(path: str | os.PathLike, form: PictureForm) -> np.ndarray:
-    """Reads a picture; the first one of a file that has several.
+    """Reads a picture, or the first one of a file with several.
 
-    It is turned upright as its EXIF orientation says. Transparent pixels show the background, more
-    bits a channel become 8, CMYK becomes red, green and blue, and colours of a profile that the
-    file carries become those of sRGB.
+    The picture is turned upright by its EXIF orientation, transparent pixels show the background,
+    channels of more bits are reduced to 8, CMYK is converted to RGB, and the colours of an embedded
+    profile are converted to sRGB.
 
     Args:
-      path: A PNG, JPEG, BMP, WebP, TIFF or GIF file; its content decides, not its name.
+      path: A PNG, JPEG, BMP, WebP, TIFF or GIF file, recognized by its content, not by its name.
       form: Size and colours of the result.
 
     Returns:
       `(height, width, channels)`, uint8.
 
     Raises:
-      InvalidFileError: If the file is no whole picture, or one too large.
+      InvalidFileError: If the file is not a complete picture, or the picture is too large.
     """
     return read_with_brightness(path, form)[0]
 
 
 def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np.ndarray, int]:
-    """Reads a picture as `read_picture`, and tells how bright one of more than 8 bits is.
+    """Reads a picture like `read_picture`, and also returns its greatest pixel value.
 
     Args:
       path: See `read_picture`.
       form: See `read_picture`.
 
     Returns:
-      The picture, and the greatest value of its colours before it got a background, from 0 to 255;
-      255 for a picture of 8 bits.
+      The picture, and the greatest value of its colour channels before the background is added,
+      from 0 to 255. Always 255 for a picture of 8 bits per channel.
 
     Raises:
-      InvalidFileError: As `read_picture`.
+      InvalidFileError: For the same reasons as `read_picture`.
     """
     with reading(path, _EXPECTED, _REMEDY), warnings.catch_warnings():
-        # Pillow warns of what is of no consequence for pixels, such as damaged EXIF fields.
+        # Pillow warns of faults that do not affect pixels, such as damaged EXIF fields.
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
             brightest = PICTURE_GREATEST
@@ -169,13 +169,13 @@ def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np
                     colours = colours[..., :-1]
                 brightest = int(colours.max())
             if _orientation(picture):
-                # In place, so that what the file says of its pixels stays with it.
+                # In place, to keep the file's information about its pixels.
                 ImageOps.exif_transpose(picture, in_place=True)
             return form_picture(convert_to_srgb(picture), form), brightest
 
 
 def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
-    """Gives a decoded, upright picture of 8 bits a channel its form, see `read_picture`.
+    """Converts a decoded, upright picture of 8 bits per channel to `form`, see `read_picture`.
 
     Returns:
       `(height, width, channels)`, uint8.
@@ -183,7 +183,7 @@ def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
     height, width, channels = form.image_shape
     mode, colour = ("L", "RGB")[channels == 3], background_colour(form.background)
     if has_alpha(picture):
-        # Pillow has no direct way from grey that is multiplied by its alpha to colours.
+        # Pillow cannot convert grey with premultiplied alpha to RGBA directly.
         picture = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture)
     picture = picture.convert(mode)
@@ -197,10 +197,10 @@ def form_picture(picture: Image.Image, form: PictureForm) -> np.ndarray:
 
 
 def _opened(file: BinaryIO) -> Image.Image:
-    """Opens a picture by its content; its header alone is read.
+    """Opens a picture by its content, and reads only its header.
 
     Raises:
-      ValueError: If it is not a picture, too large to be decoded, or of signed values.
+      ValueError: If the file is not a picture, is too large to decode, or has signed values.
     """
     try:
         file.seek(0)
@@ -214,7 +214,7 @@ def _opened(file: BinaryIO) -> Image.Image:
             f"expected a picture of at most {MOST_PIXELS:,} pixels, received {width:,} x "
             f"{height:,}."
         )
-    # Pillow reads signed channels of 8 bits as if they had no sign.
+    # Pillow reads signed 8-bit channels as unsigned.
     if _SIGNED in getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT, ()) and not is_wide(picture):
         picture.close()
         raise ValueError("expected brightness from 0 to 255, received signed values.")
@@ -222,10 +222,10 @@ def _opened(file: BinaryIO) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    """Returns the EXIF orientation of a picture; None if it has none, or damaged fields."""
+    """Returns the EXIF orientation of a picture; None if it is missing or damaged."""
     try:
         return picture.getexif().get(_ORIENTATION)
-    # Fields that say nothing of the pixels make Pillow raise errors of many kinds.
+    # Damaged fields unrelated to the pixels make Pillow raise many kinds of errors.
     except Exception:
         return None
 

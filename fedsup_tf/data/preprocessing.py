@@ -1,6 +1,6 @@
-"""Normalization and augmentation of images before they enter a net.
+"""Normalization and augmentation of images before they enter a model.
 
-A `Preprocessing` is stored in checkpoints and in exported models, so that simulation and phone
+A `Preprocessing` is stored in checkpoints and exported models, so that the simulation and phones
 compute the same numbers.
 """
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-# How pictures get another aspect ratio, see `pictures.PictureForm`.
+# Ways to change the aspect ratio of pictures, see `pictures.PictureForm`.
 RESIZES = ("crop", "fit")
-# Fields of `PictureForm` that all pictures of a net have in common.
+# Fields of `PictureForm` that all pictures of a model share.
 PICTURE_FIELDS = ("resize", "background")
-# Fields that files of earlier versions do not have, and that are left out where they are None.
+# Fields that files of earlier versions lack, and that are omitted if None.
 _OPTIONAL = ("greatest_pixel", *PICTURE_FIELDS)
 
 
@@ -32,12 +32,12 @@ class Preprocessing:
       standard_deviation: Standard deviation of each channel, in units of the uint8 pixels.
       crop_padding: Pixels of the mean colour added on each side before a random crop of the
         original size; 0 for no crop.
-      flip: Whether each training image is mirrored left to right with a chance of 0.5.
-      greatest_pixel: Greatest value that a pixel of the images may have, which tells their scale;
-        None if it is not known.
-      resize: How pictures of another aspect ratio were brought to the images' shape, `"crop"` or
-        `"fit"`; None if it is not known, as where images were no pictures.
-      background: What was behind transparent pixels, such as `"white"`; None if it is not known.
+      flip: Whether each training image is flipped left to right with a probability of 0.5.
+      greatest_pixel: Maximum value that a pixel of the images may have, which defines their scale;
+        None if unknown.
+      resize: How the aspect ratio of pictures was changed, `"crop"` or `"fit"`; None if unknown,
+        for instance because the images were not read from pictures.
+      background: Colour behind transparent pixels, such as `"white"`; None if unknown.
 
     Raises:
       ValueError: If a field is out of range; the message names it.
@@ -93,10 +93,11 @@ class Preprocessing:
         object.__setattr__(self, "standard_deviation", tuple(float(value) for value in deviation))
 
     def normalize(self, images: "tf.Tensor | np.ndarray") -> "tf.Tensor":
-        """Computes `(images - mean) / standard_deviation` with TensorFlow Lite builtins alone.
+        """Computes `(images - mean) / standard_deviation` using only TensorFlow Lite builtins.
 
         Args:
-          images: `(batch, height, width, channels)`, uint8; the batch may be unknown when traced.
+          images: `(batch, height, width, channels)`, uint8; the batch size may be unknown when
+            traced.
 
         Returns:
           `(batch, height, width, channels)`, float32.
@@ -113,7 +114,7 @@ class Preprocessing:
                 f"Expected images of {len(self.mean)} channels, received shape {images.shape}. "
                 "Load the data set with the image_shape that the model was made for."
             )
-        # Whole rows at a time, since operations on few channels are slow in every runtime.
+        # Processes whole rows, since operations on few channels are slow in every runtime.
         _, height, width, channels = images.shape
         mean = tf.constant(self.mean * width, tf.float32)
         scale = tf.constant([1.0 / value for value in self.standard_deviation] * width, tf.float32)
@@ -128,7 +129,7 @@ class Preprocessing:
           seed: `(2,)`, int32. The same seed gives the same images.
 
         Returns:
-          Images of the same shape and type; `images` themselves if nothing is to be done.
+          Images of the same shape and type; `images` itself if there is no augmentation.
         """
         if not self.crop_padding and not self.flip:
             return images
@@ -148,7 +149,7 @@ class Preprocessing:
             rows = tf.range(height)[tf.newaxis] + offsets[0]
             images = tf.gather(images, rows, axis=1, batch_dims=1)
             columns += offsets[1]
-        # A flip is a crop with reversed columns, so that one gather does both.
+        # A flip is a crop with reversed columns, so one gather does both.
         return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), shape)
 
     def to_json(self) -> str:
@@ -163,7 +164,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
-        """Reads what `to_json` wrote.
+        """Parses the JSON that `to_json` returns.
 
         Raises:
           ValueError: If the text is not such JSON.

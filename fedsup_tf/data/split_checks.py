@@ -1,4 +1,4 @@
-"""Checks that the images, the labels and the clients of a data set belong together."""
+"""Checks that the images, labels and clients of a data set are consistent."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,16 @@ from fedsup_tf.data.partition import ClientIndices
 
 
 def check_splits(name: str, dataset: ImageDataset, clients: Mapping[str, ClientIndices]) -> None:
-    """Checks the training and the test split of a data set that is divided among clients.
+    """Checks the training and test splits of a data set that is divided among clients.
 
     Args:
-      name: Name of the data set in error messages.
-      dataset: The images and the labels of both splits.
-      clients: Each client's examples by its name.
+      name: Name of the data set, for error messages.
+      dataset: The images and labels of both splits.
+      clients: Each client's examples, by client name.
 
     Raises:
-      ValueError: If a split has labels of another number or kind than expected, or a client has an
-        index of no example.
+      ValueError: If a split has an unexpected number or kind of labels, or a client has an index
+        that is out of range.
     """
     for split in ("train", "test"):
         images = getattr(dataset, f"{split}_images")

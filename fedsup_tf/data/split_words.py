@@ -1,33 +1,33 @@
-"""Words that divide examples into training and test: of folders, tables and names of arrays."""
+"""Names of the training and test splits in folders, tables and names of arrays."""
 
 from collections.abc import Iterable
 
 from fedsup_tf.data.class_labels import list_names
 
 TRAIN_WORDS = ("train", "training")
-# The first of these that data has is its test part, and the others are not used.
+# The first of these that the data has is the test split; the others are not used.
 TEST_WORDS = ("test", "testing", "val", "valid", "validation", "dev", "eval")
 
 
 def split_word(name: str) -> str | None:
-    """Returns a name as the word of a part, in small letters; None if it is none."""
+    """Returns a name in lower case if it is the word of a split, otherwise None."""
     word = name.strip().lower()
     return word if word in (*TRAIN_WORDS, *TEST_WORDS) else None
 
 
 def choose_test_word(words: Iterable[str], what: str, remedy: str) -> str | None:
-    """Chooses the test part of data that is divided into parts.
+    """Chooses the test split of data that is divided into splits.
 
     Args:
-      words: The parts' words, as `split_word` returns them.
-      what: What a part is, for an error, such as `"a folder"`.
-      remedy: What else to do, where there is no training part.
+      words: Words of the splits, as `split_word` returns them.
+      what: Form of a split in the data, for the error message, such as `"a folder"`.
+      remedy: Alternative advice for the error message if there is no training split.
 
     Returns:
-      The word of the test part; None if there is only a training part.
+      Word of the test split; None if there is only a training split.
 
     Raises:
-      ValueError: If there is no training part.
+      ValueError: If there is no training split.
     """
     words = set(words)
     if not words & set(TRAIN_WORDS):

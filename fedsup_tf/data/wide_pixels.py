@@ -1,4 +1,4 @@
-"""Brings pixels of more than 8 bits to 8, by their value of full brightness."""
+"""Scales pixels of more than 8 bits to 8 bits, by their value of full brightness."""
 
 import sys
 from collections.abc import Callable
@@ -7,23 +7,23 @@ from contextlib import AbstractContextManager
 import numpy as np
 from PIL import Image
 
-# Greatest value of a pixel of a picture, once its channels have 8 bits.
+# Greatest pixel value of 8-bit channels.
 PICTURE_GREATEST = 255
 GREATEST_OF_16_BITS = 2**16 - 1
-# Pixels of 16 bits so many times darker than can be may well have fewer bits.
+# 16-bit pixels that are darker than full brightness by this factor may really have fewer bits.
 DARK = 8
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES = 258, 262, 0, 284
-# Pillow's name for the pixels of a grey PNG with alpha, of 16 bits each, read as colours.
+# Pillow's raw mode of a PNG with 16-bit grey and alpha, which it reads as a colour picture.
 _GREY_ALPHA = "LA;16B"
 
 
 def scale_pixels(pixels: np.ndarray, greatest: float, wanted: int) -> np.ndarray:
-    """Scales pixels to another greatest value, to the nearest whole number.
+    """Scales pixels to another value of full brightness, rounded to whole numbers.
 
     Args:
       pixels: Numbers from 0 to `greatest`, of any shape.
-      greatest: Their value of full brightness; that of whole numbers is a whole number below 2**24.
-      wanted: That of the result, from 1 to 255.
+      greatest: Value of full brightness of `pixels`.
+      wanted: Value of full brightness of the result, from 1 to 255.
 
     Returns:
       The pixels, uint8.
@@ -37,10 +37,10 @@ def scale_pixels(pixels: np.ndarray, greatest: float, wanted: int) -> np.ndarray
 
 
 def check_range(pixels: np.ndarray, pixel_scale: float) -> None:
-    """Refuses pixels that are not from 0 to the value of full brightness that was given.
+    """Checks that pixels are from 0 to the given value of full brightness.
 
     Raises:
-      ValueError: If one is not.
+      ValueError: If a pixel is not.
     """
     least, greatest = pixels.min(), pixels.max()
     if not 0 <= least <= greatest <= pixel_scale:
@@ -51,7 +51,7 @@ def check_range(pixels: np.ndarray, pixel_scale: float) -> None:
 
 
 def is_wide(picture: Image.Image) -> bool:
-    """Returns whether an opened picture, not yet loaded, has more than 8 bits a channel."""
+    """Returns whether an opened, not yet loaded picture has more than 8 bits per channel."""
     return (
         picture.mode.startswith(("I", "F"))
         or ";16" in _raw_mode(picture)
@@ -60,26 +60,27 @@ def is_wide(picture: Image.Image) -> bool:
 
 
 def is_wide_grey(picture: Image.Image) -> bool:
-    """Returns whether an opened picture, not yet loaded, is grey with alpha, of 16 bits each."""
+    """Returns whether an opened, not yet loaded picture has channels of 16-bit grey and alpha."""
     return _raw_mode(picture) == _GREY_ALPHA
 
 
 def narrow_picture(
     open_picture: Callable[[], AbstractContextManager[Image.Image]], pixel_scale: float | None
 ) -> Image.Image:
-    """Brings a picture of more than 8 bits a channel to 8.
+    """Reduces a picture of more than 8 bits per channel to 8 bits.
 
     Args:
-      open_picture: Opens the picture anew each time; its header alone is read.
-      pixel_scale: Value of full brightness; by default that of as many bits as the file says.
+      open_picture: Opens the picture and reads only its header; may be called several times.
+      pixel_scale: Pixel value of full brightness; by default the maximum of the file's number of
+        bits.
 
     Returns:
-      The decoded picture, with what the file says of its orientation and colours, and with alpha
-      where it has transparent pixels.
+      The decoded picture with the EXIF data and colour profile of the file, and with an alpha
+      channel if pixels may be transparent.
 
     Raises:
-      ValueError: If its pixels are of a kind whose brightness is unknown, or cannot be read, or are
-        above `pixel_scale`.
+      ValueError: If the maximum brightness of its kind of pixels is unknown, or pixels cannot be
+        read or exceed `pixel_scale`.
     """
     with open_picture() as picture:
         tags = getattr(picture, "tag_v2", {})
@@ -88,7 +89,7 @@ def narrow_picture(
             colours, alpha, mode = _loaded(picture)[..., np.newaxis], None, "L"
         else:
             colours, alpha, mode = _wide_colours(open_picture, picture)
-        # Only now, since Pillow decodes a PNG to find it.
+        # Only after decoding, since reading the EXIF data makes Pillow decode a PNG.
         kept = {"exif": picture.getexif().tobytes()}
         if "icc_profile" in picture.info:
             kept["icc_profile"] = picture.info["icc_profile"]
@@ -120,10 +121,10 @@ def narrow_picture(
 def _wide_colours(
     open_picture: Callable[[], AbstractContextManager[Image.Image]], picture: Image.Image
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Returns colours of 16 bits, alpha or None, and the mode of both together.
+    """Returns 16-bit colours, alpha or None, and the mode of both together.
 
-    Pillow decodes the first 8 bits of such channels alone. Read as if its bytes were in the other
-    order, the same file gives the last 8.
+    Pillow decodes only the high 8 bits of such channels. Decoding the same file with the opposite
+    byte order yields the low 8 bits.
     """
     if is_wide_grey(picture):
         mode, halves = "LA", _loaded(picture, "RGBA").astype(np.uint16)
@@ -144,13 +145,13 @@ def _raw_mode(picture: Image.Image) -> str:
 
 
 def _has_wide_planes(picture: Image.Image) -> bool:
-    """Returns whether a TIFF has a plane of 16 bits for each channel, read as if of 8 bits."""
+    """Returns whether a TIFF has one 16-bit plane per channel, which Pillow reads as 8 bits."""
     tags = getattr(picture, "tag_v2", {})
     return tags.get(_PLANES) == 2 and tags.get(_BITS_PER_SAMPLE, (8,))[0] == 16
 
 
 def _order(picture: Image.Image) -> str:
-    """Returns in which order the bytes of a channel are, `"B"` for the first 8 bits first."""
+    """Returns the byte order of a channel: `"B"` for big-endian, `"L"` for little-endian."""
     if _has_wide_planes(picture):
         if picture.mode != "RGB" or picture.tile[0].codec_name != "raw":
             raise ValueError(
@@ -163,7 +164,7 @@ def _order(picture: Image.Image) -> str:
 
 
 def _loaded(picture: Image.Image, order_or_mode: str | None = None) -> np.ndarray:
-    """Decodes a picture, its channels in an order of bytes, `"B"` or `"L"`, or as a raw mode."""
+    """Decodes a picture with a byte order, `"B"` or `"L"`, with a raw mode, or with its own."""
     tiles = []
     for tile in picture.tile:
         own, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)

@@ -1,1 +1,1 @@
-"""Files: safetensors checkpoints, atomic writes, JSON that people write."""
+"""File handling: safetensors checkpoints, atomic writes, and validation of JSON and values."""

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and only where no or a regular file was."""
+"""Writes files atomically, and only replaces regular files."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ _CHOOSE = "Choose another path."
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file whole or not at all, onto the disk before it takes its name."""
+    """Writes a file atomically; it is flushed to disk before it takes its name."""
 
     def write(temporary):
         with open(temporary, "wb") as file:
@@ -26,40 +26,40 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file as `write_bytes` does, in UTF-8."""
+    """Writes a UTF-8 text file with `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes anything that is JSON as `write_text` does, in lines for people."""
+    """Writes a JSON value with `write_text`, indented for readability."""
     write_text(path, json.dumps(value, indent=1))
 
 
 def replace_file(path: str | os.PathLike, write: Callable[[str], None]) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file atomically.
 
-    The file is written under a temporary name in the same folder and renamed. Temporary files for
-    the same path whose writers were killed are removed. Where the path is a symbolic link, the file
-    that it leads to is replaced.
+    The file is written under a temporary name in the same folder and then renamed. Temporary files
+    for the same path that killed writers left behind are removed. If the path is a symbolic link,
+    its target is replaced.
 
     Args:
-      path: Where to write; missing folders are made.
-      write: Writes into the file of the path that it is called with.
+      path: Path of the file; missing folders are created.
+      write: Function that writes the content to the path that it is called with.
 
     Raises:
       ValueError: If the path is a folder, a device or anything else but a regular file.
-      OSError: If the file cannot be written; what was there before is unchanged.
+      OSError: If the file cannot be written; a previous file is then unchanged.
     """
     target = check_output_file(path)
     folder, name = os.path.split(target)
     make_folder(folder)
     _remove_left_over(folder, name)
-    # The name's ending stays last, since some writers choose their format by it.
+    # Keeps the file extension last, since some writers choose their format by it.
     temporary = os.path.join(folder, f".{secrets.token_hex(4)}.{name}")
     descriptor = None
     try:
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        # The lock ends with its process: without one, the file is left over.
+        # The lock ends with this process: an unlocked temporary file was left by a killed writer.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         write(temporary)
@@ -80,14 +80,14 @@ def check_output_file(path: str | os.PathLike) -> str:
     """Checks that a file can be written at a path, without writing anything.
 
     Args:
-      path: Where the file shall be.
+      path: Path of the file to be written.
 
     Returns:
       The path with symbolic links resolved.
 
     Raises:
-      ValueError: If there is something else than a regular file, or a folder above it is none or
-        cannot be written.
+      ValueError: If the path is something other than a regular file, or the nearest existing folder
+        above it is not a folder or not writable.
     """
     path = os.fspath(path)
     target = os.path.realpath(path)
@@ -104,20 +104,20 @@ def check_output_file(path: str | os.PathLike) -> str:
 
 
 def check_output_folder(path: str | os.PathLike) -> None:
-    """Checks that files can be written in a folder that is there or can be made.
+    """Checks that a folder is writable, or can be created.
 
     Raises:
-      ValueError: If they cannot.
+      ValueError: If it is not.
     """
     check_folder(os.fspath(path), os.path.realpath(path))
 
 
 def make_folder(path: str | os.PathLike) -> bool:
-    """Makes a folder and those above it; returns whether it was missing.
+    """Creates a folder and its missing parents; returns whether it was missing.
 
     Raises:
-      ValueError: If something else is in its place, or a folder above it cannot be written.
-      OSError: If the system refuses it.
+      ValueError: If something else is in its place, or it cannot be created or written.
+      OSError: If the system refuses to create it.
     """
     check_output_folder(path)
     is_missing = not os.path.isdir(path)
@@ -131,12 +131,12 @@ def make_folder(path: str | os.PathLike) -> bool:
 
 
 def remove_left_over(folder: str | os.PathLike) -> None:
-    """Removes temporary files of `replace_file` in a folder whose writers were killed."""
+    """Removes the temporary files that killed writers of `replace_file` left in a folder."""
     _remove_left_over(os.fspath(folder), None)
 
 
 def check_folder(path: str, folder: str) -> None:
-    """Checks the folder of a path, or the nearest one above it that is there."""
+    """Checks that the nearest existing ancestor of `folder`, or itself, is a writable folder."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
@@ -162,13 +162,13 @@ def _kind(mode: int) -> str:
 
 
 def _remove_left_over(folder: str, name: str | None) -> None:
-    """Removes what killed writers of one file, or of all files of a folder, left."""
+    """Removes the temporary files left by killed writers, of one file or of all in a folder."""
     pattern = re.compile(r"\.[0-9a-f]{8}\." + (".+" if name is None else re.escape(name)), re.S)
     for entry in os.listdir(folder):
         if not pattern.fullmatch(entry):
             continue
         path = os.path.join(folder, entry)
-        # Others' files and what is gone by now stay as they are.
+        # Skips files that are in use, already gone, or not removable by this user.
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

@@ -1,4 +1,4 @@
-"""Tensors and text in a safetensors file, which holds no code, written whole or not at all."""
+"""Tensors and JSON metadata in safetensors files, which hold no code; written atomically."""
 
 import functools
 import hashlib
@@ -17,17 +17,17 @@ from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.reading import open_regular, reading
 
 VERSION = 1
-# Of the names and shapes of the tensors and the metadata; it is parsed as a whole.
+# Maximum size of the header (metadata, tensor names and shapes), which is parsed as a whole.
 _MOST_HEADER_BYTES = 2**24
-# Tensors are gathered up to this size before they are hashed.
+# Tensors are collected up to this size before they are hashed.
 _HASHED_BYTES = 2**20
 
 
 class TensorForm(NamedTuple):
-    """Type and shape that a file declares for a tensor, known before the tensor is read.
+    """Dtype and shape that a file declares for a tensor, known before the tensor is read.
 
     Attributes:
-      dtype: The type as safetensors writes it, such as `"F32"`.
+      dtype: Dtype in the notation of safetensors, such as `"F32"`.
       shape: Length of each axis.
     """
 
@@ -35,12 +35,12 @@ class TensorForm(NamedTuple):
     shape: tuple[int, ...]
 
 
-# Raises a ValueError for metadata, or for tensors' forms by name, that are not what is expected.
+# Raises a ValueError if the metadata, or the tensors' forms by name, are not as expected.
 TensorCheck = Callable[[dict[str, Any], dict[str, TensorForm]], None]
 
 
 class FiniteTensors(dict[str, np.ndarray]):
-    """Arrays by name that were found to be finite float32 when they were read, all at once."""
+    """Arrays by name that were checked to be finite float32 when they were read."""
 
 
 def write_tensors(
@@ -49,16 +49,16 @@ def write_tensors(
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Writes tensors and JSON metadata; a crash or a full disk leaves what was at `path` before.
+    """Writes tensors and JSON metadata atomically.
 
     Args:
-      path: Where to write.
-      kind: What the file is, such as `"supernet"`; `read_tensors` asks for it.
-      tensors: Float32 arrays of finite values by name.
-      metadata: Anything that is JSON.
+      path: Path of the file; an existing file is unchanged after a crash or on a full disk.
+      kind: Kind of the file, such as `"supernet"`; `read_tensors` checks it.
+      tensors: Arrays by name, float32 with finite values.
+      metadata: JSON values by name.
 
     Raises:
-      ValueError: If `read_tensors` would refuse a tensor; nothing is written then.
+      ValueError: If a tensor is not float32 or not finite; nothing is written then.
       OSError: If the file cannot be written.
     """
     for name, value in tensors.items():
@@ -84,25 +84,25 @@ def read_tensors(
     max_bytes: int | None = None,
     max_header_bytes: int = _MOST_HEADER_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads what `write_tensors` wrote, whoever may have written the file.
+    """Reads a file in the format of `write_tensors`, which may come from an untrusted source.
 
-    The header is read first; its length is bounded, and no room is made for a tensor before the
-    metadata and the tensors' types and shapes are accepted.
+    The header is read first. Its length is bounded, and memory for the tensors is allocated only
+    after the metadata and the tensors' dtypes and shapes are accepted.
 
     Args:
       path: The file.
-      kind: What it must be.
-      check: Called with the metadata and the tensors' forms by name before any tensor is read;
-        raises a ValueError if they are not what the caller expects.
-      max_bytes: Size above which the file is not opened; by default any.
-      max_header_bytes: Length of the header above which it is not read.
+      kind: Expected kind of the file.
+      check: Function that is called with the metadata and the tensors' forms by name before any
+        tensor is read; raises a ValueError to reject them.
+      max_bytes: Maximum size of the file; None for no limit.
+      max_header_bytes: Maximum length of the header.
 
     Returns:
       The arrays by name, float32 and finite, and the metadata.
 
     Raises:
-      InvalidFileError: If there is no such file, or it is not a whole file of that kind and
-        version, or a tensor is of another type or not finite, or `check` or a bound refuses it.
+      InvalidFileError: If the file does not exist, is not a complete file of this kind and version,
+        exceeds a limit or is rejected by `check`, or if a tensor is not float32 or not finite.
     """
     expected = f"a whole safetensors file of kind {kind!r}"
     with reading(path, expected), open_regular(path, f"a file of kind {kind!r}") as file:
@@ -117,7 +117,7 @@ def parse_tensors(
     check: TensorCheck | None = None,
     max_header_bytes: int = _MOST_HEADER_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads the bytes of a file as `read_tensors` does; errors call it by a name."""
+    """Parses the bytes of a file like `read_tensors`; error messages refer to it by `name`."""
     with reading(name, f"a whole safetensors file of kind {kind!r}"):
         return _read(io.BytesIO(data), len(data), kind, check, None, max_header_bytes)
 
@@ -167,7 +167,7 @@ def _read(
 def _check_places(
     places: Mapping[str, Any], forms: Mapping[str, TensorForm], data_bytes: int
 ) -> None:
-    """Raises a ValueError unless float32 tensors fill the data, each as large as its shape."""
+    """Raises a ValueError unless the float32 tensors fill the data without gaps or overlaps."""
     filled = 0
     for name, (begin, end) in sorted(places.items(), key=lambda place: place[1]):
         shape = forms[name].shape
@@ -184,7 +184,7 @@ def _check_places(
 
 
 def _fault(value: np.ndarray) -> str | None:
-    """Returns what is wrong with a tensor; None for finite float32."""
+    """Returns the fault of a tensor that is not finite float32, otherwise None."""
     if value.dtype != np.float32:
         return str(value.dtype)
     return None if np.isfinite(value).all() else "NaN or infinity"
@@ -193,7 +193,7 @@ def _fault(value: np.ndarray) -> str | None:
 def _header_bytes(
     length: bytes, size: int, kind: str, max_bytes: int | None, max_header_bytes: int
 ) -> int:
-    """Returns the length of a file's header from its first 8 bytes, if both are within bounds."""
+    """Decodes the header length from a file's first 8 bytes, and checks it and the file's size."""
     header_bytes = int.from_bytes(length, "little")
     if max_bytes is not None and size > max_bytes:
         raise ValueError(
@@ -216,17 +216,17 @@ def _header_bytes(
 def fingerprint(tensors: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of tensors as 64 lowercase hexadecimal digits.
 
-    What is hashed is, for each tensor in the order of the names' Unicode code points, the UTF-8
-    text
+    The hashed data is the concatenation of the tensors, in the order of the names' Unicode code
+    points. Each tensor begins with the UTF-8 text
 
         NAME newline DTYPE newline LENGTH,LENGTH,... newline
 
-    (`float32` is NumPy's name of the dtype; a newline is the single byte 10; the lengths of the
-    axes are decimal numbers, none for a scalar), and directly after it the tensor's values in
-    row-major order, little-endian, `4 * values` bytes for float32. Nothing comes between tensors.
+    (DTYPE is NumPy's name such as `float32`; a newline is the single byte 10; the lengths of the
+    axes are decimal numbers, none for a scalar), directly followed by the tensor's values in
+    row-major order, little-endian, `4 * values` bytes for float32. Nothing separates the tensors.
 
     Args:
-      tensors: Arrays, or anything NumPy can read as one, such as variables, by name.
+      tensors: Arrays by name, or values that NumPy can convert to arrays, such as variables.
     """
     digest, parts, size = hashlib.sha256(), [], 0
     for name in sorted(tensors):
@@ -234,7 +234,7 @@ def fingerprint(tensors: Mapping[str, Any]) -> str:
         parts.append(_text_of(name, value.dtype, value.shape))
         parts.append(np.ascontiguousarray(value, value.dtype.newbyteorder("<")))
         size += value.nbytes
-        # Many small tensors at once: between any two, another thread may take its turn.
+        # Batches small tensors, since another thread may take over between two updates.
         if size >= _HASHED_BYTES:
             digest.update(b"".join(parts))
             parts, size = [], 0
@@ -244,12 +244,12 @@ def fingerprint(tensors: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _text_of(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """Returns what `fingerprint` hashes of a tensor before its values."""
+    """Returns the text that `fingerprint` hashes before a tensor's values."""
     return f"{name}\n{dtype.name}\n{','.join(map(str, shape))}\n".encode()
 
 
 def _checked_header(kind: str, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Returns the header that `write_tensors` wrote, if it is of that kind and version."""
+    """Parses the header that `write_tensors` wrote, and checks its kind and version."""
     try:
         header = json.loads((metadata or {}).get("fedsup-tf", "{}"))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Fields out of JSON that a person may have written, with errors that name what is wrong."""
+"""Reads and checks JSON that a person may have written; error messages name the faulty field."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from fedsup_tf.files.reading import read_text, reading
 
 Value = TypeVar("Value")
 
-# What a message quotes of a value that is not what it should be.
+# Maximum length of a value that is quoted in an error message.
 _MOST_QUOTED = 80
 
 
@@ -18,15 +18,15 @@ def read_json(path: str | os.PathLike, what: str, parse: Callable[[str], Value])
 
     Args:
       path: The file.
-      what: What it holds, such as `"a search space"`.
-      parse: Makes a value of the text, such as a class's `from_json`; raises a ValueError that
-        says what is wrong.
+      what: Expected content, such as `"a search space"`.
+      parse: Function that converts the text to a value, such as a class's `from_json`; raises a
+        ValueError that says what is wrong.
 
     Returns:
-      The value.
+      The parsed value.
 
     Raises:
-      InvalidFileError: If there is no such file, or it holds something else; it names the file.
+      InvalidFileError: If the file does not exist or has other content; the message names the file.
     """
     text = read_text(path, f"a JSON file of {what}")
     with reading(path, f"a JSON file of {what}"):
@@ -34,14 +34,14 @@ def read_json(path: str | os.PathLike, what: str, parse: Callable[[str], Value])
 
 
 def parse_json(text: Any, what: str) -> dict[str, Any]:
-    """Returns the JSON object in a text.
+    """Parses a text that is a JSON object.
 
     Args:
-      text: The text; anything else is refused.
-      what: What the text is, which begins the error's message.
+      text: The text; values of other types are rejected.
+      what: Beginning of the error message: what the text is.
 
     Raises:
-      ValueError: If it is not a JSON object.
+      ValueError: If `text` is not a JSON object, or one of its objects repeats a field.
     """
     if not isinstance(text, str):
         raise ValueError(f"{what}: expected JSON as text, received {quoted(text)}.")
@@ -57,14 +57,14 @@ def parse_json(text: Any, what: str) -> dict[str, Any]:
 
 
 def as_json(value: Any, what: str) -> Any:
-    """Returns a value as `json.loads` would read it: tuples as lists, NumPy's values as Python's.
+    """Converts a value to its JSON form: tuples to lists, NumPy values to Python values.
 
     Args:
       value: The value.
-      what: What it is, which begins the error's message.
+      what: Beginning of the error message: what the value is.
 
     Raises:
-      ValueError: If a part of it is no JSON value.
+      ValueError: If the value, or a part of it, has no JSON form.
     """
     try:
         return json.loads(json.dumps(value, default=_plain))
@@ -76,14 +76,14 @@ def as_json(value: Any, what: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    # A value or an array of NumPy, which is not imported for this.
+    # NumPy scalars and arrays, recognized without importing NumPy.
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object's fields, none of which may be overridden by a later one."""
+    """Returns the fields of a JSON object; raises a ValueError if a name is repeated."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
@@ -93,8 +93,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def quoted(value: Any) -> str:
-    """Returns a value as Python writes it, cut if it is long."""
-    # Values that are nested deeply have no text.
+    """Returns the `repr` of a value, truncated if it is long."""
+    # `repr` fails for deeply nested values.
     try:
         text = repr(value)
     except RecursionError:
@@ -103,7 +103,7 @@ def quoted(value: Any) -> str:
 
 
 def expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> None:
-    """Raises a ValueError unless `fields` has all `required` names and none but the `known`."""
+    """Raises a ValueError unless `fields` has all `required` names and only `known` ones."""
     if not isinstance(fields, Mapping):
         raise ValueError(
             f"{what}: expected an object with the fields {sorted(required)}, received "
@@ -119,7 +119,7 @@ def expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> 
 
 
 def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
-    """Returns a list of whole numbers, not empty, as a tuple."""
+    """Returns a non-empty list of ints as a tuple; raises a ValueError for anything else."""
     if (
         not isinstance(values, list | tuple)
         or not values

@@ -1,8 +1,8 @@
-"""Reads files that somebody else may have written: regular ones, of bounded size, with one error.
+"""Reads untrusted files: only regular files of bounded size, with a single type of error.
 
-Whatever a file holds, a reader built on `reading` returns its value or raises an
-`InvalidFileError`: one sentence that names the file, says what was expected and received, and what
-to do.
+Whatever a file contains, a reader built on `reading` returns its value or raises an
+`InvalidFileError`, whose message names the file, says what was expected and received, and what to
+do.
 """
 
 import codecs
@@ -12,13 +12,13 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
-# Far more than any text that a person or a program of this project writes.
+# Maximum size of a text file, far more than people or the programs of this project write.
 MOST_TEXT_BYTES = 2**26
 REGULAR = "a regular file"
-# Reasons quote what a file says, which may be long.
+# Maximum length of a reason in an error message, which may quote the file.
 _MOST_REASON = 400
 _REMEDY = "Write or copy it anew."
-# UTF-32 first, since its little-endian mark begins with that of UTF-16.
+# UTF-32 precedes UTF-16, since its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -29,7 +29,7 @@ _MARKS = (
 
 
 class InvalidFileError(ValueError):
-    """A file is missing, damaged or not what it should be."""
+    """Raised if a file is missing, damaged or not of the expected kind."""
 
 
 @contextlib.contextmanager
@@ -41,24 +41,25 @@ def reading(
 ) -> Iterator[None]:
     """Turns every error of the `with` block that reads a file into one that names the file.
 
-    A ValueError that is a sentence, as those of this project are, follows the file's name. All else
-    is quoted as the reason why the file cannot be read. Errors of a list of types would not do: a
-    damaged file makes decoders raise nearly any.
+    If the error is a ValueError whose message is a sentence, as in this project, the message is the
+    file's name and that sentence. Any other error is quoted as the reason why the file cannot be
+    read. All types of errors are caught, since a damaged file makes decoders raise nearly any.
 
     Args:
-      path: The file, for the message.
-      expected: What the file should be, such as `"a whole .npz"`.
-      remedy: What to do, a sentence.
-      error_type: What is raised.
+      path: The file, for the error message.
+      expected: Expected content, such as `"a whole .npz"`.
+      remedy: Sentence that says what to do.
+      error_type: Type of the error to raise.
 
     Raises:
-      InvalidFileError: If the block raises anything but that, or but what ends the program.
+      InvalidFileError: If the block raises an error. An `InvalidFileError` passes through as it is,
+        as do the exceptions that end a program.
     """
     try:
         yield
     except (InvalidFileError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    # Decoders written in Rust raise panics that are no Exception.
+    # Panics of decoders written in Rust are not subclasses of Exception.
     except BaseException as error:
         raise error_type(_sentence(path, expected, remedy, error)) from error
 
@@ -68,10 +69,10 @@ def parsing(what: str) -> Iterator[None]:
     """Turns every error of the function or `with` block that parses a text into a ValueError.
 
     Args:
-      what: What the text is, which begins the message.
+      what: Beginning of the error message: what the text is.
 
     Raises:
-      ValueError: If the block raises anything but what ends the program.
+      ValueError: If the block raises an error. The exceptions that end a program pass through.
     """
     try:
         yield
@@ -93,7 +94,7 @@ def _is_sentence(error: BaseException) -> bool:
 def _sentence(path, expected: str, remedy: str, error: BaseException) -> str:
     name = repr(os.fspath(path))
     if _is_sentence(error):
-        # A sentence says what to do by itself, unless the reader knows better.
+        # A sentence already says what to do, unless the reader gives a more specific remedy.
         return f"{name}: {_shortened(str(error))}{'' if remedy == _REMEDY else ' ' + remedy}"
     reason = _reason(error)
     return f"{name}: expected {expected}, received one that cannot be read ({reason}). {remedy}"
@@ -103,7 +104,7 @@ def _reason(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror
-    # Some texts are empty, and some are a name without its context.
+    # Some messages are empty, and some are only a name without context.
     if not text or isinstance(error, KeyError | RecursionError | MemoryError):
         text = f"{type(error).__name__} {text}".strip()
     return _shortened(text.splitlines()[0].rstrip("."))
@@ -116,20 +117,19 @@ def _shortened(text: str) -> str:
 def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:
     """Opens a regular file to read its bytes.
 
-    Anything else that has a path could wait for ever, such as a pipe, or never end, such as a
-    device.
+    Reading anything else could block forever, as with a pipe, or never end, as with a device.
 
     Args:
       path: The file.
-      expected: What it should be, such as `"a JSON file"`.
+      expected: Expected content, such as `"a JSON file"`.
 
     Raises:
-      InvalidFileError: If there is no such file, it is not regular, or it cannot be opened.
+      InvalidFileError: If the file does not exist, is not regular, or cannot be opened.
     """
     with reading(path, expected, "Check the path and its permissions."):
         try:
             _check_regular(os.stat(path), expected)
-            # What takes the file's place just now must not be waited for either.
+            # Does not block either if a pipe has replaced the file since the check.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise ValueError(f"expected {expected}, found none.") from error
@@ -149,7 +149,7 @@ def _check_regular(status: os.stat_result, expected: str) -> None:
 
 
 def kind_of_file(path: str | os.PathLike) -> str:
-    """Returns what there is at a path in words: `REGULAR`, such as `"a folder"`, or `"none"`."""
+    """Describes what is at a path: `REGULAR`, another kind such as `"a folder"`, or `"none"`."""
     try:
         return _kind(os.stat(path))
     except FileNotFoundError:
@@ -172,15 +172,15 @@ def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes
 
     Args:
       path: The file.
-      expected: What it should be.
-      most_bytes: Size above which it is not read.
+      expected: Expected content, such as `"a JSON file"`.
+      most_bytes: Maximum size of the file.
 
     Raises:
-      InvalidFileError: As `open_regular`, or if the file is larger.
+      InvalidFileError: For the same reasons as `open_regular`, or if the file is larger.
     """
     with reading(path, expected), open_regular(path, expected) as file:
         size = os.fstat(file.fileno()).st_size
-        # Files of /proc tell no size.
+        # Files in /proc report a size of 0.
         data = b"" if size > most_bytes else file.read(most_bytes + 1)
         if max(size, len(data)) > most_bytes:
             raise ValueError(
@@ -191,14 +191,14 @@ def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes
 
 
 def read_text(path: str | os.PathLike, expected: str) -> str:
-    """Returns the text of a file: UTF-8, or what the byte-order mark at its begin says.
+    """Returns the text of a file in UTF-8, or in the encoding of its byte-order mark.
 
     Args:
       path: The file.
-      expected: What it should be, such as `"a JSON file of a search space"`.
+      expected: Expected content, such as `"a JSON file of a search space"`.
 
     Raises:
-      InvalidFileError: As `read_bytes`, or if the file is no such text.
+      InvalidFileError: For the same reasons as `read_bytes`, or if the file is not such text.
     """
     data = read_bytes(path, expected, MOST_TEXT_BYTES)
     mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))

@@ -1,4 +1,4 @@
-"""A program's temporary files in a folder of its own, which does not outlast a killed program."""
+"""Temporary folder of a program, cleaned up by the next program if this one is killed."""
 
 import contextlib
 import fcntl
@@ -17,11 +17,11 @@ _NAME = re.compile(re.escape(_PREFIX) + r"\w{8}")
 def own_temporary_folder() -> Iterator[str]:
     """Keeps the temporary files of this process and its children in one folder.
 
-    The folder is removed after the `with` block. Those of this user's programs that were killed are
-    removed at its begin.
+    The folder is removed after the `with` block. Before the block, folders left behind by killed
+    programs of this user are removed.
 
     Yields:
-      The folder, which `tempfile` and the environment name during the block.
+      The folder; during the block, `tempfile` and the environment variable `TMPDIR` refer to it.
 
     Raises:
       OSError: If the system has no place for temporary files.
@@ -44,10 +44,10 @@ def own_temporary_folder() -> Iterator[str]:
 
 
 def _make(parent: str) -> tuple[str, int]:
-    """Makes and locks a folder; the lock ends with this process."""
+    """Creates and locks a folder; the lock ends with this process."""
     while True:
         folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-        # Another program may take it for one that is left over, before it is locked.
+        # Until it is locked, another program may remove it as a leftover.
         with contextlib.suppress(FileNotFoundError):
             descriptor = _open(folder)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -65,7 +65,7 @@ def _remove_left_over(parent: str) -> None:
         if not _NAME.fullmatch(entry):
             continue
         path = os.path.join(parent, entry)
-        # Others' folders and those that are in use stay.
+        # Keeps folders of other users and folders in use.
         with contextlib.suppress(OSError):
             if not _is_own_folder(path):
                 continue

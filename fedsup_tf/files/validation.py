@@ -1,4 +1,4 @@
-"""Checks of single values that a user gives, with one form of error message for all of them."""
+"""Checks of single values given by a user, with uniform error messages."""
 
 import math
 import operator
@@ -18,15 +18,15 @@ def check_whole_number(
     """Checks that a value is a whole number within bounds, and returns it as an int.
 
     Args:
-      value: An int or a NumPy integer; True and False are refused.
+      value: An int or a NumPy integer; True and False are rejected.
       name: Name of the argument.
-      least: Least value allowed.
-      most: Greatest value allowed; None for no limit.
+      least: Minimum value allowed.
+      most: Maximum value allowed; None for no limit.
       what: Subject of the error message, such as the class of the argument.
       advice: End of the error message: a sentence that says what to do.
 
     Raises:
-      ValueError: If it is not such a number.
+      ValueError: If the value is not such a number.
     """
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or value < least or (most is not None and value > most):
@@ -50,18 +50,18 @@ def check_number(
     """Checks that a value is a number within bounds, and returns it.
 
     Args:
-      value: An int, a float or a NumPy number; True, False and NaN are refused.
+      value: An int, a float or a NumPy number; True, False and NaN are rejected.
       name: Name of the argument.
-      least: Least value allowed, if any.
-      above: Value that the number must exceed, if any.
-      most: Greatest value allowed, if any.
-      below: Value that the number must stay below, if any.
+      least: Minimum value allowed, if any.
+      above: Exclusive lower bound, if any.
+      most: Maximum value allowed, if any.
+      below: Exclusive upper bound, if any.
       allow_infinity: Whether the number may be infinite.
       what: Subject of the error message, such as the class of the argument.
       advice: End of the error message: a sentence that says what to do.
 
     Raises:
-      ValueError: If it is not such a number.
+      ValueError: If the value is not such a number.
     """
     is_valid = is_number(value) and (allow_infinity or math.isfinite(value))
     bounds = (
@@ -81,7 +81,8 @@ def check_number(
 def is_number(value: Any) -> bool:
     """Returns whether a value is an int, a float or a NumPy number, neither NaN nor a bool.
 
-    An int that no float is as great as is none: JSON may have thousands of digits.
+    Ints that exceed the range of floats are rejected, since JSON numbers may have thousands of
+    digits.
     """
     if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
         return False
@@ -92,21 +93,21 @@ def is_number(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Returns whether a value is text."""
+    """Returns whether a value is a string."""
     return isinstance(value, str)
 
 
 def are_texts(value: Any) -> bool:
-    """Returns whether a value is a list of texts, as JSON has them."""
+    """Returns whether a value is a list of strings, as parsed from JSON."""
     return isinstance(value, list) and all(map(is_text, value))
 
 
 def check_different(class_names: Collection[str], what: str) -> None:
-    """Raises a ValueError if two classes have the same name, so that no label tells which.
+    """Raises a ValueError if two classes have the same name, which would make labels ambiguous.
 
     Args:
-      class_names: The names.
-      what: What has them, which begins the message.
+      class_names: Name of each class.
+      what: Beginning of the error message: what has the classes.
     """
     if len(set(class_names)) < len(class_names):
         raise ValueError(
@@ -123,11 +124,11 @@ def check_choice(
     Args:
       value: The value.
       name: Name of the argument.
-      choices: The values allowed.
+      choices: The values allowed; one must equal `value` in value and type.
       what: Subject of the error message, such as the class of the argument.
 
     Raises:
-      ValueError: If it is none of them.
+      ValueError: If the value is not one of `choices`.
     """
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise _error(what, name, f"one of {', '.join(map(str, choices))}", value, "")
@@ -140,11 +141,11 @@ def check_tensors(
     what: str,
     advice: str,
 ) -> None:
-    """Raises a ValueError unless tensors have the names and shapes that are expected.
+    """Raises a ValueError unless tensors have the expected names and shapes.
 
     Args:
       received: Shapes of the tensors by name.
-      expected: Those that they should be.
+      expected: Expected shapes by name.
       what: Subject of the error message, such as `"An update"`.
       advice: End of the error message: a sentence that says what to do.
     """

@@ -1,1 +1,1 @@
-"""Search for architectures: evolution, costs, latencies, budgets and bounds."""
+"""Architecture search: evolution, costs, latencies, budgets and constraints."""

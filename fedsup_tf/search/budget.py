@@ -1,4 +1,4 @@
-"""Limits on the costs of an architecture (`Budget`), and how they are computed (`CostModel`)."""
+"""Limits on the costs of an architecture (`Budget`), and their computation (`CostModel`)."""
 
 import dataclasses
 import functools
@@ -18,15 +18,15 @@ _FLOAT_BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Upper limits on costs; None for no limit.
+    """Upper limits on the costs of an architecture; None for no limit.
 
     Attributes:
-      parameters: Number of trained values.
-      macs: Multiply-accumulates for one image.
-      file_bytes: Size of the `.tflite` file.
-      train_memory_bytes: Peak memory of a training step.
-      infer_latency_ms: Milliseconds of an inference.
-      train_latency_ms: Milliseconds of a training step.
+      parameters: Number of trainable parameters.
+      macs: Number of multiply-accumulate operations for one image.
+      file_bytes: Size of the `.tflite` file in bytes.
+      train_memory_bytes: Peak memory of a training step in bytes.
+      infer_latency_ms: Latency of an inference in milliseconds.
+      train_latency_ms: Latency of a training step in milliseconds.
 
     Raises:
       ValueError: If a limit is not a finite number above 0.
@@ -52,7 +52,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are set, by name."""
+        """The limits that are not None, by name."""
         return {name: limit for name, limit in dataclasses.asdict(self).items() if limit}
 
 
@@ -60,21 +60,22 @@ COSTS = tuple(field.name for field in dataclasses.fields(Budget))
 
 
 class CostModel:
-    """Computes the costs of the architectures of a space, by the names of `COSTS`.
+    """Computes the costs named in `COSTS` for the architectures of a search space.
 
     Every cost is a sum over the parts of an architecture (`cost_parts`):
 
     - `parameters`, `macs`: computed by `costs.part_cost`.
     - `file_bytes`: the upper bound that `fedsup certify` checks, computed from
-      `costs.FILE_BYTES_PER_PARAMETER`, `costs.FILE_OVERHEAD_BYTES` and `costs.constant_bytes`, each
-      part rounded up.
+      `costs.FILE_BYTES_PER_PARAMETER`, `costs.FILE_OVERHEAD_BYTES` and `costs.constant_bytes`, and
+      rounded up for each part.
     - `train_memory_bytes`: an estimate from the sizes of the feature maps. Between the forward and
       the backward pass, memory holds the weights, their momenta, and all feature maps that a
       gradient needs: the input of each convolution, and the input and output of each
-      normalization. The gradients of the weights are counted too, though they grow while feature
-      maps are freed. Temporary memory of operations and the interpreter itself are not counted.
-    - `infer_latency_ms`, `train_latency_ms`: sums of a `LatencyTable`'s rows; not available without
-      a table.
+      normalization. The gradients of the weights are counted too, although they are allocated while
+      feature maps are freed. Temporary memory of operations and the interpreter itself are not
+      counted.
+    - `infer_latency_ms`, `train_latency_ms`: sums of a `LatencyTable`'s rows; available only with a
+      table.
 
     Example:
       >>> from fedsup_tf import CostModel, fedsup_cifar
@@ -86,15 +87,15 @@ class CostModel:
     def __init__(
         self, space: SearchSpace, latencies: LatencyTable | None = None, train_batch_size: int = 16
     ):
-        """Makes the model of `space`.
+        """Creates the cost model of `space`.
 
         Args:
           space: The search space of the architectures.
-          latencies: The measured table of a device for the same space.
-          train_batch_size: Images in a training step, for `train_memory_bytes`.
+          latencies: Latency table of a device, measured for the same space.
+          train_batch_size: Batch size of a training step, for `train_memory_bytes`.
 
         Raises:
-          ValueError: If the table has another space, or the batch size is below 1.
+          ValueError: If the table is for another space, or the batch size is below 1.
         """
         check_whole_number(train_batch_size, "train_batch_size", 1)
         if latencies is not None:
@@ -116,11 +117,11 @@ class CostModel:
     def vector(self, architecture: Architecture) -> np.ndarray:
         """Computes the costs of an architecture in the order of `names`, `(costs,)`, float64."""
         vectors = [self.part(part) for part in parts_of(self.space, architecture)]
-        # Summed from the head to the stem as in `constraints`, so that both round alike to the bit.
+        # Sums from the head to the stem as `constraints` does, so that both round identically.
         return functools.reduce(lambda total, part: part + total, reversed(vectors))
 
     def part(self, part: Part) -> np.ndarray:
-        """Computes what one part adds to each cost, `(costs,)` in the order of `names`."""
+        """Computes the contribution of a part to each cost, `(costs,)` in the order of `names`."""
         return self._part(part)
 
     def _uncached_part(self, part: Part) -> np.ndarray:
@@ -140,12 +141,12 @@ class CostModel:
             vector += self.latencies.rows[part]
         return np.array(vector, np.float64)
 
-    # Values in the feature maps of one image that a gradient needs. The output of a part is counted
-    # as the input of the next.
+    # The methods below count the feature-map values per image that the backward pass needs. The
+    # output of a part is counted as the input of the next one.
 
     @property
     def _maps_of_a_norm(self) -> int:
-        """Feature maps that a normalization keeps besides its output."""
+        """Number of feature maps that a normalization keeps in addition to its output."""
         return 1 if self.space.normalization == "parametric" else 2
 
     def _stem_maps(self, part: Part) -> int:
@@ -160,11 +161,11 @@ class CostModel:
         values = 0
         for _ in range(part.depth):
             values += in_pixels * in_width
-            # Those of the first normalization with its output, the pointwise convolution's input.
+            # The first normalization, including its output, the pointwise convolution's input.
             values += (self._maps_of_a_norm + 1) * pixels * in_width
             values += self._maps_of_a_norm * pixels * width
             if in_width != width and in_pixels != pixels:
-                # The averaged input, which enters the shortcut's convolution.
+                # The pooled input of the shortcut's convolution.
                 values += pixels * in_width
             in_pixels, in_width = pixels, width
         return values

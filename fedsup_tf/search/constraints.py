@@ -1,10 +1,9 @@
-"""Architectures whose costs keep limits: whether there are any, and random draws of them.
+"""Architectures within cost limits: checks that there are any, and draws them at random.
 
 Costs are sums over parts (`cost_parts`). Dynamic programming from the head to the stem therefore
-finds, for each stage and each width that may enter it, the costs of everything that can follow,
-reduced to those that no other undercuts in every limit. Uniform rejection sampling comes first;
-where the limits leave too little for it, a random depth-first walk over the stages goes only where
-the limits can still be kept.
+finds, for each stage and each input width, the Pareto-optimal costs of everything that can follow.
+Draws first use uniform rejection sampling. If the limits are too tight for it, they use a random
+depth-first walk over the stages that prunes every branch that cannot meet the limits.
 """
 
 import functools
@@ -20,25 +19,25 @@ from fedsup_tf.search.cost_parts import Part, entering_widths, resolutions_of, s
 from fedsup_tf.search.costs import Cost, architecture_cost, part_cost
 from fedsup_tf.space import SearchSpace
 
-# Uniform draws before a walk that finds what they miss.
+# Uniform draws to try before the walk.
 UNIFORM_TRIES = 200
-# More than the rounding of sums in another order, less than any cost means.
+# Relative tolerance: above the rounding errors of sums in another order, below any real difference.
 _TOLERANCE = 1e-9
 
 
 class FeasibleSet:
-    """The architectures of a space that keep a budget; there is at least one."""
+    """The architectures of a search space that meet a budget; there is at least one."""
 
     def __init__(self, model: CostModel, budget: Budget):
-        """Computes which limits can be met.
+        """Computes the costs that can be reached, and checks that some meet the budget.
 
         Args:
-          model: Computes the costs.
-          budget: Limits them.
+          model: Cost model of the search space.
+          budget: Limits on the costs.
 
         Raises:
-          ValueError: If nothing meets the budget, with the smallest feasible value of each limit;
-            or if it limits a cost that the model does not know.
+          ValueError: If no architecture meets the budget (the message gives the smallest feasible
+            value of each limited cost), or the budget limits a cost that the model lacks.
         """
         unknown = [name for name in budget.limits if name not in model.names]
         if unknown:
@@ -64,8 +63,8 @@ class FeasibleSet:
         """Draws an architecture that meets the budget and is not one of `without`.
 
         Returns:
-          A uniform draw, unless 200 uniform draws of the space miss: then one found by a random
-          walk, which is not uniform. None if there are no others.
+          A uniform draw; if 200 uniform draws from the space fail, one found by a random walk,
+          which is not uniform. None if there is no such architecture.
         """
         bounds = [(self._remainders, self._limits * (1 + _TOLERANCE))]
         return _draw(self.model.space, rng, self.__contains__, bounds, without)
@@ -87,14 +86,14 @@ class FeasibleSet:
 
 
 def feasible_range(space: SearchSpace, cost: str) -> tuple[int, int]:
-    """Computes the least and the greatest cost of any architecture of `space`.
+    """Computes the minimum and maximum cost of the architectures of `space`.
 
     Args:
       space: The search space.
       cost: `"parameters"` or `"macs"`.
 
     Raises:
-      ValueError: If the cost has another name.
+      ValueError: If `cost` is another name.
     """
     check_choice(cost, "cost", Cost._fields)
     least, negated_greatest = (
@@ -110,7 +109,7 @@ def sample_within(
     minimum: float,
     maximum: float,
 ) -> Architecture:
-    """Draws an architecture with `minimum <= cost <= maximum`, as `draw_within` does.
+    """Draws an architecture with `minimum <= cost <= maximum`, like `draw_within`.
 
     Raises:
       ValueError: If no architecture of the space meets the bounds.
@@ -135,16 +134,16 @@ def draw_within(
     """Draws an architecture with `minimum <= cost <= maximum` if there is one.
 
     Args:
-      space: Where to draw from.
+      space: The search space to draw from.
       rng: The source of randomness.
       cost: `"parameters"` or `"macs"`.
-      minimum: Least cost allowed.
-      maximum: Greatest cost allowed.
+      minimum: Minimum cost allowed.
+      maximum: Maximum cost allowed.
 
     Returns:
-      A uniform draw among those within the bounds, unless they are so rare that 200 uniform draws
-      of the space miss them: then one found by a random walk, which is not uniform. None if no
-      architecture of the space meets the bounds.
+      A uniform draw among the architectures within the bounds; if 200 uniform draws from the space
+      fail, one found by a random walk, which is not uniform. None if no architecture of the space
+      meets the bounds.
     """
 
     def meets(architecture: Architecture) -> bool:
@@ -153,19 +152,19 @@ def draw_within(
     least, greatest = feasible_range(space, cost)
     if minimum > maximum or minimum > greatest or maximum < least:
         return None
-    # A cost of at least the minimum is a negated cost of at most the negated minimum.
+    # `cost >= minimum` is written as an upper limit, `-cost <= -minimum`.
     bounds = list(zip(_both_remainders(space, cost), (maximum, -minimum), strict=True))
     return _draw(space, rng, meets, bounds)
 
 
 class _Remainders:
-    """Costs from each stage to the classifier that no others undercut.
+    """Pareto-optimal costs of the remainder of an architecture, from each stage to the head.
 
     Attributes:
-      part: Computes a part's costs, `(costs,)`.
-      tables: By resolution, for each stage, and last for the head, `(remainders, costs)` by
-        entering width.
-      totals: Costs of whole architectures that no others undercut, `(totals, costs)`; those of
+      part: Function that computes a part's costs, `(costs,)`.
+      tables: Maps each resolution to a list with an entry per stage and a last one for the head.
+        Each entry maps the input width to the costs of the remainders, `(remainders, costs)`.
+      totals: Pareto-optimal costs of whole architectures, `(totals, costs)`; architectures of
         different resolutions are not compared.
     """
 
@@ -197,13 +196,13 @@ def _remainder_tables(
     return tables
 
 
-# Limits on costs from above, as the remainders of these costs and the limits, `(costs,)`.
+# Pairs of the remainders of some costs and the upper limits on these costs, `(costs,)`.
 _Bounds = Sequence[tuple[_Remainders, np.ndarray | float]]
 
 
 @functools.lru_cache(maxsize=16)
 def _both_remainders(space: SearchSpace, cost: str) -> tuple[_Remainders, _Remainders]:
-    """Remainders of a cost, and of the negated cost, which are those of its greatest values."""
+    """Returns the remainders of a cost, and of the negated cost, which yield its maximum."""
     return tuple(
         _Remainders(
             space,
@@ -253,7 +252,7 @@ def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iter
                 yield from extend(stage + 1, part.width, totals, [*chosen, part])
 
     resolutions = resolutions_of(space)
-    # A space without resolutions draws no number for its only one.
+    # Draws no random number if there is only one resolution.
     order = rng.permutation(len(resolutions)) if len(resolutions) > 1 else (0,)
     for place in order:
         stem = Part.of_stem(resolutions[place])
@@ -262,9 +261,9 @@ def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iter
 
 
 def _not_undercut(vectors: np.ndarray) -> np.ndarray:
-    """Selects the rows that no other row equals or undercuts in every column."""
+    """Selects the Pareto-optimal rows (lower is better), without duplicates."""
     kept = np.empty((0, vectors.shape[1]))
-    # In this order no row comes before one that undercuts it.
+    # In the sorted order of `np.unique`, no row comes before one that dominates it.
     for vector in np.unique(vectors, axis=0):
         if not (kept <= vector).all(1).any():
             kept = np.concatenate([kept, vector[None]])
@@ -272,5 +271,5 @@ def _not_undercut(vectors: np.ndarray) -> np.ndarray:
 
 
 def _format(name: str, value: float) -> str:
-    # Rounded up, so that the value shown is one that can be met.
+    # Rounds up, so that the value shown is feasible.
     return f"{math.ceil(value * 1000) / 1000:,.3f}" if name.endswith("_ms") else f"{value:,.0f}"

@@ -1,7 +1,7 @@
-"""The parts of subnets whose costs add up: the stem, each stage by its choice, and the head.
+"""The parts of subnets whose costs add up: the stem, each stage with its choice, and the head.
 
-Parameters, multiply-accumulates, memory and milliseconds of a subnet are sums over its parts: what
-a stage costs depends on its own choice, on the width that enters it and on the resolution alone.
+Parameters, multiply-accumulates, memory and latency of a subnet are sums over its parts: the cost
+of a stage depends only on its own dimensions, its input width and the resolution.
 """
 
 import itertools
@@ -12,16 +12,16 @@ from fedsup_tf.space import SearchSpace
 
 
 class Part(NamedTuple):
-    """One additive cost unit. Fields that do not apply to its kind are 0.
+    """Additive cost unit of a subnet. Fields that do not apply to its kind are 0.
 
     Attributes:
       kind: `"stem"`, `"stage"` or `"head"`.
-      stage: Number of the stage, from 0.
-      in_width: Channels that enter the stage or the head.
-      width: Output channels of the stage.
-      depth: Number of blocks of the stage.
-      kernel: Side of the stage's square depthwise kernels.
-      resolution: Height of the images that the subnet takes, in a space of several.
+      stage: Index of the stage, from 0.
+      in_width: Number of input channels of the stage or the head.
+      width: Number of output channels of the stage.
+      depth: Number of blocks in the stage.
+      kernel: Side length of the stage's square depthwise kernels.
+      resolution: Height of the subnet's input images, if the space has several resolutions.
     """
 
     kind: str
@@ -34,29 +34,29 @@ class Part(NamedTuple):
 
     @classmethod
     def of_stem(cls, resolution: int = 0) -> "Part":
-        """Returns the first convolution with its normalization."""
+        """Returns the stem: the first convolution with its normalization."""
         return cls("stem", resolution=resolution)
 
     @classmethod
     def of_stage(
         cls, stage: int, in_width: int, width: int, depth: int, kernel: int, resolution: int = 0
     ) -> "Part":
-        """Returns the stage of that number (from 0) with one choice of its dimensions."""
+        """Returns the stage with index `stage` (from 0) and one choice of its dimensions."""
         return cls("stage", stage, in_width, width, depth, kernel, resolution)
 
     @classmethod
     def of_head(cls, in_width: int, resolution: int = 0) -> "Part":
-        """Returns the classifier behind `in_width` channels."""
+        """Returns the head: the classifier with `in_width` input channels."""
         return cls("head", in_width=in_width, resolution=resolution)
 
 
 def resolutions_of(space: SearchSpace) -> tuple[int, ...]:
-    """Returns the resolutions of a space's parts: 0 alone if it has none."""
+    """Returns the resolutions of a space's parts: only 0 if the space has no resolutions."""
     return space.resolutions or (0,)
 
 
 def stage_parts(space: SearchSpace, stage: int, in_width: int, resolution: int = 0) -> list[Part]:
-    """Returns the choices of a stage that is entered by `in_width` channels."""
+    """Returns all choices of a stage with `in_width` input channels."""
     own = space.stages[stage]
     return [
         Part.of_stage(stage, in_width, *choice, resolution)
@@ -65,12 +65,12 @@ def stage_parts(space: SearchSpace, stage: int, in_width: int, resolution: int =
 
 
 def entering_widths(space: SearchSpace, stage: int) -> tuple[int, ...]:
-    """Returns the widths that may enter a stage; the classifier is the one after the last."""
+    """Returns the possible input widths of a stage; index `len(space.stages)` is the head."""
     return space.stages[stage - 1].widths if stage else (space.stem_width,)
 
 
 def parts_of_space(space: SearchSpace) -> list[Part]:
-    """Returns every part that some subnet of `space` has, each once."""
+    """Returns every part that occurs in the subnets of `space`, without duplicates."""
     parts = []
     for resolution in resolutions_of(space):
         parts.append(Part.of_stem(resolution))

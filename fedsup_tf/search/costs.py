@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of an architecture, computed from its numbers alone."""
+"""Parameters and multiply-accumulates of an architecture, computed without building a model."""
 
 import functools
 import math
@@ -9,20 +9,21 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.cost_parts import Part, parts_of
 from fedsup_tf.space import SearchSpace
 
-# Upper bound on the size of a subnet's `.tflite`: bytes for each parameter, and bytes for its
+# Upper bound on the size of a subnet's `.tflite` file: bytes per parameter, and bytes for its
 # graphs and metadata.
 FILE_BYTES_PER_PARAMETER = 4.6
 FILE_OVERHEAD_BYTES = 200_000
-# Sides of maps up to which the constants of depthwise convolutions are part of that overhead.
+# Maximum side of feature maps for which that overhead includes the constants of depthwise
+# convolutions.
 _SMALL_SIDE = 32
 
 
 class Cost(NamedTuple):
-    """Cost of a net or of a part of it.
+    """Cost of a subnet or of one of its parts.
 
     Attributes:
-      parameters: Number of trained values.
-      macs: Multiply-accumulates of the convolutions and the classifier for one image.
+      parameters: Number of trainable parameters.
+      macs: Number of multiply-accumulates in the convolutions and the classifier for one image.
     """
 
     parameters: int
@@ -43,7 +44,7 @@ def architecture_cost(space: SearchSpace, architecture: Architecture) -> Cost:
 
 
 def count_parameters(space: SearchSpace, architecture: Architecture) -> int:
-    """Counts the trained values of one subnet."""
+    """Counts the trainable parameters of one subnet."""
     return architecture_cost(space, architecture).parameters
 
 
@@ -53,7 +54,7 @@ def count_macs(space: SearchSpace, architecture: Architecture) -> int:
 
 
 def part_cost(space: SearchSpace, part: Part) -> Cost:
-    """Computes the cost of one of `parts_of_space(space)`."""
+    """Computes the cost of a part, one of `parts_of_space(space)`."""
     if part.kind == "stem":
         # A 3 x 3 convolution.
         kernel = 9 * space.image_shape[2] * space.stem_width
@@ -78,8 +79,8 @@ def part_cost(space: SearchSpace, part: Part) -> Cost:
 def constant_bytes(space: SearchSpace, part: Part) -> int:
     """Computes an upper bound on a file's constants for depthwise convolutions on large maps.
 
-    Taps of a kernel link input to output pixels along each axis (`ops.builtin_depthwise`), for the
-    convolution and once more for its gradients.
+    The constants link input to output pixels by kernel tap along each axis
+    (`ops.builtin_depthwise`), once for the convolution and once for its gradients.
     """
     if part.kind != "stage":
         return 0
@@ -87,7 +88,7 @@ def constant_bytes(space: SearchSpace, part: Part) -> int:
     after = map_size(space, part.stage + 1, part.resolution)
     if max(before) <= _SMALL_SIDE:
         return 0
-    # Later blocks of a stage share their constants.
+    # All blocks of a stage after the first share their constants.
     entries = [math.prod(sides) for sides in zip(before, after, strict=True)]
     if part.depth > 1:
         entries += [side * side for side in after]
@@ -95,11 +96,11 @@ def constant_bytes(space: SearchSpace, part: Part) -> int:
 
 
 def map_size(space: SearchSpace, stages: int, resolution: int = 0) -> tuple[int, int]:
-    """Returns `(height, width)` of the feature map after the stem and that many stages.
+    """Returns `(height, width)` of the feature map after the stem and the first stages.
 
     Args:
       space: The search space.
-      stages: Number of stages.
+      stages: Number of stages after the stem.
       resolution: Height of the images; 0 for that of `image_shape`.
     """
     height, width, _ = space.image_shape_at(resolution)

@@ -1,7 +1,7 @@
 """Evolutionary search for the most accurate architecture under a budget.
 
-It follows Cai et al. (Once-for-all, arXiv 1908.09791, section 3.5), with a fitness that scores a
-whole generation in one call, since on federated clients a call costs rounds.
+The search follows Cai et al. (Once-for-all, arXiv 1908.09791, section 3.5), except that one call of
+the fitness function scores a whole generation, since each call costs rounds on federated clients.
 """
 
 import math
@@ -26,9 +26,9 @@ class Candidate(NamedTuple):
 
     Attributes:
       architecture: The architecture.
-      accuracy: Its accuracy as the fitness returned it.
-      costs: Its costs by name.
-      generation: Number of the generation in which it was scored, from 1.
+      accuracy: Accuracy that the fitness function returned.
+      costs: Costs of the architecture by name.
+      generation: Number of the generation that scored it, from 1.
     """
 
     architecture: Architecture
@@ -41,14 +41,14 @@ class SearchResult(NamedTuple):
     """Result of a search.
 
     Attributes:
-      candidates: All scored candidates in the order of scoring, no architecture twice.
+      candidates: All scored candidates in the order of scoring; their architectures are distinct.
     """
 
     candidates: tuple[Candidate, ...]
 
     @property
     def best(self) -> Candidate:
-        """The most accurate candidate; among equals the one of fewer multiply-accumulates."""
+        """The most accurate candidate; ties are broken by fewer multiply-accumulates."""
         return ranked(self.candidates)[0]
 
     def front(self, cost: str) -> tuple[Candidate, ...]:
@@ -61,8 +61,8 @@ class Generation(NamedTuple):
 
     Attributes:
       number: Number of the generation, from 1.
-      candidates: The candidates scored in it.
-      best: The best candidate so far.
+      candidates: Candidates scored in this generation.
+      best: Best candidate so far.
       evaluations: Number of candidates scored so far.
     """
 
@@ -87,33 +87,35 @@ def search_architectures(
     initial: Sequence[Architecture] = (),
     on_generation: Callable[[Generation], None] | None = None,
 ) -> SearchResult:
-    """Searches by evolution: mutates and crosses the best architectures so far.
+    """Searches by evolution, mutating and crossing over the best architectures so far.
 
-    The first generation is `initial` and random draws. The parents of each later generation are
-    the best of all scored candidates. No candidate exceeds the budget and none is scored twice;
-    where the parents yield no new child, a random candidate takes its place.
+    The first generation consists of `initial` and random draws. The parents of each later
+    generation are the best of all scored candidates. No candidate exceeds the budget and none is
+    scored twice; if the parents yield no new child, a random candidate takes its place.
 
     Args:
       space: The search space.
-      fitness: Returns the accuracy of each of several architectures; called once a generation.
+      fitness: Function that returns the accuracies of a sequence of architectures; called once per
+        generation.
       budget: Limits that no candidate may exceed.
-      costs: Computes the costs of the space's architectures.
+      costs: Cost model of `space`.
       rng: The source of randomness; its state determines the result.
-      generations: Number of generations, the first included.
-      population: Candidates scored in each generation.
-      parents: Number of the best candidates that have children.
-      crossover_share: Share of the children that have two parents; the others mutate one.
-      mutation_probability: Chance of each entry of an architecture to be redrawn in a mutation.
+      generations: Number of generations, including the first.
+      population: Number of candidates per generation.
+      parents: Number of best candidates that produce children.
+      crossover_share: Fraction of children made by crossover of two parents; the others are
+        mutations of one.
+      mutation_probability: Probability with which a mutation redraws each entry of a parent.
       initial: Architectures to begin with, such as those of the trained tiers; those that exceed
-        the budget are left out.
-      on_generation: Called after each generation.
+        the budget are skipped.
+      on_generation: Function to call after each generation.
 
     Returns:
       All scored candidates: `generations * population`, or all that meet the budget if those are
       fewer.
 
     Raises:
-      ValueError: If nothing meets the budget, or an argument is out of range.
+      ValueError: If no architecture meets the budget, or an argument is out of range.
 
     Example:
       >>> import numpy as np
@@ -175,20 +177,20 @@ def random_search(
 
     Args:
       space: The search space.
-      fitness: Returns the accuracy of each of up to `population` architectures.
+      fitness: Function that returns the accuracies of up to `population` architectures.
       budget: Limits that no candidate may exceed.
-      costs: Computes the costs of the space's architectures.
+      costs: Cost model of `space`.
       rng: The source of randomness; its state determines the result.
       evaluations: Number of candidates to score.
-      population: Candidates scored in one call.
-      initial: Architectures to begin with; those that exceed the budget are left out.
-      on_generation: Called after each call of the fitness.
+      population: Maximum number of candidates per call of `fitness`.
+      initial: Architectures to begin with; those that exceed the budget are skipped.
+      on_generation: Function to call after each call of `fitness`.
 
     Returns:
       All scored candidates: `evaluations`, or all that meet the budget if those are fewer.
 
     Raises:
-      ValueError: If nothing meets the budget, or an argument is out of range.
+      ValueError: If no architecture meets the budget, or an argument is out of range.
     """
     _check_at_least_one(evaluations=evaluations, population=population)
     feasible = _feasible_set(space, costs, budget)
@@ -207,15 +209,15 @@ def random_search(
 
 
 def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Sorts candidates by falling accuracy, among equals by rising multiply-accumulates."""
-    # The last key orders candidates that are equal in both, so that the order is unique.
+    """Sorts candidates by descending accuracy; ties are broken by fewer multiply-accumulates."""
+    # The last key makes the order unique for candidates that tie in both.
     return sorted(
         candidates, key=lambda one: (-one.accuracy, one.costs["macs"], str(one.architecture))
     )
 
 
 def pareto_front(candidates: Iterable[Candidate], cost: str) -> tuple[Candidate, ...]:
-    """Selects the candidates that are better than all of the same cost or less, cheapest first."""
+    """Selects candidates more accurate than all others of at most their cost, cheapest first."""
     front: list[Candidate] = []
     for candidate in sorted(ranked(candidates), key=lambda one: one.costs[cost]):
         if not front or candidate.accuracy > front[-1].accuracy:
@@ -264,7 +266,7 @@ def _feasible_set(space: SearchSpace, costs: CostModel, budget: Budget) -> Feasi
 def _first(
     initial: Iterable[Architecture], feasible: FeasibleSet, count: int
 ) -> list[Architecture]:
-    """Selects the first `count` of `initial` that are within the budget, each once."""
+    """Selects the first `count` distinct architectures of `initial` that meet the budget."""
     return [one for one in dict.fromkeys(initial) if one in feasible][:count]
 
 

@@ -1,6 +1,6 @@
-"""A `LatencyTable` holds the milliseconds of the parts of a space's subnets on one machine.
+"""Measured latencies of the parts of a search space's subnets on one machine.
 
-An architecture's latency is the sum over its parts (`cost_parts.parts_of`).
+The latency of an architecture is the sum over its parts (`cost_parts.parts_of`).
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ _WHAT = "A latency table"
 
 
 class Latency(NamedTuple):
-    """Latency of a part.
+    """Latency of a part or of a whole subnet.
 
     Attributes:
-      infer_ms: Milliseconds of an inference.
-      train_ms: Milliseconds of a training step.
+      infer_ms: Latency of an inference in milliseconds.
+      train_ms: Latency of a training step in milliseconds.
     """
 
     infer_ms: float
@@ -35,14 +35,14 @@ class Latency(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Conditions under which one of the two latencies was measured, and the errors of the table.
+    """Conditions under which one of the two latencies was measured, and the table's errors for it.
 
     Attributes:
-      batch_size: Images in an inference or in a training step.
-      threads: Threads of the interpreter.
+      batch_size: Number of images in an inference or a training step.
+      threads: Number of interpreter threads.
       subnets: Number of whole subnets that were timed to check the table.
       median_error: Median over these subnets of |sum of rows - measured| / measured.
-      largest_error: Largest of these errors.
+      largest_error: Maximum of these errors.
     """
 
     batch_size: int
@@ -61,7 +61,7 @@ class Measurement:
 class LatencyTable:
     """Latencies of all parts of a search space's subnets.
 
-    Its JSON form, with one row for each of `parts_of_space`:
+    The JSON form, with one row for each part in `parts_of_space`:
 
         {"space": {...},                    as SearchSpace.to_json writes it
          "machine": "text for people",
@@ -74,7 +74,7 @@ class LatencyTable:
            "infer_ms": 0.2, "train_ms": 0.9},
           {"kind": "head", "in_width": 512, "infer_ms": 0.1, "train_ms": 0.2}]}
 
-    In a space of several resolutions each row has its `resolution` too.
+    In a space with several resolutions, each row also has a `resolution`.
     """
 
     def __init__(
@@ -85,17 +85,18 @@ class LatencyTable:
         infer: Measurement,
         train: Measurement,
     ):
-        """Makes a table.
+        """Creates a table.
 
         Args:
-          space: The space whose parts were measured.
-          rows: The latency of each of `parts_of_space(space)`.
-          machine: Description of the machine, for people.
-          infer: Conditions of the measurement of inference.
-          train: Conditions of the measurement of training steps.
+          space: Search space whose parts were measured.
+          rows: Latency of each part in `parts_of_space(space)`.
+          machine: Human-readable description of the machine.
+          infer: Conditions and errors of the inference measurements.
+          train: Conditions and errors of the training-step measurements.
 
         Raises:
-          ValueError: If a part has no row, a row has no part, or a latency is not a number >= 0.
+          ValueError: If a part has no row, a row's part is not in the space, or a latency is not a
+            number >= 0.
         """
         parts = parts_of_space(space)
         missing = [part for part in parts if part not in rows]
@@ -120,7 +121,7 @@ class LatencyTable:
         self.train = train
 
     def latency(self, architecture: Architecture) -> Latency:
-        """Sums the rows of the architecture's parts."""
+        """Computes the latency of an architecture as the sum of the rows of its parts."""
         parts = [self.rows[part] for part in parts_of(self.space, architecture)]
         return Latency(*(math.fsum(column) for column in zip(*parts, strict=True)))
 
@@ -140,7 +141,7 @@ class LatencyTable:
         )
 
     def to_json(self) -> str:
-        """Returns the table in the class's JSON form, one row on a line."""
+        """Returns the table in the JSON form of the class, with one row per line."""
         rows = [{**part_fields(part), **found._asdict()} for part, found in self.rows.items()]
         fields = {
             "space": json.loads(self.space.to_json()),
@@ -155,7 +156,7 @@ class LatencyTable:
     @classmethod
     @parsing(_WHAT)
     def from_json(cls, text: str) -> "LatencyTable":
-        """Reads what `to_json` wrote.
+        """Parses the JSON that `to_json` returns.
 
         Raises:
           ValueError: If the text is not such JSON; the message names the field or row.
@@ -187,10 +188,11 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LatencyTable":
-        """Reads what `save` wrote.
+        """Reads a table that `save` wrote.
 
         Raises:
-          ValueError: If there is no such file or it is not a whole table; the message names it.
+          ValueError: If the file does not exist or is not a complete table; the message names the
+            file.
         """
         return read_json(path, "a latency table", cls.from_json)
 
@@ -203,7 +205,7 @@ _KEYS = {
 
 
 def part_fields(part: Part) -> dict[str, Any]:
-    """Returns a part as a row of a latency table has it, without its milliseconds."""
+    """Returns the fields of a part in a row of a latency table, without the latencies."""
     keys = {key: getattr(part, key) for key in _KEYS[part.kind]}
     if part.resolution:
         keys["resolution"] = part.resolution
@@ -212,7 +214,7 @@ def part_fields(part: Part) -> dict[str, Any]:
 
 def _told(part: Part) -> str:
     fields = part_fields(part)
-    # A stage has a number by this name.
+    # A stage already has a field with the name of its kind, its index.
     kind = fields.pop("kind")
     told = [f"{name} {value}" for name, value in fields.items()]
     return ", ".join(told if kind in fields else [kind, *told])

@@ -1,1 +1,1 @@
-"""The gateway: phones fetch their subnet over HTTP, train it and send back what they learned."""
+"""The gateway: phones fetch their subnet over HTTP, train it and upload the update."""

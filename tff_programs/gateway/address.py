@@ -1,4 +1,4 @@
-"""The address that a server listens on, and what it may do there."""
+"""The address that a server listens on."""
 
 import ipaddress
 import re
@@ -9,8 +9,8 @@ class Address(NamedTuple):
     """Host and port on which a server listens.
 
     Attributes:
-      host: Name or number of the interface.
-      port: From 0; 0 for any that is free.
+      host: Host name or IP address of the interface.
+      port: Port, from 0; 0 for any free port.
     """
 
     host: str
@@ -18,7 +18,7 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Returns whether only this machine reaches it."""
+        """True if only this machine can reach the address."""
         if self.host == "localhost":
             return True
         try:
@@ -28,14 +28,14 @@ class Address(NamedTuple):
 
     @property
     def is_any(self) -> bool:
-        """Returns whether it stands for all addresses of this machine, and is none to call."""
+        """True for a wildcard address such as `0.0.0.0`, which no client can connect to."""
         try:
             return ipaddress.ip_address(self.host).is_unspecified
         except ValueError:
             return False
 
     def url(self, scheme: str, port: int) -> str:
-        """Returns the address as a URL, with the port that is listened on."""
+        """Returns the URL of the address, with the port that the server listens on."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{port}"
 
@@ -44,11 +44,11 @@ def parse_address(text: str, flag: str) -> Address:
     """Reads `HOST:PORT`, with an IPv6 host in brackets.
 
     Args:
-      text: The address.
-      flag: The flag's name, for the error.
+      text: Text of the address.
+      flag: Name of the flag, for the error message.
 
     Raises:
-      ValueError: If it is something else.
+      ValueError: If the text has another form.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:

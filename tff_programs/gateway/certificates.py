@@ -1,4 +1,4 @@
-"""Certificates for TLS: those that a person gives, or one that the server makes for itself."""
+"""TLS certificates: supplied by the operator, or self-signed by the server."""
 
 import datetime
 import hashlib
@@ -19,18 +19,18 @@ _DAYS = 825
 
 
 class CertificateFiles(NamedTuple):
-    """PEM files of a server's certificate.
+    """PEM files of a server's certificate and key.
 
     Attributes:
-      certificate: The certificate, with those between it and an authority behind it.
-      key: Its private key, not encrypted.
+      certificate: Path of the certificate, followed by any intermediate certificates.
+      key: Path of its private key, not encrypted.
     """
 
     certificate: str
     key: str
 
     def context(self) -> ssl.SSLContext:
-        """Returns the TLS settings of a server.
+        """Returns the TLS context of a server.
 
         Raises:
           ValueError: If the files are not a certificate and its key.
@@ -50,7 +50,7 @@ class CertificateFiles(NamedTuple):
         return context
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the certificate in DER form, in hexadecimal digits."""
+        """Returns the SHA-256 of the certificate in DER form, as hexadecimal digits."""
         text = read_text(self.certificate, "a certificate in PEM")
         end = "-----END CERTIFICATE-----"
         first = text[text.index("-----BEGIN") : text.index(end) + len(end)]
@@ -58,15 +58,15 @@ class CertificateFiles(NamedTuple):
 
 
 def make_certificate(folder: str, names: Sequence[str], now: datetime.datetime) -> CertificateFiles:
-    """Makes a certificate that signs itself, unless there is one in the folder.
+    """Creates a self-signed certificate unless there is one in the folder.
 
     Args:
-      folder: Where the files are.
-      names: Names and addresses under which devices reach the server.
-      now: The time from which it is valid.
+      folder: Folder of the certificate and its key.
+      names: Host names and IP addresses at which devices reach the server.
+      now: Current time; the certificate is valid from one day before it.
 
     Raises:
-      ValueError: If the certificate that is there is of other names.
+      ValueError: If the existing certificate lacks one of the names.
     """
     files = CertificateFiles(
         os.path.join(folder, "certificate.pem"), os.path.join(folder, "key.pem")

@@ -1,6 +1,6 @@
-"""Check-in: which device trains which subnet in the open round.
+"""Check-in: decides which device trains which subnet in the open round.
 
-A check-in first looks, beside all others, and writes only where there is something to write.
+A check-in first reads, concurrently with others, and writes only if there is something to write.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import models, round_tiers, rounds, tasks
 from tflite.format.update_file import most_update_bytes
 
-# Built once, since building a statement costs more than what the database does for it.
+# Built once, since constructing a statement costs more than executing it.
 _OPEN_ROUND = select(rounds).where(rounds.c.state == "open").order_by(rounds.c.id.desc()).limit(1)
 _TIERS = (
     select(round_tiers, models.c.bytes.label("model_bytes"))
@@ -26,7 +26,7 @@ _TIERS = (
 _TASK_OF = select(tasks).where(
     tasks.c.device == bindparam("device"), tasks.c.round_id == bindparam("round_id")
 )
-# Held until the transaction ends, so that no tier is given more than it asks for.
+# Locks the round until the transaction ends, so that no tier gets more tasks than it asks for.
 _STILL_OPEN = (
     select(rounds.c.id)
     .where(rounds.c.id == bindparam("round_id"), rounds.c.state == "open")
@@ -45,11 +45,11 @@ _BUSY = (
 
 
 class Training(NamedTuple):
-    """The part of a task that is the same for all devices.
+    """Training settings that are the same for all devices.
 
     Attributes:
-      epochs: Passes over the device's examples.
-      learning_rate: Of SGD.
+      epochs: Number of passes over the device's examples.
+      learning_rate: Learning rate of SGD.
       task_seconds: Seconds after which another device is asked in place of one that sent nothing.
     """
 
@@ -59,15 +59,15 @@ class Training(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A check-in as it was looked at.
+    """Database state that decides a check-in.
 
     Attributes:
-      round: The open round; None while there is none.
-      tiers: Those of the round.
-      carried: Those whose subnets the device can train, its own first.
+      round: The open round; None if there is none.
+      tiers: Tiers of the round.
+      carried: Tiers whose subnets the device can train, its own first.
       task: The device's task in the round, if it has one.
-      is_written: Whether there is something to write: a task to give, or that the device was here.
-      gives: Whether there is room for a task of the device.
+      is_written: Whether there is something to write: a new task, or that the device was seen.
+      gives: Whether there is room for a new task for the device.
     """
 
     round: Row | None
@@ -81,17 +81,17 @@ class Seen(NamedTuple):
 def look(
     connection: Connection, device: str, fields: dict[str, Any], training: Training, now: float
 ) -> Seen:
-    """Looks what a check-in comes to.
+    """Reads the state that decides a check-in.
 
     Args:
-      connection: A transaction.
-      device: The device's identity, checked.
-      fields: The request's fields, checked against the protocol's types.
-      training: The part of its task that is the same for all.
-      now: Seconds since 1970.
+      connection: Connection with an open transaction.
+      device: Identifier of the device, already authenticated.
+      fields: Fields of the request, already validated.
+      training: Training settings that are the same for all devices.
+      now: Current Unix time, in seconds.
 
     Raises:
-      RefusalError: If the device is not enrolled, or its tier unknown.
+      RefusalError: If the device is not enrolled or was revoked, or its tier is unknown.
     """
     standing = devices.check_enrolled(connection, device)
     round_row = open_round(connection)
@@ -113,15 +113,15 @@ def write(
     training: Training,
     now: float,
 ) -> Row | None:
-    """Writes down that a device was here, and gives it a task where there is still room.
+    """Records a check-in, and gives the device a task if there is still room.
 
     Args:
-      connection: A transaction that writes.
-      device: As `look` got it.
-      fields: As `look` got them.
-      seen: What it returned.
-      training: As `look` got it.
-      now: Seconds since 1970.
+      connection: Connection with an open write transaction.
+      device: As in `look`.
+      fields: As in `look`.
+      seen: State that `look` returned.
+      training: As in `look`.
+      now: Current Unix time, in seconds.
 
     Returns:
       The device's task; None if it has none.
@@ -132,13 +132,13 @@ def write(
 
 
 def message(seen: Seen, task: Row | None, training: Training, now: float) -> dict[str, Any] | None:
-    """Returns a task as the protocol has it; None if there is none to do.
+    """Returns a task as the protocol's message; None if there is no task to do.
 
     Args:
-      seen: What `look` returned.
-      task: The task that `write` returned, or that of `seen`.
-      training: As `look` got it.
-      now: Seconds since 1970.
+      seen: State that `look` returned.
+      task: Task that `write` returned, or `seen.task`.
+      training: As in `look`.
+      now: Current Unix time, in seconds.
     """
     if task is None or task.sent is not None:
         return None
@@ -152,7 +152,7 @@ def message(seen: Seen, task: Row | None, training: Training, now: float) -> dic
         "model_bytes": tier.model_bytes,
         "epochs": training.epochs,
         "learning_rate": training.learning_rate,
-        # The largest is that of a signed number of 64 bits.
+        # A seed fits in a signed 64-bit integer.
         "seed": int.from_bytes(digest[:8], "big") >> 1,
         "deadline_seconds": max(0, int(seen.round.deadline - now)),
         "max_update_bytes": most_update_bytes(tier.parameters),
@@ -160,12 +160,12 @@ def message(seen: Seen, task: Row | None, training: Training, now: float) -> dic
 
 
 def open_round(connection: Connection) -> Row | None:
-    """Returns the round that devices take part in; None while there is none."""
+    """Returns the round that devices can take part in; None if there is none."""
     return connection.execute(_OPEN_ROUND).first()
 
 
 def _carried(tiers: list[Row], fields: dict[str, Any]) -> list[Row]:
-    """Returns the device's tier, and behind it those below, whose subnets it can train too."""
+    """Returns the device's tier, followed by smaller ones whose subnets it can train too."""
     if not tiers:
         return []
     name = fields.get("tier")
@@ -188,7 +188,7 @@ def _task_of(connection, device: str, round_id: int) -> Row | None:
 
 
 def _has_room(connection, tier: Row, training: Training, now: float) -> bool:
-    """Returns whether fewer devices of the tier are at work or done than are asked."""
+    """Returns whether fewer devices of the tier are working or done than are asked for."""
     busy = {
         "round_id": tier.round_id,
         "tier": tier.tier,
@@ -202,7 +202,7 @@ def _give(connection, device: str, seen: Seen, training: Training, now: float) -
     if still_open is None:
         return None
     devices.check_enrolled(connection, device)
-    # The device may have asked twice at once.
+    # The device may have checked in twice at the same time.
     task = _task_of(connection, device, seen.round.id)
     if task is not None:
         return task

@@ -13,10 +13,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tff_programs.gateway import tables
 
-# Errors of a database that does not answer, or not in time.
+# Errors of a database that is unavailable or does not answer in time.
 UNAVAILABLE = (DBAPIError, PoolTimeoutError)
 _VERSION = "1"
-# Connections of a process; its threads wait for one.
+# Maximum number of connections of a process; its threads wait for a free one.
 _CONNECTIONS = 8
 _WAIT_SECONDS = 30
 _WRITES = "gateway_writes"
@@ -26,17 +26,17 @@ class Database:
     """Transactions on the gateway's tables.
 
     Attributes:
-      url: Where it is.
+      url: SQLAlchemy URL of the database.
     """
 
     def __init__(self, url: str):
-        """Opens a database, and makes its tables where there are none.
+        """Opens a database, and creates tables that do not exist.
 
         Args:
-          url: As SQLAlchemy takes it: `sqlite:///FILE` or `postgresql://...`.
+          url: SQLAlchemy URL: `sqlite:///FILE` or `postgresql://...`.
 
         Raises:
-          ValueError: If it cannot be opened, or is of another version.
+          ValueError: If the database cannot be opened or has another version.
         """
         self.url = url
         self._engine = _engine(url)
@@ -60,7 +60,7 @@ class Database:
     def _make_tables(self) -> None:
         with self.write() as connection:
             if self._engine.dialect.name == "postgresql":
-                # Processes that start at once make the tables one after the other.
+                # Processes that start at the same time create the tables one after the other.
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(20220601)"))
             self._check_columns(connection)
             tables.METADATA.create_all(connection)
@@ -69,7 +69,7 @@ class Database:
                 connection.execute(tables.facts.insert().values(first))
 
     def _check_columns(self, connection: Connection) -> None:
-        """Refuses tables of another program, before anything is written to them."""
+        """Refuses tables of another program before anything is written to them."""
         inspector = sqlalchemy.inspect(connection)
         for name in set(inspector.get_table_names()) & tables.METADATA.tables.keys():
             expected = tables.METADATA.tables[name].columns.keys()
@@ -83,13 +83,13 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """Begins a transaction that changes nothing."""
+        """Begins a transaction for reading only."""
         with self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """Begins a transaction that is kept whole, on the disk, when the `with` block ends."""
+        """Begins a write transaction, committed to disk when the `with` block ends."""
         engine = self._engine.execution_options(**{_WRITES: True})
         with engine.begin() as connection:
             yield connection
@@ -100,9 +100,9 @@ class Database:
 
 
 def insert_new(connection: Connection, table: sqlalchemy.Table, values: Mapping[str, Any]) -> bool:
-    """Inserts a row unless the table has one of its key; returns whether it had none.
+    """Inserts a row unless its key exists; returns whether it was inserted.
 
-    Where another transaction inserts such a row just now, its end is waited for.
+    Waits for the end of another transaction that is inserting a row with the same key.
     """
     row = {**_defaults(table), **values}
     return bool(connection.execute(_insertion(table), row).rowcount)
@@ -110,7 +110,7 @@ def insert_new(connection: Connection, table: sqlalchemy.Table, values: Mapping[
 
 @functools.lru_cache
 def _insertion(table: sqlalchemy.Table):
-    # Both databases know this text; SQLAlchemy compiles its own form of it anew for each row.
+    # Both databases accept this statement; SQLAlchemy would compile its own form for each row.
     columns = table.columns.keys()
     values = ", ".join(f":{name}" for name in columns)
     return sqlalchemy.text(
@@ -124,7 +124,7 @@ def _defaults(table: sqlalchemy.Table) -> dict[str, Any]:
 
 
 def shown(url: str) -> str:
-    """Returns the address of a database without its password."""
+    """Returns the URL of a database without its password."""
     return repr(sqlalchemy.engine.make_url(url))
 
 
@@ -163,7 +163,7 @@ def _engine(url: str):
             pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_timeout=_WAIT_SECONDS,
-            # The connection that was used last has its pages at hand.
+            # The most recently used connection has its pages in its cache.
             pool_use_lifo=True,
             **driver,
         )
@@ -180,29 +180,29 @@ def _engine(url: str):
 
 def _prepare_sqlite(connection, record) -> None:
     del record
-    # Transactions begin where `_begin_sqlite` says.
+    # `_begin_sqlite` begins the transactions, not the driver.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
-    # What is committed is on the disk.
+    # A committed transaction is on disk.
     connection.execute("PRAGMA synchronous=FULL")
 
 
 def _begin_sqlite(connection) -> None:
-    # A transaction that begins as a reader cannot wait for another writer.
+    # A transaction that begins by reading could not wait for another writer later.
     writes = connection.get_execution_options().get(_WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def sqlite_file(url: str) -> str | None:
-    """Returns the file of a database in SQLite; None for another one.
+    """Returns the file of an SQLite database; None for other databases.
 
     Raises:
-      ValueError: If it is no address of a database.
+      ValueError: If `url` is not the URL of a database.
     """
     parsed = _parsed(url)
     return parsed.database if parsed.get_backend_name() == "sqlite" else None
 
 
 def sqlite_url(folder: str) -> str:
-    """Returns the address of the database in a gateway's folder."""
+    """Returns the URL of the SQLite database in a gateway's folder."""
     return f"sqlite:///{os.path.join(os.path.abspath(folder), 'gateway.sqlite')}"

@@ -1,4 +1,4 @@
-"""The requests of devices: enrolment, check-in, models, updates, status."""
+"""Handlers of device requests: enrolment, check-in, models, updates, status."""
 
 import hmac
 import os
@@ -29,7 +29,7 @@ class Health(Handler):
     """GET /health."""
 
     async def get(self) -> None:
-        """Answers once the database did."""
+        """Answers after a successful database query."""
         await self.answer(self._tell)
 
     async def _tell(self) -> None:
@@ -41,7 +41,7 @@ class Enrol(Handler):
     """POST /v1/enrol."""
 
     async def post(self) -> None:
-        """Makes a device."""
+        """Enrols a device."""
         await self.answer(self._enrol)
 
     async def _enrol(self) -> None:
@@ -66,7 +66,7 @@ class CheckIn(Handler):
     """POST /v1/check-in."""
 
     async def post(self) -> None:
-        """Gives a task or none."""
+        """Sends a task, or no task."""
         await self.answer(self._check_in)
 
     async def _check_in(self) -> None:
@@ -109,7 +109,7 @@ class Model(Handler):
             return
         begin, end = 0, size
         wanted = _RANGE.fullmatch(self.request.headers.get("Range", ""))
-        # What a client holds of another file goes not on with a part of this one.
+        # A client that holds a part of another file must not append a part of this one.
         is_of_this = self.request.headers.get("If-Range", f'"{self._hash}"') == f'"{self._hash}"'
         if wanted and any(wanted.groups()) and is_of_this:
             begin, end = _range(wanted, size)
@@ -142,13 +142,13 @@ class Model(Handler):
 
 
 def _range(wanted: re.Match, size: int) -> tuple[int, int]:
-    """Returns the first byte and the one behind the last of a range."""
+    """Returns the first byte of a range and the one after its last."""
     first, last = wanted.groups()
     if first:
         begin = int(first)
         end = min(int(last) + 1, size) if last else size
     else:
-        # The last bytes.
+        # A suffix range: the last bytes of the file.
         begin, end = max(0, size - int(last)), size
     if begin >= end:
         raise RefusalError(
@@ -164,18 +164,18 @@ class Update(Handler):
     """PUT /v1/tasks/TASK/updates/HASH."""
 
     def initialize(self, gateway) -> None:
-        """Prepares for a body."""
+        """Prepares an empty body."""
         super().initialize(gateway)
         self._upload = UploadBody(gateway.folder, gateway.room)
         self._expected: uploads.Expected | None = None
         self._is_there = False
 
     def most_bytes(self) -> int:
-        """Returns the size of the largest update of the task."""
+        """Returns the maximum size of an update of the task, in bytes."""
         return self._expected.most_bytes if self._expected else 0
 
     async def accept_head(self) -> None:
-        """Decides by the signature and the task whether the body is read."""
+        """Decides from the signature and the task whether to read the body."""
         self._task, self._hash = self.path_args
         device = self.check_signature(self._hash)
         try:
@@ -189,7 +189,7 @@ class Update(Handler):
             raise
 
     def take(self, part: bytes) -> None:
-        """Takes a part of the body, unless the update is there."""
+        """Takes a part of the body, unless the update was accepted before."""
         if self._is_there:
             return
         try:
@@ -236,12 +236,12 @@ class Update(Handler):
         await self.written(lambda connection: uploads.count_refusal(connection, refusal.code))
 
     def on_connection_close(self) -> None:
-        """Drops what a broken transfer left."""
+        """Discards the body of a broken transfer."""
         self._upload.drop()
         super().on_connection_close()
 
     def send(self, status: int, value: Any) -> None:
-        """Ends the request, after what was refused is gone."""
+        """Discards a body that was refused, then ends the request."""
         self._upload.drop()
         super().send(status, value)
 
@@ -250,7 +250,7 @@ class Status(Handler):
     """GET /v1/status."""
 
     async def get(self) -> None:
-        """Tells what came of the device's updates."""
+        """Sends the outcomes of the device's updates."""
         await self.answer(self._tell)
 
     async def _tell(self) -> None:
@@ -259,7 +259,7 @@ class Status(Handler):
 
 
 def _status(connection: Connection, device: str) -> dict[str, Any]:
-    """Returns what came of a device's latest updates."""
+    """Returns the outcomes of a device's latest updates."""
     devices.check_enrolled(connection, device)
     rows = connection.execute(
         select(updates.c.hash, updates.c.state, updates.c.reason, rounds.c.number)

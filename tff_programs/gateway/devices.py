@@ -1,4 +1,4 @@
-"""Devices: enrolment, revocation, and who asks."""
+"""Devices: enrolment, revocation and access checks."""
 
 import secrets
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.signing import device_key
 from tff_programs.gateway.tables import devices
 
-# A device that was not seen for as long does not count for the pace.
+# Devices that were not seen for this long do not count for pace steering.
 _ACTIVE_SECONDS = 2 * 24 * 3600.0
-# A device that comes back sooner is not written down again.
+# A device that comes back sooner is not recorded again.
 _SEEN_SECONDS = 60.0
-# Built once, since building a statement costs more than what the database does for it.
+# Built once, since constructing a statement costs more than executing it.
 _STANDING = select(devices.c.revoked, devices.c.seen, devices.c.runtime).where(
     devices.c.id == bindparam("device")
 )
@@ -31,11 +31,11 @@ _SAW = (
 
 
 class NewDevice(NamedTuple):
-    """A device that enrolled.
+    """A newly enrolled device.
 
     Attributes:
-      device: Its identity.
-      key: Its key.
+      device: Identifier of the device, 32 hexadecimal digits.
+      key: Signing key of the device, 32 bytes.
     """
 
     device: str
@@ -46,13 +46,13 @@ def enrol(connection: Connection, secret: bytes, now: float, most_devices: int) 
     """Enrols a device.
 
     Args:
-      connection: A transaction that writes.
-      secret: The server's secret.
-      now: Seconds since 1970.
-      most_devices: Number of devices at which no other may enrol.
+      connection: Connection with an open write transaction.
+      secret: The server's secret, from which the device's key is derived.
+      now: Current Unix time, in seconds.
+      most_devices: Maximum number of enrolled devices.
 
     Raises:
-      RefusalError: If there are as many.
+      RefusalError: If that many devices are enrolled already.
     """
     if connection.scalar(select(func.count()).select_from(devices)) >= most_devices:
         raise RefusalError(
@@ -68,10 +68,10 @@ def enrol(connection: Connection, secret: bytes, now: float, most_devices: int) 
 
 
 def check_enrolled(connection: Connection, device: str) -> Row:
-    """Returns what is written down of a device: `revoked`, `seen` and `runtime`.
+    """Returns the record of a device: `revoked`, `seen` and `runtime`.
 
     Raises:
-      RefusalError: Unless the device is enrolled and not revoked.
+      RefusalError: If the device is not enrolled or was revoked.
     """
     row = connection.execute(_STANDING, {"device": device}).first()
     check_standing(row, device)
@@ -82,8 +82,8 @@ def check_standing(row: Row | None, device: str) -> None:
     """Raises a RefusalError unless a device is enrolled and not revoked.
 
     Args:
-      row: What is written down of it, with `revoked`; None if there is nothing.
-      device: Its identity.
+      row: Record of the device, with `revoked`; None if there is none.
+      device: Identifier of the device.
     """
     if row is None:
         raise RefusalError(
@@ -99,14 +99,14 @@ def check_standing(row: Row | None, device: str) -> None:
 
 
 def saw(connection: Connection, device: str, now: float, tier: str, fields: dict) -> None:
-    """Writes down that a device checked in, unless it did so a moment ago.
+    """Records a device's check-in.
 
     Args:
-      connection: A transaction that writes.
-      device: Its identity.
-      now: Seconds since 1970.
-      tier: The tier that it is in.
-      fields: The check-in.
+      connection: Connection with an open write transaction.
+      device: Identifier of the device.
+      now: Current Unix time, in seconds.
+      tier: Name of the device's tier; empty if it has none.
+      fields: Fields of the check-in request, with `runtime` and `application`.
     """
     values = {"device": device, "now": now, "of_tier": tier}
     told = {f"of_{name}": fields[name] for name in ("runtime", "application")}
@@ -114,12 +114,12 @@ def saw(connection: Connection, device: str, now: float, tier: str, fields: dict
 
 
 def was_seen_lately(standing: Row, now: float) -> bool:
-    """Returns whether the last check-in of `check_enrolled`'s device was written down just now."""
+    """Returns whether a record of `check_enrolled` has a recent check-in."""
     return standing.runtime != "" and now - standing.seen < _SEEN_SECONDS
 
 
 def count_active(connection: Connection, now: float) -> int:
-    """Counts the devices that were here lately and may take part."""
+    """Counts the devices that were seen recently and are not revoked."""
     return connection.scalar(
         select(func.count())
         .select_from(devices)
@@ -128,7 +128,7 @@ def count_active(connection: Connection, now: float) -> int:
 
 
 def revoke(connection: Connection, device: str, now: float) -> bool:
-    """Revokes a device; returns whether there is such a device."""
+    """Revokes a device; returns whether it exists."""
     found = connection.execute(
         update(devices)
         .where(devices.c.id == device)

@@ -1,4 +1,4 @@
-"""The code with which a phone enrols: a server's address and token as a link, and as a picture."""
+"""Enrolment code for phones: a server's address and token, as a link and as a QR code."""
 
 import io
 import json
@@ -15,12 +15,12 @@ _SERVER = "enrolment"
 
 
 def enrolment_link(server: str, token: str, certificate: str | None) -> str:
-    """Returns the text of the code.
+    """Returns the enrolment link, which is the text of the code.
 
     Args:
-      server: The address before `/v1/`.
+      server: URL of the server, up to `/v1/`.
       token: The enrolment token.
-      certificate: SHA-256 of the server's certificate, where no authority signed it.
+      certificate: SHA-256 of the server's certificate; None if a public authority signed it.
     """
     fields = {"server": server, "token": token}
     if certificate is not None:
@@ -29,10 +29,10 @@ def enrolment_link(server: str, token: str, certificate: str | None) -> str:
 
 
 def keep_server(connection: Connection, server: str, certificate: str | None) -> None:
-    """Keeps what the code holds beside the token, for `kept_link`.
+    """Stores the contents of the code, except for the token, for `kept_link`.
 
     Args:
-      connection: A transaction that writes.
+      connection: Connection with an open write transaction.
       server: As in `enrolment_link`.
       certificate: As in `enrolment_link`.
     """
@@ -42,7 +42,7 @@ def keep_server(connection: Connection, server: str, certificate: str | None) ->
 
 
 def kept_link(connection: Connection, token: str) -> str | None:
-    """Returns the text of the code of the server that ran last; None if none kept it."""
+    """Returns the enrolment link of the server that ran last; None if none is stored."""
     kept = connection.scalar(select(facts.c.value).where(facts.c.name == _SERVER))
     if kept is None:
         return None
@@ -51,7 +51,7 @@ def kept_link(connection: Connection, token: str) -> str | None:
 
 
 def terminal_code(link: str) -> str:
-    """Returns the code as a QR code in characters for a terminal."""
+    """Returns a link as a QR code in characters for a terminal."""
     out = io.StringIO()
     segno.make(link, error="m", micro=False).terminal(out, compact=True)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Calls on the database from the event loop, as many in a transaction as came meanwhile."""
+"""Database calls from the event loop, batched into transactions."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,19 @@ from sqlalchemy.engine import Connection
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.refusal import RefusalError
 
-# Calls of a transaction; the longest that a request waits is for as many.
+# Maximum number of calls in a transaction, which bounds how long a request waits.
 _MOST_CALLS = 256
-# A call's result, and its error instead.
+# Result and error of a call; the result is None if there is an error.
 _Outcome = tuple[Any, Exception | None]
 
 
 class _Waiting(NamedTuple):
-    """A call that waits.
+    """A queued call.
 
     Attributes:
-      call: Reads or changes the database; it may be called on a transaction with others, and raise.
-        It is called again after that transaction was taken back because of another one.
-      future: Its result, once the transaction ended.
+      call: Reads or changes the database, and may raise. It may share a transaction with other
+        calls, and is called again if that transaction is rolled back because of another call.
+      future: Receives the result once the transaction has ended.
     """
 
     call: Callable[[Connection], Any]
@@ -32,20 +32,20 @@ class _Waiting(NamedTuple):
 
 
 class _GroupedCalls:
-    """Makes calls in a thread, one transaction after the other.
+    """Makes calls in a thread, one transaction at a time.
 
-    Under load a thread that has work need not be woken, and beginning and ending a transaction is
-    shared by all that came while the one before was made.
+    Under load a busy thread need not be woken, and all calls that arrive during one transaction
+    share the cost of beginning and ending the next.
     """
 
     def __init__(
         self, begin: Callable[[], contextlib.AbstractContextManager[Connection]], name: str
     ):
-        """Begins to wait for calls.
+        """Starts the thread.
 
         Args:
-          begin: Begins a transaction.
-          name: The thread's.
+          begin: Returns a context manager of a transaction.
+          name: Name of the thread.
         """
         self._begin = begin
         self._calls: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -53,16 +53,16 @@ class _GroupedCalls:
         self._thread.start()
 
     def submit(self, call: Callable[[Connection], Any], future: asyncio.Future) -> None:
-        """Lets a call be made; any thread may ask for it.
+        """Queues a call; any thread may submit one.
 
         Args:
-          call: The call.
-          future: Gets its result.
+          call: Reads or changes the database.
+          future: Receives the result of the call.
         """
         self._calls.put(_Waiting(call, future))
 
     def close(self) -> None:
-        """Makes what waits, then ends."""
+        """Makes the queued calls, then stops the thread."""
         self._calls.put(None)
         self._thread.join()
 
@@ -79,14 +79,14 @@ class _GroupedCalls:
                 settle([(call.future, result, error) for call, (result, error) in pairs])
 
     def _outcomes(self, calls: list[_Waiting]) -> list[_Outcome]:
-        """Makes calls in one transaction; where one raises, all anew, so that it fails alone."""
+        """Makes calls in one transaction; if one raises, repeats all so that it fails alone."""
         outcomes: list[_Outcome] = []
         try:
             with self._begin() as connection:
                 outcomes += [self._make(connection, waiting) for waiting in calls]
             return outcomes
         except Exception as error:
-            # What was made and could not be kept is not made again: perhaps it is kept.
+            # A failed commit is not repeated, since it may have taken effect.
             if outcomes or len(calls) == 1:
                 return [(None, error)] * len(calls)
         try:
@@ -97,12 +97,12 @@ class _GroupedCalls:
             return [(None, error)] * len(calls)
 
     def _make(self, connection: Connection, waiting: _Waiting) -> _Outcome:
-        """Makes a call; an error means that the whole transaction is to be taken back."""
+        """Makes a call; an error rolls back the whole transaction."""
         return waiting.call(connection), None
 
 
 def _make_apart(connection: Connection, waiting: _Waiting) -> _Outcome:
-    """Makes a call in a transaction of its own inside of that of all."""
+    """Makes a call in a savepoint of the shared transaction."""
     try:
         with connection.begin_nested():
             return waiting.call(connection), None
@@ -111,14 +111,14 @@ def _make_apart(connection: Connection, waiting: _Waiting) -> _Outcome:
 
 
 class GroupedReads(_GroupedCalls):
-    """Reads; each sees all that was written before it was asked for."""
+    """Batched reads; each sees everything that was written before it was submitted."""
 
     def __init__(self, database: Database):
-        """Begins to wait for calls."""
+        """Starts the thread."""
         super().__init__(database.read, "gateway-reads")
 
     def _make(self, connection: Connection, waiting: _Waiting) -> _Outcome:
-        """Makes a read, whose refusal leaves the transaction as it is."""
+        """Makes a read; a refusal does not roll back the transaction."""
         try:
             return super()._make(connection, waiting)
         except RefusalError as refusal:
@@ -126,25 +126,25 @@ class GroupedReads(_GroupedCalls):
 
 
 class GroupedWrites(_GroupedCalls):
-    """Changes, one after the other, as many in a transaction as came while one was written.
+    """Batched changes: those that arrive during one transaction share the next.
 
-    A commit waits for the disk, and SQLite has one writer at a time; requests that each began a
-    transaction of their own would wait for all the others'. A change that raises is taken back
-    alone. No change is answered before the transaction that holds it is on the disk.
+    A commit waits for the disk, and SQLite allows one writer at a time: requests with a transaction
+    each would wait for all the others. A change that raises is rolled back alone. No change is
+    answered before its transaction is on disk.
     """
 
     def __init__(self, database: Database):
-        """Begins to wait for calls."""
+        """Starts the thread."""
         super().__init__(database.write, "gateway-writes")
 
 
 def settle(settled: list[tuple[asyncio.Future, Any, Exception | None]]) -> None:
-    """Gives futures their results or errors from another thread; wakes each event loop once."""
+    """Sets results or errors of futures from another thread, waking each event loop once."""
     of_loops: dict[asyncio.AbstractEventLoop, list] = {}
     for each in settled:
         of_loops.setdefault(each[0].get_loop(), []).append(each)
     for loop, own in of_loops.items():
-        # The loop may have ended while its last requests were written.
+        # The loop may have been closed while its last requests were written.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, own)
 

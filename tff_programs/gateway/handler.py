@@ -1,4 +1,4 @@
-"""The common part of all requests: signatures, bounded bodies, answers that are JSON."""
+"""Base class of request handlers: signatures, bounded bodies, JSON answers."""
 
 import asyncio
 import hashlib
@@ -18,11 +18,11 @@ from tff_programs.gateway.grouped_calls import settle
 from tff_programs.gateway.refusal import RefusalError
 
 _MOST_JSON_BYTES = 16 * 1024
-# A body of a refused request is read and thrown away up to this size, since a client that is cut
-# off while it sends does not see the answer.
+# The body of a refused request is read and discarded up to this size, since a client that is cut
+# off while sending does not see the answer.
 _MOST_DRAINED_BYTES = 64 * 2**20
 _RETRY_SECONDS = 30
-# In which a client takes a part of a long answer, or holds a connection and a file for nothing.
+# Timeout for a client to take a part of a long answer: a stalled one holds a connection and a file.
 MOST_PART_SECONDS = 300.0
 
 
@@ -30,12 +30,12 @@ MOST_PART_SECONDS = 300.0
 class Handler(tornado.web.RequestHandler):
     """Answers a request, or refuses it before its body is read.
 
-    Methods may raise a `RefusalError` anywhere. Bodies come in parts through `take`; unless a
-    subclass overrides it they are kept, up to `most_bytes`.
+    Methods may raise a `RefusalError` anywhere. Bodies arrive in parts through `take`, which
+    collects them unless a subclass overrides it. No body may exceed `most_bytes`.
     """
 
     def initialize(self, gateway) -> None:
-        """Keeps the gateway that answers."""
+        """Stores the gateway and registers the request with it."""
         self.gateway = gateway
         self._body = bytearray()
         self._refusal: RefusalError | None = None
@@ -43,11 +43,11 @@ class Handler(tornado.web.RequestHandler):
 
     @property
     def body(self) -> bytes:
-        """The body, if it was kept."""
+        """The collected body."""
         return bytes(self._body)
 
     def most_bytes(self) -> int:
-        """Returns the size of the largest body that is read."""
+        """Returns the maximum size of a body, in bytes."""
         return _MOST_JSON_BYTES if self.request.method == "POST" else 0
 
     async def accept_head(self) -> None:
@@ -58,11 +58,11 @@ class Handler(tornado.web.RequestHandler):
         self._body += part
 
     async def prepare(self) -> None:
-        """Checks the request's head."""
+        """Checks the request before its body is read."""
         if not self._is_implemented(self.request.method):
             if not self._is_short():
                 raise tornado.web.HTTPError(405)
-            # Tornado refuses it once its body was thrown away.
+            # Tornado refuses the method after the body was discarded.
             return
         try:
             length = self._length()
@@ -86,14 +86,14 @@ class Handler(tornado.web.RequestHandler):
         )
 
     def _is_short(self) -> bool:
-        """Returns whether there is a body that may be thrown away before the answer."""
+        """Returns whether there is a body that may be discarded before the answer."""
         return 0 < (self._content_length() or 0) <= _MOST_DRAINED_BYTES
 
     def _content_length(self) -> int | None:
         text = self.request.headers.get("Content-Length", "")
         if not text.isdecimal() or not text.isascii():
             return None
-        # Python turns no text of thousands of digits into a number.
+        # Python does not convert text of thousands of digits into a number.
         return int(text) if len(text) < 20 else 10**20
 
     def _length(self) -> int:
@@ -116,8 +116,8 @@ class Handler(tornado.web.RequestHandler):
         return length or 0
 
     def data_received(self, chunk: bytes) -> None:
-        """Takes a part of the body, unless the request is refused already."""
-        # Of a method that the path lacks nothing is kept.
+        """Takes a part of the body, unless the request was refused."""
+        # The body of a method that the path does not support is discarded.
         if self._refusal is None and self._is_implemented(self.request.method):
             try:
                 self.take(chunk)
@@ -125,7 +125,7 @@ class Handler(tornado.web.RequestHandler):
                 self._refusal = refusal
 
     async def answer(self, respond: Callable) -> None:
-        """Answers with what `respond` returns or raises."""
+        """Awaits `respond()`, which sends the answer; a refusal is sent in its place."""
         if self._refusal is None:
             try:
                 await self._guarded(respond)
@@ -135,11 +135,11 @@ class Handler(tornado.web.RequestHandler):
         self._answer_refusal()
 
     async def _guarded(self, call: Callable) -> None:
-        """Calls a coroutine; errors of the server become answers to try again."""
+        """Awaits `call()`; errors of the server become refusals to try again later."""
         try:
             await call()
         except StreamClosedError:
-            # The client went away, and nothing more can be told to it.
+            # The client disconnected and cannot be answered.
             return
         except (*UNAVAILABLE, OSError) as error:
             self.gateway.on_trouble(error)
@@ -154,27 +154,27 @@ class Handler(tornado.web.RequestHandler):
         refusal = self._refusal
         self.gateway.metrics.refused(refusal.code)
         if self._headers_written:
-            # A client would take the answer for a part of the one that has begun.
+            # A client would take the refusal for a part of the answer that was begun.
             self.request.connection.close()
             return
-        # Of the answer that was prepared nothing stays, such as a length.
+        # Discard what was prepared for another answer, such as its length.
         self.clear()
         if refusal.retry_after is not None:
             self.set_header("Retry-After", str(refusal.retry_after))
         self.send(refusal.status, {"code": refusal.code, "message": str(refusal)})
 
     def send(self, status: int, value: Any) -> None:
-        """Ends the request with JSON."""
+        """Ends the request with a JSON answer."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(value))
 
     async def send_part(self, part: bytes) -> None:
-        """Sends a part of a long answer; ends a connection that does not take it.
+        """Sends a part of a long answer; closes the connection if the client stalls.
 
         Raises:
-          StreamClosedError: If the client went away or takes nothing.
+          StreamClosedError: If the client disconnected or stalled.
         """
         self.write(part)
         try:
@@ -184,7 +184,7 @@ class Handler(tornado.web.RequestHandler):
             raise StreamClosedError() from error
 
     async def in_thread(self, call: Callable, *arguments) -> Any:
-        """Runs a call that waits for the disk or the database beside the event loop."""
+        """Runs a call that waits for the disk or the database outside the event loop."""
         future = asyncio.get_running_loop().create_future()
 
         def run() -> None:
@@ -197,13 +197,13 @@ class Handler(tornado.web.RequestHandler):
         return await future
 
     async def read(self, question: Callable[[Connection], Any]) -> Any:
-        """Returns what a call read from the database."""
+        """Returns the result of a call that reads the database."""
         future = asyncio.get_running_loop().create_future()
         self.gateway.reads.submit(question, future)
         return await future
 
     async def written(self, change: Callable[[Connection], Any]) -> Any:
-        """Returns what a change of the database returned, once it is on the disk."""
+        """Returns the result of a call that changes the database, once the change is on disk."""
         future = asyncio.get_running_loop().create_future()
         self.gateway.writes.submit(change, future)
         return await future
@@ -214,14 +214,15 @@ class Handler(tornado.web.RequestHandler):
         prepare: Callable[[], Any],
         change: Callable[[Connection, Any], Any],
     ) -> Any:
-        """Returns what a change returned that writes the result of calls beside the event loop.
+        """Runs `check`, `prepare` and `change` outside the event loop; returns the last result.
 
-        The result goes from thread to thread until it is on the disk.
+        Each thread hands over to the next, without the event loop in between, until the change is
+        on disk.
 
         Args:
-          check: Called first; it works more than it waits.
-          prepare: Called then; it waits more than it works.
-          change: Changes the database by what `prepare` returned.
+          check: Called first; CPU-bound.
+          prepare: Called next; mostly waits for the disk.
+          change: Changes the database, given the result of `prepare`.
         """
         future = asyncio.get_running_loop().create_future()
         gateway = self.gateway
@@ -247,7 +248,7 @@ class Handler(tornado.web.RequestHandler):
         return await future
 
     def signed_path(self) -> str:
-        """Returns the path that is signed, which is the one that this server sees."""
+        """Returns the path that the client signed: from `/v1/` on."""
         path = self.request.path
         return path[path.index("/v1/") :]
 
@@ -255,10 +256,11 @@ class Handler(tornado.web.RequestHandler):
         """Returns the device that signed the request.
 
         Args:
-          body_hash: SHA-256 of the body.
+          body_hash: SHA-256 of the body, in hexadecimal digits.
 
         Raises:
-          RefusalError: If none did, or the device asks too often.
+          RefusalError: If the signature is missing, wrong or of another time, or the device
+            exceeded its rate limit.
         """
         header = self.request.headers.get("Authorization", "")
         credentials = signing.read_authorization(header)
@@ -290,20 +292,20 @@ class Handler(tornado.web.RequestHandler):
         return credentials.device
 
     def check_body_signature(self) -> str:
-        """Returns the device that signed the request and the body that was kept."""
+        """Returns the device that signed the request with its collected body."""
         return self.check_signature(hashlib.sha256(self._body).hexdigest())
 
     def compute_etag(self) -> None:
-        """Returns none: a model's hash is its tag, and other answers are not kept."""
+        """Returns None: a model's hash is its ETag, and other answers are not cached."""
         return None
 
     def set_default_headers(self) -> None:
-        """Tells browsers to take nothing for what it is not."""
+        """Forbids browsers to guess content types, and names the server."""
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Server", "fedsup")
 
     def write_error(self, status_code: int, **details) -> None:
-        """Answers what nobody foresaw as JSON."""
+        """Answers unforeseen errors as JSON."""
         del details
         codes = {404: "unknown", 405: "method", 400: "request"}
         code = codes.get(status_code, "internal" if status_code >= 500 else "request")
@@ -320,7 +322,7 @@ class Handler(tornado.web.RequestHandler):
     def on_finish(self) -> None:
         """Counts the request."""
         self.gateway.under_way.discard(self)
-        # Anybody may make up methods, each of which would be a counter.
+        # Clients may invent methods, each of which would get a counter.
         method = self.request.method
         self.gateway.metrics.answered(
             method if method in self.SUPPORTED_METHODS else "other",
@@ -330,19 +332,19 @@ class Handler(tornado.web.RequestHandler):
         )
 
     def on_connection_close(self) -> None:
-        """Forgets a request whose client went away."""
+        """Forgets a request whose client disconnected."""
         self.gateway.under_way.discard(self)
         super().on_connection_close()
 
     def log_exception(self, kind, value, trace) -> None:
-        """Tells of errors of the program; a client's are its own."""
+        """Reports errors of the program, but not those of clients."""
         if not isinstance(value, tornado.web.HTTPError):
             self.gateway.on_trouble(value)
 
 
 class UnknownPath(Handler):
-    """Answers paths that there are not."""
+    """Answers requests for unknown paths."""
 
     async def prepare(self) -> None:
-        """Refuses."""
+        """Refuses the request."""
         raise tornado.web.HTTPError(404)

@@ -1,4 +1,4 @@
-"""The fields of requests, checked as the schemas of the protocol's document, openapi.json, say."""
+"""Fields of requests, checked against the schemas of the protocol's openapi.json."""
 
 import json
 from typing import Any
@@ -8,20 +8,20 @@ from tff_programs.gateway.refusal import RefusalError
 
 
 def parse_enrolment(body: bytes) -> str:
-    """Returns the token of an enrolment.
+    """Returns the token of an enrolment request.
 
     Raises:
-      RefusalError: If the body is not an enrolment.
+      RefusalError: If the body is not a valid enrolment.
     """
     fields = _object(body, "An enrolment")
     return _text(fields, "token", 200, "An enrolment")
 
 
 def parse_check_in(body: bytes) -> dict[str, Any]:
-    """Returns the fields of a check-in.
+    """Returns the fields of a check-in request.
 
     Raises:
-      RefusalError: If the body is not a check-in.
+      RefusalError: If the body is not a valid check-in.
     """
     what = "A check-in"
     fields = _object(body, what)
@@ -45,7 +45,7 @@ def _check_capability(value: Any, what: str) -> None:
         raise _malformed(what, "capability as an object with parameters or macs", value)
     for name in ("parameters", "macs"):
         number = value.get(name, 0)
-        # JSON of some languages writes 2 as 2.0.
+        # Some JSON libraries write 2 as 2.0.
         is_whole = type(number) is int or (type(number) is float and number.is_integer())
         if not is_whole or not 0 <= number < 2**53:
             raise _malformed(what, f"{name} as a whole number from 0 and below 2^53", number)

@@ -1,4 +1,4 @@
-"""The process that closes rounds: waits for the lease, and works while it has it."""
+"""The process that closes rounds: waits for the lease, and works while it holds it."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from tff_programs.gateway.lease import Lease, LeaseKeeper, LeaseLostError
 from tff_programs.gateway.round_work import RoundWork
 from tff_programs.gateway.rounds import Rounds, RoundSettings
 
-# A process that died is replaced after as long.
+# A process that died is replaced after this time.
 LEASE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
-# Between two tries while the database or the disk fails.
+# Time between attempts while the database or the disk fails.
 TROUBLE_SECONDS = 5.0
 
 
@@ -27,15 +27,15 @@ def keep_rounds(
     on_progress: Callable[[str], None],
     lease_seconds: float = LEASE_SECONDS,
 ) -> None:
-    """Opens and closes rounds for ever, whenever no other process does.
+    """Opens and closes rounds forever, whenever no other process does.
 
     Args:
-      database: The gateway's.
-      folder: The gateway's.
-      settings: When rounds are closed.
-      work: Merges and exports.
-      on_progress: Called with a line of text about each thing that was done.
-      lease_seconds: How long the lease lasts without being renewed.
+      database: The gateway's database.
+      folder: Path of the gateway's folder.
+      settings: Settings that decide when rounds are closed.
+      work: Merges updates and exports models.
+      on_progress: Called with a line of text about each event.
+      lease_seconds: Seconds after which the lease expires unless it is renewed.
     """
     owner = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
     lease = Lease(database, owner, lease_seconds, time.time)
@@ -50,12 +50,12 @@ def keep_rounds(
             except LeaseLostError as error:
                 on_progress(f"{error} This one waits.")
             except UNAVAILABLE as error:
-                # Nothing is lost: what was begun is begun anew.
+                # Nothing is lost: an interrupted step is repeated.
                 reason = str(getattr(error, "orig", error)).rstrip(".")
                 on_progress(f"The database does not answer: {reason}. Trying again.")
                 time.sleep(TROUBLE_SECONDS)
             except OSError as error:
-                # Such as a full disk: devices are answered meanwhile, and it is told once.
+                # For example a full disk. Devices are still served; the error is reported once.
                 if str(error) != told:
                     told = str(error)
                     reason = told.rstrip(".")
@@ -67,7 +67,7 @@ def keep_rounds(
 
 
 def _step(rounds: Rounds, lease: Lease, lease_seconds: float) -> bool:
-    """Does what is due, however long it takes."""
+    """Performs the action that is due, renewing the lease meanwhile."""
     keeper = LeaseKeeper(lease, lease_seconds / 3)
     try:
         return rounds.step()

@@ -1,4 +1,4 @@
-"""The lease of the process that closes rounds: one at a time, taken over when it ends."""
+"""The lease of the process that closes rounds: one holder at a time, replaced on expiry."""
 
 import contextlib
 import threading
@@ -18,20 +18,20 @@ class LeaseLostError(RuntimeError):
 
 
 class Lease:
-    """A lock in the database that ends by itself unless its owner renews it.
+    """A lock in the database that expires unless its owner renews it.
 
-    Whoever writes under it calls `check` in the same transaction: a process that was stopped for
-    longer than the lease lasts must not write what another one has taken over.
+    Code that writes under the lease calls `check` in the same transaction: a process that was
+    suspended for longer than the lease lasts must not write once another process has taken over.
     """
 
     def __init__(self, database: Database, owner: str, seconds: float, clock):
         """Creates the lease without taking it.
 
         Args:
-          database: Where it is kept.
-          owner: Text that no other process has.
-          seconds: How long it lasts without being renewed.
-          clock: Returns the seconds since 1970.
+          database: Database that stores the lease.
+          owner: Text that identifies this process and no other.
+          seconds: Seconds after which the lease expires unless it is renewed.
+          clock: Returns the current Unix time, in seconds.
         """
         self._database = database
         self._owner = owner
@@ -40,7 +40,7 @@ class Lease:
         self._renew_at = 0.0
 
     def take(self) -> bool:
-        """Takes or renews the lease; returns whether this process has it."""
+        """Acquires or renews the lease; returns whether this process holds it."""
         now = self._clock()
         if now < self._renew_at:
             return True
@@ -67,10 +67,10 @@ class Lease:
         return True
 
     def check(self, connection: Connection) -> None:
-        """Keeps the lease until the transaction ends.
+        """Checks the lease and locks it until the transaction ends.
 
         Raises:
-          LeaseLostError: If this process does not have it.
+          LeaseLostError: If this process does not hold the lease.
         """
         row = connection.execute(
             select(leases).where(leases.c.name == _NAME).with_for_update()
@@ -80,7 +80,7 @@ class Lease:
             raise LeaseLostError("Another process closes rounds now.")
 
     def give_back(self) -> None:
-        """Ends the lease, so that another process need not wait."""
+        """Releases the lease, so that another process need not wait."""
         self._renew_at = 0.0
         with self._database.write() as connection:
             connection.execute(
@@ -91,10 +91,10 @@ class Lease:
 
 
 class LeaseKeeper:
-    """Renews a lease in a thread of its own while long work is done."""
+    """Renews a lease in a separate thread during long work."""
 
     def __init__(self, lease: Lease, seconds: float):
-        """Starts to renew the lease every so many seconds."""
+        """Starts renewing the lease every `seconds` seconds."""
         self._lease = lease
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, args=(seconds,), daemon=True)
@@ -102,12 +102,12 @@ class LeaseKeeper:
 
     def _renew(self, seconds: float) -> None:
         while not self._ended.wait(seconds):
-            # A database that does not answer now may answer before the lease ends.
+            # An unavailable database may answer again before the lease expires.
             with contextlib.suppress(*UNAVAILABLE):
                 if not self._lease.take():
                     return
 
     def stop(self) -> None:
-        """Stops to renew it."""
+        """Stops renewing the lease."""
         self._ended.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Removes files of updates that nothing needs any more."""
+"""Removes update files that are no longer needed."""
 
 import contextlib
 import os
@@ -12,20 +12,20 @@ from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
 
 # Far longer than an upload takes.
 _LEFT_OVER_SECONDS = 24 * 3600.0
-# Values of one statement.
+# Maximum number of values in a statement.
 _MOST_ASKED = 500
 
 
 def remove_left_over_updates(
     database: Database, folder: str, now: float, keeps_updates: bool
 ) -> None:
-    """Removes files of updates that were counted, and those that no answer 2xx was given to.
+    """Removes files of updates that were used or left out, and those without a 2xx answer.
 
     Args:
-      database: The gateway's.
-      folder: The gateway's.
-      now: Seconds since 1970.
-      keeps_updates: Whether files of updates that were counted stay.
+      database: The gateway's database.
+      folder: Path of the gateway's folder.
+      now: Current Unix time, in seconds.
+      keeps_updates: Whether the files of updates that were used or left out stay.
     """
     for part in _entries(os.path.join(folder, UPDATES)):
         paths = {entry.name: entry.path for entry in _entries(part.path)}
@@ -40,7 +40,7 @@ def remove_left_over_updates(
 
 
 def _states(database: Database, named: Iterable[str]) -> dict[str, str]:
-    """Returns the states of the updates that were accepted for tasks, by their files' names."""
+    """Returns the states of the updates that were accepted for tasks, by file name."""
     found, asked = {}, list(named)
     for begin in range(0, len(asked), _MOST_ASKED):
         part = updates.c.task.in_(asked[begin : begin + _MOST_ASKED])
@@ -52,7 +52,7 @@ def _states(database: Database, named: Iterable[str]) -> dict[str, str]:
 
 
 def _remove_if_old(path: str, now: float) -> None:
-    """Removes a file unless somebody may be at work on it."""
+    """Removes a file unless a process may still be working on it."""
     with contextlib.suppress(FileNotFoundError):
         if now - os.stat(path).st_mtime > _LEFT_OVER_SECONDS:
             os.remove(path)

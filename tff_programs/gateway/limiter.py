@@ -1,28 +1,28 @@
-"""Limits how often a device may ask, in the memory of each process."""
+"""Rate limit for each device, in the memory of each process."""
 
 import collections
 from collections.abc import Callable
 
 from tff_programs.gateway.refusal import RefusalError
 
-# Devices that are remembered; the one that asked longest ago is forgotten first.
+# Maximum number of tracked devices; the one that asked longest ago is dropped first.
 _MOST_DEVICES = 100_000
 
 
 class Limiter:
-    """A bucket of requests for each device that fills by itself.
+    """A token bucket for each device.
 
     A device may send `burst` requests at once, and `per_hour` over time. The limit protects a
-    process from a device that runs wild; each process counts for itself.
+    process from a runaway device; each process counts separately.
     """
 
     def __init__(self, per_hour: float, burst: int, clock: Callable[[], float]):
         """Creates the limiter.
 
         Args:
-          per_hour: Requests an hour.
-          burst: Requests at once.
-          clock: Returns seconds that never go back.
+          per_hour: Number of requests per hour that a device may send over time.
+          burst: Number of requests that a device may send at once.
+          clock: Returns a monotonic time in seconds.
         """
         self._per_second = per_hour / 3600
         self._burst = burst
@@ -30,10 +30,10 @@ class Limiter:
         self._buckets: collections.OrderedDict[str, tuple[float, float]] = collections.OrderedDict()
 
     def take(self, device: str) -> None:
-        """Counts a request.
+        """Counts a request of a device.
 
         Raises:
-          RefusalError: If the device asked too often.
+          RefusalError: If the device exceeded its limit.
         """
         now = self._clock()
         level, since = self._buckets.pop(device, (float(self._burst), now))

@@ -1,4 +1,4 @@
-"""Counters of one process, in Prometheus' text format."""
+"""Counters of one process, in the Prometheus text format."""
 
 import collections
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ _PREFIX = "fedsup_gateway"
 
 
 class Metrics:
-    """Counts what this process answered since it began."""
+    """Counts the answers of this process since it started."""
 
     def __init__(self):
-        """Begins at zero."""
+        """Sets all counters to zero."""
         self._answers = collections.Counter()
         self._seconds = collections.Counter()
         self._refusals = collections.Counter()
@@ -18,7 +18,7 @@ class Metrics:
         self.sent_bytes = 0
 
     def answered(self, method: str, handler: str, status: int, seconds: float) -> None:
-        """Counts an answer."""
+        """Counts an answer and adds up its duration."""
         self._answers[method, handler, status] += 1
         self._seconds[method, handler] += seconds
 
@@ -27,15 +27,15 @@ class Metrics:
         self._refusals[code] += 1
 
     def received(self, count: int) -> None:
-        """Counts bytes of updates that came."""
+        """Adds to the bytes of received updates."""
         self.received_bytes += count
 
     def sent(self, count: int) -> None:
-        """Counts bytes of models that were sent."""
+        """Adds to the bytes of sent models."""
         self.sent_bytes += count
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """Returns the counters, and values that the database knows, as Prometheus reads them."""
+        """Returns the counters and the given gauges in the Prometheus text format."""
         lines = [f"# TYPE {_PREFIX}_answers_total counter"]
         for (method, handler, status), count in sorted(self._answers.items()):
             labels = f'method="{method}",request="{handler}",status="{status}"'

@@ -1,4 +1,4 @@
-"""Files of rounds that are long over, which are kept for a rollback unless a number is given."""
+"""Removes the files of old rounds, which are otherwise all kept for rollbacks."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ from tff_programs.gateway.tables import models, round_tiers, rounds
 
 
 def remove_old_rounds(connection: Connection, folder: str, kept_rounds: int) -> None:
-    """Removes supernets, reports and models of all but the newest rounds.
+    """Removes the supernets, reports and models of all but the newest rounds.
 
-    What is written down of them stays, and a rollback to one of them is refused.
+    The rounds' database records stay, and a rollback to one of these rounds is refused.
 
     Args:
-      connection: A transaction.
-      folder: The gateway's.
-      kept_rounds: Number of closed rounds, beside the one that is not over, whose files stay.
+      connection: Connection with an open transaction.
+      folder: Path of the gateway's folder.
+      kept_rounds: Number of closed rounds whose files stay, in addition to the current round.
     """
     newest = connection.execute(
         select(rounds.c.id, rounds.c.folder)

@@ -1,4 +1,4 @@
-"""The requests of whoever runs the server: the page, its data, metrics, supernets."""
+"""Handlers of the operator's requests: the page, its data, metrics and supernets."""
 
 import importlib.resources
 import io
@@ -28,10 +28,10 @@ _CHUNK_BYTES = 1 << 20
 
 
 class OperatorHandler(Handler):
-    """Answers a browser of this machine alone."""
+    """Answers only browsers on this machine."""
 
     async def accept_head(self) -> None:
-        """Refuses a page of another site that had its name lead here."""
+        """Refuses requests whose `Host` is not loopback, which prevents DNS rebinding."""
         host = self.request.host.rpartition(":")[0] or self.request.host
         if host not in _LOOPBACK:
             raise RefusalError(
@@ -41,7 +41,7 @@ class OperatorHandler(Handler):
             )
 
     def set_default_headers(self) -> None:
-        """Lets the page load nothing from elsewhere, and nobody put it into a frame."""
+        """Restricts the page to its own resources and forbids framing it."""
         super().set_default_headers()
         self.set_header(
             "Content-Security-Policy",
@@ -50,7 +50,7 @@ class OperatorHandler(Handler):
 
 
 class Page(OperatorHandler):
-    """GET of the page's files."""
+    """GET for the page's files."""
 
     async def get(self) -> None:
         """Sends a file."""
@@ -68,7 +68,7 @@ class Overview(OperatorHandler):
     """GET /overview."""
 
     async def get(self) -> None:
-        """Sends what the page shows."""
+        """Sends the data that the page shows."""
         await self.answer(self._tell)
 
     async def _tell(self) -> None:
@@ -76,10 +76,10 @@ class Overview(OperatorHandler):
 
 
 def read_overview(gateway) -> dict:
-    """Returns the state of a gateway, see `overview.overview`."""
+    """Returns the state of a gateway; see `overview.overview`."""
     with gateway.database.read() as connection:
         state = overview(connection, time.time())
-    # Of models, this process alone knows how much it sent.
+    # The bytes of sent models are counted by each process and not in the database.
     return {**state, "sent_bytes": gateway.metrics.sent_bytes}
 
 
@@ -104,11 +104,11 @@ class Code(OperatorHandler):
     """GET /code.svg."""
 
     async def get(self) -> None:
-        """Sends the code with which phones enrol."""
+        """Sends the enrolment code for phones as a QR code."""
         await self.answer(self._draw)
 
     async def _draw(self) -> None:
-        # Another one may have been made while the server runs.
+        # The token may have been replaced since the server started.
         token = await self.in_thread(enrolment_token, self.gateway.folder)
         out = io.BytesIO()
         code = segno.make(self.gateway.link(token), error="m", micro=False)
@@ -122,7 +122,7 @@ class SupernetFile(OperatorHandler):
     """GET /supernets/ID."""
 
     async def get(self, round_id: str) -> None:
-        """Sends the supernet that a round began with."""
+        """Sends the supernet that a round started from."""
         self._round_id = int(round_id)
         await self.answer(self._send_supernet)
 
@@ -151,8 +151,8 @@ def operator_application(gateway, link: Callable[[str], str]) -> tornado.web.App
     """Returns the routes of the operator's page.
 
     Args:
-      gateway: Whose state is shown.
-      link: Returns the text of the code with which phones enrol, for a token.
+      gateway: Gateway whose state is shown; its attribute `link` is set.
+      link: Returns the text of the enrolment code for a token.
     """
     gateway.link = link
     arguments = {"gateway": gateway}

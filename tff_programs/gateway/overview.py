@@ -1,4 +1,4 @@
-"""The state of a gateway for whoever runs it: the round, the tiers, what came of updates."""
+"""State of a gateway for its operator: the round, the tiers, the outcomes of updates."""
 
 import json
 from typing import Any
@@ -15,11 +15,11 @@ _MOST_REASONS = 30
 
 
 def overview(connection: Connection, now: float) -> dict[str, Any]:
-    """Returns the state as the page shows it, as JSON knows it.
+    """Returns the state that the page shows, in types that JSON has.
 
     Args:
-      connection: A transaction.
-      now: Seconds since 1970.
+      connection: Connection with an open transaction.
+      now: Current Unix time, in seconds.
     """
     current = current_round(connection)
     history = _history(connection)
@@ -34,11 +34,11 @@ def overview(connection: Connection, now: float) -> dict[str, Any]:
 
 
 def gauges(connection: Connection, now: float) -> dict[str, float]:
-    """Returns the values of the state as Prometheus has them, by name with labels.
+    """Returns the gauges for Prometheus, by name with labels.
 
     Args:
-      connection: A transaction.
-      now: Seconds since 1970.
+      connection: Connection with an open transaction.
+      now: Current Unix time, in seconds.
     """
     current = current_round(connection)
     found = {
@@ -98,7 +98,7 @@ def _round(connection, current, now) -> dict[str, Any]:
 
 
 def _history(connection) -> list[dict[str, Any]]:
-    """Returns the latest rounds, the oldest first; of those before them nothing is read."""
+    """Returns the latest rounds, oldest first, without reading earlier ones."""
     latest = select(rounds).order_by(rounds.c.id.desc()).limit(_MOST_ROUNDS).subquery()
     first = select(func.min(latest.c.id)).scalar_subquery()
     base = rounds.alias("base")

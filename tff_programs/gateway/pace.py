@@ -1,25 +1,25 @@
-"""Pace steering: when a device comes back, so that all of them spread over time.
+"""Pace steering: spreads the check-ins of devices over time.
 
-As in Bonawitz et al., Towards Federated Learning at Scale (2019), section 2.3: a small fleet comes
-back after a fixed time, a large one the later the larger it is, and no two at once.
+As in Bonawitz et al., Towards Federated Learning at Scale (2019), section 2.3: the mean wait is
+fixed for a small fleet and grows with the size of a large one; each device's wait is random.
 """
 
 import dataclasses
 import random
 
-# A year. Twice as long is a number of seconds that a phone counts in 32 bits.
+# One year. Twice this value, the longest wait, fits in a signed 32-bit integer.
 MOST_SECONDS = 365 * 24 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """Chooses the seconds until devices' next check-ins.
+    """Chooses the time until a device's next check-in.
 
     Attributes:
-      seconds: Mean of the seconds where there are few devices.
-      most_per_second: Check-ins a second that the server wants to bear; the more devices there are,
-        the longer each waits, up to a mean of `MOST_SECONDS`.
-      least_share: Least part of the mean that a device waits; the most is 2 minus it.
+      seconds: Mean wait of a small fleet, in seconds.
+      most_per_second: Maximum check-ins per second that the server aims for. The mean wait grows
+        with the number of devices accordingly, up to `MOST_SECONDS`.
+      least_share: Minimum wait as a share of the mean; the maximum share is `2 - least_share`.
     """
 
     seconds: float = 300.0
@@ -27,6 +27,6 @@ class Pace:
     least_share: float = 0.5
 
     def wait_seconds(self, devices: int, rng: random.Random) -> int:
-        """Draws the whole seconds, from 1, until a device of so many comes back."""
+        """Draws the wait of one of `devices` devices, in whole seconds, at least 1."""
         mean = min(MOST_SECONDS, max(self.seconds, devices / self.most_per_second))
         return max(1, round(mean * rng.uniform(self.least_share, 2 - self.least_share)))

@@ -1,17 +1,17 @@
-"""The error that a request is answered with."""
+"""The error with which a request is refused."""
 
 
 class RefusalError(Exception):
-    """A request is refused.
+    """Refusal of a request.
 
     Attributes:
-      status: Status code of the answer.
-      code: For the client, one of the protocol's codes.
+      status: HTTP status code of the answer.
+      code: One of the protocol's codes, for the client.
       retry_after: Seconds after which the client may try again; None if there is no such time.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after: int | None = None):
-        """Creates the error; the message says what was expected, received and what to do."""
+        """Creates the error; the message says what was expected and received, and what to do."""
         super().__init__(message)
         self.status = status
         self.code = code

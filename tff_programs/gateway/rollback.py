@@ -1,4 +1,4 @@
-"""Rollback: takes the newest rounds back and opens an earlier one again."""
+"""Rollback: undoes the newest rounds and opens an earlier one again."""
 
 import os
 
@@ -13,20 +13,20 @@ _STANDING = ("closed", "closing", "resting", "open")
 def roll_back(connection: Connection, folder: str, number: int, now: float) -> list[int]:
     """Goes back to the supernet that was trained for a number of rounds.
 
-    What devices trained in the rounds that are taken back does not count, whether it was merged or
-    still waits or is on its way. The supernets and reports of these rounds stay on the disk.
+    Updates of the undone rounds do not count, whether they were merged, are waiting or are still
+    being uploaded. The supernets and reports of these rounds stay on disk.
 
     Args:
-      connection: A transaction that writes.
-      folder: The gateway's.
-      number: Rounds that the supernet was trained for.
-      now: Seconds since 1970.
+      connection: Connection with an open write transaction.
+      folder: Path of the gateway's folder.
+      number: Number of rounds that the supernet was trained for.
+      now: Current Unix time, in seconds.
 
     Returns:
-      The numbers of the rounds that were taken back.
+      The numbers of the undone rounds.
 
     Raises:
-      ValueError: If there is no such round, or it is the one that is open, or its files are gone.
+      ValueError: If there is no such round, it is the current one, or its files are gone.
     """
     standing = connection.execute(
         select(rounds).where(rounds.c.state.in_(_STANDING)).order_by(rounds.c.id)
@@ -68,7 +68,7 @@ def roll_back(connection: Connection, folder: str, number: int, now: float) -> l
 
 
 def _check_files(connection: Connection, folder: str, target: Row) -> None:
-    """Raises a ValueError unless the supernet and the models of a round are on the disk."""
+    """Raises a ValueError unless the supernet and the models of a round are on disk."""
     of_tiers = (
         select(models.c.path)
         .join(round_tiers, round_tiers.c.model == models.c.hash)

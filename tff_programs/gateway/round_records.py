@@ -1,4 +1,4 @@
-"""The rounds in the database: the current one, its changes of state, and a new one."""
+"""Database records of rounds: the current round, changes of its state, and new rounds."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rou
 
 
 def current_round(connection: Connection) -> Row | None:
-    """Returns the round that is not over; None before the first."""
+    """Returns the open, resting or closing round; None before the first."""
     return connection.execute(
         select(rounds)
         .where(rounds.c.state.in_(CURRENT_STATES))
@@ -32,17 +32,17 @@ def open_round(
     now: float,
     deadline: float,
 ) -> None:
-    """Writes down a round; devices see it when the transaction ends.
+    """Records a new open round; devices see it when the transaction ends.
 
     Args:
-      connection: A transaction that writes.
-      folder: The gateway's.
+      connection: Connection with an open write transaction.
+      folder: Path of the gateway's folder.
       base: The supernet that the round trains.
-      prepared: Its models.
-      goal: Updates that close it, which its tiers share.
-      over_asking: Devices asked beyond the goal, as a share of it.
-      now: Seconds since 1970.
-      deadline: When it is closed with what is there, likewise.
+      prepared: Models and accuracies of the round.
+      goal: Number of updates that closes the round, divided among its tiers.
+      over_asking: Additional devices asked beyond the goal, as a share of it.
+      now: Current Unix time, in seconds.
+      deadline: Unix time, in seconds, at which the round is closed with the updates it has.
     """
     result = connection.execute(
         rounds.insert().values(
@@ -82,7 +82,7 @@ def open_round(
 
 
 def share_out(total: int, shares: Sequence[float]) -> list[int]:
-    """Divides a whole number by shares, so that the parts add up to it."""
+    """Divides a whole number in proportion to shares; the parts add up to it."""
     exact = [total * share / math.fsum(shares) for share in shares]
     parts = [math.floor(part) for part in exact]
     by_rest = sorted(range(len(parts)), key=lambda place: parts[place] - exact[place])
@@ -92,7 +92,7 @@ def share_out(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def change_state(connection: Connection, current: Row, state: str, **values) -> bool:
-    """Changes the state of a round that is as it was read; returns whether it is."""
+    """Changes a round's state if it is still `current.state`; returns whether it was."""
     changed = connection.execute(
         update(rounds)
         .where(rounds.c.id == current.id, rounds.c.state == current.state)
@@ -102,7 +102,7 @@ def change_state(connection: Connection, current: Row, state: str, **values) -> 
 
 
 def count_waiting(connection: Connection) -> int:
-    """Counts the updates that no round has chosen."""
+    """Counts the waiting updates that are not assigned to a round."""
     return connection.scalar(
         select(func.count())
         .select_from(updates)
@@ -111,7 +111,7 @@ def count_waiting(connection: Connection) -> int:
 
 
 def lately_closed(connection: Connection, count: int) -> list[int]:
-    """Returns the identifiers of the rounds that were closed last, at most `count`."""
+    """Returns the identifiers of the last `count` closed rounds, newest first."""
     return (
         connection.execute(
             select(rounds.c.id)
@@ -125,7 +125,7 @@ def lately_closed(connection: Connection, count: int) -> list[int]:
 
 
 def ask_one_more(connection: Connection, current: Row, task: str) -> None:
-    """Lets another device take part in place of the one that has a task, if it is of the round."""
+    """Asks one more device to replace that of a task, if the task is of the current round."""
     tier = select(tasks.c.tier).where(tasks.c.id == task, tasks.c.round_id == current.id)
     connection.execute(
         update(round_tiers)

@@ -1,4 +1,4 @@
-"""The work of a round as the gateway asks for it: merging updates, preparing models."""
+"""Interface of the work of a round: merging updates and preparing models."""
 
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -11,9 +11,9 @@ class Base(NamedTuple):
     """A supernet that a round trains.
 
     Attributes:
-      number: Rounds that it was trained for.
+      number: Number of rounds that the supernet was trained for.
       hash: `checkpoint.fingerprint` of its weights.
-      folder: Where it and its models are, relative to the gateway's folder.
+      folder: Folder of the supernet, relative to the gateway's folder.
     """
 
     number: int
@@ -22,13 +22,13 @@ class Base(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Result of an update in its round.
+    """Outcome of an update in its round.
 
     Attributes:
-      is_used: Whether it is in the mean.
-      scale: Factor by which its delta was scaled down.
-      reason: Reason for which it is left out; empty if it is used.
-      identity: `DeviceUpdate.identity` of one that is used, so that it is not used again.
+      is_used: Whether the update is part of the mean.
+      scale: Factor by which the update's delta was scaled down.
+      reason: Reason for leaving the update out; empty if it is used.
+      identity: `DeviceUpdate.identity` of a used update, so that it is not used again.
     """
 
     is_used: bool
@@ -38,11 +38,11 @@ class Outcome(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """The result of a round's updates.
+    """Result of merging a round's updates.
 
     Attributes:
-      base: The next supernet; that of the round if no update could be used.
-      outcomes: What came of each update, by its file's path.
+      base: The next supernet; the round's own if no update could be used.
+      outcomes: Outcomes of the updates, by file path.
       waits_for_more: Whether the updates without an outcome are too few to be merged, and wait.
     """
 
@@ -55,9 +55,9 @@ class TierModel(NamedTuple):
     """The model of a tier in a round.
 
     Attributes:
-      tier: The tier; its architecture is that of the model.
-      capacity: Cost that a device must carry.
-      path: The file, relative to the gateway's folder.
+      tier: The tier, with the architecture of the model.
+      capacity: Value of the cost `tier.cost` that a device must be able to train.
+      path: Path of the model, relative to the gateway's folder.
       parameters: Number of values that an update holds.
     """
 
@@ -67,31 +67,32 @@ class TierModel(NamedTuple):
     parameters: int
 
     def architecture(self) -> str:
-        """Returns the architecture in JSON."""
+        """Returns the architecture as JSON."""
         return self.tier.architecture.to_json()
 
 
 class Prepared(NamedTuple):
-    """All that a round needs before it is opened.
+    """Everything that a round needs before it is opened.
 
     Attributes:
-      models: One for each tier.
-      accuracies: Of the supernet's subnets by tier, from 0 to 1; empty if nothing was evaluated.
+      models: One model for each tier.
+      accuracies: Accuracy of the supernet's subnets by tier, from 0 to 1; empty if nothing was
+        evaluated.
     """
 
     models: list[TierModel]
     accuracies: Mapping[str, float]
 
     def accuracies_json(self) -> str:
-        """Returns the accuracies in JSON."""
+        """Returns the accuracies as JSON."""
         return json.dumps(dict(self.accuracies))
 
 
 class RoundWork(Protocol):
-    """Trains, as far as a server does; repeated after a kill it makes the same."""
+    """The server's part of training; repeating it after a kill gives the same result."""
 
     def begin(self) -> Base:
-        """Puts the first supernet into the gateway's folder."""
+        """Writes the first supernet to the gateway's folder."""
 
     def merge(
         self,
@@ -101,18 +102,18 @@ class RoundWork(Protocol):
         already_merged: Collection[str],
         round_id: int,
     ) -> Merged:
-        """Merges updates into a base's supernet, and keeps the next one with a report.
+        """Merges updates into a supernet, and writes the next one with a report.
 
         Args:
-          base: What the round trained.
-          paths: The updates' files.
+          base: The supernet that the round trained.
+          paths: Paths of the update files.
           older: Factors of updates of earlier supernets, by the supernet's hash.
-          already_merged: Identities of updates that are merged.
-          round_id: The round's number in the database.
+          already_merged: Identities of updates that were merged before.
+          round_id: Identifier of the round in the database.
         """
 
     def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
         """Exports a model for each tier and evaluates the supernet."""
 
     def reason_to_rest(self, round_id: int) -> str | None:
-        """Returns why the round with that number in the database must not be merged, if so."""
+        """Returns why the round with that database identifier must not be merged, or None."""

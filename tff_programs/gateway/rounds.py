@@ -1,12 +1,12 @@
-"""Rounds: opened with models at hand, closed when enough updates are there, counted once each.
+"""Rounds: opened with exported models, closed on enough updates, each update counted once.
 
-A round is closed in three steps, each of which a kill leaves done or not done:
+A round is closed in three steps. A killed process leaves each step either done or not done:
 
-1. In one transaction all updates that wait are chosen for the round. From here on it is decided
-   what the round makes, whoever goes on with it.
-2. The updates are merged, and the next round's models are exported, into a folder that is named by
-   the supernet that came out. Done again it gives the same.
-3. In one transaction the updates are written down as used or left out, and the next round is open.
+1. One transaction assigns all waiting updates to the round. This determines the round's result,
+   whichever process continues it.
+2. The updates are merged and the next round's models are exported, under names derived from the
+   hashes of their content. Repeating this step gives the same result.
+3. One transaction records the updates as used or left out, and opens the next round.
 """
 
 import dataclasses
@@ -38,17 +38,18 @@ _TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back or closed. Check in 
 
 @dataclasses.dataclass(frozen=True)
 class RoundSettings:
-    """Says when rounds are closed.
+    """Settings that decide when rounds are closed.
 
     Attributes:
-      goal: Updates that close a round.
-      least_updates: Updates without which none is closed.
-      deadline_seconds: Seconds after which it is closed with what is there.
-      over_asking: Devices asked beyond the goal, as a share of it.
-      max_staleness: Most rounds that may be closed while an update is on its way; with 0 an update
-        counts in its own round or not at all.
-      keeps_updates: Whether updates' files are kept after their round.
-      kept_rounds: Closed rounds whose files are kept, at least `max_staleness`; None for all.
+      goal: Number of updates that closes a round.
+      least_updates: Minimum number of updates to close a round.
+      deadline_seconds: Seconds after which a round is closed with the updates that it has.
+      over_asking: Additional devices asked beyond the goal, as a share of it.
+      max_staleness: Maximum number of rounds that may be closed before an update arrives; with 0,
+        an update counts in its own round or not at all.
+      keeps_updates: Whether the update files are kept after their round.
+      kept_rounds: Number of closed rounds whose files are kept, at least `max_staleness`; None for
+        all.
     """
 
     goal: int
@@ -61,7 +62,7 @@ class RoundSettings:
 
 
 class Rounds:
-    """Opens and closes rounds; one process at a time, which holds the lease, calls it."""
+    """Opens and closes rounds; only the process that holds the lease may use it."""
 
     def __init__(
         self,
@@ -73,16 +74,16 @@ class Rounds:
         clock: Callable[[], float],
         on_progress: Callable[[str], None],
     ):
-        """Creates the keeper of rounds.
+        """Creates the manager of a gateway's rounds.
 
         Args:
-          database: The gateway's.
-          folder: The gateway's.
-          settings: When rounds are closed.
-          work: Merges and exports.
-          lease: Checked whenever something is written.
-          clock: Returns the seconds since 1970.
-          on_progress: Called with a line of text about each thing that was done.
+          database: The gateway's database.
+          folder: Path of the gateway's folder.
+          settings: Settings that decide when rounds are closed.
+          work: Merges updates and exports models.
+          lease: Lease of this process, checked in every write transaction.
+          clock: Returns the current Unix time, in seconds.
+          on_progress: Called with a line of text about each event.
         """
         self._database = database
         self._folder = folder
@@ -94,7 +95,7 @@ class Rounds:
         self._known_reason: tuple[int | None, str | None] = (None, None)
 
     def step(self) -> bool:
-        """Does what is due; returns whether anything was."""
+        """Performs the action that is due; returns whether there was one."""
         with self._database.read() as connection:
             current = current_round(connection)
         if current is None:
@@ -108,7 +109,7 @@ class Rounds:
         return True
 
     def _rests(self, current: Row) -> bool:
-        """Lets a round rest that must not be merged, and opens it again once it may be."""
+        """Lets a round rest while it must not be merged; returns whether it rests."""
         reason = self._reason_to_rest(current.id)
         state = "open" if reason is None else "resting"
         if current.state not in (state, "closing"):
@@ -119,7 +120,7 @@ class Rounds:
         return reason is not None
 
     def _reason_to_rest(self, round_id: int) -> str | None:
-        """Asks the work once for each round, and tells what it says."""
+        """Returns the reason for a round to rest; asks for it and reports it once per round."""
         known_id, reason = self._known_reason
         if known_id != round_id:
             reason = self._work.reason_to_rest(round_id)
@@ -137,7 +138,7 @@ class Rounds:
         self._tell_open(base, prepared)
 
     def _choose_updates(self, current: Row) -> bool:
-        """Begins to close a round that is due; returns whether it is."""
+        """Starts closing a round if it is due; returns whether it is."""
         now = self._clock()
         with self._database.read() as connection:
             waiting = count_waiting(connection)
@@ -147,7 +148,7 @@ class Rounds:
         with self._database.write() as connection:
             self._lease.check(connection)
             if waiting < self._settings.least_updates:
-                # Devices go on with the same models.
+                # The deadline is extended, and devices continue with the same models.
                 connection.execute(
                     update(rounds)
                     .where(rounds.c.id == current.id)
@@ -172,10 +173,10 @@ class Rounds:
                 )
                 .join(rounds, rounds.c.id == updates.c.round_id)
                 .where(updates.c.merged_in == current.id, updates.c.state == "waiting")
-                # Whatever the order in which they came, the sum is the same.
+                # The sum must not depend on the order of arrival.
                 .order_by(updates.c.hash, updates.c.task)
             ).all()
-            # Rounds whose updates may still come again.
+            # Rounds whose updates may still be sent again.
             before = lately_closed(connection, self._settings.max_staleness + 2)
             used_before = connection.execute(
                 select(updates.c.identity).where(
@@ -183,10 +184,10 @@ class Rounds:
                 )
             ).scalars()
             used_before = frozenset(used_before)
-        # A rollback may take a round back while an update of it is accepted.
+        # A rollback may undo a round while one of its updates is being accepted.
         standing = [row for row in chosen if row.of_round != "undone"]
         if not self._settings.max_staleness:
-            # One may have come while its round was being closed.
+            # An update may have arrived while its round was being closed.
             standing = [row for row in standing if row.round_id == current.id]
         paths = {row.task: self._update_path(row) for row in standing}
         older = {
@@ -206,7 +207,7 @@ class Rounds:
         with self._database.write() as connection:
             self._lease.check(connection)
             if not change_state(connection, current, "closed", closed=now):
-                # A rollback took the round back meanwhile.
+                # A rollback undid the round in the meantime.
                 return
             for row, outcome in zip(chosen, outcomes, strict=True):
                 connection.execute(
@@ -222,7 +223,7 @@ class Rounds:
             self._database, self._folder, self._clock(), self._settings.keeps_updates
         )
         if self._settings.kept_rounds is not None:
-            # A late update is checked against the model that was sent.
+            # A late update is checked against the model that was sent, which must be kept.
             kept_rounds = max(self._settings.kept_rounds, self._settings.max_staleness)
             with self._database.read() as connection:
                 remove_old_rounds(connection, self._folder, kept_rounds)
@@ -230,7 +231,7 @@ class Rounds:
     def _wait_for_more(
         self, current: Row, chosen: Sequence[Row], paths: dict[str, str], merged: Merged
     ) -> None:
-        """Opens a round again whose updates are too few; what cannot be used is left out."""
+        """Reopens a round that has too few updates; unusable ones are left out."""
         now = self._clock()
         left_out = 0
         with self._database.write() as connection:
@@ -269,10 +270,11 @@ class Rounds:
 
 
 def staleness_factor(staleness: int) -> float:
-    """Returns the factor of the change of an update that so many closed rounds are newer than.
+    """Returns the factor of an update that is `staleness` closed rounds old.
 
-    That of FedBuff: Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation
-    (2022), section 5. The update still counts whole in the divisor of the mean.
+    It is the factor of FedBuff: Nguyen et al., Federated Learning with Buffered Asynchronous
+    Aggregation (2022), section 5. It scales the update's change, but not its weight in the divisor
+    of the mean.
     """
     return 1 / math.sqrt(1 + staleness)
 

@@ -11,16 +11,16 @@ _SECRET = "secret"
 
 
 def check_first_supernet(database: Database, hash_: str, path: str, folder: str) -> None:
-    """Checks that a supernet is the one that the first round began with.
+    """Checks that a supernet is the one that the first round started from.
 
     Args:
-      database: The gateway's.
+      database: The gateway's database.
       hash_: `checkpoint.fingerprint` of the supernet's weights.
-      path: Its file.
-      folder: The gateway's.
+      path: Path of the supernet's file, for the error message.
+      folder: Path of the gateway's folder.
 
     Raises:
-      ValueError: If the gateway began with another one.
+      ValueError: If the gateway started from another supernet.
     """
     with database.read() as connection:
         first = connection.scalar(select(rounds.c.base_hash).order_by(rounds.c.id))
@@ -32,12 +32,12 @@ def check_first_supernet(database: Database, hash_: str, path: str, folder: str)
 
 
 def check_secret(database: Database, secret: bytes, folder: str) -> None:
-    """Checks that a folder's secret is the one that gave the database's devices their keys.
+    """Checks that the keys of the database's devices were derived from a folder's secret.
 
     The database keeps the secret's hash from the first start on.
 
     Raises:
-      ValueError: If it is another one, with which no device's signature would be right.
+      ValueError: If it is another secret, with which no device's signature would verify.
     """
     hash_ = hashlib.sha256(secret).hexdigest()
     with database.write() as connection:

@@ -1,4 +1,4 @@
-"""Secrets in the gateway's folder, made once and shared by all processes that serve it."""
+"""Secrets in the gateway's folder, created once and shared by all processes that serve it."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _SECRET_BYTES = 32
 
 
 def server_secret(folder: str) -> bytes:
-    """Returns the secret from which devices' keys are derived; makes it where there is none.
+    """Returns the secret from which devices' keys are derived; creates it if there is none.
 
     Raises:
       ValueError: If the file is damaged.
@@ -36,19 +36,19 @@ def server_secret(folder: str) -> bytes:
 
 
 def has_secret(folder: str) -> bool:
-    """Returns whether the folder is that of a gateway."""
+    """Returns whether the folder holds a gateway's secret."""
     return os.path.exists(os.path.join(folder, _SECRET))
 
 
 def enrolment_token(folder: str) -> str:
-    """Returns the token with which devices enrol; makes it where there is none."""
+    """Returns the token with which devices enrol; creates it if there is none."""
     path = os.path.join(folder, _TOKEN)
     _make(path, _new_token())
     return read_bytes(path, "the enrolment token", _MOST_BYTES).decode("ascii", "replace").strip()
 
 
 def replace_token(folder: str) -> str:
-    """Makes another token; with the one before no device can enrol any more."""
+    """Replaces the enrolment token, which becomes invalid; returns the new one."""
     token, path = _new_token(), os.path.join(folder, _TOKEN)
     with _written(path, token) as temporary:
         os.replace(temporary, path)
@@ -60,7 +60,7 @@ def _new_token() -> bytes:
 
 
 def _make(path: str, content: bytes) -> None:
-    """Writes a file that only its owner may read, unless there is one."""
+    """Writes a file that only its owner may read, unless the file exists."""
     if os.path.exists(path):
         return
     make_folder(os.path.dirname(path))
@@ -70,7 +70,7 @@ def _make(path: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _written(path: str, content: bytes) -> Iterator[str]:
-    """Writes a file that only its owner may read, under a temporary name beside its own."""
+    """Writes a file that only its owner may read, under a temporary name next to `path`."""
     temporary = f"{path}.{secrets.token_hex(4)}"
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -85,10 +85,10 @@ def _written(path: str, content: bytes) -> Iterator[str]:
 
 
 def _close_to_others(folder: str) -> None:
-    """Lets nobody but its owner into a folder, and its group where that may write in it."""
+    """Restricts a folder to its owner, and to its group if the group may write in it."""
     mode = stat.S_IMODE(os.stat(folder).st_mode)
     closed = mode & ~(0o007 if mode & 0o020 else 0o077)
     if closed != mode:
-        # Of a shared file system, whoever mounts it may decide.
+        # On a shared file system, the mount may determine the permissions.
         with contextlib.suppress(OSError):
             os.chmod(folder, closed)

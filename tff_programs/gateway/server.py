@@ -28,34 +28,35 @@ from tff_programs.gateway.pace import Pace
 from tff_programs.gateway.upload_body import Room
 from tff_programs.gateway.worker_threads import WorkerThreads
 
-# They work: one is nearly always at it where many updates come, and finds all at hand.
+# Threads that check updates. This is CPU-bound: under load one thread is always busy and its
+# caches are warm.
 _CHECKS = 1
-# They wait for the disk more than they work.
+# Threads that mostly wait for the disk.
 _THREADS = 8
-# Bodies of small updates are held in memory until they are whole, as many as fit.
+# Memory for the bodies of small updates; those that do not fit go to temporary files.
 HELD_BYTES = 64 * 2**20
 _IDLE_SECONDS = 75.0
-# Of a body, taken at once: an update of a small net is one piece.
+# Bytes of a body that are read at a time: the update of a small subnet is one chunk.
 _CHUNK_BYTES = 256 * 1024
 _BODY_SECONDS = 900.0
-# Handlers bound bodies by themselves, with an answer that says so.
+# Handlers limit the size of bodies themselves, with an answer that explains it.
 _NO_BOUND = 2**60
 _COUNT_SECONDS = 30.0
-# In which requests that have begun end, when the server does.
+# Time for requests in progress to finish when the server stops.
 END_SECONDS = 10.0
 _END_POLL_SECONDS = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """Settings of the devices' side.
+    """Settings of the server that devices connect to.
 
     Attributes:
-      training: What tasks say of the training.
-      max_staleness: Most rounds that may be closed while an update is on its way.
-      pace: When devices come back.
-      requests_per_hour: Of a device.
-      most_devices: Number of devices that may enrol.
+      training: Settings of the training, sent with each task.
+      max_staleness: Maximum number of rounds that may be closed before an update arrives.
+      pace: Chooses the time until a device's next check-in.
+      requests_per_hour: Maximum number of requests per hour of a device.
+      most_devices: Maximum number of enrolled devices.
     """
 
     training: Training
@@ -66,7 +67,7 @@ class ServerSettings:
 
 
 class Gateway:
-    """Everything that requests are answered from."""
+    """State and services that the request handlers share."""
 
     def __init__(
         self,
@@ -76,14 +77,14 @@ class Gateway:
         settings: ServerSettings,
         on_progress: Callable[[str], None] = lambda line: None,
     ):
-        """Creates the gateway.
+        """Creates the gateway's folders and starts its threads.
 
         Args:
-          database: Its state.
-          folder: Its files.
-          secret: From which devices' keys are derived.
-          settings: The devices' limits and settings.
-          on_progress: Called with a line of text about each trouble of the server.
+          database: Database of the gateway's state.
+          folder: Path of the folder of the gateway's files.
+          secret: Secret from which devices' keys are derived.
+          settings: Settings of the server that devices connect to.
+          on_progress: Called with a line of text about each error of the server.
         """
         self.database = database
         self.folder = folder
@@ -102,9 +103,9 @@ class Gateway:
         self.threads = WorkerThreads(_THREADS)
         self.reads = GroupedReads(database)
         self.writes = GroupedWrites(database)
-        # Handlers of requests that have begun and not ended.
+        # Handlers of requests in progress.
         self.under_way: weakref.WeakSet[Handler] = weakref.WeakSet()
-        # Of bodies that are on their way.
+        # Memory budget of incoming bodies.
         self.room = Room(HELD_BYTES)
         self._pace = settings.pace
         self._rng = random.Random()
@@ -113,10 +114,10 @@ class Gateway:
         self._on_progress = on_progress
 
     def wait_seconds(self) -> int:
-        """Returns when a device comes back."""
+        """Draws the number of seconds until a device's next check-in."""
         if time.monotonic() - self._counted > _COUNT_SECONDS:
             self._counted = time.monotonic()
-            # Of a million devices that takes longer than a request may wait.
+            # Counting a million devices takes longer than a request may wait.
             self.threads.submit(self._count_active)
         return self._pace.wait_seconds(self._active, self._rng)
 
@@ -128,11 +129,11 @@ class Gateway:
             self.on_trouble(error)
 
     def on_trouble(self, error: BaseException) -> None:
-        """Reports an error of which the client's answer says nothing to the operator."""
+        """Reports an error to the operator; the client's answer omits its details."""
         self._on_progress(f"could not serve: {type(error).__name__}: {error}")
 
     def application(self) -> tornado.web.Application:
-        """Returns the routes of the protocol."""
+        """Returns the application with the routes of the protocol."""
         arguments = {"gateway": self}
         routes = [
             (r"/health", device_handlers.Health),
@@ -150,7 +151,7 @@ class Gateway:
         )
 
     def close(self) -> None:
-        """Ends the threads and the connections to the database."""
+        """Stops the threads and closes the connections to the database."""
         self.checks.close()
         self.threads.close()
         self.reads.close()
@@ -161,7 +162,7 @@ class Gateway:
 def http_server(
     application: tornado.web.Application, tls: ssl.SSLContext | None
 ) -> tornado.httpserver.HTTPServer:
-    """Returns a server whose connections end when nothing comes through them."""
+    """Returns a server that closes idle connections."""
     return tornado.httpserver.HTTPServer(
         application,
         ssl_options=tls,
@@ -174,15 +175,15 @@ def http_server(
 
 
 def listen(server: tornado.httpserver.HTTPServer, address: Address, flag: str = "address") -> int:
-    """Begins to listen.
+    """Starts listening on an address.
 
     Args:
-      server: Who answers.
-      address: Where.
-      flag: The name of the address's flag, for the error.
+      server: Server that answers requests.
+      address: Address to listen on.
+      flag: Name of the address's flag, for the error message.
 
     Returns:
-      The port.
+      The port that the server listens on.
 
     Raises:
       ValueError: If the address cannot be listened on.
@@ -199,11 +200,11 @@ def listen(server: tornado.httpserver.HTTPServer, address: Address, flag: str = 
 
 
 async def run_until_stopped(server: tornado.httpserver.HTTPServer, gateway: Gateway) -> None:
-    """Serves until the process is told to end, then lets requests that have begun end.
+    """Serves until SIGINT or SIGTERM, then lets requests in progress finish.
 
     Args:
-      server: Who answers devices.
-      gateway: What it answers from.
+      server: Server that answers devices.
+      gateway: Gateway that the server's handlers use.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -214,9 +215,9 @@ async def run_until_stopped(server: tornado.httpserver.HTTPServer, gateway: Gate
 
 
 async def end(server: tornado.httpserver.HTTPServer, gateway: Gateway) -> None:
-    """Takes no more connections, and ends the others once their requests have ended.
+    """Stops accepting connections, and closes existing ones once their requests have finished.
 
-    Those that take longer than `END_SECONDS` are cut off.
+    Requests that take longer than `END_SECONDS` are cut off.
     """
     server.stop()
     until = time.monotonic() + END_SECONDS
@@ -229,14 +230,14 @@ async def end(server: tornado.httpserver.HTTPServer, gateway: Gateway) -> None:
 def serving_on_loopback(
     application: tornado.web.Application, tls: ssl.SSLContext | None = None
 ) -> Iterator[str]:
-    """Serves in a thread of its own during the `with` block.
+    """Serves in a separate thread during the `with` block.
 
     Args:
       application: The routes that are served, such as `Gateway.application()`.
-      tls: For HTTPS; by default the server speaks plain HTTP.
+      tls: TLS context for HTTPS; by default the server speaks plain HTTP.
 
     Yields:
-      The address, on a free port of loopback.
+      The URL of the server, on a free port of the loopback interface.
     """
     started = concurrent.futures.Future()
 

@@ -1,7 +1,7 @@
 """Signatures of requests: HMAC-SHA256 under a device's key (docs/gateway_protocol.md).
 
-The server keeps one secret from which it derives each device's key, so that its database, and
-copies of it, hold no keys.
+The server derives each device's key from a single secret, so neither its database nor a copy of it
+holds keys.
 """
 
 import hmac
@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 from tflite.together.signing import SCHEME, signature
 
-# Most seconds between the clocks of a device and the server.
+# Maximum difference between the clocks of a device and the server, in seconds.
 CLOCK_SECONDS = 300
 _CREDENTIALS = re.compile(rf"{SCHEME} ([0-9a-f]{{32}}):([0-9]{{1,12}}):([0-9a-f]{{64}})")
 
 
 class Credentials(NamedTuple):
-    """Content of the header `Authorization`.
+    """Content of an `Authorization` header.
 
     Attributes:
-      device: The device's identity.
-      time: When it signed, in seconds since 1970.
-      signature: 64 hexadecimal digits.
+      device: Identifier of the device.
+      time: Unix time of the signature, in seconds.
+      signature: HMAC-SHA256 as 64 hexadecimal digits.
     """
 
     device: str
@@ -35,7 +35,7 @@ def device_key(secret: bytes, device: str) -> bytes:
 
 
 def read_authorization(header: str) -> Credentials | None:
-    """Returns the fields of an `Authorization` header; None if it is not of this form."""
+    """Returns the fields of an `Authorization` header; None if it is malformed."""
     match = _CREDENTIALS.fullmatch(header)
     return match and Credentials(match[1], int(match[2]), match[3])
 
@@ -43,7 +43,7 @@ def read_authorization(header: str) -> Credentials | None:
 def is_signed(
     credentials: Credentials, secret: bytes, method: str, path: str, body_hash: str
 ) -> bool:
-    """Returns whether the device that the credentials name signed this request."""
+    """Returns whether the device named by the credentials signed the request."""
     key = device_key(secret, credentials.device)
     expected = signature(key, method, path, body_hash, credentials.time)
     return hmac.compare_digest(expected, credentials.signature)

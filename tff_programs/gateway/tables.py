@@ -23,7 +23,7 @@ facts = Table(
     Column("value", Text, nullable=False),
 )
 
-# Who may close rounds, until when, in seconds since 1970.
+# Process that may close rounds, until the Unix time `expires`, in seconds.
 leases = Table(
     "leases",
     METADATA,
@@ -44,10 +44,11 @@ devices = Table(
     Column("application", String(100), nullable=False, default=""),
 )
 
-# States of the one round that is not over.
+# States of the current round.
 CURRENT_STATES = ("open", "resting", "closing")
 
-# A round trains the supernet `base_hash`, trained for `number` rounds before, kept in `folder`.
+# A round trains the supernet `base_hash`, which was trained for `number` rounds and is kept in
+# `folder`.
 rounds = Table(
     "rounds",
     METADATA,
@@ -55,13 +56,13 @@ rounds = Table(
     Column("number", Integer, nullable=False),
     Column("base_hash", String(64), nullable=False, index=True),
     Column("folder", Text, nullable=False),
-    # open: devices take part; resting: none may, since it must not be merged; closing: the updates
-    # in it are chosen; closed: they are merged; undone: a rollback took it back.
+    # open: devices take part; resting: no device may, since the round must not be merged; closing:
+    # its updates are chosen; closed: they are merged; undone: a rollback undid the round.
     Column("state", String(10), nullable=False, index=True),
     Column("opened", Float, nullable=False),
     Column("deadline", Float, nullable=False),
     Column("closed", Float),
-    # JSON: accuracy by tier of the round's supernet; empty where nothing was evaluated.
+    # JSON: the supernet's accuracy by tier; an empty object if it was not evaluated.
     Column("accuracies", Text, nullable=False, default="{}"),
 )
 
@@ -101,7 +102,7 @@ tasks = Table(
     Index("tasks_of_tier", "round_id", "tier"),
 )
 
-# One for each task, which was accepted with an answer 2xx.
+# One row for each task whose update was accepted with a 2xx answer.
 updates = Table(
     "updates",
     METADATA,
@@ -111,17 +112,17 @@ updates = Table(
     Column("round_id", Integer, nullable=False),
     Column("received", Float, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    # Of the change itself, once it is used.
+    # `DeviceUpdate.identity`, once the update is used.
     Column("identity", String(64), nullable=False, default=""),
-    # waiting, used, left_out.
+    # One of waiting, used and left_out.
     Column("state", String(10), nullable=False, index=True),
-    # The round that it was counted in, chosen when that was closed.
+    # Round that merges the update, set when that round starts to close.
     Column("merged_in", Integer, index=True),
     Column("scale", Float),
     Column("reason", Text, nullable=False, default=""),
 )
 
-# Number of updates that were refused, by the protocol's code.
+# Number of refused updates by the protocol's code.
 refusals = Table(
     "refusals",
     METADATA,

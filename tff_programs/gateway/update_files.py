@@ -1,6 +1,6 @@
-"""Files of updates: each comes to its place whole and onto the disk, before it is written down.
+"""Update files: each is complete and on disk before the database records it.
 
-A process that is killed leaves files that nobody counts, and the device sends its update again.
+A killed process may leave files without a record; the device then sends its update again.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ INCOMING = "incoming"
 
 
 def make_folders(folder: str) -> None:
-    """Makes the folders of updates, all at once: a new folder costs more than a file in it."""
+    """Creates all folders of updates in advance: a new folder costs more than a file in it."""
     make_folder(os.path.join(folder, INCOMING))
     parts = os.path.join(folder, UPDATES)
     if sum(make_folder(os.path.join(parts, f"{part:02x}")) for part in range(256)):
@@ -25,12 +25,12 @@ def make_folders(folder: str) -> None:
 
 
 def update_path(task: str, hash_: str) -> str:
-    """Returns where an update is kept, in the gateway's folder; no two tasks share a file."""
+    """Returns an update's path within the gateway's folder; no two tasks share a file."""
     return os.path.join(UPDATES, task[:2], f"{task}-{hash_}.safetensors")
 
 
 def temporary_file(folder: str) -> BinaryIO:
-    """Opens a new file in a gateway's folder; `remove` ends it."""
+    """Opens a new file in a gateway's folder; `remove` closes and deletes it."""
     path = os.path.join(folder, INCOMING, f"{os.getpid()}-{secrets.token_hex(8)}.safetensors")
     try:
         return _new_file(path)
@@ -44,26 +44,26 @@ def _new_file(path: str) -> BinaryIO:
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """Writes bytes to a file without a buffer; a disk that is nearly full takes a part of them."""
+    """Writes all bytes to an unbuffered file; a nearly full disk may accept only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def remove(file: BinaryIO) -> None:
-    """Closes a temporary file, and takes its name away."""
+    """Closes and deletes a temporary file."""
     with contextlib.suppress(OSError):
         os.remove(file.name)
     file.close()
 
 
 def keep(folder: str, content: BinaryIO | bytes, path: str) -> None:
-    """Brings an update to its place.
+    """Moves an update to its final path and syncs it to disk.
 
     Args:
-      folder: The gateway's.
-      content: Its bytes, or a temporary file.
-      path: Its place in the folder, see `update_path`.
+      folder: Path of the gateway's folder.
+      content: The update's bytes, or a temporary file that holds them.
+      path: Final path within the folder; see `update_path`.
     """
     kept = os.path.join(folder, path)
 
@@ -93,7 +93,7 @@ def _write(folder: str, data: bytes, kept: str) -> None:
             write_all(file, data)
             os.fsync(file.fileno())
         except OSError:
-            # The room is needed. The name may by now be that of another process' file.
+            # Free the space without deleting: another process may have replaced the file.
             file.truncate(0)
             raise
 
@@ -110,17 +110,17 @@ def _temporary(folder: str, data: bytes) -> Iterator[BinaryIO]:
 
 def _place(file: BinaryIO, kept: str) -> None:
     try:
-        # A name that comes first reaches the disk together with the bytes.
+        # A link made before fsync reaches the disk together with the bytes.
         os.link(file.name, kept)
         os.fsync(file.fileno())
     except FileExistsError:
-        # It may be accepted already: whole on the disk, whatever takes its place.
+        # The existing file may be accepted already: its replacement must be on disk first.
         os.fsync(file.fileno())
         os.replace(file.name, kept)
 
 
 def _sync(folder: str) -> None:
-    """Brings a folder's new names onto the disk."""
+    """Syncs a folder's new entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The body of an update on its way: in memory while it is small, else in a temporary file."""
+"""Body of an update during its upload: in memory if small, otherwise in a temporary file."""
 
 import copy
 import hashlib
@@ -7,35 +7,35 @@ from typing import Any, BinaryIO
 from tff_programs.gateway import update_files, uploads
 from tff_programs.gateway.refusal import RefusalError
 
-# Largest body that is held in memory.
+# Size of the largest body that is held in memory.
 MOST_HELD_BYTES = 2**20
 
 
 class Room:
-    """Memory that bodies share; the event loop alone takes it and gives it back.
+    """Memory budget that bodies share; only the event loop may change it.
 
     Attributes:
-      free_bytes: What no body has taken.
+      free_bytes: Number of bytes that no body has taken.
     """
 
     def __init__(self, free_bytes: int):
-        """Begins with no body."""
+        """Creates the budget."""
         self.free_bytes = free_bytes
 
 
 class UploadBody:
-    """A body that comes in parts.
+    """A body that arrives in parts.
 
-    It belongs to its connection, which drops it when it ends, until it is whole. The one that
-    `hand_over` returns belongs to whoever called that.
+    Until the body is complete it belongs to its connection, which drops it on closing. The body
+    that `hand_over` returns belongs to the caller.
     """
 
     def __init__(self, folder: str, room: Room):
-        """Begins an empty body.
+        """Creates an empty body.
 
         Args:
-          folder: The gateway's.
-          room: For the bodies that are held in memory.
+          folder: Path of the gateway's folder.
+          room: Memory budget of the bodies that are held in memory.
         """
         self._folder = folder
         self._room = room
@@ -71,22 +71,22 @@ class UploadBody:
         update_files.write_all(self._file, part)
 
     def hand_over(self) -> "UploadBody":
-        """Returns a body of what came; this one is empty then."""
+        """Returns the received body, and empties this one."""
         whole = copy.copy(self)
         self._begin()
         return whole
 
     def check(self, hash_: str, expected: uploads.Expected) -> None:
-        """Checks the whole body.
+        """Checks the complete body.
 
-        Any thread may call this and `keep`; none may do anything else with the body meanwhile.
+        Any thread may call this and `keep`, while no other thread uses the body.
 
         Args:
-          hash_: SHA-256 that it must have.
-          expected: What the task takes.
+          hash_: SHA-256 that the body must have, in hexadecimal digits.
+          expected: Update that the task accepts.
 
         Raises:
-          RefusalError: If it cannot be used; nothing of it stays.
+          RefusalError: If the body cannot be used; its temporary file is removed.
         """
         try:
             source = self._whole() if self._file is None else self._file.name
@@ -110,14 +110,14 @@ class UploadBody:
         return whole
 
     def keep(self, hash_: str, expected: uploads.Expected) -> dict[str, Any]:
-        """Brings the checked body to its place, onto the disk.
+        """Moves the checked body to its final path and syncs it to disk.
 
         Args:
           hash_: As in `check`.
           expected: As in `check`.
 
         Returns:
-          What is to be written down of it.
+          The update's row for the database.
         """
         content = self._parts[0] if self._file is None else self._file
         try:
@@ -131,11 +131,11 @@ class UploadBody:
             self._file = None
 
     def drop(self) -> None:
-        """Ends a body that is not handed over, of which nothing stays."""
+        """Discards a body that was not handed over."""
         self.forget()
         self._remove()
 
     def forget(self) -> None:
-        """Gives back the memory that the body takes."""
+        """Returns the body's memory to the budget."""
         self._room.free_bytes += self._held_bytes
         self._held_bytes, self._parts = 0, []

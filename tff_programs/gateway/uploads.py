@@ -1,7 +1,7 @@
-"""Uploads: an update of a task is checked, kept and written down, once.
+"""Uploads: the update of each task is checked, stored and recorded once.
 
-The file has its place before it is written down: what was accepted is never lost. A process that is
-killed between both leaves a file that nobody counts, and the device sends it again.
+The file is in its place before the database records it, so an accepted update is never lost. A
+process that is killed in between leaves a file without a record, and the device sends it again.
 """
 
 import functools
@@ -36,21 +36,22 @@ from tflite.format.update_file import (
     read_update,
 )
 
-# An update in messages.
+# Name of an update in error messages.
 _UPDATE = "update"
 
 
 def _in_progress(table: FromClause, column: ColumnElement) -> Select:
-    """Returns the statement for a column of the newest round that is not over."""
+    """Returns a statement that selects a column of the current round."""
     is_current = or_(*(table.c.state == state for state in CURRENT_STATES))
     return select(column).where(is_current).order_by(table.c.id.desc()).limit(1)
 
 
-# Built once, since building a statement costs more than what the database does for it.
+# Built once, since constructing a statement costs more than executing it.
 _CURRENT = _in_progress(rounds, rounds.c.number)
 _CURRENT_ID = _in_progress(rounds, rounds.c.id)
 _newest = rounds.alias("newest")
-# All that decides about an update: of its device, and of its task if that is the device's.
+# Everything that decides whether an update is accepted: the device's row, and the task's if the
+# task belongs to the device.
 _EXPECTED = (
     select(
         devices_table.c.revoked,
@@ -82,15 +83,15 @@ _SENT = update(tasks).where(tasks.c.id == bindparam("of_task")).values(sent=bind
 
 
 class Expected(NamedTuple):
-    """The update that the server takes for a task.
+    """The update that the server accepts for a task.
 
     Attributes:
-      task: The task's identity.
-      device: Whose it is.
-      round_id: Its round.
-      round: Rounds that its supernet was trained for.
-      model_path: The model that was sent, in the gateway's folder.
-      most_bytes: Size of the largest update.
+      task: Identifier of the task.
+      device: Identifier of the device that the task was given to.
+      round_id: Identifier of the task's round in the database.
+      round: Number of rounds that the task's supernet was trained for.
+      model_path: Path of the model that was sent, within the gateway's folder.
+      most_bytes: Maximum size of the update file, in bytes.
     """
 
     task: str
@@ -104,17 +105,18 @@ class Expected(NamedTuple):
 def expect_update(
     connection: Connection, device: str, task: str, hash_: str, max_staleness: int
 ) -> tuple[Expected, bool]:
-    """Returns what the server takes for a task, and whether it has this update already.
+    """Returns the update expected for a task, and whether this one was accepted already.
 
     Args:
-      connection: A transaction.
-      device: Who asks, checked.
-      task: The task that the request names.
-      hash_: The hash that it names.
-      max_staleness: Number of rounds that may be closed since the task's.
+      connection: Connection with an open transaction.
+      device: Identifier of the requesting device, already authenticated.
+      task: Identifier of the task, as in the request.
+      hash_: SHA-256 of the update, as in the request.
+      max_staleness: Maximum number of rounds that may be closed since the task's.
 
     Raises:
-      RefusalError: If the device has no such task, sent another update for it, or comes too late.
+      RefusalError: If the device may not take part, has no such task, sent another update for it,
+        or is too late.
     """
     row = connection.execute(_EXPECTED, {"of_task": task, "of_device": device}).first()
     devices.check_standing(row, device)
@@ -138,7 +140,7 @@ def expect_update(
             )
         return expected, True
     staleness = (row.current or 0) - row.number
-    # With no staleness an update counts in its own round or not at all.
+    # Without staleness, an update counts in its own round or not at all.
     is_closed = max_staleness == 0 and row.state != "open"
     if row.state == "undone" or is_closed or staleness > max_staleness:
         came = _CAME.get(row.state, f"{staleness} were")
@@ -152,20 +154,20 @@ def expect_update(
 
 
 def current_number(connection: Connection) -> int:
-    """Returns for how many rounds the supernet has been trained; 0 before the first is open."""
+    """Returns how many rounds the supernet was trained for; 0 before the first is open."""
     return connection.scalar(_CURRENT) or 0
 
 
 def check_update(folder: str, source: str | bytes, expected: Expected) -> DeviceUpdate:
-    """Reads an update that came for a task.
+    """Reads an update that was received for a task.
 
     Args:
-      folder: The gateway's.
-      source: The update's file, or its bytes.
-      expected: What the task takes.
+      folder: Path of the gateway's folder.
+      source: Path of the update file, or its bytes.
+      expected: Update that the task accepts.
 
     Raises:
-      RefusalError: If it is damaged, or none of the task's model.
+      RefusalError: If the update is damaged or does not belong to the task's model.
     """
     metadata, expected_shapes = _model(os.path.join(folder, expected.model_path))
 
@@ -199,16 +201,16 @@ def check_update(folder: str, source: str | bytes, expected: Expected) -> Device
 
 
 def keep(folder: str, content: BinaryIO | bytes, hash_: str, expected: Expected) -> dict[str, Any]:
-    """Brings a checked update to its place, onto the disk.
+    """Moves a checked update to its final path and syncs it to disk.
 
     Args:
-      folder: The gateway's.
-      content: Its bytes, or its temporary file.
-      hash_: SHA-256 of its bytes.
-      expected: What the task takes.
+      folder: Path of the gateway's folder.
+      content: The update's bytes, or its temporary file.
+      hash_: SHA-256 of the update, in hexadecimal digits.
+      expected: Update that the task accepts.
 
     Returns:
-      What is to be written down of it.
+      The update's row for `write_down`.
     """
     path = update_files.update_path(expected.task, hash_)
     update_files.keep(folder, content, path)
@@ -225,26 +227,26 @@ def keep(folder: str, content: BinaryIO | bytes, hash_: str, expected: Expected)
 def write_down(
     connection: Connection, values: dict[str, Any], max_staleness: int, now: float
 ) -> bool:
-    """Writes down an update whose file is kept.
+    """Records an update whose file is kept.
 
     Args:
-      connection: A transaction that writes.
-      values: What `keep` returned.
+      connection: Connection with an open write transaction.
+      values: The row that `keep` returned.
       max_staleness: As in `expect_update`.
-      now: Seconds since 1970.
+      now: Current Unix time, in seconds.
 
     Returns:
-      Whether it is new; else it was accepted before.
+      Whether the update is new; False if it was accepted before.
 
     Raises:
-      RefusalError: If it cannot be used any more.
+      RefusalError: If the update can no longer be used.
     """
     request = (values["device"], values["task"], values["hash"], max_staleness)
     _, is_there = expect_update(connection, *request)
     if is_there:
         return False
     if not insert_new(connection, updates, {**values, "received": now}):
-        # The device sent it to another process at once.
+        # The device sent it to another process at the same time.
         expect_update(connection, *request)
         return False
     connection.execute(_SENT, {"of_task": values["task"], "now": now})
@@ -252,7 +254,7 @@ def write_down(
 
 
 def count_refusal(connection: Connection, code: str) -> None:
-    """Counts an update that was refused, in the round that is open."""
+    """Counts a refused update in the current round."""
     round_id = connection.scalar(_CURRENT_ID)
     if round_id is None:
         return
@@ -264,13 +266,13 @@ def count_refusal(connection: Connection, code: str) -> None:
     if not connection.execute(more).rowcount:
         first = {"round_id": round_id, "code": code, "count": 1}
         if not insert_new(connection, refusals, first):
-            # Another process was the first.
+            # Another process inserted the row first.
             connection.execute(more)
 
 
 @functools.lru_cache(maxsize=64)
 def _model(path: str) -> tuple[ModelMetadata, dict[str, tuple[int, ...]]]:
-    """Returns a model's metadata, and the shapes of its updates' tensors."""
+    """Returns a model's metadata and the shapes of the tensors in its updates."""
     metadata = read_metadata(path)
     shapes = {
         name: shape for name, shape in metadata.variables.items() if not name.endswith(MEAN_SQUARE)

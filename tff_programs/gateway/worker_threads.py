@@ -1,4 +1,4 @@
-"""Threads for what waits for the disk, beside the event loop."""
+"""Threads for blocking work outside the event loop."""
 
 import queue
 import threading
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class WorkerThreads:
-    """Makes calls in a fixed number of threads, in the order in which they were asked for.
+    """Makes calls in a fixed number of threads, in the order of submission.
 
-    `concurrent.futures` keeps a future with a lock of its own for each call, which nobody here
-    asks for, and which costs as much as a short call.
+    `concurrent.futures` would create a future with its own lock for each call, which is not needed
+    here and costs as much as a short call.
     """
 
     def __init__(self, count: int):
@@ -23,11 +23,11 @@ class WorkerThreads:
             thread.start()
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Lets a call be made, which must not raise."""
+        """Queues a call, which must not raise."""
         self._calls.put(call)
 
     def close(self) -> None:
-        """Makes what waits, then ends."""
+        """Makes the queued calls, then stops the threads."""
         for _ in self._threads:
             self._calls.put(None)
         for thread in self._threads:
@@ -36,5 +36,5 @@ class WorkerThreads:
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
-            # What it holds, such as a body, must not stay until the next one comes.
+            # Free what the call holds, such as a body, before waiting for the next one.
             del call

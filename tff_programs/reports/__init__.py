@@ -1,1 +1,1 @@
-"""Reports: tables and pictures of what programs found."""
+"""Reports: tables and figures of the results of programs."""

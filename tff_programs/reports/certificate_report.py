@@ -1,4 +1,4 @@
-"""Report of a certificate: the table of its checks and that of its measurements."""
+"""Report of a certificate: tables of its checks and its measurements."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from tflite.certify.certify import Certificate
 
 
 def checks_table(certificate: Certificate, examples: str) -> str:
-    """A line about the file and one about each check, notes below."""
+    """Formats a line about the file, then one about each check with its note at the end."""
     metadata = certificate.metadata
     rows = [("runtime", "check", "holds", "absolute", "relative", "tolerance")]
     for check in certificate.checks:
@@ -33,7 +33,7 @@ def checks_table(certificate: Certificate, examples: str) -> str:
 
 
 def measured_table(measured: Mapping[str, Any]) -> str:
-    """Time, memory and size, a line for each engine."""
+    """Formats time and memory, with a line for each engine, and the file sizes."""
     rows = [("engine", "threads", "infer ms", "train ms", "least", "")]
     for entry in measured["latency"]:
         names = ("infer_ms", "train_ms", "least_train_ms")

@@ -1,4 +1,4 @@
-"""Report of training on a device: a line an epoch, the gain in accuracy, a picture of both."""
+"""Report of training on a device: a line per epoch, the accuracy gain, and a figure of both."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,9 +14,9 @@ class Scores(NamedTuple):
     """Loss and accuracy of the model for one person.
 
     Attributes:
-      loss: Mean on the examples that are trained on.
-      test_loss: Mean on those that never are.
-      test_accuracy: Share of right answers among those, from 0 to 1.
+      loss: Mean loss on the training examples.
+      test_loss: Mean loss on the test examples.
+      test_accuracy: Accuracy on the test examples, from 0 to 1.
     """
 
     loss: float
@@ -25,7 +25,7 @@ class Scores(NamedTuple):
 
 
 def epoch_line(report: EpochReport, epochs: int, examples: int, loss_before: float) -> str:
-    """One line about an epoch; its bar is the loss, full where it was before training."""
+    """Formats a line about an epoch; its bar shows the loss relative to `loss_before`."""
     share = min(1.0, report.loss / max(loss_before, 1e-9))
     bar = ("#" * round(_BAR * share)).ljust(_BAR, ".")
     parts = [
@@ -40,7 +40,7 @@ def epoch_line(report: EpochReport, epochs: int, examples: int, loss_before: flo
 
 
 def gain_line(before: Scores, after: Scores, examples: int) -> str:
-    """Personal accuracy before and after."""
+    """Formats the personal accuracy before and after training."""
     return (
         f"personal accuracy {100 * before.test_accuracy:.1f} % -> "
         f"{100 * after.test_accuracy:.1f} % on {examples} test images (loss "
@@ -49,7 +49,7 @@ def gain_line(before: Scores, after: Scores, examples: int) -> str:
 
 
 def speed_line(history: Sequence[EpochReport], examples: int) -> str:
-    """Time of a step and examples a second, of the epochs given."""
+    """Formats the time per step and the examples per second of the given epochs."""
     seconds = sum(report.seconds for report in history)
     steps = sum(report.steps for report in history)
     return (
@@ -68,10 +68,10 @@ def draw_training(
     """Draws the loss of each epoch, and the personal accuracy before and after, to a PNG.
 
     Args:
-      path: Where to write.
-      title: Of the picture.
-      history: Of every epoch.
-      before: Scores of the model as it came.
+      path: Path of the PNG file.
+      title: Title of the figure.
+      history: Reports of all epochs.
+      before: Scores of the model before training.
       after: Scores of the model that is kept.
     """
     from matplotlib.figure import Figure

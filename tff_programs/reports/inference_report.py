@@ -1,4 +1,4 @@
-"""Report of the inference of exported files: bytes, milliseconds, accuracy."""
+"""Report of inference with exported files: bytes, milliseconds, accuracy."""
 
 import os
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ _REPETITIONS = 100
 
 
 def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.ndarray) -> str:
-    """A line for each file, its accuracy beside that of the first.
+    """Formats a line for each file, with its accuracy compared with that of the first.
 
     Args:
-      paths: Files with the signature `infer`, by what they are called.
-      images: Test images, `(examples, height, width, channels)`, uint8, which are resized to what
-        each file takes.
-      labels: `(examples,)`.
+      paths: Paths of files with the signature `infer`, by label.
+      images: Test images, `(examples, height, width, channels)`, uint8, which are resized to the
+        input size of each file.
+      labels: Labels of the images, `(examples,)`.
     """
     calls, right = {}, {}
     for label, path in paths.items():

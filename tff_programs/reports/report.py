@@ -1,4 +1,4 @@
-"""Report of a run: its progress line, its final table and the picture of its curves."""
+"""Report of a run: its progress lines, its final table and a figure of its curves."""
 
 import csv
 import os
@@ -18,9 +18,9 @@ def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
     """Returns one line about a round.
 
     Args:
-      report: The round.
-      rounds: Number of all rounds.
-      epochs: How often each client goes through its examples.
+      report: Report of the round.
+      rounds: Total number of rounds.
+      epochs: Number of passes of each client over its examples.
     """
     metrics = report.metrics
     parts = [f"round {report.number:>{len(str(rounds))}}/{rounds}"]
@@ -55,7 +55,7 @@ def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
 
 
 def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The accuracies among flat metrics, by tier."""
+    """Returns the accuracies among flat metrics, by tier."""
     prefix = "accuracy/"
     return {
         name[len(prefix) :]: float(value)
@@ -67,7 +67,7 @@ def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:
 def final_table(
     space: SearchSpace, tiers: Sequence[Tier], accuracies: Mapping[str, float], count_bytes
 ) -> str:
-    """Tier, architecture, costs, accuracy and a client's bytes, a line each."""
+    """Formats a line for each tier: architecture, costs, accuracy and bytes per round."""
     rows = [("tier", "architecture", "parameters", "MACs", "accuracy", "bytes a round")]
     for tier in tiers:
         cost = architecture_cost(space, tier.architecture)
@@ -85,15 +85,15 @@ def final_table(
 
 
 def random_subnets_table(space: SearchSpace, drawn: Sequence[tuple[Architecture, float]]) -> str:
-    """Formats how the accuracies of random subnets are distributed.
+    """Formats the distribution of the accuracies of random subnets.
 
     Args:
       space: The search space of the subnets.
-      drawn: Each architecture with its accuracy, from 0 to 1.
+      drawn: Pairs of an architecture and its accuracy, from 0 to 1.
 
     Returns:
-      The least, the tenth percentile, the median, the ninetieth percentile and the greatest
-      accuracy, and the rank correlation of accuracy with the number of parameters.
+      A table of the minimum, 10th percentile, median, 90th percentile and maximum accuracy, and of
+      the rank correlation between accuracy and number of parameters.
     """
     shares = np.array([share for _, share in drawn])
     sizes = np.array([count_parameters(space, architecture) for architecture, _ in drawn])
@@ -107,9 +107,9 @@ def random_subnets_table(space: SearchSpace, drawn: Sequence[tuple[Architecture,
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns wide enough for their cells, text to the left and figures to the right.
+    """Formats rows in columns: the first two are left-aligned, the others right-aligned.
 
-    What a terminal would obey, such as a new line in a name that a device chose, is written out.
+    Nonprintable characters, such as a newline in a name that a device chose, are escaped.
     """
     rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -143,18 +143,18 @@ def format_seconds(seconds: float) -> str:
 
 
 def time_unit(seconds: float) -> tuple[str, float]:
-    """Returns the largest unit of which a time has at least two, and the unit's seconds."""
+    """Returns the largest unit that fits at least twice into a time, and the unit's seconds."""
     units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
     return next(((name, unit) for name, unit in units if seconds >= 2 * unit), ("seconds", 1.0))
 
 
 def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) -> None:
-    """Draws loss, and the tiers' accuracy, from the released metrics to a PNG.
+    """Draws the loss and the tiers' accuracies from the released metrics to a PNG.
 
-    The upper row is against rounds; the lower, if the metrics have it, against simulated time.
-    Without metrics there is no picture.
+    The upper row is by round; the lower row, if the metrics have it, is by simulated time. Without
+    metrics no file is written.
     """
-    # A figure of its own, since pyplot's would change what a notebook draws with.
+    # Not pyplot, which would change the backend of a notebook.
     from matplotlib import colormaps, ticker
     from matplotlib.figure import Figure
 
@@ -168,7 +168,7 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
         span = max(times) - min(times)
         name, unit = time_unit(span)
         label, begin = f"simulated {name}", 0
-        if min(times) > 2 * span:  # The first clients came long after the begin.
+        if min(times) > 2 * span:  # The first clients came long after the start.
             begin = int(min(times))
             label += f" after {format_seconds(begin)}"
         scales.append((label, [(time - begin) / unit for time in times]))

@@ -1,4 +1,4 @@
-"""Report of a search: its progress, its table, its files and the picture of its front."""
+"""Report of a search: its progress, table and files, and a figure of the Pareto front."""
 
 import csv
 import math
@@ -29,14 +29,14 @@ _SHOWN = {
 
 
 class Scored(NamedTuple):
-    """A line of the results.
+    """A row of the results.
 
     Attributes:
-      name: Its label, such as the search that found it.
-      architecture: Which subnet.
-      costs: Its costs by name.
+      name: Label of the row, such as the search that found the subnet.
+      architecture: Architecture of the subnet.
+      costs: Costs of the subnet by name.
       searched: Accuracy on the half of the clients' held-out images that the search used.
-      reported: Accuracy on the other half.
+      reported: Accuracy on the other half of the clients' held-out images.
       central: Accuracy on the test set's images that the search never used.
     """
 
@@ -49,7 +49,7 @@ class Scored(NamedTuple):
 
 
 def describe_limits(budget: Budget) -> str:
-    """The budget in words."""
+    """Formats the limits of a budget."""
     limits = []
     for cost, limit in budget.limits.items():
         name, unit, size = _SHOWN[cost]
@@ -58,7 +58,7 @@ def describe_limits(budget: Budget) -> str:
 
 
 def progress_lines() -> Callable[[Generation], str]:
-    """Returns a function from a generation to a line about it and the time since the last."""
+    """Returns a function that formats a generation and the time since the last one."""
     last = time.monotonic()
 
     def line(generation: Generation) -> str:
@@ -77,7 +77,7 @@ def progress_lines() -> Callable[[Generation], str]:
 
 
 def results_table(rows: Sequence[Scored], budget: Budget) -> str:
-    """A line a subnet: costs, and accuracy on what the search saw and on what it did not."""
+    """Formats a line for each subnet: its costs, and its accuracy on seen and unseen images."""
     costs = list(rows[0].costs)
     table = [
         (
@@ -104,7 +104,7 @@ def results_table(rows: Sequence[Scored], budget: Budget) -> str:
 
 
 def _column(cost: str) -> tuple[str, Callable[[float], str]]:
-    """A table's head for that cost and how its values are written."""
+    """Returns the column header of a cost and the function that formats its values."""
     name, unit, size = _SHOWN[cost]
     if cost in ("parameters", "macs"):
         return name, lambda value: f"{value:,}"
@@ -122,19 +122,19 @@ def write_results(
     costs: CostModel,
     title: str,
 ) -> list[str]:
-    """Writes the best architecture, the fronts and their picture.
+    """Writes the best architecture, the Pareto fronts and a figure of them.
 
     Args:
-      folder: Where to.
-      evolution: Of the evolutionary search; its best is the one written.
-      drawn: Of the random search.
-      rows: The best of both and, last, the smallest and the largest.
-      budget: What was kept to.
-      costs: Tells which costs there are.
-      title: Of the picture.
+      folder: Folder of the files.
+      evolution: Result of the evolutionary search; its best architecture is written.
+      drawn: Result of the random search.
+      rows: The best subnet of each search, followed by the smallest and the largest.
+      budget: Limits of the search.
+      costs: Cost model, which defines the costs to report.
+      title: Title of the figure.
 
     Returns:
-      The paths written.
+      The paths of the files.
     """
     names = ("architecture.json", "front.csv", "front.png")
     paths = [os.path.join(folder, name) for name in names]
@@ -151,7 +151,7 @@ def _all_candidates(evolution: SearchResult, drawn: SearchResult) -> list[Candid
 
 
 def _write_fronts(path, evolution: SearchResult, drawn: SearchResult, names) -> None:
-    """A line for each candidate that is on the front of some cost, the cheapest first."""
+    """Writes a row for each candidate on the front of some cost, fewest MACs first."""
     candidates = _all_candidates(evolution, drawn)
     on_front: dict[Architecture, list[str]] = {}
     for cost in names:
@@ -180,7 +180,7 @@ def _write_fronts(path, evolution: SearchResult, drawn: SearchResult, names) -> 
 
 
 def _draw(path, evolution, drawn, rows, budget, costs: CostModel, title: str) -> None:
-    """Accuracy against each cost: candidates, front, budget, smallest and largest."""
+    """Draws accuracy against each cost: candidates, front, budget, smallest and largest."""
     from matplotlib.figure import Figure
 
     columns = math.ceil(len(costs.names) / 2)
@@ -190,7 +190,7 @@ def _draw(path, evolution, drawn, rows, budget, costs: CostModel, title: str) ->
     fronts = [one.accuracy for cost in costs.names for one in pareto_front(candidates, cost)]
     shown = fronts + [row.searched for row in rows]
     accuracies = [one.accuracy for one in candidates]
-    # Candidates that are no good would press together those that matter.
+    # Poor candidates would squeeze the relevant ones together.
     middle = float(np.median(accuracies))
     low = min(*shown, max(min(accuracies), middle - 2 * (max(shown) - middle)))
     margin = 0.06 * (max(shown) - low) + 0.004
@@ -266,7 +266,7 @@ def _draw_cost(axes, cost, candidates, evolution, drawn, rows, limit) -> None:
         zorder=5,
         label="best of evolution",
     )
-    # Rings, since the best may be one of them.
+    # Drawn as rings, since the best may be one of them.
     for row in rows[-2:]:
         point = row.costs[cost] / size, 100 * row.searched
         axes.scatter(*point, s=230, color="none", edgecolors=_INK, linewidths=1.3, zorder=4)

@@ -1,4 +1,4 @@
-"""Comparison of simulations: curves, the cost of an accuracy, clients, availability."""
+"""Comparison of simulations: curves, cost of reaching an accuracy, clients, availability."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,12 +16,12 @@ _COLOURS = ("#3b6fb6", "#e07b39", "#3f9b6c", "#c8504f", "#8567b0", "#a0745a")
 
 
 class Spent(NamedTuple):
-    """Rounds, time and bytes that a training had spent after each round, each `(rounds,)`.
+    """Cumulative cost of a simulation after each round, in arrays of shape `(rounds,)`.
 
     Attributes:
-      rounds: Rounds done.
-      seconds: Simulated time.
-      bytes: Received and sent by all clients whose updates arrived.
+      rounds: Number of rounds.
+      seconds: Simulated time, in seconds.
+      bytes: Bytes received and sent by all clients whose updates arrived.
     """
 
     rounds: np.ndarray
@@ -30,7 +30,7 @@ class Spent(NamedTuple):
 
 
 def spent(simulation: Simulation) -> Spent:
-    """Sums up the rounds' metrics."""
+    """Returns the cumulative cost of a simulation, from its metrics."""
     metrics = simulation.metrics
     of_rounds = [
         row["answered"] * (row["bytes_down_per_client"] + row["bytes_up_per_client"])
@@ -44,7 +44,7 @@ def spent(simulation: Simulation) -> Spent:
 
 
 def accuracy_curve(simulation: Simulation, net: str) -> tuple[np.ndarray, np.ndarray]:
-    """Places, among the rounds, of the evaluations of a net, and what they gave."""
+    """Returns the indices of the rounds in which a net was evaluated, and its accuracies."""
     values = [row.get(f"accuracy/{net}") for row in simulation.metrics]
     places = [place for place, value in enumerate(values) if value is not None]
     return np.array(places, int), np.array([values[place] for place in places])
@@ -56,8 +56,8 @@ def draw_comparison(
     """Draws accuracy against rounds, simulated time and bytes.
 
     Args:
-      simulations: By the name that the legend gives them.
-      nets: Evaluated nets, a row each, and the names of the simulations that it shows.
+      simulations: Simulations by name, as shown in the legend.
+      nets: Names of the simulations to show for each evaluated net; each net is a row.
     """
     figure = Figure(figsize=(12, 3.1 * len(nets)), layout="constrained", facecolor="white")
     grid = figure.subplots(len(nets), 3, sharey=True, squeeze=False)
@@ -84,7 +84,7 @@ def draw_comparison(
 def cost_table(
     simulations: Mapping[str, Simulation], nets: Mapping[str, Sequence[str]], accuracy: float
 ) -> str:
-    """Rounds, simulated time and bytes until an evaluation first gave that accuracy."""
+    """Formats the rounds, simulated time and bytes until each net first reached an accuracy."""
     rows = [("net", "training", f"rounds to {100 * accuracy:.0f} %", "simulated", "bytes", "end")]
     for net, names in nets.items():
         for name in names:
@@ -99,14 +99,14 @@ def cost_table(
 
 
 def draw_client_accuracies(accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws each client's accuracy as a dot, a row for each simulation; a line is their mean."""
+    """Draws a row per simulation: a dot for each client's accuracy, and a line at their mean."""
     figure = Figure(
         figsize=(9, 0.6 + 0.65 * len(accuracies)), layout="constrained", facecolor="white"
     )
     axes = figure.subplots()
     for row, (shares, colour) in enumerate(zip(accuracies.values(), _COLOURS * 9, strict=False)):
         shares = 100 * np.asarray(shares)
-        # Equal values lie beside each other.
+        # Dots of equal values lie next to each other.
         values, counts = np.unique(shares, return_counts=True)
         for value, count in zip(values, counts, strict=True):
             heights = row + 0.09 * (np.arange(count) - (count - 1) / 2)
@@ -124,13 +124,13 @@ def draw_client_accuracies(accuracies: Mapping[str, Sequence[float]]) -> Figure:
 def draw_availability(
     trace: AvailabilityTrace, plans: Sequence[RoundPlan], needed: int, days: int
 ) -> Figure:
-    """Draws how many clients are there, and the rounds that were made then.
+    """Draws the number of available clients, and the rounds, over time.
 
     Args:
-      trace: Who is there when.
-      plans: The rounds, in order.
-      needed: Number of clients for which a round waits.
-      days: How many days are shown, from the first.
+      trace: Availability of the clients.
+      plans: Plans of the rounds, in order.
+      needed: Number of clients that a round waits for.
+      days: Number of days to show, from the first.
     """
     figure = Figure(figsize=(11, 2.9), layout="constrained", facecolor="white")
     axes = figure.subplots()

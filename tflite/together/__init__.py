@@ -1,1 +1,1 @@
-"""A device's side of the gateway: it enrols, fetches its model, trains and sends the update."""
+"""The gateway's client: a device enrols, fetches its model, trains and sends the update."""

@@ -1,4 +1,4 @@
-"""The server that a device takes part with: its address, its token, whom the device trusts."""
+"""The server that a device takes part with: its address, token and trusted certificate."""
 
 import dataclasses
 import ipaddress
@@ -11,8 +11,8 @@ from fedsup_tf.files.reading import open_regular
 from tflite.together.errors import FederationError
 
 _HASH = re.compile("[0-9a-f]{64}")
-# Scheme, host, port and path: what every client reads alike, `ServerAddress` of the Java library
-# by the same pattern.
+# Scheme, host, port and path. All clients parse them alike: `ServerAddress` of the Java library has
+# the same pattern.
 _ADDRESS = re.compile(
     r"(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
     r"(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~%-]*)*)"
@@ -22,13 +22,15 @@ _MOST_CHARACTERS = 200
 
 @dataclasses.dataclass(frozen=True)
 class ServerAddress:
-    """A server, as the code for enrolment has it.
+    """A server, as described by its enrolment code.
 
     Attributes:
-      url: The address before `/v1/`.
-      token: The enrolment token; None for devices that enrolled before.
-      certificate: SHA-256 of the only certificate that is accepted, in hexadecimal digits.
-      authority: PEM file of the only authority whose certificates are accepted.
+      url: URL of the server, up to `/v1/`.
+      token: The enrolment token; None for devices that are already enrolled.
+      certificate: SHA-256 of the only certificate that is accepted, in hexadecimal digits; None to
+        verify the certificate's authority.
+      authority: PEM file of the only authority whose certificates are accepted; None for the
+        system's authorities.
     """
 
     url: str
@@ -46,19 +48,19 @@ class ServerAddress:
 
     @property
     def host(self) -> str:
-        """Host and port, as in the address."""
+        """Host and port of the URL."""
         return urllib.parse.urlsplit(self.url).netloc
 
     @property
     def prefix(self) -> str:
-        """Path of the address, which a proxy may need."""
+        """Path of the URL, which a proxy may need."""
         return urllib.parse.urlsplit(self.url).path.rstrip("/")
 
     def tls(self) -> ssl.SSLContext | None:
-        """Returns the TLS settings; None for plain HTTP.
+        """Returns the TLS context; None for plain HTTP.
 
         Raises:
-          FederationError: If the authority's file is no certificate.
+          FederationError: If the authority's file is not a certificate.
         """
         if urllib.parse.urlsplit(self.url).scheme == "http":
             return None
@@ -83,21 +85,21 @@ class ServerAddress:
 
 
 def split_address(url: str, name: str) -> urllib.parse.SplitResult:
-    """Returns the parts of an address by which devices may reach a server.
+    """Returns the parts of a URL at which devices may reach a server.
 
     Args:
-      url: `https`, or `http` on this machine; a host, and perhaps a port and a path.
-      name: Where the address stands, which begins the error.
+      url: `https` URL, or `http` URL on this machine, with a host and optionally a port and a path.
+      name: Name of the address, which begins the error message.
 
     Raises:
-      FederationError: If it is something else.
+      FederationError: If the URL has another form.
     """
     found = _ADDRESS.fullmatch(url) if len(url) <= _MOST_CHARACTERS else None
     is_address = found is not None and (found[3] is None or 0 < int(found[3]) < 65536)
     try:
         parts = urllib.parse.urlsplit(url if is_address else "")
     except ValueError:
-        # Brackets around something else than an IPv6 address.
+        # The brackets do not enclose an IPv6 address.
         is_address = False
     if not is_address:
         raise FederationError(
@@ -114,13 +116,13 @@ def split_address(url: str, name: str) -> urllib.parse.SplitResult:
 
 
 def parse_link(text: str) -> ServerAddress:
-    """Reads the text of the code with which devices enrol.
+    """Parses the text of an enrolment code.
 
     Args:
-      text: `fedsup://enrol?server=...&token=...&certificate=...`, or an address alone.
+      text: `fedsup://enrol?server=...&token=...&certificate=...`, or only the server's URL.
 
     Raises:
-      FederationError: If it is neither.
+      FederationError: If the text is neither.
     """
     if not text.startswith("fedsup:"):
         return ServerAddress(text)

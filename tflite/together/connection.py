@@ -1,4 +1,4 @@
-"""A connection to the gateway: TLS to the server that is meant, and one request at a time."""
+"""A connection to the gateway: TLS to the intended server, one request at a time."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tflite.together.address import ServerAddress
 from tflite.together.errors import FederationError, RefusedError, UnavailableError
 
-# Far more than any answer of the protocol but a model.
+# Far larger than any answer of the protocol except a model.
 _MOST_ANSWER_BYTES = 2**20
 _CHUNK_BYTES = 256 * 1024
 _MOST_WAIT_SECONDS = 24 * 3600
@@ -21,9 +21,9 @@ class Answer(NamedTuple):
     """An answer from 200 to 299.
 
     Attributes:
-      status: Its code.
-      headers: Its headers.
-      parts: The body, in parts as they come.
+      status: HTTP status code.
+      headers: Headers of the answer.
+      parts: Parts of the body, as they arrive.
     """
 
     status: int
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
         """Returns the body as a JSON object.
 
         Raises:
-          FederationError: If it is not such a file.
+          FederationError: If the body is not a JSON object.
         """
         fields = _json(_joined(self.parts))
         if fields is None:
@@ -46,17 +46,17 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """Requests to one server, over a connection that is kept while it lasts."""
+    """Sends requests to one server, over a connection that is kept open."""
 
     def __init__(self, address: ServerAddress, timeout_seconds: float = 60.0):
         """Prepares the connection; the first request opens it.
 
         Args:
           address: The server.
-          timeout_seconds: Time without a byte after which a request has failed.
+          timeout_seconds: Seconds without data after which a request fails.
 
         Raises:
-          FederationError: If the authority's file is no certificate.
+          FederationError: If the authority's file is not a certificate.
         """
         self._address = address
         self._timeout = timeout_seconds
@@ -67,20 +67,20 @@ class Connection:
         """Sends a request.
 
         Args:
-          method: In capitals.
-          path: From `/` on, without what a proxy needs before it.
-          headers: Its headers.
-          body: Its body.
+          method: HTTP method, in capitals.
+          path: Path from `/` on, without the prefix that a proxy may need.
+          headers: Headers of the request.
+          body: Body of the request.
 
         Returns:
           The answer, whose body must be read before the next request.
 
         Raises:
-          UnavailableError: If there is no answer, or one that says to come back.
-          RefusedError: If the answer is any other from 400 on.
-          FederationError: If the server is not the one that is meant.
+          UnavailableError: If there is no answer, or its status is 429 or from 500 on.
+          RefusedError: If the answer has any other status from 300 on.
+          FederationError: If the server is not the intended one.
         """
-        # A PUT without a body has a length too.
+        # A PUT request without a body has a length too.
         length = {"Content-Length": str(len(body))} if body or method == "PUT" else {}
         request = (method, self._address.prefix + path, body or None, {**headers, **length})
         try:
@@ -104,7 +104,7 @@ class Connection:
         raise RefusedError(answer.status, code, message, answer.headers.get("Date"))
 
     def close(self) -> None:
-        """Closes the connection; another request opens it again."""
+        """Closes the connection; the next request opens it again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -118,7 +118,7 @@ class Connection:
         except (ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest):
             if not is_kept:
                 raise
-        # The server ends connections that were idle.
+        # The server closes idle connections: try again on a new one.
         self.close()
         connection = self._open()
         connection.request(*request)

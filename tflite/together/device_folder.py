@@ -1,4 +1,4 @@
-"""Files that a device keeps: its identity, its model, and the update that is on its way."""
+"""Files that a device keeps: its identity, its model, and its pending update."""
 
 import contextlib
 import dataclasses
@@ -13,20 +13,20 @@ from tflite.together.errors import FederationError
 from tflite.together.federation import Identity
 
 _IDENTITY, _PENDING, _MODELS = "identity.json", "pending.json", "models"
-# Far more than any update; the server bounds it by the task.
+# Far larger than any update; the server enforces the limit of each task.
 _MOST_UPDATE_BYTES = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
 class PendingUpdate:
-    """An update that was made and of which no answer has said that it arrived.
+    """An update whose arrival the server has not yet confirmed.
 
     Attributes:
-      task: The task's fields, as the check-in has them.
-      path: The update's file.
+      task: Fields of the task, as in the answer to the check-in.
+      path: Path of the update file.
       loss_before: Mean loss before training.
-      loss_after: Mean loss after it.
-      is_sent_late: Whether it waits until its round was closed.
+      loss_after: Mean loss after training.
+      is_sent_late: Whether the update is sent only after its round was closed.
     """
 
     task: dict[str, Any]
@@ -41,20 +41,20 @@ class PendingUpdate:
 
 
 class DeviceFolder:
-    """A folder that only its owner may read; each file in it is whole or not there."""
+    """A folder that only its owner may read; each file in it is complete or absent."""
 
     def __init__(self, path: str | os.PathLike):
-        """Makes the folder unless it is there."""
+        """Creates the folder unless it exists."""
         self.path = os.fspath(path)
         make_folder(self.path)
-        # The key is in it.
+        # The folder holds the device's key.
         os.chmod(self.path, 0o700)
 
     def identity(self, url: str) -> Identity | None:
-        """Returns the device that enrolled with a server; None if none did.
+        """Returns the identity that is enrolled with a server; None if there is none.
 
         Raises:
-          FederationError: If it enrolled with another server.
+          FederationError: If the identity is enrolled with another server.
         """
         path = self._path(_IDENTITY)
         if not os.path.exists(path):
@@ -68,28 +68,28 @@ class DeviceFolder:
         return Identity(fields["device"], bytes.fromhex(fields["key"]))
 
     def keep_identity(self, url: str, identity: Identity) -> None:
-        """Writes the identity; without it the device is lost to the server."""
+        """Writes the identity, without which the server no longer knows the device."""
         fields = {"url": url, "device": identity.device, "key": identity.key.hex()}
         write_json(self._path(_IDENTITY), fields)
 
     def follow(self, url: str) -> None:
-        """Keeps the identity, if there is one, for a server that has another address now."""
+        """Changes the server's address in the identity, if there is one, to a new URL."""
         path = self._path(_IDENTITY)
         if os.path.exists(path):
             fields = read_json(path, "a device's identity", _parse_identity)
             write_json(path, {**fields, "url": url})
 
     def model_path(self, hash_: str) -> str:
-        """Returns where a model is kept."""
+        """Returns the path of a model."""
         return self._path(_MODELS, f"{hash_}.tflite")
 
     def held_model(self) -> str | None:
-        """Returns the hash of the model that is there; None if there is none."""
+        """Returns the hash of the stored model; None if there is none."""
         names = [name for name in self._models() if name.endswith(".tflite")]
         return names[0].removesuffix(".tflite") if names else None
 
     def remove_other_models(self, hash_: str) -> None:
-        """Removes all models but one, whole or in parts."""
+        """Removes all other models, including partial downloads."""
         for name in self._models():
             if not name.startswith(hash_):
                 os.remove(self._path(_MODELS, name))
@@ -97,7 +97,7 @@ class DeviceFolder:
     def keep_update(
         self, task: dict[str, Any], update: DeviceUpdate, is_sent_late: bool = False
     ) -> PendingUpdate:
-        """Writes an update, so that a device that ends now sends it when it is back."""
+        """Writes an update, so that the device can send it even after a restart."""
         path = self._path(f"update-{task['task']}.safetensors")
         write_update(path, update)
         pending = PendingUpdate(task, path, update.loss_before, update.loss_after, is_sent_late)
@@ -107,7 +107,7 @@ class DeviceFolder:
         return pending
 
     def pending(self) -> PendingUpdate | None:
-        """Returns the update that waits to be sent; None if none does."""
+        """Returns the update that waits to be sent; None if there is none."""
         path = self._path(_PENDING)
         if not os.path.exists(path):
             return None

@@ -1,4 +1,4 @@
-"""Errors of a device that takes part: for good, for now, or of one request."""
+"""Errors of a participating device: permanent, temporary, or of one request."""
 
 
 class FederationError(ValueError):
@@ -6,10 +6,10 @@ class FederationError(ValueError):
 
 
 class UnavailableError(RuntimeError):
-    """The server does not serve now.
+    """The server is unavailable for now.
 
     Attributes:
-      seconds: Time after which the device comes back; None if the server gave no time.
+      seconds: Seconds after which the device may try again; None if the server gave none.
     """
 
     def __init__(self, message: str, seconds: int | None = None):
@@ -22,9 +22,9 @@ class RefusedError(ValueError):
     """The server refuses a request, and would refuse it again.
 
     Attributes:
-      status: Status code of the answer.
+      status: HTTP status code of the answer.
       code: One of the protocol's codes.
-      date: The server's time, as its header `Date` has it.
+      date: The server's time, from the header `Date` of the answer.
     """
 
     def __init__(self, status: int, code: str, message: str, date: str | None = None):

@@ -1,7 +1,7 @@
 """A device's requests to a gateway: enrolment, check-in, model, update, status.
 
-`Federation` speaks the protocol of docs/gateway_protocol.md with the standard library alone.
-Requests are repeated until they are answered, which the protocol allows for each of them.
+`Federation` implements the protocol of docs/gateway_protocol.md with the standard library alone.
+Unanswered requests are repeated, which the protocol allows for all of them.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ _MOST_WAIT_SECONDS = 300.0
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """A device as a server knows it.
+    """Identity of a device at a server.
 
     Attributes:
-      device: 32 hexadecimal digits.
-      key: 32 bytes to sign with.
+      device: Identifier of the device, 32 hexadecimal digits.
+      key: Key with which the device signs, 32 bytes.
     """
 
     device: str
@@ -41,9 +41,9 @@ class Identity:
 
 
 class Federation:
-    """Speaks with one server for one device.
+    """Client of one server for one device.
 
-    With a server that runs, and the line that it printed as `link`:
+    For a running server that printed the enrolment link `link`:
 
         federation = Federation(parse_link(link))
         federation.check_server()
@@ -60,31 +60,31 @@ class Federation:
         sleep: Callable[[float], None] = time.sleep,
         connection: Connection | None = None,
     ):
-        """Prepares the requests; sends none.
+        """Creates the client; no request is sent.
 
         Args:
           address: The server.
-          identity: The device, if it enrolled before.
-          attempts: Times that a request is sent until it is answered, from 1.
-          sleep: Waits between them for so many seconds.
-          connection: Sends; by default a `Connection` to the address.
+          identity: Identity of the device, if it is already enrolled.
+          attempts: Maximum number of times that a request is sent, from 1.
+          sleep: Waits for a number of seconds between attempts.
+          connection: Connection to use; by default a `Connection` to `address`.
 
         Raises:
-          FederationError: If the authority's file is no certificate.
+          FederationError: If the authority's file is not a certificate.
         """
         self.address = address
         self.identity = identity
         self._attempts = attempts
         self._sleep = sleep
         self._connection = connection or Connection(address)
-        # Seconds that the server's clock is ahead.
+        # Seconds by which the server's clock is ahead.
         self._clock_offset = 0
 
     def check_server(self) -> str:
-        """Asks for the server's protocol; returns the version of its program.
+        """Checks the server's protocol, and returns the version of its program.
 
         Raises:
-          FederationError: If it speaks another version of the protocol, or none.
+          FederationError: If the server has another version of the protocol, or none.
         """
         fields = self._repeat(lambda: self._connection.send("GET", "/health", {}).json())
         if fields.get("protocol") != PROTOCOL:
@@ -96,10 +96,10 @@ class Federation:
         return str(fields.get("version"))
 
     def enrol(self) -> Identity:
-        """Makes this a device of the server; returns its identity, which must be kept.
+        """Enrols this device, and returns its identity, which must be kept.
 
         Raises:
-          FederationError: If there is no token, or the server refuses it.
+          FederationError: If there is no token, or the server refuses the token.
         """
         if not self.address.token:
             raise FederationError(
@@ -127,7 +127,7 @@ class Federation:
           fields: `tier` or `capability`, `runtime`, `application` and, if there is one, `model`.
 
         Returns:
-          `wait_seconds`, and `task` if there is one, checked.
+          `wait_seconds`, and `task` if there is one, both validated.
 
         Raises:
           FederationError: If the device was revoked, or its tier is unknown.
@@ -152,17 +152,18 @@ class Federation:
         return answer
 
     def fetch_model(self, hash_: str, size: int, path: str | os.PathLike) -> None:
-        """Fetches a model; what an earlier call began to fetch is not sent again.
+        """Downloads a model, resuming the partial download of an earlier call.
 
         Args:
           hash_: SHA-256 of the model.
-          size: Its bytes.
-          path: Where it is put once it is whole; while it comes, `.part` is behind it.
+          size: Size of the model in bytes.
+          path: Path of the complete model; a partial download has the suffix `.part`.
 
         Raises:
-          UnavailableError: If the transfer breaks again and again; what came is kept.
-          RefusedError: If the server has no such model any more.
-          OSError: If it cannot be written.
+          UnavailableError: If the transfer keeps failing, in which case the received part is kept,
+            or if the model has another hash.
+          RefusedError: If the server no longer has the model.
+          OSError: If the file cannot be written.
         """
         make_folder(os.path.dirname(os.path.abspath(path)))
         part = f"{os.fspath(path)}.part"
@@ -200,18 +201,18 @@ class Federation:
             raise UnavailableError(f"Expected a model of {size:,} bytes, received fewer.")
 
     def send_update(self, task: str, data: bytes) -> dict[str, Any]:
-        """Sends an update; sent again it counts once.
+        """Sends an update, which counts once even if it is sent again.
 
         Args:
-          task: The task's identity.
-          data: The update file.
+          task: Identifier of the task.
+          data: Bytes of the update file.
 
         Returns:
           `update`, `round` and `wait_seconds`.
 
         Raises:
           UnavailableError: If there is no answer; the update must be kept and sent again.
-          RefusedError: If it cannot be used.
+          RefusedError: If the update cannot be used.
         """
         hash_ = hashlib.sha256(data).hexdigest()
         path = f"/v1/tasks/{task}/updates/{hash_}"
@@ -219,7 +220,7 @@ class Federation:
         return self._repeat(lambda: self._signed("PUT", path, data, headers).json())
 
     def status(self) -> dict[str, Any]:
-        """Returns `round`, and the device's latest `updates` with what came of each."""
+        """Returns `round`, and the device's latest `updates` with their outcomes."""
         return self._repeat(lambda: self._signed("GET", "/v1/status").json())
 
     def close(self) -> None:
@@ -253,12 +254,12 @@ class Federation:
         return self._connection.send(method, path, {**headers, "Authorization": header}, body)
 
     def _repeat(self, send: Callable[[], Any]) -> Any:
-        """Sends a request until it is answered, waiting longer each time."""
+        """Sends a request until it is answered, with exponential backoff."""
         for attempt in range(1, self._attempts + 1):
             try:
                 return send()
             except RefusedError as error:
-                # Nothing that the device does by itself changes these.
+                # The device cannot resolve these by itself.
                 if error.status in (401, 403):
                     raise FederationError(f"{self.address.url}: {error}") from error
                 raise
@@ -266,7 +267,7 @@ class Federation:
                 if attempt == self._attempts:
                     raise
                 most = min(_MOST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-                # No two devices come back at once.
+                # Random jitter keeps devices from coming back at the same time.
                 wait = random.uniform(most / 2, most)
                 self._sleep(max(wait, error.seconds or 0))
         raise UnavailableError("Expected at least one attempt.")

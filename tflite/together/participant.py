@@ -1,4 +1,4 @@
-"""One visit of a device to the gateway: what waits is sent, a task is asked for, done and sent."""
+"""One visit of a device to the gateway: sends a pending update, or trains a new task."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,23 +13,23 @@ from tflite.together.device_folder import DeviceFolder, PendingUpdate
 from tflite.together.errors import RefusedError
 from tflite.together.federation import Federation
 
-# Images `(examples, height, width, channels)` and labels `(examples,)` for a model; None if there
-# are none yet.
+# Returns images `(examples, height, width, channels)` and labels `(examples,)` for a model, or None
+# if there are none yet.
 Examples = Callable[[ModelMetadata], tuple[np.ndarray, np.ndarray] | None]
-# Seconds until a device comes back that was told none.
+# Seconds until the next visit if the server gave none.
 _WAIT_SECONDS = 60
 
 
 class Visit(NamedTuple):
-    """The end of a visit.
+    """Result of a visit.
 
     Attributes:
-      event: `waits` (no task), `needs_examples`, `sent`, `refused`, or one of a subclass's.
-      wait_seconds: Time until the next visit.
-      task: The task's fields, if there was one.
+      event: `waits` (no task), `needs_examples`, `sent`, `refused`, or an event of a subclass.
+      wait_seconds: Seconds until the next visit.
+      task: Fields of the task, if there was one.
       loss_before: Mean loss before training, if the device trained.
-      loss_after: Mean loss after it.
-      message: Reason of a refusal; else empty.
+      loss_after: Mean loss after training, if the device trained.
+      message: Reason for a refusal; otherwise empty.
     """
 
     event: str
@@ -41,7 +41,7 @@ class Visit(NamedTuple):
 
 
 class Participant:
-    """A device that takes part, with the files that it keeps between visits."""
+    """A participating device, with the files that it keeps between visits."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Participant:
         """Creates the device.
 
         Args:
-          federation: Speaks with the server; its identity is taken from the folder.
-          folder: The device's files.
-          fields: `tier` or `capability`, and `application`, of every check-in.
-          runtime: Name of the runtime; by default that of `choose_runtime`.
+          federation: Client of the server; its identity is taken from the folder.
+          folder: Folder of the device's files.
+          fields: Fields of every check-in: `tier` or `capability`, and `application`.
+          runtime: Name of the runtime; by default `choose_runtime` selects one.
         """
         self.federation = federation
         self.folder = folder
@@ -65,15 +65,15 @@ class Participant:
         self._fields = {**fields, "runtime": version}
 
     def visit(self, examples: Examples) -> Visit:
-        """Does what is due.
+        """Enrols if necessary, then sends the pending update or performs a new task.
 
         Args:
           examples: Returns the device's own examples for a model.
 
         Raises:
           FederationError: If the device cannot take part.
-          UnavailableError: If the server does not answer; what was made is kept.
-          RefusedError: If the server has no such model any more.
+          UnavailableError: If the server does not answer; a trained update is kept.
+          RefusedError: If the server no longer has the model.
           ValueError: If the model cannot be opened or trained.
         """
         self._enrol()
@@ -101,13 +101,13 @@ class Participant:
         examples: tuple[np.ndarray, np.ndarray],
         wait_seconds: int,
     ) -> Visit:
-        """Does a task.
+        """Performs a task: trains its model and sends the update.
 
         Args:
-          task: Its fields.
-          path: The model.
-          examples: The device's own.
-          wait_seconds: Time until the next visit if nothing is sent.
+          task: Fields of the task.
+          path: Path of the model.
+          examples: Images and labels of the device.
+          wait_seconds: Seconds until the next visit if a subclass sends nothing.
         """
         del wait_seconds
         return self.send(self.folder.keep_update(task, self.train(task, path, examples)))
@@ -115,7 +115,7 @@ class Participant:
     def train(
         self, task: Mapping[str, Any], path: str, examples: tuple[np.ndarray, np.ndarray]
     ) -> DeviceUpdate:
-        """Trains a task's model, and returns the change of its weights."""
+        """Trains a task's model and returns the update."""
         trainer = DeviceTrainer(path, runtime=self._runtime)
         before, _ = trainer.evaluate(*examples)
         trainer.fit(*examples, **fit_options(task))
@@ -123,7 +123,7 @@ class Participant:
         return trainer.update(examples=len(examples[1]), loss_before=before, loss_after=after)
 
     def send(self, pending: PendingUpdate) -> Visit:
-        """Sends an update, and forgets it once the server took or refused it for good."""
+        """Sends an update, and removes it once the server accepts or finally refuses it."""
         try:
             answer = self.federation.send_update(pending.task["task"], pending.data())
         except RefusedError as error:
@@ -141,7 +141,7 @@ class Participant:
 
 
 def fit_options(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of `DeviceTrainer.fit` that a task decides."""
+    """Returns the arguments of `DeviceTrainer.fit` that a task determines."""
     return {name: task[name] for name in ("epochs", "learning_rate", "seed")}
 
 

@@ -8,14 +8,14 @@ EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 
 
 def signature(key: bytes, method: str, path: str, body_hash: str, time: int) -> str:
-    """Signs a request.
+    """Returns the signature of a request, as hexadecimal digits.
 
     Args:
-      key: The device's key.
-      method: In capitals.
-      path: From `/v1/` on.
-      body_hash: SHA-256 of the body in hexadecimal digits.
-      time: Seconds since 1970.
+      key: Key of the device.
+      method: HTTP method, in capitals.
+      path: Path of the request, from `/v1/` on.
+      body_hash: SHA-256 of the body, in hexadecimal digits.
+      time: Current Unix time, in seconds.
     """
     text = f"{method}\n{path}\n{body_hash}\n{time}"
     return hmac.digest(key, text.encode(), "sha256").hex()
@@ -24,5 +24,5 @@ def signature(key: bytes, method: str, path: str, body_hash: str, time: int) -> 
 def authorization(
     device: str, key: bytes, method: str, path: str, body_hash: str, time: int
 ) -> str:
-    """Returns the header `Authorization` of a request; see `signature`."""
+    """Returns the `Authorization` header of a request; see `signature`."""
     return f"{SCHEME} {device}:{time}:{signature(key, method, path, body_hash, time)}"
