@@ -1,6 +1,6 @@
-"""The model and the algorithm: search spaces, the supernet, local training, data and search.
+"""Core library: search spaces, the supernet, local training, data and architecture search.
 
-Names are loaded when they are used (PEP 562): `import fedsup_tf` alone loads no TensorFlow.
+Names are loaded on first use (PEP 562); `import fedsup_tf` alone does not load TensorFlow.
 """
 
 from fedsup_tf.lazy import lazy_exports

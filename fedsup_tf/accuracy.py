@@ -1,4 +1,4 @@
-"""Counts a subnet's right answers, in batches of a given size, on which PN depends."""
+"""Accuracy of subnets in batches of a given size, on which the results of PN depend."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,14 +27,14 @@ def count_correct(
     """Counts the images whose largest logit is that of their label.
 
     Args:
-      supernet: The model whose `forward` is used; its own variables are not.
+      supernet: Model whose `forward` is called; its own variables are not read.
       weights: A subnet's weights by tensor name.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.
-      batch_size: Images normalized together; the last batch takes what is left.
+      batch_size: Number of images per batch; the last batch may be smaller.
       preprocessing: Normalization of the images.
-      architecture: Which subnet they are, if the space has resolutions and the images are still to
-        be resized.
+      architecture: Architecture that `weights` belong to. Needed only if the space has resolutions
+        and `images` still have to be resized.
 
     Returns:
       The count, an int32 scalar.
@@ -44,7 +44,7 @@ def count_correct(
         def batch(begin, correct):
             part = preprocessing.normalize(resize(images[begin : begin + batch_size]))
             guess = tf.argmax(supernet.forward(weights, part), 1, tf.int32)
-            # Inside a TFF computation == compares the identity of the tensors.
+            # Inside a TFF computation, == compares the identity of tensors.
             right = tf.cast(tf.equal(guess, labels[begin : begin + batch_size]), tf.int32)
             return begin + batch_size, correct + tf.reduce_sum(right)
 
@@ -62,13 +62,13 @@ def build_accuracy(
     """Builds a function that computes the accuracy of any subnet.
 
     Args:
-      supernet: The model whose `forward` is used; its own variables are not.
+      supernet: Model whose `forward` is called; its own variables are not read.
       preprocessing: Normalization of the images.
 
     Returns:
       A function of the supernet's weights by name, an architecture, uint8 images `(examples,
-      height, width, channels)`, labels `(examples,)` and a batch size, which returns the share of
-      right answers, from 0 to 1. It is traced once for all subnets and batch sizes.
+      height, width, channels)`, labels `(examples,)` and a batch size. It returns the accuracy,
+      from 0 to 1, and is traced once for all subnets and batch sizes.
     """
     shapes = supernet.weight_shapes
     signature = [
@@ -107,17 +107,17 @@ def random_subnet_accuracies(
     """Computes the accuracies of subnets that are drawn uniformly from the space.
 
     Args:
-      accuracy: Computes it from weights, an architecture, images and labels.
+      accuracy: Function of weights, an architecture, images and labels that returns the accuracy.
       space: Search space of the subnets.
       weights: The supernet's weights by tensor name.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.
       subnets: Number of subnets to draw.
-      seed: Decides the draws.
-      most_images: Number of images to use, at equal distances, where there are more.
+      seed: Seed of the draws.
+      most_images: Maximum number of images to use; if there are more, evenly spaced ones are taken.
 
     Returns:
-      Each drawn architecture with its accuracy, from 0 to 1.
+      Pairs of a drawn architecture and its accuracy, from 0 to 1.
     """
     rng = np.random.default_rng(seed)
     used = np.linspace(0, len(labels) - 1, min(most_images, len(labels))).astype(int)

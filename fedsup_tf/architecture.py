@@ -1,6 +1,6 @@
 """An `Architecture` describes one subnet by the width, depth and kernel of each of its stages.
 
-In a space of several resolutions it also has the resolution of the images that enter it.
+In a space with several resolutions, it also has the resolution of the subnet's input images.
 
 It is immutable, hashable and serialized as JSON.
 """
@@ -13,8 +13,7 @@ from typing import Any
 from fedsup_tf.files.json_schema import expect_keys, parse_json, whole_numbers
 from fedsup_tf.files.reading import parsing
 
-# The fields of an architecture that have a value for each stage, in the order in which a space
-# encodes them.
+# The fields of an architecture that have one value per stage, in the order of the encoding.
 DIMENSIONS = ("widths", "depths", "kernels")
 
 
@@ -26,8 +25,8 @@ class Architecture:
       widths: Output channels of each stage.
       depths: Number of blocks of each stage.
       kernels: Side of the square depthwise kernels of each stage.
-      resolution: Height in pixels of the images that enter it, in a space that has
-        `SearchSpace.resolutions`; else None.
+      resolution: Height of the input images in pixels if the space has
+        `SearchSpace.resolutions`; otherwise None.
 
     Example:
       >>> from fedsup_tf import Architecture
@@ -45,7 +44,7 @@ class Architecture:
 
     def __post_init__(self):
         for dimension in DIMENSIONS:
-            # operator.index takes NumPy's whole numbers, and refuses fractions.
+            # operator.index accepts NumPy integers and rejects fractions.
             values = tuple(operator.index(value) for value in getattr(self, dimension))
             object.__setattr__(self, dimension, values)
         lengths = {dimension: len(getattr(self, dimension)) for dimension in DIMENSIONS}
@@ -58,7 +57,7 @@ class Architecture:
             object.__setattr__(self, "resolution", operator.index(self.resolution))
 
     def fields(self) -> dict[str, Any]:
-        """Returns the architecture as JSON values by name, the resolution only if it has one."""
+        """Returns the JSON values by field name, with the resolution only if there is one."""
         fields = {dimension: list(getattr(self, dimension)) for dimension in DIMENSIONS}
         return fields if self.resolution is None else {**fields, "resolution": self.resolution}
 
@@ -69,19 +68,19 @@ class Architecture:
     @classmethod
     @parsing("An architecture")
     def from_json(cls, text: str) -> "Architecture":
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-          ValueError: If the text is not JSON or its fields are not lists of whole numbers.
+          ValueError: If the text is not JSON or its fields are not lists of integers.
         """
         return cls.from_fields(parse_json(text, "An architecture"))
 
     @classmethod
     def from_fields(cls, fields: Any) -> "Architecture":
-        """Makes an architecture of a JSON object that is part of another.
+        """Makes an architecture from a JSON object, such as one nested in another document.
 
         Raises:
-          ValueError: If it is no such object.
+          ValueError: If the object does not describe an architecture.
         """
         if not isinstance(fields, dict):
             raise ValueError(

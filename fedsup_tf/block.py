@@ -1,4 +1,4 @@
-"""The elastic block that stages of a supernet repeat."""
+"""The elastic block that the stages of a supernet repeat."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,9 @@ class ElasticBlock(keras.layers.Layer):
 
     The branch is depthwise convolution, PN, ReLU6, pointwise convolution, PN.
 
-    The shortcut halves the map by average pooling where the stride is 2, and is a 1 x 1 convolution
-    where the block changes the width. An absent block (all of its tensors of size 0) returns its
-    inputs; so does the absent shortcut convolution. Sizes may be unknown when a graph is traced.
+    The shortcut halves the map by average pooling if the stride is 2, and has a 1 x 1 convolution
+    if the block changes the width. An absent block (all of its tensors of size 0) returns its
+    inputs, as does an absent shortcut convolution. Sizes may be statically unknown.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class ElasticBlock(keras.layers.Layer):
         """Makes a block.
 
         Args:
-          stage: The stage that it belongs to.
-          number: Its number in the stage, from 0.
-          in_widths: Numbers of channels that may enter it.
+          stage: The stage that the block belongs to.
+          number: Index of the block in its stage, from 0.
+          in_widths: Possible numbers of input channels.
           normalization: A key of `normalization_layers.NORMALIZATIONS`.
           seed: Seed of the initial weights.
         """
@@ -55,7 +55,7 @@ class ElasticBlock(keras.layers.Layer):
         self.pointwise = layers.ElasticConv2D(
             width, 1, kernel_initializer=uniform(seed + 1, self.in_width), name="pointwise"
         )
-        # gamma = 0, so that each residual block starts as the identity.
+        # gamma = 0, so each residual block starts as the identity.
         self.pointwise_norm = norm(zero_scale=True, name="pointwise_norm")
         self.shortcut = None
         if self.is_first and set(in_widths) | set(stage.widths) != {width}:
@@ -85,15 +85,15 @@ class ElasticBlock(keras.layers.Layer):
         within_kernel: layers.Size,
         nested: bool,
     ) -> dict[str, Slice]:
-        """Returns the slices of the block's tensors that a choice of dimensions uses.
+        """Returns the slices of the block's tensors for the given dimensions.
 
         Args:
-          in_width: Channels that enter the block.
-          width: Output channels.
+          in_width: Number of input channels.
+          width: Number of output channels.
           kernel: Side of the depthwise kernel.
-          present: 1 if the subnet has the block, else 0.
-          within_kernel: Side of the depthwise kernel that is cut.
-          nested: Whether the slices include what the subnet's own subnets need.
+          present: 1 if the subnet has the block, otherwise 0.
+          within_kernel: Side of the depthwise kernel from which the slice is cut.
+          nested: Whether the slices include everything that subnets of the subnet need.
         """
         in_used, out_used = in_width * present, width * present
         parts = {
@@ -113,10 +113,10 @@ class ElasticBlock(keras.layers.Layer):
         inputs: tf.Tensor,
         sample_weights: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Computes the block with the given weights, any of which may be of size 0.
+        """Computes the block with the given weights, any of which may have size 0.
 
         Args:
-          weights: Tensors by local name, of static or unknown sizes.
+          weights: Tensors by local name; sizes may be statically unknown.
           inputs: `(batch, height, width, in_width)`.
           sample_weights: Weight of each image in the normalizations, `(batch,)`; equal by default.
 
@@ -127,7 +127,7 @@ class ElasticBlock(keras.layers.Layer):
         kernel = weights["depthwise/kernel"]
         if kernel.shape[2] == 0:
             return inputs, {}
-        # An absent block computes with 0 channels and adds nothing. Where the block is present, the
+        # An absent block computes with 0 channels and adds nothing. If the block is present, the
         # slice and the padding below return their input unchanged.
         branch = inputs
         if not self.always_present and kernel.shape[2] is None:
@@ -160,16 +160,16 @@ class ElasticBlock(keras.layers.Layer):
 
 
 def uniform(seed: int, fan_in: int) -> keras.initializers.Initializer:
-    """Returns the reference implementation's initializer, uniform within `fan_in**-0.5`.
+    """Returns the reference implementation's initializer, uniform within +-`fan_in**-0.5`.
 
-    It is small enough for the shortcuts, which no normalization follows.
+    The range is small enough for the shortcuts, which are not followed by a normalization.
     """
     limit = fan_in**-0.5
     return keras.initializers.RandomUniform(-limit, limit, seed)
 
 
 def with_prefixes(parts: Mapping[keras.layers.Layer, Mapping[str, Any]]) -> dict[str, Any]:
-    """Merges the mappings of several layers, each name prefixed by its layer's name and a /."""
+    """Merges the mappings of several layers, prefixing each name with the layer's name and /."""
     return {
         f"{layer.name}/{name}": value
         for layer, named in parts.items()
@@ -178,7 +178,7 @@ def with_prefixes(parts: Mapping[keras.layers.Layer, Mapping[str, Any]]) -> dict
 
 
 def under(prefix: str, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Selects the values whose names begin with `prefix` and a /, and drops that prefix."""
+    """Selects the values whose names begin with `prefix` and /, and strips that prefix."""
     prefix += "/"
     return {
         name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)

@@ -1,7 +1,7 @@
-"""Accuracy of subnets as they are deployed: calibrated, so that every image stands for itself.
+"""Accuracy of subnets as deployed: calibrated, so that each image is classified independently.
 
-Computes in one process what a calibration by clients' sums (`tff_programs.learning.calibration`)
-gives, for any number of subnets without tracing each.
+Computes in a single process what `tff_programs.learning.calibration` obtains from clients' sums,
+for any number of subnets without tracing each one.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from fedsup_tf.logistic_regression import BIAS, KERNEL, PENALTY
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
 
-# After as many passes root mean squares change by less than a percent.
+# After this many passes, root mean squares change by less than one percent.
 _PASSES = 3
-# Root mean squares of as many images are those of all to within a percent.
+# Root mean squares over this many images are within one percent of those over all images.
 _MOST_FOR_MEAN_SQUARES = 2_000
 _BATCH = 50
 _TEST_BATCH = 256
@@ -37,23 +37,24 @@ def build_calibrated_accuracy(
     classifier_penalty: float | str | None = PENALTY,
     held_out: np.ndarray | None = None,
 ) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], float]:
-    """Builds a function that calibrates any subnet, and computes its accuracy.
+    """Builds a function that calibrates any subnet and computes its accuracy.
 
     Args:
-      supernet: The model whose `forward` is used; its own variables are not.
+      supernet: Model whose `forward` is called; its own variables are not read.
       preprocessing: Normalization of the images.
       images: Images to calibrate on, uint8 `(examples, height, width, channels)`, in random order.
-      labels: Their labels, `(examples,)`.
-      classifier_penalty: Penalty of the classifier that is fitted anew (see `logistic_regression`);
-        `inference_classifier.CHOSEN` for the one that the images choose, as in files that only
-        infer; None keeps the classifier as it was trained.
-      held_out: Which images are held out to choose it, `(examples,)`; by default a fifth.
+      labels: Labels of `images`, `(examples,)`.
+      classifier_penalty: Penalty of the refitted classifier (see `logistic_regression`).
+        `inference_classifier.CHOSEN` chooses it on held-out images, as for inference-only files;
+        None keeps the trained classifier.
+      held_out: Mask of the images held out to choose the penalty, `(examples,)`; by default every
+        fifth image.
 
     Returns:
       A function of the supernet's weights by name, an architecture, test images and their labels,
-      which returns the share of right answers, from 0 to 1. It is traced once for all subnets, and
-      for each resolution if the space has resolutions. It keeps the calibrations of the weights
-      that it was called with last: do not change them.
+      which returns the accuracy, from 0 to 1. It is traced once for all subnets, or once per
+      resolution if the space has resolutions. It caches the calibrations of the weights from its
+      last call, so do not modify those weights in place.
     """
     accuracies = build_calibrated_accuracies(
         supernet, preprocessing, images, labels, [classifier_penalty], held_out
@@ -69,7 +70,7 @@ def build_calibrated_accuracies(
     classifier_penalties: Sequence[float | str | None],
     held_out: np.ndarray | None = None,
 ) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], list[float]]:
-    """Builds a function as `build_calibrated_accuracy` does, for several classifiers at once.
+    """Builds a function like `build_calibrated_accuracy`, but for several classifiers at once.
 
     Args:
       supernet: See `build_calibrated_accuracy`.
@@ -80,8 +81,8 @@ def build_calibrated_accuracies(
       held_out: See `build_calibrated_accuracy`.
 
     Returns:
-      A function that returns the share of right answers with each classifier. They are fitted to
-      the same features, which are computed once.
+      A function that returns the accuracy with each classifier. All classifiers are fitted to the
+      same features, which are computed once.
     """
     if supernet.space.resolutions:
         rest = (labels, classifier_penalties, held_out)
@@ -91,7 +92,6 @@ def build_calibrated_accuracies(
     shapes, elastic = supernet.weight_shapes, supernet.elastic_shapes()
     statistics = mean_square_shapes(elastic)
     space = supernet.space
-    # A tuple of tensors for the weights, the code, and the mean squares if they are frozen.
     weights_spec = {name: tf.TensorSpec(shape) for name, shape in shapes.items()}
     code_spec = tf.TensorSpec([len(space.choices)], tf.int32)
     frozen_spec = {name: tf.TensorSpec([None]) for name in statistics}
@@ -171,7 +171,8 @@ def build_calibrated_accuracies(
             penalty = PENALTY
         return logistic_regression.fit(features, labels, *start.values(), penalty)
 
-    # Of the last weights, so that a subnet's accuracies on many clients calibrate it once.
+    # Calibrations for the last weights, so that a subnet evaluated on many clients is calibrated
+    # only once.
     kept_weights, tensors, kept = None, {}, {}
 
     def accuracies(weights, architecture, test_images, test_labels):
@@ -193,7 +194,7 @@ def build_calibrated_accuracies(
 
 
 def _at_each_resolution(supernet, preprocessing, images, rest):
-    """Does the work of `build_calibrated_accuracies` with a supernet for each resolution."""
+    """Implements `build_calibrated_accuracies` with a separate supernet for each resolution."""
 
     @functools.cache
     def at(resolution):

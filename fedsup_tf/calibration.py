@@ -1,9 +1,9 @@
 """Calibrates parametric normalization: replaces batch statistics with population statistics.
 
-Parametric normalization divides by the RMS of the batch, so that an image's logits depend on the
-other images of its batch, and a single image is computed by another function than the one that was
-tested. With the RMS of a population frozen they do not. A frozen RMS is a factor per channel, which
-folds into the kernel of the convolution before the normalization and leaves a bias.
+Parametric normalization divides by the RMS of the batch. An image's logits therefore depend on the
+other images in its batch, and a single image is computed by a different function from the one that
+was tested. Freezing the RMS of a population removes this dependence. A frozen RMS is a factor per
+channel, which folds into the kernel of the preceding convolution and leaves a bias.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from fedsup_tf.logistic_regression import BIAS, KERNEL
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
 
-# Tensors of the classifier.
+# Names of the classifier's tensors.
 CLASSIFIER = (KERNEL, BIAS)
 
 
@@ -33,21 +33,21 @@ def sum_mean_squares(
 ) -> dict[str, tf.Tensor]:
     """Sums the mean square of each normalization's input over images.
 
-    Divided by the number of images, also over several clients, the sum is the population's mean
-    square. If `weights` hold frozen mean squares, the result does not depend on the batch size.
-    Repeated with the frozen mean squares of the pass before, it converges to those that the net
-    itself produces when it infers with them: layer by layer, so that as many passes as there are
-    layers are enough, and a few are in practice.
+    The sums add up over clients; divided by the total number of images, they are the population's
+    mean squares. If `weights` contain frozen mean squares, the result does not depend on the batch
+    size. Repeated passes, each with the frozen mean squares of the previous pass, converge to the
+    mean squares that the net itself produces at inference with them. They converge layer by layer:
+    as many passes as there are layers are enough, and in practice a few are.
 
     Args:
-      supernet: The model whose `forward` is used; its own variables are not.
+      supernet: Model whose `forward_with_statistics` is called; its own variables are not read.
       weights: A subnet's weights by tensor name, with or without mean squares.
       images: `(examples, height, width, channels)`, uint8.
-      batch_size: Images computed at once.
+      batch_size: Number of images per batch.
       preprocessing: Normalization of the images.
 
     Returns:
-      Sums, each `(channels,)`, by tensor name, such as `"stem_norm/mean_square"`.
+      The sums, each `(channels,)`, by tensor name, such as `"stem_norm/mean_square"`.
     """
     shapes = mean_square_shapes({name: value.shape for name, value in weights.items()})
     examples = tf.shape(images)[0]
@@ -69,12 +69,12 @@ def sum_mean_squares(
 
 
 def mean_square_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Returns the name and shape of the mean square of each parametric normalization of a subnet.
+    """Returns the shape of the mean square of each parametric normalization of a subnet, by name.
 
     Args:
-      shapes: Shape of each of the subnet's tensors by name; a length may be unknown.
+      shapes: Shape of each of the subnet's tensors by name; dimensions may be unknown.
     """
-    suffix = "_norm/alpha"  # Group normalization has no alpha, and nothing to freeze.
+    suffix = "_norm/alpha"  # Group normalization has no alpha and nothing to freeze.
     return {
         name.removesuffix("/alpha") + MEAN_SQUARE: tuple(shape)
         for name, shape in shapes.items()
@@ -85,17 +85,17 @@ def mean_square_shapes(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[i
 def fold(
     weights: Mapping[str, tf.Tensor], mean_squares: Mapping[str, tf.Tensor], epsilon: float = 1e-5
 ) -> dict[str, tf.Tensor]:
-    r"""Folds each frozen normalization into the convolution before it.
+    r"""Folds each frozen normalization into the preceding convolution.
 
     $$\gamma (k * x - \alpha) / r + \beta = (k \gamma / r) * x + (\beta - \alpha \gamma / r)$$
 
     Args:
       weights: A subnet's weights by tensor name.
-      mean_squares: The frozen mean squares, as `mean_square_shapes` names them.
-      epsilon: The normalizations' epsilon.
+      mean_squares: The frozen mean squares, by the names of `mean_square_shapes`.
+      epsilon: Epsilon of the normalizations.
 
     Returns:
-      Weights for `Supernet.forward`: kernels that normalize, and for each normalization its `bias`.
+      Weights for `Supernet.forward`, with scaled kernels and a `bias` for each normalization.
     """
     folded = dict(weights)
     for name, mean_square in mean_squares.items():
@@ -104,7 +104,7 @@ def fold(
         scale = gamma * tf.math.rsqrt(mean_square + epsilon)
         convolution = norm.removesuffix("_norm") + "/kernel"
         kernel = folded[convolution]
-        # The channels of a depthwise kernel are its last axis but one.
+        # The channels of a depthwise kernel are its second-to-last axis.
         is_depthwise = convolution.endswith("depthwise/kernel")
         folded[convolution] = kernel * (scale[:, tf.newaxis] if is_depthwise else scale)
         folded[f"{norm}/bias"] = beta - alpha * scale
@@ -112,15 +112,16 @@ def fold(
 
 
 class CalibrationParts(NamedTuple):
-    """A subnet's calibration by its uses.
+    """The parts of a subnet's calibration.
 
     Attributes:
-      classifier: Classifier of a file that trains, by tensor name; empty if it was not fitted.
-      inference_classifier: Classifier of files that only infer, by the same names.
-      int8_classifier: Classifier of those of them that compute with 8 bits, by the same names.
-      penalty: Penalty that was chosen for files that only infer; None if their classifier is that
-        of files that train.
-      mean_squares: Mean squares as `mean_square_shapes` names them.
+      classifier: Classifier of trainable files, by tensor name; empty if it was not fitted.
+      inference_classifier: Classifier of inference-only files, by the same names.
+      int8_classifier: Classifier of inference-only files that compute with 8 bits, by the same
+        names.
+      penalty: Penalty that was chosen for inference-only files; None if they use the classifier of
+        trainable files.
+      mean_squares: Frozen mean squares, by the names of `mean_square_shapes`.
     """
 
     classifier: dict[str, np.ndarray]
@@ -131,7 +132,7 @@ class CalibrationParts(NamedTuple):
 
 
 def split_calibration(calibration: Mapping[str, np.ndarray]) -> CalibrationParts:
-    """Divides a calibration into its classifiers, if it has any, and the mean squares."""
+    """Splits a calibration into its classifiers, if it has any, and its mean squares."""
     mean_squares = dict(calibration)
     classifier = {name: mean_squares.pop(name) for name in CLASSIFIER if name in mean_squares}
     penalty, infers = _take_classifier(mean_squares, inference_classifier.TENSORS)
@@ -142,18 +143,18 @@ def split_calibration(calibration: Mapping[str, np.ndarray]) -> CalibrationParts
 
 
 def _take_classifier(tensors, names):
-    """Takes a classifier with its penalty from tensors, if it is there."""
+    """Removes a classifier and its penalty from `tensors`, if present, and returns them."""
     if names[0] not in tensors:
         return None, {}
     kernel, bias, penalty = (tensors.pop(name) for name in names)
-    # The shortest decimal number, 1e-05 instead of 9.999999747378752e-06.
+    # The shortest decimal representation: 1e-05 instead of 9.999999747378752e-06.
     return float(str(penalty[0])), dict(zip(CLASSIFIER, (kernel, bias), strict=True))
 
 
 def check_mean_squares(
     mean_squares: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises a ValueError unless names, shapes and values are those of a subnet's mean squares."""
+    """Raises a ValueError unless names, shapes and values are valid for a subnet's mean squares."""
     received = {name: np.shape(value) for name, value in mean_squares.items()}
     advice = "Calibrate the same architecture."
     check_tensors(received, shapes, "Mean squares", advice)

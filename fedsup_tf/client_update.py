@@ -1,9 +1,9 @@
-"""Local update of a client: trains the net that it received, as in FedSup and E-FedSup.
+"""Local update of a client: trains the received net, as in FedSup and E-FedSup.
 
-Both algorithms (arXiv 2206.01366, algorithms 1 and 2) are one function. With a sandwich of one net
-the client trains what it received (E-FedSup). With a sandwich of M nets each step also trains the
-smallest and M - 2 random subnets of what it received, which learn from its outputs (in-place
-distillation); if that is the whole supernet, this is FedSup.
+One function implements both algorithms (arXiv 2206.01366, algorithms 1 and 2). With a sandwich of
+one net, the client trains the net that it received (E-FedSup). With a sandwich of M nets, each step
+also trains the smallest and M - 2 random subnets of the received net, which learn from its outputs
+(in-place distillation). If the received net is the whole supernet, this is FedSup.
 """
 
 import math
@@ -22,16 +22,16 @@ from fedsup_tf.sgd import apply_sgd
 from fedsup_tf.sliced_net import AnyArchitecture
 from fedsup_tf.supernet import Supernet
 
-# Under what name a net's vectors are packed; no tensor is called so.
+# Name of a net's packed vectors; no tensor has this name.
 _VECTORS = "vectors"
 
 
 class ClientUpdate(NamedTuple):
-    """Result of a client's training, which it sends back.
+    """Result of a client's training, which is sent to the server.
 
     Attributes:
-      delta: Trained minus received weights, by tensor name, shaped as received; a tensor of a
-        frozen part is empty, each of its axes of length 0.
+      delta: Trained minus received weights, by tensor name, in the shapes of the received ones;
+        tensors of frozen parts are empty, with every axis of length 0.
       examples: Number of the client's examples, float32 scalar.
       loss: Mean cross-entropy of the received net over all steps; 0 without examples.
     """
@@ -56,29 +56,29 @@ def local_update(
     """Trains a net on one client's examples with SGD.
 
     Args:
-      supernet: Whose subnets are trained; its own variables are not used.
-      weights: The received weights by tensor name, of static or unknown sizes; for a sandwich
-        those of `Supernet.slices(..., nested=True)`.
-      architecture: Which subnet they are.
-      images: `(examples, height, width, channels)`, uint8, of the space's `image_shape`. All
-        nets of a step compute them at the resolution of the architecture.
+      supernet: Supernet that defines the subnets; its own variables are not read.
+      weights: Received weights by tensor name; sizes may be statically unknown. For a sandwich,
+        they must be cut with `Supernet.slices(..., nested=True)`.
+      architecture: Architecture that `weights` belong to.
+      images: `(examples, height, width, channels)`, uint8, of the space's `image_shape`. All nets
+        of a step take them at the resolution of `architecture`.
       labels: `(examples,)`, int32.
-      seed: `(2,)`, int32; decides the shuffles, augmentation and random subnets.
-      learning_rate: This round's, from the server's schedule.
-      training: The hyper-parameters.
+      seed: Seed of the shuffles, augmentation and random subnets, int32 `(2,)`.
+      learning_rate: Learning rate of this round, from the server's schedule.
+      training: Hyper-parameters of the training.
       preprocessing: Normalization and augmentation of the images.
 
     Returns:
       The update; equal inputs give equal updates.
 
     Raises:
-      ValueError: If a frozen part is none of the supernet's, or all are frozen.
+      ValueError: If a frozen part does not exist in the supernet, or all parts are frozen.
     """
     check_frozen(supernet.space, training.frozen)
     received = {name: tf.convert_to_tensor(weights[name]) for name in supernet.weight_shapes}
     kept = {name: value for name, value in received.items() if is_frozen(name, training.frozen)}
     initial = _Packed({name: value for name, value in received.items() if name not in kept})
-    # SGD on variables, which may have unknown shapes, is much faster than on loop state.
+    # SGD on variables (possibly of unknown shape) is much faster than on loop state.
     variables = {name: _variable(value) for name, value in initial.packed.items()}
     momenta = {name: _variable(tf.zeros_like(value)) for name, value in initial.packed.items()}
     examples = tf.shape(labels)[0]
@@ -158,10 +158,10 @@ def local_update(
 
 
 class _Packed:
-    """A net's weights with all vectors as one, so that a step has fewer and larger operations.
+    """A net's weights with all vectors concatenated, so that a step has fewer, larger operations.
 
     Attributes:
-      packed: The kernels by name, and the vectors one behind the other under `_VECTORS`.
+      packed: The kernels by name, and the concatenated vectors under `_VECTORS`.
     """
 
     def __init__(self, weights: Mapping[str, tf.Tensor]):
@@ -174,7 +174,7 @@ class _Packed:
         self.packed[_VECTORS] = tf.concat(list(vectors.values()), 0)
 
     def unpack(self, packed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Each tensor under its name, of values packed as `packed` is."""
+        """Returns the tensors by name from values in the format of `packed`."""
         parts = tf.split(packed[_VECTORS], self._lengths, num=len(self._shapes))
         vectors = {
             name: ops.known(part, shape)
@@ -184,7 +184,7 @@ class _Packed:
 
 
 def _logit_offsets(labels: tf.Tensor, classes: int, absent_class_weight: float) -> tf.Tensor | None:
-    """Returns what is added to the logits of a client that has these labels, `(classes,)`."""
+    """Returns offsets for the logits of a client with these labels, `(classes,)`, or None."""
     if absent_class_weight == 1:
         return None
     is_present = tf.math.unsorted_segment_sum(tf.ones_like(labels), labels, classes) > 0

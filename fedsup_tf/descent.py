@@ -1,29 +1,29 @@
-"""Minimizes a smooth function by limited-memory BFGS, without a search along its steps.
+"""Minimizes a smooth function by limited-memory BFGS without a line search.
 
 Liu and Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical
-Programming 45, 1989. Each step asks for the loss and its gradient at one point alone.
+Programming 45, 1989. Each step needs the loss and its gradient at a single point only.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-# Relative accuracy of a loss that is a sum of float32.
+# Relative accuracy of a loss that is summed in float32.
 _ROUNDING = 1e-6
 
 
 class Descent:
-    """One descent, from a point that is given.
+    """A descent from a given point.
 
-    It begins with the steps of a matrix that bounds Newton's. A step that raises the loss is
-    halved.
+    The initial approximation of the Hessian is a matrix that bounds it. A step that increases the
+    loss is halved.
 
     Args:
-      start: The point to begin with.
+      start: The initial point.
 
     Attributes:
-      point: Where loss and gradient are asked for next.
-      best: The point of the least loss so far.
+      point: Point at which `step` expects the next loss and gradient.
+      best: Point with the lowest loss so far, up to rounding.
     """
 
     def __init__(self, start: np.ndarray):
@@ -33,12 +33,13 @@ class Descent:
     def step(
         self, loss: float, gradient: np.ndarray, bound: Callable[[np.ndarray], np.ndarray]
     ) -> None:
-        """Takes a step from the loss and its gradient at `point`.
+        """Takes a step, given the loss and its gradient at `point`.
 
         Args:
-          loss: The loss.
-          gradient: Its gradient, in the form of the coefficients.
-          bound: Divides a gradient by a matrix that bounds Newton's.
+          loss: Loss at `point`.
+          gradient: Gradient at `point`, of the same shape.
+          bound: Function that multiplies an array by the inverse of a matrix that bounds the
+            Hessian.
         """
         if not loss <= self._loss + _ROUNDING * abs(loss):
             self.point = (self.best + self.point) / 2

@@ -1,8 +1,8 @@
-"""Losses beyond which a training has diverged."""
+"""Loss above which training counts as diverged."""
 
 import math
 
-# Times the loss of guessing.
+# The threshold as a multiple of the loss of guessing.
 _FACTOR = 3.0
 
 
@@ -12,5 +12,5 @@ def guessing_loss(classes: int) -> float:
 
 
 def largest_sound_loss(classes: int) -> float:
-    """Returns the loss above which a training has diverged."""
+    """Returns the loss above which training counts as diverged."""
     return _FACTOR * guessing_loss(classes)

@@ -1,4 +1,4 @@
-"""Frozen parts of a net: its first convolution, stages or classifier that training leaves alone."""
+"""Frozen parts of a net: first convolution, stages or classifier that training does not change."""
 
 from collections.abc import Collection
 
@@ -9,24 +9,24 @@ _STEM, _HEAD = "stem", "head"
 
 
 def parts_to_freeze(space: SearchSpace) -> tuple[str, ...]:
-    """Returns the names of a net's parts, from the image to the classifier."""
+    """Returns the names of a net's parts that can be frozen, from the image to the classifier."""
     return (_STEM, *(stage.name for stage in space.stages), _HEAD)
 
 
 def is_frozen(name: str, frozen: Collection[str]) -> bool:
-    """Tells whether a tensor belongs to a frozen part.
+    """Returns whether a tensor belongs to a frozen part.
 
     Args:
       name: Name of the tensor, such as `"mb1_0/depthwise/kernel"`.
       frozen: Names of the frozen parts.
     """
     layer = name.partition("/")[0]
-    # The first convolution's layers are stem and stem_norm; a stage's blocks carry their number.
+    # The first convolution's layers are stem and stem_norm; a stage's blocks end with their number.
     return (layer if layer in (_STEM, _HEAD) else layer.rpartition("_")[0]) in frozen
 
 
 def check_frozen(space: SearchSpace, frozen: Collection[str]) -> None:
-    """Raises a ValueError unless all names are parts of the space's nets and a part is left."""
+    """Raises a ValueError unless all names are unambiguous parts and some part is not frozen."""
     parts = parts_to_freeze(space)
     unknown = [name for name in frozen if name not in parts]
     if unknown:
@@ -48,11 +48,11 @@ def check_frozen(space: SearchSpace, frozen: Collection[str]) -> None:
 
 
 def untrained_parts(frozen: Collection[str], new: Collection[str] | None) -> tuple[str, ...]:
-    """Returns the frozen parts that begin at random, and so stay.
+    """Returns the frozen parts that have randomly initialized tensors, which are never trained.
 
     Args:
       frozen: Names of the frozen parts.
-      new: Names of the tensors that begin at random; None for all.
+      new: Names of the randomly initialized tensors; None for all.
     """
     if new is None:
         return tuple(frozen)

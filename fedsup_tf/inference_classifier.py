@@ -1,21 +1,23 @@
-"""Classifier of files that only infer: a logistic regression with a penalty that the data chooses.
+"""Classifier of inference-only files: logistic regression with a penalty chosen by the data.
 
-A file that trains needs a small kernel (`logistic_regression.PENALTY`). One that only infers does
-not, and is more accurate with a penalty that is less by orders of magnitude where images are many
-and features do not tell the classes apart by themselves. Each penalty is fitted twice in the same
-passes over the images: to all images, and without a fifth of each client's. The penalty whose
-second fit has the least mean cross-entropy on the images that it did not see gives the classifier.
-One of them is the penalty of files that train, fitted as these are.
+A trainable file needs a small kernel (`logistic_regression.PENALTY`). An inference-only file does
+not: if there are many images and the features alone do not separate the classes, a penalty that is
+smaller by orders of magnitude is more accurate. Each penalty is fitted twice in the same passes
+over the images: to all images, and without a held-out fifth of each client's images. The penalty
+whose second fit has the lowest mean cross-entropy on the held-out images is chosen, and its first
+fit is the classifier. One candidate is the penalty of trainable files, fitted in the same way as
+for those files.
 
-Cross-entropy decides instead of the number of right answers, because every image counts in it: on
-some hundred images two penalties differ in a few answers only, and choosing by these was less
-accurate, as was the largest penalty within a standard error of the best.
+Penalties are compared by cross-entropy rather than accuracy, because every image contributes to it.
+On a few hundred images, the predictions of two penalties differ only in a few cases. Choosing by
+accuracy gave less accurate classifiers, as did the largest penalty within one standard error of the
+best.
 
-Six steps of Newton's bound would leave a small penalty's fit far from its minimum. The steps here
-are therefore those of a limited-memory BFGS method that begins with that bound (`descent`). The
-kernel's norm is not limited, since a factor of all logits changes no answer. What limits a file of
-8-bit feature maps is that a small penalty tells classes apart by small differences of features,
-which 8 bits do not resolve: its penalty is the best one from `LEAST_INT8_PENALTY`.
+Six steps with a bound on Newton's matrix would leave the fit of a small penalty far from its
+minimum. The steps here are therefore those of a limited-memory BFGS method that starts from that
+bound (`descent`). The kernel's norm is not limited, since scaling all logits changes no prediction.
+With 8-bit feature maps, however, a small penalty separates classes by small differences of features
+that 8 bits do not resolve, so only penalties of at least `LEAST_INT8_PENALTY` are considered.
 """
 
 from typing import NamedTuple
@@ -26,46 +28,49 @@ import tensorflow as tf
 from fedsup_tf import logistic_regression
 from fedsup_tf.descent import Descent
 
-# In a calibration, of files that only infer and of those of them that compute with 8 bits: kernel
-# `(F, classes)`, bias `(classes,)` and the penalty, `(1,)`.
+# Names in a calibration of the kernel `(F, classes)`, the bias `(classes,)` and the penalty `(1,)`
+# of inference-only files, and of inference-only files that compute with 8 bits.
 TENSORS = tuple(f"inference_head/{part}" for part in ("kernel", "bias", "penalty"))
 INT8_TENSORS = tuple(f"int8_head/{part}" for part in ("kernel", "bias", "penalty"))
-# Of the kernel's squares as in `logistic_regression`, from the largest.
+# Penalties of the kernel's squares as in `logistic_regression`, in descending order.
 SMALL_PENALTIES = (1e-3, 1e-4, 1e-5, 1e-6)
 PENALTIES = (logistic_regression.PENALTY, *SMALL_PENALTIES)
-# A net of 16,122 parameters on Fashion-MNIST: 79.8 percent right with 8 bits and 80.6 with floats;
-# with a tenth of it 74.4 and 82.6, with a hundredth 63.2 and 82.4.
+# Accuracy in percent of a net of 16,122 parameters on Fashion-MNIST with this penalty: 79.8 with 8
+# bits, 80.6 with floats. With a tenth of it: 74.4 and 82.6; with a hundredth: 63.2 and 82.4.
 LEAST_INT8_PENALTY = 1e-4
-# All fits, in the order of their coefficients: the penalty, and whether images are held out of it.
+# All fits in the order of their coefficients: the penalty, and whether it leaves out the held-out
+# images.
 _FITS = tuple((penalty, False) for penalty in SMALL_PENALTIES) + tuple(
     (penalty, True) for penalty in PENALTIES
 )
-# The one of them that takes the steps of files that train.
+# The fit that takes the steps of `logistic_regression`, as the classifier of trainable files does.
 _AS_TRAINS = (logistic_regression.PENALTY, True)
-# Asks for the classifier of this module beside that of files that train.
+# Requests the classifier of this module in addition to that of trainable files.
 CHOSEN = "chosen"
-# Of as many images of a client one is held out, the third: of three images one, too.
+# One in five of a client's images is held out, starting with the third, so that a client with three
+# images also holds one out.
 _HELD_OUT_OF, _HELD_OUT = 5, 2
-# Passes over the images: the last one compares.
+# Passes over the images; the last one compares the penalties.
 PASSES = logistic_regression.PASSES + 1
-# With fewer the choice would be chance.
+# With fewer held-out images, the choice would be random.
 _LEAST_HELD_OUT = 30
-# Eigenvalues of the features' moments that are less, relative to the greatest, are rounding.
+# Eigenvalues of the features' moments below this fraction of the largest are rounding errors.
 _LEAST_EIGENVALUE = 1.2e-7
 
 
 class CandidateSums(NamedTuple):
-    """Sums over images that fit and compare penalties, for F features and a constant 1.
+    """Sums over images for fitting and comparing penalties, with F features and a constant 1.
 
-    Of `fits` classifiers: those of `SMALL_PENALTIES` to all images, then those of `PENALTIES`
-    without the images that are held out.
+    The `fits` classifiers are those of `SMALL_PENALTIES` fitted to all images, followed by those of
+    `PENALTIES` fitted without the held-out images.
 
     Attributes:
-      gradients: Of the cross-entropy by the coefficients, `(F + 1, fits, classes)`.
-      losses: Cross-entropy of the same images, `(fits,)`.
-      held_out_losses: Cross-entropy on the images that are held out, `(penalties,)`.
-      held_out_right: How many of these are answered rightly, `(penalties,)`.
-      held_out: Number of images that are held out, `()`.
+      gradients: Gradients of the cross-entropy with respect to the coefficients,
+        `(F + 1, fits, classes)`.
+      losses: Cross-entropy of the images that each classifier is fitted to, `(fits,)`.
+      held_out_losses: Cross-entropy of the held-out images, `(penalties,)`.
+      held_out_right: Number of correctly classified held-out images, `(penalties,)`.
+      held_out: Number of held-out images, `()`.
     """
 
     gradients: tf.Tensor | np.ndarray
@@ -76,16 +81,16 @@ class CandidateSums(NamedTuple):
 
 
 class PenaltyChoice(NamedTuple):
-    """Penalties of the classifiers of files that only infer, and why.
+    """Penalties chosen for the classifiers of inference-only files, and the basis of the choice.
 
     Attributes:
-      penalty: The penalty of those that compute with floating-point feature maps. With
-        `logistic_regression.PENALTY` it is the classifier of files that train; so it is if too few
-        images could be held out to choose one.
-      int8_penalty: The penalty of those that compute with 8 bits.
-      held_out: Number of images that were held out.
-      is_chosen: Whether these were enough.
-      right: Share of right answers on them by penalty.
+      penalty: Penalty for files with floating-point feature maps. If it is
+        `logistic_regression.PENALTY`, they use the classifier of trainable files; it also is if too
+        few images were held out to choose a penalty.
+      int8_penalty: Penalty for files that compute with 8 bits.
+      held_out: Number of held-out images.
+      is_chosen: Whether there were enough held-out images to choose.
+      right: Accuracy on the held-out images by penalty, from 0 to 1.
     """
 
     penalty: float
@@ -96,7 +101,7 @@ class PenaltyChoice(NamedTuple):
 
 
 def is_held_out(positions: tf.Tensor | np.ndarray) -> tf.Tensor:
-    """Returns which of a client's images are held out, by their positions from 0, bool."""
+    """Returns a bool mask of a client's held-out images, given their positions from 0."""
     return tf.equal(positions % _HELD_OUT_OF, _HELD_OUT)
 
 
@@ -114,12 +119,12 @@ def candidate_shapes(features: int, classes: int) -> dict[str, list[int]]:
 def candidate_sums(
     features: tf.Tensor, labels: tf.Tensor, held_out: tf.Tensor, coefficients: tf.Tensor
 ) -> CandidateSums:
-    """Computes the sums over a batch; those of several batches and clients add up.
+    """Computes the sums over a batch; sums of several batches and clients add up.
 
     Args:
-      features: A subnet's inputs of the classifier, `(batch, F)`.
+      features: Inputs of a subnet's classifier, `(batch, F)`.
       labels: `(batch,)`, int32.
-      held_out: Which images are held out, `(batch,)`, bool.
+      held_out: Mask of the held-out images, bool `(batch,)`.
       coefficients: `InferenceClassifiers.coefficients`, `(F + 1, fits, classes)`.
     """
     features = logistic_regression.with_constant(features)
@@ -142,14 +147,14 @@ def candidate_sums(
 
 
 class InferenceClassifiers:
-    """Fits of all penalties, step by step, from sums over all images.
+    """Fits the classifiers of all penalties, step by step, from sums over all images.
 
-    Beside the coefficients and a few of their steps before, it keeps two matrices of the size of
-    the moments.
+    Besides the coefficients and a few previous steps, it stores two matrices of the size of the
+    moments.
 
     Args:
-      kernel: The classifier to begin with, `(F, classes)`.
-      bias: `(classes,)`.
+      kernel: Kernel of the initial classifier, `(F, classes)`.
+      bias: Bias of the initial classifier, `(classes,)`.
     """
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray):
@@ -162,18 +167,19 @@ class InferenceClassifiers:
 
     @property
     def coefficients(self) -> np.ndarray:
-        """Where the next sums are taken, the bias last, float32 `(F + 1, fits, classes)`."""
+        """Coefficients for the next sums, the bias last, float32 `(F + 1, fits, classes)`."""
         is_last = self._steps == PASSES - 1
         points = {fit: descent.point for fit, descent in self._descents.items()}
         points[_AS_TRAINS] = self._as_trains.fitted if is_last else self._as_trains.coefficients
         return np.stack([points[fit] for fit in _FITS], 1).astype(np.float32)
 
     def step(self, sums: CandidateSums, moments: np.ndarray | None = None) -> None:
-        """Takes a step of each fit; `PASSES` of them, the last of which compares, too.
+        """Takes a step of each fit; must be called `PASSES` times, the last for the comparison.
 
         Args:
           sums: The sums at `coefficients`.
-          moments: In the first step, the features' `RegressionSums.moments` over all images.
+          moments: `RegressionSums.moments` of the features over all images; required in the first
+            step only.
         """
         if moments is not None:
             self._use_moments(np.asarray(moments, np.float64))
@@ -194,7 +200,7 @@ class InferenceClassifiers:
         self._examples = max(1, round(moments[-1, -1]))
         moments = moments / self._examples
         self._mean_square = np.trace(moments[:-1, :-1]) / (len(moments) - 1)
-        # A net that diverged has no finite features; nothing is fitted to them.
+        # The features of a diverged net are not finite; nothing can be fitted to them.
         is_finite = np.isfinite(moments).all()
         curvatures, self._directions = np.linalg.eigh(
             moments if is_finite else np.eye(len(moments))
@@ -203,7 +209,7 @@ class InferenceClassifiers:
         self._curvatures = np.maximum(curvatures, least)[:, np.newaxis] / 2
 
     def _descend(self, descent, penalty, loss, gradient, examples):
-        """Takes a step from the loss and its gradient, summed over so many images."""
+        """Takes a step of one fit, given its loss and gradient summed over `examples` images."""
         penalty *= self._mean_square
         shrunk = penalty * descent.point
         shrunk[-1] = 0
@@ -211,14 +217,14 @@ class InferenceClassifiers:
         gradient = np.asarray(gradient, np.float64) / examples + shrunk
 
         def bound(value):
-            # Features may all be dead.
+            # The constant avoids a division by 0 if all features are dead.
             scaled = (self._directions.T @ value) / (self._curvatures + penalty + 1e-9)
             return self._directions @ scaled
 
         descent.step(loss, gradient, bound)
 
     def choose(self) -> PenaltyChoice:
-        """Compares the penalties by the images that were held out of the last sums."""
+        """Chooses penalties by the held-out images of the last sums."""
         held_out = round(float(self._last.held_out))
         right = np.asarray(self._last.held_out_right, np.float64) / max(1, held_out)
         losses = np.asarray(self._last.held_out_losses)
@@ -226,7 +232,7 @@ class InferenceClassifiers:
         is_chosen = held_out >= _LEAST_HELD_OUT
 
         def best(least):
-            # From the largest; with too few images there is one alone.
+            # Penalties are in descending order; with too few images, only the largest is allowed.
             allowed = sum(penalty >= least for penalty in PENALTIES) if is_chosen else 1
             return PENALTIES[int(np.argmin(losses[:allowed]))]
 
@@ -241,8 +247,8 @@ class InferenceClassifiers:
     def classifiers(self, choice: PenaltyChoice) -> dict[str, np.ndarray]:
         """Returns `TENSORS` and `INT8_TENSORS` by name, float32, as fitted to all images.
 
-        Without those whose penalty is `logistic_regression.PENALTY`, with which the classifier is
-        that of files that train.
+        Tensors for which `logistic_regression.PENALTY` was chosen are omitted, since their files
+        use the classifier of trainable files.
         """
         tensors = {}
         for names, penalty in ((TENSORS, choice.penalty), (INT8_TENSORS, choice.int8_penalty)):
@@ -256,16 +262,16 @@ class InferenceClassifiers:
 def fit(
     features: tf.Tensor, labels: np.ndarray, held_out: np.ndarray, start: tuple[tf.Tensor, ...]
 ) -> dict[str, np.ndarray]:
-    """Fits a classifier on features that are at hand, instead of on sums of them.
+    """Fits the classifiers to features in memory, without sums from clients.
 
     Args:
-      features: `(examples, F)`.
+      features: Inputs of the classifier, `(examples, F)`.
       labels: `(examples,)`.
-      held_out: Which examples are held out to choose the penalty, `(examples,)`.
-      start: Kernel `(F, classes)` and bias `(classes,)` to begin with.
+      held_out: Mask of the examples held out to choose the penalties, `(examples,)`.
+      start: Initial kernel `(F, classes)` and bias `(classes,)`.
 
     Returns:
-      As `InferenceClassifiers.classifiers`.
+      The tensors that `InferenceClassifiers.classifiers` returns.
     """
     fits = InferenceClassifiers(*map(np.asarray, start))
     features, labels = tf.convert_to_tensor(features), tf.convert_to_tensor(labels)

@@ -1,4 +1,4 @@
-"""Checks what programs keep beside a supernet's weights, once, where the file is read."""
+"""Checks the information stored with a supernet's weights when its file is written or read."""
 
 import math
 from collections.abc import Mapping
@@ -46,13 +46,13 @@ def _is_privacy(value) -> bool:
     return isinstance(value, dict) and _are_numbers([value.get("epsilon"), value.get("delta")])
 
 
-# Fields of `search.costs.Cost`, which this room does not import.
+# Fields of `search.costs.Cost`, which this module does not import.
 _COSTS = ("parameters", "macs")
 _OBJECT = ("an object", lambda value: isinstance(value, dict))
 _TEXT = ("text", is_text)
 _COUNT = ("a whole number from 0", _is_count)
 _NUMBER = ("a finite number", _is_finite)
-# What the fields that programs know must be. Whoever saves a supernet may keep others with it.
+# Expected values of the fields that programs know. Files may have other fields, too.
 _FIELDS = {
     "round": _COUNT,
     "settings": _OBJECT,
@@ -65,7 +65,7 @@ _FIELDS = {
     "fleet": _OBJECT,
     "privacy": ("an object of the numbers epsilon and delta", _is_privacy),
 }
-# Settings of a training that other programs go by.
+# Training settings that other programs read.
 _SETTINGS = {
     "dataset": _TEXT,
     "partition": _TEXT,
@@ -89,10 +89,10 @@ _SETTINGS = {
 
 
 def check_information(information: Any, space: SearchSpace) -> None:
-    """Raises a ValueError unless the information that came with a supernet can be gone by.
+    """Raises a ValueError if the information stored with a supernet is invalid.
 
     Args:
-      information: Any JSON value; fields that no program knows may be anything.
+      information: Any JSON value; fields that no program knows are not checked.
       space: The supernet's search space.
     """
     if not isinstance(information, dict):

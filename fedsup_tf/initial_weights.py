@@ -1,4 +1,4 @@
-"""Initial weights of a supernet from another trained one: what fits by name and slice."""
+"""Initial weights of a supernet, copied from another trained one by tensor name and slice."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ _MOST_NAMES = 6
 
 
 class InitialWeights(NamedTuple):
-    """Weights of a supernet before its first round, and where they are from.
+    """Weights of a supernet before its first round, and their origin.
 
     Attributes:
-      values: Every tensor of the supernet by name.
-      whole: Names of the tensors that are the other supernet's.
-      sliced: Names of those that have the part that both supernets hold from the other one.
-      new: Names of those that begin at random.
+      values: Every tensor of the supernet, by name.
+      whole: Names of the tensors copied whole from the other supernet.
+      sliced: Names of the tensors copied only in the part that both supernets contain.
+      new: Names of the randomly initialized tensors.
       source_hash: `checkpoint.fingerprint` of the other supernet's weights.
     """
 
@@ -43,24 +43,25 @@ class InitialWeights(NamedTuple):
 def take_initial_weights(
     space: SearchSpace, source: Supernet, seed: int = 0, same_classes: bool = True
 ) -> InitialWeights:
-    """Takes over another supernet's weights, as far as both supernets have them.
+    """Copies another supernet's weights as far as both supernets contain them.
 
-    A tensor of the same name is taken over in the part that both hold: the leading channels, and
-    the centre of a depthwise kernel, as subnets are cut. What is left begins at random. So does the
-    first convolution where the images have other channels, and the classifier where the classes
-    are others.
+    Tensors with the same name are copied in the part that both contain, cut as subnets are: the
+    leading channels, and the centre of a depthwise kernel. The remainder is initialized at random.
+    So is the first convolution if the number of image channels differs, and the classifier if the
+    classes differ.
 
     Args:
-      space: Search space of the supernet that begins.
+      space: Search space of the new supernet.
       source: The trained supernet.
-      seed: Seed of the weights that begin at random.
-      same_classes: Whether the classes mean the same; if their number differs, they do not.
+      seed: Seed of the random initialization.
+      same_classes: Whether both supernets have the same classes; ignored if their numbers of
+        classes differ.
 
     Returns:
-      The weights, and the names of what was taken over.
+      The weights, and the names of the copied and the new tensors.
 
     Raises:
-      ValueError: If the supernets normalize differently, or no stage of one is in the other.
+      ValueError: If the normalizations differ, or the supernets have no stage in common.
     """
     if source.space.normalization != space.normalization:
         raise ValueError(
@@ -105,21 +106,21 @@ def load_initial_weights(
     class_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> InitialWeights:
-    """Takes over the weights of a supernet's checkpoint, see `take_initial_weights`.
+    """Copies the weights of a supernet's checkpoint (see `take_initial_weights`).
 
     Args:
-      path: The checkpoint.
-      space: Search space of the supernet that begins.
-      class_names: Its classes. If the checkpoint names others, the classifier begins at random; by
-        default only if their number differs.
-      seed: Seed of the weights that begin at random.
+      path: Path of the checkpoint.
+      space: Search space of the new supernet.
+      class_names: Class names of the new supernet. If the checkpoint has others, the classifier is
+        initialized at random; by default, only if the number of classes differs.
+      seed: Seed of the random initialization.
 
     Returns:
-      The weights, and the names of what was taken over.
+      The weights, and the names of the copied and the new tensors.
 
     Raises:
-      InvalidFileError: If the file is no whole supernet, or none whose weights fit; the message
-        names it.
+      InvalidFileError: If the file is not a complete supernet or its weights do not fit; the
+        message names the file.
     """
     source, information = Supernet.load_checkpoint(path)
     with reading(path, "a supernet of the same search space"):
@@ -135,9 +136,9 @@ def _are_same(information: Mapping, class_names: Sequence[str] | None) -> bool:
 
 
 def _overlap(own: Sequence[int], given: Sequence[int]) -> tuple[Slice, Slice]:
-    """Returns the part that two forms of a tensor share, as a slice of each."""
+    """Returns the part that two tensors of the given shapes share, as a slice of each."""
     size = tuple(map(min, own, given))
-    # The axes before a convolution's channels are the sides of its kernel, which are centred.
+    # The axes before a convolution's channels are the sides of its kernel, which is centred.
     sides = len(size) - 2 if len(size) == 4 else 0
 
     def centred(shape):

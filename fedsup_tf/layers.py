@@ -1,13 +1,13 @@
-"""Elastic Keras layers: each owns the largest weights and computes with a slice of them.
+"""Elastic Keras layers: each owns its largest weights and computes with slices of them.
 
 Every layer has the same three methods:
 
-* `slices(...)` maps each weight's name to the `Slice` that a choice of width and kernel uses;
+* `slices(...)` maps each weight's name to its `Slice` for a choice of width and kernel;
 * `forward(weights, inputs)` is a pure function of given weights, sliced or not;
 * `call(inputs, ...)` is Keras' entry point: `forward` on slices of the layer's own variables.
 
-Widths and kernels are arguments, whole numbers or int32 scalars of a graph, never state. Names of
-weights are local to the layer; its owner adds a prefix.
+Widths and kernels are never state but arguments: integers or int32 scalar tensors. Weight names are
+local to the layer; its owner adds a prefix.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from fedsup_tf.slicing import Slice, take
 
 keras = tf.keras
 
-# A number of channels or the side of a kernel, known when the function is traced or not.
+# A number of channels or the side of a kernel; a tensor if it is unknown at tracing time.
 Size = int | tf.Tensor
 Weights = Mapping[str, tf.Tensor]
 Initializer = str | keras.initializers.Initializer | None
 
 
 class ElasticLayer(keras.layers.Layer):
-    """Base class of the layers whose weights have names and can be sliced."""
+    """Base class of layers whose weights are named and can be sliced."""
 
     def own_weights(self) -> dict[str, tf.Variable]:
         """Returns the layer's variables by local name."""
@@ -35,10 +35,10 @@ class ElasticLayer(keras.layers.Layer):
 
 
 class ElasticConv2D(ElasticLayer):
-    """Convolution without bias, padding SAME, of elastic input and output width.
+    """Convolution without bias, with padding SAME and elastic input and output widths.
 
     Call arguments:
-      inputs: `(batch, height, width, in)`; `in` may be less than that of `build`.
+      inputs: `(batch, height, width, in)`; `in` may be smaller than in `build`.
       filters: Output channels to use; all by default.
 
     Returns:
@@ -58,9 +58,9 @@ class ElasticConv2D(ElasticLayer):
         """Makes the layer.
 
         Args:
-          filters: Largest number of output channels.
+          filters: Maximum number of output channels.
           kernel_size: Side of the square kernel.
-          strides: 1 or 2; 1 if `kernel_size` is 1.
+          strides: 1 or 2; must be 1 if `kernel_size` is 1.
           kernel_initializer: A Keras initializer or its name.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
@@ -73,7 +73,7 @@ class ElasticConv2D(ElasticLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Any) -> None:
-        """Adds `kernel`, `(kernel_size, kernel_size, in, filters)`."""
+        """Creates `kernel`, `(kernel_size, kernel_size, in, filters)`."""
         shape = (self.kernel_size, self.kernel_size, int(input_shape[-1]), self.filters)
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
         super().build(input_shape)
@@ -107,12 +107,12 @@ class ElasticConv2D(ElasticLayer):
 
 
 class ElasticDepthwiseConv2D(ElasticLayer):
-    """Depthwise convolution without bias, padding SAME, of elastic width and kernel.
+    """Depthwise convolution without bias, with padding SAME and elastic width and kernel.
 
     A smaller kernel is the centre of the largest one.
 
     Call arguments:
-      inputs: `(batch, height, width, channels)`; channels may be less than those of `build`.
+      inputs: `(batch, height, width, channels)`; `channels` may be smaller than in `build`.
       kernel_size: Odd side of the kernel to use; the largest by default.
 
     Returns:
@@ -131,10 +131,10 @@ class ElasticDepthwiseConv2D(ElasticLayer):
         """Makes the layer.
 
         Args:
-          kernel_size: Largest side of the square kernel, odd.
+          kernel_size: Maximum side of the square kernel; must be odd.
           strides: 1 or 2.
-          kernel_initializer: A Keras initializer or its name; by default normal with variance
-            2 / kernel area.
+          kernel_initializer: A Keras initializer or its name. Defaults to a normal distribution
+            with variance 2 / kernel area.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
@@ -147,7 +147,7 @@ class ElasticDepthwiseConv2D(ElasticLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Any) -> None:
-        """Adds `kernel`, `(kernel_size, kernel_size, channels, 1)`."""
+        """Creates `kernel`, `(kernel_size, kernel_size, channels, 1)`."""
         shape = (self.kernel_size, self.kernel_size, int(input_shape[-1]), 1)
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
         super().build(input_shape)
@@ -158,9 +158,9 @@ class ElasticDepthwiseConv2D(ElasticLayer):
         """Returns the slice of the kernel's centre and leading channels.
 
         Args:
-          channels: Channels to use; 0 if the layer is absent.
-          kernel_size: Side to use.
-          within: Side of the kernel that is cut; by default the largest.
+          channels: Number of channels to use; 0 if the layer is absent.
+          kernel_size: Side of the kernel to use.
+          within: Side of the kernel from which the slice is cut; the largest by default.
 
         Raises:
           ValueError: If `kernel_size` is larger than `within`.
@@ -192,10 +192,10 @@ class ElasticDepthwiseConv2D(ElasticLayer):
 
 
 class ElasticDense(ElasticLayer):
-    """Matrix product plus bias, of elastic input width.
+    """Dense layer with bias and elastic input width.
 
     Call arguments:
-      inputs: `(batch, in)`; `in` may be less than that of `build`.
+      inputs: `(batch, in)`; `in` may be smaller than in `build`.
 
     Returns:
       `(batch, units)`.
@@ -206,13 +206,13 @@ class ElasticDense(ElasticLayer):
     def __init__(
         self, units: int, kernel_initializer: Initializer = "glorot_uniform", **kwargs: Any
     ):
-        """Makes a layer of `units` outputs; other arguments as in `keras.layers.Dense`."""
+        """Makes a layer with `units` outputs; other arguments as in `keras.layers.Dense`."""
         super().__init__(**kwargs)
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Any) -> None:
-        """Adds `kernel` `(in, units)` and `bias` `(units,)`."""
+        """Creates `kernel`, `(in, units)`, and `bias`, `(units,)`."""
         shape = (int(input_shape[-1]), self.units)
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
         self.bias = self.add_weight("bias", (self.units,), initializer="zeros")
@@ -230,7 +230,7 @@ class ElasticDense(ElasticLayer):
         return ops.matmul(inputs, weights["kernel"]) + weights["bias"]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Multiplies `inputs` with a slice of the layer's own kernel and adds the bias."""
+        """Multiplies `inputs` by a slice of the layer's own kernel and adds the bias."""
         return self.forward(take(self.own_weights(), self.slices(channels_of(inputs))), inputs)
 
     def get_config(self) -> dict[str, Any]:
@@ -243,6 +243,6 @@ class ElasticDense(ElasticLayer):
 
 
 def channels_of(inputs: tf.Tensor) -> Size:
-    """Returns the number of channels, the last axis."""
+    """Returns the number of channels, the length of the last axis."""
     channels = inputs.shape[-1]
     return tf.shape(inputs)[-1] if channels is None else channels

@@ -1,4 +1,4 @@
-"""Lazy exports of a package (PEP 562), so that importing it loads nothing before it is used."""
+"""Lazy exports of a package (PEP 562): a module is loaded when one of its names is first used."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,23 +8,23 @@ from typing import Any
 def lazy_exports(
     package: str, exports: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Makes the functions and the list that let a package export names of its modules lazily.
+    """Returns the `__getattr__`, `__dir__` and `__all__` of a package with lazy exports.
 
-    A package's `__init__.py` assigns the result:
+    Assign the result in the package's `__init__.py`:
 
         __getattr__, __dir__, __all__ = lazy_exports(__name__, {"package.module": ["name"]})
 
     Args:
       package: The package's `__name__`.
       exports: Names to export, by the full name of the module that defines them. A module is
-        imported when one of its names is asked for, and the name is kept in the package then.
+        imported when one of its names is first accessed, and the package then caches the name.
 
     Returns:
-      `__getattr__`, `__dir__` and `__all__` of the package; the latter two list the exported names
-      alone, in alphabetical order.
+      `__getattr__`, `__dir__` and `__all__` of the package. The latter two list only the exported
+      names, in alphabetical order.
 
     Raises:
-      ValueError: If a name is exported by two modules.
+      ValueError: If a name is exported more than once.
     """
     names = sorted(name for exported in exports.values() for name in exported)
     module_of = {name: module for module, exported in exports.items() for name in exported}
@@ -36,8 +36,8 @@ def lazy_exports(
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(module_of[name]), name)
-        # Python asks __getattr__ only for what a module does not have, so that the next use is
-        # an ordinary attribute.
+        # Python calls `__getattr__` only for missing attributes; the next access is an ordinary
+        # lookup.
         setattr(importlib.import_module(package), name, value)
         return value
 

@@ -8,46 +8,47 @@ from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
 TEACHERS = ("received", "ensemble")
-# Values without effect of hyper-parameters that earlier versions did not have.
+# Values that disable hyper-parameters which earlier versions did not have.
 WITHOUT_EFFECT = {"frozen": [], "clip_norm": math.inf, "received_weight": 1.0}
-# Greatest number of nets of a sandwich: each has its part of the graph of a step.
+# Maximum number of nets in a sandwich; each adds its own part to the graph of a step.
 MOST_SANDWICH = 64
-# Greatest number of epochs and of images of a step; a shape has it as an int32.
+# Maximum number of epochs and batch size; graphs hold them as int32.
 _MOST_COUNT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalTraining:
-    """Hyper-parameters of a client's training; the defaults are the reference's.
+    """Hyper-parameters of a client's training, with the reference implementation's defaults.
 
     Attributes:
-      epochs: Passes over the client's examples.
-      batch_size: Examples in a step; the last step of an epoch takes what is left.
+      epochs: Number of passes over the client's examples.
+      batch_size: Number of examples per step; the last step of an epoch may have fewer.
       momentum: Momentum of SGD; each round starts with zero momentum.
       weight_decay: L2 decay of convolution and classifier kernels; PN and bias do not decay.
-      clip_norm: Largest l2 norm of a step's gradient, of all weights together; infinity to leave
-        it. A step far longer than the others is how a training at a high rate diverges.
-      clip_value: Largest absolute value of an entry of the gradient; infinity to leave it.
-      label_smoothing: Share of the target spread evenly over the classes.
-      sandwich: Number of nets trained in each step, M; 1 trains only what was received.
+      clip_norm: Maximum global l2 norm of a step's gradient over all weights; infinity disables
+        clipping. Training at a high learning rate diverges by single steps that are far longer than
+        the others.
+      clip_value: Maximum absolute value of each gradient entry; infinity disables clipping.
+      label_smoothing: Share of the target that is spread evenly over the classes.
+      sandwich: Number of nets trained in each step, M; 1 trains only the received net.
       temperature: Temperature of the distillation.
-      teacher: What the nets of a sandwich learn from beside the labels. `"received"`: the smaller
-        nets from the net that the client received, which learns from the labels alone (in-place
-        distillation of FedSup). `"ensemble"`: each net, the received one too, from the mean of all
-        nets' predictions (deep mutual learning, Zhang et al., arXiv 1706.00384).
-      label_share: Share of the labels' cross-entropy in the loss of each net that has a teacher;
-        the rest is distillation.
-      received_weight: Weight of the received net's loss, beside 1 for each other net of a sandwich.
-        Weights that the smaller nets lack have this net's gradient alone, those that all share the
-        sum of all nets' (a greater weight of the largest net: SuperFedNAS, Khare et al., arXiv
-        2301.10879).
-      absent_class_weight: Weight, in the sum of the softmax, of a class that the client has no
-        example of; 1 is the plain softmax. A client can only learn that its classes are likelier
-        than those it never sees, which the other clients contradict: with a small weight it hardly
-        does (logit adjustment by the client's own label prior, Menon et al., arXiv 2007.07314;
-        restricted softmax, Li & Zhan, KDD 2021).
-      frozen: Parts of the net that keep their weights, `frozen.parts_to_freeze` of its space: they
-        get no gradient and are not sent back.
+      teacher: What the nets of a sandwich learn from in addition to the labels. `"received"`: the
+        smaller nets learn from the received net, which learns from the labels alone (in-place
+        distillation of FedSup). `"ensemble"`: all nets, including the received one, learn from the
+        mean of their predictions (deep mutual learning, Zhang et al., arXiv 1706.00384).
+      label_share: Weight of the labels' cross-entropy in the loss of each net that has a teacher;
+        the remaining weight is that of the distillation.
+      received_weight: Weight of the received net's loss; all other nets of a sandwich have weight
+        1. Parameters that the smaller nets lack get only the gradient of the received net, whereas
+        parameters shared by all nets get the sum of all gradients (a greater weight of the largest
+        net: SuperFedNAS, Khare et al., arXiv 2301.10879).
+      absent_class_weight: Weight, in the softmax sum, of the classes that the client has no
+        examples of; 1 is the plain softmax. All that a client can learn about these classes is that
+        they are less likely than its own, which contradicts the other clients; a small weight
+        largely prevents this (logit adjustment by the client's own label prior, Menon et al., arXiv
+        2007.07314; restricted softmax, Li & Zhan, KDD 2021).
+      frozen: Parts of the net whose weights are not trained, from `frozen.parts_to_freeze` of its
+        space; they get no gradient and are not sent back.
     """
 
     epochs: int = 1
@@ -84,7 +85,7 @@ class LocalTraining:
         }
         for field, limits in bounds.items():
             value = check_number(getattr(self, field), field, what=what, **limits)
-            # JSON knows no numbers of NumPy.
+            # JSON cannot serialize NumPy numbers.
             object.__setattr__(self, field, value.item() if hasattr(value, "item") else value)
         check_choice(self.teacher, "teacher", TEACHERS, what=what)
         frozen = self.frozen
@@ -98,7 +99,8 @@ class LocalTraining:
     def fields(self) -> dict[str, Any]:
         """Returns the hyper-parameters as JSON values by name.
 
-        Those that earlier versions did not have are there only where they have an effect.
+        Hyper-parameters that earlier versions did not have are included only if they have an
+        effect.
         """
         values = {**dataclasses.asdict(self), "frozen": list(self.frozen)}
         return {

@@ -1,21 +1,20 @@
-"""Logistic regression of the labels on a subnet's features: fits its classifier anew.
+"""Logistic regression of the labels on a subnet's features, which refits the subnet's classifier.
 
-Clients of few classes bias the classifier of a federated net most of all its layers. A regression
-on the features of all clients' images does not have that bias, and depends on them only through
-sums over images, so that it is the same however images are spread over clients.
+Clients with few classes bias the classifier of a federated net more than any other layer. A
+regression on the features of all clients' images does not have this bias. It depends on the images
+only through sums over them, so the result does not depend on how they are spread over clients.
 
-Its loss is the mean cross-entropy plus half the penalty times the features' mean square times the
-sum of the kernel's squares. Each step needs one pass over the images, for the sum of the gradients.
-Newton's matrix would differ from step to step and between classes; half of the features' second
-moments bounds it (Böhning, "Multinomial logistic regression algorithm", Annals of the Institute of
-Statistical Mathematics 44, 1992), so that these are summed once. Steps are accelerated by
-Nesterov's momentum.
+The loss is the mean cross-entropy plus half the penalty times the features' mean square times the
+sum of the kernel's squares. Each step needs one pass over the images to sum the gradients. Newton's
+matrix would differ between steps and classes; half of the features' second moments bounds it
+(Böhning, "Multinomial logistic regression algorithm", Annals of the Institute of Statistical
+Mathematics 44, 1992) and has to be summed only once. Steps are accelerated by Nesterov's momentum.
 
-A kernel that is much larger than the trained one makes the gradients of all layers before it
-larger, up to where training on a phone diverges: after a short training, whose features hardly
-differ between classes, by a hundred times. The fitted classifier is therefore scaled down to at
-most twice the trained one's norm; each image's most likely class stays the same. Files that only
-infer have a classifier of their own, see `inference_classifier`.
+A kernel that is much larger than the trained one increases the gradients of all layers before it,
+to the point that training on a phone diverges. After a short training, whose features hardly differ
+between classes, the increase is a hundredfold. The fitted classifier is therefore scaled down to at
+most twice the norm of the trained one, which does not change the most likely class of any image.
+Inference-only files have a separate classifier (see `inference_classifier`).
 """
 
 from typing import NamedTuple
@@ -24,21 +23,21 @@ import numpy as np
 import tensorflow as tf
 
 KERNEL, BIAS = "head/kernel", "head/bias"
-# After a long training by SGD it keeps the kernel's norm within about twice the trained one's
-# without scaling. A smaller one is more accurate, for nets that only infer: a phone that trains on
-# from it on a few classes forgets the others much sooner.
+# After a long training by SGD, it keeps the kernel's norm within about twice the trained one's
+# without scaling. A smaller penalty is more accurate, but suits only inference: a phone that
+# continues training on a few classes forgets the others much sooner.
 PENALTY = 0.01
-# Times the trained kernel's spectral norm, at most.
+# Maximum spectral norm of the fitted kernel, as a multiple of the trained kernel's.
 _MOST_GROWTH = 2.0
-# Passes over the images. As many more change accuracies by two tenths of a percent.
+# Passes over the images. Doubling them changes accuracies by two tenths of a percent.
 PASSES = 6
 
 
 class RegressionSums(NamedTuple):
-    """Sums over images of F features, to which a constant 1 is added as the last one.
+    """Sums over images with F features, to which a constant 1 is appended.
 
     Attributes:
-      gradient: Gradient of the cross-entropy by the coefficients, `(F + 1, classes)`.
+      gradient: Gradient of the cross-entropy with respect to the coefficients, `(F + 1, classes)`.
       moments: Outer products of the features, `(F + 1, F + 1)`. They do not depend on the
         coefficients; None after the first pass.
     """
@@ -50,13 +49,13 @@ class RegressionSums(NamedTuple):
 def regression_sums(
     features: tf.Tensor, labels: tf.Tensor, coefficients: tf.Tensor, with_moments: bool
 ) -> RegressionSums:
-    """Computes the sums over a batch; those of several batches and clients add up.
+    """Computes the sums over a batch; sums of several batches and clients add up.
 
     Args:
-      features: A subnet's inputs of the classifier, `(batch, F)`.
+      features: Inputs of a subnet's classifier, `(batch, F)`.
       labels: `(batch,)`, int32.
       coefficients: `LogisticRegression.coefficients`, `(F + 1, classes)`.
-      with_moments: Whether the outer products are summed, too.
+      with_moments: Whether to sum the outer products of the features as well.
     """
     moments = moments_of(features) if with_moments else None
     features = with_constant(features)
@@ -66,34 +65,34 @@ def regression_sums(
 
 
 def moments_of(features: tf.Tensor) -> tf.Tensor:
-    """Returns the outer products of features `(batch, F)` and a constant 1, `(F + 1, F + 1)`."""
+    """Returns the summed outer products of features `(batch, F)` with a 1, `(F + 1, F + 1)`."""
     features = with_constant(features)
     return tf.matmul(features, features, transpose_a=True)
 
 
 def with_constant(features: tf.Tensor) -> tf.Tensor:
-    """Adds a constant 1 to features `(batch, F)`, as the last one."""
+    """Appends a constant 1 to features `(batch, F)`."""
     return tf.concat([features, tf.ones_like(features[:, :1])], 1)
 
 
 class LogisticRegression:
-    """A regression that is fitted step by step, from sums over all images.
+    """A logistic regression that is fitted step by step, from sums over all images.
 
     Args:
-      kernel: The classifier to begin with, `(F, classes)`. The fitted one has at most twice its
-        spectral norm, unless that is 0.
-      bias: `(classes,)`.
+      kernel: Kernel of the initial classifier, `(F, classes)`. The fitted kernel has at most twice
+        its spectral norm, unless that is 0.
+      bias: Bias of the initial classifier, `(classes,)`.
       penalty: Penalty of the kernel's squares.
 
     Attributes:
-      coefficients: Where the next step takes its gradient, the bias as the last row, float32
-        `(F + 1, classes)`.
-      examples: Number of images, 0 before the first step.
+      coefficients: Coefficients at which the next step takes its gradient, with the bias as the
+        last row, float32 `(F + 1, classes)`.
+      examples: Number of images in the gradients; 0 before the first step.
     """
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray, penalty: float = PENALTY):
         start = np.concatenate([kernel, bias[np.newaxis]]).astype(np.float64)
-        # Softmax does not see what all logits have in common.
+        # Softmax is invariant to a constant that is added to all logits.
         self._fitted = start - start.mean(1, keepdims=True)
         self.coefficients = self._fitted.astype(np.float32)
         self._most_norm = _MOST_GROWTH * np.linalg.norm(self._fitted[:-1], 2)
@@ -102,15 +101,16 @@ class LogisticRegression:
         self.examples = 0
 
     def step(self, sums: RegressionSums, examples: int | None = None) -> None:
-        """Takes a step from the sums at `coefficients`, which the first time have the moments.
+        """Takes a step, given the sums at `coefficients`.
 
         Args:
-          sums: The sums.
-          examples: Asked for in the first step: number of images in the gradients, if these are of
-            some images only. The moments are of all, and bound Newton's matrix of some as well.
+          sums: Sums over the images; in the first step, they must include the moments.
+          examples: Number of images in the gradients, all by default; read in the first step only.
+            If the gradients cover a part of the images, the moments still cover all of them, which
+            also bounds Newton's matrix of the part.
 
         Raises:
-          ValueError: If the sums are of no image.
+          ValueError: If the sums cover no images.
         """
         if self._steps == 0:
             moments = np.asarray(sums.moments, np.float64)
@@ -124,7 +124,7 @@ class LogisticRegression:
             mean_square = np.trace(moments[:-1, :-1]) / (len(moments) - 1)
             self._penalties = np.full((len(moments), 1), self._penalty * mean_square)
             self._penalties[-1] = 0
-            # Features may all be dead.
+            # The constant keeps the matrix invertible if all features are dead.
             bound = moments / 2 + np.diag(self._penalties[:, 0] + 1e-9)
             self._inverse = np.linalg.inv(bound)
         gradient = np.asarray(sums.gradient, np.float64) / self.examples
@@ -145,7 +145,7 @@ class LogisticRegression:
 
     @property
     def fitted(self) -> np.ndarray:
-        """The fitted coefficients, not scaled down, float32 `(F + 1, classes)`."""
+        """The fitted coefficients before scaling down, float32 `(F + 1, classes)`."""
         return self._fitted.astype(np.float32)
 
 
@@ -156,17 +156,17 @@ def fit(
     bias: np.ndarray,
     penalty: float = PENALTY,
 ) -> dict[str, np.ndarray]:
-    """Fits a classifier on features that are at hand, instead of on sums of them.
+    """Fits a classifier to features in memory, without sums from clients.
 
     Args:
-      features: `(examples, F)`.
+      features: Inputs of the classifier, `(examples, F)`.
       labels: `(examples,)`.
-      kernel: The classifier to begin with, `(F, classes)`.
-      bias: `(classes,)`.
+      kernel: Kernel of the initial classifier, `(F, classes)`.
+      bias: Bias of the initial classifier, `(classes,)`.
       penalty: Penalty of the kernel's squares.
 
     Returns:
-      As `LogisticRegression.classifier`.
+      The tensors that `LogisticRegression.classifier` returns.
     """
     regression = LogisticRegression(np.asarray(kernel), np.asarray(bias), penalty)
     features, labels = tf.convert_to_tensor(features), tf.convert_to_tensor(labels)

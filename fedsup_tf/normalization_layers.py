@@ -1,4 +1,4 @@
-"""Normalizations of an elastic net: FedSup's parametric one, and group normalization."""
+"""Normalization layers of an elastic net: FedSup's parametric one and group normalization."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fedsup_tf.space import GROUP_SIZE
 
 
 class _ElasticNormalization(ElasticLayer):
-    """Base class of the normalizations: vectors sliced with the channels, an optional ReLU6."""
+    """Base class of normalizations with vectors sliced by channel and an optional ReLU6."""
 
     def __init__(
         self,
@@ -23,9 +23,9 @@ class _ElasticNormalization(ElasticLayer):
         """Makes the layer.
 
         Args:
-          epsilon: Constant added to the mean square, inside the root.
+          epsilon: Constant added to the mean square, inside the square root.
           activate: Whether ReLU6 follows.
-          zero_scale: Whether gamma starts at 0 (the end of a residual branch), else at 1.
+          zero_scale: Whether gamma starts at 0, for the end of a residual branch, instead of 1.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
@@ -34,7 +34,7 @@ class _ElasticNormalization(ElasticLayer):
         self.zero_scale = zero_scale
 
     def build(self, input_shape: Any) -> None:
-        """Adds the vectors, each `(channels,)`."""
+        """Creates the vectors, each `(channels,)`."""
         for name in self.weight_names:
             ones = name == "gamma" and not self.zero_scale
             vector = self.add_weight(
@@ -70,13 +70,13 @@ class ParametricNormalization(_ElasticNormalization):
 
     $$y = \gamma (x - \alpha) / \sqrt{E[(x - \alpha)^2] + \epsilon} + \beta$$
 
-    The mean runs over batch, height and width, so the result depends on the batch.
+    The mean is taken over batch, height and width, so the result depends on the batch.
 
     Call arguments:
-      inputs: `(batch, height, width, channels)`; channels may be less than those of `build`.
+      inputs: `(batch, height, width, channels)`; `channels` may be smaller than in `build`.
 
     Returns:
-      The shape of `inputs`.
+      The normalized inputs, of the shape of `inputs`.
     """
 
     weight_names = ("alpha", "beta", "gamma")
@@ -84,18 +84,19 @@ class ParametricNormalization(_ElasticNormalization):
     def normalize(
         self, weights: Weights, inputs: tf.Tensor, sample_weights: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Normalizes `inputs` with the given vectors, and returns their mean square too.
+        """Normalizes `inputs` with the given vectors and also returns their mean square.
 
         Args:
-          weights: `alpha`, `beta` and `gamma`, each `(channels,)`. A `mean_square` `(channels,)`
-            beside them replaces the batch's, so that the result does not depend on the batch. A
-            `bias` `(channels,)` alone means that the rest has been folded into the kernel of the
-            convolution before (`calibration.fold`).
+          weights: `alpha`, `beta` and `gamma`, each `(channels,)`. An additional `mean_square`,
+            `(channels,)`, replaces that of the batch, so that the result does not depend on the
+            batch. A `bias`, `(channels,)`, instead of all others means that the normalization has
+            been folded into the kernel of the preceding convolution (`calibration.fold`).
           inputs: `(batch, height, width, channels)`.
           sample_weights: Weight of each image in the mean square, `(batch,)`; equal by default.
 
         Returns:
-          The result, of the shape of `inputs`, and `{"mean_square": (channels,)}`.
+          The result, of the shape of `inputs`, and `{"mean_square": (channels,)}`, or an empty
+          dictionary if the normalization is folded.
         """
         if "bias" in weights:
             result = inputs + weights["bias"]
@@ -120,14 +121,15 @@ class ParametricNormalization(_ElasticNormalization):
 class GroupNormalization(_ElasticNormalization):
     """Group normalization (Wu & He, arXiv 1803.08494) over groups of 8 channels of one image.
 
-    A fixed size of group, not a fixed number, keeps a subnet's groups those of the supernet. It
-    does not depend on the batch and so is the batch-independent baseline for PN.
+    With a fixed group size, rather than a fixed number of groups, a subnet has the same groups as
+    the supernet. The result does not depend on the batch, so it is the batch-independent baseline
+    for PN.
 
     Call arguments:
-      inputs: `(batch, height, width, channels)`, channels a multiple of 8.
+      inputs: `(batch, height, width, channels)`, with `channels` a multiple of 8.
 
     Returns:
-      The shape of `inputs`.
+      The normalized inputs, of the shape of `inputs`.
     """
 
     weight_names = ("beta", "gamma")
@@ -135,15 +137,15 @@ class GroupNormalization(_ElasticNormalization):
     def normalize(
         self, weights: Weights, inputs: tf.Tensor, sample_weights: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Normalizes each image of `inputs` on its own; returns the result and no statistics."""
+        """Normalizes each image of `inputs` separately; returns the result and no statistics."""
         del sample_weights
         shape, channels = tf.shape(inputs), channels_of(inputs)
         pixels = inputs.shape[1] * inputs.shape[2]
         groups = channels // GROUP_SIZE
 
         def mean(values):
-            # One axis after the other: a phone's runtime adds up value by value, and over a large
-            # map that is nearly constant the rounding of a single sum is as large as what varies.
+            # Averages one axis at a time: a phone's runtime sums value by value, and over a large,
+            # nearly constant map, a single sum's rounding error is as large as the variation.
             of_channels = tf.reduce_mean(tf.reduce_mean(values, 2), 1)
             of_groups = tf.reshape(of_channels, [-1, 1, groups, GROUP_SIZE])
             return tf.reduce_mean(of_groups, 3, keepdims=True)

@@ -1,4 +1,4 @@
-"""Search spaces by name, and those of JSON files."""
+"""Preset search spaces by name, and search spaces loaded from JSON files."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from fedsup_tf.stage import Stage
 def fedsup_cifar(classes: int = 10, **changes: Any) -> SearchSpace:
     """Returns the space of the FedSup paper's CIFAR experiments (arXiv 2206.01366, section 4).
 
-    It has 10,368 subnets of 0.16 to 1.86 million parameters for images of 32 x 32 x 3.
+    It has 10,368 subnets with 0.16 to 1.86 million parameters, for images of 32 x 32 x 3.
 
     Args:
       classes: Number of classes.
@@ -62,8 +62,8 @@ def digits_small(classes: int = 10, **changes: Any) -> SearchSpace:
 def camera_96(classes: int = 10, **changes: Any) -> SearchSpace:
     """Returns a space of MobileNet-like subnets for camera pictures of 96 x 96 x 3.
 
-    It has 165,888 subnets of 0.43 to 3.50 million parameters; a third each takes pictures of 48, 64
-    and 96 pixels.
+    It has 165,888 subnets with 0.43 to 3.50 million parameters, divided evenly between the
+    resolutions 48, 64 and 96.
 
     Args:
       classes: Number of classes.
@@ -90,8 +90,8 @@ def camera_96(classes: int = 10, **changes: Any) -> SearchSpace:
 def camera_224(classes: int = 10, **changes: Any) -> SearchSpace:
     """Returns a space of MobileNet-like subnets for camera pictures of 224 x 224 x 3.
 
-    It has 165,888 subnets of 0.43 to 3.50 million parameters; a third each takes pictures of 112,
-    160 and 224 pixels.
+    It has 165,888 subnets with 0.43 to 3.50 million parameters, divided evenly between the
+    resolutions 112, 160 and 224.
 
     Args:
       classes: Number of classes.
@@ -120,17 +120,17 @@ PRESETS = {
 
 
 def load_space(name_or_path: str, **wanted: Any) -> SearchSpace:
-    """Returns the preset of that name, or the space in that JSON file.
+    """Returns the preset with the given name, or the space in the given JSON file.
 
     Args:
-      name_or_path: A key of `PRESETS`, or the path of a file in the form of
+      name_or_path: A key of `PRESETS`, or the path of a file in the format of
         `SearchSpace.to_json`.
-      **wanted: Fields that the space must have, such as `classes` or `image_shape`; None for any.
-        A preset takes them. In a file they replace nothing but what it leaves out.
+      **wanted: Required values of fields such as `classes` or `image_shape`; None accepts any
+        value. A preset is created with them; in a file, they only supply the fields that it omits.
 
     Raises:
-      ValueError: If it is neither, the file does not hold a valid space, or a field of the file is
-        not the wanted one.
+      ValueError: If `name_or_path` is neither, the file does not hold a valid space, or a field of
+        the file differs from the required value.
     """
     wanted = {name: value for name, value in wanted.items() if value is not None}
     if name_or_path in PRESETS:
@@ -145,7 +145,7 @@ def load_space(name_or_path: str, **wanted: Any) -> SearchSpace:
 
 @parsing("A search space")
 def _wanted_space(text: str, wanted: Mapping[str, Any]) -> SearchSpace:
-    """Reads the space in a text, which keeps all that it says itself."""
+    """Parses a space from JSON, taking from `wanted` only the fields that the text omits."""
     fields = parse_json(text, "A search space")
     space = SearchSpace.from_fields({**wanted, **fields})
     for name, value in wanted.items():

@@ -1,7 +1,7 @@
-"""Images at the resolution of a subnet: smaller ones by the mean of the area of each pixel.
+"""Resizing of images to the resolution of a subnet, by averaging over the area of each new pixel.
 
-Simulated clients, a server's tests and phones' tools resize with the same shares, so that a subnet
-meets the same pictures everywhere.
+Simulated clients, server-side tests and phone tools resize with the same shares, so that a subnet
+receives the same images everywhere.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from fedsup_tf.space import SearchSpace
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Images that are converted to floats together.
+# Number of images that are converted to floats at a time.
 _IMAGES_AT_ONCE = 256
 
 
@@ -27,7 +27,7 @@ def area_shares(length: int, new_length: int) -> np.ndarray:
       new_length: Number of new pixels; each covers `length / new_length` old ones.
 
     Returns:
-      `(new_length, length)`, float32, each row of sum 1.
+      `(new_length, length)`, float32; each row sums to 1.
 
     Example:
       >>> from fedsup_tf.resizing import area_shares
@@ -42,7 +42,7 @@ def area_shares(length: int, new_length: int) -> np.ndarray:
 
 
 def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes images by the mean over each new pixel's area, without TensorFlow.
+    """Resizes images by averaging over the area of each new pixel, without TensorFlow.
 
     Args:
       images: `(examples, old height, old width, channels)`, uint8.
@@ -65,10 +65,10 @@ def resize_images(images: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_in_graph(images: "tf.Tensor", height: int, width: int) -> "tf.Tensor":
-    """Resizes images as `resize_images` does, in a graph; their size is known when traced."""
+    """Resizes images in a graph as `resize_images` does; their size must be statically known."""
     if tuple(images.shape[1:3]) == (height, width):
         return images
-    # Imported here, since a device resizes without TensorFlow.
+    # Imported here, since devices resize images without TensorFlow.
     import tensorflow as tf
 
     down, across = area_shares(images.shape[1], height), area_shares(images.shape[2], width)
@@ -83,19 +83,19 @@ def for_each_size(
     count: "int | tf.Tensor",
     compute: "Callable[[Callable[[tf.Tensor], tf.Tensor], int | tf.Tensor], tf.Tensor]",
 ) -> "tf.Tensor":
-    """Sums what loops over examples compute, one loop for each size of images that may come.
+    """Sums the results of loops over examples, with one loop for each possible image size.
 
-    The size of feature maps is a constant of a graph. A graph that serves every architecture of a
-    space with resolutions therefore holds a loop for each of them, of which all but one make no
-    pass: there is one computation, and its size grows with the number of resolutions.
+    The size of feature maps is constant in a graph. A graph that serves every architecture of a
+    space with resolutions therefore contains a loop for each resolution, and all but one of them
+    run zero iterations. There is only one computation; it grows with the number of resolutions.
 
     Args:
-      space: The space of the architecture.
-      architecture: Which subnet computes, or its code, which may be a tensor. None if the images
-        have its size.
-      count: Number of passes or examples.
-      compute: From a function that resizes uint8 images, and the number of passes to make, to a
-        sum.
+      space: Search space of the architecture.
+      architecture: The architecture to compute or its code, which may be a tensor. None if the
+        images already have its size.
+      count: Number of iterations or examples, as `compute` expects it.
+      compute: Function that runs the loop and returns a sum, given a function that resizes uint8
+        images and the number of iterations.
 
     Returns:
       The sum over all loops.

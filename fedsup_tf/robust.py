@@ -1,53 +1,53 @@
-"""Tells updates that lie far from the others' apart; the arithmetic of a robust mean.
+"""Detection of outlying updates: the arithmetic of a robust mean.
 
-An entry that only large subnets hold is covered by few clients: a median or a trimmed mean of each
-entry by itself (Yin et al., arXiv 1803.01498) would follow one poisoned client there. But all
-subnets hold the smallest one, the core. So updates are compared on the core, which every client
-trains, and are used or set aside whole.
+Entries that only large subnets contain are covered by few clients, so an entry-wise median or
+trimmed mean (Yin et al., arXiv 1803.01498) would follow a single poisoned client there. But all
+subnets contain the smallest one, the core. Updates are therefore compared on the core, which every
+client trains, and are used or discarded as a whole.
 """
 
 import math
 
 import tensorflow as tf
 
-# Root mean square of an update over the median of all, above which it is scaled down.
+# Maximum root mean square of an update, as a multiple of the median over all updates.
 LARGEST_SIZE = 2.0
 
 
 def nearest(core: tf.Tensor, filled: tf.Tensor, poisoned: float) -> tuple[tf.Tensor, tf.Tensor]:
     """Finds the updates whose direction on the core is nearest to the median direction.
 
-    A direction is an update's core over the core's norm, since clients of small subnets take longer
-    steps there. Its distance is that from the median of all directions, entry by entry. The share
-    `poisoned` of the updates, rounded up, that are farthest are set aside.
+    A direction is an update's core divided by its norm, since clients with small subnets take
+    longer steps there. Distances are measured from the entry-wise median of all directions. The
+    most distant updates are discarded: a share of `poisoned`, rounded up to a whole number.
 
     Args:
       core: The smallest subnet's entries of each update, float32 `(updates, entries)`.
-      filled: Which rows are updates, bool `(updates,)`.
-      poisoned: Share of the updates that is set aside, from 0 and below 0.5.
+      filled: Mask of the rows that contain updates, bool `(updates,)`.
+      poisoned: Share of the updates to discard, at least 0 and less than 0.5.
 
     Returns:
-      Which updates are used, bool `(updates,)`, and the number set aside, int32.
+      A mask of the updates to use, bool `(updates,)`, and the number of discarded ones, int32.
     """
     count = tf.reduce_sum(tf.cast(filled, tf.int32))
     directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))
     centre = median(directions, filled)
     distances = tf.norm(directions - centre, axis=1)
     aside = tf.cast(tf.math.ceil(poisoned * tf.cast(count, tf.float32)), tf.int32)
-    # Among the filled rows, ranked from the nearest.
+    # Ranks start with the nearest row; rows that are not filled come last.
     ranks = tf.argsort(tf.argsort(tf.where(filled, distances, math.inf)))
     return filled & (ranks < count - aside), aside
 
 
 def scales(sizes: tf.Tensor, filled: tf.Tensor) -> tf.Tensor:
-    """Returns what each update is multiplied by so that none is far larger than the others.
+    """Returns a factor for each update that prevents it from being far larger than the others.
 
-    Looking honest on the core does not buy a client weight elsewhere: an update whose root mean
-    square is above `LARGEST_SIZE` times the median of all is scaled down to that.
+    A client whose update looks honest on the core must not gain influence on other entries: an
+    update whose root mean square exceeds `LARGEST_SIZE` times the median is scaled down to that.
 
     Args:
       sizes: Root mean square of each update over the entries it covers, float32 `(updates,)`.
-      filled: Which of them are updates, bool `(updates,)`.
+      filled: Mask of the entries of `sizes` that belong to updates, bool `(updates,)`.
 
     Returns:
       Factors from 0 to 1, float32 `(updates,)`.

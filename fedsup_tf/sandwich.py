@@ -1,4 +1,4 @@
-"""The gradient of a step in which the nets of a sandwich learn together, and from each other."""
+"""Gradient of a step in which the nets of a sandwich learn jointly and from each other."""
 
 import tensorflow as tf
 
@@ -11,21 +11,22 @@ from fedsup_tf.supernet import Supernet
 def sandwich_gradients(
     supernet, packed, architecture, images, labels, seed, training, unpack=dict, offsets=None
 ):
-    """Computes the gradient of a step, in which the nets of a sandwich learn together.
+    """Computes the gradient of a step in which the nets of a sandwich learn jointly.
 
     Args:
-      supernet: Whose subnets are trained.
-      packed: The received weights; gradients are by these names.
-      architecture: Which subnet they are.
-      images: `(batch, height, width, channels)`, float32, normalized.
+      supernet: Supernet that defines the subnets; its own variables are not read.
+      packed: Received weights, by the names under which gradients are returned.
+      architecture: Architecture that the received weights belong to.
+      images: Normalized images, float32 `(batch, height, width, channels)`.
       labels: `(batch,)`, int32.
-      seed: `(2,)`, int32; decides the random subnets.
-      training: The hyper-parameters.
-      unpack: Makes the weights by tensor name from `packed`.
-      offsets: `(classes,)`, added to all logits, or None.
+      seed: Seed of the random subnets, int32 `(2,)`.
+      training: Hyper-parameters of the training.
+      unpack: Function that returns the weights by tensor name, given `packed`.
+      offsets: Offsets that are added to all nets' logits, `(classes,)`, or None.
 
     Returns:
-      The received net's loss from labels, and the gradient of the nets' summed losses.
+      The received net's cross-entropy with the labels, and the gradient of the sum of all nets'
+      losses, by the names of `packed`.
     """
     classes = supernet.space.classes
     targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
@@ -57,7 +58,7 @@ def sandwich_gradients(
 def _losses_with_teacher(
     label_losses: list[tf.Tensor], logits: list[tf.Tensor], training: LocalTraining
 ) -> list[tf.Tensor]:
-    """Returns the loss of each net of a sandwich, of which the first is the received one."""
+    """Returns the loss of each net of a sandwich; the first net is the received one."""
     temperature, share = training.temperature, training.label_share
     if len(logits) == 1 or share == 1:
         return list(label_losses)
@@ -68,7 +69,7 @@ def _losses_with_teacher(
         teacher, untaught = predictions[0], 1
     losses = label_losses[:untaught]
     for label_loss, of_net in zip(label_losses[untaught:], logits[untaught:], strict=True):
-        # The square keeps the gradient's size the same at every temperature.
+        # The square keeps the scale of the gradient the same at every temperature.
         distillation = temperature**2 * _mean_cross_entropy(teacher, of_net / temperature)
         losses.append(share * label_loss + (1 - share) * distillation)
     return losses
@@ -79,7 +80,7 @@ def _mean_cross_entropy(targets, logits):
 
 
 def random_subnet(supernet: Supernet, within: AnyArchitecture, seed: tf.Tensor) -> tf.Tensor:
-    """Code of a uniformly drawn subnet of the net `within`, int32."""
+    """Returns the int32 code of a subnet drawn uniformly from those of the net `within`."""
     if not isinstance(within, tf.Tensor):
         within = tf.constant(supernet.space.encode(within))
     draws = tf.random.stateless_uniform(tf.shape(within), seed)

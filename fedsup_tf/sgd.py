@@ -1,4 +1,4 @@
-"""A step of SGD that updates TensorFlow variables in place."""
+"""An SGD step that updates TensorFlow variables in place."""
 
 from collections.abc import Mapping
 
@@ -18,19 +18,19 @@ def apply_sgd(
     weight_decay: float,
     clip_value: float,
 ) -> None:
-    r"""Clips gradients by value, adds weight decay to those of kernels, and updates the variables.
+    r"""Clips gradients by value, adds weight decay to those of kernels and updates the variables.
 
     $$v \leftarrow \mu v + clip(g) + \lambda w, \quad w \leftarrow w - \eta v$$
 
     Args:
       variables: Weights to update, by name; their shapes may be unknown.
-      momenta: Momentum of each weight, by name.
+      momenta: Momentum accumulator of each weight, by name; updated in place.
       weights: Values of the variables before the step, by name.
       gradients: Gradient of each weight, by name.
-      learning_rate: A scalar.
-      momentum: Decay of the momentum.
+      learning_rate: Learning rate, a scalar.
+      momentum: Decay factor of the accumulators.
       weight_decay: L2 decay of the tensors for which `has_weight_decay` holds.
-      clip_value: Largest absolute value of an entry of a gradient; infinity for no clipping.
+      clip_value: Maximum absolute value of each gradient entry; infinity disables clipping.
     """
     for name, gradient in gradients.items():
         if clip_value != float("inf"):
@@ -39,7 +39,7 @@ def apply_sgd(
             )
         if weight_decay and has_weight_decay(name):
             gradient += weight_decay * weights[name]
-        # Much faster than optimizers and functional updates on variables of unknown shape.
+        # On variables of unknown shape, much faster than optimizers and functional updates.
         tf.raw_ops.ResourceApplyMomentum(
             var=variables[name].handle,
             accum=momenta[name].handle,

@@ -1,4 +1,4 @@
-"""The elastic layers of a search space, and the part of each tensor that a subnet uses."""
+"""The elastic layers of a search space, and the slice of each tensor that a subnet uses."""
 
 import functools
 import itertools
@@ -15,17 +15,17 @@ from fedsup_tf.space import SearchSpace
 
 keras = tf.keras
 
-# An architecture, or its int32 code (of `SearchSpace.encode`), which may be a tensor of a graph.
+# An architecture or its int32 code (see `SearchSpace.encode`), which may be a graph tensor.
 AnyArchitecture = Architecture | tf.Tensor | np.ndarray
 
 
 class SlicedNet(keras.Model):
-    """A Keras model whose tensors hold those of every subnet of a search space as slices.
+    """A Keras model whose tensors contain those of every subnet of a search space as slices.
 
     Args:
       space: The search space.
-      seed: Decides the initial weights.
-      **kwargs: Those of a Keras model.
+      seed: Seed of the initial weights.
+      **kwargs: Arguments of `keras.Model`.
 
     Attributes:
       weight_shapes: Shapes of the tensors by name, in the order of the variables.
@@ -69,17 +69,19 @@ class SlicedNet(keras.Model):
         within: AnyArchitecture | None = None,
         nested: bool = False,
     ) -> dict[str, Slice]:
-        """Returns the part of each tensor that a subnet uses.
+        """Returns the slice of each tensor that a subnet uses.
 
         Args:
-          architecture: The subnet.
-          within: The net whose tensors are cut and that holds the subnet; by default the supernet.
-          nested: Whether the slices hold every subnet of the subnet too. A block of equal widths
-            has no shortcut convolution, but a subnet with a smaller width before it needs one.
+          architecture: Architecture of the subnet.
+          within: Architecture of the net whose tensors are sliced, which must contain the subnet.
+            Defaults to the whole supernet.
+          nested: Whether the slices also contain every subnet of the subnet. A block with equal
+            input and output widths has no shortcut convolution, but a subnet with a smaller input
+            width needs one.
 
         Returns:
-          A slice for every tensor of the supernet; one of size 0 where the subnet has no such
-          tensor. Begins and sizes are numbers for an `Architecture`, else int32 scalars.
+          A slice for every tensor of the supernet, of size 0 if the subnet has no such tensor.
+          Begins and sizes are integers for an `Architecture`, otherwise int32 scalar tensors.
         """
         widths, depths, kernels = self._dimensions(architecture)
         _, _, outer_kernels = self._dimensions(self.space.largest() if within is None else within)
@@ -107,10 +109,10 @@ class SlicedNet(keras.Model):
         return slices
 
     def elastic_shapes(self, nested: bool = False) -> dict[str, tuple[int | None, ...]]:
-        """Returns each tensor's shape over all subnets: None on an axis whose length varies.
+        """Returns each tensor's shape over all subnets, with None for axes of varying length.
 
         Args:
-          nested: Whether the slices hold every subnet of a subnet too, as in `slices`.
+          nested: Whether the slices also contain every subnet of a subnet, as in `slices`.
         """
         lengths = {name: [set() for _ in shape] for name, shape in self.weight_shapes.items()}
         for slices in self._all_slices(nested):
@@ -124,7 +126,7 @@ class SlicedNet(keras.Model):
 
     @functools.cached_property
     def grids(self) -> dict[str, Grid]:
-        """The cells of each tensor; every subnet's slice consists of whole cells."""
+        """The grid of cells of each tensor; every subnet's slice consists of whole cells."""
         seen = [*self._all_slices(False), *self._all_slices(True)]
         return {
             name: Grid.of(shape, [slices[name] for slices in seen])
@@ -132,9 +134,9 @@ class SlicedNet(keras.Model):
         }
 
     def _all_slices(self, nested: bool) -> Iterator[dict[str, Slice]]:
-        """Yields slices of enough subnets to include every possible slice of every tensor."""
+        """Yields the slices of enough subnets to include every possible slice of every tensor."""
         smallest = self.space.smallest()
-        # A tensor's slice depends on its own stage's choice and on the width that enters it.
+        # A tensor's slice depends only on the choice for its stage and on the stage's input width.
         for number, stage in enumerate(self.space.stages):
             entering = self.space.stages[number - 1].widths if number else (None,)
             for in_width, width, depth in itertools.product(entering, stage.widths, stage.depths):
@@ -149,13 +151,13 @@ class SlicedNet(keras.Model):
                     yield self.slices(net, None, nested)
 
     def code_at(self, index: tf.Tensor) -> tf.Tensor:
-        """Computes the int32 code of the architecture with that `SearchSpace.index` in a graph.
+        """Computes, in a graph, the code of the architecture with the given index.
 
         Args:
-          index: int32 scalar.
+          index: `SearchSpace.index` of the architecture, an int32 scalar.
 
         Returns:
-          `(len(space.choices),)`, int32, as `SearchSpace.encode` returns it.
+          The code as `SearchSpace.encode` returns it, int32 `(len(space.choices),)`.
         """
         code = []
         for values in reversed(self.space.choices):
@@ -164,7 +166,7 @@ class SlicedNet(keras.Model):
         return tf.stack(code[::-1])
 
     def _dimensions(self, architecture: AnyArchitecture) -> tuple[Sequence[int | tf.Tensor], ...]:
-        """Splits an architecture into the widths, depths and kernels of its stages."""
+        """Splits an architecture into its stages' widths, depths and kernels."""
         if isinstance(architecture, Architecture):
             self.space.check(architecture)
             return architecture.widths, architecture.depths, architecture.kernels
@@ -172,7 +174,7 @@ class SlicedNet(keras.Model):
             return self._dimensions(self.space.decode(architecture))
         if isinstance(architecture, tf.Tensor):
             stages = len(self.space.stages)
-            # The resolution, which may be the last entry, takes no part of any tensor.
+            # The resolution, if it is the last entry, does not affect the slices.
             entries = tf.unstack(tf.ensure_shape(architecture, [len(self.space.choices)]))
             return entries[:stages], entries[stages : 2 * stages], entries[2 * stages : 3 * stages]
         raise TypeError(

@@ -1,7 +1,7 @@
-"""Subnets as slices of the supernet's tensors, and sums of updates that overlap.
+"""Subnets as slices of the supernet's tensors, and sums of overlapping updates.
 
-Extraction, broadcast, upload and aggregation all use one mapping from tensor names to `Slice`s,
-which only the layers know how to make.
+Extraction, broadcast, upload and aggregation all use the same mapping from tensor names to
+`Slice`s, which only the layers create.
 """
 
 import functools
@@ -18,11 +18,11 @@ DIVISORS, WEIGHTINGS = mean_choices.DIVISORS, mean_choices.WEIGHTINGS
 
 
 class Slice(NamedTuple):
-    """A box of a tensor. A size of 0 means that the subnet has no such tensor.
+    """A rectangular block of a tensor. A size of 0 means that the subnet has no such tensor.
 
     Attributes:
-      begin: First index along each axis: numbers, or int32 scalars of a graph.
-      size: Length along each axis: numbers, or int32 scalars of a graph.
+      begin: First index along each axis, as integers or int32 scalar tensors.
+      size: Length along each axis, as integers or int32 scalar tensors.
     """
 
     begin: tuple[int | tf.Tensor, ...]
@@ -30,11 +30,11 @@ class Slice(NamedTuple):
 
     @property
     def is_static(self) -> bool:
-        """True if it consists of numbers alone."""
+        """True if `begin` and `size` contain integers only, no tensors."""
         return all(isinstance(number, int | np.integer) for number in (*self.begin, *self.size))
 
     def indices(self) -> tuple[slice, ...]:
-        """Returns the index of a NumPy array that is the box."""
+        """Returns the NumPy index that selects the block."""
         return tuple(slice(b, b + s) for b, s in zip(self.begin, self.size, strict=True))
 
 
@@ -42,14 +42,14 @@ class Grid(NamedTuple):
     """A division of a tensor into cells such that each slice in use consists of whole cells.
 
     Attributes:
-      edges: For each axis, the first index of each cell, followed by the axis' length.
+      edges: For each axis, the first index of each cell, followed by the length of the axis.
     """
 
     edges: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, shape: Sequence[int], slices: Iterable[Slice]) -> "Grid":
-        """Returns the coarsest grid of a tensor of that shape for static slices of it."""
+        """Returns the coarsest grid for static slices of a tensor of the given shape."""
         edges = [{0, length} for length in shape]
         for part in slices:
             if 0 not in part.size:
@@ -69,14 +69,14 @@ class Grid(NamedTuple):
 
     @property
     def entries(self) -> np.ndarray:
-        """Number of the tensor's entries in each cell, of shape `cells`."""
+        """Number of tensor entries in each cell, with shape `cells`."""
         return functools.reduce(np.multiply.outer, map(np.diff, self.edges))
 
     def cover(self, part: Slice, weight: tf.Tensor | float) -> tf.Tensor:
-        """Returns a tensor of shape `cells`: `weight` in the cells of a slice, 0 in the others."""
+        """Returns a tensor of shape `cells`: `weight` in the cells of a slice, 0 elsewhere."""
         covered = tf.convert_to_tensor(weight, tf.float32)
         if part.is_static:
-            # One operation in place of four for each axis.
+            # One operation instead of four per axis.
             firsts = [np.array(axis[:-1]) for axis in self.edges]
             inside = [
                 (first >= begin) & (first < begin + size)
@@ -91,7 +91,7 @@ class Grid(NamedTuple):
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
         """Expands a value per cell, `(..., *cells)`, to one per entry, `(..., *shape)`."""
-        # Beginning with the last axis, so that later axes gather whole rows.
+        # Starts with the last axis, so that the other axes gather whole rows.
         for axis, edges in enumerate(reversed(self.edges), 1):
             cell_of_entry = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
             values = tf.gather(values, tf.constant(cell_of_entry, tf.int32), axis=-axis)
@@ -103,8 +103,8 @@ class Overlap(NamedTuple):
 
     Attributes:
       total: For each tensor of the supernet, the weighted sum of the updates.
-      coverage: The sum of the weights of the updates that cover a cell, for each cell of each
-        tensor's grid. After `by_entry`: for each entry of each tensor.
+      coverage: For each cell of each tensor's grid, the sum of the weights of the updates that
+        cover it; after `by_entry`, the same for each entry of each tensor.
     """
 
     total: dict[str, tf.Tensor]
@@ -112,7 +112,7 @@ class Overlap(NamedTuple):
 
 
 def take(weights: Tensors, slices: Mapping[str, Slice]) -> dict[str, tf.Tensor]:
-    """Cuts each slice out of the tensor of the same name.
+    """Extracts each slice from the tensor of the same name.
 
     Example:
       >>> import tensorflow as tf
@@ -127,12 +127,12 @@ def take(weights: Tensors, slices: Mapping[str, Slice]) -> dict[str, tf.Tensor]:
 def place(
     values: Tensors, slices: Mapping[str, Slice], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, tf.Tensor]:
-    """Pads each value with zeros to where its slice was: the inverse of `take`.
+    """Places each value at its slice in a tensor of zeros: the inverse of `take`.
 
     Args:
-      values: By tensor name, each of the size of its slice.
-      slices: Position of each value.
-      shapes: Shapes of the whole tensors.
+      values: Values by tensor name, each of the size of its slice.
+      slices: Position of each value, by tensor name.
+      shapes: Shapes of the whole tensors, by name.
 
     Returns:
       A tensor of the whole shape for each name.
@@ -153,14 +153,14 @@ def place(
             for first, extent, length in zip(begin, size, shape, strict=True)
         ]
         if slices[name].is_static:
-            # Converted at once, not number by number.
+            # Converted as a whole, not number by number.
             paddings = np.array(paddings, np.int32)
         placed[name] = tf.ensure_shape(tf.pad(values[name], paddings), shape)
     return placed
 
 
 def no_overlap(grids: Mapping[str, Grid]) -> Overlap:
-    """Returns the sum over no clients: zeros."""
+    """Returns the sum over no clients, which is all zeros."""
     return Overlap(
         total={name: tf.zeros(grid.shape) for name, grid in grids.items()},
         coverage={name: tf.zeros(grid.cells) for name, grid in grids.items()},
@@ -173,10 +173,10 @@ def overlap(
     grids: Mapping[str, Grid],
     weight: tf.Tensor | float,
 ) -> Overlap:
-    """Computes one client's contribution: its update times `weight`, and `weight` where it covers.
+    """Computes a client's contribution: its weighted update, and its weight where it covers.
 
     Args:
-      update: Trained minus received weights by tensor name.
+      update: Trained minus received weights, by tensor name.
       slices: Position of the update in each tensor.
       grids: The grid of each tensor (`Supernet.grids`).
       weight: The client's weight, a scalar.
@@ -195,11 +195,11 @@ def count_covering(
     """Counts the nets that cover each cell.
 
     Args:
-      grids: A grid for each tensor by name.
-      nets: The slices of each net by tensor name.
+      grids: The grid of each tensor, by name.
+      nets: The slices of each net, by tensor name.
 
     Returns:
-      Counts by tensor name, float32, each of its grid's `cells`.
+      Counts by tensor name, float32, each with the shape `cells` of its grid.
     """
     counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
     for slices in nets:
@@ -221,10 +221,10 @@ def average(
 
     Args:
       overlaps: The sum over the clients, after `by_entry`.
-      divisor: `"coverage"` divides by the weights of the clients that cover the entry,
-        `"diluted"` by those of all clients, so that an entry that a client does not cover counts as
-        unchanged.
-      weight: The sum of all clients' weights, for `"diluted"`.
+      divisor: `"coverage"` divides by the total weight of the clients that cover the entry.
+        `"diluted"` divides by the total weight of all clients, which counts an entry as unchanged
+        by the clients that do not cover it.
+      weight: Total weight of all clients; required for `"diluted"`.
 
     Returns:
       The mean update by tensor name; zero where no client covers an entry.

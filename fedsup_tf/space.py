@@ -1,4 +1,4 @@
-"""Search spaces of subnets: the widths, depths and kernels that each stage may take.
+"""Search spaces of subnets: the allowed widths, depths and kernels of each stage.
 
 An `Architecture` is one point of a `SearchSpace`, which is immutable, hashable and serialized as
 JSON. The space follows the MobileNet-like supernet of FedSup (Kim & Yun, arXiv 2206.01366,
@@ -23,9 +23,9 @@ from fedsup_tf.stage import MOST_NAME, MOST_VALUE, Stage
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
-# Suffix of the name of a parametric normalization's frozen mean square.
+# Name suffix of the frozen mean square of a parametric normalization.
 MEAN_SQUARE = "/mean_square"
-# An architecture's index in its space is an int32 key of a federated select.
+# The index of an architecture in its space is used as an int32 key of a federated select.
 _LARGEST_INDEX = 2**31 - 1
 
 
@@ -35,15 +35,16 @@ class SearchSpace:
 
     Attributes:
       name: Name of the space in reports and error messages.
-      image_shape: `(height, width, channels)` of an image.
+      image_shape: `(height, width, channels)` of the images.
       classes: Number of classes.
-      stem_width: Output channels of the first 3 x 3 convolution.
+      stem_width: Output channels of the first convolution, which is 3 x 3.
       stem_stride: Stride of the first convolution; 1 or 2.
       stages: The stages, from the image to the classifier.
-      normalization: `"parametric"` (FedSup's PN) or `"group"` (groups of 8 channels, batch-free).
-      resolutions: Allowed heights of the images that enter a subnet, in rising order, the last one
-        that of `image_shape`; their widths follow in proportion. With none, every subnet takes
-        images of `image_shape`.
+      normalization: `"parametric"` (FedSup's PN) or `"group"` (groups of 8 channels, independent
+        of the batch).
+      resolutions: Allowed heights of a subnet's input images, in ascending order and ending with
+        the height of `image_shape`; widths scale in proportion. If empty, every subnet takes images
+        of `image_shape`.
 
     Raises:
       ValueError: If a field is out of range; the message names it.
@@ -118,7 +119,7 @@ class SearchSpace:
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
-        """Allowed values of each entry of an encoded architecture, in its order."""
+        """Allowed values of each entry of an encoded architecture, in the order of the code."""
         of_stages = tuple(getattr(stage, field) for field in DIMENSIONS for stage in self.stages)
         return (*of_stages, self.resolutions) if self.resolutions else of_stages
 
@@ -128,15 +129,15 @@ class SearchSpace:
         return math.prod(len(values) for values in self.choices)
 
     def smallest(self) -> Architecture:
-        """Returns the architecture with the least of every dimension."""
+        """Returns the architecture with the smallest value of every dimension."""
         return self.decode([values[0] for values in self.choices])
 
     def largest(self) -> Architecture:
-        """Returns the architecture with the most of every dimension: the whole supernet."""
+        """Returns the architecture with the largest value of every dimension: the supernet."""
         return self.decode([values[-1] for values in self.choices])
 
     def fixed_architecture(self, architecture: Architecture) -> "SearchSpace":
-        """Returns the space whose only architecture is `architecture`."""
+        """Returns the space that contains only `architecture`."""
         self.check(architecture)
         stages = tuple(
             dataclasses.replace(stage, widths=(width,), depths=(depth,), kernels=(kernel,))
@@ -156,12 +157,12 @@ class SearchSpace:
         )
 
     def at_resolution(self, resolution: int) -> "SearchSpace":
-        """Returns the space of the same nets for images of one resolution alone."""
+        """Returns the space of the same nets for images of a single resolution."""
         shape = self.image_shape_at(resolution)
         return dataclasses.replace(self, image_shape=shape, resolutions=())
 
     def image_shape_of(self, architecture: Architecture) -> tuple[int, int, int]:
-        """Returns the `(height, width, channels)` of the images that enter a subnet."""
+        """Returns the `(height, width, channels)` of a subnet's input images."""
         return self.image_shape_at(architecture.resolution or 0)
 
     def image_shape_at(self, resolution: int) -> tuple[int, int, int]:
@@ -171,7 +172,7 @@ class SearchSpace:
         return resolution, width * resolution // height, channels
 
     def check(self, architecture: Architecture) -> None:
-        """Raises a ValueError that names the stage if `architecture` is not in the space."""
+        """Raises a ValueError that names the wrong field if `architecture` is not in the space."""
         if len(architecture.widths) != len(self.stages):
             raise ValueError(
                 f"Search space {self.name!r} has {len(self.stages)} stages, the architecture has "
@@ -194,19 +195,19 @@ class SearchSpace:
     # --------------------------------------------------------------- encoding
 
     def encode(self, architecture: Architecture) -> np.ndarray:
-        """Returns the int32 vector `(widths..., depths..., kernels...)`, `(len(choices),)`.
+        """Returns the int32 code `(widths..., depths..., kernels...)` of shape `(len(choices),)`.
 
-        The resolution follows if the space has resolutions.
+        If the space has resolutions, the resolution is the last entry.
         """
         self.check(architecture)
         code = [*architecture.widths, *architecture.depths, *architecture.kernels]
         return np.array([*code, architecture.resolution] if self.resolutions else code, np.int32)
 
     def decode(self, code: Sequence[int]) -> Architecture:
-        """Returns the architecture with that code: the inverse of `encode`.
+        """Returns the architecture with the given code: the inverse of `encode`.
 
         Raises:
-          ValueError: If the code is not that of an architecture of the space.
+          ValueError: If the code does not belong to an architecture of the space.
         """
         code = [operator.index(value) for value in code]
         stages = len(self.stages)
@@ -223,17 +224,17 @@ class SearchSpace:
         return architecture
 
     def index(self, architecture: Architecture) -> int:
-        """Returns the architecture's number in the space, from 0 (smallest) to `size - 1`."""
+        """Returns the architecture's index in the space, from 0 (smallest) to `size - 1`."""
         index = 0
         for value, values in zip(self.encode(architecture), self.choices, strict=True):
             index = index * len(values) + values.index(int(value))
         return index
 
     def at(self, index: int) -> Architecture:
-        """Returns the architecture with that number: the inverse of `index`.
+        """Returns the architecture with the given index: the inverse of `index`.
 
         Raises:
-          ValueError: If there is no such number.
+          ValueError: If the index is out of range.
         """
         if not 0 <= index < self.size:
             raise ValueError(
@@ -249,8 +250,8 @@ class SearchSpace:
     # --------------------------------------------------------------- sampling
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """Draws an architecture uniformly."""
-        # What `rng.choice` draws, in a fifth of its time.
+        """Draws an architecture uniformly at random."""
+        # Draws the same values as `rng.choice`, in a fifth of the time.
         return self.decode([values[rng.integers(len(values))] for values in self.choices])
 
     def mutate(
@@ -260,11 +261,12 @@ class SearchSpace:
 
         Args:
           architecture: The architecture to change; it is not modified.
-          rng: The source of randomness.
-          probability: Chance of each entry to be redrawn; at least one that has a choice is.
+          rng: Random number generator.
+          probability: Probability of redrawing each entry. At least one of the entries with more
+            than one allowed value is redrawn.
 
         Returns:
-          Another architecture of the space, or the same if the space has no other.
+          A different architecture of the space, or the same one if the space has no other.
         """
         code = list(self.encode(architecture))
         free = [i for i, values in enumerate(self.choices) if len(values) > 1]
@@ -278,14 +280,14 @@ class SearchSpace:
     def crossover(
         self, first: Architecture, second: Architecture, rng: np.random.Generator
     ) -> Architecture:
-        """Returns a child that has each entry from either parent with equal chance."""
+        """Returns a child that takes each entry from either parent with equal probability."""
         first, second = self.encode(first), self.encode(second)
         return self.decode(np.where(rng.random(len(first)) < 0.5, first, second))
 
     # ------------------------------------------------------------------- JSON
 
     def fields(self) -> dict[str, Any]:
-        """Returns the space as JSON values by name, `resolutions` only if there are any."""
+        """Returns the JSON values by field name, with `resolutions` only if there are any."""
         fields = dataclasses.asdict(self)
         if not self.resolutions:
             del fields["resolutions"]
@@ -298,19 +300,19 @@ class SearchSpace:
     @classmethod
     @parsing("A search space")
     def from_json(cls, text: str) -> "SearchSpace":
-        """Reads what `to_json` wrote, or a space written by hand in the same form.
+        """Parses the output of `to_json`, or a space written by hand in the same format.
 
         Raises:
-          ValueError: If the text is not such JSON; the message names the field or stage.
+          ValueError: If the text is not valid; the message names the field or stage.
         """
         return cls.from_fields(parse_json(text, "A search space"))
 
     @classmethod
     def from_fields(cls, fields: Any) -> "SearchSpace":
-        """Makes a space of a JSON object that is part of another.
+        """Makes a space from a JSON object, such as one nested in another document.
 
         Raises:
-          ValueError: If it is no such object; the message names the field or stage.
+          ValueError: If the object does not describe a space; the message names the field or stage.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         expect_keys(fields, names, names - {"normalization", "resolutions"}, "A search space")

@@ -1,7 +1,7 @@
-"""Bounds of a search space, which may come from somebody else's file.
+"""Limits on a search space, which may come from someone else's file.
 
-They bound what a supernet enumerates and allocates, far beyond what a phone or a server could
-train.
+They bound what a supernet enumerates and allocates. All limits are far beyond what a phone or a
+server could train.
 """
 
 import math
@@ -17,21 +17,21 @@ _MOST_STAGES = 64
 _MOST_BLOCKS = 256
 _MOST_SIDE = 2**13
 _MOST_WEIGHTS = 2**30
-# Combinations of a stage's choices and the widths that enter it, of which each has its slices.
+# Combinations of a stage's choices and its input widths, each of which has its own slices.
 _MOST_COMBINATIONS = 2**16
-# Each has a graph of its own where one computation serves all subnets.
+# A computation that serves all subnets contains a separate loop for each resolution.
 _MOST_RESOLUTIONS = 8
 
 
 def checked_image_shape(values: Any, label: str) -> tuple[int, int, int]:
-    """Returns `(height, width, channels)` of images as a tuple of ints.
+    """Returns a validated image shape `(height, width, channels)` as a tuple of ints.
 
     Args:
-      values: The three numbers.
+      values: The height, width and channels to check.
       label: Subject of the error message.
 
     Raises:
-      ValueError: If they are no such numbers, or too large.
+      ValueError: If `values` are not three positive integers, or are too large.
     """
     shape = whole_numbers(values, f"{label}: image_shape")
     if len(shape) != 3 or min(shape) < 1 or max(shape) > _MOST_SIDE:
@@ -45,15 +45,15 @@ def checked_image_shape(values: Any, label: str) -> tuple[int, int, int]:
 def checked_resolutions(
     values: Any, image_shape: tuple[int, int, int], label: str
 ) -> tuple[int, ...]:
-    """Returns resolutions as a tuple of ints.
+    """Returns validated resolutions as a tuple of ints.
 
     Args:
-      values: Rising heights of images, or none.
+      values: Image heights in ascending order; may be empty.
       image_shape: `(height, width, channels)` of the largest images.
       label: Subject of the error message.
 
     Raises:
-      ValueError: If they are no such heights, or images would not keep their proportions.
+      ValueError: If `values` are not such heights, or images would not keep their proportions.
     """
     if isinstance(values, list | tuple) and not values:
         return ()
@@ -76,11 +76,11 @@ def checked_resolutions(
 
 
 def check_stages(stages: Sequence[Stage], stem_width: int, classes: int, label: str) -> None:
-    """Checks the stages' names and amounts, without enumerating or allocating anything.
+    """Checks the stages' names and sizes without enumerating or allocating anything.
 
     Args:
-      stages: From the image to the classifier.
-      stem_width: Output channels of the convolution before them.
+      stages: The stages, from the image to the classifier.
+      stem_width: Output channels of the convolution before the first stage.
       classes: Number of classes.
       label: Subject of the error message.
 

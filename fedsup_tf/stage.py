@@ -1,4 +1,4 @@
-"""A stage of a search space: a run of blocks and the sizes that they may take."""
+"""A stage of a search space: a sequence of blocks and the sizes that they may have."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ from fedsup_tf.architecture import DIMENSIONS
 from fedsup_tf.files.json_schema import quoted, whole_numbers
 from fedsup_tf.files.validation import check_choice
 
-# Bounds of what is enumerated or allocated, far beyond what a phone or a server could train. A
-# space may come from somebody else's file.
+# Limits on what is enumerated or allocated, since a space may come from someone else's file. They
+# are far beyond what a phone or a server could train.
 MOST_VALUE = {"widths": 2**14, "depths": 64, "kernels": 63}
 _MOST_CHOICES = 64
 MOST_NAME = 200
@@ -15,13 +15,13 @@ MOST_NAME = 200
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A run of blocks that share a width and a kernel.
+    """A sequence of blocks that share a width and a kernel.
 
     Attributes:
-      name: The stage's name, the prefix of its variables' names.
-      widths: Allowed numbers of output channels, in rising order.
-      depths: Allowed numbers of blocks, in rising order.
-      kernels: Allowed sides of the depthwise kernels, odd, in rising order.
+      name: Name of the stage and prefix of its variables' names.
+      widths: Allowed numbers of output channels, in ascending order.
+      depths: Allowed numbers of blocks, in ascending order.
+      kernels: Allowed sides of the square depthwise kernels, odd, in ascending order.
       stride: Stride of the first block; 1 or 2.
     """
 

@@ -1,4 +1,4 @@
-"""The supernet: one Keras model whose slices are all the subnets of a search space."""
+"""The supernet: a single Keras model whose slices are the subnets of a search space."""
 
 import itertools
 import os
@@ -23,18 +23,18 @@ keras = tf.keras
 
 @keras.saving.register_keras_serializable("fedsup_tf")
 class Supernet(SlicedNet):
-    """A net that holds every subnet of a search space.
+    """A net that contains every subnet of a search space.
 
     Args:
       space: The search space.
-      seed: The same one gives the same initial weights.
-      **kwargs: Those of a Keras model.
+      seed: Seed of the initial weights.
+      **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
       images: Normalized images, float32 `(batch, height, width, channels)`. In a space with
-        resolutions they have that of the subnet (`resizing.resize_images`).
-      architecture: Which subnet computes: an `Architecture`, or its int32 code, which may be a
-        tensor of a graph. The largest by default.
+        resolutions, they must have the resolution of the subnet (`resizing.resize_images`).
+      architecture: Subnet to compute, as an `Architecture` or its int32 code, which may be a graph
+        tensor. Defaults to the largest subnet.
       training: Ignored; the net computes the same in training and inference.
 
     Returns:
@@ -57,10 +57,10 @@ class Supernet(SlicedNet):
 
     @property
     def architecture(self) -> Architecture:
-        """The subnet that this model is, if its space has a single architecture.
+        """The architecture of this model if its space contains only one.
 
         Raises:
-          ValueError: If the space has more than one.
+          ValueError: If the space contains more than one architecture.
         """
         if self.space.size != 1:
             raise ValueError(
@@ -72,7 +72,7 @@ class Supernet(SlicedNet):
     # ---------------------------------------------------------------- variables
 
     def build(self, input_shape: Any = None) -> None:
-        """Adds the variables, of the sizes of the largest subnet."""
+        """Creates the variables, in the sizes of the largest subnet."""
         if self.built:
             return
         self.stem.build((None, *self.space.image_shape))
@@ -80,11 +80,11 @@ class Supernet(SlicedNet):
         for block in itertools.chain.from_iterable(self.blocks):
             block.build(None)
         self.head.build((None, self.space.stages[-1].widths[-1]))
-        # Keras' own build would trace a call to find the shapes, which are known here.
+        # Keras' own build would trace a call to infer the shapes, which are known here.
         self.built = True
 
     def weights_by_name(self) -> dict[str, tf.Variable]:
-        """Returns the variables under the names that slices, checkpoints and updates use."""
+        """Returns the variables by the names that slices, checkpoints and updates use."""
         self.build()
         parts = {self.stem: self.stem.own_weights(), self.stem_norm: self.stem_norm.own_weights()}
         named = with_prefixes(parts)
@@ -95,14 +95,14 @@ class Supernet(SlicedNet):
         return named
 
     def values_by_name(self) -> dict[str, np.ndarray]:
-        """Returns the values of the variables as arrays, by the same names."""
+        """Returns the values of the variables as arrays, by the names of `weights_by_name`."""
         return {name: variable.numpy() for name, variable in self.weights_by_name().items()}
 
     def named(self, values: Iterable[Any]) -> dict[str, Any]:
-        """Returns one value for each tensor, in the order of the variables, by tensor name.
+        """Maps tensor names to values that are given in the order of the variables.
 
         Raises:
-          ValueError: If there are more or fewer values than tensors.
+          ValueError: If the number of values differs from the number of tensors.
         """
         values = list(values)
         if len(values) != len(self.weight_shapes):
@@ -116,14 +116,14 @@ class Supernet(SlicedNet):
         """Sets every variable.
 
         Raises:
-          ValueError: If names or shapes are not those of `weight_shapes`; nothing is set then.
+          ValueError: If names or shapes differ from `weight_shapes`; no variable is changed then.
         """
         check_weights(weights, self.weight_shapes)
         for name, variable in self.weights_by_name().items():
             variable.assign(weights[name])
 
     def extract(self, architecture: Architecture) -> "Supernet":
-        """Returns a subnet as a model of its own: the supernet of the space of that architecture.
+        """Returns a subnet as a separate model: a supernet with this architecture only.
 
         Raises:
           ValueError: If the architecture is not in the space.
@@ -144,7 +144,7 @@ class Supernet(SlicedNet):
 
         Args:
           weights: A tensor for each name of `weight_shapes`, of size 0 where the subnet has none.
-            Static or unknown sizes.
+            Sizes may be statically unknown.
           images: Normalized images, `(batch, height, width, channels)`.
 
         Returns:
@@ -159,17 +159,17 @@ class Supernet(SlicedNet):
         images: tf.Tensor,
         sample_weights: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Computes logits, and the mean square of each parametric normalization's input.
+        """Computes logits and the mean square of each parametric normalization's input.
 
         Args:
           weights: A tensor for each name of `weight_shapes`, as for `forward`. A normalization may
-            also have a `mean_square` (`ParametricNormalization.normalize`).
+            also have a `mean_square` (see `ParametricNormalization.normalize`).
           images: Normalized images, `(batch, height, width, channels)`.
           sample_weights: Weight of each image in the normalizations, `(batch,)`; equal by default.
 
         Returns:
           Logits, `(batch, classes)`, and the mean squares, each `(channels,)`, by
-          `"<norm>/mean_square"`. There are none for blocks that the subnet does not have.
+          `"<norm>/mean_square"`. Blocks that the subnet does not have contribute none.
         """
         features, statistics = self.features_with_statistics(weights, images, sample_weights)
         return self.head.forward(under("head", weights), features), statistics
@@ -181,7 +181,7 @@ class Supernet(SlicedNet):
         images: tf.Tensor,
         sample_weights: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Computes the inputs of the classifier, otherwise as `forward_with_statistics`.
+        """Computes the classifier's inputs, with the arguments of `forward_with_statistics`.
 
         Returns:
           Features, `(batch, last width)`, and the mean squares.
@@ -202,7 +202,7 @@ class Supernet(SlicedNet):
         architecture: AnyArchitecture | None = None,
         training: bool = False,
     ) -> tf.Tensor:
-        """Computes logits with slices of the model's own variables."""
+        """Computes logits from slices of the model's own variables."""
         del training
         architecture = self.space.largest() if architecture is None else architecture
         slices = self.slices(architecture)
@@ -216,13 +216,13 @@ class Supernet(SlicedNet):
         """Writes the weights and the search space to one safetensors file, atomically.
 
         Args:
-          path: Where to write.
-          information: JSON values to store in the file, such as the round. Programs that follow go
-            by `class_names`, `preprocessing` and others, see `fedsup_tf.information`.
+          path: Path of the file to write.
+          information: JSON values to store in the file, such as the round. Other programs read
+            `class_names`, `preprocessing` and more from it (see `fedsup_tf.information`).
 
         Raises:
-          ValueError: If `load_checkpoint` would refuse the information or a weight.
-          OSError: If the file cannot be written; what was at `path` before is unchanged.
+          ValueError: If `load_checkpoint` would reject the information or a weight.
+          OSError: If the file cannot be written; an existing file at `path` is left unchanged.
         """
         if isinstance(information, Mapping):
             information = dict(information)
@@ -236,17 +236,18 @@ class Supernet(SlicedNet):
     def load_checkpoint(
         cls, path: str | os.PathLike, space: SearchSpace | None = None
     ) -> tuple["Supernet", dict[str, Any]]:
-        """Reads a supernet and its information from a file that `save_checkpoint` wrote.
+        """Reads a supernet and its information from a file written by `save_checkpoint`.
 
         Args:
-          path: The file.
-          space: The expected search space; by default any.
+          path: Path of the file.
+          space: The expected search space; None accepts any.
 
         Returns:
-          The supernet, and the information stored with it. The weights are equal to the bit.
+          The supernet, whose weights equal the saved ones bit for bit, and the information stored
+          with it.
 
         Raises:
-          ValueError: If the file is damaged, is not a supernet, or has another search space.
+          ValueError: If the file is damaged, is not a supernet, or has a different search space.
         """
         supernet = None
 
@@ -261,7 +262,7 @@ class Supernet(SlicedNet):
                     f"{space.name!r}: {own_space.to_json()} is not {space.to_json()}."
                 )
             supernet = cls(own_space)
-            # Before there are variables: only the file's own tensors bound their size.
+            # Checked before variables are created, so that the file's tensors bound their size.
             check_weights(forms, supernet.weight_shapes)
 
         tensors, metadata = checkpoint.read_tensors(path, "supernet", check)
@@ -271,30 +272,30 @@ class Supernet(SlicedNet):
     # ------------------------------------------------------------- Keras' config
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor, the space as JSON."""
+        """Returns the constructor arguments, with the space as JSON."""
         return {"space": self.space.to_json(), "seed": self.seed, "name": self.name}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> "Supernet":
-        """Makes a supernet with new weights from what `get_config` returned."""
+        """Makes a supernet with new initial weights from the output of `get_config`."""
         del custom_objects
         return cls(**{**config, "space": SearchSpace.from_json(config["space"])})
 
     def get_build_config(self) -> dict[str, Any] | None:
-        """Returns the shape that `build_from_config` takes; the space alone decides it."""
+        """Returns the input shape for `build_from_config`, which the space alone determines."""
         return {"input_shape": [None, *self.space.image_shape]} if self.built else None
 
     def build_from_config(self, config: Mapping[str, Any]) -> None:
-        """Adds the variables, so that Keras can read them from a `.keras` file."""
+        """Creates the variables, so that Keras can restore them from a `.keras` file."""
         self.build(config["input_shape"])
 
 
 def has_weight_decay(name: str) -> bool:
-    """Tells whether a tensor has weight decay: kernels have, PN's vectors and biases have not."""
+    """Returns whether a tensor has weight decay: kernels do, PN's vectors and biases do not."""
     return name.endswith("/kernel")
 
 
 def check_weights(weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises a ValueError that names the tensor unless names and shapes are the expected ones."""
+    """Raises a ValueError that names the tensor if names or shapes differ from the expected."""
     received = {name: value.shape for name, value in weights.items()}
     check_tensors(received, shapes, "Weights", "Use the weights of the same search space.")

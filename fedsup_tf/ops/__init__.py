@@ -1,1 +1,1 @@
-"""Operations of the net with their gradients: fast ones, and ones of builtins alone."""
+"""Operations of the net and their gradients: fast, or made of TensorFlow Lite builtins alone."""

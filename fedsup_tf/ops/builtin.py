@@ -1,8 +1,8 @@
-"""Gradients as TensorFlow Lite builtins alone, so that a phone's stock runtime can train.
+"""Gradients made of TensorFlow Lite builtins alone, so that a phone's stock runtime can train.
 
-The formulations are also fast in that runtime: its batched matrix product is as fast as
-TensorFlow's, but its fully connected operator several times slower. Products are therefore written
-as batched ones, never with a transposed second factor.
+The formulations are also fast in that runtime. Its batched matrix product is as fast as
+TensorFlow's, but its fully connected operator is several times slower. Products are therefore
+written as batched products, never with a transposed second factor.
 """
 
 from collections.abc import Sequence
@@ -10,48 +10,48 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# The length of an axis: a number if it is known when traced, else an int32 scalar.
+# The length of an axis: an integer if it is statically known, otherwise an int32 scalar tensor.
 Length = int | tf.Tensor
-# The runtime computes products in squares of this many rows and columns.
+# The runtime computes products in square tiles of this many rows and columns.
 SQUARE = 16
-# Tensors that one concatenation may join in the runtime's fast path.
+# Maximum number of tensors that the runtime concatenates in its fast path.
 _MOST_CONCATENATED = 4
-# Rows in one part of a product that sums over rows.
+# Number of rows per part of a product that sums over rows.
 _ROWS_AT_ONCE = 512
 
 
 def shape_of(tensor: tf.Tensor) -> list[Length]:
-    """Returns the length of each axis: a number if it is known, else an int32 scalar."""
+    """Returns the length of each axis: an integer if statically known, otherwise a tensor."""
     static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
     return [dynamic[i] if length is None else length for i, length in enumerate(static)]
 
 
 def maximum(first: Length, second: Length) -> Length:
-    """Returns the greater of two lengths, as a number if both are known when traced."""
+    """Returns the greater of two lengths, as an integer if both are statically known."""
     if isinstance(first, int) and isinstance(second, int):
         return max(first, second)
     return tf.maximum(first, second)
 
 
 def same_padding(side: int, kernel: Length, stride: int) -> tuple[Length, Length]:
-    """Returns the zeros before and after an axis under padding SAME."""
+    """Returns the number of zeros before and after an axis with padding SAME."""
     total = maximum((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """Multiplies `(rows, in) @ (in, out)` as a batch of one product."""
-    # In four dimensions, since with three the converter refuses a product of a single row.
+    """Computes `(rows, in) @ (in, out)` as a batch of one product."""
+    # Four dimensions, since the converter rejects a three-dimensional product of a single row.
     rows, matrix = (tf.expand_dims(tf.expand_dims(factor, 0), 0) for factor in (rows, matrix))
     product = _batched_products(rows, matrix)
     return tf.squeeze(product, [0, 1])
 
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Computes a 1 x 1 convolution as a product.
+    """Computes a 1 x 1 convolution as a matrix product.
 
-    Kernel and gradient keep their shape, since the runtime copies the inputs and outputs of a graph
-    that are reshaped.
+    The kernel and its gradient keep their shape, since the runtime copies inputs and outputs of a
+    graph that are reshaped.
 
     Args:
       images: `(batch, height, width, in)`.
@@ -68,9 +68,10 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """Computes ReLU6's gradient: `upstream` where `result` is strictly between 0 and 6, else 0.
 
-    Comparisons, selections and differences with a number leave the runtime's fast path; products
-    and sums do not. The clip at -1 has no effect but lets the runtime fuse the product and both
-    clips into one operator. A power of two makes the sum exactly 0 where the result is 6.
+    Comparisons, selections and differences with a constant leave the runtime's fast path; products
+    and sums do not. The clip at -1 has no effect on the result but lets the runtime fuse the
+    product and both clips into one operator. The factor is a power of two, so that the sum is
+    exactly 0 where the result is 6.
     """
     steep = 2.0**100
     inside = result * (result * -steep + 6 * steep)
@@ -78,17 +79,17 @@ def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
 
 
 def average_pool_gradient(upstream: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Computes the gradient of the average over 2 x 2 with stride 2 and padding SAME.
+    """Computes the gradient of 2 x 2 average pooling with stride 2 and padding SAME.
 
     Args:
       upstream: `(batch, ceil(height / 2), ceil(width / 2), channels)`.
-      height: Height of the images that were pooled.
-      width: Width of the images that were pooled.
+      height: Height of the pooling's input images.
+      width: Width of the pooling's input images.
 
     Returns:
       `(batch, height, width, channels)`.
     """
-    # The last row and column of an odd map average over fewer pixels.
+    # In a map of odd size, the last row and column average over fewer pixels.
     share = [[0.5] * (side // 2) + [1.0] * (side % 2) for side in (height, width)]
     scale = tf.tensordot(tf.constant(share[0]), tf.constant(share[1]), 0)
     upstream = upstream * scale[..., tf.newaxis]
@@ -98,11 +99,11 @@ def average_pool_gradient(upstream: tf.Tensor, height: int, width: int) -> tf.Te
 
 
 def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Computes a convolution with padding SAME as the product of a matrix of patches.
+    """Computes a convolution with padding SAME as a product with a matrix of patches.
 
     Args:
-      images: `(batch, height, width, in)`, all known when traced.
-      kernel: `(side, side, in, out)`, all known when traced.
+      images: `(batch, height, width, in)`, all statically known.
+      kernel: `(side, side, in, out)`, all statically known.
       stride: 1 or 2.
 
     Returns:
@@ -133,7 +134,7 @@ def conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
     """Gathers the inputs of each kernel entry, `(batch, side * side * in, output pixels)`.
 
-    Neighbouring output pixels are adjacent in memory, so that whole rows of them are copied.
+    Neighbouring output pixels are adjacent in memory, so whole rows of them are copied at a time.
     """
     batch, height, width, channels = images.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
@@ -142,7 +143,7 @@ def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
     rows = tf.reshape(images, [batch * height, width * channels])
     rows = tf.reshape(_padded(rows, width, wide, side, stride), [batch, -1])
     rows = tf.reshape(_padded(rows, height, tall, side, stride), [-1, wide, stride * channels])
-    # The pixels that a stride skips are separate maps.
+    # The pixels that a stride skips become separate maps.
     maps, across = tf.transpose(rows, [0, 2, 1]), []
     for group in range(groups):
         columns = min(stride, side - group * stride)
@@ -157,7 +158,7 @@ def _taps(images: tf.Tensor, side: int, stride: int) -> tf.Tensor:
 
 
 def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) -> tf.Tensor:
-    """Pads `(n, length * entries)` with zeros to `strides` whole strides."""
+    """Pads `(n, length * entries)` with zeros to a length of `strides` whole strides."""
     entries = rows.shape[1] // length
     before, _ = same_padding(length, side, stride)
     after = max(strides * stride - length - before, 0)
@@ -166,7 +167,7 @@ def _padded(rows: tf.Tensor, length: int, strides: int, side: int, stride: int) 
 
 
 def _whole_squares(matrices: tf.Tensor) -> tf.Tensor:
-    """Pads `(batch, rows, columns)` with rows of zeros to whole squares of a product."""
+    """Pads `(batch, rows, columns)` with rows of zeros to a multiple of `SQUARE` rows."""
     batch, rows, columns = matrices.shape
     flat = tf.reshape(matrices, [batch, rows * columns])
     padded = tf.pad(flat, [[0, 0], [0, -rows % SQUARE * columns]])
@@ -174,14 +175,14 @@ def _whole_squares(matrices: tf.Tensor) -> tf.Tensor:
 
 
 def _sum_over_first(values: tf.Tensor) -> tf.Tensor:
-    """Sums over axis 0, written as mean x count because TensorFlow Lite's MEAN is faster."""
+    """Sums over axis 0 as mean x count, because TensorFlow Lite's MEAN is faster than its SUM."""
     count, *shape = values.shape
     total = tf.reduce_mean(tf.reshape(values, [1, count, 1, -1]), [1, 2]) * float(count)
     return tf.reshape(total, [1, *shape])
 
 
 def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
-    """Concatenates a few tensors at a time, since more leave the runtime's fast path."""
+    """Concatenates a few tensors at a time, to stay in the runtime's fast path."""
     while len(tensors) > 1:
         groups = range(0, len(tensors), _MOST_CONCATENATED)
         tensors = [tf.concat(tensors[i : i + _MOST_CONCATENATED], axis) for i in groups]
@@ -189,7 +190,7 @@ def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
 
 
 def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
-    """Slices an axis with `tf.slice`, whose gradient is a builtin; that of indexing is not."""
+    """Slices an axis with `tf.slice`, whose gradient, unlike that of indexing, is a builtin."""
     if begin == 0 and length == tensor.shape[axis]:
         return tensor
     begins, sizes = [0] * len(tensor.shape), tensor.shape.as_list()
@@ -199,7 +200,7 @@ def window(tensor: tf.Tensor, axis: int, begin: int, length: int) -> tf.Tensor:
 
 @tf.custom_gradient
 def _batched_products(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Multiplies matrices of the shapes that `each_transposed` takes."""
+    """Multiplies matrices of the shapes that `each_transposed` accepts."""
 
     def gradient(upstream):
         return (
@@ -213,8 +214,8 @@ def _batched_products(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 def _second_gradient(first: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Computes the gradient of a product's second factor, transposing the smaller matrix.
 
-    Many rows are multiplied in parts, since the entries of a column in very long rows would map to
-    the same few lines of the processor's cache.
+    Products over many rows are split into parts, since the entries of a column in very long rows
+    would map to the same few lines of the processor's cache.
     """
     rows, inner, columns = first.shape[-2], first.shape[-1], upstream.shape[-1]
     is_swapped = None not in (inner, columns) and inner > columns
@@ -232,10 +233,10 @@ def _second_gradient(first: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 
 
 def each_transposed(matrices: tf.Tensor) -> tf.Tensor:
-    """Transposes each matrix in a form that the converter does not merge into a product.
+    """Transposes each matrix in a form that the converter does not fuse into a product.
 
     Args:
-      matrices: `(batch, rows, columns)`, or a single one as `(1, 1, rows, columns)`.
+      matrices: `(batch, rows, columns)`, or a single matrix as `(1, 1, rows, columns)`.
     """
     *batch, rows, columns = shape_of(matrices)
     if len(batch) > 1:

@@ -1,19 +1,19 @@
 """Depthwise convolutions and their gradients as products, with TensorFlow Lite builtins alone.
 
 The runtime's own operator is slow if the kernel is not a constant (ten times slower than
-TensorFlow's on x86), and it does not return for more than 4,832 channels, which the usual
-formulation of the filter gradient as a depthwise convolution over batch x channels would need.
+TensorFlow's on x86). It also hangs with more than 4,832 channels, which the usual formulation of
+the filter gradient as a depthwise convolution over batch x channels would need.
 
-Which tap of the kernel links an input pixel to an output pixel is known when traced. Products with
-these links, constants of zeros and ones, expand the kernel to a weight for each pair of pixels, and
-reduce the gradient of these weights to that of the kernel. The weights are applied to the images in
-one of two ways, whichever is estimated to be faster:
+The tap of the kernel that links an input pixel to an output pixel is known at tracing time.
+Products with these links, constants of zeros and ones, expand the kernel to a weight for each pair
+of pixels and reduce the gradient of these weights to that of the kernel. The weights are applied to
+the images in one of two ways, whichever is estimated to be faster:
 
-* On tiny maps each input pixel is multiplied by its weight for each output pixel, entry by entry,
-  and a mean sums up. Channels stay innermost, and nothing is transposed.
-* On other maps each channel has a matrix of all input pixels by all output pixels or, on large
-  maps, of the input rows that a block of output rows reaches. Images are transposed to channels
-  first.
+* On tiny maps, each input pixel is multiplied by its weight for each output pixel, entry by entry,
+  and a mean sums the products. Channels stay innermost, and nothing is transposed.
+* On other maps, each channel has a matrix of all input pixels by all output pixels or, on large
+  maps, of the input rows that a block of output rows reaches. Images are transposed to
+  channels-first order.
 """
 
 import math
@@ -25,21 +25,21 @@ import tensorflow as tf
 
 from fedsup_tf.ops.builtin import SQUARE, each_transposed, same_padding, window
 
-# Costs in nanoseconds, measured on x86. All but that of a multiplication are for a value and its
-# gradients together.
+# Costs in nanoseconds, measured on x86. All except that of a multiplication cover both a value and
+# its gradients.
 # A pair of pixels in an image, entry by entry.
 _PAIR_NS = 0.66
 # An entry of a matrix.
 _ENTRY_NS = 1.5
 # A multiplication in a product.
 _PRODUCT_NS = 0.01
-# Rows that are copied into a block together.
+# A chunk of adjacent rows that is copied into a block.
 _COPY_NS = 5.5
-# An entry that is transposed there and back.
+# An entry that is transposed and transposed back.
 _TRANSPOSE_NS = 0.8
-# Calls of operators for one channel.
+# Operator calls for one channel.
 _CHANNEL_CALLS_NS = 600
-# Calls of operators for all channels, beyond those that pairs need.
+# Operator calls for all channels, beyond those that pairs need.
 _ALL_CALLS_NS = 25_000
 
 
@@ -47,8 +47,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
     """Computes a depthwise convolution with padding SAME.
 
     Args:
-      images: `(batch, height, width, channels)`, all known when traced.
-      kernel: `(rows, columns, channels, 1)`, all known when traced.
+      images: `(batch, height, width, channels)`, all statically known.
+      kernel: `(rows, columns, channels, 1)`, all statically known.
       stride: 1 or 2.
 
     Returns:
@@ -69,12 +69,12 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
 
 
 class Walk(NamedTuple):
-    """Positions of a kernel along an axis; each makes one output pixel.
+    """Positions of a kernel along an axis, each of which yields one output pixel.
 
     Attributes:
       length: Number of input pixels.
       taps: Number of taps of the kernel.
-      stride: Input pixels from one position to the next.
+      stride: Number of input pixels between successive positions.
     """
 
     length: int
@@ -88,24 +88,24 @@ class Walk(NamedTuple):
 
     @property
     def before(self) -> int:
-        """Number of zeros before the first input pixel."""
+        """Number of padding zeros before the first input pixel."""
         return same_padding(self.length, self.taps, self.stride)[0]
 
     def links(self, pixels: range, places: range) -> np.ndarray:
-        """Returns `(taps, pixels, places)`: 1 where a tap links an input and an output pixel."""
+        """Returns `(taps, pixels, places)`: 1 where a tap links an input to an output pixel."""
         taps, pixels, places = np.ix_(range(self.taps), pixels, places)
         return (pixels == places * self.stride + taps - self.before).astype(np.float32)
 
     def all_links(self) -> np.ndarray:
-        """Returns the links of all input pixels with all output pixels."""
+        """Returns the links of all input pixels to all output pixels."""
         return self.links(range(self.length), range(self.places))
 
     def reached_from(self, places: int) -> range:
-        """Returns the input pixels, padding included, that the first output pixels reach."""
+        """Returns the input pixels, including padding, that the first `places` outputs reach."""
         return range(-self.before, (places - 1) * self.stride + self.taps - self.before)
 
     def reaching(self, pixels: int) -> range:
-        """Returns the positions, also outside of the output, that reach the first input pixels."""
+        """Returns the positions, also outside the output, that reach the first `pixels` inputs."""
         first = -((self.taps - 1 - self.before) // self.stride)
         return range(first, (pixels - 1 + self.before) // self.stride + 1)
 
@@ -144,10 +144,11 @@ def _multiplications(rows: int, inner: int, columns: int) -> int:
 
 
 def _block_rows(down: Walk, blocks: int) -> tuple[range, range, range, range]:
-    """Returns rows of the first block.
+    """Returns the rows of the first block.
 
-    They are its output rows, its input rows, the input rows that its output rows reach, and the
-    output rows that reach its input rows.
+    Returns:
+      The output rows, the input rows, the input rows that the output rows reach, and the output
+      rows that reach the input rows.
     """
     places = range(down.places // blocks)
     if blocks == 1:
@@ -158,7 +159,7 @@ def _block_rows(down: Walk, blocks: int) -> tuple[range, range, range, range]:
 
 
 def _together(step: int, rows: int) -> int:
-    """Returns the rows that stay neighbours in windows of `rows` rows that are `step` apart."""
+    """Returns the number of rows that stay adjacent in windows of `rows` rows, `step` apart."""
     return math.gcd(step, rows)
 
 
@@ -166,13 +167,13 @@ def _together(step: int, rows: int) -> int:
 
 
 def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk) -> tf.Tensor:
-    """Computes a depthwise convolution as products of all input pixels with all output pixels.
+    """Computes a depthwise convolution from all pairs of an input and an output pixel.
 
     Args:
       images: `(batch, height, width, channels)`.
-      kernel: `(height, width, channels, 1)`.
+      kernel: `(rows, columns, channels, 1)`.
       down: Positions of the kernel along the height.
-      across: Positions along the width.
+      across: Positions of the kernel along the width.
 
     Returns:
       The result, `(batch, down.places, across.places, channels)`.
@@ -188,7 +189,7 @@ def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk
         weights = tf.matmul(links, tf.reshape(kernel, [1, -1, channels]))
 
         def gradient(upstream):
-            # The products of an input pixel with all output pixels are adjacent.
+            # The products of an input pixel for all output pixels are adjacent.
             rows = tf.reshape(upstream, [batch, 1, places * channels])
             products = rows * tf.reshape(weights, [1, pixels, places * channels])
             products = tf.reshape(products, [batch * pixels, places, 1, channels])
@@ -197,7 +198,7 @@ def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk
             products = tf.reshape(products, [1, batch, 1, pixels * places * channels])
             slopes = tf.reduce_mean(products, [1, 2]) * float(batch)
             slopes = tf.reshape(slopes, [1, pixels * places, channels])
-            # The runtime transposes the links; transposed here, the file would hold them twice.
+            # The runtime transposes the links, since the file would otherwise hold them twice.
             taps = tf.matmul(links, slopes, transpose_a=True)
             return tf.reshape(images_gradient, images.shape), tf.reshape(taps, kernel.shape)
 
@@ -215,13 +216,13 @@ def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk
 def block_products(
     images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk, blocks: int
 ) -> tf.Tensor:
-    """Computes the same as `pair_products` in equal blocks of rows, for larger maps.
+    """Computes the result of `pair_products` in equal blocks of rows, for larger maps.
 
     Args:
       images: `(batch, height, width, channels)`.
-      kernel: `(height, width, channels, 1)`.
+      kernel: `(rows, columns, channels, 1)`.
       down: Positions of the kernel along the height.
-      across: Positions along the width.
+      across: Positions of the kernel along the width.
       blocks: Number of blocks, a divisor of `down.places`.
 
     Returns:
@@ -246,7 +247,7 @@ def block_products(
             around = tf.reshape(around, [channels, batch * blocks, -1])
             turned = each_transposed(matrices) if blocks == 1 else _matrices(kernel, *back)
             gradients = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
-            # The rows of the last block extend beyond a map of odd height.
+            # The rows of the last block may extend beyond a map of odd height.
             images_gradient = _channels_last(window(gradients, 1, 0, height * width), images.shape)
             rows = tf.reshape(rows, [channels, batch * blocks, -1])
             slopes = tf.matmul(each_transposed(rows), maps)
@@ -266,19 +267,19 @@ def _channels_first(images: tf.Tensor) -> tf.Tensor:
 
 
 def _channels_last(maps: tf.Tensor, shape: Sequence[int] | tf.TensorShape) -> tf.Tensor:
-    """Transposes maps of channels first to `shape`, whose channels are last."""
+    """Transposes channels-first maps to `shape`, with channels last."""
     rows = tf.transpose(tf.reshape(maps, [shape[3], -1]), [1, 0])
     return tf.reshape(rows, shape)
 
 
 def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -> tf.Tensor:
-    """Gathers the rows of each block of each map, side by side.
+    """Gathers the rows of each block of each map, one block after the other.
 
     Args:
       maps: `(maps, height * width)`.
       width: Width of the maps.
-      step: Rows from one block to the next.
-      rows: Rows of the first block, from 0 or below; rows outside of the map are zeros.
+      step: Number of rows from the start of one block to the next.
+      rows: Rows of the first block, starting at or below 0; rows outside the map are zeros.
       blocks: Number of blocks.
 
     Returns:
@@ -299,7 +300,7 @@ def _windows(maps: tf.Tensor, width: int, step: int, rows: range, blocks: int) -
 
 
 def _matrices(kernel: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
-    """Expands the kernel to each channel's matrix of input by output pixels.
+    """Expands the kernel to a matrix of input by output pixels for each channel.
 
     Args:
       kernel: `(rows, columns, channels, 1)`.
@@ -324,9 +325,10 @@ def _taps(slopes: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
     """Reduces the gradient of the matrices to that of the kernel: the transpose of `_matrices`.
 
     Args:
-      slopes: Gradient of the matrices, of their shape but transposed.
-      down: Transposed links of rows.
-      across: Transposed links of columns.
+      slopes: Gradient of the matrices, transposed:
+        `(channels, output rows * output columns, input rows * input columns)`.
+      down: Transposed links of rows, `(rows of the kernel, output rows, input rows)`.
+      across: Transposed links of columns, `(columns of the kernel, output columns, input columns)`.
 
     Returns:
       `(1, rows, columns * channels)`.

@@ -1,4 +1,4 @@
-"""Filter gradients of depthwise convolutions where TensorFlow's own kernel is slow.
+"""Filter gradients of depthwise convolutions for which TensorFlow's own kernel is slow.
 
 That kernel is several times slower than the convolution for filters wider than 3 x 3 and on tiny
 maps. Both formulations here are exact and consist of fast operations.
@@ -9,23 +9,24 @@ import tensorflow as tf
 
 from fedsup_tf.ops.builtin import maximum, same_padding, shape_of
 
-# All-pairs products are used up to this many pairs of an input and an output pixel: 4 x 4 maps.
+# Maximum number of pairs of an input and an output pixel for all-pairs products: 4 x 4 maps.
 _MOST_PAIRS = 256
 
 
 def depthwise_filter_gradient(
     images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
 ) -> tf.Tensor:
-    """Computes the gradient of a depthwise convolution with padding SAME in its kernel.
+    """Computes the kernel gradient of a depthwise convolution with padding SAME.
 
     Args:
-      images: `(batch, height, width, channels)`, height and width known when traced.
+      images: `(batch, height, width, channels)`, height and width statically known.
       kernel: `(side, side, channels, 1)`.
-      upstream: `(batch, ceil(height / stride), ceil(width / stride), channels)`.
+      upstream: Gradient of the outputs,
+        `(batch, ceil(height / stride), ceil(width / stride), channels)`.
       stride: 1 or 2.
 
     Returns:
-      The shape of `kernel`.
+      The gradient, of the shape of `kernel`.
     """
     pairs = 1
     for side in images.shape[1:3]:
@@ -37,13 +38,13 @@ def depthwise_filter_gradient(
 def _of_channels(
     images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
 ) -> tf.Tensor:
-    """Convolves the images depthwise with the upstream gradient, over batch x channels channels."""
+    """Convolves the images depthwise with `upstream`, with batch x channels as the channels."""
     batch, height, width, channels = shape_of(images)
     rows, columns = shape_of(kernel)[:2]
     out_height, out_width = -(-height // stride), -(-width // stride)
     top, _ = same_padding(height, rows, stride)
     left, _ = same_padding(width, columns, stride)
-    # Extents that the kernel reaches, in whole strides.
+    # Height and width that the kernel reaches, in strides.
     tall = -(-((out_height - 1) * stride + rows) // stride)
     wide = -(-((out_width - 1) * stride + columns) // stride)
     bottom = maximum(tall * stride - height - top, 0)
@@ -53,7 +54,7 @@ def _of_channels(
     if stride == 1:
         moved = tf.transpose(moved, [1, 2, 0, 3])
     else:
-        # Each phase of the stride becomes an image of its own.
+        # Each phase of the stride becomes a separate image.
         moved = tf.reshape(moved, [batch, tall, stride, wide, stride, channels])
         moved = tf.transpose(moved, [2, 4, 1, 3, 0, 5])
     merged = batch * channels
@@ -71,7 +72,7 @@ def _of_channels(
 
 
 def _of_pairs(images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int) -> tf.Tensor:
-    """Multiplies all pairs of input and output pixels, and sums them by the tap that links them."""
+    """Multiplies all pairs of input and output pixels and sums the products by linking tap."""
     batch, height, width, channels = shape_of(images)
     out_height, out_width = -(-height // stride), -(-width // stride)
     first = tf.transpose(tf.reshape(images, [batch, height * width, channels]), [2, 1, 0])
@@ -81,7 +82,7 @@ def _of_pairs(images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride:
     products = tf.reshape(
         tf.matmul(first, second), [channels, height * width * out_height * out_width]
     )
-    # Rows and columns by which a pixel lies below and right of the window of an output pixel.
+    # Number of rows below, and columns to the right of, an output pixel's window, for each pixel.
     below = np.subtract.outer(np.arange(height), stride * np.arange(out_height))
     right = np.subtract.outer(np.arange(width), stride * np.arange(out_width))
     down, across = (np.arange(part.min(), part.max() + 1) for part in (below, right))

@@ -1,4 +1,4 @@
-"""FedSup's parametric normalization, in few passes over memory or as TensorFlow Lite builtins."""
+"""FedSup's parametric normalization, with few passes over memory or as TensorFlow Lite builtins."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from fedsup_tf.ops import ops
 from fedsup_tf.ops.builtin import shape_of
 
 _raw = tf.raw_ops
-# Images, alpha, beta and gamma to the result and the mean square.
+# Function from images, alpha, beta and gamma to the result and the mean square.
 _Normalize = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -25,8 +25,8 @@ def parametric_normalization(
 
     $$y = \gamma (x - \alpha) / r + \beta, \quad r = \sqrt{E[(x - \alpha)^2] + \epsilon}$$
 
-    with the mean over batch, height and width. The epsilon inside the root keeps value and gradient
-    finite on a channel that is constantly alpha.
+    The mean is taken over batch, height and width. The epsilon inside the square root keeps the
+    value and the gradient finite on a channel whose values all equal alpha.
 
     Args:
       images: `(batch, height, width, channels)`.
@@ -35,12 +35,12 @@ def parametric_normalization(
       gamma: Scale, `(channels,)`.
       epsilon: Constant added to the mean square.
       activate: Whether ReLU6 follows.
-      sample_weights: Weight of each image in the mean, `(batch,)`, not negative; equal by default.
-        Images of weight 0 do not change the results of the others.
+      sample_weights: Non-negative weight of each image in the mean, `(batch,)`; equal by default.
+        Images with weight 0 do not affect the results of the others.
 
     Returns:
-      The result, of the shape of `images`, and the mean square, `(channels,)`, through which no
-      gradient flows.
+      The result, of the shape of `images`, and the mean square, `(channels,)`; no gradient flows
+      through the returned mean square.
     """
     if not ops.is_builtin() and sample_weights is None:
         normalize = _fused_normalization(epsilon, activate)
@@ -51,11 +51,11 @@ def parametric_normalization(
 
 
 def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:
-    """Returns `normalize(images, alpha, beta, gamma)` in few passes over memory.
+    """Returns `normalize(images, alpha, beta, gamma)` with few passes over memory.
 
-    It is batch normalization of a given mean and variance, which TensorFlow computes in one pass
-    each way, with alpha as the mean and the mean square as the variance. The gradient through the
-    mean square is added explicitly.
+    It uses batch normalization with a given mean and variance, for which TensorFlow needs one pass
+    in each direction: alpha is the mean and the mean square is the variance. The gradient through
+    the mean square is added explicitly.
     """
     fused = {"epsilon": epsilon, "is_training": False}
 
@@ -63,7 +63,7 @@ def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:
     def normalize(images, alpha, beta, gamma):
         batch, height, width, _ = shape_of(images)
         share = 1.0 / tf.cast(batch * height * width, tf.float32)
-        # Mean and variance of the images themselves, in one pass without a difference of large
+        # Mean and variance of the images themselves, in one pass and without a difference of large
         # squares.
         moments = _raw.FusedBatchNormV3(
             x=images,
@@ -75,7 +75,7 @@ def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:
             is_training=True,
         )
         shift = moments.batch_mean - alpha
-        # TensorFlow's variance divides by one less than the count, where that is above 0.
+        # TensorFlow's variance divides by the count minus one if that is above 0.
         mean_square = moments.batch_variance * (1.0 - share) + shift * shift
         outputs = _raw.FusedBatchNormV3(
             x=images, scale=gamma, offset=beta, mean=alpha, variance=mean_square, **fused
@@ -118,10 +118,10 @@ def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:
 def _normalization_of_means(
     epsilon: float, activate: bool, sample_weights: tf.Tensor | None
 ) -> _Normalize:
-    """Returns `normalize(images, alpha, beta, gamma)` as builtins, or for weighted images.
+    """Returns `normalize(images, alpha, beta, gamma)` made of builtins, also for weighted images.
 
-    Sums are written as means over each image's pixels, then over images, times the count, because
-    the runtime's MEAN is faster.
+    Reductions start with a mean over each image's pixels, since the runtime's MEAN is faster than
+    its SUM.
     """
 
     @tf.custom_gradient

@@ -1,13 +1,13 @@
-"""Operations of the net, with gradients that are fast on CPU or TensorFlow Lite builtins alone.
+"""Operations of the net with gradients that are fast on CPU or use TensorFlow Lite builtins alone.
 
-TensorFlow's own gradients of a convolution have no TensorFlow Lite counterpart, and its filter
-gradient of a depthwise convolution wider than 3 x 3 is several times slower than the convolution
-(see `depthwise_gradient`). Where TensorFlow's kernel is fast it is used, except inside
-`builtin_operators()`, in which every gradient is made of builtins. Values and gradients equal
-TensorFlow's own up to rounding either way.
+TensorFlow's own convolution gradients have no TensorFlow Lite counterpart, and its filter gradient
+of a depthwise convolution wider than 3 x 3 is several times slower than the convolution (see
+`depthwise_gradient`). TensorFlow's kernels are used where they are fast, except inside
+`builtin_operators()`, where every gradient is made of builtins. In both cases, values and gradients
+equal TensorFlow's own up to rounding.
 
-All functions take and return float32, images `(batch, height, width, channels)` with height and
-width known when traced; batch and channels need not be.
+All functions take and return float32. Images are `(batch, height, width, channels)`; height and
+width must be statically known, batch and channels need not be.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from fedsup_tf.ops.builtin import maximum, shape_of
 from fedsup_tf.ops.depthwise_gradient import depthwise_filter_gradient
 
 _raw = tf.raw_ops
-# The formulation in which operations are traced.
+# The formulations in which operations can be traced.
 _FAST, _BUILTIN, _QUANTIZABLE = range(3)
 _formulation = contextvars.ContextVar("formulation", default=_FAST)
 
@@ -34,8 +34,8 @@ def builtin_operators() -> contextlib.AbstractContextManager[None]:
 def quantizable_operators() -> contextlib.AbstractContextManager[None]:
     """Returns a context in which 1 x 1 convolutions are traced as convolutions.
 
-    The kernel of a quantized convolution has a scale for each channel, the matrix of a quantized
-    product a single one.
+    The kernel of a quantized convolution has a scale for each channel, whereas the matrix of a
+    quantized product has only one.
     """
     return _traced_as(_QUANTIZABLE)
 
@@ -50,12 +50,12 @@ def _traced_as(formulation: int) -> Iterator[None]:
 
 
 def is_builtin() -> bool:
-    """Tells whether operations are being traced within `builtin_operators()`."""
+    """Returns whether operations are being traced within `builtin_operators()`."""
     return _formulation.get() == _BUILTIN
 
 
 def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Computes a 1 x 1 convolution, as a matrix product where that is fast.
+    """Computes a 1 x 1 convolution as a matrix product, except in `quantizable_operators()`.
 
     Args:
       images: `(batch, height, width, in)`.
@@ -72,7 +72,7 @@ def pointwise_conv2d(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def pointwise_conv2d_or_nothing(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Computes `pointwise_conv2d`, or returns `images` if the kernel has size 0 when it runs."""
+    """Computes `pointwise_conv2d`, or returns `images` if the kernel has size 0 at run time."""
     return _pointwise(images, kernel, may_be_absent=True)
 
 
@@ -80,8 +80,8 @@ def _pointwise(images: tf.Tensor, kernel: tf.Tensor, may_be_absent: bool) -> tf.
     height, width = images.shape[1:3]
 
     def where_present(function, otherwise):
-        # tf.cond stays inside: tensors captured by a surrounding one are not available in a custom
-        # gradient.
+        # tf.cond stays inside the custom gradient, which could not access tensors captured by a
+        # surrounding one.
         return tf.cond(tf.size(kernel) > 0, function, otherwise) if may_be_absent else function()
 
     @tf.custom_gradient
@@ -115,18 +115,18 @@ def _pointwise(images: tf.Tensor, kernel: tf.Tensor, may_be_absent: bool) -> tf.
 
 
 def known(tensor: tf.Tensor, shape: Sequence[int | None] | tf.TensorShape) -> tf.Tensor:
-    """Sets the static shape of a tensor and returns it, without an operation at run time."""
+    """Sets the static shape of a tensor without adding an operation, and returns the tensor."""
     tensor.set_shape(shape)
     return tensor
 
 
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """Multiplies `(rows, in) @ (in, out)`."""
+    """Computes the matrix product `(rows, in) @ (in, out)`."""
     return builtin.matmul(rows, matrix) if is_builtin() else tf.matmul(rows, matrix)
 
 
 def average_pool(images: tf.Tensor) -> tf.Tensor:
-    """Averages over 2 x 2 pixels with stride 2 and padding SAME."""
+    """Averages over windows of 2 x 2 pixels with stride 2 and padding SAME."""
     height, width = images.shape[1:3]
 
     @tf.custom_gradient
@@ -184,8 +184,8 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
 
     Args:
       images: `(batch, height, width, channels)`.
-      kernel: `(side, side, channels, 1)`, side odd. Within `builtin_operators` the shapes of
-        images and kernel must be known when traced.
+      kernel: `(side, side, channels, 1)` with an odd side. Within `builtin_operators()`, the shapes
+        of images and kernel must be statically known.
       stride: 1 or 2.
 
     Returns:
@@ -220,7 +220,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
             def large_filter_gradient():
                 return depthwise_filter_gradient(images, kernel, upstream, stride)
 
-            # TensorFlow's kernel is the faster one up to 3 x 3, on maps that are not tiny.
+            # TensorFlow's kernel is faster up to 3 x 3, except on tiny maps.
             side = shape_of(kernel)[0]
             if images.shape[1] <= 2:
                 filter_gradient = large_filter_gradient()
@@ -234,7 +234,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
         return result, gradient
 
     channels = shape_of(kernel)[2]
-    # TensorFlow refuses a convolution of 0 channels, which an absent block has.
+    # TensorFlow rejects a convolution with 0 channels, which an absent block has.
     result = convolve(_pad_channels(images, 3, channels), _pad_channels(kernel, 2, channels))
     result = leading_channels(result, channels)
     height, width = (-(-side // stride) for side in images.shape[1:3])
@@ -242,7 +242,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
 
 
 def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
-    """Returns the first `channels` of `(batch, height, width, ...)`, without a copy if all."""
+    """Returns the first `channels` channels of images, without a copy if these are all."""
     # tf.slice, since the gradient of images[..., :channels] always copies.
     result = tf.slice(images, [0, 0, 0, 0], [-1, -1, -1, channels])
     channels = channels if isinstance(channels, int) else None
@@ -264,14 +264,14 @@ def relu6_gradient(upstream: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """Computes ReLU6's gradient: `upstream` where `result` is strictly between 0 and 6, else 0."""
     if is_builtin():
         return builtin.relu6_gradient(upstream, result)
-    # Relu6Grad compares entry by entry, which TFF's worker, built for old processors, does without
-    # vector instructions, 8 times as slowly. Between 0 and 6 the product is above 1 for all values
-    # above 1e-38.
+    # Relu6Grad compares entry by entry. TFF's worker is built for old processors and does this
+    # without vector instructions, 8 times as slowly. Between 0 and 6, the product is above 1 for
+    # all values above 1e-38.
     return upstream * tf.minimum(tf.minimum(result, 6.0 - result) * 1e38, 1.0)
 
 
 def _pad_channels(tensor: tf.Tensor, axis: int, channels: int | tf.Tensor) -> tf.Tensor:
-    """Adds a channel of zeros to a tensor that has none."""
+    """Adds a channel of zeros to a tensor that has no channels."""
     if isinstance(channels, int) and channels > 0:
         return tensor
     paddings = [[0, 0]] * 4
@@ -280,7 +280,7 @@ def _pad_channels(tensor: tf.Tensor, axis: int, channels: int | tf.Tensor) -> tf
 
 
 def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Crops taps that only ever meet padding: on a 2 x 2 map a 7 x 7 kernel becomes 3 x 3."""
+    """Crops taps that only ever see padding: on a 2 x 2 map, a 7 x 7 kernel becomes 3 x 3."""
     side = shape_of(kernel)[0]
     top, left = (maximum(side // 2 - (length - 1), 0) for length in images.shape[1:3])
     if isinstance(side, int) and top == left == 0:
