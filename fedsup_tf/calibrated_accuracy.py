@@ -152,7 +152,7 @@ def build_calibrated_accuracies(
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)
         start = {KERNEL: weights[KERNEL][:width], BIAS: weights[BIAS]}
-        if not any(classifier_penalties):
+        if all(penalty is None for penalty in classifier_penalties):
             return frozen, [start for _ in classifier_penalties]
         parts = [
             features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])

@@ -6,9 +6,11 @@ compute the same numbers.
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from fedsup_tf.files.json_schema import expect_keys, parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,7 @@ RESIZES = ("crop", "fit")
 PICTURE_FIELDS = ("resize", "background")
 # Fields that files of earlier versions lack, and that are omitted if None.
 _OPTIONAL = ("greatest_pixel", *PICTURE_FIELDS)
+_MAX_FLOAT = sys.float_info.max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,15 +173,8 @@ class Preprocessing:
           ValueError: If the text is not such JSON.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        try:
-            fields = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"Preprocessing: expected JSON, received {text!r:.80}.") from error
-        if not isinstance(fields, dict) or not names - set(_OPTIONAL) <= set(fields) <= names:
-            raise ValueError(
-                f"Preprocessing: expected a JSON object of {', '.join(sorted(names))}, received "
-                f"{text!r:.80}. Give what to_json wrote."
-            )
+        fields = parse_json(text, "Preprocessing")
+        expect_keys(fields, names, names - set(_OPTIONAL), "Preprocessing")
         return cls(**fields)
 
 
@@ -186,5 +182,5 @@ def _are_finite(values: Any) -> bool:
     return (
         isinstance(values, Sequence)
         and len(values) > 0
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        and all(type(value) in (int, float) and abs(value) <= _MAX_FLOAT for value in values)
     )

@@ -10,6 +10,8 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
+from fedsup_tf.files.reading import kind_of_mode
+
 _CHOOSE = "Choose another path."
 
 
@@ -97,7 +99,7 @@ def check_output_file(path: str | os.PathLike) -> str:
         mode = os.lstat(target).st_mode
         if not stat.S_ISREG(mode):
             raise ValueError(
-                f"{path!r}: expected a regular file or none, received {_kind(mode)}. {_CHOOSE}"
+                f"{path!r}: expected a regular file or none, received {kind_of_mode(mode)}. {_CHOOSE}"
             )
     check_folder(path, os.path.dirname(target))
     return target
@@ -140,7 +142,7 @@ def check_folder(path: str, folder: str) -> None:
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
-        kind = _kind(os.lstat(folder).st_mode)
+        kind = kind_of_mode(os.lstat(folder).st_mode)
         raise ValueError(f"{path!r}: expected a folder at {folder!r}, received {kind}. {_CHOOSE}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(
@@ -148,17 +150,6 @@ def check_folder(path: str, folder: str) -> None:
             "user may not write or the system keeps from being written. Choose another path, or "
             "change the folder's permissions."
         )
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_ISREG: "a file",
-        stat.S_ISDIR: "a folder",
-        stat.S_ISFIFO: "a named pipe",
-        stat.S_ISSOCK: "a socket",
-        stat.S_ISLNK: "a symbolic link that leads back to itself",
-    }
-    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")
 
 
 def _remove_left_over(folder: str, name: str | None) -> None:

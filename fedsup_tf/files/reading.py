@@ -143,7 +143,7 @@ def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:
 
 
 def _check_regular(status: os.stat_result, expected: str) -> None:
-    kind = _kind(status)
+    kind = kind_of_mode(status.st_mode)
     if kind != REGULAR:
         raise ValueError(f"expected {expected}, received {kind}. Give the path of a regular file.")
 
@@ -151,20 +151,23 @@ def _check_regular(status: os.stat_result, expected: str) -> None:
 def kind_of_file(path: str | os.PathLike) -> str:
     """Describes what is at a path: `REGULAR`, another kind such as `"a folder"`, or `"none"`."""
     try:
-        return _kind(os.stat(path))
+        return kind_of_mode(os.stat(path).st_mode)
     except FileNotFoundError:
         return "none"
 
 
-def _kind(status: os.stat_result) -> str:
+def kind_of_mode(mode: int) -> str:
+    """Describes a kind of file by its `st_mode`, as `kind_of_file` does."""
     kinds = {
         REGULAR: stat.S_ISREG,
         "a folder": stat.S_ISDIR,
         "a named pipe": stat.S_ISFIFO,
         "a socket": stat.S_ISSOCK,
         "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+        # Only an unresolved path has this mode.
+        "a symbolic link that leads back to itself": stat.S_ISLNK,
     }
-    return next((kind for kind, is_one in kinds.items() if is_one(status.st_mode)), "no file")
+    return next((kind for kind, is_one in kinds.items() if is_one(mode)), "no file")
 
 
 def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes:

@@ -4,6 +4,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+from tflite.together.address import is_loopback
+
 
 class Address(NamedTuple):
     """Host and port on which a server listens.
@@ -19,12 +21,7 @@ class Address(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """True if only this machine can reach the address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def is_any(self) -> bool:

@@ -5,9 +5,9 @@ import os
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection, Row
 
-from tff_programs.gateway.tables import models, round_tiers, rounds, updates
+from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, updates
 
-_STANDING = ("closed", "closing", "resting", "open")
+_STANDING = ("closed", *CURRENT_STATES)
 
 
 def roll_back(connection: Connection, folder: str, number: int, now: float) -> list[int]:
@@ -32,8 +32,10 @@ def roll_back(connection: Connection, folder: str, number: int, now: float) -> l
         select(rounds).where(rounds.c.state.in_(_STANDING)).order_by(rounds.c.id)
     ).all()
     numbers = [row.number for row in standing]
-    if number not in numbers or number == numbers[-1]:
-        known = ", ".join(map(str, numbers[:-1])) or "none"
+    # A round that closes without a usable update has the number of the next one.
+    earlier = sorted(set(numbers) - {*numbers[-1:]})
+    if number not in earlier:
+        known = ", ".join(map(str, earlier)) or "none"
         raise ValueError(
             f"Expected the number of a round that was closed ({known}), received {number}. Choose "
             "one of them."
@@ -56,7 +58,8 @@ def roll_back(connection: Connection, folder: str, number: int, now: float) -> l
             folder=target.folder,
             state="open",
             opened=now,
-            deadline=now + target.deadline - target.opened,
+            # Deadlines may have been extended since.
+            deadline=now + min(row.deadline - row.opened for row in standing),
             accuracies=target.accuracies,
         )
     )

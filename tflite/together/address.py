@@ -107,7 +107,7 @@ def split_address(url: str, name: str) -> urllib.parse.SplitResult:
             f"from 1 to 65535 and a path, nothing else), received {url!r}. Copy it from what "
             "`fedsup serve` prints, or correct it."
         )
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise FederationError(
             f"{name}: expected an address with https beyond this machine, received {url!r}. The "
             "device's key would travel in the clear."
@@ -136,7 +136,8 @@ def parse_link(text: str) -> ServerAddress:
     return ServerAddress(fields["server"], fields["token"], fields.get("certificate"))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Returns whether only this machine can reach a host, given by its name or IP address."""
     if host == "localhost":
         return True
     try:

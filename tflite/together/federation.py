@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import email.utils
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -255,7 +256,7 @@ class Federation:
 
     def _repeat(self, send: Callable[[], Any]) -> Any:
         """Sends a request until it is answered, with exponential backoff."""
-        for attempt in range(1, self._attempts + 1):
+        for attempt in itertools.count(1):
             try:
                 return send()
             except RefusedError as error:
@@ -264,13 +265,12 @@ class Federation:
                     raise FederationError(f"{self.address.url}: {error}") from error
                 raise
             except UnavailableError as error:
-                if attempt == self._attempts:
+                if attempt >= self._attempts:
                     raise
                 most = min(_MOST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
                 # Random jitter keeps devices from coming back at the same time.
                 wait = random.uniform(most / 2, most)
                 self._sleep(max(wait, error.seconds or 0))
-        raise UnavailableError("Expected at least one attempt.")
 
     def _no_protocol(self, expected: str, received: Any) -> FederationError:
         return FederationError(

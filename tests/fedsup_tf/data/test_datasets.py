@@ -1,4 +1,4 @@
-"""Data sets from tiny archives in the official formats, what damaged ones say, preprocessing."""
+"""Tests of datasets from tiny archives in the official formats, damaged ones, preprocessing."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ def write_idx(path, array, announced=None):
 
 @pytest.fixture
 def fashion(tmp_path):
-    """A folder of the four files, and the arrays in them."""
+    """Returns a folder with the four files, and the arrays in them."""
     arrays = {}
     for split, examples in (("train", 20), ("t10k", 10)):
         images = RANDOM.integers(0, 256, (examples, 28, 28), np.uint8)
@@ -37,7 +37,7 @@ def fashion(tmp_path):
 
 
 def cifar_files(layout, per_file=4):
-    """The content of each file, and the images of the first."""
+    """Returns the content of each file, and the images and labels of the first one."""
     files, first = {}, None
     for name in (*layout.train, layout.test):
         images = RANDOM.integers(0, 256, (per_file, 32, 32, 3), np.uint8)
@@ -413,7 +413,7 @@ def test_damaged_files_of_pathmnist(tmp_path):
             load_dataset("pathmnist", path)
         except DatasetError:
             refused += 1
-    # A change may hit the validation split, which is not read.
+    # A change may affect the validation split, which is not read.
     assert refused >= 8 + 30
 
 
@@ -444,7 +444,7 @@ def test_sound_archives_of_other_data_sets_are_told_how_to_be_used(tmp_path):
         np.savez(tmp_path / "pathmnist.npz", **arrays)
         with pytest.raises(DatasetError, match=r"to use it as it is, .*--dataset=FILE\.npz"):
             load_dataset("pathmnist", tmp_path)
-    # An empty array is named.
+    # The error names an empty array.
     np.savez(
         tmp_path / "pathmnist.npz",
         **pathmnist_arrays(test_images=np.zeros((0, 28, 28, 3), np.uint8)),
@@ -482,13 +482,13 @@ def test_normalization_refuses_other_channels():
 
 
 def numbered(batch, height=6, width=7, channels=2):
-    """Every pixel differs, and none is 0, so that what moved can be seen."""
+    """Returns images whose values all differ and are not 0, to see how they move."""
     pixels = np.arange(1, 1 + batch * height * width * channels, dtype=np.float32)
     return pixels.reshape(batch, height, width, channels)
 
 
 def where_from(image, source, padding):
-    """The (row, column, flipped) of the crop that `image` is, found by trying all."""
+    """Returns each (row, column, flipped) whose crop of `source` equals `image`."""
     padded = np.pad(source, ((padding, padding), (padding, padding), (0, 0)))
     height, width, _ = source.shape
     return [
@@ -513,7 +513,7 @@ def test_augmented_images_are_crops_and_flips(padding, flip):
     assert all(len(found) == 1 for found in drawn)
     drawn = [found[0] for found in drawn]
     rows, columns, flips = (np.array(values) for values in zip(*drawn, strict=True))
-    # Each offset and each side has its share; independent of one another.
+    # Offsets and flips are drawn uniformly and independently.
     for values in (rows, columns):
         counts = np.bincount(values, minlength=2 * padding + 1)
         assert np.abs(counts / 200 - 1 / (2 * padding + 1)).max() < 0.15
@@ -578,6 +578,8 @@ def test_preprocessing_travels_as_json():
         '{"mean": [1], "standard_deviation": [1], "crop_padding": -1, "flip": false}',
         '{"mean": [1], "standard_deviation": [1], "crop_padding": 1.5, "flip": false}',
         '{"mean": [1], "standard_deviation": [1], "crop_padding": 0, "flip": 1}',
+        f'{{"mean": [1{"0" * 400}], "standard_deviation": [1], "crop_padding": 0, "flip": false}}',
+        '{"mean": [1], "mean": [1], "standard_deviation": [1], "crop_padding": 0, "flip": false}',
     ],
 )
 def test_other_json_is_refused(text):

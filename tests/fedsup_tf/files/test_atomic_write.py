@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and nothing but a regular file is replaced."""
+"""Tests that files are written completely or not at all, and only regular files are replaced."""
 
 import os
 import pathlib
@@ -67,7 +67,7 @@ def test_a_link_to_a_file_stays_a_link(tmp_path):
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("old")
-    told = f"expected a folder at '{tmp_path}/file', received a file"
+    told = f"expected a folder at '{tmp_path}/file', received a regular file"
     with pytest.raises(ValueError, match=told):
         atomic_write.write_text(tmp_path / "file" / "deep" / "out", "new")
     with pytest.raises(ValueError, match=told):
@@ -82,7 +82,7 @@ def test_missing_folders_are_made(tmp_path):
     assert not atomic_write.make_folder(tmp_path / "c")
 
 
-# Writes into a file system of one megabyte, or one that cannot be written at all.
+# Writes to a file system of one megabyte, or to a read-only one.
 _WRITE = """
 import sys
 from fedsup_tf.files import atomic_write
@@ -139,7 +139,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
         stdout=subprocess.PIPE,
     )
     process.stdout.readline()
-    # Another writer's file is not left over while that lives.
+    # The temporary file of another writer is not removed while that writer lives.
     atomic_write.write_text(path, "first")
     assert len(contents(tmp_path)) == 2
     process.send_signal(signal.SIGKILL)

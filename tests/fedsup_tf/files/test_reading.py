@@ -1,4 +1,4 @@
-"""Reading what others wrote: regular files alone, in bounds, and one kind of error."""
+"""Tests of reading untrusted files: regular files only, bounded sizes, one kind of error."""
 
 import codecs
 import dataclasses
@@ -29,7 +29,7 @@ def pipe(path):
 
 
 def local_socket(path):
-    # A name must be short; a socket outlives the folder that it was bound in by its short name.
+    # A socket's path must be short, so bind it by a relative name; the file stays afterwards.
     before = os.getcwd()
     os.chdir(path.parent)
     try:
@@ -188,7 +188,7 @@ BIAS = Supernet(SPACE).values_by_name()["head/bias"]
             dict(metadata={"information": {"class_names": ["a"]}}),
             "of its 3 classes, received 1",
         ),
-        (dict(metadata={"information": {"preprocessing": "{}"}}), "Preprocessing: expected a JSON"),
+        (dict(metadata={"information": {"preprocessing": "{}"}}), "Preprocessing: expected the fields"),
         (dict(metadata={"information": {"preprocessing": RGB}}), "1 channels, received that of 3"),
         (dict(metadata={"information": {"tiers": [["a", "{}"]]}}), "An architecture: expected"),
         (dict(metadata={"information": {"tiers": [["a", FOREIGN]]}}), "the architecture has 3"),

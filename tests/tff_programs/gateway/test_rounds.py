@@ -168,6 +168,34 @@ def test_a_rollback_opens_an_earlier_round_again(tmp_path, url):
         assert numbers(served)[-1] == (2, "open")
 
 
+def test_a_round_without_usable_updates_is_no_earlier_one(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        served.take_part(value=1.0)
+        served.step()
+        served.work.merge = lambda base, paths, *rest: Merged(
+            base, {path: Outcome(False, reason="It is not finite.") for path in paths}
+        )
+        served.take_part(value=10.0)
+        served.step()
+        assert numbers(served) == [(0, "closed"), (1, "closed"), (1, "open")]
+        with served.database.write() as connection, pytest.raises(ValueError, match=r"\(0\)"):
+            roll_back(connection, tmp_path, 1, time.time())
+
+
+def test_a_round_that_is_opened_again_has_the_time_of_a_new_one(tmp_path):
+    with Served(tmp_path, goal=1) as served:
+        with served.database.write() as connection:
+            connection.execute(update(rounds).values(deadline=rounds.c.deadline + 1e6))
+        served.take_part(value=1.0)
+        served.step()
+        now = time.time()
+        with served.database.write() as connection:
+            roll_back(connection, tmp_path, 0, now)
+        with served.database.read() as connection:
+            current = current_round(connection)
+        assert current.deadline - now == pytest.approx(served.settings.deadline_seconds)
+
+
 def test_a_rollback_while_a_round_is_closed_wins(tmp_path):
     with Served(tmp_path, goal=1) as served:
         served.take_part(value=1.0)

@@ -45,8 +45,8 @@ def test_what_cannot_be_written_is_refused_when_the_flag_is_read(home):
         ("output_file", "~/pipe", "received a named pipe"),
         ("output_file", str(home), "expected a file's path, received a folder's"),
         ("output_file", "/dev/null", "received a device"),
-        ("output_file", "~/file/x", f"expected a folder at '{home}/file', received a file"),
-        ("output_folder", "~/file", f"expected a folder at '{home}/file', received a file"),
+        ("output_file", "~/file/x", f"expected a folder at '{home}/file', received a regular file"),
+        ("output_folder", "~/file", f"expected a folder at '{home}/file', received a regular file"),
         ("output_folder", "~/pipe/x", "received a named pipe"),
     ):
         with pytest.raises(flags.IllegalFlagValueError, match=told):
