@@ -1,9 +1,9 @@
-"""Accuracy on digits with each aggregator, beside the plain mean, and with poisoned clients.
+"""Measures the accuracy on digits with each aggregator, with and without poisoned clients.
 
-`uv run python benchmarks/aggregation.py` trains the supernet of `fedsup demo` once for each way to
-aggregate, same clients, subnets, shuffles and initial weights, and prints the four tiers' test
-accuracy. The poisoned runs have two clients of 20, of the smallest and of the largest tier, that
-send their update times -10. It writes aggregation.json and aggregation.png to --out.
+`uv run python benchmarks/aggregation.py` trains the supernet of `fedsup demo` once per aggregator,
+with the same clients, subnets, shuffles and initial weights, and prints the test accuracy of the
+four tiers. In the poisoned runs, two of the 20 clients, one of the smallest and one of the largest
+tier, send their updates multiplied by -10. It writes aggregation.json and aggregation.png to --out.
 """
 
 import os
@@ -53,10 +53,10 @@ _NOISE_MULTIPLIER = 0.03
 
 
 class PoisonedFactory(tff.aggregators.WeightedAggregationFactory):
-    """Multiplies the updates of some clients before `inner` aggregates all."""
+    """Factory that multiplies the updates of some clients before `inner` aggregates all updates."""
 
     def __init__(self, clients, factor, inner):
-        """Makes the factory."""
+        """Creates the factory."""
         self._clients, self._factor, self._inner = clients, factor, inner
 
     def create(self, value_type, weight_type):
@@ -81,21 +81,21 @@ class PoisonedFactory(tff.aggregators.WeightedAggregationFactory):
 
 
 class MadeData(ClientData):
-    """Clients' data made at once, for contexts that do not support deferred data."""
+    """Client data that is materialized eagerly, for contexts that do not support deferred data."""
 
     def select(self, plan):
-        """Returns the data of a round's clients, each made at once."""
+        """Returns the materialized data of a round's clients."""
         return [data.make() for data in super().select(plan)]
 
 
 def cases(poisoned):
-    """Each case's name, its factory and whether clients count alike."""
+    """Yields the name, the aggregation factory and the weighting of each case."""
 
     def clipped(norm, inner):
         return clipping.ClippingFactory(norm, inner)
 
     mean = OverlapMeanFactory(_SUPERNET)
-    # At most 2 of 10 clients a round are poisoned.
+    # At most 2 of the 10 clients of a round are poisoned.
     robust = RobustOverlapMeanFactory(_SUPERNET, 0.2, _ASKED)
     private = PrivateOverlapMeanFactory(_SUPERNET, _CLIPPING_NORM, _NOISE_MULTIPLIER, (1, 2))
     yield "mean", mean, "examples"
@@ -119,7 +119,7 @@ def cases(poisoned):
 
 
 def train(factory, weighting, source, rounds, accuracy, tiers):
-    """Trains from nothing; returns the simulation."""
+    """Trains from initial weights and returns the simulation."""
     dataset = source.data.dataset
     process = build_fedsup_process(
         _SPACE,
@@ -146,7 +146,7 @@ def train(factory, weighting, source, rounds, accuracy, tiers):
 
 @contextlib.contextmanager
 def test_execution():
-    """TFF's test context, the only one that has secure sums."""
+    """Installs TFF's test context, the only one that supports secure sums."""
     before = tff.framework.get_context_stack().current
     context = tff.backends.test.create_async_test_cpp_execution_context()
     tff.framework.set_default_context(tff.program.NativeFederatedContext(context))
@@ -157,7 +157,7 @@ def test_execution():
 
 
 def draw(results, path):
-    """Accuracy of the four tiers' mean against rounds, with and without poisoned clients."""
+    """Plots the mean accuracy of the four tiers over rounds, with and without poisoned clients."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -232,7 +232,7 @@ def main(argv):
 
 
 def _epsilons(rounds):
-    """Returns epsilon here, and with 1,000 of 100,000 clients at the same noise on the mean."""
+    """Returns epsilon here, and for 1,000 of 100,000 clients with equal noise on the mean."""
     epsilons = {}
     for asked, clients in ((_ASKED, _CLIENTS), (1_000, 100_000)):
         multiplier = _NOISE_MULTIPLIER * asked / _ASKED
@@ -242,7 +242,7 @@ def _epsilons(rounds):
 
 
 def _measured(metrics):
-    """Returns the mean over the rounds of each measurement of the aggregator."""
+    """Returns the mean over the rounds of each of the aggregator's metrics."""
     names = ("clipping_norm", "clipped", "zeroed", "compression_error", "set_aside")
     return {
         name: float(np.mean([row[name] for row in metrics])) for name in names if name in metrics[0]

@@ -1,11 +1,11 @@
-"""Feeds the readers of files mutated ones, and counts how they end.
+"""Fuzzes file readers with mutated files and counts the outcomes.
 
     uv run python benchmarks/fuzz_readers.py --examples=5000 [--seed=0] [--reader=update ...]
 
-Whatever a file holds, a reader must end in its value or in a ValueError that is one sentence with
-the file's name. Anything else, and a reader that takes more than a minute, is a finding: the file
-is kept in --findings and the exit code is 1. `tests/integration/test_fuzz_readers.py` holds the
-same property over fewer files.
+Whatever a file contains, a reader must either return a value or raise a ValueError whose message is
+a one-line sentence that names the file. Anything else, or taking more than a minute, is a finding:
+the file is kept in --findings and the exit code is 1.
+`tests/integration/test_fuzz_readers.py` checks the same property with fewer files.
 """
 
 import argparse
@@ -55,7 +55,7 @@ SPACE = SearchSpace("tiny", (6, 6, 1), 3, 8, 1, (Stage("a", (8, 16), (1, 2), (3,
 TIERS = (Tier("smallest", SPACE.smallest()), Tier("largest", SPACE.largest()))
 _SECONDS = 60
 
-# Values that a program does not expect where another one stood.
+# Unexpected replacements for JSON values.
 _ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -73,7 +73,7 @@ _ODD = st.one_of(
 
 @st.composite
 def mutated_bytes(draw, data: bytes) -> bytes:
-    """Changes bytes somewhere: flips, cuts, repeats, or puts numbers over them."""
+    """Mutates bytes at random positions: flips, removes, repeats, overwrites or inserts some."""
     data = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, max(0, len(data) - 1)))
@@ -97,7 +97,7 @@ def mutated_bytes(draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated_value(draw, value: Any) -> Any:
-    """Changes a JSON value somewhere within: replaces, removes or adds a part."""
+    """Mutates a JSON value at a random position: replaces, removes or adds a part."""
     inside = isinstance(value, dict | list) and len(value) > 0
     if not inside or draw(st.integers(0, 5)) == 0:
         return draw(_ODD)
@@ -117,7 +117,7 @@ def mutated_value(draw, value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    # The depth that a value may have is more than what the encoder follows.
+    # Values may be nested more deeply than the encoder's default limit.
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(20_000)
     try:
@@ -128,7 +128,7 @@ def _text(value: Any) -> str:
 
 @st.composite
 def mutated_json(draw, data: bytes) -> bytes:
-    """Changes a JSON file: its values, its encoding or its bytes."""
+    """Mutates a JSON file: its values, its encoding or its bytes."""
     kind = draw(st.integers(0, 9))
     if kind == 0:
         return draw(mutated_bytes(data))
@@ -141,7 +141,7 @@ def mutated_json(draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated_tensors(draw, data: bytes) -> bytes:
-    """Changes a safetensors file: its bytes, its header, or the JSON within its header."""
+    """Mutates a safetensors file: its bytes, its header, the JSON in its header, or its values."""
     kind = draw(st.integers(0, 3))
     if kind == 0:
         return draw(mutated_bytes(data))
@@ -160,7 +160,7 @@ def mutated_tensors(draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated_tflite(draw, data: bytes) -> bytes:
-    """Changes a `.tflite` with metadata: its bytes, or the JSON under a hash that fits."""
+    """Mutates a `.tflite` with metadata: its bytes, or its JSON while the model's hash is valid."""
     if draw(st.booleans()):
         return draw(mutated_bytes(data))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -176,7 +176,7 @@ def mutated_tflite(draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated_idx(draw, data: bytes) -> bytes:
-    """Changes an idx file before or after it is compressed."""
+    """Mutates an idx file before or after compression."""
     if draw(st.booleans()):
         return draw(mutated_bytes(data))
     head = draw(mutated_bytes(gzip.decompress(data)[:16]))
@@ -188,10 +188,10 @@ class Reader:
     """A reader under test.
 
     Attributes:
-      name: Name of the file that it reads.
-      write: Writes a whole file.
-      read: Reads a file.
-      mutate: Gives a strategy of changed files from a whole one's bytes.
+      name: Name of the file to read.
+      write: Function that writes a valid file.
+      read: Function that reads a file.
+      mutate: Function that returns a strategy of mutated files for the bytes of a valid file.
     """
 
     name: str
@@ -341,14 +341,14 @@ READERS = {
 
 
 class Finding(BaseException):
-    """A reader ended otherwise than it must; no reader may take it for a fault of the file."""
+    """Raised when a reader misbehaves; a BaseException, so that no reader can catch it."""
 
 
 def check(reader: Reader, path: Path) -> bool:
-    """Reads a file; returns whether it was taken.
+    """Reads a file and returns whether the reader accepted it.
 
     Raises:
-      Finding: If the reader neither returned nor raised a sentence that names the file.
+      Finding: If the reader neither returned nor raised a one-line sentence that names the file.
     """
     signal.alarm(_SECONDS)
     try:
@@ -357,7 +357,7 @@ def check(reader: Reader, path: Path) -> bool:
         raise
     except ValueError as error:
         text = str(error)
-        # The data set's readers name the folder too.
+        # Readers of data sets may name the file without its ".gz" suffix.
         if path.name.removesuffix(".gz") in text and text.endswith(".") and "\n" not in text:
             return False
         raise Finding(f"no sentence that names the file: {text[:300]!r}") from error
@@ -369,19 +369,19 @@ def check(reader: Reader, path: Path) -> bool:
 
 
 def fuzz(name: str, examples: int, folder: Path, seed: int | None = None) -> collections.Counter:
-    """Reads that many mutated files.
+    """Reads `examples` mutated files.
 
     Args:
-      name: Of `READERS`.
+      name: Key of `READERS`.
       examples: Number of files.
-      folder: Where they are written.
-      seed: Decides them; by default they are the same in each call.
+      folder: Folder to write the files to.
+      seed: Seed of the mutations; by default, all calls use the same files.
 
     Returns:
-      Number of files taken and refused.
+      The numbers of files `"taken"` and `"refused"`.
 
     Raises:
-      Finding: At the first file that a reader does not end with as it must; it stays in `folder`.
+      Finding: At the first file that the reader mishandles; the file stays in `folder`.
     """
     signal.signal(signal.SIGALRM, _too_long)
     reader, counts = READERS[name], collections.Counter()
@@ -415,7 +415,7 @@ def _too_long(*_):
 
 
 def main() -> int:
-    """Runs every reader and prints a table."""
+    """Runs all chosen readers and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=5000, help="Files for each reader.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the files.")

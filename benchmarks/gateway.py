@@ -1,20 +1,21 @@
-"""Lets a crowd of phones take part in a `fedsup serve` that is killed, and measures what it bears.
+"""Tests a `fedsup serve` that is repeatedly killed under load, and measures its throughput.
 
     uv run python benchmarks/gateway.py
 
-1,000 simulated phones, which send prepared updates, take part in 20 rounds. Shares of them vanish,
-come late, send damaged bytes, send twice, or send a hostile update. Ten times, at random moments,
-the server is killed with `kill -9` and started again. In the end every update whose acceptance a
-phone was told of is written down once, and the same updates merged again in a process that nobody
-kills give the same supernet in each round, bit for bit.
+1,000 simulated phones, which send prepared updates, take part in 20 rounds. Some of them drop out,
+are late, send damaged bytes, send an update twice, or send a hostile update. The server is killed
+with `kill -9` and restarted at ten random moments. In the end, every update that the server
+acknowledged must be recorded exactly once, and merging the same updates again in a process that is
+not killed must give the same supernet in each round, bit for bit.
 
-Then devices check in and send updates as fast as they can, to the gateway and, of the same size, to
-a plain Tornado handler that only stores the body: onto the disk before it answers, file and name,
-since that is what an answer of the gateway promises, and once more without waiting for the disk.
-`--parts=processes --database=postgresql://...` measures the same with one process on a PostgreSQL
-that is there, then with two.
+Then devices check in and send updates as fast as possible, to the gateway and to a plain Tornado
+handler that only stores bodies of the same size. The handler is measured twice: with a flush of the
+file and its directory entry to disk before it answers, which an answer of the gateway guarantees,
+and without. `--parts=processes --database=postgresql://...` measures the gateway with one process,
+then with two, on an existing PostgreSQL database.
 
---folder then holds gateway.json and gateway.png. The exit code is 1 if something does not hold.
+The results are written to gateway.json and gateway.png in --folder. The exit code is 1 if a check
+of the rounds fails.
 """
 
 import argparse
@@ -41,7 +42,7 @@ INK, FAINT = "#22303c", "#3b6fb6"
 
 
 def train(folder: pathlib.Path, space: str) -> pathlib.Path:
-    """Trains a supernet for one round; returns its file."""
+    """Trains a supernet for one round and returns the path of its file."""
     out = folder / "trained"
     flags = ["--rounds=1", "--clients=6", "--clients_per_round=2", "--tiers=smallest,largest"]
     command = [sys.executable, "-c", CODE, "train", f"--space={space}", f"--out={out}", *flags]
@@ -50,7 +51,7 @@ def train(folder: pathlib.Path, space: str) -> pathlib.Path:
 
 
 def run_rounds(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Runs rounds while the server is killed; returns what was found."""
+    """Runs rounds while the server is repeatedly killed; returns the results as JSON values."""
     rng = random.Random(options.seed)
     flags = [f"--goal={options.goal}", "--noredraw", "--test_batch_size=0", "--over_asking=0.5"]
     flags += ["--check_in_seconds=2", "--check_ins_per_second=1e6", "--round_deadline=600"]
@@ -72,7 +73,7 @@ def run_rounds(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
             curve.append((time.monotonic() - begin, accepted))
             server.measure()
             if moments and accepted >= moments[0]:
-                # Anywhere in what the server is at.
+                # A random delay, so that the kill may hit any state of the server.
                 time.sleep(rng.uniform(0, 2))
                 killed.append((time.monotonic() - begin, accepted))
                 server.kill()
@@ -112,7 +113,7 @@ def _sums(counts) -> dict[str, int]:
 
 
 def draw(path: pathlib.Path, found: dict) -> None:
-    """Draws accepted updates over time with the kills, and the rates, as far as they were found."""
+    """Plots accepted updates and kills over time, and the rates, as far as they were measured."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     if "rounds" in found:
@@ -134,7 +135,7 @@ def draw(path: pathlib.Path, found: dict) -> None:
 
 
 def faults(rounds: dict, expected_rounds: int) -> list[str]:
-    """Returns what does not hold."""
+    """Returns the names of the failed checks."""
     wrong = [name for name in ("lost", "unknown", "other") if rounds["counts"][name]]
     wrong += [name for name in ("rounds_that_differ", "used_twice") if rounds[name]]
     return wrong + (["too few rounds"] if rounds["rounds"] < expected_rounds else [])
@@ -169,7 +170,7 @@ def show(found: dict) -> None:
 
 
 def main() -> None:
-    """Runs the parts, prints the tables and draws the picture."""
+    """Runs the parts, prints the tables and plots the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--phones", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=20)

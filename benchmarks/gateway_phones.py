@@ -1,4 +1,4 @@
-"""Simulated phones for benchmarks/gateway.py: they train nothing and send prepared updates."""
+"""Simulated phones for benchmarks/gateway.py, which send prepared updates and train nothing."""
 
 import hashlib
 import json
@@ -31,22 +31,22 @@ _TROUBLE_SECONDS = 1.0
 
 
 class Updates:
-    """Update files of any model: prepared once a model, with one value of each phone's own."""
+    """Update files, prepared once per model; a single value differs between phones."""
 
     def __init__(self, folder: pathlib.Path):
-        """Keeps models in a folder."""
+        """Stores models in `folder`."""
         self._folder = folder
         self._templates: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
     def model(self, federation: Federation, task: dict) -> pathlib.Path:
-        """Fetches a task's model, as each phone does; returns its path."""
+        """Fetches the model of a task, as each phone does, and returns its path."""
         path = self._folder / f"{task['model']}-{threading.get_ident()}.tflite"
         federation.fetch_model(task["model"], task["model_bytes"], path)
         return path
 
     def data(self, task: dict, path: pathlib.Path, own: float, factor: float = 1.0) -> bytes:
-        """Returns the bytes of an update, whose last value is `own` of `_DEVIATION`."""
+        """Returns the bytes of an update whose last value is `own * _DEVIATION`."""
         key = f"{task['model']} {factor}"
         with self._lock:
             if key not in self._templates:
@@ -72,17 +72,17 @@ def _template(path: pathlib.Path, factor: float) -> bytes:
 
 
 class SimulatedPhone:
-    """A phone that keeps its update until it is answered.
+    """A phone that keeps its update until the server has answered.
 
     Attributes:
-      due: Time of the next visit.
+      due: Time of the next visit, in seconds of `time.monotonic`.
       accepted: Hashes of accepted updates by task.
-      faults: Number of tasks by what the phone did wrong.
-      refusals: Number of refused updates by the protocol's code.
+      faults: Number of tasks by kind of fault that the phone simulated.
+      refusals: Number of refused updates by error code of the protocol.
     """
 
     def __init__(self, address: ServerAddress, number: int, shares: dict, updates: Updates):
-        """Creates a phone that is not enrolled."""
+        """Creates a phone that is not enrolled yet."""
         self.number, self.due = number, 0.0
         self.accepted: dict[str, str] = {}
         self.faults: dict[str, int] = {}
@@ -95,11 +95,11 @@ class SimulatedPhone:
 
     @property
     def waits_for_answer(self) -> bool:
-        """Returns whether an update may have been accepted without an answer that arrived."""
+        """True if an update may have been accepted although no answer has arrived."""
         return self._pending is not None and self._pending[2] != "late"
 
     def visit(self) -> None:
-        """Does what is due, and chooses the time of the next visit."""
+        """Performs the next action of the phone and schedules the next visit."""
         try:
             seconds = self._visit()
         except UnavailableError as error:
@@ -141,11 +141,11 @@ class SimulatedPhone:
         if fault == "late" and federation.status()["round"] <= task["round"]:
             return _TROUBLE_SECONDS
         if fault == "late":
-            # From here on its acceptance may be decided.
+            # From here on, the update may be accepted without an answer.
             self._pending = (task, data, None)
         if fault == "damaged":
             self._put(task, damaged(data))
-            # A phone whose file was damaged trains anew; this one sends the whole one next.
+            # A real phone with a damaged file would train again; this one sends the intact file.
             self._pending = (task, data, None)
         seconds = self._put(task, data)
         if fault == "replay":
@@ -164,17 +164,17 @@ class SimulatedPhone:
 
 
 class Crowd:
-    """Phones that threads take turns with.
+    """Simulated phones, distributed over threads.
 
     Attributes:
-      phones: All of them.
-      failures: Errors that no phone may meet.
+      phones: The phones.
+      failures: Errors that should not occur on any phone.
     """
 
     def __init__(
         self, address: ServerAddress, count: int, shares: dict, folder: pathlib.Path, threads: int
     ):
-        """Starts the phones."""
+        """Creates the phones and starts the threads."""
         updates = Updates(folder)
         self.phones = [SimulatedPhone(address, n, shares, updates) for n in range(count)]
         self.failures: list[Exception] = []
@@ -187,11 +187,11 @@ class Crowd:
             thread.start()
 
     def accepted(self) -> int:
-        """Counts the updates that were accepted so far."""
+        """Returns the number of updates accepted so far."""
         return sum(len(phone.accepted) for phone in self.phones)
 
     def stop(self) -> None:
-        """Lets each phone learn what came of the update that it sent, then ends."""
+        """Waits until each phone knows the outcome of the update that it sent, then stops."""
         self._ended.set()
         for thread in self._threads:
             thread.join()

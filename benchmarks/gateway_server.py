@@ -1,4 +1,4 @@
-"""A `fedsup serve` for benchmarks/gateway.py that is killed and started, and its rounds anew."""
+"""For benchmarks/gateway.py: a `fedsup serve` that can be killed, and a replay of its rounds."""
 
 import os
 import pathlib
@@ -21,9 +21,9 @@ _CODE = "from tff_programs.programs.cli import main; main()"
 
 
 def cpu_seconds(process: subprocess.Popen) -> float:
-    """Returns the seconds that the processor has worked for a process, its children left out."""
+    """Returns the CPU time of a process in seconds, without its children."""
     text = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
-    # The name, in parentheses, may hold spaces; user and system time are the 14th and 15th field.
+    # The name in parentheses may contain spaces; user and system time are fields 14 and 15.
     fields = text.rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
@@ -32,10 +32,11 @@ class KilledServer:
     """A process of `fedsup serve` on a fixed port.
 
     Attributes:
-      url: Its address.
-      token: Its token of enrolment.
-      kills: Number of times that it was killed.
-      most_bytes: Most resident memory of the process that answers devices, as last asked for.
+      url: URL of the server.
+      token: Enrolment token of the server.
+      kills: Number of times that the server was killed.
+      most_bytes: Maximum resident memory of the process that answers devices, over all calls of
+        `measure`.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class KilledServer:
         flags: list[str],
         database: str | None = None,
     ):
-        """Starts it; `database` is its address, by default that of SQLite in the folder."""
+        """Starts the server; `database` is a URL, by default of SQLite in the folder."""
         self.folder, self.kills, self.most_bytes = folder, 0, 0
         self.url = f"http://127.0.0.1:{port}"
         self.arguments = [
@@ -56,7 +57,7 @@ class KilledServer:
         ]
         self.token = ""
         self._start()
-        # It was made by now.
+        # The server has created the database by now.
         self._database = Database(database or sqlite_url(str(folder)))
 
     def _start(self) -> None:
@@ -66,51 +67,51 @@ class KilledServer:
             found = re.search("token=([^&\n]+)", line)
             self.token = found[1] if found else self.token
             if line.startswith("serving on"):
-                # What it prints from here on must not fill the pipe.
+                # Further output must not fill the pipe.
                 threading.Thread(target=self._process.stdout.read, daemon=True).start()
                 return
         raise RuntimeError(f"fedsup serve ended with {self._process.wait()}.")
 
     def kill(self) -> None:
-        """Kills it with SIGKILL, its other process with it, and starts it again."""
+        """Kills the server, whose child process ends with it, and restarts it."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self.kills += 1
         self._start()
 
     def measure(self) -> None:
-        """Notes the resident memory."""
+        """Updates `most_bytes` with the current resident memory."""
         text = pathlib.Path(f"/proc/{self._process.pid}/statm").read_text()
         resident = int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
         self.most_bytes = max(self.most_bytes, resident)
 
     def cpu_seconds(self) -> float:
-        """Returns the processor's seconds of the process that answers devices."""
+        """Returns the CPU time of the process that answers devices, in seconds."""
         return cpu_seconds(self._process)
 
     def number(self) -> int | None:
-        """Returns the number of the round that is open or being closed; None before the first."""
+        """Returns the number of the round that is open or closing; None before the first round."""
         with self._database.read() as connection:
             row = current_round(connection)
         return None if row is None else row.number
 
     def end(self) -> None:
-        """Ends it."""
+        """Stops the server."""
         self._database.close()
         self._process.send_signal(signal.SIGTERM)
         self._process.wait()
 
 
 def check_counts(folder: pathlib.Path, accepted: dict[str, str]) -> dict[str, int]:
-    """Holds the updates that phones know to be accepted against those that the server counted.
+    """Compares the updates that phones know to be accepted with those that the server recorded.
 
     Args:
-      folder: The gateway's.
-      accepted: Hashes by task, from the answers.
+      folder: Folder of the gateway.
+      accepted: Hashes of the accepted updates by task, from the server's answers.
 
     Returns:
-      Number of updates by state, and of faults: `lost` (accepted, not written down), `unknown`
-      (written down, never answered) and `other` (another file).
+      Number of updates by state, and number of faults: `lost` (accepted but not recorded),
+      `unknown` (recorded but never acknowledged) and `other` (recorded with another hash).
     """
     database = Database(sqlite_url(str(folder)))
     with database.read() as connection:
@@ -127,15 +128,15 @@ def check_counts(folder: pathlib.Path, accepted: dict[str, str]) -> dict[str, in
 
 
 def repeat_rounds(server: KilledServer, again: pathlib.Path) -> tuple[int, int, int]:
-    """Merges the same updates in the same rounds once more, in one process that nobody kills.
+    """Merges the same updates in the same rounds again, in one process that is not killed.
 
     Args:
-      server: The one that was killed.
-      again: An empty folder.
+      server: Server that was killed.
+      again: Folder to create.
 
     Returns:
-      The number of closed rounds, of those whose supernet is not the same bit for bit, and of
-      updates that are used in more than one round.
+      The number of closed rounds, the number of rounds whose supernet is not bitwise the same, and
+      the number of times that an update was used in a further round.
     """
     from tff_programs.programs import serve
     from tff_programs.programs.flags.program_flags import ProgramFlags
@@ -166,7 +167,7 @@ def repeat_rounds(server: KilledServer, again: pathlib.Path) -> tuple[int, int, 
             for row in own
             if origins[row.round_id].base_hash != closed.base_hash
         }
-        # As the server does, of the rounds of which updates may still come.
+        # Like the server, considers only rounds that may still receive updates.
         lately = {row.id for row in every[max(0, place - options.max_staleness - 2) : place]}
         before = frozenset(identity for identity, where in merged.items() if where in lately)
         base = Base(closed.number, closed.base_hash, base.folder)

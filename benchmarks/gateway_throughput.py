@@ -1,4 +1,4 @@
-"""Rates of a `fedsup serve` for benchmarks/gateway.py, beside those of a plain Tornado handler."""
+"""Throughput of `fedsup serve` compared with a plain Tornado handler, for benchmarks/gateway.py."""
 
 import concurrent.futures
 import functools
@@ -16,7 +16,7 @@ from gateway_server import KilledServer, cpu_seconds
 from tflite.together.address import ServerAddress
 from tflite.together.federation import Federation
 
-# The yardstick: a handler that stores the body, and nothing else.
+# Baseline: a handler that only stores the body.
 PLAIN = """
 import asyncio, os, sys, uuid
 import tornado.httpserver, tornado.web
@@ -37,16 +37,16 @@ async def main():
     await asyncio.Event().wait()
 asyncio.run(main())
 """
-# Onto the disk before it answers; and without waiting for the disk.
+# The first one flushes to disk before it answers; the second one does not.
 YARDSTICKS = ("plain handler", "plain, no disk")
 
 
 def timed(calls: list, threads: int, servers: list) -> dict[str, float]:
-    """Makes calls from threads, and measures them.
+    """Runs calls in threads and measures them.
 
     Returns:
-      How many a second, their p50 and p99 in ms, and the milliseconds that the processor works in
-      the servers for one, which depend less than the others on what else the machine does.
+      The number of calls per second, the p50 and p99 latencies in ms, and the CPU time of the
+      servers per call in ms, which depends least on other load on the machine.
     """
 
     def run(call):
@@ -67,7 +67,7 @@ class Plain:
     """A process of the plain handler."""
 
     def __init__(self, folder: pathlib.Path, name: str):
-        """Starts it."""
+        """Starts the process."""
         folder.mkdir()
         self._port = portpicker.pick_unused_port()
         how = "durable" if name == YARDSTICKS[0] else "at once"
@@ -75,7 +75,7 @@ class Plain:
         self._process = subprocess.Popen(command)
 
     def store(self, body: bytes) -> None:
-        """Sends a body, named by its hash as an update is."""
+        """Sends a body under its hash, like an update."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         connection.request("PUT", f"/{hashlib.sha256(body).hexdigest()}", body)
         if connection.getresponse().status != 201:
@@ -83,20 +83,20 @@ class Plain:
         connection.close()
 
     def cpu_seconds(self) -> float:
-        """Returns the processor's seconds of the process."""
+        """Returns the CPU time of the process in seconds."""
         return cpu_seconds(self._process)
 
     def end(self) -> None:
-        """Ends it."""
+        """Stops the process."""
         self._process.terminate()
         self._process.wait()
 
 
 class Load:
-    """Devices that are to check in and to send an update each, shared out to servers in turn."""
+    """Devices, assigned to the servers in turn, that each check in and send one update."""
 
     def __init__(self, servers: list[KilledServer], count: int, threads: int, models: pathlib.Path):
-        """Enrols the devices; a folder is for the models that they fetch."""
+        """Enrols `count` devices; `models` is the folder for the models that they fetch."""
         self._servers, self._threads, self._models = servers, threads, models
         models.mkdir(exist_ok=True)
         addresses = [ServerAddress(server.url, server.token) for server in servers]
@@ -108,7 +108,7 @@ class Load:
             device.close()
 
     def check_in(self) -> dict[str, float]:
-        """Lets all check in, and prepares their updates; returns what `timed` does."""
+        """Lets all devices check in and prepares their updates; returns the result of `timed`."""
 
         def check_in(number):
             self._tasks[number] = self._devices[number].check_in(FIELDS)["task"]
@@ -126,7 +126,7 @@ class Load:
         return found
 
     def send(self) -> dict[str, float]:
-        """Lets all send their updates; returns what `timed` does."""
+        """Lets all devices send their updates; returns the result of `timed`."""
 
         def send(number):
             self._devices[number].send_update(self._tasks[number]["task"], self.bodies[number])
@@ -140,7 +140,7 @@ class Load:
 
 
 def run_throughput(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Measures check-ins and updates, and the plain handler beside."""
+    """Measures check-ins and updates, and the plain handler for comparison."""
     server = _server(options, supernet, folder / "fast")
     plain = {name: Plain(folder / name.replace(" ", "_"), name) for name in YARDSTICKS}
     try:
@@ -167,14 +167,14 @@ def run_throughput(options, supernet: pathlib.Path, folder: pathlib.Path) -> dic
         **kept,
         "ratio": sent["per_second"] / kept[YARDSTICKS[0]]["per_second"],
         "ratio_without_disk": sent["per_second"] / kept[YARDSTICKS[1]]["per_second"],
-        # What the processor alone would let the gateway reach.
+        # Ratios that the gateway would reach if only CPU time mattered.
         "cpu_ratio": kept[YARDSTICKS[0]]["cpu_ms"] / sent["cpu_ms"],
         "cpu_ratio_without_disk": kept[YARDSTICKS[1]]["cpu_ms"] / sent["cpu_ms"],
     }
 
 
 def run_processes(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Measures one process and then two on the database of `--database`."""
+    """Measures first one and then two server processes on the database of `--database`."""
     shared, models = folder / "shared", folder / "shared_models"
     servers = [_server(options, supernet, shared, database=options.database)]
     found = {}

@@ -1,12 +1,12 @@
 """Measures the growth of a round's time and memory with its clients and the supernet's width.
 
-`uv run python benchmarks/growth.py` runs each point in a process of its own, so that peaks do not
-mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tiers in turn, 32 images
-each), rounds of ten clients of the supernet with its widths times 1, 2 and 4 (128 images each), and
-rounds of 20 clients of the largest subnet with 32 and with 320 images, from which follow what an
-example and what a client costs (docs/scale.md). It prints a table and writes growth.json,
-clients.png and width.png to --out. Peaks are the system's `VmHWM`, of the program and of
-TFF's workers together, one a core.
+`uv run python benchmarks/growth.py` runs each point in a separate process, so that memory peaks do
+not mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tiers in turn, 32
+images each); rounds of ten clients with the widths of the supernet multiplied by 1, 2 and 4 (128
+images each); and rounds of 20 clients of the largest subnet with 32 and with 320 images, which
+determine the cost per example and per client (docs/scale.md). It prints a table and writes
+growth.json, clients.png and width.png to --out. Peaks are `VmHWM`, of the program and summed over
+TFF's workers, one per core.
 """
 
 import os
@@ -46,7 +46,7 @@ _POINT = flags.DEFINE_string(
 
 
 def wide_space(factor):
-    """`fedsup_cifar` with all widths times a factor."""
+    """Returns `fedsup_cifar` with all widths multiplied by `factor`."""
     stages = tuple(
         dataclasses.replace(stage, widths=tuple(factor * width for width in stage.widths))
         for stage in SPACE.stages
@@ -55,14 +55,14 @@ def wide_space(factor):
 
 
 def peak_mb(pid):
-    """Peak resident memory of a process, in MB."""
+    """Returns the peak resident memory of a process in MB."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1000
 
 
 def worker_pids():
-    """TFF's workers, children of this process."""
+    """Returns the process ids of TFF's workers, which are children of this process."""
     tasks = pathlib.Path(f"/proc/{os.getpid()}/task").glob("*/children")
     children = [int(child) for task in tasks for child in task.read_text().split()]
     names = {c: pathlib.Path(f"/proc/{c}/comm").read_text().strip() for c in children}
@@ -70,7 +70,7 @@ def worker_pids():
 
 
 def measure_point(clients, width, images, tiers):
-    """Seconds of a round and peaks, after a first round of at most two subrounds."""
+    """Measures the median time of rounds after a smaller warm-up round, and peak memory."""
     space = wide_space(width)
     architectures = [tier.architecture for tier in default_tiers(space, 0)][-tiers:]
 
@@ -116,7 +116,7 @@ def measure_point(clients, width, images, tiers):
 
 
 def in_child(clients, width, images, tiers=4):
-    """`measure_point` in a process of its own."""
+    """Runs `measure_point` in a child process and returns its result."""
     point = f"--point={clients},{width},{images},{tiers}"
     result = subprocess.run(
         [sys.executable, __file__, point], capture_output=True, text=True, check=False
@@ -133,7 +133,7 @@ def in_child(clients, width, images, tiers=4):
 
 
 def draw(points, key, label, path):
-    """Seconds, and memory, against one of the dimensions."""
+    """Plots time and memory against the dimension `key`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -157,7 +157,7 @@ def draw(points, key, label, path):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Measures all points, prints the table and writes the results."""
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags alone, received {argv[1:]}.")
     logging.set_verbosity(logging.ERROR)

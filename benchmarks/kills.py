@@ -2,15 +2,15 @@
 
     uv run python benchmarks/kills.py --moments=20 --out=kills.json
 
-Each program is run twice to its end. Then, for each moment, it is started anew in its own folder,
-killed with `kill -9` after a random part of the time of the first run, and run again. After that
-its files are equal to those of the first run (but for those that the second run wrote otherwise
-too, such as pictures with times in them), no process of it is left, and neither is a temporary
-file, in its folder or in that of the system. What a program writes once is whole also between the
-kill and the rerun. The exit code is 1 if something does not hold.
+Each program first runs to completion twice. Then, for each moment, it is started in an empty
+folder, killed with `kill -9` after a random fraction of the first run's duration, and run again.
+Its files must then equal those of the first run (except for files that also differ between the two
+complete runs, such as figures that show times), and it must leave no processes and no temporary
+files, neither in its folder nor in the system's. Files that a program writes once must also be
+complete between the kill and the rerun. The exit code is 1 if a check fails.
 
-A program is a fork of this process, in which TensorFlow is imported and has done nothing: no moment
-is spent on imports, during which there is nothing to lose.
+Programs are forks of this process, which has imported TensorFlow but not used it. No kill is wasted
+on the time of the imports, when there is nothing to lose.
 """
 
 import argparse
@@ -40,24 +40,24 @@ SPACE = {
     "stem_stride": 1,
     "stages": [{"name": "a", "widths": [8, 16], "depths": [1, 2], "kernels": [3, 5], "stride": 2}],
 }
-# Columns that hold measured times.
+# CSV columns of measured times.
 MEASURED = ("seconds", "examples_per_second")
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+|.+_temp\d+|\.lock")
 GRAPH = re.compile(r"saved_model\.pb|fingerprint\.pb|program_state_\d+\.sha256")
-# Programs whose files are written once.
+# Programs that write each of their files only once.
 AT_ONCE = ("merge", "export", "search", "calibrate")
 FAULTS = ("rerun fails", "lost", "half written", "orphans", "temporary files")
 SECONDS_TO_END = 30
 
 
 class Run(NamedTuple):
-    """A program that ended.
+    """A completed run of a program.
 
     Attributes:
-      code: Its exit code, or minus the number of the signal that ended it.
-      seconds: How long it took.
-      output: The text that it wrote.
-      orphans: Processes of it that are still running.
+      code: Exit code, or the negative number of the signal that killed the program.
+      seconds: Duration in seconds.
+      output: Standard output and standard error.
+      orphans: Ids of its child processes that are still running.
     """
 
     code: int
@@ -70,9 +70,9 @@ def run(arguments: list[str], folder: pathlib.Path, kill_after: float | None = N
     """Runs a program in a fork of this process.
 
     Args:
-      arguments: The program's name, flags and arguments, with `OUT` for the folder.
-      folder: Where it writes; `folder.tmp` holds temporary files of the system's folder for them.
-      kill_after: Seconds after which it is killed; None to let it end.
+      arguments: Name, flags and arguments of the program, with `OUT` in place of the folder.
+      folder: Output folder of the program; `folder.tmp` replaces the system's temporary folder.
+      kill_after: Seconds after which the program is killed; None to let it finish.
     """
     words = [argument.replace("OUT", str(folder)) for argument in arguments]
     temporary = temporary_folder(folder)
@@ -103,7 +103,7 @@ def run(arguments: list[str], folder: pathlib.Path, kill_after: float | None = N
 
 
 def become(words: list[str], temporary: pathlib.Path, log: pathlib.Path) -> None:
-    """Runs a program as this process and ends it."""
+    """Turns this process into a program, and ends with it."""
     code = 1
     try:
         os.setsid()
@@ -127,18 +127,18 @@ def become(words: list[str], temporary: pathlib.Path, log: pathlib.Path) -> None
 
 
 def temporary_folder(folder: pathlib.Path) -> pathlib.Path:
-    """Returns what stands for the system's folder of temporary files in a program's runs."""
+    """Returns the folder that replaces the system's temporary folder for a program."""
     return folder.with_suffix(".tmp")
 
 
 def prepare(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Makes what programs need: a trained supernet and two phones' updates.
+    """Creates the programs' inputs: a trained supernet and the updates of two phones.
 
     Args:
-      folder: Where it is made.
+      folder: Folder for the inputs.
 
     Returns:
-      The programs' arguments by name, with `OUT` for the folder into which they write.
+      The arguments of each program by name, with `OUT` in place of its output folder.
     """
     space = folder / "space.json"
     space.write_text(json.dumps(SPACE))
@@ -168,7 +168,7 @@ def prepare(folder: pathlib.Path) -> dict[str, list[str]]:
 
 
 def finish(arguments: list[str], folder: pathlib.Path) -> Run:
-    """Runs a program to its end; ends this one if it fails."""
+    """Runs a program to completion; exits this program if it fails."""
     result = run(arguments, folder)
     if result.code:
         sys.exit(f"{' '.join(arguments)} ended with {result.code}:\n{result.output[-2000:]}")
@@ -176,7 +176,7 @@ def finish(arguments: list[str], folder: pathlib.Path) -> Run:
 
 
 def descendants(root: int) -> set[int]:
-    """Returns the processes that a process started, and those that these started."""
+    """Returns the ids of all descendants of a process."""
     parents = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -193,7 +193,7 @@ def descendants(root: int) -> set[int]:
 
 
 def is_running(process: int) -> bool:
-    """Returns whether a process runs, and is not a zombie."""
+    """Returns whether a process exists and is not a zombie."""
     try:
         stat = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:
@@ -202,15 +202,16 @@ def is_running(process: int) -> bool:
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the hashes of a folder's files by name, measured times left out."""
+    """Returns the hashes of a folder's files by name, ignoring measured times."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
-        # The names of TensorBoard's files hold the time. The graph of a state counts the functions
-        # of the process that saved it; the state's values are in other files.
+        # The names of TensorBoard's files contain the time. The graph of a state depends on the
+        # number of functions in the process that saved it; the state's values are in other files.
         if not path.is_file() or "tensorboard" in path.parts or GRAPH.fullmatch(path.name):
             continue
-        # A fleet that goes on calibrates its subnets anew. Devices train the same, and what they
-        # train is compared; what the models infer, and so their names, is of a later round.
+        # A resumed fleet calibrates its subnets again, with the weights of a later round, so its
+        # models and their names differ. Training does not depend on that, and its results are
+        # compared.
         if path.parent.name == "models":
             continue
         data = path.read_bytes()
@@ -221,7 +222,7 @@ def contents(folder: pathlib.Path) -> dict[str, str]:
                     for row in csv.DictReader(file)
                 ]
             data = json.dumps(rows).encode()
-        # Reports name the folder that they are in.
+        # Reports contain the name of their folder.
         data = data.replace(os.fsencode(folder), b"OUT")
         hashes[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return hashes
@@ -235,13 +236,13 @@ def clear(folder: pathlib.Path) -> None:
 
 
 def run_whole(arguments: list[str], folder: pathlib.Path) -> tuple[float, dict[str, str]]:
-    """Runs a program to its end in an empty folder; returns its seconds and the files' hashes."""
+    """Runs a program to completion in an empty folder; returns its seconds and file hashes."""
     clear(folder)
     return finish(arguments, folder).seconds, contents(folder)
 
 
 def left_over(folder: pathlib.Path) -> list[str]:
-    """Returns the temporary files in a program's folder and in the system's."""
+    """Returns the temporary files in a program's folder and in its temporary folder."""
     own = [path for path in folder.rglob("*") if TEMPORARY.fullmatch(path.name)]
     return [str(path) for path in (*own, *temporary_folder(folder).iterdir())]
 
@@ -252,13 +253,13 @@ def kill_once(
     """Starts a program, kills it after some seconds, and runs it again.
 
     Args:
-      arguments: The program's, with `OUT` for the folder.
-      folder: Where it writes.
-      seconds: When it is killed.
-      expected: Hashes by name of the files that it shall write in the end.
+      arguments: Arguments of the program, with `OUT` in place of the folder.
+      folder: Output folder of the program.
+      seconds: Seconds after which the program is killed.
+      expected: Hashes by name of the files that the program must have written in the end.
 
     Returns:
-      For each fault that was found what it is.
+      Details of each fault that was found, by name.
     """
     clear(folder)
     killed = run(arguments, folder, seconds)

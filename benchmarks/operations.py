@@ -1,7 +1,8 @@
-"""Times each operation's forward and backward pass beside TensorFlow's own, at the net's shapes.
+"""Compares the time of each operation with TensorFlow's own, forward and backward.
 
 `uv run python benchmarks/operations.py` prints a table: milliseconds of one forward and backward
-pass of batch 32 on one thread, medians of alternating runs, and TensorFlow's time over ours.
+pass with the net's shapes and batch size 32 on one thread, medians of alternating runs, and the
+ratio of TensorFlow's time to ours.
 """
 
 import os
@@ -22,7 +23,7 @@ _DEPTHWISE = ((16, 32, 1), (16, 64, 2), (8, 128, 1), (8, 128, 2), (4, 256, 1), (
 
 
 def plain_normalization(images, alpha, beta, gamma, epsilon, activate):
-    """Parametric normalization as a user of TensorFlow would write it."""
+    """Applies parametric normalization as a user of TensorFlow would write it."""
     centred = images - alpha
     inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), [0, 1, 2]) + epsilon)
     result = gamma * centred * inverse + beta
@@ -30,7 +31,7 @@ def plain_normalization(images, alpha, beta, gamma, epsilon, activate):
 
 
 def cases():
-    """Yields name, our function, TensorFlow's and their inputs."""
+    """Yields the name, our function, TensorFlow's function and the inputs of each case."""
     images = tf.random.normal([_BATCH, 32, 32, 3])
     kernel = tf.random.normal([3, 3, 3, 32])
     yield (
@@ -59,7 +60,7 @@ def cases():
 
 
 def forward_and_backward(function):
-    """A traced function of the inputs that returns the gradients."""
+    """Returns a traced function that computes the gradients with respect to its inputs."""
 
     @tf.function
     def call(*inputs):
@@ -72,7 +73,7 @@ def forward_and_backward(function):
 
 
 def main():
-    """Prints the table."""
+    """Times all operations and prints the table."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     print(f"{'operation':44s} {'ours, ms':>9s} {'TF, ms':>9s} {'TF / ours':>9s}")

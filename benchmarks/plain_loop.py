@@ -1,9 +1,11 @@
-"""The round without TFF: a process that answers on its standard output how long things took.
+"""Worker process of `round.py` that measures a federated round without TFF.
 
-Each line of its input is JSON: `{"what": "round"}`, `{"what": "step", "code": [...], "sandwich":
-M}`, `{"what": "ceiling", "code": [...]}`, or `{"what": "drawn"}` for the codes of the random nets
-of a sandwich of four; each line out is the answer in JSON. One intra-op thread; a round uses as
-many Python threads as there are cores, each with a session of its own, and sums in NumPy.
+Each input line is a JSON request: `{"what": "round"}` and `{"what": "step", "code": [...],
+"sandwich": M}` for the seconds of a round and the milliseconds of a step, `{"what": "ceiling",
+"code": [...]}` for the GFLOP/s of the matrix products, or `{"what": "drawn"}` for the codes of the
+random nets of a sandwich of four. Each output line is the answer in JSON. TensorFlow uses one
+intra-op thread; a round uses one Python thread per core, each with its own session, and sums in
+NumPy.
 """
 
 import os
@@ -32,10 +34,10 @@ _CORES = len(os.sched_getaffinity(0))
 
 
 class PlainUpdate:
-    """`local_update` of any subnet as a session of a graph that is built once."""
+    """Session that runs `local_update` of any subnet in a graph that is built once."""
 
     def __init__(self, supernet, sandwich=1, threads=2):
-        """Builds the graph, whose operations run on as many threads."""
+        """Builds the graph, with `threads` inter-op threads."""
         v1 = tf.compat.v1
         shapes = supernet.elastic_shapes(sandwich > 1)
         with tf.Graph().as_default() as graph:
@@ -65,7 +67,7 @@ class PlainUpdate:
             self._session = v1.Session(graph=graph, config=config)
 
     def __call__(self, weights, code, images, labels, seed):
-        """The client's delta by tensor name, and its loss."""
+        """Returns the client's delta by tensor name, and its loss."""
         feed = {self._weights[name]: value for name, value in weights.items()}
         feed |= {
             self._code: code,
@@ -78,10 +80,10 @@ class PlainUpdate:
 
 
 class PlainRound:
-    """A round of E-FedSup: cut, train, sum where it overlaps, divide."""
+    """A round of E-FedSup: extracts subnets, trains them, and averages overlapping updates."""
 
     def __init__(self, supernet, examples):
-        """Makes a session for each core, for clients of some examples."""
+        """Creates one session per core, for clients with `examples` images."""
         self._examples = examples
         self._supernet = supernet
         self._weights = supernet.values_by_name()
@@ -120,7 +122,7 @@ class PlainRound:
 
 
 def step_ms(supernet, update, code, nested):
-    """Milliseconds of one step on one thread, from clients of 1 and of 17 batches."""
+    """Returns the milliseconds of one step on one thread, from clients of 1 and 17 batches."""
     architecture = SPACE.decode(code)
     slices = supernet.slices(architecture, nested=nested)
     values = supernet.values_by_name()
@@ -135,7 +137,7 @@ def step_ms(supernet, update, code, nested):
 
 
 def ceiling_gflops(code):
-    """GFLOP/s of the products of a step's pointwise convolutions alone, forward and backward."""
+    """Returns the GFLOP/s of the matrix products of a step's pointwise convolutions alone."""
     architecture = SPACE.decode(code)
     shapes, side, width = [], SPACE.image_shape[0] // SPACE.stem_stride, SPACE.stem_width
     for stage, out, depth in zip(
@@ -155,7 +157,7 @@ def ceiling_gflops(code):
 
     @tf.function
     def multiply():
-        # One after the other: two at once would be two threads.
+        # Products run one after the other, since two at a time would use two threads.
         results = []
         for a, b, ta, tb in pairs:
             with tf.control_dependencies(results[-1:]):
@@ -171,7 +173,7 @@ def ceiling_gflops(code):
 
 
 def drawn_codes(supernet):
-    """Codes of the random nets of the 16 steps that `step_ms` measures."""
+    """Returns the codes of the random nets of the 16 steps that `step_ms` measures."""
     codes = []
     seed = tf.random.experimental.stateless_fold_in([0, 0], 0)
     for step in range(1, 17):
@@ -183,7 +185,7 @@ def drawn_codes(supernet):
 
 
 def main():
-    """Answers until the input ends."""
+    """Answers requests until the input ends."""
     supernet = Supernet(SPACE)
     updates, plain_round = {}, None
     examples = int(sys.argv[1].partition("=")[2])

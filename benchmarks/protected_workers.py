@@ -1,12 +1,12 @@
-"""Time of a round on protected workers beside that of TFF's worker as it comes, as ratios.
+"""Compares the time of a round on protected workers with TFF's unprotected worker.
 
     uv run python benchmarks/protected_workers.py --rounds=5 --turns=3
 
-One process computes one client at a time in each way: TFF's worker on an open port; the worker of
-a program, in a network namespace behind a Unix socket; `fedsup worker` on loopback, and the same
-with mutual TLS. The ways take turns, so that what else the machine does meets all of them. The
-shortest round of each counts, and the first of a turn, which compiles, does not. Certificates are
-made with the `openssl` command.
+One worker process computes one client at a time, in four setups: TFF's worker on an open port; the
+worker of a program, in a network namespace behind a Unix socket; `fedsup worker` on loopback; and
+the same with mutual TLS. The setups take turns, so that other load on the machine affects all of
+them. The shortest round of each setup counts, except for the first round of a turn, which compiles.
+Certificates are created with the `openssl` command.
 """
 
 import os
@@ -42,7 +42,7 @@ _SECONDS_TO_START = 120.0
 
 
 def make_certificates(folder: str) -> TlsFiles:
-    """Makes an authority and one certificate for both sides; returns their paths."""
+    """Creates a certificate authority and one certificate for both sides; returns their paths."""
 
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
@@ -71,7 +71,7 @@ def _running(command: list[str], **options):
 
 @contextlib.contextmanager
 def as_it_comes():
-    """Computes on TFF's worker, which listens on all interfaces."""
+    """Runs computations on TFF's unprotected worker, which listens on all interfaces."""
     port = portpicker.pick_unused_port()
     name, *arguments = worker_command.arguments(1)
     binary = worker_command.binary_path()
@@ -83,7 +83,7 @@ def as_it_comes():
 
 @contextlib.contextmanager
 def fedsup_worker(tls: TlsFiles | None = None):
-    """Computes on a `fedsup worker`, with mutual TLS if there are files for it."""
+    """Runs computations on a `fedsup worker`, with mutual TLS if `tls` is given."""
     port = portpicker.pick_unused_port()
     code = "from tff_programs.programs.cli import main; main()"
     command = [sys.executable, "-c", code, "worker", f"--port={port}", "--clients_at_once=1"]
@@ -97,7 +97,7 @@ def fedsup_worker(tls: TlsFiles | None = None):
 
 
 def time_rounds(process, source: ClientData, rounds: int) -> list[float]:
-    """Returns the seconds of rounds, after one that compiles."""
+    """Returns the seconds of each round, after one that compiles."""
 
     async def run():
         state = await tff.program.materialize_value(process.initialize())
@@ -114,7 +114,7 @@ def time_rounds(process, source: ClientData, rounds: int) -> list[float]:
 
 
 def main() -> None:
-    """Times the ways in turns and prints a table."""
+    """Times the setups in turns and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="Rounds of a turn.")
     parser.add_argument("--turns", type=int, default=3)

@@ -1,15 +1,16 @@
-"""A federated round beside what else one could run, and beside the machine's own matrix products.
+"""Compares a federated round with alternatives and with the machine's own matrix products.
 
-`uv run python benchmarks/round.py` measures in turns, medians of --repetitions after one warm-up:
+`uv run python benchmarks/round.py` takes turns and reports medians of --repetitions after one
+warm-up:
 
-* ours: a round of E-FedSup by `build_fedsup_process`, ten clients of 500 random images, four
+* ours: a round of E-FedSup with `build_fedsup_process`, ten clients of 500 random images, four
   tiers;
 * stock: `tff.learning.algorithms.build_weighted_fed_avg` on each tier's net as a static Keras
-  model, its own clients, the four times added; in TFF's default context, and in ours;
-* plain: the same local updates and sums without TFF, as many threads as cores (`plain_loop.py`);
-* each tier's step on one thread against the matrix products of its pointwise convolutions;
-* the sandwich step of four nets against the four nets' own steps;
-* the state after a round, saved by `RunStateManager` and by TFF's `FileProgramStateManager`;
+  model with the clients of that tier, summed over the tiers; in TFF's default context and in ours;
+* plain: the same local updates and sums without TFF, one thread per core (`plain_loop.py`);
+* each tier's step on one thread, compared with the matrix products of its pointwise convolutions;
+* the sandwich step of four nets, compared with the sum of the four nets' own steps;
+* saving the state after a round with `RunStateManager` and with TFF's `FileProgramStateManager`;
 * the first round, a round of subnets never drawn before, the evaluation of 10,000 images.
 
 It prints a table and writes round.json and round.png to --out.
@@ -57,7 +58,7 @@ _OUT = flags.DEFINE_string("out", "runs/benchmark_round", "Folder of the results
 
 
 class OurRound:
-    """E-FedSup's round in the context that is set."""
+    """A round of E-FedSup in the current context."""
 
     def __init__(self):
         """Builds the process and its state."""
@@ -91,7 +92,7 @@ class OurRound:
 
 
 class StockRound:
-    """Federated averaging of one static Keras model on its clients, in the context that is set."""
+    """Federated averaging of one static Keras model on its clients, in the current context."""
 
     def __init__(self, architecture, clients):
         """Builds the process, its state and the clients' data."""
@@ -131,10 +132,10 @@ class StockRound:
 
 
 class Plain:
-    """The child process without TFF."""
+    """Child process that runs `plain_loop.py`."""
 
     def __init__(self):
-        """Starts it."""
+        """Starts the process."""
         script = os.path.join(os.path.dirname(__file__), "plain_loop.py")
         self._process = subprocess.Popen(
             [sys.executable, script, f"--examples={_EXAMPLES.value}"],
@@ -145,13 +146,13 @@ class Plain:
         )
 
     def __call__(self, **request):
-        """Asks for one measurement."""
+        """Requests one measurement and returns the answer."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
     def close(self):
-        """Ends it."""
+        """Stops the process."""
         self._process.stdin.close()
         self._process.wait()
 
@@ -159,7 +160,7 @@ class Plain:
 def _materialize(call):
     values = []
 
-    # What the coroutine returns asyncio would print to itself, 0.1 s for a state.
+    # The coroutine returns nothing, since asyncio would format its result: 0.1 s for a state.
     async def wait():
         values.append(await tff.program.materialize_value(call()))
 
@@ -174,7 +175,7 @@ def _seconds(call, *arguments):
 
 
 class _In:
-    """A call in a TFF context."""
+    """Wrapper that runs a function in a TFF context."""
 
     def __init__(self, context, call):
         self._context, self._call = context, call
@@ -185,9 +186,9 @@ class _In:
 
 
 def measure_rounds(plain):
-    """Medians of rounds, in turns; the first round; a round of other subnets."""
+    """Measures the rounds in turns, the first round, and rounds of subnets never drawn before."""
     ours = tff.framework.get_context_stack().current
-    # What a program gets that sets no context but makes its own by TFF's function.
+    # The context of a program that uses TFF's own function to create one.
     default = tff.program.NativeFederatedContext(
         tff.backends.native.create_async_local_cpp_execution_context()
     )
@@ -232,7 +233,7 @@ def measure_rounds(plain):
 
 
 def measure_saving(state):
-    """Medians of saving a state, in turns, and the ratio."""
+    """Returns the median times of saving a state, measured in turns, and their ratio."""
     times = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         managers = {
@@ -251,7 +252,7 @@ def measure_saving(state):
 
 
 def measure_steps(plain):
-    """Each tier's step against the products of its pointwise convolutions, in turns."""
+    """Measures each tier's step and the matrix products of its pointwise convolutions in turns."""
     result = {}
     for tier in TIERS:
         code = SPACE.encode(tier.architecture).tolist()
@@ -276,7 +277,7 @@ def measure_steps(plain):
 
 
 def measure_sandwich(plain):
-    """A step of the largest, the smallest and two random nets, against their own steps."""
+    """Measures a step of the largest, the smallest and two random nets, and their own steps."""
     ends = [SPACE.encode(a).tolist() for a in (SPACE.largest(), SPACE.smallest())]
     drawn = plain(what="drawn")
     whole, alone = [], []
@@ -292,7 +293,7 @@ def measure_sandwich(plain):
 
 
 def measure_evaluation():
-    """Seconds to evaluate each tier's subnet, after one trace."""
+    """Returns the seconds to evaluate each tier's subnet, after tracing."""
     supernet = Supernet(SPACE)
     accuracy = build_accuracy(supernet, PREPROCESSING)
     weights = supernet.values_by_name()
@@ -305,7 +306,7 @@ def measure_evaluation():
 
 
 def draw(result, path):
-    """Bars: seconds of a round; each step's share of the ceiling."""
+    """Plots the seconds of a round and each step's percentage of the matrix products' speed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -331,7 +332,7 @@ def draw(result, path):
 
 
 def rows(result):
-    """The table's lines."""
+    """Yields the rows of the table."""
     rounds, sandwich = result["rounds"], result["sandwich"]
     for name, seconds in rounds["seconds"].items():
         yield f"round, {name}", f"{seconds:.2f} s"
@@ -357,7 +358,7 @@ def rows(result):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Measures, prints the table and writes the results."""
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags alone, received {argv[1:]}.")
     logging.set_verbosity(logging.ERROR)

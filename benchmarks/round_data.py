@@ -1,4 +1,4 @@
-"""The round that is measured: `fedsup_cifar`, ten clients of four tiers, random images."""
+"""Data of the measured round: `fedsup_cifar`, ten clients of four tiers, random images."""
 
 import functools
 
@@ -16,7 +16,7 @@ PREPROCESSING = Preprocessing((127.5,) * 3, (64.0,) * 3)
 
 
 def cohort():
-    """The clients' subnets: three smallest, three middle, two middle-large, two largest."""
+    """Returns the clients' subnets: three smallest, three middle, two middle-large, two largest."""
     numbers = (3, 3, 2, 2)
     return [
         tier.architecture for tier, count in zip(TIERS, numbers, strict=True) for _ in range(count)
@@ -25,7 +25,7 @@ def cohort():
 
 @functools.cache
 def client_arrays(client, examples=EXAMPLES):
-    """A client's images, uint8 `(examples, 32, 32, 3)`, and labels, int32."""
+    """Returns a client's images, uint8 `(examples, 32, 32, 3)`, and labels, int32."""
     rng = np.random.default_rng(client)
     images = rng.integers(0, 256, (examples, *SPACE.image_shape), np.uint8)
     return images, rng.integers(0, SPACE.classes, examples, np.int32)

@@ -1,4 +1,4 @@
-"""A subnet as a user of Keras and TFF would write it: static, of Keras' own layers."""
+"""A static subnet made of Keras layers, as a user of Keras and TFF would write it."""
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ keras = tf.keras
 
 
 class ParametricNormalization(keras.layers.Layer):
-    """The equations of FedSup's parametric normalization, by TensorFlow's gradients."""
+    """FedSup's parametric normalization, with TensorFlow's own gradients."""
 
     def build(self, input_shape):
         """Adds alpha, beta and gamma."""
@@ -26,7 +26,7 @@ class ParametricNormalization(keras.layers.Layer):
 
 
 def static_model(space: SearchSpace, architecture: Architecture) -> keras.Model:
-    """From images `(batch, height, width, channels)` to logits, the subnet's own sizes."""
+    """Returns a model of the subnet, from images `(batch, height, width, channels)` to logits."""
     inputs = keras.Input(space.image_shape)
     hidden = keras.layers.Conv2D(
         space.stem_width, 3, space.stem_stride, padding="same", use_bias=False

@@ -2,32 +2,33 @@
 # requires-python = ">=3.11"
 # dependencies = ["numpy>=2", "pandas", "rdata", "seglearn==1.2.5"]
 # ///
-"""Writes data with natural clients as an `.npz` for `--dataset`, in an environment of its own.
+"""Writes data sets with natural clients as `.npz` files for `--dataset`.
 
     uv run --script experiments/natural_clients.py smartwatch OUT.npz
     uv run --script experiments/natural_clients.py vowels Vowel.rda OUT.npz
 
-smartwatch: shoulder exercises of 10 people, in the Python package seglearn. vowels: 11 vowels of 15
-speakers, in the R package mlbench (Debian: r-cran-mlbench). docs/own_data.md has what they give.
+smartwatch: shoulder exercises of 10 people, from the Python package seglearn. vowels: 11 vowels of
+15 speakers, from the R package mlbench (Debian: r-cran-mlbench). docs/own_data.md describes both.
+The script has its own dependencies, which `uv run --script` installs in a separate environment.
 """
 
 import sys
 
 import numpy as np
 
-# 1.9 s of the smartwatch.
+# Samples per window: 1.9 s of the smartwatch.
 _WINDOW = 96
 _PERCENTILES = (0.5, 99.5)
 
 
 def _as_pixels(values: np.ndarray) -> np.ndarray:
-    """Scales each column of `(rows, columns)` to 0..255 between its percentiles."""
+    """Scales each column of `(rows, columns)` to 0..255 between its `_PERCENTILES`."""
     low, high = np.percentile(values, _PERCENTILES, axis=0)
     return np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
 def smartwatch(out: str) -> None:
-    """Writes windows of all sensors; the last quarter of each recording's are for the test."""
+    """Writes windows of all sensors; the last quarter of each recording is test data."""
     from seglearn.datasets import load_watch
 
     watch = load_watch()
@@ -53,7 +54,7 @@ def smartwatch(out: str) -> None:
 
 
 def vowels(table: str, out: str) -> None:
-    """Writes the 9 features of each utterance, in their order, as images of 1 x 9 x 1."""
+    """Writes the 9 features of each utterance, in order, as images of shape `(1, 9, 1)`."""
     import rdata
 
     rows = rdata.read_rda(table, default_encoding="ascii")["Vowel"]

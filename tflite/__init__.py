@@ -1,7 +1,7 @@
-"""The phone's `.tflite`: exporting it, training it on a device, certifying it, merging updates.
+"""Export, on-device training and certification of `.tflite` models, and merging of their updates.
 
-Names are loaded when they are used (PEP 562). Reading metadata and updates and training on a
-device load no TensorFlow at all.
+Names are loaded lazily (PEP 562). Reading metadata and updates, and training on a device, never
+load TensorFlow.
 """
 
 from fedsup_tf.lazy import lazy_exports

@@ -1,11 +1,11 @@
-"""Whether a search pays: the subnets that it finds under rising budgets.
+"""Compares the subnets that a search finds under increasing budgets with simpler choices.
 
     uv run python experiments/study/budgets.py SUPERNET --out=budgets.json
 
-Searches a trained supernet under 10, 25, 50 and 100 percent of the largest subnet's parameters.
-Prints the test accuracy of the subnet found, of the best of an equal random search and of the most
-accurate tier's net within the budget, all calibrated, on the images that the search never saw.
-Budgets that no subnet is within are left out.
+Searches a trained supernet with budgets of 10, 25, 50 and 100 percent of the largest subnet's
+parameters. Prints the test accuracy of the subnet found, of the best subnet of an equally long
+random search, and of the most accurate tier's net within the budget, all calibrated, on images that
+the search never saw. Budgets below the smallest subnet are skipped.
 """
 
 import json
@@ -24,7 +24,7 @@ _OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 
 
 def main(argv):
-    """Searches under each budget and prints."""
+    """Searches under each budget, prints the results and writes them."""
     from fedsup_tf.search.budget import Budget, CostModel
     from fedsup_tf.search.costs import count_parameters
     from tff_programs.learning.evaluation import halve_held_out

@@ -1,15 +1,24 @@
-"""Measures a trained run; prints one line of JSON.
+"""Measures a trained run and prints one line of JSON.
 
     python measure.py RUN_FOLDER
 
-`tiers`, by name: `accuracy` on the test set in batches of 50; `deployed`, calibrated, where every
-image stands for itself, in a file that trains; `infers`, likewise in a file that only infers, and
-`penalty`, that of its classifier; `kept`, calibrated with the classifier as it was trained;
-`worst_client`, the least accuracy of a client of the tier on its own test images, in batches of 50;
-`bytes`, what a client of the tier receives and sends in a round. `nets`: the architectures.
-`random`: accuracies of 40 random subnets as deployed, on at most 2,000 test images, and
-`random_in_batches` of 50. `rounds`: each evaluation's round, the mean accuracy of the tiers, the
-bytes of all clients and the simulated seconds so far.
+The JSON object has these fields:
+
+* `tiers`: for each tier by name:
+    * `accuracy`: accuracy on the test set in batches of 50, not calibrated;
+    * `deployed`: calibrated accuracy, in which images of a batch do not affect each other, with the
+      refitted classifier of a trainable file;
+    * `infers`: the same with the classifier of an inference-only file, and `penalty`, the penalty
+      of that classifier;
+    * `kept`: the same with the classifier as it was trained;
+    * `worst_client`: the lowest accuracy of a client of the tier on its own test images, in batches
+      of 50;
+    * `bytes`: the bytes that a client of the tier receives and sends in a round.
+* `nets`: the architecture of each tier.
+* `random`: the accuracies of 40 random subnets as deployed, on at most 2,000 test images.
+* `random_in_batches`: the same in batches of 50, not calibrated.
+* `rounds`: for each evaluation, its round, the mean accuracy of the tiers, and the bytes of all
+  clients and the simulated seconds so far.
 """
 
 import csv
@@ -38,12 +47,12 @@ from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import Tier, parse_tiers
 
 _BATCH, _RANDOM = 50, 40
-# On which a client calibrates random subnets.
+# Number of images that a client calibrates random subnets on.
 _IMAGES = 30
 
 
 def main(folder: Path) -> None:
-    """Measures the run of a folder."""
+    """Measures the run in a folder and prints the results."""
     trained = load_trained(folder / "supernet.safetensors")
     space, settings = trained.supernet.space, trained.information["settings"]
     tiers = trained_tiers(trained.information)
@@ -98,7 +107,7 @@ def main(folder: Path) -> None:
 
 
 def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
-    """Measures a subnet on the test set, calibrated or not, and on each client."""
+    """Measures a subnet on the test set, with and without calibration, and on each client."""
     accuracy = build_accuracy(trained.supernet, trained.preprocessing)
     dataset = trained.data.dataset
     (calibration,) = calibrate_tiers(trained, [Tier("net", net)])
@@ -126,7 +135,7 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
 
 
 def evaluations(path: Path) -> list[dict]:
-    """Reads the tiers' mean accuracies and what a run had spent by then from its metrics."""
+    """Reads the mean accuracy, traffic and simulated time of each evaluation from `path`."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     spent, found = 0.0, []

@@ -1,11 +1,11 @@
-"""Whether the accuracies of a supernet's subnets rank them as trainings of each alone do.
+"""Tests whether a supernet ranks its subnets as separate trainings of the subnets do.
 
     uv run python experiments/study/ranks.py
 
-Trains the supernet of `settings/digits.flags`, and eight of its subnets alone by FedAvg of the same
-rounds, clients and server. Prints each subnet's accuracy both ways, calibrated, and the rank
-correlation, and keeps them as `results/ranks-SEED.json`. Trainings that were cut off go on where
-they were.
+Trains the supernet of `settings/digits.flags`, and eight of its subnets separately with FedAvg and
+the same rounds, clients and server. Prints the calibrated accuracy of each subnet from both
+trainings and the rank correlation, and writes them to `results/ranks-SEED.json`. Interrupted
+trainings are resumed.
 """
 
 import json
@@ -24,7 +24,7 @@ _OUT = flags.DEFINE_string("out", "runs/ranks", "Folder of the trainings.")
 
 
 def main(argv):
-    """Trains, measures and prints."""
+    """Trains and measures all subnets, prints the results and writes them."""
     del argv
     from scipy.stats import spearmanr
 
@@ -65,7 +65,7 @@ def main(argv):
 
 
 def spread(space, count):
-    """Draws subnets, and takes as many at equal distances by their size."""
+    """Draws random subnets and returns `count` of them, evenly spaced in the order of size."""
     import numpy as np
 
     from fedsup_tf.search.costs import count_parameters
@@ -77,7 +77,7 @@ def spread(space, count):
 
 
 def deployed_accuracy(trained, architecture) -> float:
-    """Test accuracy of a subnet, calibrated."""
+    """Returns the calibrated test accuracy of a subnet."""
     from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 
     dataset = trained.data.dataset

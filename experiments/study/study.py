@@ -1,11 +1,11 @@
-"""The study: methods x partitions x seeds, the same program for all, as a table and a picture.
+"""Study of methods x partitions x seeds with one program, reported as a table and a figure.
 
     uv run python experiments/study/study.py --settings=digits --processes=2
 
-Trains every cell that has no result yet, each in a process of one core, and keeps it as
-`results/SETTING/PARTITION/METHOD-SEED.json`; a cell that was cut off goes on where it was. Then
-writes `results/SETTING.md` and `results/SETTING.png` of all results there are. `--report` does only
-that. A cell trains with the flags of its setting, its partition and its method, in that order.
+Trains every cell that has no result yet, each in a process on one core, and writes its result to
+`results/SETTING/PARTITION/METHOD-SEED.json`; interrupted cells are resumed. Then writes
+`results/SETTING.md` and `results/SETTING.png` from all existing results. `--report` does only the
+latter. A cell trains with the flags of its setting, its partition and its method, in that order.
 """
 
 import concurrent.futures
@@ -38,7 +38,7 @@ _REPORT = flags.DEFINE_bool("report", False, "Trains nothing, writes tables and 
 
 
 def main(argv):
-    """Trains what is missing and reports what is there."""
+    """Trains the missing cells and reports all results."""
     del argv
     methods = _METHODS.value or sorted(path.stem for path in (FOLDER / "methods").glob("*.flags"))
     cells = [
@@ -61,12 +61,12 @@ def main(argv):
 
 
 def result_path(setting, partition, seed, method) -> Path:
-    """Path of a cell's result."""
+    """Returns the path of a cell's result."""
     return Path(_RESULTS.value) / setting / partition / f"{method}-{seed}.json"
 
 
 def train_cell(cell) -> float:
-    """Trains a cell, measures it and keeps the result; returns the seconds it took."""
+    """Trains and measures a cell and writes the result; returns the duration in seconds."""
     setting, partition, seed, method = cell
     start = time.monotonic()
     folder = Path(_RUNS.value) / "-".join(cell)
@@ -86,7 +86,7 @@ def train_cell(cell) -> float:
             run(folder, command)
             measured = measure(folder)
     except DivergedError as error:
-        # A result too: the table counts it.
+        # Divergence is also a result, which the table counts.
         measured = {"diverged": str(error)}
     write_json(result_path(*cell), measured)
     shutil.rmtree(folder)
@@ -94,7 +94,7 @@ def train_cell(cell) -> float:
 
 
 def exclusive_nets(folder, command) -> dict:
-    """Trains each default tier's net on its own, and joins what was measured of them."""
+    """Trains the net of each default tier separately and joins the measurements."""
     run(folder / "smallest", [*command, "--architecture=smallest"])
     one = measure(folder / "smallest")
     nets = one["nets"]
@@ -105,16 +105,16 @@ def exclusive_nets(folder, command) -> dict:
         path.write_text(net, encoding="utf-8")
         run(folder / tier, [*command, f"--architecture={path}"])
         one["tiers"][tier] = measure(folder / tier)["tiers"][tier]
-    # A slice of a net that was never trained as a supernet is no subnet.
+    # Slices of a net that was not trained as a supernet are not subnets.
     return {**one, "random": []}
 
 
 class DivergedError(Exception):
-    """A training stopped because it diverged."""
+    """Raised when a training diverged."""
 
 
 def run(folder, arguments) -> None:
-    """Runs a program of `fedsup` in a process of its own."""
+    """Runs a program of `fedsup` in a child process."""
     command = [os.path.join(os.path.dirname(sys.executable), "fedsup"), *arguments]
     done = subprocess.run(
         [*command, f"--out={folder}"], capture_output=True, text=True, check=False
@@ -126,7 +126,7 @@ def run(folder, arguments) -> None:
 
 
 def measure(folder) -> dict:
-    """Measures a trained run in a process of its own."""
+    """Measures a trained run in a child process."""
     command = [sys.executable, str(FOLDER / "measure.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

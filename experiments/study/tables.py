@@ -1,4 +1,4 @@
-"""The study's results as a Markdown table and a picture."""
+"""Results of the study as a Markdown table and a figure."""
 
 import json
 from collections import defaultdict
@@ -10,7 +10,7 @@ from fedsup_tf.files.atomic_write import replace_file, write_text
 
 
 def write_report(results: Path, setting: str) -> None:
-    """Writes `SETTING.md` and `SETTING.png` of all results of a setting, if there are any."""
+    """Writes `SETTING.md` and `SETTING.png` from all results of a setting, if there are any."""
     cells, diverged = (defaultdict(lambda: defaultdict(list)) for _ in range(2))
     for path in sorted((results / setting).glob("*/*.json")):
         method = path.stem.rpartition("-")[0]
@@ -87,7 +87,7 @@ def _draw(cells, setting, path) -> None:
             )
             places = np.arange(len(tiers)) + 0.8 * (number / len(methods) - 0.5)
             error = shares.std(0, ddof=1) if len(runs) > 1 else None
-            # Ten colours, then the same ones with another mark.
+            # Ten colours per marker.
             mark, colour = "os^Dv"[number // 10 % 5], f"C{number % 10}"
             axes.errorbar(
                 places, shares.mean(0), error, fmt=mark, color=colour, capsize=2, label=method

@@ -1,1 +1,1 @@
-"""The certificate of an exported file: checks against the subnet it was cut from."""
+"""Certification of an exported file: checks against the subnet that it was exported from."""

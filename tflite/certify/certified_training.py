@@ -1,8 +1,9 @@
-"""Checks of a certificate that train: compares every weight after each step with TensorFlow's.
+"""Training checks of a certificate: compare all weights after each step with TensorFlow's.
 
-Two correct engines differ where a value before ReLU6 lies within rounding of 0 or 6 (`relu_ties`).
-With these few comparisons resolved as in the exported model, the weights after a step agree to
-single roundings, also after ten steps; with the reference's own comparisons they drift to 1e-3.
+Two correct engines differ where the input of a ReLU6 lies within rounding error of 0 or 6
+(`relu_ties`). With these few comparisons resolved as in the exported model, the weights agree to
+single rounding errors, even after ten steps; with the reference's own comparisons, they drift apart
+to 1e-3.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,22 +19,22 @@ from tflite.export.training_module import MEAN_SQUARE_DECAY
 from tflite.format.metadata import ModelMetadata
 
 LEARNING_RATE = 0.05
-# Largest difference of a weight after one step. A rounding of a weight of size 1 is 1.2e-7, and
-# differences of a step were 1.2e-7 to 8e-7 over subnets of 0.2 and 1.9 million weights. A different
-# comparison makes 1e-6 to 1e-4, a wrong gradient 1e-3 and more.
+# Maximum difference of a weight after one step. The rounding error of a weight of size 1 is 1.2e-7;
+# measured differences after a step were 1.2e-7 to 8e-7 for subnets of 0.2 and 1.9 million weights.
+# A different comparison causes 1e-6 to 1e-4, a wrong gradient 1e-3 or more.
 STEP_TOLERANCE = 2e-6
-# Additional difference for each further step of a run, since roundings accumulate in the weights.
+# Additional tolerance for each further step of a run, since rounding errors accumulate.
 _RUN_TOLERANCE = 1e-6
 # Difference above which a step is searched for different comparisons.
 _ENOUGH = 9e-7
-# Largest difference of the loss, relative to the greater of 1 and the loss.
+# Maximum difference of the loss, relative to the loss, or to 1 if the loss is smaller.
 _LOSS_TOLERANCE = 2e-5
-# Largest difference of a mean square, relative to the largest of its tensor.
+# Maximum difference of a mean square, relative to the largest value of its tensor.
 _MEAN_SQUARE_TOLERANCE = 2e-5
 
 
 class TrainingChecks:
-    """Trains a file and its reference side by side."""
+    """Trains an exported file and its reference side by side."""
 
     def __init__(
         self,
@@ -46,11 +47,11 @@ class TrainingChecks:
         """Prepares the checks.
 
         Args:
-          open_model: Opens the file anew in the runtime whose training is checked.
+          open_model: Function that opens a new instance of the file in the runtime to check.
           metadata: Metadata of the file.
-          reference: The subnet in TensorFlow.
-          images: `(examples, height, width, channels)`, uint8; steps go around them.
-          labels: `(examples,)`, whole numbers.
+          reference: Reference of the subnet in TensorFlow.
+          images: `(examples, height, width, channels)`, uint8; steps cycle through them.
+          labels: `(examples,)`, integers.
         """
         self._open = open_model
         self._reference = reference
@@ -63,7 +64,7 @@ class TrainingChecks:
         self._no_momenta = {name: tf.zeros_like(value) for name, value in self._weights.items()}
 
     def run(self, steps: int) -> list[Check]:
-        """Runs all checks of training, with `steps` steps in those of several."""
+        """Runs all training checks, with `steps` steps in those that take several steps."""
         return [
             *self._from_equal_weights(steps),
             *self._free_run(steps),
@@ -77,7 +78,7 @@ class TrainingChecks:
         return self._images[places], self._labels[places]
 
     def _from_equal_weights(self, steps: int) -> list[Check]:
-        """Compares single steps, each from the reference's weights and without momentum."""
+        """Compares single steps, each starting from the reference's weights without momentum."""
         model = self._open()
         weights = self._weights
         resolved, losses, squares, changes = [], [], [], []
@@ -96,7 +97,7 @@ class TrainingChecks:
             changes.append(largest_difference(after, result.step.weights))
             weights = result.step.weights
             if result.after > STEP_TOLERANCE:
-                break  # The search for ties takes long if they do not explain the difference.
+                break  # The search for ties is slow if they do not explain the difference.
         decided = sum(result.decided for result in resolved)
         with_ties = sum(result.decided > 0 for result in resolved)
         note = (
@@ -142,7 +143,7 @@ class TrainingChecks:
         return worst
 
     def _free_run(self, steps: int) -> list[Check]:
-        """Compares a run of steps with momentum, whose weights are not set equal in between."""
+        """Compares consecutive steps with momentum; weights are not synchronized in between."""
         model = self._open()
         weights, momenta = self._weights, self._no_momenta
         drifting, drifting_momenta = weights, momenta
@@ -154,7 +155,7 @@ class TrainingChecks:
             found = model.state()
             step = (weights, momenta, images, labels, LEARNING_RATE)
             result = resolve_ties(self._reference, found, *step, difference + _ENOUGH)
-            # Until a comparison differs, the reference's own run is this one.
+            # Until a comparison differs, this run is also the reference's own run.
             is_own = drifting is weights and not result.decided
             weights, momenta = result.step.weights, result.step.momenta
             decided, difference = decided + result.decided, result.after
@@ -217,7 +218,7 @@ class TrainingChecks:
         return compare("train, filling", states[0], states[1], STEP_TOLERANCE, note)
 
     def _no_weights(self) -> Check:
-        """Checks that a batch of weight 0 changes neither variables nor momentum."""
+        """Checks that a batch with all sample weights 0 changes neither variables nor momentum."""
         states = []
         for with_nothing in (False, True):
             model = self._open()

@@ -1,8 +1,8 @@
 """Certifies an exported `.tflite` against the Keras subnet that it was exported from.
 
-Each runtime that is installed computes the file; TensorFlow's own operations and gradients compute
-the subnet from the supernet's weights (`reference`). Each check reports its largest difference and
-its tolerance.
+Each installed runtime runs the file, whereas TensorFlow's own operations and gradients compute the
+subnet from the supernet's weights (`reference`). Each check reports its largest difference and its
+tolerance.
 """
 
 import dataclasses
@@ -32,24 +32,24 @@ from tflite.device.trainer import DeviceTrainer
 from tflite.flatbuffer import flatbuffer
 from tflite.format.metadata import CLASSIFIERS, ModelMetadata, read_metadata
 
-# Relative to the largest logit: some hundred roundings, one for each addition of a long sum.
+# Relative to the largest logit: some hundred rounding errors, one per addition in a long sum.
 _INFER_TOLERANCE = 2e-5
 _THREADS = (2, 4)
-# Opens the file anew in one runtime; takes `threads`.
+# Opens a new instance of the file in one runtime; takes `threads`.
 _OpenModel = Callable[..., UncheckedModel]
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """Result of the checks of an exported file.
+    """Results of all checks of an exported file.
 
     Attributes:
       path: Path of the file.
       metadata: Metadata of the file.
-      file_bytes: Size of the file.
+      file_bytes: Size of the file in bytes.
       operators: Number of occurrences of each operator.
-      checks: The checks: those of the file itself, then those of each runtime.
-      runtimes: Versions of the runtimes that computed the file, by name.
+      checks: Results of the checks, first of the file itself, then of each runtime.
+      runtimes: Versions of the runtimes that ran the file, by name.
     """
 
     path: str
@@ -61,7 +61,7 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Returns whether all checks hold."""
+        """True if all checks passed."""
         return all(check.holds for check in self.checks)
 
     def to_fields(self) -> dict[str, Any]:
@@ -94,26 +94,27 @@ def certify_tflite(
     runtimes: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Certificate:
-    """Checks that a file computes and trains as its subnet does in TensorFlow.
+    """Checks that a file infers and trains as its subnet does in TensorFlow.
 
     Args:
-      path: A file that `export_tflite` wrote.
-      supernet: The supernet that the subnet was extracted from.
+      path: File that `export_tflite` wrote.
+      supernet: Supernet that the subnet was extracted from.
       preprocessing: Preprocessing of the supernet's training.
-      images: `(examples, height, width, channels)`, uint8; steps go around them. They are resized
-        to the resolution of the subnet.
-      labels: `(examples,)`, whole numbers.
-      steps: Number of training steps to compare, from 1.
+      images: `(examples, height, width, channels)`, uint8; steps cycle through them. They are
+        resized to the resolution of the subnet.
+      labels: `(examples,)`, integers.
+      steps: Number of training steps to compare, at least 1.
       training: Hyper-parameters of a step; by default those of the file.
-      runtimes: Names of the runtimes that compute the file; by default all that are installed.
-      class_names: Name of each label in the supernet's training; not compared by default.
+      runtimes: Names of the runtimes that run the file; by default all installed runtimes.
+      class_names: Name of each label in the supernet's training; by default, names are not
+        compared.
 
     Returns:
-      The certificate, whether all checks hold or not.
+      The certificate, whether or not all checks passed.
 
     Raises:
-      ValueError: If the file is damaged, is not an exported model, or has another supernet, or a
-        runtime is not installed.
+      ValueError: If the file is damaged, is not an exported model, or comes from another supernet,
+        or if a runtime is not installed.
     """
     runtimes = [choose_runtime(name) for name in dict.fromkeys(runtimes or installed_runtimes())]
     steps = check_whole_number(steps, "steps", 1, advice="Give 10.")
@@ -228,7 +229,7 @@ def _check_inference(
         tolerance,
         f"{correct} right, Keras {right}",
     )
-    # Nearly equal logits of two classes may swap within rounding.
+    # Rounding may swap two classes with nearly equal logits.
     close = np.sort(unfolded, 1)
     ties = int((close[:, -1] - close[:, -2] <= 2 * tolerance).sum())
     evaluated = evaluated._replace(holds=evaluated.holds and abs(correct - right) <= ties)

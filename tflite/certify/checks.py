@@ -1,4 +1,4 @@
-"""Checks of a certificate, and the model that they run in the stock runtime."""
+"""Results of certificate checks, and the model that the checks run in the stock runtime."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,12 +14,12 @@ class Check(NamedTuple):
 
     Attributes:
       name: Name of the check.
-      holds: Whether the check holds.
-      absolute: Largest absolute difference; None if no numbers are compared.
-      relative: Largest absolute difference over the largest expected value.
-      tolerance: Largest absolute difference with which the check holds.
-      note: Details, for people.
-      runtime: Name of the runtime that computed it; empty if none did.
+      holds: Whether the check passed.
+      absolute: Largest absolute difference; None if the check does not report one.
+      relative: Largest absolute difference divided by the largest expected value.
+      tolerance: Maximum difference with which the check passes.
+      note: Human-readable details.
+      runtime: Name of the runtime that ran the file; empty for checks without a runtime.
     """
 
     name: str
@@ -43,9 +43,9 @@ def compare(
     Args:
       name: Name of the check.
       expected: Expected tensors by name.
-      found: Tensors to check by name, those of `expected` at least.
-      tolerance: Largest absolute difference with which the check holds.
-      note: Details, for people.
+      found: Tensors to check by name; names that `expected` lacks are ignored.
+      tolerance: Maximum absolute difference with which the check passes.
+      note: Human-readable details.
     """
     missing = sorted(expected.keys() - found.keys())
     if missing:
@@ -65,7 +65,7 @@ def compare(
 
 
 class UncheckedModel(DeviceModel):
-    """A model in the stock runtime that also accepts inputs which `DeviceModel` refuses."""
+    """A model in the stock runtime that also accepts inputs that `DeviceModel` rejects."""
 
     def train(
         self,
@@ -75,14 +75,15 @@ class UncheckedModel(DeviceModel):
         filler: np.ndarray | None = None,
         weights: np.ndarray | None = None,
     ) -> float:
-        """Trains a step on as many of the first images as the signature takes.
+        """Runs one step on the first images, up to the batch size of the signature.
 
         Args:
           images: `(examples, height, width, channels)`, uint8.
           labels: `(examples,)`, int32.
           learning_rate: Learning rate of the step.
-          filler: A whole batch, of which the images beyond a short one are taken; zeros by default.
-          weights: Sample weights of a whole batch; by default 1 for examples and 0 for padding.
+          filler: Full batch whose images after the first `len(images)` pad a short batch; zeros by
+            default.
+          weights: Sample weights of a full batch; by default 1 for examples and 0 for padding.
 
         Returns:
           The loss before the step.
@@ -101,5 +102,5 @@ class UncheckedModel(DeviceModel):
         return float(outputs[signatures.LOSS])
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable, also to values that are not finite, and resets the momentum."""
+        """Sets the variables without any checks, and resets the momentum."""
         self._run[signatures.RESTORE](**state)

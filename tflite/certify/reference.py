@@ -1,8 +1,8 @@
-"""The net in TensorFlow's own operations and gradients, with which an exported model is compared.
+"""Reference for exported models: the net in TensorFlow's own operations and gradients.
 
-It shares no formulation of an operation or of a gradient with the exporter, so that an error there
-cannot be in both. Where a value before ReLU6 lies within rounding of 0 or 6, two correct engines
-may differ in whether its gradient passes. The masks of passing gradients can therefore be given.
+It shares no implementation of an operation or gradient with the exporter, so an error there cannot
+be in both. Where the input of a ReLU6 lies within rounding error of 0 or 6, two correct engines may
+differ in whether its gradient passes. The gradient masks can therefore be given.
 """
 
 import itertools
@@ -27,9 +27,9 @@ class Pass(NamedTuple):
 
     Attributes:
       logits: `(batch, classes)`.
-      mean_squares: Mean square of each parametric normalization's input, by its variable's name.
-      before_relu6: Inputs of each ReLU6, `(batch, height, width, channels)`, by the name of the
-        normalization before it.
+      mean_squares: Mean square of each parametric normalization's input, by variable name.
+      before_relu6: Input of each ReLU6, `(batch, height, width, channels)`, by the name of the
+        preceding normalization.
     """
 
     logits: tf.Tensor
@@ -38,13 +38,13 @@ class Pass(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Result of a step of SGD.
+    """Result of one step of SGD.
 
     Attributes:
       weights: Weights after the step, by name.
       momenta: Momenta after the step, by name.
       loss: Loss before the step.
-      computed: The forward pass of the step.
+      computed: Forward pass of the step.
     """
 
     weights: dict[str, tf.Tensor]
@@ -63,11 +63,11 @@ def compute(
     """Computes a forward pass of a subnet.
 
     Args:
-      subnet: A subnet, as `Supernet.extract` returns it.
-      weights: Its weights by name, float32 or float64.
+      subnet: Subnet that `Supernet.extract` returned; its own variables are not read.
+      weights: Weights of the subnet by name, float32 or float64.
       images: Normalized images of the same type, `(batch, height, width, channels)`.
-      masks: By the name of a normalization, 1 where the ReLU6 behind it passes a gradient and 0
-        where it does not; by default as the values decide.
+      masks: Gradient mask of each ReLU6, by the name of the preceding normalization: 1 where the
+        gradient passes and 0 elsewhere. By default, the values decide.
     """
     mean_squares, before = {}, {}
 
@@ -117,11 +117,11 @@ def loss_and_gradients(
     """Computes the mean cross-entropy and its gradients by automatic differentiation.
 
     Args:
-      subnet: A subnet, as `Supernet.extract` returns it.
-      weights: Its weights by name.
+      subnet: Subnet that `Supernet.extract` returned; its own variables are not read.
+      weights: Weights of the subnet by name.
       images: Normalized images, `(batch, height, width, channels)`.
       labels: `(batch,)`, int32.
-      label_smoothing: Share of the target spread evenly over the classes.
+      label_smoothing: Fraction of the target that is spread evenly over the classes.
       masks: Gradient masks, as for `compute`.
 
     Returns:
@@ -146,10 +146,10 @@ def sgd_step(
     learning_rate: tf.Tensor | float,
     training: LocalTraining,
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """Computes the weights and momenta after a step of SGD, by name.
+    """Returns the weights and momenta by name after one step of SGD.
 
-    Gradients are clipped by value, then weight decay is added to those of kernels, then momentum
-    follows, as in `local_update`. Frozen parts keep both.
+    As in `local_update`, gradients are clipped by value, then weight decay is added for kernels,
+    then momentum is applied. Frozen parts keep their weights and momenta.
     """
     moved, kept = dict(weights), dict(momenta)
     for name, weight in weights.items():
@@ -164,10 +164,10 @@ def sgd_step(
 
 
 class Reference:
-    """Trains a subnet in TensorFlow on uint8 images, as the exported model takes them."""
+    """Trains a subnet in TensorFlow on uint8 images, as the exported model does."""
 
     def __init__(self, subnet: Supernet, preprocessing: Preprocessing, training: LocalTraining):
-        """Makes the reference of a subnet that `Supernet.extract` returned."""
+        """Creates the reference of a subnet that `Supernet.extract` returned."""
         self.training = training
         self._subnet = subnet
         self._preprocessing = preprocessing
@@ -183,7 +183,7 @@ class Reference:
         learning_rate: float,
         masks: Tensors | None = None,
     ) -> Step:
-        """Computes one step of SGD as in `local_update`: clipping, weight decay, momentum.
+        """Computes one step of SGD as in `local_update`: clipping, weight decay and momentum.
 
         Args:
           weights: Weights before the step, by name.
@@ -199,7 +199,7 @@ class Reference:
         )
 
     def before_relu6(self, weights: Tensors, images: np.ndarray) -> dict[str, tf.Tensor]:
-        """Computes the inputs of each ReLU6 in float64, by the name of the normalization."""
+        """Computes the input of each ReLU6 in float64, by the name of its normalization."""
         return self._traced_exact(weights, tf.constant(images))
 
     def _step(
@@ -225,7 +225,7 @@ class Reference:
 
 
 def passes_gradient(before_relu6: tf.Tensor) -> tf.Tensor:
-    """Computes the gradient mask of ReLU6: 1 strictly between 0 and 6, else 0."""
+    """Computes the gradient mask of ReLU6: 1 strictly between 0 and 6, and 0 elsewhere."""
     return tf.cast((before_relu6 > 0) & (before_relu6 < 6), before_relu6.dtype)
 
 
@@ -235,7 +235,7 @@ def _relu6(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def _normalize_groups(values: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """Computes group normalization without its scale and shift."""
+    """Applies group normalization without scale and shift."""
     _, height, width, channels = values.shape
     grouped = tf.reshape(values, [-1, height, width, channels // GROUP_SIZE, GROUP_SIZE])
     mean, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)

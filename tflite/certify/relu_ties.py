@@ -1,11 +1,11 @@
-"""Resolves ties of ReLU6: values within rounding of 0 or 6, where correct engines may differ.
+"""Resolves ties of ReLU6: inputs within rounding error of 0 or 6, where correct engines may differ.
 
-ReLU6 passes a gradient strictly between 0 and 6. Two engines that add in a different order differ
-in the last bits of a value, and if it lies that close to 0 or 6, in whether its gradient passes:
-a difference not of rounding but of the whole gradient of a unit. One such comparison among the half
-a million of a batch changes weights by 1e-5 in a step, and by 1e-3 after ten steps. The certificate
-therefore compares weights after these comparisons, and no others, have been resolved as in the
-exported model.
+ReLU6 passes a gradient strictly between 0 and 6. Two engines that add in different orders differ in
+the last bits of a value. If the value is that close to 0 or 6, they may also differ in whether its
+gradient passes, which is not a rounding error but the whole gradient of a unit. One such comparison
+among the half million of a batch changes weights by 1e-5 in a step, and by 1e-3 after ten steps.
+The certificate therefore compares weights after these comparisons, and only these, have been
+resolved as in the exported model.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ import tensorflow as tf
 
 from tflite.certify.reference import Reference, Step, passes_gradient
 
-# A value is a tie if it lies within this many times the largest rounding error of its channel of 0
-# or 6; the rounding of another engine is not that of the reference.
+# A value is a tie if its distance from 0 or 6 is below this multiple of the largest rounding error
+# of its channel. The margin covers the different rounding errors of the other engine.
 _ROUNDINGS = 24
-# Least rounding error of a channel, in units of the normalized value.
+# Minimum rounding error of a channel, in units of the normalized value.
 _LEAST_ROUNDING = 1.5e-7
-# Ties that are tried, the nearest first.
+# Maximum number of ties that are tried, nearest first.
 _MOST_TRIED = 300
 _MOST_PASSES = 3
-# A changed comparison is kept if it removes at least this share of the squared difference.
+# A flipped comparison is kept if it removes at least this fraction of the squared difference.
 _LEAST_GAIN = 0.02
 
 
@@ -32,11 +32,11 @@ class ResolvedStep(NamedTuple):
     """A step of the reference with its ties resolved as in the exported model.
 
     Attributes:
-      step: The step.
+      step: Result of the step.
       before: Largest difference of a weight with the reference's own comparisons.
       after: Largest difference of a weight with the resolved comparisons.
-      decided: Number of comparisons that differ from the reference's own.
-      distance: Largest distance of one of them from 0 or 6; 0 if there is none.
+      decided: Number of comparisons that were resolved differently than in the reference.
+      distance: Largest distance of these values from 0 or 6; 0 if there are none.
     """
 
     step: Step
@@ -47,13 +47,13 @@ class ResolvedStep(NamedTuple):
 
 
 class _Tie(NamedTuple):
-    """A value within rounding of 0 or 6, which many pixels of a plain background may share.
+    """A value within rounding error of 0 or 6; many pixels of a plain background may share it.
 
     Attributes:
       roundings: Distance from 0 or 6 in rounding errors of the channel.
       distance: Distance from 0 or 6.
       norm: Name of the normalization before the ReLU6.
-      places: Indices of the pixels that share the value, an array for each axis.
+      places: Indices of the pixels that share the value, one array per axis.
     """
 
     roundings: float
@@ -72,17 +72,17 @@ def resolve_ties(
     learning_rate: float,
     enough: float,
 ) -> ResolvedStep:
-    """Computes a step and resolves ties until its weights are those of the exported model.
+    """Computes a step and resolves ties until its weights agree with the exported model's.
 
     Args:
-      reference: Computes the step.
+      reference: Reference that computes the step.
       found: Weights after the exported model's step, by name.
       weights: Weights before the step, by name.
       momenta: Momenta before the step, by name.
       images: `(batch, height, width, channels)`, uint8.
       labels: `(batch,)`, int32.
       learning_rate: Learning rate of the step.
-      enough: Largest difference of a weight at which no further tie is tried.
+      enough: Difference of the weights at or below which no further ties are tried.
     """
     arguments = (weights, momenta, images, labels, learning_rate)
     step = reference.step(*arguments)
@@ -94,7 +94,7 @@ def resolve_ties(
     squared = _squared_difference(found, step.weights)
     decided, distance = 0, 0.0
     remaining_items = _nearest_ties(values, reference.before_relu6(weights, images))
-    # The effect of a tie may show only after a larger one has been resolved, hence several passes.
+    # Several passes, since the effect of a tie may show only after a larger one has been resolved.
     for _ in range(_MOST_PASSES):
         kept = []
         for item in remaining_items:
@@ -120,14 +120,14 @@ def resolve_ties(
 
 
 def largest_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:
-    """Computes the largest absolute difference of any entry of any tensor of `weights`."""
+    """Computes the largest absolute difference over all entries of all tensors of `weights`."""
     return max(
         float(np.abs(found[name] - np.asarray(value)).max()) for name, value in weights.items()
     )
 
 
 def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor]) -> list[_Tie]:
-    """Finds the ties of values, given in float32 and in float64, nearest first."""
+    """Returns the ties, nearest first, of values given in float32 and exactly in float64."""
     ties = []
     for name, value in exact.items():
         value = value.numpy()

@@ -1,1 +1,1 @@
-"""Training on a device, with the stock runtime and without TensorFlow."""
+"""On-device training with the stock runtime, without TensorFlow."""

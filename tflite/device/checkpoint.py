@@ -1,7 +1,8 @@
-"""Saves the progress of a device's training in a safetensors file, since apps may be killed.
+"""Saves the progress of on-device training in a safetensors file, since apps may be killed.
 
-The file holds the variables as `state/NAME`, those of the best epoch as `best/NAME` if one was
-sought, and the history. It belongs to one model: one architecture of one supernet.
+The file holds the variables as `state/NAME`, the variables after the best epoch as `best/NAME` if
+training used held-out examples, the history and the notes. It belongs to one model: one
+architecture of one supernet.
 """
 
 import math
@@ -18,18 +19,18 @@ from tflite.format.metadata import ModelMetadata
 
 _KIND = "device checkpoint"
 _FIELDS = {"base_hash", "architecture", "history", "notes"}
-# Greatest size of the header: names and shapes of the tensors, history and notes.
+# Maximum size of the header: names and shapes of the tensors, history and notes.
 _HEADER_BYTES = 2**22
 
 
 class Progress(NamedTuple):
-    """Progress of a device's training.
+    """Progress of on-device training.
 
     Attributes:
-      state: The variables by name, after the last whole epoch.
-      best: The variables after the epoch of the least held-out loss, if one was sought.
-      history: A report for each epoch.
-      notes: Further JSON values of the program that trains.
+      state: Variables by name, after the last complete epoch.
+      best: Variables after the epoch with the lowest held-out loss; None without held-out examples.
+      history: Report of each epoch.
+      notes: Additional JSON values of the training program.
     """
 
     state: Mapping[str, np.ndarray]
@@ -39,7 +40,7 @@ class Progress(NamedTuple):
 
 
 def write_progress(path: str | os.PathLike, metadata: ModelMetadata, progress: Progress) -> None:
-    """Writes the progress of a model's training atomically."""
+    """Atomically writes the training progress of a model."""
     tensors = {f"state/{name}": value for name, value in progress.state.items()}
     tensors |= {f"best/{name}": value for name, value in (progress.best or {}).items()}
     fields = {
@@ -51,11 +52,11 @@ def write_progress(path: str | os.PathLike, metadata: ModelMetadata, progress: P
 
 
 def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
-    """Reads what `write_progress` wrote for the same model.
+    """Reads the file that `write_progress` wrote for the same model.
 
     Raises:
-      ValueError: If the file is damaged, or of another model. Values are not looked at, see
-        `DeviceModel.check_state`.
+      ValueError: If the file is damaged or belongs to another model. `DeviceModel.check_state`
+        checks the values further.
     """
     history: tuple[EpochReport, ...] = ()
 

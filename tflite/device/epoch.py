@@ -9,7 +9,7 @@ import numpy as np
 
 
 class DivergedError(Exception):
-    """Error of training whose values are no longer finite; the message names them."""
+    """Raised when training produces a non-finite value; the message names the value."""
 
 
 class EpochReport(NamedTuple):
@@ -17,12 +17,12 @@ class EpochReport(NamedTuple):
 
     Attributes:
       epoch: Number of the epoch, from 1.
-      loss: Mean loss of the examples, each before the step that it is in.
-      accuracy: Share of right answers among the examples, from 0 to 1.
+      loss: Mean loss over the examples, each computed before the step that trains on it.
+      accuracy: Accuracy on the same examples, from 0 to 1.
       seconds: Duration of the steps in seconds.
       steps: Number of batches.
       held_out_loss: Mean loss of the held-out examples after the epoch, if there are any.
-      held_out_accuracy: Share of right answers among the held-out examples.
+      held_out_accuracy: Accuracy on the held-out examples, from 0 to 1, if there are any.
     """
 
     epoch: int
@@ -45,11 +45,12 @@ def run_epoch(
     Args:
       number: Number of the epoch, from 1.
       batches: Indices of the examples of each batch.
-      step: Trains on one batch; returns its mean loss and its number of right answers.
+      step: Function that trains on one batch and returns its mean loss and its number of correct
+        predictions.
       should_stop: Called before each step; the epoch ends early if it returns true.
 
     Returns:
-      The report, or None if `should_stop` ended the epoch.
+      The report, or None if `should_stop` ended the epoch early.
 
     Raises:
       DivergedError: As soon as a loss is not finite.
@@ -70,7 +71,7 @@ def run_epoch(
 
 
 def check_finite(report: EpochReport | None, state: Mapping[str, np.ndarray]) -> None:
-    """Checks the state after an epoch, since losses are those before each step.
+    """Checks the state after an epoch, since each loss is computed before its step.
 
     Raises:
       DivergedError: If the held-out loss or a variable is not finite.

@@ -1,7 +1,7 @@
 """Runs an exported `.tflite` in the stock runtime: signatures as methods with checked arguments.
 
-Like everything that runs on a device it needs one of the runtimes of `tflite.device.runtime` and
-NumPy, but no TensorFlow.
+Like all on-device code, it needs NumPy and one of the runtimes of `tflite.device.runtime`, but not
+TensorFlow.
 """
 
 import os
@@ -16,13 +16,13 @@ from tflite.format import signatures
 
 
 class DeviceModel:
-    """A model with its variables in the stock runtime.
+    """An exported model and its variables in the stock runtime.
 
     Attributes:
       metadata: Metadata of the file.
       weight_names: Names of the variables that belong to the supernet, in the metadata's order.
-      can_train_head: Whether the file can train the classifier and normalizations alone.
-      set_threads: Sets the number of threads of the matrix products.
+      can_train_head: Whether the file can train only the classifier and the normalizations.
+      set_threads: Function that sets the number of threads for matrix products.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class DeviceModel:
         """Opens a model.
 
         Args:
-          path: A file that `export_tflite` wrote.
-          threads: Number of threads of the runtime's matrix products, from 1.
-          trusted: Whether the file is opened without trying it in a child process first, for files
-            that were made on this machine.
-          runtime: Name of the runtime, such as `ai_edge_litert`; by default that of
-            `choose_runtime`.
+          path: File that `export_tflite` wrote.
+          threads: Number of threads for the runtime's matrix products, at least 1.
+          trusted: Whether to open the file without trying it in a child process first, for files
+            that were created on this machine.
+          runtime: Name of the runtime, such as `ai_edge_litert`; by default the one that
+            `choose_runtime` returns.
 
         Raises:
-          ValueError: If the file is missing, damaged or was not written by `export_tflite`, or
+          ValueError: If the file is missing, damaged or was not written by `export_tflite`, or if
             the runtime is not installed.
         """
         self._path = str(path)
@@ -60,16 +60,16 @@ class DeviceModel:
         *,
         head_only: bool = False,
     ) -> tuple[float, float]:
-        """Trains one step of SGD; the momentum is that of the steps since the last `restore`.
+        """Runs one step of SGD; momentum accumulates over the steps since the last `restore`.
 
         Args:
           images: `(examples, height, width, channels)`, uint8, at most the exported batch size.
-          labels: `(examples,)`, whole numbers.
+          labels: `(examples,)`, integers.
           learning_rate: Learning rate of the step.
-          head_only: Whether to train the classifier and the normalizations alone.
+          head_only: Whether to train only the classifier and the normalizations.
 
         Returns:
-          Mean loss and number of right answers, both before the step.
+          The mean loss and the number of correct predictions, both before the step.
 
         Raises:
           ValueError: If the arguments do not fit the model.
@@ -91,11 +91,11 @@ class DeviceModel:
         return _scores(run(**_batch(images, labels, size), learning_rate=np.float32(learning_rate)))
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Computes the mean loss and the accuracy of any number of examples.
+        """Computes the mean loss and the accuracy over any number of examples.
 
         Args:
           images: `(examples, height, width, channels)`, uint8.
-          labels: `(examples,)`, whole numbers.
+          labels: `(examples,)`, integers.
 
         Returns:
           The mean loss, and the accuracy from 0 to 1. Each example counts once.
@@ -115,13 +115,13 @@ class DeviceModel:
         return loss / len(images), correct / len(images)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """Computes logits of any number of images.
+        """Computes the logits of any number of images.
 
         Args:
           images: `(examples, height, width, channels)`, uint8.
 
         Returns:
-          `(examples, classes)`, float32.
+          Logits, `(examples, classes)`, float32.
 
         Raises:
           ValueError: If the images do not fit the model.
@@ -135,15 +135,15 @@ class DeviceModel:
         return np.concatenate(parts)[: len(images)]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns every variable by name, without the momentum, which no signature returns."""
+        """Returns all variables by name, without the momentum, which no signature returns."""
         saved = self._run[signatures.SAVE](**{signatures.DUMMY: np.float32(0)})
         return {name: saved[name] for name in self.metadata.variables}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable and resets the momentum.
+        """Sets all variables and resets the momentum.
 
         Raises:
-          ValueError: If that is not a state of this model; the model is unchanged then. The
+          ValueError: If `state` is not a state of this model, which then stays unchanged. The
             runtime itself would read missing tensors as zeros.
         """
         self.check_state(state)
@@ -152,7 +152,7 @@ class DeviceModel:
     # ------------------------------------------------------------------- checks
 
     def check_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Raises a ValueError unless `restore` may set this state."""
+        """Raises a ValueError if `restore` cannot set this state."""
         what, advice = f"A state of {self._path!r}", "Give what state() returned."
         shapes = {name: np.shape(value) for name, value in state.items()}
         check_tensors(shapes, self.metadata.variables, what, advice)
@@ -171,7 +171,7 @@ class DeviceModel:
                 )
 
     def checked_examples(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns the labels as int32 if images and labels fit the model, else raises."""
+        """Returns the labels as int32; raises a ValueError if images or labels do not fit."""
         self._check_images(images)
         labels = np.asarray(labels)
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
@@ -200,7 +200,7 @@ class DeviceModel:
 
 
 def _batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """Returns the inputs of a signature, padded to `size` examples under weight 0."""
+    """Returns the inputs of a signature, padded to `size` with examples of weight 0."""
     return {
         signatures.IMAGES: fill(images, size),
         signatures.LABELS: fill(labels, size),
@@ -209,7 +209,7 @@ def _batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.nd
 
 
 def fill(values: np.ndarray, size: int) -> np.ndarray:
-    """Pads values with zeros to a length of `size`."""
+    """Pads `values` with zeros to length `size`."""
     filled = np.zeros((size, *values.shape[1:]), values.dtype)
     filled[: len(values)] = values
     return filled

@@ -17,17 +17,17 @@ from tflite.format.metadata import ModelMetadata, read_metadata
 
 _OPTIONAL = {signatures.TRAIN_HEAD}
 
-# The runtime's `SignatureRunner` of each signature.
+# The runtime's `SignatureRunner` by signature name.
 Runners = Mapping[str, Callable[..., Mapping[str, Any]]]
 
 
 class OpenedModel(NamedTuple):
-    """A model in the runtime.
+    """A model opened in the runtime.
 
     Attributes:
       metadata: Metadata of the file.
-      runners: Signatures by name.
-      set_threads: Sets the number of threads of the matrix products.
+      runners: Signature runners by name.
+      set_threads: Function that sets the number of threads for matrix products.
     """
 
     metadata: ModelMetadata
@@ -41,15 +41,15 @@ def open_model(
     """Opens a model.
 
     Args:
-      path: A file that `export_tflite` wrote.
-      threads: Number of threads of the matrix products, from 1.
-      trusted: Whether the file is opened without trying it in a child process first.
-      runtime: Name of the runtime; by default that of `choose_runtime`.
+      path: File that `export_tflite` wrote.
+      threads: Number of threads for matrix products, at least 1.
+      trusted: Whether to open the file without trying it in a child process first.
+      runtime: Name of the runtime; by default the one that `choose_runtime` returns.
 
     Raises:
-      ValueError: If the file is missing, damaged or was not written by `export_tflite`, or its
-        signatures are not those that its metadata describe, or it ends the process that runs it;
-        or if the runtime is not installed.
+      ValueError: If the file is missing, damaged or was not written by `export_tflite`, if its
+        signatures differ from its metadata, if it crashes the process that runs it, or if the
+        runtime is not installed.
     """
     threads = check_whole_number(threads, "threads", 1, advice="Give 1.")
     runtime = choose_runtime(runtime)
@@ -99,7 +99,7 @@ def _check_signatures(
 
 
 def _forms(metadata: ModelMetadata) -> dict[str, tuple[dict, dict]]:
-    """Returns the shape and type of each signature's inputs and outputs."""
+    """Returns the expected shapes and types of each signature's inputs and outputs."""
 
     def batch(size):
         return {

@@ -1,10 +1,10 @@
-"""Tries a `.tflite` in a process of its own before this process opens it.
+"""Tries a `.tflite` in a child process before this process opens it.
 
-The runtime trusts a model's structure: one that was made up to mislead it can end the process that
-opens or runs it. The hash behind a model shows damage only, since whoever changes a model can write
-the hash that goes with it. So a model of unknown origin is opened and each of its signatures is run
-once in a child process. A child that dies costs one sentence. It is no sandbox: what a model could
-do other than crash or never end, it could do in the child.
+The runtime trusts a model's structure, so a malicious model can crash the process that opens or
+runs it. The hash appended to a model detects only damage, since anyone who changes a model can
+update its hash. Therefore a model of unknown origin is first opened in a child process, which runs
+each signature once. If the child crashes, the caller only gets an error. This is not a sandbox:
+apart from crashing or hanging, a model can do in the child whatever it could do here.
 """
 
 import hashlib
@@ -14,22 +14,22 @@ import sys
 
 import numpy as np
 
-# Far more than opening a model and a step of training take, on a busy machine too.
+# Far more than opening a model and running a training step take, even on a busy machine.
 _SECONDS = 300
 _MODULE = "tflite.device.probe"
-# Hashes of the files that ended no child of this process, with the runtime.
+# Hash and runtime of each file that a child of this process ran without crashing.
 _tried: set[tuple[str, str]] = set()
 
 
 def try_in_child(path: str | os.PathLike, runtime: str) -> None:
-    """Opens and runs a model in a child process, once for each content of a file and runtime.
+    """Opens and runs a model in a child process, once per file content and runtime.
 
     Args:
       path: The `.tflite` file.
-      runtime: Name of the runtime, one that is installed.
+      runtime: Name of an installed runtime.
 
     Raises:
-      ValueError: If the child was ended, or did not end by itself.
+      ValueError: If the child process crashed or timed out.
     """
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -49,7 +49,7 @@ def try_in_child(path: str | os.PathLike, runtime: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise _refused(path, f"one that did not end within {_SECONDS} s") from error
-    # Errors that Python raised in the child are raised again, in words, where the file is opened.
+    # A Python error in the child recurs, with a readable message, when this process opens the file.
     if child.returncode < 0:
         raise _refused(path, f"one that ended a process by signal {-child.returncode}")
     _tried.add((digest, runtime))
@@ -70,13 +70,13 @@ def main(path: str, runtime: str) -> None:
     try:
         import resource
 
-        # What a crash leaves on the disk is of no use.
+        # A core dump would be of no use.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except ImportError:
         pass
     interpreter = open_interpreter(1, runtime, model_path=path)
     names = interpreter.get_signature_list()
-    # Variables that were restored as zeros would make other signatures compute with NaN.
+    # `restore` comes last: with all variables set to 0, the other signatures would compute NaN.
     for name in sorted(names, key=lambda name: name == signatures.RESTORE):
         runner = interpreter.get_signature_runner(name)
         inputs = runner.get_input_details().items()

@@ -1,13 +1,13 @@
-"""Chooses the runtime that runs `.tflite` files, among those that are installed.
+"""Chooses an installed runtime for `.tflite` files.
 
-A runtime is named by the package that it is imported from:
+A runtime is named after the package that it is imported from:
 
-* `tflite_runtime`: the interpreter of TensorFlow Lite alone, whose last release is 2.14.
+* `tflite_runtime`: the standalone TensorFlow Lite interpreter, whose last release is 2.14.
 * `ai_edge_litert`: LiteRT, its successor, with the same interface.
-* `tensorflow`: the interpreter inside of TensorFlow.
+* `tensorflow`: the interpreter inside TensorFlow.
 
-The first that is installed is taken, unless an argument or the environment variable
-`FEDSUP_RUNTIME` names another one.
+The first installed one is used, unless an argument or the environment variable `FEDSUP_RUNTIME`
+names another.
 """
 
 import importlib
@@ -33,7 +33,7 @@ def _litert() -> Any:
 
 
 def _tensorflow() -> Any:
-    # No import statement: a device has no TensorFlow, and nothing else here may need it.
+    # No import statement: devices have no TensorFlow, and no other on-device code may need it.
     return importlib.import_module("tensorflow").lite.Interpreter
 
 
@@ -45,7 +45,7 @@ _CLASSES: Mapping[str, Callable[[], Any]] = {
 
 
 def installed_runtimes() -> tuple[str, ...]:
-    """Returns the names of the installed runtimes, the preferred one first, and loads none."""
+    """Returns the names of the installed runtimes in order of preference, without importing any."""
     return tuple(name for name in _CLASSES if importlib.util.find_spec(name) is not None)
 
 
@@ -53,11 +53,11 @@ def choose_runtime(name: str | None = None) -> str:
     """Returns the name of the runtime to use.
 
     Args:
-      name: The runtime that is asked for; by default that of `FEDSUP_RUNTIME`, else the first that
-        is installed.
+      name: Name of the requested runtime; by default the value of `FEDSUP_RUNTIME`, otherwise the
+        first installed runtime.
 
     Raises:
-      ValueError: If the one asked for is unknown or not installed, or none is installed.
+      ValueError: If the requested runtime is unknown or not installed, or none is installed.
     """
     name, asked = (name, "runtime") if name else (os.environ.get(ENVIRONMENT), ENVIRONMENT)
     installed = installed_runtimes()
@@ -77,10 +77,10 @@ def choose_runtime(name: str | None = None) -> str:
 
 
 def interpreter_class(name: str | None = None) -> Any:
-    """Imports a runtime and returns its class `Interpreter`; see `choose_runtime`."""
+    """Imports a runtime and returns its `Interpreter` class; see `choose_runtime`."""
     return _CLASSES[choose_runtime(name)]()
 
 
 def runtime_version(name: str) -> str:
-    """Imports a runtime and returns its version, as in `2.14.0`."""
+    """Imports a runtime and returns its version, such as `2.14.0`."""
     return importlib.import_module(name).__version__

@@ -1,4 +1,4 @@
-"""Chooses the number of threads on which steps of training take the least time."""
+"""Chooses the number of threads that makes training steps fastest."""
 
 import time
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-# Steps until both numbers of threads are tried again, and steps of each trial. The least time of a
-# trial counts, since its first step wakes a thread.
+# Number of steps between two rounds of trials, and number of steps per trial. The shortest time of
+# a trial counts, since its first step wakes a thread.
 _PERIOD, _TRIAL = 64, 4
 
 
 class ThreadTuner:
-    """Runs steps on one thread or on as many as are allowed, whichever takes less time.
+    """Runs steps on one thread or on the maximum number of threads, whichever is faster.
 
-    The gain of a second thread depends on the distance of the cores. By measurement, if a byte
-    travels from core to core and back in 0.1 us, a step of a small net is an eighth shorter; if
-    that takes 0.4 us, a quarter longer. It may change while a program runs, when the operating
-    system moves threads or a host moves virtual cores. Both are therefore tried from time to time
-    on steps of the training itself, whose results are the same to the bit.
+    The benefit of a second thread depends on the latency between the cores. Measured on a small
+    net, a step takes an eighth less time if a byte travels from core to core and back in 0.1 us,
+    but a quarter more if that takes 0.4 us. The latency may change while a program runs, when the
+    operating system moves threads or a host moves virtual cores. Both numbers of threads are
+    therefore tried periodically on the training steps themselves; the results are bitwise equal.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class ThreadTuner:
         """Prepares a choice between 1 and `most` threads.
 
         Args:
-          set_threads: Sets the number of threads of the runtime.
-          most: Greatest number of threads, from 1.
-          clock: Returns the time in seconds.
+          set_threads: Function that sets the number of threads of the runtime.
+          most: Maximum number of threads, at least 1.
+          clock: Function that returns the time in seconds.
         """
         self._set_threads = set_threads
         self._candidates = (most, 1) if most > 1 else (1,)
@@ -41,7 +41,7 @@ class ThreadTuner:
         self._least: dict[int, float] = {}
 
     def run(self, step: Callable[[], Result]) -> Result:
-        """Runs a step on the number of threads that is in turn, and returns its result."""
+        """Runs a step on the current choice of threads and returns its result."""
         trial = self._steps % _PERIOD // _TRIAL
         is_trial = trial < len(self._candidates)
         if is_trial:

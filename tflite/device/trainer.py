@@ -1,7 +1,7 @@
 """Trains an exported `.tflite` on one person's examples, as an app does.
 
-`DeviceTrainer` does in Python what the Android app does in Java, with the same signatures of the
-same file. It needs one of the runtimes of `tflite.device.runtime`, NumPy and safetensors, but no
+`DeviceTrainer` does in Python what the Android app does in Java, using the same signatures of the
+same file. It needs NumPy, safetensors and one of the runtimes of `tflite.device.runtime`, but not
 TensorFlow.
 """
 
@@ -26,13 +26,13 @@ __all__ = ["DeviceTrainer", "EpochReport"]
 class DeviceTrainer(DeviceModel):
     """Trains a model on a device.
 
-    Each `fit` starts with zero momentum, as a client does in each round of federated learning, and
-    keeps its momentum across its epochs. The momentum is not saved. Training that is resumed from a
-    checkpoint therefore equals, to the bit, the same epochs in two calls of `fit`. A single call
-    would see the same batches but end at slightly different weights.
+    Each call of `fit` starts with zero momentum, as a client does in each round of federated
+    learning, and keeps its momentum across epochs. Checkpoints do not contain the momentum.
+    Training that is resumed from a checkpoint therefore equals, bit for bit, the same epochs in two
+    calls of `fit`; a single call would see the same batches but end at slightly different weights.
 
     Attributes:
-      history: A report for each epoch since the model was opened or restored.
+      history: Report of each epoch since the model was opened or restored.
 
     Example:
       >>> import numpy as np
@@ -58,16 +58,16 @@ class DeviceTrainer(DeviceModel):
         """Opens a model.
 
         Args:
-          path: A file that `export_tflite` wrote.
-          threads: Greatest number of threads, from 1. Steps run on one thread or on all of them
-            (`ThreadTuner`).
-          trusted: Whether the file is opened without trying it in a child process first, for files
-            that were made on this machine.
-          runtime: Name of the runtime, such as `ai_edge_litert`; by default that of
-            `choose_runtime`.
+          path: File that `export_tflite` wrote.
+          threads: Maximum number of threads, at least 1. Steps run on one thread or on all of them,
+            whichever is faster (`ThreadTuner`).
+          trusted: Whether to open the file without trying it in a child process first, for files
+            that were created on this machine.
+          runtime: Name of the runtime, such as `ai_edge_litert`; by default the one that
+            `choose_runtime` returns.
 
         Raises:
-          ValueError: If the file is missing, damaged or was not written by `export_tflite`, or
+          ValueError: If the file is missing, damaged or was not written by `export_tflite`, or if
             the runtime is not installed.
         """
         super().__init__(path, threads, trusted, runtime)
@@ -82,10 +82,10 @@ class DeviceTrainer(DeviceModel):
         return len(self.history)
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets every variable, resets the momentum and clears the history.
+        """Sets all variables, resets the momentum and clears the history.
 
         Raises:
-          ValueError: If that is not a state of this model; nothing has changed then.
+          ValueError: If `state` is not a state of this model; nothing changes then.
         """
         super().restore(state)
         self._best, self.history = None, []
@@ -98,7 +98,7 @@ class DeviceTrainer(DeviceModel):
         *,
         head_only: bool = False,
     ) -> tuple[float, float]:
-        """Trains one step outside of any epoch, as `DeviceModel.train_batch` does."""
+        """Runs one step of SGD outside any epoch; see `DeviceModel.train_batch`."""
         step = super().train_batch
         return self._threads.run(lambda: step(images, labels, learning_rate, head_only=head_only))
 
@@ -116,29 +116,30 @@ class DeviceTrainer(DeviceModel):
         on_epoch: Callable[[EpochReport], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> list[EpochReport]:
-        """Trains for more epochs; equal arguments from an equal state give equal weights.
+        """Trains for further epochs; the same arguments and state always give the same weights.
 
         Args:
           images: `(examples, height, width, channels)`, uint8.
-          labels: `(examples,)`, whole numbers.
-          epochs: Further passes over the examples; 0 for none.
-          learning_rate: Learning rate of every step.
-          seed: Determines the order of the examples, together with the number of the epoch.
-          held_out: Images and labels that are not trained on. With them the model ends with the
-            weights after the epoch of the least loss on them.
-          patience: Number of epochs without a lesser held-out loss after which training stops;
-            needs `held_out`.
-          head_only: Whether to train the classifier and the normalizations alone.
+          labels: `(examples,)`, integers.
+          epochs: Number of further passes over the examples; may be 0.
+          learning_rate: Learning rate of all steps.
+          seed: Seed of the order of the examples, together with the number of the epoch.
+          held_out: Images and labels that are not trained on. If given, the model ends with the
+            weights after the epoch with the lowest loss on them.
+          patience: Number of epochs without a lower held-out loss after which training stops;
+            requires `held_out`.
+          head_only: Whether to train only the classifier and the normalizations.
           on_epoch: Called after each epoch, for example to save a checkpoint.
           should_stop: Called before each step; if it returns true, training ends with the state
-            after the last whole epoch.
+            after the last complete epoch.
 
         Returns:
-          A report for each epoch of this call.
+          The report of each epoch of this call.
 
         Raises:
-          ValueError: If the arguments do not fit the model, or the loss is no longer finite. The
-            state is then that after the last whole epoch, as after any other interruption.
+          ValueError: If the arguments do not fit the model, or if the loss or the state is no
+            longer finite. As after any other interruption, the model then has the state after the
+            last complete epoch.
         """
         labels = self.checked_examples(images, labels)
         if held_out is not None:
@@ -146,7 +147,7 @@ class DeviceTrainer(DeviceModel):
         _check_arguments(epochs, learning_rate, seed, patience, held_out)
         done, size = self.epochs_done, self.metadata.batch_sizes["train"]
         state = self.state()
-        super().restore(state)  # Forgets the momentum of the last call.
+        super().restore(state)  # Resets the momentum of the previous call.
 
         def step(batch):
             return self.train_batch(
@@ -197,40 +198,42 @@ class DeviceTrainer(DeviceModel):
         passes: int = 2,
         should_stop: Callable[[], bool] | None = None,
     ) -> bool:
-        """Brings the mean squares with which the model infers up to date with its weights.
+        """Updates the frozen mean squares, which inference uses, to the current weights.
 
-        They follow those of the batches by a moving average, and lag behind the weights after a
-        short training at a high rate. Steps at a learning rate of 0 move them on alone: weights,
-        `update` and `history` stay as they are to the bit, and so does training that goes on from
-        here, which normalizes by its batches. Call it once training is over.
+        They are moving averages of the batches' mean squares and lag behind the weights after a
+        short training at a high learning rate. This method runs steps at learning rate 0, which
+        move nothing else: weights, `update` and `history` stay bitwise the same, and so does any
+        training that continues from here, since it normalizes with its own batches. Call this
+        method once training is over.
 
         Args:
-          images: `(examples, height, width, channels)`, uint8, those of the training.
-          labels: `(examples,)`, whole numbers.
-          seed: Determines the order of the examples.
-          passes: Passes over the examples, from 1.
-          should_stop: Called before each step; if it returns true, nothing has changed.
+          images: Training images, `(examples, height, width, channels)`, uint8.
+          labels: `(examples,)`, integers.
+          seed: Seed of the order of the examples.
+          passes: Number of passes over the examples, at least 1.
+          should_stop: Called before each step; if it returns true, the call stops and leaves the
+            model unchanged.
 
         Returns:
-          Whether all passes were made.
+          Whether all passes were completed.
 
         Raises:
-          ValueError: If the arguments do not fit the model; nothing has changed then.
+          ValueError: If the arguments do not fit the model, which then stays unchanged.
         """
         labels = self.checked_examples(images, labels)
         check_whole_number(passes, "passes", 1, what="Mean squares")
         check_whole_number(seed, "seed", 0, what="Mean squares")
         before = self.state()
-        # Training numbers its epochs from 1.
+        # 0 cannot be the number of an epoch, since `fit` numbers epochs from 1.
         order = np.random.default_rng((seed, 0)).permutation(len(labels))
-        # Batches of nearly the same size, since each counts the same.
+        # Batches of nearly equal size, since all have the same weight in the moving average.
         batches = np.array_split(order, math.ceil(len(labels) / self.metadata.batch_sizes["train"]))
         try:
             for batch in passes * batches:
                 if should_stop is not None and should_stop():
                     super().restore(before)
                     return False
-                # The head's step follows all mean squares too, and is the cheaper one.
+                # A step of the head also updates all mean squares, and is cheaper.
                 self.train_batch(images[batch], labels[batch], 0.0, head_only=self.can_train_head)
             after = self.state()
             moved = {name: after[name] for name in after if name.endswith(MEAN_SQUARE)}
@@ -243,20 +246,20 @@ class DeviceTrainer(DeviceModel):
     def save_checkpoint(
         self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None
     ) -> None:
-        """Writes the progress of training atomically; call it between epochs.
+        """Atomically writes the training progress; call it between epochs.
 
         Args:
-          path: Where to write.
-          notes: JSON values, which `load_checkpoint` returns.
+          path: File to write.
+          notes: JSON values by name, which `load_checkpoint` returns.
         """
         progress = Progress(self.state(), self._best, tuple(self.history), notes or {})
         write_progress(path, self.metadata, progress)
 
     def load_checkpoint(self, path: str | os.PathLike) -> dict[str, Any]:
-        """Restores the progress of training, except for the momentum, and returns the notes.
+        """Restores the training progress, except for the momentum, and returns the notes.
 
         Raises:
-          ValueError: If the file is damaged or of another model; nothing has changed then.
+          ValueError: If the file is damaged or belongs to another model; nothing changes then.
         """
         progress = read_progress(path, self.metadata)
         try:
@@ -279,13 +282,13 @@ class DeviceTrainer(DeviceModel):
         """Returns the change of the weights since the model was opened, for `write_update`.
 
         Args:
-          examples: Number of examples trained on.
-          loss_before: Mean loss on them when the model was opened.
-          loss_after: Mean loss on them now.
-          client: Name of the sender, if it has one.
+          examples: Number of training examples.
+          loss_before: Mean loss on these examples when the model was opened.
+          loss_after: Mean loss on these examples now.
+          client: Name of the client, if any.
 
         Returns:
-          The update; frozen mean squares are not part of it.
+          The update, which does not contain the frozen mean squares.
         """
         state = self.state()
         return DeviceUpdate(
@@ -301,7 +304,7 @@ class DeviceTrainer(DeviceModel):
         )
 
     def _epochs_since_best(self) -> int:
-        """Counts the epochs after the one of the least held-out loss; 0 if there was none yet."""
+        """Counts the epochs since the one with the lowest held-out loss; 0 if there is none yet."""
         losses = {
             number: report.held_out_loss
             for number, report in enumerate(self.history)

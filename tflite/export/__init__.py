@@ -1,1 +1,1 @@
-"""Export of subnets: files that infer and train, and files that only infer."""
+"""Export of subnets as trainable and inference-only files."""

@@ -1,4 +1,4 @@
-"""Converts TensorFlow functions to the signatures of a `.tflite` of builtins alone."""
+"""Converts TensorFlow functions to the signatures of a `.tflite` with only builtin operators."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,19 +10,19 @@ from tflite.flatbuffer import flatbuffer
 
 
 def trace(function: Callable, *specs: tf.TensorSpec) -> Any:
-    """Traces a function for tensors that the specs describe; returns the concrete function."""
+    """Traces a function for tensors of the given specs and returns the concrete function."""
     return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def convert(
     module: tf.Module, functions: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> bytes:
-    """Converts concrete functions to signatures of one model.
+    """Converts concrete functions to the signatures of one model.
 
     Args:
-      module: Owner of the variables that the functions use.
-      functions: Concrete functions by the name of the signature.
-      names: Names of inputs, outputs and variables, as for `flatbuffer.finish_model`.
+      module: Module that owns the variables of the functions.
+      functions: Concrete functions by signature name.
+      names: New names of inputs, outputs and variables, as for `flatbuffer.finish_model`.
 
     Returns:
       The bytes of the model.

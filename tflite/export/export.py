@@ -1,8 +1,8 @@
 """Exports a subnet as a `.tflite` that infers and trains with the stock TensorFlow Lite runtime.
 
-TensorFlow's recipe for training on a device needs the Flex delegate, since its gradients have no
-TensorFlow Lite counterpart; the delegate's library is 30 times the runtime's size. Here every
-gradient consists of builtins (`ops.builtin_operators`), so that the stock runtime is enough.
+TensorFlow's recipe for on-device training needs the Flex delegate, since its gradients have no
+TensorFlow Lite counterpart; the delegate's library is 30 times the size of the runtime. Here all
+gradients consist of builtin operators (`ops.builtin_operators`), so the stock runtime is enough.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Origin:
       supernet_hash: `fingerprint` of its weights.
       round: Number of rounds that it was trained for.
       class_names: Name of each label.
-      classifier: Where the subnet's classifier comes from, of `metadata.CLASSIFIERS`.
+      classifier: Origin of the subnet's classifier, one of `metadata.CLASSIFIERS`.
     """
 
     space: SearchSpace
@@ -49,12 +49,12 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """Numbers of images in a call of each signature; shorter batches are padded under weight 0.
+    """Number of images per call of each signature; smaller batches are padded.
 
     Attributes:
-      train: Images in a call of `train` and `train_head`.
-      evaluate: Images in a call of `evaluate`.
-      infer: Images in a call of `infer`.
+      train: Number of images per call of `train` and `train_head`.
+      evaluate: Number of images per call of `evaluate`.
+      infer: Number of images per call of `infer`.
     """
 
     train: int = 16
@@ -72,24 +72,26 @@ def export_tflite(
     batch_sizes: BatchSizes,
     with_train_head: bool = False,
 ) -> ModelMetadata:
-    """Writes a `.tflite` with the signatures of `format.signatures`, atomically.
+    """Atomically writes a `.tflite` with the signatures of `format.signatures`.
 
     Args:
-      path: Where to write.
-      subnet: The subnet, as `Supernet.extract` returns it.
-      mean_squares: Its frozen mean squares, from a calibration; none for group normalization.
-      preprocessing: Normalization of uint8 images; it becomes part of the model.
-      training: Hyper-parameters of a step of `train`; epochs and sandwich do not apply.
-      origin: The supernet that the subnet was extracted from.
-      batch_sizes: Numbers of images that the signatures take.
+      path: File to write.
+      subnet: Subnet that `Supernet.extract` returned.
+      mean_squares: Frozen mean squares of the subnet by name, from a calibration; empty for group
+        normalization.
+      preprocessing: Normalization of uint8 images, which becomes part of the model.
+      training: Hyper-parameters of a step of `train`: clip value, weight decay, momentum, label
+        smoothing and frozen parts. The others do not apply.
+      origin: Supernet that the subnet was extracted from.
+      batch_sizes: Number of images per call of each signature.
       with_train_head: Whether to add the signature `train_head`, which needs less memory.
 
     Returns:
       The metadata of the file.
 
     Raises:
-      ValueError: If the net has several subnets, the mean squares are not those of the subnet, or
-        the model would need an operator that the stock runtime lacks.
+      ValueError: If `subnet` is a supernet of several subnets, the mean squares do not belong to
+        the subnet, or the model would need an operator that the stock runtime lacks.
     """
     if subnet.space.size != 1:
         raise ValueError(
@@ -123,15 +125,15 @@ def write_model(
     origin: Origin,
     **use: Any,
 ) -> ModelMetadata:
-    """Writes a converted subnet followed by its metadata, atomically.
+    """Atomically writes a converted subnet followed by its metadata.
 
     Args:
-      path: Where to write.
-      model: The converted model, as `flatbuffer.finish_model` returns it.
-      subnet: The subnet.
+      path: File to write.
+      model: Converted model that `flatbuffer.finish_model` returned.
+      subnet: Subnet that was converted.
       preprocessing: Normalization of the images.
-      origin: The supernet that the subnet was extracted from.
-      **use: Further fields of `ModelMetadata`: training, batch sizes, variables, precision.
+      origin: Supernet that the subnet was extracted from.
+      **use: Remaining fields of `ModelMetadata`: training, batch sizes, variables, precision.
 
     Returns:
       The metadata of the file.
@@ -162,21 +164,21 @@ def refresh_tflite(
     supernet_hash: str,
     round_number: int,
 ) -> ModelMetadata:
-    """Writes an exported `.tflite` with other weights, without converting it again.
+    """Writes an exported `.tflite` with new weights, without converting it again.
 
     Args:
-      path: Where to write.
-      model_path: An exported file of the same architecture and supernet.
-      weights: The subnet's weights by tensor name.
-      mean_squares: Its frozen mean squares by name.
+      path: File to write.
+      model_path: Exported file of the same architecture and search space.
+      weights: Weights of the subnet by tensor name.
+      mean_squares: Frozen mean squares of the subnet by name.
       supernet_hash: `fingerprint` of the supernet that the weights were taken from.
-      round_number: Number of rounds that it was trained for.
+      round_number: Number of rounds that this supernet was trained for.
 
     Returns:
       The metadata of the file.
 
     Raises:
-      ValueError: If the file is damaged, or of another architecture.
+      ValueError: If the exported file is damaged or has another architecture.
     """
     model, metadata = split_model(model_path)
     values = {**weights, **mean_squares}

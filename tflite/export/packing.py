@@ -1,8 +1,8 @@
 """Packs small tensors of a net into shared variables of its `.tflite`.
 
-On small tensors, separate operators that read, update and assign each one take longer than the
-computation itself, and each needs some 40 bytes of the file in every signature. Small tensors are
-therefore concatenated in one variable, which the graph splits again.
+For small tensors, the separate operators that read, update and assign each one take longer than
+the computation itself, and each takes about 40 bytes of the file in every signature. Small tensors
+are therefore concatenated into one variable, which the graph splits again.
 """
 
 import math
@@ -14,22 +14,22 @@ import tensorflow as tf
 from fedsup_tf.frozen import is_frozen
 from fedsup_tf.space import MEAN_SQUARE
 
-# For each variable the tensors in it, as shapes by name.
+# Maps each variable to the shapes of its tensors by name.
 Packing = dict[str, dict[str, tuple[int, ...]]]
 
-# Trained without the other kernels by `train_head`.
+# The only kernel that `train_head` trains, in a variable of its own.
 HEAD_KERNEL = "head/kernel"
-# Variables of several tensors; they differ from tensors, whose names contain a /.
+# Names of the shared variables; they contain no "/", unlike the names of tensors.
 VECTORS, KERNELS, MEAN_SQUARES, FROZEN = "vectors", "kernels", "mean_squares", "frozen"
-# Kernels up to this many entries are packed: copying them is faster than separate operators.
+# Maximum number of entries of a packed kernel, for which copying beats separate operators.
 _MOST_ENTRIES = 8192
 
 
 def packing(shapes: Mapping[str, tuple[int, ...]], frozen: Collection[str] = ()) -> Packing:
     """Assigns tensors to variables, independently of the order of the tensors.
 
-    Weights that share a variable are trained together or not at all, and weight decay applies to
-    all or none.
+    Of the weights in a shared variable, either all or none are trained, and weight decay applies
+    to either all or none.
 
     Args:
       shapes: Shapes of the weights and of the frozen mean squares, by name.
@@ -45,7 +45,7 @@ def packing(shapes: Mapping[str, tuple[int, ...]], frozen: Collection[str] = ())
 def pack(
     tensors: Mapping[str, tf.Tensor | np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> tf.Tensor:
-    """Returns a variable's value: a single tensor as it is, or several as one vector."""
+    """Returns the value of a variable: its only tensor unchanged, or its tensors as one vector."""
     if len(shapes) == 1:
         (name,) = shapes
         return tf.convert_to_tensor(tensors[name])
@@ -53,7 +53,7 @@ def pack(
 
 
 def unpack(value: tf.Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tf.Tensor]:
-    """Splits a value that `pack` returned into its tensors by name."""
+    """Splits a value that `pack` returned into tensors by name."""
     if len(shapes) == 1:
         return dict.fromkeys(shapes, value)
     parts = tf.split(value, [math.prod(shape) for shape in shapes.values()])

@@ -1,7 +1,7 @@
-"""Exports a subnet as a `.tflite` that only infers, with folded weights as constants.
+"""Exports a subnet as an inference-only `.tflite`, with folded weights as constants.
 
-The file has a single signature, `infer`, of uint8 images and float32 logits in every precision. All
-normalizations except that of the images are folded into the convolutions before them.
+The file has a single signature, `infer`, with uint8 images and float32 logits for every precision.
+All normalizations except that of the images are folded into the preceding convolutions.
 """
 
 import os
@@ -23,7 +23,8 @@ from tflite.flatbuffer import flatbuffer
 from tflite.format import signatures
 from tflite.format.metadata import ModelMetadata
 
-# float32; 16-bit weights; 8-bit weights and float feature maps; 8-bit weights and feature maps.
+# In order: all in float32; float16 weights; 8-bit weights and float feature maps; 8-bit weights and
+# feature maps.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 
 
@@ -37,25 +38,26 @@ def export_inference(
     batch_size: int = 1,
     representative: np.ndarray | None = None,
 ) -> ModelMetadata:
-    """Writes a `.tflite` that only infers, atomically.
+    """Atomically writes an inference-only `.tflite`.
 
     Args:
-      path: Where to write.
-      subnet: The subnet, as `Supernet.extract` returns it.
-      mean_squares: Its frozen mean squares, from a calibration; none for group normalization.
-      preprocessing: Normalization of uint8 images; it becomes part of the model.
-      origin: The supernet that the subnet was extracted from.
+      path: File to write.
+      subnet: Subnet that `Supernet.extract` returned.
+      mean_squares: Frozen mean squares of the subnet by name, from a calibration; empty for group
+        normalization.
+      preprocessing: Normalization of uint8 images, which becomes part of the model.
+      origin: Supernet that the subnet was extracted from.
       precision: One of `PRECISIONS`.
-      batch_size: Number of images in a call.
-      representative: Some hundred typical images, `(examples, height, width, channels)`, uint8,
-        from which `"int8"` takes the ranges of its feature maps.
+      batch_size: Number of images per call.
+      representative: A few hundred typical images, `(examples, height, width, channels)`, uint8,
+        which determine the ranges of the feature maps; required for `"int8"` only.
 
     Returns:
-      The metadata of the file; its training and variables are empty.
+      The metadata of the file; its `training` and `variables` are empty.
 
     Raises:
-      ValueError: If the precision is unknown, images for `"int8"` are missing, or the mean squares
-        are not those of the subnet.
+      ValueError: If the precision is unknown, the images for `"int8"` are missing, or the mean
+        squares do not belong to the subnet.
     """
     _check(precision, representative)
     weights = subnet.values_by_name()
@@ -118,7 +120,7 @@ def _convert(function: Any, precision: str, representative: np.ndarray | None) -
 
 
 def _batches(images: np.ndarray, size: int) -> Callable:
-    """Returns a generator function of whole batches, the last one filled up from the first."""
+    """Returns a generator function of full batches, the last one padded with the first images."""
     count = -(-len(images) // size) * size
     images = np.resize(images, (count, *images.shape[1:]))
 

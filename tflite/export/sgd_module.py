@@ -1,4 +1,4 @@
-"""Variables that train on a phone with their momentum, and the step of SGD that updates them."""
+"""Variables that are trained on a phone, their momentum, and the SGD step that updates them."""
 
 from collections.abc import Mapping
 
@@ -10,25 +10,25 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import has_weight_decay
 from tflite.export.packing import MEAN_SQUARES, pack, packing, unpack
 
-# Decay of the moving average by which a frozen mean square follows those of the batches.
+# Decay of the moving average that updates the frozen mean squares from those of the batches.
 MEAN_SQUARE_DECAY = 0.9
 
 Tensors = dict[str, tf.Tensor]
 
 
 class SgdModule(tf.Module):
-    """Weights with their momentum and their frozen mean squares, as TensorFlow variables.
+    """Weights, their momentum and frozen mean squares as TensorFlow variables.
 
-    A step of training equals a step of `local_update` on the same batch: the normalizations use the
-    batch's mean squares. Inference uses the frozen ones, which follow the batch's by a moving
-    average during training.
+    A training step equals a step of `local_update` on the same batch, apart from hyper-parameters
+    that do not apply to an export: the normalizations use the batch's mean squares. Inference uses
+    the frozen mean squares, which training updates as moving averages of the batches' mean squares.
 
     Attributes:
       shapes: Shapes of the weights and of the frozen mean squares, by name.
       weight_names: Names of the weights.
-      trained_names: Names of those that are not frozen; only they have a momentum.
-      python_names: TensorFlow's names of tensors and variables, which it restricts, whereas the
-        name of a stage may be any text.
+      trained_names: Names of the weights that are not frozen; only they have momentum.
+      python_names: Names of tensors and variables in TensorFlow, by their own names. TensorFlow
+        restricts names, whereas a stage may have any name.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class SgdModule(tf.Module):
         mean_squares: Mapping[str, np.ndarray],
         training: LocalTraining,
     ):
-        """Makes the variables, with zero momentum.
+        """Creates the variables, with zero momentum.
 
         Args:
           weights: Initial weights by name.
-          mean_squares: Frozen mean squares by name.
+          mean_squares: Initial frozen mean squares by name.
           training: Hyper-parameters of a step.
         """
         super().__init__()
@@ -62,11 +62,11 @@ class SgdModule(tf.Module):
                 self._momenta[variable] = tf.Variable(zeros, name=f"{name}/momentum")
 
     def read(self) -> Tensors:
-        """Reads the variables, by the names of the variables."""
+        """Reads the variables by name."""
         return {name: variable.read_value() for name, variable in self._variables.items()}
 
     def unpack(self, packed: Tensors) -> tuple[Tensors, Tensors]:
-        """Splits what `read` returned into the weights and the frozen mean squares by name."""
+        """Splits variables that `read` returned into weights and frozen mean squares by name."""
         tensors = {}
         for variable, shapes in self._packing.items():
             tensors |= unpack(packed[variable], shapes)
@@ -74,7 +74,7 @@ class SgdModule(tf.Module):
         return weights, tensors
 
     def _set(self, tensors: Tensors) -> None:
-        """Sets weights and frozen mean squares, and resets the momentum."""
+        """Sets the weights and the frozen mean squares, and resets the momentum."""
         for name, variable in self._variables.items():
             variable.assign(pack(tensors, self._packing[name]))
         for momentum in self._momenta.values():
@@ -88,14 +88,14 @@ class SgdModule(tf.Module):
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> None:
-        """Trains one step of SGD: clipping, weight decay and momentum as in `local_update`.
+        """Runs one step of SGD: clipping by value, weight decay and momentum as in `local_update`.
 
         Args:
-          packed: The variables before the step, as `read` returned them.
-          gradients: Gradients of the weights to train, by name: for each variable those of all its
-            tensors or none.
+          packed: Variables before the step, as `read` returned them.
+          gradients: Gradients of the weights to train, by name; for each variable, those of either
+            all or none of its tensors.
           mean_squares: Mean squares of the batch, by name.
-          sample_weights: `(batch,)`; if all are 0 the step changes nothing.
+          sample_weights: `(batch,)`; if all are 0, the step changes nothing.
           learning_rate: Learning rate, a scalar.
         """
         training = self._training
@@ -121,7 +121,7 @@ class SgdModule(tf.Module):
 
 
 def _clip(values: tf.Tensor, limit: float) -> tf.Tensor:
-    """Clips values to `-limit` and `limit`; the runtime has a single operator for a limit of 1."""
+    """Clips values to [-limit, limit]; the runtime has a single operator for [-1, 1] only."""
     scaled = values if limit == 1.0 else values / limit
     clipped = tf.maximum(tf.minimum(scaled, 1.0), -1.0)
     return clipped if limit == 1.0 else clipped * limit

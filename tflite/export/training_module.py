@@ -1,4 +1,4 @@
-"""The functions of an exported subnet's signatures in TensorFlow, before conversion."""
+"""TensorFlow functions behind the signatures of an exported subnet, before conversion."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,19 +18,19 @@ from tflite.format import signatures
 
 __all__ = ["MEAN_SQUARE_DECAY", "Scores", "TrainingModule", "score"]
 
-# Tensors by the names of a signature's outputs.
+# Outputs of a signature by name.
 Outputs = dict[str, tf.Tensor]
 
-# Endings of the names of tensors that `train_head` trains: classifier and normalizations.
+# Name suffixes of the tensors that `train_head` trains: classifier and normalizations.
 _HEAD = (HEAD_KERNEL, "head/bias", "/alpha", "/beta", "/gamma")
 
 
 class Scores(NamedTuple):
-    """Loss and accuracy of logits.
+    """Loss, correct predictions and gradient of a batch of logits.
 
     Attributes:
       loss: Weighted mean of the cross-entropy, a scalar.
-      correct: Weighted number of right answers, a scalar.
+      correct: Weighted number of correct predictions, a scalar.
       slope: Gradient of the loss with respect to the logits, `(batch, classes)`.
     """
 
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 
 
 class TrainingModule(SgdModule):
-    """A subnet with its momentum, its frozen mean squares and a method for each signature.
+    """A subnet with momentum, frozen mean squares and a method for each signature.
 
     Inference folds the frozen mean squares into the kernels.
     """
@@ -52,17 +52,16 @@ class TrainingModule(SgdModule):
         preprocessing: Preprocessing,
         training: LocalTraining,
     ):
-        """Makes the module.
+        """Creates the module.
 
         Args:
-          subnet: The subnet, as `Supernet.extract` returns it.
-          mean_squares: Its frozen mean squares by name.
+          subnet: Subnet that `Supernet.extract` returned.
+          mean_squares: Frozen mean squares of the subnet by name.
           preprocessing: Normalization of the images.
           training: Hyper-parameters of a step.
 
         Raises:
-          ValueError: If the mean squares are not those of the subnet, or a frozen part is none of
-            its parts.
+          ValueError: If the mean squares do not belong to the subnet, or it lacks a frozen part.
         """
         check_frozen(subnet.space, training.frozen)
         weights = subnet.values_by_name()
@@ -82,7 +81,7 @@ class TrainingModule(SgdModule):
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> Outputs:
-        """Trains one step of SGD."""
+        """Runs one step of SGD."""
         return self._train(images, labels, sample_weights, learning_rate, self.trained_names)
 
     def train_head(
@@ -92,27 +91,27 @@ class TrainingModule(SgdModule):
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> Outputs:
-        """Trains one step of SGD on the classifier and the normalizations alone."""
+        """Runs one step of SGD on the classifier and the normalizations only."""
         names = [name for name in self.trained_names if name.endswith(_HEAD)]
         return self._train(images, labels, sample_weights, learning_rate, names)
 
     def infer(self, images: tf.Tensor) -> Outputs:
-        """Computes logits of images."""
+        """Computes the logits of images."""
         return {signatures.LOGITS: self._infer(images)}
 
     def evaluate(self, images: tf.Tensor, labels: tf.Tensor, sample_weights: tf.Tensor) -> Outputs:
-        """Computes the mean loss and the number of right answers."""
+        """Computes the mean loss and the number of correct predictions."""
         loss, correct, _ = score(self._infer(images), labels, sample_weights)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
     def save(self, dummy: tf.Tensor) -> Outputs:
-        """Returns every weight and frozen mean square."""
+        """Returns all weights and frozen mean squares."""
         del dummy
         weights, frozen = self.unpack(self.read())
         return {self.python_names[name]: value for name, value in {**weights, **frozen}.items()}
 
     def restore(self, **values: tf.Tensor) -> Outputs:
-        """Sets every weight and frozen mean square, and resets the momentum."""
+        """Sets all weights and frozen mean squares, and resets the momentum."""
         self._set({name: values[self.python_names[name]] for name in self.shapes})
         return {signatures.OK: tf.constant(1)}
 
@@ -121,7 +120,7 @@ class TrainingModule(SgdModule):
     def _infer(self, images: tf.Tensor) -> tf.Tensor:
         weights, frozen = self.unpack(self.read())
         images = self._preprocessing.normalize(images)
-        # Needed without gradients too: the usual operators are slow for kernels that are variables.
+        # Used without gradients too: the usual operators are slow if kernels are variables.
         with ops.builtin_operators():
             return self._compute(calibration.fold(weights, frozen), images)[0]
 
@@ -154,13 +153,13 @@ def score(
     sample_weights: tf.Tensor,
     label_smoothing: float = 0.0,
 ) -> Scores:
-    """Computes loss, right answers and the loss' gradient with TensorFlow Lite builtins alone.
+    """Computes loss, correct predictions and gradient with TensorFlow Lite builtins only.
 
     Args:
       logits: `(batch, classes)`.
       labels: `(batch,)`, int32.
-      sample_weights: `(batch,)`, not negative.
-      label_smoothing: Share of the target spread evenly over the classes.
+      sample_weights: `(batch,)`, nonnegative.
+      label_smoothing: Fraction of the target that is spread evenly over the classes.
     """
     classes = logits.shape[1]
     targets = tf.one_hot(labels, classes) * (1 - label_smoothing)

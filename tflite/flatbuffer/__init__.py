@@ -1,1 +1,1 @@
-"""The flatbuffer of a model: reading, passes over its graphs, writing."""
+"""Flatbuffers of models: parsing, graph rewriting and serialization."""

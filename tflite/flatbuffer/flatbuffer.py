@@ -13,7 +13,7 @@ from tflite.flatbuffer import xnnpack_passes
 from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code, parse
 
 _FILE_IDENTIFIER = b"TFL3"
-# Constants of zeros from this many bytes on are replaced by an operator.
+# Minimum number of bytes of a constant of zeros that is replaced by an operator.
 _LEAST_ZEROS = 256
 _NAMES = {
     number: name
@@ -23,7 +23,7 @@ _NAMES = {
 
 
 def count_operators(model: bytes) -> Counter[str]:
-    """Counts the operators of a model by name; one that is not a builtin as `custom:NAME`."""
+    """Counts the operators of a model by name, such as `CONV_2D` or `custom:NAME`."""
     parsed = parse(model)
     return Counter(
         _operator_name(parsed, operator)
@@ -33,10 +33,10 @@ def count_operators(model: bytes) -> Counter[str]:
 
 
 def check_builtin_only(model: bytes) -> None:
-    """Checks that a model has builtins alone.
+    """Checks that a model has only builtin operators.
 
     Raises:
-      ValueError: If the stock runtime lacks operators; the message names them.
+      ValueError: If the model needs operators that the stock runtime lacks; the message names them.
     """
     foreign = sorted(name for name in count_operators(model) if name.startswith("custom:"))
     if foreign:
@@ -49,22 +49,22 @@ def check_builtin_only(model: bytes) -> None:
 def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True) -> bytes:
     """Rewrites a converted model in ways that the converter has no options for.
 
-    * Inputs and outputs of signatures, and variables, are renamed, since TensorFlow restricts the
-      form of names.
-    * Zeros, which the converter stores one by one, are produced by an operator, so that the momenta
-      do not double the size of the file.
-    * Names of tensors are removed, a third of a small file without use to the runtime; so are
-      names of graphs, which depend on the number of functions traced before.
-    * Graphs are rewritten so that the delegate of fast kernels helps (`xnnpack_passes`).
+    * Inputs and outputs of signatures, and variables, are renamed, since TensorFlow restricts their
+      names.
+    * Zeros, which the converter stores as constants, are produced by an operator, so that the
+      momenta do not double the size of the file.
+    * Tensor names, which take a third of a small file and are not used by the runtime, are removed;
+      so are graph names, which depend on the number of functions traced before.
+    * Graphs are rewritten for the XNNPACK delegate (`xnnpack_passes`).
 
     Args:
-      model: What the converter returned.
-      names: New names by TensorFlow's names.
-      fill_zeros: Whether to produce zeros by an operator. False for a file that only infers, whose
+      model: Bytes that the converter returned.
+      names: Maps TensorFlow's names to new names.
+      fill_zeros: Whether to produce zeros by an operator. False for an inference-only file, whose
         weights the delegate needs as constants.
 
     Returns:
-      The bytes of the model.
+      The bytes of the rewritten model.
     """
     parsed = parse(model)
     for signature in parsed.signatureDefs:
@@ -89,14 +89,14 @@ def finish_model(model: bytes, names: Mapping[str, str], fill_zeros: bool = True
 
 
 def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
-    """Returns the model with other initial values of its variables.
+    """Returns the model with new initial values for some variables.
 
     Args:
-      model: A model that `finish_model` returned.
-      values: New values by the variables' names, each of the shape that it replaces.
+      model: Model that `finish_model` returned.
+      values: New values by variable name, each with the shape of the old value.
 
     Raises:
-      ValueError: If the model has no such variable, or one of another shape.
+      ValueError: If a variable is missing in the model or has another shape.
     """
     parsed = parse(model)
     missing = set(values)
@@ -112,7 +112,7 @@ def replace_variables(model: bytes, values: Mapping[str, np.ndarray]) -> bytes:
                 handle, old = operator.inputs
                 name = handles[handle]
                 if name in values and old in constants:
-                    # Several variables may share the old constant, hence a new one for each.
+                    # Several variables may share the old constant, so each gets a new one.
                     value = np.asarray(values[name], "<f4")
                     _check_shape(name, value, graph.tensors[old])
                     operator.inputs = [handle, add_constant(parsed, graph, value)]
@@ -139,7 +139,7 @@ def _check_shape(name: str, value: np.ndarray, tensor: schema.TensorT) -> None:
 
 
 def _filled(model: schema.ModelT, graph: schema.SubGraphT) -> set[int]:
-    """Returns the numbers of the tensors that `FILL` computes."""
+    """Returns the indices of the tensors that `FILL` operators compute."""
     return {
         operator.outputs[0]
         for operator in graph.operators
@@ -148,7 +148,7 @@ def _filled(model: schema.ModelT, graph: schema.SubGraphT) -> set[int]:
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Builder that writes equal vectors once, and aligns tensors' values as the format requires."""
+    """Builder that writes equal vectors once and aligns tensor values as the format requires."""
 
     def __init__(self, size: int):
         super().__init__(size)
@@ -168,14 +168,14 @@ class _SharingBuilder(flatbuffers.Builder):
 
 
 class _Once:
-    """Wraps an object of the schema so that it is written once for all references to it."""
+    """Wrapper of a schema object that writes the object once for all references to it."""
 
     def __init__(self, value: Any):
         self._value = value
         self._offset = None
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802, the name in the schema's objects.
-        """Writes the object if that has not been done, and returns its offset."""
+        """Writes the object on the first call and returns its offset."""
         if self._offset is None:
             self._offset = self._value.Pack(builder)
         return self._offset
@@ -188,7 +188,7 @@ def _pack(model: schema.ModelT, size: int) -> bytes:
     def once(value):
         return value and written.setdefault(_contents(value), _Once(value))
 
-    # Equal descriptions of tensors and equal options of operators are a quarter of a small file.
+    # Duplicate tensor descriptions and operator options would take a quarter of a small file.
     model = copy.copy(model)
     model.subgraphs = [copy.copy(graph) for graph in model.subgraphs]
     for graph in model.subgraphs:
@@ -202,7 +202,7 @@ def _pack(model: schema.ModelT, size: int) -> bytes:
 
 
 def _contents(value: Any) -> Any:
-    """Returns a key that is equal for equal objects of the schema."""
+    """Returns a hashable key that is equal for equal schema objects."""
     if hasattr(value, "Pack"):
         return type(value), *(_contents(field) for field in vars(value).values())
     if isinstance(value, list | np.ndarray):
@@ -211,7 +211,7 @@ def _contents(value: Any) -> Any:
 
 
 def _fill_zeros(model: schema.ModelT, graph: schema.SubGraphT) -> None:
-    """Replaces the graph's large constants of zeros by the operator `FILL`."""
+    """Replaces large constants of zeros in the graph with `FILL` operators."""
     added = []
     zero = None
     for number, tensor in enumerate(list(graph.tensors)):
@@ -222,7 +222,7 @@ def _fill_zeros(model: schema.ModelT, graph: schema.SubGraphT) -> None:
         if zero is None:
             zero = add_constant(model, graph, np.zeros([], np.float32))
         sides = add_constant(model, graph, np.asarray(tensor.shape, np.int32))
-        tensor.buffer = 0  # The empty buffer of computed tensors.
+        tensor.buffer = 0  # Buffer 0 is empty, as for all computed tensors.
         fill = schema.OperatorT()
         fill.opcodeIndex = operator_code(model, schema.BuiltinOperator.FILL)
         fill.inputs, fill.outputs = [sides, zero], [number]
@@ -235,7 +235,7 @@ def _is_empty(quantization: schema.QuantizationParametersT | None) -> bool:
 
 
 def _share_buffers(model: schema.ModelT) -> None:
-    """Makes constants of equal values, such as shapes, share a buffer."""
+    """Makes constants with equal bytes, such as shapes, share a buffer."""
     first = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -245,7 +245,7 @@ def _share_buffers(model: schema.ModelT) -> None:
 
 
 def _drop_unused_buffers(model: schema.ModelT) -> None:
-    """Removes buffers that are unused or empty, except for the first."""
+    """Removes unused and empty buffers, except for the first one."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
     filled = [
@@ -253,7 +253,7 @@ def _drop_unused_buffers(model: schema.ModelT) -> None:
         for number, buffer in enumerate(model.buffers)
         if number in used and buffer.data is not None and len(buffer.data)
     ]
-    # By the rules of the format the first buffer is empty, and any tensor may refer to it.
+    # The format requires the first buffer to be empty; any tensor may refer to it.
     place = {number: new for new, number in enumerate(filled, start=1)}
     for graph in model.subgraphs:
         for tensor in graph.tensors:

@@ -1,4 +1,4 @@
-"""Parses a model into objects of the flatbuffer schema, and edits them."""
+"""Parses a model into objects of the flatbuffer schema and edits them."""
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
@@ -10,14 +10,14 @@ def parse(model: bytes) -> schema.ModelT:
 
 
 def builtin_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
-    """Returns the member of `schema.BuiltinOperator` that an operator is."""
+    """Returns the builtin code of an operator, a member of `schema.BuiltinOperator`."""
     code = model.operatorCodes[operator.opcodeIndex]
-    # Files from before 2020 have the code in the deprecated field.
+    # Files from before 2020 store the code in the deprecated field.
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def operator_code(model: schema.ModelT, builtin: int) -> int:
-    """Returns the index of a builtin operator's code, which is added if it is missing."""
+    """Returns the index of a builtin operator's code, adding the code if it is missing."""
     for number, code in enumerate(model.operatorCodes):
         if code.builtinCode == builtin:
             return number
@@ -29,7 +29,7 @@ def operator_code(model: schema.ModelT, builtin: int) -> int:
 
 
 def add_constant(model: schema.ModelT, graph: schema.SubGraphT, value: np.ndarray) -> int:
-    """Adds a constant of float32, int32 or int64 to a graph and returns its tensor's number."""
+    """Adds a float32, int32 or int64 constant to a graph and returns the index of its tensor."""
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(value.tobytes(), np.uint8)
     model.buffers.append(buffer)

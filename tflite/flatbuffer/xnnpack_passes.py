@@ -1,4 +1,4 @@
-"""Rewrites graphs so that XNNPACK, the runtime's delegate of fast kernels, helps most."""
+"""Rewrites graphs to make the most of XNNPACK, the runtime's delegate for fast kernels."""
 
 import math
 
@@ -7,16 +7,16 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code
 
-# From this many bytes on, a copy costs more than an unbroken partition of the delegate gains.
+# Minimum tensor size at which a copy costs more than an unbroken partition of the delegate gains.
 _LEAST_BYTES = 16_384
 
 
 def prepare(model: schema.ModelT) -> None:
-    """Rewrites the graphs of a model without changing their results, to the bit.
+    """Rewrites the graphs of a model; results stay bitwise the same.
 
-    * The sum of two tensors becomes an addition, which the delegate supports; ADD_N it does not.
-    * The reshape of a large tensor gets a form that the delegate refuses: its shape as an option,
-      beside a shape tensor that is not int32. The delegate would copy the data, the runtime's own
+    * ADD_N of two tensors, which the delegate does not support, becomes ADD, which it does.
+    * RESHAPE of a large tensor gets a form that the delegate rejects: the shape as an option, and a
+      shape tensor that is not int32. The delegate would copy the data, whereas the runtime's own
       operator leaves it in place.
     """
     for graph in model.subgraphs:

@@ -1,1 +1,1 @@
-"""The format of what phones receive and send: signatures, metadata, update files."""
+"""Formats of the files that phones receive and send: signatures, metadata, update files."""

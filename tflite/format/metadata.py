@@ -1,13 +1,14 @@
-"""The metadata of a `.tflite`: JSON in a zip archive behind the model.
+"""Metadata of a `.tflite`: JSON in a zip archive appended to the model.
 
-The runtime reads a model from the front and ignores what follows it; a zip archive is read from the
-back. So `unzip -p FILE fedsup.json`, Python's zipfile or Java's ZipFile read the metadata without
-any code of this project, and the stock runtime still loads the file. The archive's other entry,
-`model.sha256`, is the hash of the bytes before the archive in hexadecimal digits. A damaged model
-can end the runtime's process, so that it must be noticed before the runtime opens it.
+The runtime reads a model from its beginning and ignores what follows it, whereas a zip archive is
+read from its end. Therefore `unzip -p FILE fedsup.json`, Python's zipfile or Java's ZipFile can
+read the metadata without any code of this project, and the stock runtime still loads the file. The
+archive's other entry, `model.sha256`, is the hash of the bytes before the archive in hexadecimal
+digits. It is checked before the runtime opens the model, because a damaged model can crash the
+process.
 
-The hash shows damage only. Whoever makes a file on purpose can write the hash that goes with it; a
-file of unknown origin is tried in a process of its own, see `tflite.device.probe`.
+The hash detects only damage, since anyone who crafts a file can also write its hash. Files of
+unknown origin are tried in a child process; see `tflite.device.probe`.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ VERSION = 1
 CLASSIFIERS = ("trained", "refitted")
 # Far more than any metadata needs.
 _MOST_BYTES = 1 << 20
-# Far more than a phone holds: what the format can address.
+# The largest model that the format can address, far more than a phone holds.
 _MOST_MODEL_BYTES = 2**31
 _MOST_COUNT = 2**31 - 1
 _MOST_AXES = 8
@@ -42,28 +43,28 @@ _WHAT = "A model's metadata"
 
 @dataclasses.dataclass(frozen=True)
 class ModelMetadata:
-    """Describes an exported subnet: its origin and its use.
+    """Origin and use of an exported subnet.
 
     Attributes:
-      architecture: The subnet.
-      space: The supernet's search space.
-      supernet_hash: `checkpoint.fingerprint` of the supernet's weights it was cut from.
-      round: Rounds that the supernet was trained.
-      class_names: A name for each label, as many as the model has logits.
-      preprocessing: Normalization of a uint8 image in the model, the fields of `Preprocessing`.
-      training: Hyper-parameters of a step of `train`, the fields of `LocalTraining`.
-      batch_sizes: Number of images that a call takes, by signature.
+      architecture: Architecture of the subnet.
+      space: Search space of the supernet.
+      supernet_hash: `checkpoint.fingerprint` of the weights of the supernet that the subnet was
+        extracted from.
+      round: Number of rounds that the supernet was trained for.
+      class_names: Name of each label, one per logit.
+      preprocessing: Normalization of uint8 images inside the model, as fields of `Preprocessing`.
+      training: Hyper-parameters of a step of `train`, as fields of `LocalTraining`.
+      batch_sizes: Number of images per call, by signature.
       variables: Shape of each variable by name: the subnet's tensors and the frozen mean squares.
-      parameters: Number of trained values.
-      macs: Multiply-accumulates for one image.
-      precision: Number format that a file which only infers computes with, one of
-        `quantize.PRECISIONS`; such a file has no training and no variables. A file that trains
-        computes with float32.
-      classifier: One of `CLASSIFIERS`: the supernet's own as it was trained, or one that
-        a calibration fitted to this subnet.
+      parameters: Number of the subnet's parameters, without the frozen mean squares.
+      macs: Multiply-accumulate operations per image.
+      precision: Number format of an inference-only file, one of `quantize.PRECISIONS`; such a file
+        has no training and no variables. A trainable file always computes in float32.
+      classifier: One of `CLASSIFIERS`: `"trained"` for the supernet's own classifier, `"refitted"`
+        for one that a calibration fitted to this subnet.
 
     Raises:
-      ValueError: If there are more or fewer class names than logits.
+      ValueError: If the number of class names is not the number of logits.
     """
 
     architecture: Architecture
@@ -90,7 +91,7 @@ class ModelMetadata:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The `(height, width, channels)` of the images that the model takes."""
+        """Shape `(height, width, channels)` of the model's input images."""
         return self.space.image_shape_of(self.architecture)
 
     def to_json(self) -> str:
@@ -103,10 +104,10 @@ class ModelMetadata:
     @classmethod
     @parsing(_WHAT)
     def from_json(cls, text: str) -> "ModelMetadata":
-        """Reads what `to_json` wrote.
+        """Parses the text that `to_json` returned.
 
         Raises:
-          ValueError: If the text is something else.
+          ValueError: If the text is not valid metadata.
         """
         fields = parse_json(text, _WHAT)
         names = {field.name for field in dataclasses.fields(cls)}
@@ -115,11 +116,11 @@ class ModelMetadata:
                 f"{_WHAT}: expected version {VERSION}, received {quoted(fields.get('version'))}. "
                 "Export the model with this version."
             )
-        # What files had no field for when they were exported has the default's value.
+        # Files of earlier versions lack these fields, which then take their default values.
         needed = names - {"precision", "classifier"} | {"version"}
         expect_keys(fields, names | {"version"}, needed, _WHAT)
         del fields["version"]
-        # As files called it while the fit was another.
+        # Name of the refitted classifier in files of earlier versions, which fitted it differently.
         if fields.get("classifier") == "closed_form":
             fields["classifier"] = CLASSIFIERS[1]
         for name, (expected, holds) in _TYPES.items():
@@ -179,7 +180,7 @@ def _is_object(value) -> bool:
 
 _COUNT = (f"a whole number from 0 to {_MOST_COUNT:,}", _is_count)
 _TEXT = ("text", is_text)
-# Types of the fields as JSON has them; the architecture and the space check their own.
+# JSON types of the fields; the architecture and the space check their own fields.
 _TYPES = {
     "supernet_hash": _TEXT,
     "round": _COUNT,
@@ -196,10 +197,10 @@ _TYPES = {
 
 
 def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
-    """Returns the file's bytes: the model with its metadata behind it.
+    """Returns the bytes of the file: the model followed by its metadata.
 
     Raises:
-      ValueError: If the metadata is longer than a reader takes.
+      ValueError: If the metadata is longer than readers accept.
     """
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
@@ -211,22 +212,22 @@ def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
                     f"{_WHAT}: expected at most {_MOST_BYTES:,} bytes, received "
                     f"{len(text.encode()):,}. Give the classes shorter names."
                 )
-            # A fixed date, so that the same export gives the same bytes.
+            # With a fixed date, the same export always gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
     return file.getvalue()
 
 
 def read_metadata(path: str | os.PathLike) -> ModelMetadata:
-    """Reads the metadata of an exported `.tflite`, and checks that its model is whole.
+    """Reads the metadata of an exported `.tflite` and checks the hash of its model.
 
     Raises:
-      ValueError: If there is no such file or it is not one that was exported here, undamaged.
+      ValueError: If the file is missing, damaged or was not exported by this package.
     """
     return split_model(path)[1]
 
 
 def split_model(path: str | os.PathLike) -> tuple[bytes, ModelMetadata]:
-    """Reads an exported `.tflite` as the model and its metadata; see `read_metadata`."""
+    """Reads the model and the metadata of an exported `.tflite`; see `read_metadata`."""
     expected = f"a .tflite that fedsup export wrote, with {ENTRY} behind the model"
     with reading(path, expected, "Export it again or copy it whole."):
         data = read_bytes(path, "a .tflite file", _MOST_MODEL_BYTES)

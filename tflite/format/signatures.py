@@ -1,17 +1,18 @@
-"""Names of the signatures of an exported `.tflite` and of their tensors, said once.
+"""Names of the signatures of an exported `.tflite` and of their tensors.
 
 The runtime finds a signature and its tensors by these names, in Python, Java and C++ alike.
-Variables carry the names of the supernet's tensors, such as `mb1_0/depthwise/kernel`; beside a
-parametric normalization's there is its frozen mean square, such as `stem_norm/mean_square`.
+Variables have the names of the supernet's tensors, such as `mb1_0/depthwise/kernel`; each
+parametric normalization also has a frozen mean square, such as `stem_norm/mean_square`.
 
-* `train`: one step of SGD on a batch; a batch short of the exported size is filled up with anything
-  under sample weight 0.
-* `train_head`: the same, moving only the classifier and the normalizations.
-* `infer`: logits of images, each for itself.
-* `evaluate`: mean loss and number of right answers, with the weights that `infer` uses.
-* `save`: every variable by name; the dummy is ignored, since a signature needs an input.
-* `restore`: sets every variable and forgets the momentum. The runtime reads a tensor that was left
-  out as zeros, so check the names before calling it.
+* `train`: runs one step of SGD on a batch; pad a batch smaller than the exported size with any
+  examples of sample weight 0.
+* `train_head`: the same, but updates only the classifier and the normalizations.
+* `infer`: returns the logits of images, each independent of the other images.
+* `evaluate`: returns the mean loss and the number of correct predictions, with the weights that
+  `infer` uses.
+* `save`: returns all variables by name; its input is ignored, but a signature needs one.
+* `restore`: sets all variables and resets the momentum. The runtime reads missing tensors as zeros,
+  so check the names before calling it.
 """
 
 TRAIN = "train"
@@ -21,11 +22,11 @@ EVALUATE = "evaluate"
 SAVE = "save"
 RESTORE = "restore"
 
-# uint8 (batch, height, width, channels), as they come from a camera or canvas.
+# uint8 (batch, height, width, channels), unnormalized.
 IMAGES = "images"
-# int32 (batch,), numbers of classes.
+# int32 (batch,), class indices.
 LABELS = "labels"
-# float32 (batch,), not negative.
+# float32 (batch,), nonnegative.
 SAMPLE_WEIGHTS = "sample_weights"
 # float32 scalar.
 LEARNING_RATE = "learning_rate"
@@ -34,14 +35,14 @@ DUMMY = "dummy"
 
 # float32 scalar, weighted mean of the cross-entropy.
 LOSS = "loss"
-# float32 scalar, sum of the weights of the images whose largest logit is their label's.
+# float32 scalar, sum of the sample weights of correctly classified images.
 CORRECT = "correct"
 # float32 (batch, classes).
 LOGITS = "logits"
 # int32 scalar, 1.
 OK = "ok"
 
-# Inputs and outputs of each signature; those of `save` and `restore` are the variables as well.
+# Inputs and outputs of each signature; `save` also returns and `restore` also takes the variables.
 INPUTS = {
     TRAIN: (IMAGES, LABELS, SAMPLE_WEIGHTS, LEARNING_RATE),
     TRAIN_HEAD: (IMAGES, LABELS, SAMPLE_WEIGHTS, LEARNING_RATE),

@@ -1,17 +1,18 @@
 """The update file that a phone sends back: the change of its subnet's weights, in safetensors.
 
-The file is what any safetensors writer makes, and simple enough to write without one:
+Any safetensors library can write this file, and the format is simple enough to write without one:
 
-    8 bytes       length N of the header, an unsigned little-endian whole number
+    8 bytes       length N of the header, an unsigned little-endian integer
     N bytes       the header, a JSON object in UTF-8; it may end in spaces
     the rest      the tensors' values, float32, little-endian, row-major, without gaps
 
     {"__metadata__": {"fedsup-tf": TEXT},
      "stem/kernel": {"dtype": "F32", "shape": [3, 3, 1, 16], "data_offsets": [0, 576]}, ...}
 
-`data_offsets` are a tensor's first byte and the one after its last, counted from the header's end.
-The tensors are trained minus received weights: all that the subnet has, under the supernet's names
-and of the subnet's shapes. Safetensors allows text alone as metadata, so TEXT is JSON in a string:
+`data_offsets` are the offsets of a tensor's first byte and of the byte after its last, counted from
+the end of the header. The tensors are trained minus received weights: all tensors of the subnet,
+with the supernet's names and the subnet's shapes. Since safetensors metadata can only be text, TEXT
+is JSON in a string:
 
     {"kind": "fedsup-tf update", "version": 1, "metadata": {
       "architecture": {"widths": [16, 32], "depths": [1, 1], "kernels": [3, 3]},
@@ -19,12 +20,12 @@ and of the subnet's shapes. Safetensors allows text alone as metadata, so TEXT i
       "loss_before": 1.93, "loss_after": 0.71, "class_names": ["cat", "dog"],
       "client": "any text, or null, or left out"}}
 
-The architecture is that of the model's metadata, `base_hash` its `supernet_hash`, `base_round` its
-`round`, `class_names` its `class_names`: label 0 is a cat here. Files of earlier versions have no
-`class_names`. What the model keeps frozen, such as mean squares, is no part of an update.
+The architecture, `base_hash`, `base_round` and `class_names` are copied from the `architecture`,
+`supernet_hash`, `round` and `class_names` of the model's metadata; here, label 0 is a cat. Files of
+earlier versions have no `class_names`. Frozen mean squares are not part of an update.
 
 Reading trusts nothing: a file's size is bounded, and its names, shapes and types are compared with
-those of the architecture that it declares before room is made for its values.
+those of the architecture that it declares before memory is allocated for its values.
 """
 
 import dataclasses
@@ -46,31 +47,31 @@ from fedsup_tf.files.validation import check_tensors, check_whole_number
 from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import SearchSpace
 
-# A subnet's tensors by name with their shapes, absent ones left out.
+# Maps an architecture to the shapes of its subnet's tensors by name, without absent tensors.
 SubnetShapes = Callable[[Architecture], Mapping[str, tuple[int, ...]]]
 
-# Of a Java int, so that a phone can count as far as a server reads.
+# Maximum count: the largest Java int, which a phone can count to.
 _MOST = 2**31 - 1
-# Room for the names and shapes of the tensors and for the metadata.
+# Maximum size of the header: names and shapes of the tensors, and the metadata.
 _HEADER_BYTES = 2**20
 _HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeviceUpdate:
-    """The change that one phone's own examples made to its subnet.
+    """Change of a subnet's weights by training on one phone's examples.
 
     Attributes:
-      delta: Trained minus received weights by tensor name, float32, of the subnet's shapes; only
+      delta: Trained minus received weights by tensor name, float32, with the subnet's shapes; only
         tensors that the subnet has.
-      architecture: The subnet.
-      base_hash: `checkpoint.fingerprint` of the supernet that the subnet was cut from.
-      base_round: Rounds that this supernet was trained for.
-      examples: Number of examples trained on, from 1.
-      loss_before: Mean loss on them before training.
-      loss_after: Mean loss on them after it.
-      class_names: The name of each label that was trained; None if the sender did not tell.
-      client: The sender's name, if it has one.
+      architecture: Architecture of the subnet.
+      base_hash: `checkpoint.fingerprint` of the supernet that the subnet was extracted from.
+      base_round: Number of rounds that this supernet was trained for.
+      examples: Number of training examples, at least 1.
+      loss_before: Mean loss on these examples before training.
+      loss_after: Mean loss on these examples after training.
+      client: Name of the client, if any.
+      class_names: Name of each label in training; None if the client did not report them.
     """
 
     delta: Mapping[str, np.ndarray]
@@ -115,7 +116,7 @@ class DeviceUpdate:
                 "An update: expected a tuple of names as class_names, or nothing, received "
                 f"{quoted(self.class_names)}. Copy them from the metadata of the model."
             )
-        # Those that were read were checked at once, which takes a tenth of the time.
+        # Tensors read from a file were checked all together, in a tenth of the time.
         unchecked = {} if isinstance(self.delta, checkpoint.FiniteTensors) else self.delta
         for name, value in unchecked.items():
             if value.dtype != np.float32 or not np.isfinite(value).all():
@@ -127,38 +128,38 @@ class DeviceUpdate:
 
     @functools.cached_property
     def identity(self) -> str:
-        """SHA-256 of the delta, the architecture and the base, so that they count once.
+        """SHA-256 of the delta, the architecture and the base hash, to recognize duplicates.
 
-        The rest is only told: the same weights under another name are still the same weights.
+        The other fields are not hashed: the same weights from another client are still duplicates.
         """
         content = [self.base_hash, self.architecture.to_json(), checkpoint.fingerprint(self.delta)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def metadata(self) -> dict[str, Any]:
-        """Returns all but the tensors, as the file has it."""
+        """Returns all fields but `delta`, as the file stores them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["delta"]
         return {**fields, "architecture": self.architecture.fields()}
 
 
 def write_update(path: str | os.PathLike, update: DeviceUpdate) -> None:
-    """Writes an update, whole or not at all."""
+    """Atomically writes an update."""
     checkpoint.write_tensors(path, "update", update.delta, update.metadata())
 
 
 def read_update(
     path: str | os.PathLike, space: SearchSpace, subnet_shapes: SubnetShapes
 ) -> DeviceUpdate:
-    """Reads an update of a subnet of `space`, from whoever may have sent it.
+    """Reads an update of a subnet of `space` from an untrusted file.
 
     Args:
-      path: The file.
-      space: The search space that the update must be of.
-      subnet_shapes: Gives the shapes of an architecture's tensors; only the layers know them, see
-        `received.subnet_shapes`.
+      path: File to read.
+      space: Search space that the update must belong to.
+      subnet_shapes: Function that returns the shapes of an architecture's tensors by name, such as
+        `received_updates.subnet_shapes` of a supernet.
 
     Raises:
-      ValueError: If the file is not a whole update of this space; the message says why.
+      ValueError: If the file is not a complete update of this space; the message says why.
     """
     bounds = {"max_bytes": _most_bytes(space), "max_header_bytes": _HEADER_BYTES}
     read = functools.partial(checkpoint.read_tensors, **bounds)
@@ -168,9 +169,9 @@ def read_update(
 def parse_update(
     name: str, data: bytes, space: SearchSpace, subnet_shapes: SubnetShapes
 ) -> DeviceUpdate:
-    """Reads the bytes of an update file as `read_update` does; errors call it by a name.
+    """Parses the bytes of an update file as `read_update` does; errors refer to it by `name`.
 
-    Their size is to be bounded by whoever keeps them in memory.
+    The caller has to limit the size of `data`.
     """
 
     def read(name, kind, check):
@@ -203,12 +204,12 @@ def _checked_update(
 
 @functools.lru_cache(maxsize=16)
 def _most_bytes(space: SearchSpace) -> int:
-    """Returns the size of the largest update of a space."""
+    """Returns the maximum size in bytes of an update of any subnet of a space."""
     return most_update_bytes(count_parameters(space, space.largest()))
 
 
 def most_update_bytes(parameters: int) -> int:
-    """Returns the size of the largest update of a subnet with so many parameters."""
+    """Returns the maximum size in bytes of an update of a subnet with `parameters` parameters."""
     return 4 * parameters + _HEADER_BYTES
 
 
@@ -218,7 +219,7 @@ def check_shapes(
     space: SearchSpace,
     subnet_shapes: SubnetShapes,
 ) -> None:
-    """Raises a ValueError unless the tensors are those of that architecture of the space."""
+    """Raises a ValueError unless `shapes` are those of the architecture's tensors in the space."""
     space.check(architecture)
     what = f"An update of {architecture} in search space {space.name!r}"
     advice = "Send all tensors of the subnet that it declares, and no other."
@@ -226,11 +227,11 @@ def check_shapes(
 
 
 def check_class_names(update: DeviceUpdate, class_names: Sequence[str] | None) -> None:
-    """Raises a ValueError if an update's labels are other classes than a supernet's.
+    """Raises a ValueError if the class names of an update differ from those of the supernet.
 
     Args:
-      update: The update; one that does not tell its names is taken as it is.
-      class_names: The supernet's names; None if they are not known.
+      update: Update to check; an update without class names is accepted.
+      class_names: Class names of the supernet; None to accept any.
     """
     if class_names is None or update.class_names is None:
         return
@@ -245,7 +246,7 @@ def check_class_names(update: DeviceUpdate, class_names: Sequence[str] | None) -
 
 
 def _fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a `DeviceUpdate` but its tensors, not yet checked by it."""
+    """Returns the arguments of `DeviceUpdate` except `delta`, which it still has to validate."""
     names = {field.name for field in dataclasses.fields(DeviceUpdate)} - {"delta"}
     expect_keys(metadata, names, names - {"client", "class_names"}, "An update's metadata")
     try:
@@ -267,5 +268,5 @@ def _are_texts(values: Any) -> bool:
 
 
 def _float(value: Any) -> Any:
-    """Returns a whole number as a fraction: JSON of some languages writes 2.0 as 2."""
+    """Converts an int to a float, since some languages write 2.0 as 2 in JSON."""
     return float(value) if type(value) is int else value

@@ -1,1 +1,1 @@
-"""The merge of devices' updates into a supernet, and its report."""
+"""Merging of device updates into a supernet, and its report."""

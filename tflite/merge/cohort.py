@@ -1,8 +1,8 @@
-"""Decides with which weight and length each update of a cohort counts, from its medians.
+"""Decides the weight and the scale of each update by comparison with the cohort's medians.
 
-Nobody can tell what a phone really did, but a cohort of phones can be compared: most of them are
-honest, so that an honest update lies near the median. The limits are wide enough that a cohort of
-ordinary spread is merged as it is, to the bit.
+A server cannot verify what a phone really did, but it can compare the phones of a cohort: most are
+honest, so an honest update lies near the median. The limits are wide enough that a cohort of
+ordinary spread is merged unchanged, bit for bit.
 """
 
 import dataclasses
@@ -19,19 +19,20 @@ from tflite.format.update_file import DeviceUpdate
 
 @dataclasses.dataclass(frozen=True)
 class CohortLimits:
-    """Limits on the distance of an update from the others; all are factors.
+    """Limits on how much an update may differ from the others; all are factors.
 
     Attributes:
-      examples: Claims of examples above this multiple of the median count as that.
+      examples: Claimed numbers of examples are capped at this multiple of their median.
       far_examples: Updates that claim more than this multiple of the median are left out.
-      size: Updates larger than this multiple of the median are scaled down to it. An update's size
-        is its root mean square over the entries it covers, so that subnets of all sizes compare.
-      far_size: Updates larger than this multiple of the median are left out.
-      two: Of two updates there is no majority: the larger size is cut to this multiple of the
-        smaller, so that the mean is at most this many times as long as either of them. Claims are
-        cut to the multiple `examples` of the smaller.
-      weights: Updates whose norm is above this multiple of that of the weights they change are left
-        out, also when they are alone.
+      size: Updates larger than this multiple of the median size are scaled down to it. The size of
+        an update is its root mean square over the entries it covers, which makes subnets of all
+        sizes comparable.
+      far_size: Updates larger than this multiple of the median size are left out.
+      two: Limit for a cohort of two updates, which has no majority: the larger size is capped at
+        this multiple of the smaller one, so the mean is at most this many times as long as either
+        of them. Claimed numbers of examples are capped at `examples` times the smaller claim.
+      weights: Updates whose norm exceeds this multiple of the norm of the weights they change are
+        left out, even in a cohort of one.
     """
 
     examples: float = 4.0
@@ -47,17 +48,17 @@ class CohortLimits:
 
 
 class UpdateSummary(NamedTuple):
-    """One valid update of the cohort, without its tensors.
+    """A valid update of a cohort, without its tensors.
 
     Attributes:
-      name: Its path, or its client or identity if it came as an object.
-      source: From where its tensors are read again.
+      name: Path of the update; for an update object, its client name or identity.
+      source: Source to read the tensors from again.
       identity: `DeviceUpdate.identity`.
       base_hash: `DeviceUpdate.base_hash`.
-      architecture: The subnet that it trained.
-      examples: Number of examples that it claims.
-      norm: L2 norm of its delta.
-      size: Root mean square of its delta over the entries it covers.
+      architecture: Architecture of the trained subnet.
+      examples: Claimed number of training examples.
+      norm: L2 norm of the delta.
+      size: Root mean square of the delta over the entries it covers.
       weights_norm: L2 norm of the supernet's weights in these entries.
     """
 
@@ -76,9 +77,10 @@ class Decision(NamedTuple):
     """Decision on how much an update counts.
 
     Attributes:
-      examples: Number of examples that it counts for.
-      scale: Factor of its delta, at most 1.
-      reason: Why it is left out: what was expected, received and what to do; else empty.
+      examples: Number of examples that the update counts for.
+      scale: Factor that scales the delta, at most 1.
+      reason: Reason for leaving the update out: what was expected, what was received and what to
+        do; empty if the update is used.
     """
 
     examples: int
@@ -94,24 +96,24 @@ def decide(
     compare_examples: bool = True,
     compare_sizes: bool = True,
 ) -> list[Decision]:
-    """Compares updates with each other.
+    """Decides how much each update counts by comparing the updates with each other.
 
     Args:
-      summaries: The updates of the cohort.
-      limits: How far they may lie apart; None to use all as they are.
-      max_examples: Number of examples above which a claim counts as that, in place of the limit of
-        claims.
-      clip_norm: L2 norm to which longer updates are scaled down, in place of the limit of sizes.
-      compare_examples: Whether claims of examples matter.
-      compare_sizes: Whether sizes are compared here.
+      summaries: Updates of the cohort.
+      limits: Limits on how much updates may differ; None to use all unchanged.
+      max_examples: Maximum number of examples that an update counts for, in place of
+        `limits.examples`.
+      clip_norm: L2 norm that longer updates are scaled down to, in place of `limits.size`.
+      compare_examples: Whether to compare claimed numbers of examples.
+      compare_sizes: Whether to compare sizes.
 
     Returns:
-      A decision on each update.
+      The decision on each update.
     """
     claims = _Bounds(math.inf, math.inf)
     sizes = _Bounds(math.inf, math.inf)
     if limits is not None:
-        # An update of zeros moves nothing, and must not make all others look large.
+        # Updates of zeros are ignored here, since they would make all others look large.
         moving = [summary.size for summary in summaries if summary.size > 0]
         if compare_sizes:
             sizes = _bounds(moving, limits.size, limits.far_size, limits.two)
@@ -126,7 +128,7 @@ def decide(
 
 
 class _Bounds(NamedTuple):
-    """Above `most` a value is cut to it, above `far` its update is left out."""
+    """Bounds on a value: above `most` it is capped, above `far` its update is left out."""
 
     most: float
     far: float

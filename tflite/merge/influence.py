@@ -1,10 +1,10 @@
-"""Bounds how far one update can carry the mean of all, and how much of it it can undo.
+"""Bounds how much one update can enlarge the mean of all updates or cancel the other updates.
 
-An update that points against the others makes each of them look as if it were the one that undoes
-the rest. Therefore only few are ever cut: the quarter that agrees least with the others, for what
-it undoes, and the quarter whose part of the sum is largest, for how far it carries the mean. One
-hostile update is among them, or it is no longer than an honest one and agrees with the others
-better than an honest one.
+An update that opposes the others makes each honest update look as if it opposed the rest.
+Therefore only a few updates are ever reduced: the quarter that agrees least with the others, to
+limit how much of the mean it cancels, and the quarter with the largest contributions to the sum, to
+limit how much it enlarges the mean. A single hostile update is either among these, or it is no
+longer than an honest update and agrees with the others better than an honest update does.
 """
 
 import math
@@ -13,25 +13,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-# An update may make the mean at most this many times as long as it is without the update.
+# Maximum factor by which an update may increase the length of the mean without the update.
 LARGEST_GROWTH = 2.0
-# An update that leaves less than `LEAST_REST` of what the mean is without it is cut until it leaves
-# `REST_AFTER_CUT`: one that is cut shall not make others look as if they were hostile.
+# An update that leaves less than the fraction `LEAST_REST` of the mean without it is reduced until
+# it leaves `REST_AFTER_CUT`. The stricter target keeps a reduced update from making others look
+# hostile.
 LEAST_REST = 0.25
 REST_AFTER_CUT = 0.5
-# Share of the updates, rounded down but at least one, that may be cut for either reason.
+# Fraction of the updates, rounded down but at least one, that may be reduced for either reason.
 SUSPECTED = 0.25
-# The factor is found to 2^-20 by halving.
+# Number of bisection steps, which find the share to within 2^-20.
 _HALVINGS = 20
 
 
 class Row(NamedTuple):
-    """One update, over all entries of the supernet in one row.
+    """An update as one row of all entries of the supernet.
 
     Attributes:
-      values: Its delta, float64 `(entries,)`; 0 where it covers nothing.
-      covered: Which entries it covers, bool `(entries,)`.
-      weight: Its weight in the mean.
+      values: Delta of the update, float64 `(entries,)`; 0 in entries that it does not cover.
+      covered: Mask of the entries that the update covers, bool `(entries,)`.
+      weight: Weight of the update in the mean.
     """
 
     values: np.ndarray
@@ -40,21 +41,22 @@ class Row(NamedTuple):
 
 
 def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[float]:
-    """Returns the share of its weight with which each update of three or more counts.
+    """Returns the share with which each of three or more updates counts.
 
-    An update with the share t counts for t times its weight and with t times its delta. With c the
-    mean without it and m the mean with it, m . c >= |c|^2 / 4 then holds for the quarter that
-    agrees least, and |m| <= 2 |c| for the quarter whose part of the sum is largest; both for one
-    whose part is larger than those of all others together. Means are taken over the entries that
-    other updates cover too: what an update alone covers cannot be compared.
+    With share t, an update counts with t times its weight and t times its delta. Let c be the mean
+    without the update and m the mean with it. The shares ensure m . c >= |c|^2 / 4 for the quarter
+    that agrees least, |m| <= 2 |c| for the quarter with the largest contributions to the sum, and
+    both for an update whose contribution exceeds those of all others together. The means are taken
+    over the entries that other updates cover too, since an entry that only one update covers cannot
+    be compared.
 
     Args:
-      read_row: For each update a function that reads it; each is called up to four times, so that
-        one update is held at a time.
+      read_row: Function for each update that reads it. Each is called up to four times, so that
+        only one update is in memory at a time.
       divisor: One of `slicing.DIVISORS`.
 
     Returns:
-      Shares from 0 to 1; 1 for updates that are not cut.
+      Shares from 0 to 1; 1 for updates that are not reduced.
     """
     sums, directions, lengths = _Sums(divisor), 0.0, 0.0
     for read in read_row:
@@ -67,7 +69,7 @@ def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[
         row = read()
         shared = row.covered & (sums.counts > 1)
         own = _direction(row)
-        # Where fewer cover an entry, the sum of directions is shorter.
+        # The mean and not the sum, which is smaller where fewer updates cover an entry.
         others = (directions - own)[shared] / (sums.counts[shared] - 1)
         agreements.append(_quotient(own[shared] @ others, _norm(own[shared]) * _norm(others)))
         part = np.abs(row.values[shared]) * row.weight
@@ -91,7 +93,7 @@ def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[
 
 
 class _Sums:
-    """The sum of some updates, for each entry: weighted values, weights, and their number."""
+    """Sums over updates for each entry: weighted values, weights, and number of updates."""
 
     def __init__(self, divisor: str):
         self.covering = divisor == "coverage"
@@ -109,7 +111,7 @@ def _cut(row: Row, share: float) -> Row:
 
 
 def _largest_share(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> float:
-    """Returns the share with which an update may be added to a sum of others."""
+    """Returns the largest share with which an update may be added to the sums of the others."""
     shared = row.covered & (sums.counts > 0)
     totals, own = sums.totals[shared], row.values[shared]
     weights = np.broadcast_to(sums.weights, shared.shape)[shared]
@@ -140,7 +142,7 @@ def _largest_share(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> flo
 
 
 def _direction(row: Row) -> np.ndarray:
-    """Returns the delta with a root mean square of 1 over the entries that it covers."""
+    """Returns the delta, scaled to a root mean square of 1 over the entries that it covers."""
     size = _norm(row.values) / math.sqrt(np.count_nonzero(row.covered))
     return row.values / (size or 1.0)
 

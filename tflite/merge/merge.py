@@ -1,4 +1,4 @@
-"""Merges what phones learned into the supernet: a round whose clients sent files."""
+"""Merges phones' updates into the supernet, like a federated round whose clients send files."""
 
 import functools
 import math
@@ -49,49 +49,50 @@ def merge_updates(
     class_names: Sequence[str] | None = None,
     noise: Callable[[Overlap], Overlap] | None = None,
 ) -> MergeReport:
-    """Adds the mean of devices' updates to the supernet's weights, as a federated round does.
+    """Adds the mean of device updates to the supernet's weights, as a federated round does.
 
-    The arithmetic is that of a round (`slicing.overlap`, `slicing.average`), so that one device's
-    update changes the supernet to the same bits. Updates are read several times and held one at a
-    time, so that memory does not grow with their number; those that an iterator gives as objects
-    wait in temporary files. An update that cannot be used is reported and left out.
+    The arithmetic is that of a round (`slicing.overlap`, `slicing.average`), so a single device's
+    update changes the supernet to the same bits. Updates are read several times but held one at a
+    time, so memory does not grow with their number; update objects from an iterator are kept in
+    temporary files meanwhile. Updates that cannot be used are left out and reported.
 
-    Updates are bounded by comparison with each other, see `CohortLimits`, and of
-    three or more those that more than double what the others change, or undo it, are cut, see
-    `influence.trusted_shares`.
+    Updates are bounded by comparison with each other (see `CohortLimits`). Among three or more,
+    updates that more than double or cancel the others' mean are reduced (see
+    `influence.trusted_shares`).
 
     Args:
-      supernet: The supernet whose weights are changed; not at all if an error is raised.
-      base_hash: `checkpoint.fingerprint` of the supernet that the devices' subnets were cut from.
-      updates: Files, or updates already read, of any mix of architectures.
-      aggregation: One of `slicing.DIVISORS`: whether an entry's mean runs over the updates that
-        cover it, or over all.
-      weighting: One of `slicing.WEIGHTINGS`: whether an update counts by its examples or all count
-        the same.
-      clip_norm: Largest L2 norm of an update; a longer one is scaled down to it. By default a
-        multiple of the median of the updates' sizes.
-      max_examples: Number of examples above which a claim counts as that. By default a multiple of
-        the median of the claims.
-      poisoned: Share of the updates that may be poisoned, below 0.5; the updates farthest from the
-        others are set aside as in a federated round, see `fedsup_tf.robust`, in place of `limits`
-        of sizes. Needs 3 updates; the smallest subnet's part of each is held in memory.
-      limits: How far updates may lie apart; None if whoever sent them is trusted.
-      already_merged: Identities of updates that are in the supernet, to be rejected.
-      older: Fingerprints of earlier supernets of the same training, with the factor, above 0 and up
-        to 1, of the deltas of updates that started from them.
-      class_names: The supernet's classes. Updates with others are rejected, since their labels
-        mean something else. By default they are not compared.
-      noise: Adds noise to the sum of the updates, for differential privacy. Needs a `clip_norm`,
-        the weighting `"uniform"`, and nothing that compares updates: no `limits`, `poisoned` share
-        or `older` ones.
+      supernet: Supernet to update; if an error is raised, its weights are unchanged.
+      base_hash: `checkpoint.fingerprint` of the supernet that the devices' subnets were extracted
+        from.
+      updates: Paths of update files or `DeviceUpdate` objects, of any mix of architectures.
+      aggregation: One of `slicing.DIVISORS`: the mean of an entry is taken over the updates that
+        cover it, or over all updates.
+      weighting: One of `slicing.WEIGHTINGS`: updates are weighted by their number of examples, or
+        equally.
+      clip_norm: Maximum L2 norm of an update; longer updates are scaled down to it. By default, a
+        multiple of the median size limits the size of an update.
+      max_examples: Maximum number of examples that an update counts for. By default, a multiple of
+        the median number of claimed examples.
+      poisoned: Fraction of the updates that may be poisoned, below 0.5. The updates farthest from
+        the others are set aside as in a federated round (see `fedsup_tf.robust`), instead of being
+        limited in size by `limits`. Requires 3 updates; the part of each update in the smallest
+        subnet is held in memory.
+      limits: Limits on how much updates may differ; None if all senders are trusted.
+      already_merged: Identities of updates that the supernet already contains; they are rejected.
+      older: Maps fingerprints of earlier supernets of the same training to the factor, above 0 and
+        at most 1, that scales the deltas of updates that started from them.
+      class_names: Class names of the supernet. Updates with other class names are rejected, since
+        their labels have another meaning. By default, class names are not compared.
+      noise: Function that adds noise to the sum of the updates, for differential privacy. Requires
+        `clip_norm`, the weighting `"uniform"` and `limits=None`, without `poisoned` and `older`.
 
     Returns:
-      A report of what was used and what was not.
+      A report of the used, rejected and duplicate updates.
 
     Raises:
       NothingToMergeError: If no update can be used.
-      TooFewUpdatesError: If a poisoned share is given, and fewer than 3 can be.
-      ValueError: If a choice is unknown, or the result is not finite.
+      TooFewUpdatesError: If `poisoned` is given and fewer than 3 updates are valid.
+      ValueError: If an argument is invalid, or the resulting weights are not finite.
     """
     _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned)
     _check_factors(older)
@@ -190,7 +191,7 @@ def _check_factors(older: Mapping[str, float]) -> None:
 
 
 def _set_poisoned_aside(cohort: Cohort, decisions: list[Decision], poisoned: float):
-    """Returns the decisions of a robust mean; numbers of examples stay as they were decided."""
+    """Returns the decisions updated by a robust mean, with unchanged numbers of examples."""
     count = len(cohort.summaries)
     if count < 3:
         raise TooFewUpdatesError(
@@ -221,7 +222,7 @@ def _set_poisoned_aside(cohort: Cohort, decisions: list[Decision], poisoned: flo
 def _sum(
     supernet, weighted: Sequence[WeightedUpdate], rejected: list[RejectedUpdate]
 ) -> tuple[Overlap, list[WeightedUpdate]]:
-    """Adds up the updates; one that spoils the sum is rejected."""
+    """Sums the updates; unreadable ones and those that overflow the sum are added to `rejected`."""
     overlaps, counted = slicing.no_overlap(supernet.grids), []
     for update in weighted:
         try:
@@ -249,7 +250,7 @@ def _is_finite(value) -> bool:
 
 
 def _reach(supernet, architectures: Iterable[Architecture]) -> dict[str, TensorCoverage]:
-    """Counts how many updates cover each tensor's entries."""
+    """Computes how many updates cover the entries of each tensor."""
     grids = supernet.grids
     counts = slicing.count_covering(grids, map(supernet.slices, architectures))
     reach = {}

@@ -1,4 +1,4 @@
-"""The report of a merge of devices' updates, for people and for JSON."""
+"""Report of a merge of device updates, as objects and as JSON."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -7,16 +7,16 @@ from fedsup_tf.architecture import Architecture
 
 
 class UsedUpdate(NamedTuple):
-    """An update that is in the mean.
+    """An update that is included in the mean.
 
     Attributes:
-      name: Its path, or its client or identity if it came as an object.
+      name: Path of the update; for an update object, its client name or identity.
       identity: `DeviceUpdate.identity`.
-      architecture: The subnet that it trained.
-      examples: Number of examples that it claims.
-      norm: L2 norm of its delta as it came.
-      believed_examples: Number of examples that it counted for.
-      scale: Factor by which its delta was scaled down; 1 if it was taken as it came.
+      architecture: Architecture of the trained subnet.
+      examples: Claimed number of training examples.
+      norm: L2 norm of the delta before scaling.
+      believed_examples: Number of examples that the update counted for.
+      scale: Factor that scaled the delta down; 1 if the delta was used unchanged.
     """
 
     name: str
@@ -29,11 +29,11 @@ class UsedUpdate(NamedTuple):
 
 
 class RejectedUpdate(NamedTuple):
-    """An update that is not in the mean.
+    """An update that is not included in the mean.
 
     Attributes:
-      name: Its path, or its client or identity if it came as an object.
-      reason: A sentence: what was expected, what was received and what to do.
+      name: Path of the update; for an update object, its client name or identity.
+      reason: Explanation: what was expected, what was received and what to do.
     """
 
     name: str
@@ -41,11 +41,11 @@ class RejectedUpdate(NamedTuple):
 
 
 class DuplicateUpdate(NamedTuple):
-    """An update that came again, counted once.
+    """A repeated update, which is counted once.
 
     Attributes:
-      name: Its path, or its client or identity if it came as an object.
-      of: The name under which it came first.
+      name: Path of the update; for an update object, its client name or identity.
+      of: Name of the first occurrence of the same update.
     """
 
     name: str
@@ -53,11 +53,11 @@ class DuplicateUpdate(NamedTuple):
 
 
 class UnmergedError(ValueError):
-    """Updates are not merged; the supernet is unchanged.
+    """Raised when updates cannot be merged; the supernet is unchanged.
 
     Attributes:
-      rejected: The updates that cannot be used, and why.
-      duplicates: Those that came more than once.
+      rejected: Updates that cannot be used, with reasons.
+      duplicates: Repeated updates.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class UnmergedError(ValueError):
 
 
 class NothingToMergeError(UnmergedError):
-    """No update can be merged."""
+    """Raised when no update can be merged."""
 
 
 class TooFewUpdatesError(UnmergedError):
-    """More valid updates are needed before any is merged."""
+    """Raised when there are too few valid updates to merge any."""
 
 
 class TensorCoverage(NamedTuple):
     """Coverage of a tensor of the supernet by the updates.
 
     Attributes:
-      updates: The greatest number of updates that cover one entry.
-      share: Share of the entries that any update covers.
+      updates: Maximum number of updates that cover the same entry.
+      share: Fraction of the entries that at least one update covers.
     """
 
     updates: int
@@ -93,13 +93,13 @@ class TensorCoverage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MergeReport:
-    """Lists what a merge did with each update.
+    """Outcome of a merge for each update.
 
     Attributes:
-      used: The updates in the mean.
-      rejected: Those that are not, and why.
-      duplicates: Those that came more than once.
-      coverage: Of each tensor of the supernet.
+      used: Updates that are included in the mean.
+      rejected: Updates that are not included, with reasons.
+      duplicates: Repeated updates.
+      coverage: Coverage of each tensor of the supernet, by name.
     """
 
     used: tuple[UsedUpdate, ...]
@@ -108,7 +108,7 @@ class MergeReport:
     coverage: dict[str, TensorCoverage]
 
     def to_fields(self) -> dict[str, Any]:
-        """Returns the report as objects, lists and numbers that JSON knows."""
+        """Returns the report as JSON values."""
         used = [
             {**update._asdict(), "architecture": update.architecture.fields()}
             for update in self.used

@@ -1,4 +1,4 @@
-"""Reads the updates that phones sent, and keeps what is needed to compare them."""
+"""Reads the updates that phones sent and summarizes them for comparison."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from tflite.format.update_file import (
 from tflite.merge.cohort import UpdateSummary
 from tflite.merge.merge_report import DuplicateUpdate, RejectedUpdate
 
-# Reasons quote what a file says, which may be long.
+# Maximum length of a rejection's reason, which may quote long text from a file.
 _REASON_LENGTH = 400
 
 
@@ -29,11 +29,11 @@ class Cohort(NamedTuple):
     """The updates that were read.
 
     Attributes:
-      summaries: The valid ones.
-      rejected: Those that cannot be used, with the reason.
-      duplicates: Those that came before.
-      cores: The smallest subnet's part of each valid one, if asked for.
-      places: Where each name came first.
+      summaries: Summaries of the valid updates.
+      rejected: Updates that cannot be used, with reasons.
+      duplicates: Repeated updates.
+      cores: Part of each valid update in the smallest subnet, if requested; otherwise empty.
+      places: Position of the first update of each name.
     """
 
     summaries: list[UpdateSummary]
@@ -44,7 +44,7 @@ class Cohort(NamedTuple):
 
 
 def subnet_shapes(supernet: Supernet, architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the tensors that a subnet has, by name."""
+    """Returns the shapes of a subnet's tensors by name, without absent tensors."""
     slices = supernet.slices(architecture)
     return {name: part.size for name, part in slices.items() if 0 not in part.size}
 
@@ -65,17 +65,17 @@ def read_cohort(
     older: Collection[str] = (),
     class_names: Sequence[str] | None = None,
 ) -> Cohort:
-    """Reads all updates once, one at a time, and keeps what is needed to compare them.
+    """Reads all updates once, one at a time, and summarizes them for comparison.
 
     Args:
-      supernet: The supernet that they are merged into.
-      base_hash: `checkpoint.fingerprint` of the supernet that they must have started from.
-      updates: Files, or updates already read.
-      already_merged: Identities of updates to be rejected.
-      folder: Where updates wait that an iterator gives as objects.
-      with_cores: Whether the smallest subnet's part of each is kept.
-      older: Fingerprints of earlier supernets that they may have started from, too.
-      class_names: The supernet's, which those of updates must be; None if they are not known.
+      supernet: Supernet that the updates will be merged into.
+      base_hash: `checkpoint.fingerprint` of the supernet that updates must have started from.
+      updates: Paths of update files or `DeviceUpdate` objects.
+      already_merged: Identities of updates to reject.
+      folder: Folder for temporary files of update objects from an iterator.
+      with_cores: Whether to keep the part of each update in the smallest subnet.
+      older: Fingerprints of earlier supernets that updates may also have started from.
+      class_names: Class names that updates must have; None to accept any.
     """
     cohort, first_names = Cohort([], [], [], [], {}), {}
     for number, source in enumerate(updates):
@@ -103,13 +103,13 @@ def read_cohort(
         cohort.summaries.append(_summary(supernet, name, kept, update))
         if with_cores:
             cohort.cores.append(_core(supernet, update))
-        # Not held while the next one is made.
+        # Frees the update before the next one is created.
         del source, update, kept
     return cohort
 
 
 def load_update(source: str | os.PathLike | DeviceUpdate, supernet: Supernet) -> DeviceUpdate:
-    """Returns the update if it is one of the supernet's search space."""
+    """Loads an update and checks that it belongs to the supernet's search space."""
     shapes_of = functools.partial(subnet_shapes, supernet)
     if not isinstance(source, DeviceUpdate):
         return read_update(source, supernet.space, shapes_of)
@@ -151,23 +151,23 @@ def _summary(supernet, name, source, update) -> UpdateSummary:
 
 
 def _norm(parts) -> float:
-    # In float64, since squares of large float32 values overflow.
+    # In float64, since squares of large values overflow float32.
     squares = (float(np.sum(np.square(part, dtype=np.float64))) for part in map(np.asarray, parts))
     return math.fsum(squares) ** 0.5
 
 
 def whole_delta(supernet: Supernet, update: DeviceUpdate) -> dict[str, np.ndarray]:
-    """Returns the update's tensors for all names, those that the subnet has not with size 0."""
+    """Returns the update's tensors under all names, with size 0 for tensors the subnet lacks."""
     slices = supernet.slices(update.architecture)
     absent = {name: np.zeros(part.size, np.float32) for name, part in slices.items()}
     return {**absent, **update.delta}
 
 
 def _core(supernet, update) -> np.ndarray:
-    """Returns the update's values of the smallest subnet, in one row, of unit scale."""
+    """Returns the update's values in the smallest subnet as one row with maximum magnitude 1."""
     slices = supernet.slices(update.architecture)
     placed = slicing.place(whole_delta(supernet, update), slices, supernet.weight_shapes)
     core = slicing.take(placed, supernet.slices(supernet.space.smallest()))
     row = np.concatenate([np.ravel(core[name]) for name in supernet.weight_shapes])
-    # Only the direction counts, and squares of large float32 values overflow.
+    # Only the direction matters, and squares of large values would overflow float32.
     return row / np.float32(np.abs(row).max(initial=0) or 1)

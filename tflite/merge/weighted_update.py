@@ -1,4 +1,4 @@
-"""An update that counts in a merge, with its weight."""
+"""An update that is included in a merge, with its weight."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from tflite.merge.received_updates import load_update, whole_delta
 
 
 class WeightedUpdate(NamedTuple):
-    """A valid update that counts.
+    """A valid update that is included in a merge.
 
     Attributes:
-      summary: The update, without its tensors.
-      decision: With how many examples and which length it counts.
-      weight: Its weight in the mean.
+      summary: Summary of the update, without its tensors.
+      decision: Number of examples and scale with which the update counts.
+      weight: Weight of the update in the mean.
     """
 
     summary: UpdateSummary
@@ -26,7 +26,7 @@ class WeightedUpdate(NamedTuple):
     weight: float
 
     def cut_to(self, share: float) -> "WeightedUpdate":
-        """Returns it with that share of its weight and of its delta."""
+        """Returns the update with its weight and its delta multiplied by `share`."""
         if share == 1:
             return self
         examples = round(share * self.decision.examples)
@@ -34,13 +34,13 @@ class WeightedUpdate(NamedTuple):
         return WeightedUpdate(self.summary, decision, float(np.float32(share * self.weight)))
 
     def contribution(self, supernet: Supernet) -> slicing.Overlap:
-        """Reads the update again and returns its part of the weighted sum."""
+        """Rereads the update and returns its contribution to the weighted sum."""
         delta, slices = self._read(supernet)
         weight = tf.constant(self.weight, tf.float32)
         return slicing.overlap(delta, slices, supernet.grids, weight)
 
     def row(self, supernet: Supernet) -> Row:
-        """Reads the update again and returns it over all entries of the supernet."""
+        """Rereads the update and returns it as a row of all entries of the supernet."""
         delta, slices = self._read(supernet)
         values, covered = [], []
         for name, shape in supernet.weight_shapes.items():

@@ -1,1 +1,1 @@
-"""Measurements: latency tables of parts, engines side by side."""
+"""Measurements: latency tables of subnet parts, and comparisons of engines."""

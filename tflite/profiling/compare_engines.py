@@ -1,7 +1,7 @@
 """Compares time, memory and size of an exported model with TensorFlow and with a Flex export.
 
-Each measurement runs in a process of its own: memory, since a process reports its peak alone, and
-time, since on a phone no threads of another engine disturb those of the runtime.
+Each measurement runs in a separate process: memory, since only the peak of a process is known, and
+time, since on a phone no threads of another engine slow down the runtime.
 """
 
 import importlib.util
@@ -36,20 +36,20 @@ def measure(
 ) -> dict[str, Any]:
     """Measures an exported file.
 
-    Engines take turns of some calls, so that other load of the machine affects all of them. Results
-    for two threads on a busy machine mean little, since the runtime's threads spin.
+    Engines alternate every few calls, so that other load on the machine affects all of them.
+    Results for two threads on a busy machine mean little, since the runtime's threads spin.
 
     Args:
-      path: A file that `export_tflite` wrote.
-      subnet: The subnet, as `Supernet.extract` returns it.
+      path: File that `export_tflite` wrote.
+      subnet: Subnet that `Supernet.extract` returned.
       preprocessing: Normalization of the images.
-      threads: Numbers of threads that engines may use. Steps of the file run on that number or on
-        one, as in `DeviceTrainer`.
-      repetitions: Number of timed calls of each signature and engine.
-      with_flex: Whether to make and measure a Flex export too.
+      threads: Numbers of threads to measure with. Training steps of the file run on that number of
+        threads or on one, as in `DeviceTrainer`.
+      repetitions: Number of timed calls per signature and engine.
+      with_flex: Whether to create and measure a Flex export too.
 
     Returns:
-      JSON values: `latency`, `memory`, `files`, and the conditions of the measurement. The entry of
+      JSON values: `latency`, `memory`, `files` and the conditions of the measurement. The entry of
       an engine that fails has an `error`.
     """
     metadata = read_metadata(path)
@@ -93,9 +93,9 @@ def measure(
 
 
 def runtime_bytes(package: str) -> int:
-    """Computes the size on disk of an installed package's shared libraries."""
+    """Computes the size on disk of an installed package's shared libraries, in bytes."""
     folder = Path(importlib.util.find_spec(package).origin).parent
-    # A library may have two names.
+    # Symbolic links are resolved, so that each library counts once.
     files = {path.resolve() for path in folder.rglob("*.so*") if path.is_file()}
     return sum(path.stat().st_size for path in files)
 
@@ -120,7 +120,7 @@ def _measure_memory(
 
 
 def _probe_memory(job: dict[str, Any]) -> dict[str, int]:
-    # -P keeps the folder's modules from hiding others.
+    # -P keeps modules in the script's folder from shadowing others.
     command = [sys.executable, "-P", str(_FOLDER / "memory_probe.py"), json.dumps(job)]
     try:
         result = subprocess.run(

@@ -1,7 +1,7 @@
 """Measures the latency of a subnet's inference and training with several engines.
 
-Each engine runs in a process of its own (`engine_worker`), and they take turns, so that other load
-of the machine affects all of them and the threads of none disturb another.
+Each engine runs in a separate process (`engine_worker`), so that its threads do not slow down
+another engine. The engines take turns, so that other load on the machine affects all of them.
 """
 
 import json
@@ -19,11 +19,11 @@ import numpy as np
 from tflite.format import signatures
 
 _ROOT = Path(__file__).parents[2]
-# Consecutive calls, as in training, before the turn of the next engine.
+# Number of consecutive calls, as in training, before it is the next engine's turn.
 _TURN = 10
 # Pause before a turn, since threads spin for a while after a call and would slow the next engine.
 _REST_SECONDS = 0.05
-# Time limit for a process to be ready, or to complete its turn.
+# Timeout for a process to become ready or to complete its turn.
 MOST_SECONDS = 900
 
 
@@ -34,12 +34,13 @@ def measure_latency(
 
     Args:
       engines: Keys of `engine_worker.ENGINES`.
-      job: The argument of `engine_worker`, without the engine.
-      repetitions: Number of timed calls of each signature and engine.
+      job: Argument of `engine_worker`, without the engine.
+      repetitions: Number of timed calls per signature and engine.
 
     Returns:
-      For each engine its name as `engine`, `threads`, and median and least milliseconds as
-      `infer_ms`, `least_infer_ms`, `train_ms` and `least_train_ms`, or an `error` in their place.
+      An entry for each engine with `engine` (its name), `threads`, and the median and minimum times
+      in milliseconds, `infer_ms`, `least_infer_ms`, `train_ms` and `least_train_ms`, or an `error`
+      in their place.
     """
     processes = [_Process({**job, "engine": name}) for name in engines]
     try:
@@ -84,12 +85,12 @@ class _Process:
         try:
             print(signature, count, file=self._process.stdin, flush=True)
         except BrokenPipeError:
-            pass  # Reading the answer finds the reason.
+            pass  # `_answer` finds the reason.
         answer = self._answer()
         self._times[signature] += json.loads(answer) if answer else []
 
     def report(self) -> dict[str, Any]:
-        """Returns the median and least milliseconds of each signature, or the error."""
+        """Returns the median and minimum milliseconds of each signature, or the error."""
         if self._error is not None:
             return {"error": self._error}
         report = {}
@@ -104,7 +105,7 @@ class _Process:
         self._messages.close()
 
     def _answer(self) -> str:
-        """Reads the next line of the process; without one returns "" and sets `_error`."""
+        """Reads the next line of the process; if there is none, returns "" and sets `_error`."""
         output = self._process.stdout
         if not select.select([output], [], [], MOST_SECONDS)[0]:
             self._error = f"no answer within {MOST_SECONDS} s"
@@ -118,6 +119,6 @@ class _Process:
 
 
 def last_words(messages: str, code: int) -> str:
-    """Returns why a process ended: the last line of its standard error, or its exit code."""
+    """Returns the last line of a process's standard error, or the exit code if it is empty."""
     lines = messages.strip().splitlines()
     return lines[-1] if lines else f"ended with {code}"

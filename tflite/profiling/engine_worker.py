@@ -1,11 +1,11 @@
-"""Worker process that computes a subnet with one engine and reports the time of each call.
+"""Worker process that runs a subnet with one engine and reports the time of each call.
 
-Each engine has a process of its own, since spinning threads of another engine would take processor
-time from it. Argument, as one JSON object: `engine`, one
-of `ENGINES`, `path`, `flex_path` (or null), `subnet` (a checkpoint of the subnet), `preprocessing`,
-`training`, `image_shape`, `classes`, `batch_sizes`, `threads`. It prints a line once it is ready;
-then it reads lines of a signature and a number of calls, as in `train 5`, and answers each with a
-line of JSON, the milliseconds of each call.
+Each engine has a separate process, since spinning threads of another engine would take processor
+time from it. The argument is a JSON object with `engine` (one of `ENGINES`), `path`, `flex_path`
+(or null), `subnet` (path of a checkpoint of the subnet), `preprocessing`, `training`,
+`image_shape`, `classes`, `batch_sizes` and `threads`. The process prints a line once it is ready.
+Then it reads lines with a signature and a number of calls, such as `train 5`, and answers each with
+a JSON line, the list of the calls' times in milliseconds.
 """
 
 import functools
@@ -23,14 +23,14 @@ from tflite.format import signatures
 
 Call = Callable[[], Any]
 Job = Mapping[str, Any]
-# Arrays by the names of a signature's inputs.
+# Inputs of a signature by name.
 Inputs = Mapping[str, np.ndarray]
-# A learning rate of 0, so that the weights stay the same during the measurement.
+# With learning rate 0, the weights do not change during the measurement.
 _RATE = np.float32(0)
 
 
 def main(job: dict) -> None:
-    """Answers lines of the standard input until it ends."""
+    """Answers lines of standard input until it ends."""
     random = np.random.default_rng(0)
     sizes, shape = job["batch_sizes"], job["image_shape"]
     train_inputs = {
@@ -57,7 +57,7 @@ def _time(call: Call, count: int) -> list[float]:
     return times
 
 
-# Only engines that need TensorFlow load it, since a device's process has none.
+# Only engines that need TensorFlow import it, since processes on a device do not load it.
 
 
 def _exported(job: Job, infer_inputs: Inputs, train_inputs: Inputs) -> dict[str, Call]:
@@ -108,7 +108,7 @@ def _tensorflow_gradients(job: Job, infer_inputs: Inputs, train_inputs: Inputs) 
 def _tensorflow(
     job: Job, infer_inputs: Inputs, train_inputs: Inputs, forward: Callable
 ) -> dict[str, Call]:
-    """Returns inference and a step of SGD as is fastest in TensorFlow: in place, on variables."""
+    """Returns inference and an SGD step in TensorFlow's fastest form: in-place on variables."""
     import tensorflow as tf
 
     from fedsup_tf.data.preprocessing import Preprocessing
@@ -161,7 +161,7 @@ def _tensorflow(
     }
 
 
-# Engines by their names in reports.
+# Engines by the names used in reports.
 FILE, FLEX = "the file", "Flex export"
 ENGINES = {
     FILE: _exported,

@@ -1,6 +1,6 @@
-"""Exports a net as TensorFlow's guide describes, with its own gradients and the Flex delegate.
+"""Exports a net as TensorFlow's guide describes, with TensorFlow's gradients and the Flex delegate.
 
-It serves as the baseline for the export with builtin operators alone.
+It is the baseline for the export with only builtin operators.
 """
 
 import os
@@ -17,12 +17,12 @@ from tflite.format import signatures
 
 
 class StockModel(tf.Module):
-    """A subnet with TensorFlow's own gradients, a signature for training and one for inference."""
+    """A subnet with TensorFlow's own gradients and signatures for training and inference."""
 
     def __init__(self, subnet: Supernet, preprocessing: Preprocessing, training: LocalTraining):
-        """Makes the model of a subnet that `Supernet.extract` returned."""
+        """Creates the model of a subnet that `Supernet.extract` returned."""
         super().__init__()
-        # In a function, since the whole Keras model would be saved with this module otherwise.
+        # In a function, since the whole Keras model would otherwise be saved with this module.
         self._subnet = lambda: subnet
         self._preprocessing = preprocessing
         self._training = training
@@ -31,7 +31,7 @@ class StockModel(tf.Module):
         self._momenta = {name: tf.Variable(tf.zeros_like(v)) for name, v in weights.items()}
 
     def infer(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Computes logits with the mean squares of the batch."""
+        """Computes logits, normalized with the mean squares of the batch."""
         weights = {name: value.read_value() for name, value in self.variables_by_name.items()}
         computed = reference.compute(self._subnet(), weights, self._preprocessing.normalize(images))
         return {signatures.LOGITS: computed.logits}
@@ -39,7 +39,7 @@ class StockModel(tf.Module):
     def train(
         self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Trains one step of SGD and returns the loss."""
+        """Runs one step of SGD and returns the loss."""
         training = self._training
         weights = {name: value.read_value() for name, value in self.variables_by_name.items()}
         loss, gradients, _ = reference.loss_and_gradients(
@@ -67,11 +67,11 @@ def export_stock(
     """Writes a `.tflite` that needs the Flex delegate.
 
     Args:
-      path: Where to write.
-      subnet: The subnet, as `Supernet.extract` returns it.
+      path: File to write.
+      subnet: Subnet that `Supernet.extract` returned.
       preprocessing: Normalization of the images.
       training: Hyper-parameters of a step.
-      batch_sizes: Images in a call, by signature.
+      batch_sizes: Number of images per call, by signature.
     """
     model = StockModel(subnet, preprocessing, training)
     infer_images, train_images = (

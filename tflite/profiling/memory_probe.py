@@ -1,9 +1,8 @@
-"""Script that trains an exported model and prints its memory as one line of JSON.
+"""Script that trains an exported model and prints its memory use as one line of JSON.
 
-It runs in a process of its own and loads NumPy and a runtime alone, so that it measures their
-memory.
-Arguments, as one JSON object: `path`, `runtime` (one of `device.runtime`), `image_shape`,
-`batch`, `steps`, `threads`.
+It runs in a separate process that loads only NumPy and a runtime, so that it measures only their
+memory. The argument is a JSON object with `path`, `runtime` (one of `device.runtime`),
+`image_shape`, `batch`, `steps` and `threads`.
 """
 
 import importlib
@@ -16,7 +15,7 @@ import numpy as np
 
 
 def main(job: dict) -> dict:
-    """Runs the steps and returns the peaks of resident memory in bytes, before and after them."""
+    """Runs the steps; returns the peak resident memory in bytes, before and after them."""
     if job["runtime"] == "tensorflow":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         import tensorflow as tf
@@ -44,7 +43,7 @@ def main(job: dict) -> dict:
 
 
 def _peak_bytes() -> int:
-    # On Linux getrusage includes the memory of the process that started this one.
+    # On Linux, getrusage includes the memory of the parent process.
     if os.path.exists("/proc/self/status"):
         with open("/proc/self/status", encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file)

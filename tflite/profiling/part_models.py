@@ -1,7 +1,7 @@
 """The models that a latency table is measured on: parts of subnets, and whole subnets.
 
-`write_part_models` puts all of them into one file, so that a phone can measure its own table: a zip
-archive, its entries stored as they are, of `parts.json` and the `.tflite` files that it names:
+`write_part_models` writes all of them into one file, so that a phone can measure its own table. The
+file is an uncompressed zip archive of `parts.json` and the `.tflite` files that it names:
 
     {"kind": "fedsup-tf parts", "version": 1,
      "space": {...},                      as `SearchSpace.to_json` writes it
@@ -10,10 +10,10 @@ archive, its entries stored as they are, of `parts.json` and the `.tflite` files
                  "rows": [{"kind": "stem"}, {"kind": "stage", "stage": 0, ...}]}, ...],
      "subnets": [{"entry": "subnet_0.tflite", "rows": [0, 3, 17], "fitted": false}, ...]}
 
-A row is that of a latency table without its milliseconds. A group's signatures are `infer_N` and
-`train_N`, of a part that computes nothing for N = 0 and of its rows from 1 on. The `rows` of a
-subnet are the numbers of its parts among the rows of all groups. Factors are fitted on the subnets
-that are `fitted`, and the table's errors are measured on the others.
+A row is a row of a latency table without the milliseconds. The signatures of a group are `infer_N`
+and `train_N`: N = 0 is a part that computes nothing, N = 1 is the first row, and so on. The `rows`
+of a subnet are the indices of its parts among the rows of all groups. Factors are fitted on the
+subnets that are `fitted`, and the errors of the table are measured on the others.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from tflite.profiling.part_module import NOTHING, PartModel
 ENTRY = "parts.json"
 KIND = "fedsup-tf parts"
 VERSION = 1
-# Parts in a file; each conversion has a fixed cost, and its memory grows with the file.
+# Each conversion has a fixed cost, but its memory grows with the number of parts in a file.
 PARTS_IN_A_FILE = 6
 
 
@@ -50,10 +50,10 @@ class Conditions:
     """Conditions of a measurement.
 
     Attributes:
-      train_batch_size: Images in a step of training.
-      infer_batch_size: Images in an inference.
+      train_batch_size: Number of images per training step.
+      infer_batch_size: Number of images per inference.
       threads: Number of threads of the runtime.
-      repetitions: Number of turns, of which the shortest time counts.
+      repetitions: Number of timed calls, of which the shortest counts.
     """
 
     train_batch_size: int = 16
@@ -75,7 +75,7 @@ class ModelConverter:
         """Prepares conversions.
 
         Args:
-          supernet: The supernet whose parts are converted.
+          supernet: Supernet that provides the weights and the search space.
           preprocessing: Normalization of the images.
           training: Hyper-parameters of a step.
           conditions: Conditions of the measurement.
@@ -87,9 +87,9 @@ class ModelConverter:
         self._training = training
 
     def convert_parts(self, parts: Sequence[Part]) -> bytes:
-        """Converts parts to a model of their own, with signatures `infer_N` and `train_N`.
+        """Converts parts to one model with signatures `infer_N` and `train_N`.
 
-        Those of N = 0 compute nothing, the others the parts from 1 on.
+        The signatures with N = 0 compute nothing; the parts are numbered from N = 1.
         """
         module, functions = tf.Module(), {}
         module.parts = [
@@ -102,7 +102,7 @@ class ModelConverter:
         return convert(module, functions)
 
     def export_subnet(self, architecture: Architecture) -> bytes:
-        """Exports a whole subnet, its normalizations frozen on mean squares of 1."""
+        """Exports a whole subnet with all frozen mean squares set to 1."""
         subnet = self._supernet.extract(architecture)
         ones = {
             name: np.ones(shape, np.float32)
@@ -132,14 +132,14 @@ def write_part_models(
     checked_on: Sequence[Architecture],
     on_entry: Callable[[str, int], None] = lambda name, size: None,
 ) -> None:
-    """Writes the models of a space's parts and of some subnets into one file, atomically.
+    """Atomically writes the models of all parts of a space and of some subnets into one file.
 
     Args:
-      path: The file to write.
-      converter: Converts them.
+      path: File to write.
+      converter: Converter of the models.
       fitted_on: Subnets that the two factors are fitted on.
-      checked_on: Other subnets, on which the errors are measured, at least one.
-      on_entry: Called with the name and the bytes of each model once it is written.
+      checked_on: Other subnets that the errors are measured on, at least one.
+      on_entry: Called with the name and the size in bytes of each entry once it is written.
     """
     parts = parts_of_space(converter.space)
     conditions = dataclasses.asdict(converter.conditions)
@@ -154,7 +154,7 @@ def write_part_models(
 
     def write_entries(archive: zipfile.ZipFile) -> None:
         def add(name, data):
-            # A fixed date, so that the same models give the same bytes.
+            # With a fixed date, the same models always give the same bytes.
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
             on_entry(name, len(data))
 

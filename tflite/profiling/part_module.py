@@ -1,4 +1,4 @@
-"""Functions of a single part of a subnet on a phone: its share of `infer` and of `train`."""
+"""TensorFlow functions of a single part of a subnet: its share of `infer` and of `train`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,22 +19,22 @@ from tflite.export.conversion import trace
 from tflite.export.sgd_module import SgdModule
 from tflite.export.training_module import score
 
-# A part that computes nothing, to measure the cost of a call itself.
+# A part that computes nothing, to measure the overhead of a call.
 NOTHING = Part("nothing")
 
 
 class PartModel(SgdModule):
     """A part of a subnet with its variables, as in `training_module.TrainingModule`.
 
-    Inference folds the frozen mean squares into the kernels. A step of training computes the part,
-    its gradients in the weights and in its inputs (except for images), and updates the weights.
-    Inputs and upstream gradients, which other parts would compute, are arguments. The result is a
-    single value that depends on all outputs, so that no operation is removed and nothing large is
-    copied.
+    Inference folds the frozen mean squares into the kernels. A training step computes the part and
+    its gradients with respect to the weights and the inputs (except for images), and updates the
+    weights. Inputs and upstream gradients, which other parts would compute, are arguments. The
+    result is a single value that depends on all outputs, so no operation is optimized away and
+    nothing large is copied.
 
     Attributes:
-      compute: Returns the part's outputs and mean squares of its weights, inputs and the weights of
-        its images.
+      compute: Function that maps weights, inputs and sample weights to the part's outputs and mean
+        squares.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class PartModel(SgdModule):
         preprocessing: Preprocessing,
         training: LocalTraining,
     ):
-        """Makes the part with the supernet's weights.
+        """Creates the part with the supernet's weights.
 
         Args:
-          supernet: The supernet of the part.
+          supernet: Supernet that provides the weights and the search space.
           part: One of `parts_of_space`, or `NOTHING`.
           preprocessing: Normalization of the images that enter the stem.
           training: Hyper-parameters of a step.
@@ -67,14 +67,14 @@ class PartModel(SgdModule):
         self.compute = _compute(subnet, part, preprocessing)
 
     def infer(self, batch_size: int) -> Any:
-        """Traces the share of `infer`, a function of `inputs`."""
+        """Traces the part's share of `infer`, a function of `inputs`."""
         return trace(self._infer, self._inputs(batch_size))
 
     def train(self, batch_size: int) -> Any:
-        """Traces the share of `train`.
+        """Traces the part's share of `train`.
 
-        It is a function of `inputs`, `upstream` (for the head: labels), `sample_weights` and
-        `learning_rate`.
+        It is a function of `inputs`, `upstream` (labels for the head, otherwise gradients),
+        `sample_weights` and `learning_rate`.
         """
         return trace(
             self._train,
@@ -152,7 +152,7 @@ class PartModel(SgdModule):
         return slopes, mean_squares, result + sum(map(_first, before))
 
 
-# Maps weights by name, inputs and sample weights to outputs, and mean squares by name.
+# Maps weights by name, inputs and sample weights to outputs and mean squares by name.
 _Compute = Callable[[Mapping[str, tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, dict]]
 
 
@@ -183,7 +183,7 @@ def _compute(subnet: Supernet, part: Part, preprocessing: Preprocessing) -> _Com
 
 
 def _architecture_with(space: SearchSpace, part: Part) -> Architecture:
-    """Returns the smallest subnet that has the part."""
+    """Returns the smallest architecture that has the part."""
     smallest = space.smallest()
     widths, depths, kernels = map(list, (smallest.widths, smallest.depths, smallest.kernels))
     if part.kind == "stage":
@@ -199,7 +199,7 @@ def _architecture_with(space: SearchSpace, part: Part) -> Architecture:
 
 
 def _prefixes(subnet: Supernet, part: Part) -> tuple[str, ...]:
-    """Returns the prefixes of the names of the part's tensors."""
+    """Returns the name prefixes of the part's tensors."""
     if part.kind == "stage":
         return tuple(f"{block.name}/" for block in subnet.blocks[part.stage])
     return {"nothing": (), "stem": ("stem/", "stem_norm/"), "head": ("head/",)}[part.kind]

@@ -1,10 +1,10 @@
-"""Measures a `LatencyTable`: each part of a space's subnets alone in the stock runtime.
+"""Measures a `LatencyTable`: the latency of each part of a space's subnets in the stock runtime.
 
-Each part is converted like a whole subnet. The cost of a call of the runtime itself is subtracted
-from each part and added to the row of the stem, which every subnet has once. The remaining
-difference between sums of parts and whole subnets, for example by the state of the caches, is
-corrected by one factor for inference and one for training, fitted on some subnets. The errors that
-the table states are measured on others.
+Each part is converted like a whole subnet. The overhead of a runtime call is subtracted from each
+part and added to the row of the stem, which every subnet has once. The remaining difference between
+sums of parts and whole subnets, for example due to the state of the caches, is corrected by one
+factor for inference and one for training, fitted on some subnets. The errors that the table states
+are measured on other subnets.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ class Profile:
     """Measurements so far, in milliseconds.
 
     Attributes:
-      space: The space whose parts are measured.
+      space: Search space of the measured parts.
       conditions: Conditions of the measurement.
-      parts: Latency of each part, without the cost of a call.
-      calls: Cost of a call, once for each file of parts.
+      parts: Latency of each part, without the overhead of a call.
+      calls: Overhead of a call, measured once per file of parts.
       subnets: Latency of whole subnets.
-      loads: The machine's load average after each file, for people.
+      loads: Load average of the machine after each file, for information only.
     """
 
     space: SearchSpace
@@ -48,7 +48,7 @@ class Profile:
     loads: list[float] = dataclasses.field(default_factory=list)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the measurements as JSON, atomically."""
+        """Atomically writes the measurements as JSON."""
         fields = {
             **self._identity(),
             "parts": [[*part, *latency] for part, latency in self.parts.items()],
@@ -65,7 +65,7 @@ class Profile:
         """Restores the measurements that `save` wrote.
 
         Raises:
-          ValueError: If the file is damaged, or of another space or other conditions.
+          ValueError: If the file is damaged or belongs to another space or other conditions.
         """
         what = "measurements of a profile that was interrupted"
         with reading(path, what, "Remove the file to begin anew."):
@@ -98,12 +98,12 @@ class Profiler:
         converter: ModelConverter,
         on_file: Callable[[Sequence[Part | Architecture]], None],
     ):
-        """Makes the profiler.
+        """Creates the profiler.
 
         Args:
-          profile: The profile to add measurements to.
-          converter: Converts the models, of the profile's space and under its conditions.
-          on_file: Called with the parts or architectures of each file once they are measured.
+          profile: Profile to add measurements to.
+          converter: Converter of the models, with the profile's space and conditions.
+          on_file: Called with the parts or architectures that were measured together.
         """
         self._profile = profile
         self._converter = converter
@@ -116,7 +116,7 @@ class Profiler:
             parts = left[start : start + PARTS_IN_A_FILE]
             call, *latencies = self._time(self._converter.convert_parts(parts), len(parts) + 1)
             for part, latency in zip(parts, latencies, strict=True):
-                # By noise, a part of little work may be faster than a call without any.
+                # Due to noise, a cheap part may be faster than a call that computes nothing.
                 own = (max(0.0, value - idle) for value, idle in zip(latency, call, strict=True))
                 self._profile.parts[part] = Latency(*own)
             self._profile.calls.append(call)
@@ -126,7 +126,7 @@ class Profiler:
     def measure_subnets(self, architectures: Sequence[Architecture]) -> None:
         """Measures exported subnets that are not in the profile.
 
-        They take turns, so that each starts with a cold cache, as a part does.
+        The subnets take turns, so that each starts with a cold cache, as a part does.
         """
         left = [a for a in architectures if a not in self._profile.subnets]
         if not left:
@@ -159,13 +159,13 @@ def fit_table(
     checked_on: Sequence[Architecture],
     machine: str,
 ) -> LatencyTable:
-    """Makes the table of a profile that has all parts and the given subnets.
+    """Creates the table from a profile that has all parts and the given subnets.
 
     Args:
-      profile: The measurements.
-      fitted_on: Subnets that the two factors are fitted on; with none the factors are 1.
-      checked_on: Other subnets, on which the errors are measured.
-      machine: Description of the machine, for people; factors and loads are added.
+      profile: Profile with the measurements.
+      fitted_on: Subnets that the two factors are fitted on; if empty, the factors are 1.
+      checked_on: Other subnets that the errors are measured on.
+      machine: Description of the machine; the factors and loads are appended to it.
     """
     call = Latency(*(statistics.median(column) for column in zip(*profile.calls, strict=True)))
     rows = dict(profile.parts)
@@ -210,7 +210,7 @@ def relative_errors(
     architectures: Sequence[Architecture],
     kind: str,
 ) -> list[float]:
-    """Computes `(table - measured) / measured` of each subnet; `kind` is a field of `Latency`."""
+    """Computes `(table - measured) / measured` per subnet; `kind` is a field of `Latency`."""
     pairs = [(table.latency(a), measured[a]) for a in architectures]
     return [getattr(said, kind) / getattr(true, kind) - 1 for said, true in pairs]
 
@@ -221,6 +221,6 @@ def _factor(
     architectures: Sequence[Architecture],
     kind: str,
 ) -> float:
-    """Computes the geometric mean of measured latency over the sum of parts."""
+    """Computes the geometric mean of the ratios of measured latency to the sum of parts."""
     errors = relative_errors(sums, measured, architectures, kind)
     return math.exp(-math.fsum(map(math.log1p, errors)) / max(1, len(errors)))

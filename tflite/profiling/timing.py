@@ -1,4 +1,4 @@
-"""Measures the time of signatures in the stock runtime on a machine with other load."""
+"""Measures the time of signatures in the stock runtime, robustly against other load."""
 
 import platform
 import time
@@ -11,20 +11,20 @@ from tflite.device.interpreter import open_interpreter
 from tflite.device.runtime import choose_runtime, runtime_version
 
 Call = Callable[[], Any]
-# Bytes to overwrite, more than the cache of a core.
+# Number of bytes to overwrite, more than the cache of a core holds.
 _CACHE_BYTES = 8 << 20
 
 
 def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str, Call]:
-    """Prepares signatures with their arguments to be called.
+    """Binds signatures to arguments for measurement.
 
-    Images and feature maps are random, the weight of every example is 1, and the learning rate is
-    0, so that the weights stay the same during the measurement.
+    Images and feature maps are random, all sample weights are 1, and the learning rate is 0, so
+    that the weights do not change during the measurement.
 
     Args:
-      model: The bytes of a `.tflite`, with or without metadata.
+      model: Bytes of a `.tflite`, with or without metadata.
       names: Names of the signatures.
-      threads: Number of threads of the matrix products, from 1.
+      threads: Number of threads for matrix products, at least 1.
 
     Returns:
       Functions without arguments, by signature.
@@ -38,16 +38,15 @@ def least_milliseconds(
 ) -> dict[Any, float]:
     """Measures the shortest time of each call in milliseconds, with a cold processor cache.
 
-    The calls take turns, so that other load affects all of them alike. Disturbances make a call
-    longer, never shorter, so that the shortest time is that of the call itself. The cache is
-    overwritten before each call, since a part of a net would find data there that the whole net
-    would not. On one thread the processor time of the call is measured, on several the elapsed
-    time.
+    The calls take turns, so that other load affects all of them alike. Since interference only ever
+    slows a call down, the shortest time is that of the call itself. The cache is overwritten before
+    each call, since a part of a net would find data there that the whole net would not. With one
+    thread, the processor time of the call is measured; with several, the elapsed time.
 
     Args:
       calls: Functions to call, by name.
-      repetitions: Number of turns, after one that is not counted.
-      threads: Number of threads on which each call runs.
+      repetitions: Number of measured turns, after one warm-up turn.
+      threads: Number of threads that each call runs on.
     """
     shortest = dict.fromkeys(calls, float("inf"))
     clock = time.thread_time if threads == 1 else time.perf_counter
@@ -64,7 +63,7 @@ def least_milliseconds(
 
 
 def describe_machine() -> str:
-    """Describes the processor and the runtime, for people."""
+    """Returns a human-readable description of the processor and the runtime."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
