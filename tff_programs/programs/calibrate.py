@@ -1,9 +1,10 @@
 """fedsup calibrate SUPERNET: fits normalizations and classifiers of subnets to clients' images.
 
-Clients sum, over their own images, what each normalization meets and the gradients that new
-classifiers are fitted by; the server learns sums alone. A table shows test accuracy against the
-number of images that are inferred together, before (they share their normalization) and after
-(each image stands for itself), in a file that trains and in one that only infers.
+Each client sums, over its own images, the statistics of each normalization and the gradients used
+to fit new classifiers; the server only learns sums. A table shows test accuracy by the number of
+images that are inferred together: before calibration (images in a batch are normalized together)
+and after it (each image is normalized independently), in a file that trains and in one that only
+infers.
 """
 
 import os
@@ -33,15 +34,15 @@ _BATCH_SIZES = (1, 8, 32, 256)
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.output_folder("out", None, "Folder for a NAME.calibration.safetensors of each subnet.")
+    define.output_folder("out", None, "Folder for one NAME.calibration.safetensors per subnet.")
     define.paths(
         "architectures",
         ["tiers"],
-        "Subnets to calibrate: tiers (those of the training), one of them by name, smallest, "
-        "largest, an architecture's JSON file, or bounds of parameters.",
+        "Subnets to calibrate: tiers (all tiers of the training), the name of a tier, smallest, "
+        "largest, an architecture's JSON file, or bounds on the number of parameters.",
     )
     define_calibration_flags(define)
-    define.integer("test_images", 10_000, "Test images of the table.", lower_bound=1)
+    define.integer("test_images", 10_000, "Number of test images for the table.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A subnet's calibration: from clients, or from a file that holds it."""
+"""Calibration of subnets on clients' images, and the files that store it."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
 
-# Images of all clients for the classifiers, unless a number is given: after a long training those
-# of files that only infer gain up to a point and a half from four times as many, others hardly any.
+# Default number of images of all clients for the classifiers. After a long training, four times as
+# many improve files that only infer by up to 1.5 percentage points, and others hardly at all.
 _ALL_IMAGES, _ALL_IMAGES_TO_TRAIN = 40_000, 10_000
-# Of one client.
+# Bounds for one client.
 _LEAST_IMAGES, _MOST_IMAGES = 100, 400
-# The mean squares, which take more passes, need less.
+# The mean squares take more passes and need fewer images.
 _IMAGES_OF_MEAN_SQUARES = 30
-# Stream of random numbers of which images of a client calibrate.
+# Random number stream that selects the images a client calibrates on.
 _IMAGES = 6
 
 
@@ -41,14 +41,15 @@ async def calibrate_tiers_async(
     Args:
       trained: The supernet and its clients.
       tiers: The subnets.
-      images_per_client: Most images that a client computes; `default_images` by default.
+      images_per_client: Maximum number of images that each client calibrates on; `default_images`
+        by default.
       on_progress: Called with a line of text about each subnet and each pass over the clients.
-      classifier_penalty: Penalty of the classifiers that are fitted anew, as in
-        `calibrate_federated_async`; None keeps the trained ones, as after a training with
-        differential privacy, whose account does not cover the sums that this takes.
+      classifier_penalty: Penalty of the refitted classifiers, as in `calibrate_federated_async`;
+        None keeps the trained ones. They are always kept after a training with differential
+        privacy, whose account does not cover the sums that the fit needs.
 
     Returns:
-      Each subnet's calibration, as `calibrate_federated_async` returns it.
+      Each subnet's calibration, as returned by `calibrate_federated_async`.
     """
     space = trained.supernet.space
     if images_per_client is None:
@@ -94,11 +95,11 @@ async def calibrate_tiers_async(
 
 
 def default_images(clients: int, only_trains: bool = False) -> int:
-    """Returns how many images a client calibrates on, of so many clients: 100 to 400.
+    """Returns the default number of images that each client calibrates on, from 100 to 400.
 
     Args:
       clients: Number of clients.
-      only_trains: Whether no file that only infers is asked for.
+      only_trains: Whether no file that only infers will be written.
     """
     images = _ALL_IMAGES_TO_TRAIN if only_trains else _ALL_IMAGES
     return min(_MOST_IMAGES, max(_LEAST_IMAGES, images // clients))
@@ -107,7 +108,7 @@ def default_images(clients: int, only_trains: bool = False) -> int:
 def calibration_examples(
     trained: TrainedSupernet, client: int, images_per_client: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images and labels on which a client calibrates, at most as many as given."""
+    """Returns up to `images_per_client` images and labels on which a client calibrates."""
     images, labels = trained.data.train_examples(client)
     rng = np.random.default_rng([client, _IMAGES])
     chosen = rng.permutation(len(labels))[:images_per_client]
@@ -115,7 +116,7 @@ def calibration_examples(
 
 
 def calibrate_tiers(*arguments, **options) -> list[dict[str, np.ndarray]]:
-    """Calls `calibrate_tiers_async`, and waits until it is done."""
+    """Runs `calibrate_tiers_async` to completion."""
     return run_blocking(calibrate_tiers_async(*arguments, **options), "calibrate_tiers_async")
 
 
@@ -150,7 +151,7 @@ def write_calibration(
     architecture: Architecture,
     supernet_hash: str,
 ) -> None:
-    """Writes a calibration with the subnet and the supernet that it belongs to."""
+    """Writes a calibration, with the subnet and the hash of the supernet that it belongs to."""
     metadata = {"architecture": json.loads(architecture.to_json()), "supernet_hash": supernet_hash}
     checkpoint.write_tensors(path, "calibration", calibration, metadata)
 
@@ -158,7 +159,7 @@ def write_calibration(
 def read_calibration(
     path: str | os.PathLike, architecture: Architecture, supernet_hash: str
 ) -> dict[str, np.ndarray]:
-    """Reads what `write_calibration` wrote.
+    """Reads a calibration that `write_calibration` wrote.
 
     Raises:
       ValueError: If the file is damaged, or belongs to another subnet or supernet.

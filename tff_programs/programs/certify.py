@@ -1,11 +1,11 @@
 """fedsup certify FILE.tflite --supernet=CHECKPOINT: compares an exported model with its subnet.
 
-What each installed runtime (tflite_runtime, ai_edge_litert, TensorFlow's own interpreter) computes
-from the file is compared with what TensorFlow's operations compute from the checkpoint: inference,
-every weight after each training step, save and restore, threads. --measure adds time, memory and
-size beside TensorFlow's; --flex compares with the usual export, whose training needs the Flex
-delegate, and takes some minutes. FILE.certificate.json holds it all. The exit code is 0 if every
-check holds, else 1.
+The results that each installed runtime (tflite_runtime, ai_edge_litert, TensorFlow's own
+interpreter) computes from the file are compared with those of TensorFlow's operations on the
+checkpoint: inference, every weight after each training step, save and restore, and threads.
+--measure also compares time, memory and size with TensorFlow's; --flex also compares with the usual
+export, whose training needs the Flex delegate, and takes some minutes. All results are written to
+FILE.tflite.certificate.json. The exit code is 0 if every check holds, otherwise 1.
 """
 
 import os
@@ -33,23 +33,23 @@ from tff_programs.reports import certificate_report
 from tflite.certify.certify import certify_tflite
 from tflite.profiling.compare_engines import measure
 
-# Enough for a few steps of different examples; more only take longer to load into memory.
+# Enough for a few steps on different examples; more would only take longer to load.
 _MOST_IMAGES = 2048
 
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.path("supernet", None, "The checkpoint that the file was exported from.")
-    define.integer("steps", 10, "Training steps that are compared.", lower_bound=1)
+    define.path("supernet", None, "Checkpoint of the supernet that the file was exported from.")
+    define.integer("steps", 10, "Number of training steps to compare.", lower_bound=1)
     define.list(
         "runtimes",
         [],
-        "Runtimes that compute the file: tflite_runtime, ai_edge_litert, tensorflow; by default "
-        "all that are installed.",
+        "Runtimes to run the file in: tflite_runtime, ai_edge_litert, tensorflow; by default, all "
+        "that are installed.",
     )
-    define.bool("measure", False, "Measures time, memory and size too.")
-    define.bool("flex", False, "Measures the usual export with the Flex delegate too.")
+    define.bool("measure", False, "Also measure time, memory and size.")
+    define.bool("flex", False, "Also measure the usual export with the Flex delegate.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -101,13 +101,15 @@ def main(argv: Sequence[str]) -> None:
 def dataset_from_flags(
     options: ProgramFlags, supernet: Supernet, information: dict
 ) -> tuple[datasets.ImageDataset | None, str]:
-    """Loads the data set that a flag names, or the training's, and returns it with its name.
+    """Loads the data set that `--dataset` names, by default that of the training.
 
-    Without a flag it is None where the training's is not at hand.
+    Returns:
+      The data set and its name. The data set is None, for random images, if the flag is not given
+      and the training's data set is unknown or cannot be loaded.
 
     Raises:
-      ValueError: If the data set that a flag names cannot be read, or is of another form than the
-        one that was trained on.
+      ValueError: If the data set that the flag names cannot be read, or its form differs from that
+        of the data set that the supernet was trained on.
     """
     of_training = information.get("settings", {}).get("dataset")
     name = options.dataset if options["dataset"].present else of_training
@@ -133,7 +135,7 @@ def dataset_from_flags(
 def _examples(
     dataset: datasets.ImageDataset | None, space: SearchSpace, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and labels of the data set's test part, or random ones."""
+    """Returns images and labels of the data set's test part, or random ones without a data set."""
     random = np.random.default_rng(seed)
     if dataset is None:
         images = random.integers(0, 256, (_MOST_IMAGES // 8, *space.image_shape), np.uint8)

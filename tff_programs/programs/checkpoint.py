@@ -1,4 +1,4 @@
-"""A trained supernet from its checkpoint, with the data and the clients it was trained with."""
+"""Loads a trained supernet from its checkpoint, with the data and clients of its training."""
 
 import dataclasses
 import os
@@ -24,15 +24,15 @@ from tff_programs.simulation.tiers import Tier, check_tiers, parse_tiers
 
 
 class TrainedSupernet(NamedTuple):
-    """Trained supernet with its data, for the programs that follow a training.
+    """Trained supernet with its data, for programs that run after a training.
 
     Attributes:
       supernet: The trained supernet.
-      weights: Its weights by tensor name.
-      information: What was saved with it; what is not in the file is that of the data.
+      weights: Its weights, by tensor name.
+      information: Information saved with it; fields that the file lacks are taken from the data.
       data: The clients and their data set.
       preprocessing: Normalization of the images in the training.
-      data_settings: Which data set and partition these are.
+      data_settings: Settings of the data set and its partition.
     """
 
     supernet: Supernet
@@ -48,21 +48,20 @@ def load_trained(
     data_changes: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> TrainedSupernet:
-    """Loads a checkpoint, and the data that its settings name.
+    """Loads a checkpoint and the data that its settings name.
 
-    Class names and preprocessing are those of the checkpoint. One that has neither, such as that
-    of `Supernet.save_checkpoint` without information, takes them from the data.
+    If the checkpoint lacks class names or preprocessing, as does one written by
+    `Supernet.save_checkpoint` without information, they are taken from the data.
 
     Args:
       path: The supernet's file.
-      data_changes: Fields of `DataSettings` that replace those of the training, such as `data_dir`,
-        where the data set's archive lies on this machine.
-      on_progress: Called with a line of text if they have to come from the data.
+      data_changes: Fields of `DataSettings` that override those of the training, such as
+        `data_dir`, the location of the data set's archive on this machine.
+      on_progress: Called with a line of text if class names or preprocessing come from the data.
 
     Raises:
-      ValueError: If the file is not a whole supernet, its data cannot be loaded or is not named,
-        or the data has other classes, images of another shape or pixels of another scale than the
-        supernet was trained on.
+      ValueError: If the file is not a complete supernet, its data is not named or cannot be loaded,
+        or the data differs from the training's in its classes, image shape or pixel scale.
     """
     supernet, information = Supernet.load_checkpoint(path)
     changes = dict(data_changes or {})
@@ -77,7 +76,7 @@ def load_trained(
     settings = settings_of_data(form, of_training, changes)
     data = settings.load()
     if settings.dataset == of_training.get("dataset"):
-        # The same images, whatever their normalization was in the training.
+        # The images are the same, however the training normalized them.
         form = form._replace(preprocessing=None)
     with reading(path, "the supernet of a training"):
         form.check(data.name, DataForm.of_dataset(data.dataset))
@@ -104,12 +103,12 @@ def load_trained(
 def settings_of_data(
     form: DataForm, of_training: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> DataSettings:
-    """Returns the settings of data for a trained net.
+    """Returns the data settings for a trained net.
 
     Args:
-      form: What `trained_form` returns.
+      form: Form of the data, as returned by `trained_form`.
       of_training: Settings of the training.
-      changes: Fields that replace those of the training.
+      changes: Fields that override those of the training.
     """
     before = DataSettings(
         **{name: of_training[name] for name in OF_DATA if of_training.get(name) is not None},
@@ -119,19 +118,18 @@ def settings_of_data(
     )
     settings = dataclasses.replace(before, **changes)
     if settings.dataset != before.dataset and (before.is_own or settings.is_own):
-        # Who has which examples of own data, and how bright they are, has nothing to do with those
-        # of the training.
+        # The clients and the pixel scale of own data are unrelated to those of another data set.
         own = {name: changes.get(name) for name in ("partition", "clients", "pixel_scale")}
         settings = dataclasses.replace(settings, **own)
     return settings
 
 
 def trained_form(supernet: Supernet, information: Mapping[str, Any]) -> DataForm:
-    """Returns the form of the data that a supernet was trained on, as far as its file says it.
+    """Returns the form of the data that a supernet was trained on, as far as its file states it.
 
     Args:
       supernet: The supernet.
-      information: What was saved with it.
+      information: Information saved with the supernet.
     """
     names = information.get("class_names")
     return DataForm(
@@ -145,15 +143,16 @@ def trained_form(supernet: Supernet, information: Mapping[str, Any]) -> DataForm
 def name_architectures(
     entries: Sequence[str], space: SearchSpace, information: dict[str, Any], seed: int
 ) -> list[Tier]:
-    """Returns the subnets that the entries name, each with its name.
+    """Returns the subnets that the entries name, as tiers.
 
     Args:
-      entries: Each `tiers` (all those of the training; the smallest and the largest subnet if it
-        has none), the name of one of them, or what `tiers.parse_tiers` takes: `smallest`,
-        `largest`, an architecture's JSON file, or bounds of parameters.
+      entries: Names of subnets. Each is `tiers` (all tiers of the training; the smallest and the
+        largest subnet if it has none), the name of one tier, or an entry of `tiers.parse_tiers`:
+        `smallest`, `largest`, an architecture's JSON file, or bounds such as `500000-900000`
+        (parameters).
       space: The supernet's search space.
-      information: What was saved with the supernet.
-      seed: Decides the architecture that is drawn within bounds.
+      information: Information saved with the supernet.
+      seed: Seed of the architectures that are drawn within bounds.
 
     Raises:
       ValueError: If an entry is none of these.

@@ -1,4 +1,4 @@
-"""The console command `fedsup`: finds the program, imports it only then, and runs it."""
+"""The `fedsup` console command: imports only the requested program and runs it."""
 
 import contextlib
 import importlib
@@ -27,7 +27,7 @@ PROGRAMS = {
     "merge": "add what phones learned, the updates they sent, to a supernet",
 }
 
-# Environment variable of a process with which the program ends, which must be its parent.
+# Environment variable with the process ID of the parent; the program ends when the parent does.
 END_WITH = "FEDSUP_END_WITH"
 
 _USAGE = """fedsup: one federated supernet, a trainable subnet for every class of phone
@@ -42,7 +42,7 @@ fedsup PROGRAM --help lists a program's flags.
 
 def main() -> None:
     """Runs the program that the first argument names."""
-    # As standard error does: a name that the terminal's encoding lacks must not end a program.
+    # As on standard error: a name that the terminal cannot encode must not crash a program.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     names = sys.argv[1:2]
@@ -58,14 +58,14 @@ def main() -> None:
         from tff_programs.execution.enclosure import end_with
 
         end_with(int(parent))
-    # TensorFlow's and gRPC's start-up messages say nothing about the run.
+    # TensorFlow's and gRPC's start-up messages are irrelevant to the run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from absl import flags, logging
 
     logging.set_verbosity(logging.WARNING)
     if not os.environ.get("FEDSUP_TRACEBACK"):
-        # Where several of TFF's tasks fail alike, one is awaited and asyncio logs the others.
+        # If several TFF tasks fail in the same way, one is awaited and asyncio logs the others.
         getLogger("asyncio").setLevel(CRITICAL)
     program = importlib.import_module(f"tff_programs.programs.{name}")
     if "--help" in sys.argv[2:] or "-h" in sys.argv[2:]:
@@ -76,7 +76,7 @@ def main() -> None:
         return
     from fedsup_tf.files.temporary_folder import own_temporary_folder
 
-    # TFF's worker takes the process's place, so that nothing would remove its folder.
+    # TFF's worker replaces this process, so nothing would be left to remove the folder.
     folder = contextlib.nullcontext() if name == "worker" else own_temporary_folder()
     try:
         with folder:

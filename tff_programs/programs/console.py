@@ -1,6 +1,6 @@
-"""Printing of whole lines, at once, for all programs."""
+"""Console output of all programs."""
 
 
 def print_line(line: object) -> None:
-    """Prints a line at once, so that who reads the program's output through a pipe has it too."""
+    """Prints a line and flushes it, so that readers of a pipe receive it immediately."""
     print(line, flush=True)

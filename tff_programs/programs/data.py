@@ -1,4 +1,4 @@
-"""fedsup data: shows a data set and who holds what of it, as a table and a picture.
+"""fedsup data: shows a data set and its partition among clients, as a table and a plot.
 
 `fedsup data --dataset=fashion_mnist --partition=dirichlet --clients=100 --plot=partition.png`
 """
@@ -30,11 +30,11 @@ _COLOURS = (
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.output_file("plot", None, "PNG file of a plot of the classes that each client has.")
+    define.output_file("plot", None, "PNG file for a plot of each client's examples by class.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the data set and its partition, and draws it if asked to."""
+    """Prints the data set and its partition, and plots them if requested."""
     options = parse_flags_alone(define_flags, argv)
     data = load_data(options, data_settings_from_flags(options))
     partition_name = _partition_name(options, data.partition)
@@ -63,14 +63,14 @@ def _partition_name(options: ProgramFlags, kind: str) -> str:
 
 
 def describe(data: FederatedDataset, partition_name: str) -> str:
-    """Makes the table that the program prints.
+    """Formats the table that the program prints.
 
     Args:
       data: The clients and their data set.
-      partition_name: How it was divided, in words.
+      partition_name: Description of the partition.
 
     Returns:
-      Lines of text.
+      The table as lines of text.
     """
     counts, dataset = data.label_counts(), data.dataset
     height, width, channels = data.image_shape
@@ -90,22 +90,22 @@ def describe(data: FederatedDataset, partition_name: str) -> str:
     ]
     for name, values in rows.items():
         numbers = (values.min(), np.median(values), values.max())
-        # A median may lie halfway between two whole numbers.
+        # A median may lie halfway between two integers.
         cells = "".join(f"{f'{number:,.1f}'.removesuffix('.0'):>8}" for number in numbers)
         lines.append(f"  {name:<18}{cells}")
     return "\n".join(lines)
 
 
 def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
-    """Draws a matrix of clients and classes; a bubble's area is a number of training examples.
+    """Plots clients against classes; a bubble's area is the number of training examples.
 
     Args:
-      counts: `(clients, classes)`, training examples.
-      class_names: A name for each class.
+      counts: Numbers of training examples, `(clients, classes)`.
+      class_names: Name of each class.
       title: Name of the data set and its partition.
 
     Returns:
-      The figure; bars above the matrix show the size of each client.
+      The figure; bars above the matrix show the number of examples of each client.
     """
     clients, classes = counts.shape
     column, row = np.clip(11.5 / clients, 0.13, 0.46), np.clip(4.6 / classes, 0.15, 0.36)
@@ -120,7 +120,7 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
     )
     colours = [_COLOURS[i] if classes <= len(_COLOURS) else _COLOURS[0] for i in range(classes)]
     _draw_bars(bars, counts, colours)
-    # Where columns are narrow, a large bubble may reach into the next: the small stay visible.
+    # In narrow columns, large bubbles may overlap the next column; small ones stay visible.
     reach = 1.0 if clients <= 40 else 1.6
     diameter = 72 * 0.94 * min(reach * plot_width / clients, row)
     legend = _draw_bubbles(matrix, counts, colours, class_names, diameter)
@@ -151,7 +151,7 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
 
 def _draw_bars(axes: Axes, counts: np.ndarray, colours: Sequence[str]) -> None:
     totals = np.zeros(len(counts))
-    # From below: the first class is uppermost, as in the matrix.
+    # Stacked from the bottom, so that the first class is on top, as in the matrix.
     for label, colour in reversed(list(enumerate(colours))):
         axes.bar(range(len(counts)), counts[:, label], 0.72, totals, color=colour, linewidth=0)
         totals += counts[:, label]
@@ -169,11 +169,11 @@ def _draw_bubbles(
     class_names: Sequence[str],
     diameter: float,
 ) -> list[PathCollection]:
-    """Draws the matrix and returns what its legend shows."""
+    """Draws the matrix and returns the handles of its legend."""
     clients, classes = counts.shape
     for label in range(0, classes, 2):
         axes.axhspan(label - 0.5, label + 0.5, color=_STRIPE, linewidth=0, zorder=0)
-    # Areas are in square points. One example stays visible beside thousands.
+    # Areas are in square points; a minimum keeps one example visible next to thousands.
     scale = diameter**2 / counts.max()
     client, label = np.nonzero(counts)
     areas = np.maximum(counts[client, label] * scale, 3.0)
@@ -184,7 +184,7 @@ def _draw_bubbles(
         areas[order],
         [colours[i] for i in label[order]],
         edgecolors="white",
-        # A white edge parts large bubbles and would eat up small ones.
+        # A white edge separates large bubbles, but would hide small ones.
         linewidths=np.where(areas[order] > 20, 0.4, 0),
         clip_on=False,
         zorder=2,
@@ -194,7 +194,7 @@ def _draw_bubbles(
     steps = (1, 5, 10, 50, 100, 500, 1000)
     step = next((step for step in steps if clients / step <= 25), clients)
     axes.set_xticks(np.arange(0, clients, step))
-    # Round numbers, the largest not above the largest bubble.
+    # Round numbers; the largest does not exceed the largest bubble.
     wanted = [max(1.0, counts.max() * share) for share in (0.1, 0.4, 1)]
     digits = [10 ** int(np.log10(value)) for value in wanted]
     samples = sorted({int(v // d) * d for v, d in zip(wanted, digits, strict=True)})
@@ -206,5 +206,5 @@ def _draw_bubbles(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Writes a PNG whole or not at all: beside its place first, then renamed into it."""
+    """Writes a PNG atomically: to a temporary file in the same folder, which is then renamed."""
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

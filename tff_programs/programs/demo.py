@@ -1,8 +1,8 @@
 """fedsup demo: a small supernet learns handwritten digits from 20 clients, then from two phones.
 
-A run of `fedsup train` with its settings chosen, every flag of which can be changed; then a round
-of `fedsup fleet`: two clients get a subnet as a `.tflite`, train it in processes of their own with
-the stock runtime, and the supernet takes up what they learned.
+Runs `fedsup train` with preset settings, each of which a flag can change, and then a round of
+`fedsup fleet`: two clients receive a subnet as a `.tflite`, train it in their own processes with
+the stock runtime, and their updates are merged into the supernet.
 """
 
 import os
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     )
     folder = os.path.join(options.out, "fleet")
     print("\nTwo clients train exported subnets with the runtime of a phone")
-    # A learning rate for a net that is trained already.
+    # A lower learning rate, since the net is already trained.
     settings = FleetSettings(
         rounds=1,
         clients_per_round=2,

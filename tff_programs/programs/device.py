@@ -1,10 +1,10 @@
 """fedsup device MODEL.tflite --out=FOLDER: trains an exported subnet on one person's examples.
 
-It does what the app on a phone does, with the same file and the same runtime, without TensorFlow.
-The examples are those of a client of a data set (--dataset, --client) or --data: a folder with a
-subfolder of pictures for each class, a .csv table of pictures, or an .npz of `images` and `labels`.
-FOLDER then holds update.safetensors, which `fedsup merge` takes, and training.png. A run
-that was killed goes on after its last whole epoch when it is called again.
+Does what the app on a phone does, with the same file and the same runtime, without TensorFlow. The
+examples are those of one client of a data set (--dataset, --client), or those of --data: a folder
+with a subfolder of pictures for each class, a .csv table of pictures, or an .npz file of `images`
+and `labels`. Afterwards, FOLDER holds update.safetensors, for `fedsup merge`, and training.png. If
+a run is killed, the same command continues after its last complete epoch.
 """
 
 import dataclasses
@@ -40,39 +40,43 @@ from tff_programs.reports.device_report import Scores
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import write_update
 
-# Flags of a client of a data set, which --data takes the place of.
+# Flags that select a client of a data set; --data replaces them.
 _OF_DATASET = ("dataset", "data_dir", "image_shape", "partition", "clients", "client")
 
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.output_folder("out", None, "Folder of the update, the picture and the checkpoint.")
-    define.path("data", None, "Own data of one person, instead of a data set.")
-    define.string("client", "0", "Name or number of the client of the data set that trains.")
-    define.integer("epochs", 10, "Passes over the examples.", lower_bound=1)
+    define.output_folder("out", None, "Folder for the update, the plot and the checkpoint.")
+    define.path("data", None, "Path of one person's own data, instead of a data set.")
+    define.string("client", "0", "Name or number of the data set's client that trains.")
+    define.integer("epochs", 10, "Total number of passes over the examples.", lower_bound=1)
     define.float("learning_rate", 0.02, "Learning rate of every step.", above=0)
     define.integer(
         "patience",
         None,
-        "Holds out --held_out_share of the examples and stops after so many epochs without a "
-        "lesser loss on them; the best epoch is kept.",
+        "Hold out --held_out_share of the examples, and stop after this many epochs without a "
+        "lower loss on them; the best epoch is kept.",
         lower_bound=1,
     )
     define.float(
-        "held_out_share", 0.2, "Part of the examples held out, with --patience.", above=0, below=1
+        "held_out_share",
+        0.2,
+        "Share of the examples that is held out, with --patience.",
+        above=0,
+        below=1,
     )
     define.bool(
         "trusted",
         False,
-        "Open the model without trying it in a process of its own first; for files made here.",
+        "Open the model without first trying it in a separate process; for trusted files.",
     )
     define_runtime_flag(define)
-    define.bool("head_only", False, "Trains the classifier and the normalizations alone.")
+    define.bool("head_only", False, "Train only the classifier and the normalizations.")
     define.integer(
         "threads",
         1,
-        "Greatest number of threads; a step runs on one or on all, whichever is faster.",
+        "Maximum number of threads; a step runs on one or on all, whichever is faster.",
         lower_bound=1,
         upper_bound=1024,
     )
@@ -106,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"goes on after epoch {done}, from {checkpoint}", flush=True)
 
     def on_epoch(report):
-        # Saved before the line is printed: an epoch that was reported is never lost.
+        # Saved before the line is printed, so that a reported epoch is never lost.
         trainer.save_checkpoint(checkpoint, settings)
         line = device_report.epoch_line(report, options.epochs, len(labels), before.loss)
         print(line, flush=True)
@@ -122,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
         head_only=options.head_only,
         on_epoch=on_epoch,
     )
-    # The update has the weights alone; what the person's model infers with counts for the scores.
+    # Mean squares are not part of the update, but they affect the scores of the person's model.
     trainer.refresh_mean_squares(images, labels, seed=options.seed)
     after = _scores(trainer, examples, images, labels)
     _check_losses(options, before.loss, after.loss, len(trainer.metadata.class_names))
@@ -130,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
         examples=len(labels),
         loss_before=before.loss,
         loss_after=after.loss,
-        # The name of a person's own folder is private.
+        # The name of a person's own data is private.
         client=None if options.data else examples.name,
     )
     paths = [os.path.join(options.out, name) for name in ("update.safetensors", "training.png")]
@@ -145,18 +149,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def examples_from_flags(options: ProgramFlags, trainer: DeviceTrainer, path: str) -> Examples:
-    """Loads the examples that flags name.
+    """Loads the examples that the flags name.
 
     Args:
       options: The program's flags.
-      trainer: The trainer of the model that learns from them.
-      path: The model's file, for messages.
+      trainer: Trainer of the model that learns from them.
+      path: Path of the model's file, for messages.
 
     Raises:
-      ValueError: If they cannot be read, or are of another form than what the model was trained on.
+      ValueError: If the examples cannot be read, or their form differs from that of the model's
+        training data.
     """
     metadata = trainer.metadata
-    # A flag file may name either; the command line decides.
+    # A flag file may set either; the command line takes precedence.
     if options.data:
         options.prefer("data", over=_OF_DATASET)
     options.prefer("dataset", over=("data",))
@@ -183,7 +188,7 @@ def _scores(trainer, examples: Examples, images, labels) -> Scores:
 
 
 def _settings(options: ProgramFlags, images: np.ndarray, labels: np.ndarray) -> dict:
-    """Returns the settings that must be the same for a run to go on."""
+    """Returns the settings that must not change when a run is continued."""
     names = ("learning_rate", "seed", "patience", "held_out_share", "head_only")
     examples = fingerprint({"images": images, "labels": labels})
     return {**{name: options[name].value for name in names}, "examples": examples}
@@ -200,7 +205,7 @@ def _check_settings(options: ProgramFlags, before: dict, now: dict) -> None:
 
 
 def _check_losses(options: ProgramFlags, before: float, after: float, classes: int) -> None:
-    """Refuses the update of a training that diverged."""
+    """Raises an error if the training diverged, so that no update is written."""
     if after > max(before, largest_sound_loss(classes)):
         raise ValueError(
             "The training diverged: expected a loss below that of guessing, "

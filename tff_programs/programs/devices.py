@@ -1,7 +1,7 @@
 """fedsup devices --out=FOLDER: lists a gateway's devices, revokes some, changes the token.
 
---revoke=ID,... ends the part of devices for good; --new_token makes the token with which devices
-enrol another one, prints its link, and leaves those that are enrolled as they are.
+--revoke=ID,... permanently excludes devices; --new_token replaces the token with which devices
+enrol and prints the new link. Devices that are already enrolled are not affected.
 """
 
 import time
@@ -22,12 +22,12 @@ _ROWS = 50
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_gateway_flags(define)
-    define.list("revoke", [], "Identities of devices that may take part no more.")
-    define.bool("new_token", False, "Make another token for enrolment.")
+    define.list("revoke", [], "IDs of devices to exclude permanently.")
+    define.bool("new_token", False, "Replace the enrolment token.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Lists or revokes devices."""
+    """Revokes devices, lists them and replaces the token, as the flags say."""
     options = parse_flags_alone(define_flags, argv)
     database = gateway_database(options)
     try:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
             _list(connection)
             if options.new_token:
                 token = replace_token(options.out)
-                # A server of an earlier version kept none.
+                # A server of an earlier version did not store the link.
                 print(kept_link(connection, token) or f"token {token}")
     finally:
         database.close()

@@ -1,7 +1,7 @@
 """fedsup evaluate CHECKPOINT: accuracy of subnets on the test set and on clients' own test data.
 
-The data set and its partition are those that the supernet was trained with; `--data_dir` says where
-the archive is, if it is not where the loader looks by itself.
+The data set and its partition are those that the supernet was trained with; `--data_dir` gives the
+location of the archive if the loader does not find it by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, parse_with_pa
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy, evaluate_subnets
 from tff_programs.reports import report
 
-# Images of a client for each of many subnets; more hardly change files that train.
+# Images per client for each random subnet; more hardly change the accuracy of files that train.
 _IMAGES_OF_RANDOM = 100
 
 
@@ -34,18 +34,21 @@ def define_flags(define: FlagDefiner) -> None:
     define.paths(
         "architectures",
         ["tiers"],
-        "Subnets to evaluate: tiers (those of the training), smallest, largest, an architecture's "
-        "JSON file, or bounds of parameters.",
+        "Subnets to evaluate: tiers (all tiers of the training), the name of a tier, smallest, "
+        "largest, an architecture's JSON file, or bounds on the number of parameters.",
     )
-    define.list("test_batch_sizes", ["1", "32", "256"], "Images normalized together.")
+    define.list("test_batch_sizes", ["1", "32", "256"], "Numbers of images normalized together.")
     define.integer(
         "random",
         0,
-        "Number of random subnets of which the accuracies' percentiles are shown.",
+        "Number of random subnets whose accuracies are summarized by percentiles.",
         lower_bound=0,
     )
     define.integer(
-        "client_batch_size", 32, "Images normalized together on the clients.", lower_bound=1
+        "client_batch_size",
+        32,
+        "Number of images normalized together on the clients.",
+        lower_bound=1,
     )
     define_calibration_flags(define)
 

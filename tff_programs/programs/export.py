@@ -1,10 +1,10 @@
 """fedsup export SUPERNET: subnets as `.tflite` files that infer and train with the stock runtime.
 
-Each subnet is calibrated on clients' images first, so that it gives the same answer for an image
-alone and among others. `--quantize=float16,dynamic,int8` writes beside FILE.tflite, which trains,
-FILE.float16.tflite and so on, which only infer. The ranges of `int8` are those of some training
-images of every client, as a server has them in simulation alone; elsewhere take images that are
-like the clients'.
+Each subnet is first calibrated on clients' images, so that its answer for an image does not depend
+on the other images in the batch. `--quantize=float16,dynamic,int8` also writes FILE.float16.tflite
+and so on, which only infer, next to FILE.tflite, which trains. The `int8` ranges are measured on
+some training images of every client, which a server has only in simulation; elsewhere, use images
+similar to the clients'.
 """
 
 import os
@@ -42,7 +42,7 @@ from tflite.export.export import BatchSizes
 from tflite.export.quantize import PRECISIONS
 
 _DEFAULTS = BatchSizes()
-# Stream of random numbers: which test images.
+# Random number stream that selects test images.
 _TEST = 8
 _TEST_IMAGES = 2000
 
@@ -50,23 +50,38 @@ _TEST_IMAGES = 2000
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.path("out", None, "The .tflite to write; with --all_tiers a folder for them.")
+    define.path(
+        "out", None, "The .tflite file to write, or with --all_tiers a folder for the files."
+    )
     define.path(
         "architecture",
         "smallest",
-        "Subnet to export: a tier of the training by name, smallest, largest, an architecture's "
-        "JSON file, or bounds of parameters.",
+        "Subnet to export: the name of a tier of the training, smallest, largest, an "
+        "architecture's JSON file, or bounds on the number of parameters.",
     )
     define.bool("all_tiers", False, "Export every tier of the training.")
-    define.path("calibration", None, "A file of fedsup calibrate; by default calibrates anew.")
-    define_calibration_flags(define)
-    define.integer("train_batch_size", _DEFAULTS.train, "Images of a step.", lower_bound=1)
-    define.integer("evaluate_batch_size", _DEFAULTS.evaluate, "Images of evaluate.", lower_bound=1)
-    define.integer("infer_batch_size", _DEFAULTS.infer, "Images of infer.", lower_bound=1)
-    define.list(
-        "quantize", [], f"Files that only infer to write beside it, of {', '.join(PRECISIONS)}."
+    define.path(
+        "calibration", None, "File of fedsup calibrate; by default, the subnet is calibrated."
     )
-    define.bool("train_head", False, "Add a step for the head and normalizations alone.")
+    define_calibration_flags(define)
+    define.integer(
+        "train_batch_size", _DEFAULTS.train, "Number of images in a training step.", lower_bound=1
+    )
+    define.integer(
+        "evaluate_batch_size",
+        _DEFAULTS.evaluate,
+        "Number of images in a call of evaluate.",
+        lower_bound=1,
+    )
+    define.integer(
+        "infer_batch_size", _DEFAULTS.infer, "Number of images in a call of infer.", lower_bound=1
+    )
+    define.list(
+        "quantize", [], f"Inference-only files to write in addition: {', '.join(PRECISIONS)}."
+    )
+    define.bool(
+        "train_head", False, "Add a training step for only the head and the normalizations."
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -123,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _inference(options: ProgramFlags, files: SubnetFiles, trained: TrainedSupernet) -> str:
-    """Returns the table of a subnet's files: time, size and accuracy of each."""
+    """Returns a table with the time, size and accuracy of each of a subnet's files."""
     dataset = trained.data.dataset
     rng = np.random.default_rng([trained.data_settings.seed, _TEST])
     chosen = rng.permutation(len(dataset.test_labels))[:_TEST_IMAGES]

@@ -1,11 +1,11 @@
 """fedsup fleet SUPERNET: rounds whose clients are processes with a `.tflite` and their own images.
 
-It is `fedsup serve` with its `fedsup phones` on loopback, whose rounds follow the plan of a
-training: who takes part, the subnet of each and the seed of its steps. A client has what a phone
-has: an exported model, its own examples and the stock runtime, neither TensorFlow nor this
-program's memory. `--compare` runs the same rounds inside TFF beside it.
+Runs `fedsup serve` and `fedsup phones` on loopback, with rounds that follow the plan of a training:
+the clients that take part, the subnet of each and the seed of its steps. A client has only what a
+phone has: an exported model, its own examples and the stock runtime, but neither TensorFlow nor
+access to this program's memory. `--compare` also runs the same rounds inside TFF.
 
-A fleet that was killed goes on with the round that was cut off when it is called again.
+If a fleet is killed, the same command continues with the interrupted round.
 """
 
 import asyncio
@@ -29,21 +29,23 @@ from tff_programs.simulation.clients import ClientData
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_data_flags(define)
-    define.output_folder("out", None, "Folder of the fleet; one that is there is continued.")
-    define.integer("rounds", 5, "Rounds.", lower_bound=1)
-    define.integer("clients_per_round", 10, "Clients of a round.", lower_bound=1)
+    define.output_folder("out", None, "Folder of the fleet; an existing fleet is continued.")
+    define.integer("rounds", 5, "Total number of rounds.", lower_bound=1)
+    define.integer("clients_per_round", 10, "Number of clients per round.", lower_bound=1)
     define.float(
-        "learning_rate", None, "Clients' learning rate; by default that of the training.", above=0
+        "learning_rate", None, "Clients' learning rate; by default, that of the training.", above=0
     )
     define.integer(
         "processes",
         0,
-        "Clients computed side by side; 0 for one a core.",
+        "Number of clients computed in parallel; 0 for one per CPU core.",
         lower_bound=0,
         upper_bound=1024,
     )
-    define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
-    define.bool("compare", False, "Run the same rounds inside TFF too and print the difference.")
+    define.integer(
+        "test_batch_size", 50, "Images normalized together in an evaluation.", lower_bound=1
+    )
+    define.bool("compare", False, "Also run the same rounds inside TFF and print both accuracies.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -79,10 +81,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run_in_tff(fleet: Fleet, rounds: int) -> Supernet:
-    """Returns the supernet after the same rounds as a federated computation, from the same weights.
+    """Runs the rounds of a fleet as a federated computation and returns the resulting supernet.
 
     Args:
-      fleet: Whose plan, clients, hyper-parameters and server's optimizer these rounds have.
+      fleet: Fleet that defines the initial weights, plan, clients, hyper-parameters and server
+        optimizer.
       rounds: Number of rounds.
     """
     trained = fleet.trained

@@ -1,4 +1,4 @@
-"""The work of a fleet's rounds, which follow a plan of clients and of what they train."""
+"""The work of a fleet's rounds, which follow a plan of clients and their subnets."""
 
 import collections
 import functools
@@ -29,10 +29,10 @@ class FleetRounds(SupernetRounds):
 
         Args:
           trained: The first supernet, and the server's own data.
-          folder: The fleet's.
-          settings: As of `SupernetRounds`.
-          plan: Returns the plan of the round that trains a supernet, by the supernet's number.
-          last: Number of the supernet with which the fleet ends, for which nothing is exported.
+          folder: The fleet's folder.
+          settings: Settings of the work, as for `SupernetRounds`.
+          plan: Function from the number of a supernet to the plan of the round that trains it.
+          last: Number of the fleet's last supernet, from which nothing is exported.
         """
         super().__init__(trained, folder, settings)
         self._plan = plan
@@ -41,21 +41,21 @@ class FleetRounds(SupernetRounds):
         self._continued: Base | None = None
 
     def go_on(self, base: Base) -> None:
-        """Begins with the supernet of an earlier call."""
+        """Makes `begin` continue from the supernet of an earlier call."""
         self._continued = base
 
     def begin(self) -> Base:
-        """Returns the first supernet, put into the fleet's folder."""
+        """Returns the supernet to continue from, or puts the first one into the fleet's folder."""
         return self._continued or super().begin()
 
     def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
-        """Exports the models of a round unless it is after the last one; evaluates the supernet."""
+        """Exports a round's models, except after the last round, and evaluates the supernet."""
         if base.number < self._last:
             return super().prepare(base, on_progress)
         return Prepared([], self.evaluate(self.load(base)[0]))
 
     def _ordered(self, base: Base, paths: list[str]) -> list[str]:
-        """Returns updates in the plan's order, on which the last bits of their sum depend."""
+        """Returns the updates in the plan's order, so that their sum is rounded in the same way."""
         supernet = self._trained.supernet
         shapes_of = functools.partial(subnet_shapes, supernet)
         order = {
@@ -68,20 +68,20 @@ class FleetRounds(SupernetRounds):
         return sorted(paths, key=place)
 
     def goals(self, number: int) -> dict[str, int]:
-        """Returns how many clients train each subnet of a round, by the subnet's name."""
+        """Returns the number of clients that train each subnet of a round, by the subnet's name."""
         return {tier.name: tier.share for tier in self._draw(number)}
 
     def _draw(self, number: int) -> list[Tier]:
-        """Returns a tier for each subnet of the plan, with as many devices as train it."""
+        """Returns a tier for each subnet of the plan, whose share is the number of its clients."""
         counts = collections.Counter(self._plan(number).architectures)
         return [Tier(self.tier_name(one), one, count) for one, count in counts.items()]
 
     def tier_name(self, architecture: Architecture) -> str:
-        """Returns the name under which clients ask for a subnet."""
+        """Returns the tier name by which clients request a subnet."""
         index = self._trained.supernet.space.index(architecture)
         return self._names.get(architecture, f"subnet_{index}")
 
 
 def client_name(client: int) -> str:
-    """Returns the name of a client in its updates."""
+    """Returns the name that a client has in its updates."""
     return f"client {client}"

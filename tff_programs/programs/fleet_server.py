@@ -1,4 +1,4 @@
-"""A fleet: the gateway's server and phones that are processes of their own, on loopback."""
+"""A fleet: the gateway's server and one process per phone, on loopback."""
 
 import concurrent.futures
 import contextlib
@@ -46,7 +46,7 @@ from tff_programs.simulation.tiers import default_tiers
 from tflite.together.address import ServerAddress
 from tflite.together.device_folder import DeviceFolder
 
-# A fleet that is continued after years does not close a round without some of its clients.
+# Seconds: even a fleet that is continued after years waits for every client of a round.
 _NEVER = 1e9
 _PHONES = "phones"
 _VERSION = "was started by another version of this program. Give another --out."
@@ -57,12 +57,12 @@ class FleetSettings:
     """Settings of a fleet.
 
     Attributes:
-      rounds: Number of all rounds.
-      clients_per_round: Clients of a round.
-      learning_rate: Of the clients; None for that of the training.
-      processes: Clients computed side by side; 0 for one a core.
-      test_batch_size: Images normalized together in a test.
-      seed: Decides who takes part; None for the training's.
+      rounds: Total number of rounds.
+      clients_per_round: Number of clients per round.
+      learning_rate: Learning rate of the clients; None for that of the training.
+      processes: Number of clients computed in parallel; 0 for one per CPU core.
+      test_batch_size: Number of images normalized together in an evaluation.
+      seed: Seed of the client selection; None for that of the training.
     """
 
     rounds: int
@@ -77,7 +77,7 @@ class Fleet:
     """The server of a fleet, and the processes of its clients.
 
     Attributes:
-      supernet: The trained one before `run`, and the fleet's after it.
+      supernet: The trained supernet before `run`, and the fleet's supernet after it.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Fleet:
         settings: FleetSettings,
         on_progress: Callable[[str], None] = lambda line: None,
     ):
-        """Plans the fleet; `run` makes it, or goes on with the one in `folder`.
+        """Plans the fleet; `run` starts it, or continues the one in `folder`.
 
         Args:
           trained: The supernet and its clients.
-          folder: Where the fleet is kept.
-          settings: How it runs.
-          on_progress: Called with a line of text about each thing that was done.
+          folder: Folder of the fleet.
+          settings: Settings of the fleet.
+          on_progress: Called with a line of text after each step of progress.
         """
         trained = trained._replace(data=clients_of_phones(trained.data, on_progress))
         self.trained = trained
@@ -134,13 +134,13 @@ class Fleet:
             WorkSettings(
                 tiers=self.assignment.tiers,
                 training=self.training,
-                # Its own processes wrote the updates.
+                # No limits: the fleet's own processes wrote the updates.
                 merging={
                     "aggregation": self.aggregation,
                     "weighting": self.weighting,
                     "limits": None,
                 },
-                # Once for each subnet: its clients' training does not depend on it.
+                # Once per subnet: the clients' training does not depend on it.
                 calibrate_every=math.inf,
                 test_batch_size=settings.test_batch_size,
                 optimizer={
@@ -153,10 +153,10 @@ class Fleet:
         self.optimizer = self._work.optimizer
 
     def run(self) -> None:
-        """Runs all rounds that were not run before.
+        """Runs all remaining rounds.
 
         Raises:
-          ValueError: If another program runs in the same folder, or another fleet is in it.
+          ValueError: If another program is using the folder, or it holds another fleet.
         """
         if self._left_out:
             self._on_progress(
@@ -174,7 +174,7 @@ class Fleet:
                 self._work.close()
 
     def plan(self, number: int) -> RoundPlan:
-        """Returns the plan of a round; the fleet's rounds count on from those of the training."""
+        """Returns the plan of a fleet round; `number` counts on from the training's last round."""
         return self.assignment.plan(self.trained.information["round"] + number)
 
     def accuracies(self, supernet: Supernet) -> dict[str, float]:
@@ -182,7 +182,7 @@ class Fleet:
         return self._work.evaluate(supernet)
 
     def _open(self, database: Database) -> None:
-        """Checks that the fleet in the folder is this one, and goes on with it."""
+        """Checks that the fleet in the folder is this one, and continues it."""
         with database.read() as connection:
             current = current_round(connection)
         if current is None:
@@ -202,9 +202,10 @@ class Fleet:
             self._open_anew(database, current.id, base)
 
     def _open_anew(self, database: Database, round_id: int, base: Base) -> None:
-        """Opens a round anew whose models are not those of its plan.
+        """Reopens a round whose models are not those of its plan.
 
-        It has none where an earlier call ended before it, and others where that had other settings.
+        It has no models if the earlier call had fewer rounds, and other models if that call had
+        other settings.
         """
         of_round = round_tiers.c.round_id == round_id
         with database.write() as connection:
@@ -220,7 +221,7 @@ class Fleet:
         return ValueError(f"The fleet in {self._folder!r} {why}")
 
     def _done(self, number: int) -> int:
-        """Returns the fleet's rounds that made the supernet with that number."""
+        """Returns the number of fleet rounds behind the supernet with that number."""
         return number - self.trained.information["round"]
 
     def _run(self, database: Database) -> None:
@@ -233,7 +234,7 @@ class Fleet:
             max_staleness=0,
             keeps_updates=True,
         )
-        # The folder's lock keeps other programs out.
+        # The lock on the folder keeps other programs out.
         lease = Lease(database, "fleet", _NEVER, time.time)
         lease.take()
         keeper = Rounds(
@@ -269,13 +270,13 @@ class Fleet:
                 self._train_clients(address, trained)
 
     def _publish(self, base: Base) -> None:
-        """Puts the newest supernet where whoever runs the fleet finds it."""
+        """Copies the newest supernet to the top of the fleet's folder and loads it."""
         with open(self._path(os.path.join(base.folder, SUPERNET)), "rb") as file:
             write_bytes(self._path(SUPERNET), file.read())
         self.supernet, _ = self._work.load(base)
 
     def _train_clients(self, address: ServerAddress, number: int) -> None:
-        """Lets the clients of a round take part."""
+        """Runs the clients of a round."""
         plan = self.assignment.plan(number + 1)
         workers = self._settings.processes or len(os.sched_getaffinity(0))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -304,7 +305,7 @@ class Fleet:
             visit = start_visit(settings)
             if visit["event"] not in ("sent", "waits"):
                 raise RuntimeError(f"Client {client}: {visit.get('message') or visit['event']}")
-            # It waits where an earlier call had its update already.
+            # It is told to wait if an earlier call already sent its update.
             if visit["event"] == "waits" or visit["task"]["round"] == number:
                 break
         self._on_progress("  " + visit_line(client, visit))
@@ -314,6 +315,6 @@ class Fleet:
 
 
 def _client_seed(seed: np.ndarray) -> int:
-    """Returns a whole number from 0 that the plan's int32 `(2,)` decides, of round and client."""
+    """Returns a client's seed, int32 `(2,)` in the plan, as one non-negative integer."""
     first, second = (int(part) for part in np.asarray(seed, np.int32).view(np.uint32))
     return (first << 32) | second

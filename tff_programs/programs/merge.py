@@ -1,9 +1,9 @@
 """fedsup merge SUPERNET UPDATE... --out=NEW.safetensors: adds what phones learned to a supernet.
 
-An UPDATE is a file that a phone sent, or a folder: then all *.safetensors in it. Updates that are
-damaged, of another search space, started from another supernet, already merged or far from all
-others are named with the reason and left out; claims of examples and sizes that stand out are cut.
-Beside NEW.safetensors, NEW.merge.json tells what was done.
+An UPDATE is a file that a phone sent, or a folder of such files (all *.safetensors in it).
+Updates that are damaged, of another search space, trained from another supernet, already merged or
+far from all others are left out and listed with the reason; outliers in size and in the claimed
+number of examples are reduced. NEW.merge.json, next to NEW.safetensors, reports what was done.
 """
 
 import dataclasses
@@ -21,37 +21,48 @@ from tflite.merge.cohort import CohortLimits
 from tflite.merge.merge import merge_updates
 from tflite.merge.merge_report import MergeReport, UsedUpdate
 
-# Rows of the table; the JSON file has all.
+# Maximum number of rows of the table; the JSON file lists all updates.
 _ROWS = 20
 _LIMITS = CohortLimits()
 
 
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
-    define.output_file("out", None, "Where the new supernet is written.")
-    define.enum("aggregation", "coverage", slicing.DIVISORS, "Average of overlapping slices.")
-    define.enum("weighting", "examples", slicing.WEIGHTINGS, "Weight of an update.")
+    define.output_file("out", None, "File to write the new supernet to.")
+    define.enum(
+        "aggregation",
+        "coverage",
+        slicing.DIVISORS,
+        "Averaging of overlapping slices: over the updates that cover an entry (coverage), or over "
+        "all updates (diluted).",
+    )
+    define.enum(
+        "weighting",
+        "examples",
+        slicing.WEIGHTINGS,
+        "Weight of an update: its number of examples, or 1.",
+    )
     define.float(
         "clip_norm",
         None,
-        "Largest L2 norm of an update; longer ones are scaled down. By default updates are held "
-        f"against the median: those over {_LIMITS.size:g} times its root mean square are scaled "
-        f"down to that, those over {_LIMITS.far_size:g} times left out.",
+        "Maximum L2 norm of an update; longer ones are scaled down. By default, root mean squares "
+        f"are compared with their median: updates above {_LIMITS.size:g} times the median are "
+        f"scaled down to that, and those above {_LIMITS.far_size:g} times are left out.",
         above=0,
     )
     define.integer(
         "max_examples",
         None,
-        "Number of examples above which a phone's claim counts as that. By default "
-        f"{_LIMITS.examples:g} times the median; who claims {_LIMITS.far_examples:g} times the "
-        "median is left out.",
+        "Maximum number of examples that an update counts for, whatever it claims. By default "
+        f"{_LIMITS.examples:g} times the median; claims above {_LIMITS.far_examples:g} times the "
+        "median are left out.",
         lower_bound=1,
     )
     define.float(
         "poisoned",
         0.0,
-        "Share of the updates that may be poisoned; above 0, those farthest from the others are "
-        "set aside.",
+        "Share of the updates that may be poisoned; above 0, the updates farthest from the others "
+        "are set aside.",
         lower_bound=0,
         below=0.5,
     )
@@ -115,13 +126,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _files(arguments: list[str]) -> list[str]:
-    """The arguments, each folder replaced by the update files in it."""
+    """Returns the arguments, with each folder replaced by the update files in it."""
     paths = []
     for argument in arguments:
         if not os.path.isdir(argument):
             paths.append(argument)
             continue
-        # Files that begin with a dot are still being written.
+        # `glob` skips files that begin with a dot, which are still being written.
         inside = sorted(glob.glob(os.path.join(glob.escape(argument), "*.safetensors")))
         if not inside:
             raise ValueError(f"Expected *.safetensors in the folder {argument!r}, found none.")
@@ -151,7 +162,7 @@ def _table(merged: MergeReport) -> str:
 
 
 def _cut(update: UsedUpdate) -> str:
-    """Returns in words what was cut off an update; empty if it counts as it came."""
+    """Describes how an update was reduced; empty if it counts unchanged."""
     parts = []
     if update.scale < 1:
         parts.append(f"its change by the factor {update.scale:.2g}")

@@ -1,4 +1,4 @@
-"""One person's examples: own data of one client, or a client of a data set."""
+"""Examples of one person: own data of a single client, or one client of a data set."""
 
 import dataclasses
 from typing import NamedTuple
@@ -18,11 +18,11 @@ class Examples(NamedTuple):
     """Labelled images of one person.
 
     Attributes:
-      name: What they are, for people.
+      name: Description of the examples, for messages.
       images: `(examples, height, width, channels)`, uint8.
       labels: `(examples,)`, int32.
-      test_images: Never trained on, shaped as `images`.
-      test_labels: Theirs.
+      test_images: Images that are never trained on, shaped like `images`.
+      test_labels: Labels of `test_images`, shaped like `labels`.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Examples(NamedTuple):
 
 
 def for_model(settings: DataSettings, metadata: ModelMetadata) -> DataSettings:
-    """Returns settings of data as a model takes it: its classes, image size and pixels."""
+    """Returns the settings with the classes, image shape and preprocessing that a model expects."""
     return dataclasses.replace(
         settings,
         image_shape=settings.image_shape or metadata.space.image_shape,
@@ -43,10 +43,10 @@ def for_model(settings: DataSettings, metadata: ModelMetadata) -> DataSettings:
 
 
 def check_form(data: FederatedDataset, metadata: ModelMetadata) -> None:
-    """Checks that data has the classes, the image shape and the pixels of a model's training.
+    """Checks that data has the classes, image shape and pixel scale of a model's training data.
 
     Raises:
-      ValueError: If it has not.
+      ValueError: If it does not.
     """
     space, preprocessing = metadata.space, Preprocessing(**metadata.preprocessing)
     form = DataForm(space.classes, space.image_shape, metadata.class_names, preprocessing)
@@ -54,17 +54,17 @@ def check_form(data: FederatedDataset, metadata: ModelMetadata) -> None:
 
 
 def read_examples(settings: DataSettings) -> tuple[Examples, tuple[str, ...]]:
-    """Reads own data that is one person's.
+    """Reads own data that belongs to one person.
 
     Args:
-      settings: The data, as `for_model` returns it.
+      settings: Settings of the data, as returned by `for_model`.
 
     Returns:
-      The examples, and sentences about what was not used.
+      The examples, and notes about data that was not used.
 
     Raises:
-      ValueError: If there are no examples, a file is not what it should be, or the examples are
-        those of several clients.
+      ValueError: If there are no examples, a file is invalid, or the examples belong to several
+        clients.
     """
     data = settings.load_own()
     if len(data) > 1:
@@ -80,8 +80,8 @@ def client_examples(data: FederatedDataset, client: int, name: str) -> Examples:
 
     Args:
       data: All clients.
-      client: The client's number, from 0.
-      name: What the examples are, for people.
+      client: Number of the client, from 0.
+      name: Description of the examples, for messages.
 
     Raises:
       ValueError: If the client has no training or no test examples.
@@ -97,7 +97,7 @@ def client_examples(data: FederatedDataset, client: int, name: str) -> Examples:
 
 
 def at_resolution(examples: Examples, metadata: ModelMetadata) -> Examples:
-    """Returns examples with images of the resolution that a model takes."""
+    """Returns the examples, with their images resized to the resolution that a model expects."""
     height, width, _ = metadata.image_shape
     return examples._replace(
         images=resize_images(examples.images, height, width),
@@ -106,14 +106,14 @@ def at_resolution(examples: Examples, metadata: ModelMetadata) -> Examples:
 
 
 def client_number(data: FederatedDataset, client: str) -> int:
-    """Returns the number of the client that has a name, or, where names are texts, that number.
+    """Returns the number of a client given by its name, or by its number if names are not numbers.
 
     Raises:
       ValueError: If there is no such client.
     """
     if client in data.client_names:
         return data.client_names.index(client)
-    # A number that is no name must not mean another client where names are numbers.
+    # If all names are numbers, a number that is not a name must not select another client.
     are_numbers = all(name.isdecimal() for name in data.client_names)
     if are_numbers or not client.isdecimal() or int(client) >= len(data):
         numbers = "" if are_numbers else f"a number from 0 to {len(data) - 1} or "

@@ -1,4 +1,4 @@
-"""Phones that misbehave, for `fedsup phones`: they vanish, come late, lie, send what is damaged."""
+"""Misbehaving phones for `fedsup phones`: they vanish, send late, lie or send damaged updates."""
 
 import dataclasses
 import os
@@ -14,25 +14,25 @@ from tflite.together.federation import Federation
 from tflite.together.participant import Participant, Visit
 
 FAULTS = ("vanish", "late", "hostile", "damaged", "replay", "crash")
-# Turns the update round and makes it ten times as large, which a mean of few does not survive.
+# Reverses the update and enlarges it tenfold, which spoils a mean of few updates.
 _HOSTILE_FACTOR = -10.0
-# Bytes in the middle that are turned over.
+# Number of bytes in the middle that are inverted.
 _DAMAGED_BYTES = 64
-# Between the visits of a late phone while its round is open.
+# Wait between the visits of a late phone while its round is open.
 _LATE_SECONDS = 5
 
 
 def draw_fault(shares: Mapping[str, float], seed: int, phone: int, round_number: int) -> str | None:
-    """Draws what a phone does wrong in a round.
+    """Draws the fault of a phone in a round.
 
     Args:
       shares: Probability of each of `FAULTS`; their sum is at most 1.
-      seed: Decides the draw, with the phone and the round.
-      phone: The phone's number.
-      round_number: The round's.
+      seed: Seed of the draw, combined with the phone and the round.
+      phone: Number of the phone.
+      round_number: Number of the round.
 
     Returns:
-      One of `FAULTS`; None for a phone that does what it should.
+      One of `FAULTS`; None if the phone behaves correctly.
     """
     drawn = random.Random(f"{seed} {phone} {round_number}").random()
     for fault in FAULTS:
@@ -43,14 +43,14 @@ def draw_fault(shares: Mapping[str, float], seed: int, phone: int, round_number:
 
 
 def damaged(data: bytes) -> bytes:
-    """Returns bytes some of which are turned over, the last ones left out."""
+    """Returns the data with some bytes in the middle inverted and the last byte removed."""
     middle = len(data) // 2
     part = bytes(255 - byte for byte in data[middle : middle + _DAMAGED_BYTES])
     return data[:middle] + part + data[middle + len(part) : -1]
 
 
 def hostile(update: DeviceUpdate) -> DeviceUpdate:
-    """Returns an update that undoes what was learned, and claims that it helped."""
+    """Returns an update that undoes what was learned, but still claims the lower loss."""
     delta = {
         name: value * value.dtype.type(_HOSTILE_FACTOR) for name, value in update.delta.items()
     }
@@ -58,7 +58,7 @@ def hostile(update: DeviceUpdate) -> DeviceUpdate:
 
 
 class FaultyParticipant(Participant):
-    """A device that does one thing wrong in each round that the shares say."""
+    """A device with at most one fault per round, drawn at random."""
 
     def __init__(
         self,
@@ -73,19 +73,19 @@ class FaultyParticipant(Participant):
         """Creates the device.
 
         Args:
-          federation: Speaks with the server.
+          federation: Connection to the server.
           folder: The device's files.
-          fields: As of `Participant`.
-          runtime: As of `Participant`.
-          shares: As of `draw_fault`.
-          seed: As of `draw_fault`.
-          number: The phone's number.
+          fields: Fields of every check-in, see `Participant`.
+          runtime: Name of the runtime, see `Participant`.
+          shares: Probability of each fault, see `draw_fault`.
+          seed: Seed of the faults.
+          number: Number of the phone.
         """
         super().__init__(federation, folder, fields, runtime)
         self._shares, self._seed, self._number = shares, seed, number
 
     def do(self, task, path, examples, wait_seconds) -> Visit:
-        """Does a task, right or wrong."""
+        """Performs a task, correctly or with a fault."""
         fault = draw_fault(self._shares, self._seed, self._number, task["round"])
         if fault == "vanish":
             return Visit("vanished", wait_seconds, task)
@@ -96,7 +96,7 @@ class FaultyParticipant(Participant):
         if fault == "late":
             return Visit("late", wait_seconds, task, update.loss_before, update.loss_after)
         if fault == "crash":
-            # The update is kept; whoever starts this phone again sends it.
+            # The update is stored, and sent when the phone is started again.
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "damaged":
             self._send_damaged(pending)
@@ -105,13 +105,13 @@ class FaultyParticipant(Participant):
         return self.send(pending)
 
     def send(self, pending: PendingUpdate) -> Visit:
-        """Sends an update, a late one only after its round was closed."""
+        """Sends an update; a late one is only sent after its round was closed."""
         if pending.is_sent_late and self.federation.status()["round"] <= pending.task["round"]:
             return Visit("late", _LATE_SECONDS, pending.task)
         return super().send(pending)
 
     def _send_damaged(self, pending: PendingUpdate) -> None:
-        """Sends damaged bytes, which the server must refuse; the phone then sends the whole."""
+        """Sends damaged bytes, which the server must refuse, before the intact update is sent."""
         try:
             self.federation.send_update(pending.task["task"], damaged(pending.data()))
         except RefusedError:

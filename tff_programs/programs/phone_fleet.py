@@ -1,4 +1,4 @@
-"""Many phones side by side: each visit is a process of its own, at most so many at once."""
+"""A fleet of simulated phones: each visit runs in its own process, a limited number at a time."""
 
 import collections
 import concurrent.futures
@@ -31,12 +31,12 @@ class PhonesSettings:
 
     Attributes:
       clients: Number of phones.
-      processes: Visits at once.
-      rounds: Rounds of the server after which the phones stop; None for no end.
-      tiers: Tier names that the phones have in turn; empty for phones that carry any subnet.
+      processes: Maximum number of concurrent visits.
+      rounds: Number of server rounds after which the phones stop; None for no limit.
+      tiers: Tier names assigned to the phones in turn; empty for phones that can train any subnet.
       shares: Probability of each fault, see `phone_faults.draw_fault`.
-      seed: Decides the faults.
-      runtime: Name of the phones' runtime; None for the first that is installed.
+      seed: Seed of the faults.
+      runtime: Name of the phones' runtime; None for the first one that is installed.
       application: Name and version that the phones send.
     """
 
@@ -51,7 +51,7 @@ class PhonesSettings:
 
 
 class PhoneFleet:
-    """Starts a process for each visit that is due.
+    """Starts a process for each visit when it is due.
 
     Attributes:
       counts: Number of visits by event.
@@ -69,10 +69,10 @@ class PhoneFleet:
 
         Args:
           address: The server.
-          folder: Where each phone has a folder of its own.
-          settings: The phones.
-          load_examples: Loads the pictures of all phones for a model.
-          on_progress: Called with a line of text about each thing that was done.
+          folder: Parent of the phones' own folders.
+          settings: Settings of the phones.
+          load_examples: Loads the pictures of all phones, given a model's metadata.
+          on_progress: Called with a line of text after each step of progress.
         """
         self.counts = collections.Counter()
         self._address = address
@@ -89,7 +89,7 @@ class PhoneFleet:
         """Runs the phones until the server's rounds are over.
 
         Raises:
-          FederationError: If no phone can take part any more; the reason of the last one.
+          FederationError: If no phone can take part any more; the message is the last phone's.
         """
         due = [(0.0, number) for number in range(self._settings.clients)]
         running: dict[concurrent.futures.Future, int] = {}
@@ -121,16 +121,16 @@ class PhoneFleet:
                         raise FederationError(self._last_message)
 
     def outcomes(self) -> dict[str, int]:
-        """Counts the updates that the server accepted by their state and its reason."""
+        """Returns the number of updates that the server accepted, by their state and its reason."""
         return dict(
             collections.Counter(": ".join(filter(None, f)) for f in self._outcomes.values())
         )
 
     def _start(self, number: int) -> dict[str, Any]:
-        """Runs one visit; returns its fields."""
+        """Runs one visit and returns its fields."""
         settings = self._settings
         tier = settings.tiers[number % len(settings.tiers)] if settings.tiers else None
-        # Of all subnets.
+        # Enough for every subnet.
         able = {"capability": {"parameters": 2**53 - 1, "macs": 2**53 - 1}}
         fields = {"tier": tier} if tier else able
         return start_visit(
@@ -144,7 +144,7 @@ class PhoneFleet:
         )
 
     def _take(self, number: int, visit: dict[str, Any]) -> int | None:
-        """Takes a visit's end; returns the seconds until the next one, None for none."""
+        """Handles the result of a visit; returns the seconds until the next one, None for none."""
         event = visit["event"]
         if event == "needs_examples":
             self._give_examples(visit["model"])
@@ -167,7 +167,7 @@ class PhoneFleet:
         return visit["wait_seconds"]
 
     def _give_examples(self, model: str) -> None:
-        """Writes each phone's pictures into its folder, in the form that the model takes."""
+        """Writes each phone's pictures into its folder, in the form that the model expects."""
         data = clients_of_phones(self._load_examples(read_metadata(model)), self._on_progress)
         for number in range(self._settings.clients):
             write_examples(
@@ -176,14 +176,14 @@ class PhoneFleet:
 
 
 def phone_folder(folder: str, number: int) -> str:
-    """Returns the folder of a phone's own files."""
+    """Returns the folder of a phone's files."""
     return os.path.join(folder, f"phone_{number:04d}")
 
 
 def clients_of_phones(
     data: FederatedDataset, on_progress: Callable[[str], None]
 ) -> FederatedDataset:
-    """Returns the clients that phones can stand for; a line of text names the others."""
+    """Returns the clients that phones can represent; a line of text names the others."""
     trainable = data.trainable()
     if trainable is not data:
         on_progress(f"note: {trainable.reading_notes[-1]}")
@@ -191,25 +191,29 @@ def clients_of_phones(
 
 
 def write_examples(folder: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes a phone's pictures into its folder."""
+    """Writes a phone's pictures and labels into its folder."""
     make_folder(folder)
     path = os.path.join(folder, EXAMPLES)
     replace_file(path, lambda temporary: np.savez(temporary, images=images, labels=labels))
 
 
 def start_visit(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a visit in a process of its own.
+    """Runs a visit in a separate process.
 
     Args:
-      settings: As of `phone_process.visit`.
+      settings: Argument of `phone_process.visit`.
 
     Returns:
-      The fields that it returns; the event is `crashed` if the process was killed.
+      The fields that `phone_process.visit` returns; the event is `crashed` if the process was
+      killed.
+
+    Raises:
+      RuntimeError: If the process ended with an error.
     """
     code = "from tff_programs.programs.phone_process import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        # Every user of the machine sees a command, and the settings hold the token.
+        # The settings hold the token, and every user of the machine can see a command line.
         input=json.dumps(settings),
         capture_output=True,
         text=True,
@@ -233,7 +237,7 @@ def visit_line(number: int, visit: Mapping[str, Any]) -> str:
         parts.append(f"round {task['round']}, {task['tier']}")
     if visit.get("loss_before") is not None:
         losses = (f"{visit[name]:.3f}" for name in ("loss_before", "loss_after"))
-        # Those of a single epoch are the same.
+        # After a single epoch both are the same.
         parts.append(f"loss {' -> '.join(dict.fromkeys(losses))}")
     message = visit.get("message")
     return " | ".join([*parts, visit["event"] + (f": {message}" if message else "")])

@@ -1,7 +1,7 @@
-"""The process of one phone's visit: the runtime, its own pictures and nothing of the server.
+"""Process of one phone's visit: it has the runtime and the phone's own pictures, no server files.
 
-`fedsup phones` and `fedsup fleet` write the phone's settings as JSON to it, and read the visit as
-one line of JSON from it.
+`fedsup phones` and `fedsup fleet` write the phone's settings to its standard input as JSON, and
+read the visit from its standard output as one line of JSON.
 """
 
 import json
@@ -24,26 +24,26 @@ from tflite.together.federation import Federation
 from tflite.together.participant import Participant, fit_options
 
 EXAMPLES = "examples.npz"
-# After a trouble of its own or of the server's.
+# Wait after an error of the phone or the server.
 _TROUBLE_SECONDS = 30
 
 
 class PlannedParticipant(Participant):
-    """A device whose training a plan of rounds decides, to the bit.
+    """A device whose training is determined bit for bit by a plan of rounds.
 
     Attributes:
       client: Name of the client in its update.
-      seed: Of its training, in place of the task's.
+      seed: Seed of the training, used instead of the task's seed.
     """
 
     client: str
     seed: int
 
     def train(self, task, path, examples) -> DeviceUpdate:
-        """Trains a task's model, and returns the change of its weights.
+        """Trains a task's model and returns the change of its weights.
 
-        Its losses are those of the first and the last epoch. A plan's models are calibrated once
-        and have the newest weights, so that an evaluation would be that of another net.
+        The reported losses are those of the first and the last epoch. They are not measured by an
+        evaluation, because a plan's models combine the newest weights with an older calibration.
         """
         trainer = DeviceTrainer(path, runtime=self._runtime)
         epochs = trainer.fit(*examples, **fit_options({**task, "seed": self.seed}))
@@ -56,7 +56,7 @@ class PlannedParticipant(Participant):
 
 
 def main() -> None:
-    """Makes a visit and prints it."""
+    """Makes the visit described on standard input and prints its result."""
     parent = os.environ.pop(END_WITH, None)
     if parent is not None:
         from tff_programs.execution.enclosure import end_with
@@ -69,13 +69,14 @@ def visit(settings: dict[str, Any]) -> dict[str, Any]:
     """Makes a visit.
 
     Args:
-      settings: `address` (fields of a `ServerAddress`), `folder`, `fields` and `runtime` of a
-        participant, and `faults`, the other arguments of a `FaultyParticipant`, or `plan`, the
-        attributes of a `PlannedParticipant`.
+      settings: `address` (fields of a `ServerAddress`); `folder`, `fields` and `runtime` of a
+        participant; and either `faults`, the remaining arguments of a `FaultyParticipant`, or
+        `plan`, the attributes of a `PlannedParticipant`.
 
     Returns:
-      Fields of a `Visit`, and `status` if the server gave one. The event may also be `ended`, where
-      the phone cannot take part any more, or `trouble`.
+      Fields of a `Visit`, with `model`, the path of the model, if there is a task, and `status` if
+      the server was asked for it. The event may also be `ended`, if the phone cannot take part any
+      more, or `trouble`.
     """
     federation = None
     try:

@@ -1,10 +1,10 @@
-"""fedsup phones --server=LINK --clients=N: phones for a `fedsup serve`, as processes.
+"""fedsup phones --server=LINK --clients=N: simulated phones for `fedsup serve`, as processes.
 
-A phone has what a phone has: the stock runtime, its own examples and nothing of the server, neither
-TensorFlow nor its files. It enrols, checks in, fetches the model of its tier, trains it and sends
-the update; it comes back when the server says. --server is the link that `fedsup serve` prints, or
-an address with --token. Shares of the phones can vanish, come late, lie, send damaged bytes,
-send twice or be killed.
+A simulated phone has only what a real one has: the stock runtime and its own examples, but neither
+TensorFlow nor any of the server's files. It enrols, checks in, fetches the model of its tier,
+trains it and sends the update; it comes back when the server says. --server is the link that
+`fedsup serve` prints, or an address with --token. For a share of their tasks, phones can vanish,
+send late, lie, send damaged bytes, send twice or be killed.
 
 `fedsup phones --server='fedsup://enrol?...' --clients=10 --out=phones --vanish=0.1 --crash=0.1`
 """
@@ -35,9 +35,9 @@ from tflite.together.federation import Federation
 
 _HELP = {
     "vanish": "take a task and send nothing.",
-    "late": "send after their round was closed.",
-    "hostile": "send their change times -10.",
-    "damaged": "send damaged bytes first.",
+    "late": "send the update after their round was closed.",
+    "hostile": "send an update multiplied by -10.",
+    "damaged": "first send damaged bytes.",
     "replay": "send each update twice.",
     "crash": "are killed between training and sending, and start again.",
 }
@@ -50,30 +50,34 @@ def define_flags(define: FlagDefiner) -> None:
         "server",
         None,
         "The link fedsup://enrol?... that `fedsup serve` prints, @FILE for a file that holds it, "
-        "which keeps the token out of the list of processes, or an address such as "
+        "which keeps the token out of the process list, or an address such as "
         "https://example.org:8443.",
     )
-    define.string("token", None, "Token of enrolment, if --server is an address.")
+    define.string("token", None, "Enrolment token, if --server is an address.")
     define.path(
         "tls_authority",
         None,
         "PEM file of the only authority whose certificates are accepted; by default the public "
-        "ones, or the one certificate of the link.",
+        "authorities, or the one certificate in the link.",
     )
-    define.output_folder("out", None, "Folder of the phones' files; phones in it go on.")
+    define.output_folder("out", None, "Folder of the phones' files; existing phones continue.")
     define.integer(
-        "processes", 0, "Phones at work at once; 0 for one a core.", lower_bound=0, upper_bound=1024
+        "processes",
+        0,
+        "Phones that work in parallel; 0 for one per CPU core.",
+        lower_bound=0,
+        upper_bound=1024,
     )
-    define.integer(
-        "rounds", None, "Rounds of the server after which the phones stop.", lower_bound=1
+    define.integer("rounds", None, "Server rounds after which the phones stop.", lower_bound=1)
+    define.list(
+        "tiers", [], "Tiers assigned to the phones in turn; by default, phones train any subnet."
     )
-    define.list("tiers", [], "Tiers that the phones have in turn; by default each carries all.")
     define_runtime_flag(define)
     for fault in FAULTS:
         define.float(
             fault,
             0.0,
-            f"Share of the tasks whose phones {_HELP[fault]}",
+            f"Share of the tasks in which phones {_HELP[fault]}",
             lower_bound=0,
             upper_bound=1,
         )
@@ -94,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         )
     choose_runtime(options.runtime)
     address = _address(options)
-    # Errors of the address, the certificate and the version are told once, not by each phone.
+    # Errors of the address, certificate and version are reported once, not by each phone.
     federation = Federation(address)
     try:
         version = federation.check_server()
@@ -140,7 +144,7 @@ def _address(options: ProgramFlags) -> ServerAddress:
 
 
 def _load_examples(options: ProgramFlags, metadata: ModelMetadata) -> FederatedDataset:
-    """Loads the phones' pictures in the form that a model takes."""
+    """Loads the phones' pictures in the form that a model expects."""
     settings = for_model(data_settings_from_flags(options), metadata)
     data = load_data(options, settings)
     check_form(data, metadata)

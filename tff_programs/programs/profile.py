@@ -1,14 +1,14 @@
-"""fedsup profile --space=SPACE --out=table.json: milliseconds of the parts of subnets, measured.
+"""fedsup profile --space=SPACE --out=table.json: measures the latency of the parts of subnets.
 
 Each part of a space's subnets (the stem, each choice of each stage, the head) is timed on this
-machine in the stock runtime, for inference and for a step of training. `fedsup search
---latency_table` then knows the latency of any subnet as a sum. The table says how far its sums are
-from whole subnets: the smallest, the largest and some drawn at random. A run that was killed goes
-on when it is called again. Times are the shortest of many turns, and on one thread the processor's
-own, so that the machine may do other things meanwhile, but the less the better.
+machine in the stock runtime, for inference and for a training step. From this table, `fedsup search
+--latency_table` computes the latency of any subnet as a sum. The table also states the errors of
+such sums, measured on whole subnets: the smallest, the largest and some random ones. If a run is
+killed, the same command continues it. Each time is the shortest of many repetitions, and on one
+thread it is processor time, so the machine may be in use meanwhile, but should have little load.
 
-With --parts=FILE.zip nothing is measured here: the file holds the models, and the Android app or
-`org.fedsup.trainer` measures them on the phone and shares the table.
+With --parts=FILE.zip nothing is measured on this machine: the file holds the models, and the
+Android app or `org.fedsup.trainer` measures them on a phone and shares the table.
 """
 
 import os
@@ -38,32 +38,46 @@ _DEFAULTS = Conditions()
 def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define.path("space", None, "Search space: a preset's name or a JSON file.")
-    define.path("supernet", None, "File of a trained supernet, whose space is taken.")
-    define.output_file("out", None, "The table to write, a JSON file.")
+    define.path("supernet", None, "File of a trained supernet, whose search space is used.")
+    define.output_file("out", None, "JSON file to write the table to.")
     define.output_file(
-        "parts", None, "Or the models to write, a zip file that a phone measures its own table on."
+        "parts", None, "Or a zip file to write the models to, for a phone to measure its own table."
     )
-    define.integer("threads", _DEFAULTS.threads, "Threads of the runtime.", lower_bound=1)
+    define.integer("threads", _DEFAULTS.threads, "Number of threads of the runtime.", lower_bound=1)
     define.integer(
-        "train_batch_size", _DEFAULTS.train_batch_size, "Images of a step.", lower_bound=1
-    )
-    define.integer(
-        "infer_batch_size", _DEFAULTS.infer_batch_size, "Images of an inference.", lower_bound=1
-    )
-    define.integer(
-        "repetitions", _DEFAULTS.repetitions, "Turns, of which the shortest counts.", lower_bound=1
-    )
-    define.integer("fit_subnets", 3, "Subnets that two factors are fitted on.", lower_bound=0)
-    define.integer(
-        "check_subnets", 3, "Others beside the smallest and largest for the error.", lower_bound=0
+        "train_batch_size",
+        _DEFAULTS.train_batch_size,
+        "Number of images in a training step.",
+        lower_bound=1,
     )
     define.integer(
-        "subnets_seed", 0, "Decides which subnets.", lower_bound=0, upper_bound=MOST_SEED
+        "infer_batch_size",
+        _DEFAULTS.infer_batch_size,
+        "Number of images in an inference.",
+        lower_bound=1,
+    )
+    define.integer(
+        "repetitions",
+        _DEFAULTS.repetitions,
+        "Number of repetitions, of which the shortest counts.",
+        lower_bound=1,
+    )
+    define.integer(
+        "fit_subnets", 3, "Number of subnets to fit the two correction factors on.", lower_bound=0
+    )
+    define.integer(
+        "check_subnets",
+        3,
+        "Number of subnets, besides the smallest and largest, to measure the error on.",
+        lower_bound=0,
+    )
+    define.integer(
+        "subnets_seed", 0, "Seed of the drawn subnets.", lower_bound=0, upper_bound=MOST_SEED
     )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures the table."""
+    """Measures the table, or writes the models for a phone to measure."""
     options = parse_flags_alone(define_flags, argv)
     if bool(options.out) == bool(options.parts):
         raise ValueError(
@@ -130,10 +144,10 @@ def _tell_entry(name: str, size: int) -> None:
 
 
 def subject_from_flags(options: ProgramFlags) -> tuple[Supernet, Preprocessing, LocalTraining]:
-    """Returns the supernet to measure, its preprocessing and its training, as flags name them.
+    """Returns the supernet to measure, its preprocessing and its training, as the flags name them.
 
     Raises:
-      ValueError: If they name none or two, or its file cannot be read.
+      ValueError: If they name no supernet or two, or its file cannot be read.
     """
     options.prefer("space", over=("supernet",))
     options.prefer("supernet", over=("space",))
@@ -141,7 +155,7 @@ def subject_from_flags(options: ProgramFlags) -> tuple[Supernet, Preprocessing, 
         raise ValueError("Expected one of --space and --supernet: what to measure.")
     if not options.supernet:
         supernet = Supernet(load_space(options.space))
-        # Untrained branches are silent, and a machine may be fast with zeros.
+        # Untrained branches output zeros, with which a machine may be faster.
         weights = supernet.values_by_name()
         ones = {n: np.ones_like(v) for n, v in weights.items() if n.endswith("/gamma")}
         supernet.assign_weights({**weights, **ones})
@@ -152,13 +166,13 @@ def subject_from_flags(options: ProgramFlags) -> tuple[Supernet, Preprocessing, 
 
 
 def _any_preprocessing(space: SearchSpace) -> Preprocessing:
-    """Returns a normalization; which one changes no time."""
+    """Returns some normalization; the choice does not affect the latency."""
     channels = space.image_shape[2]
     return Preprocessing((127.5,) * channels, (64.0,) * channels)
 
 
 def _draw_subnets(options: ProgramFlags, space) -> tuple[list, list]:
-    """Subnets to state the error on, and others to fit on; fewer of these if the space is small."""
+    """Draws subnets to measure the error on, and others to fit on (fewer if the space is small)."""
     rng = np.random.default_rng([options.subnets_seed, 0])
     chosen = dict.fromkeys([space.smallest(), space.largest()])
     wanted = 2 + options.check_subnets + options.fit_subnets
@@ -182,7 +196,7 @@ def _errors_table(table: LatencyTable, profile: Profile, checked_on, fitted_on) 
 
 
 def _shown(part: Part) -> tuple[str, ...]:
-    """The fields of its kind, and its resolution if it has one."""
+    """Returns the names of the fields of a part's kind, and its resolution if it has one."""
     kind = {"stem": ("kind",), "head": ("kind", "in_width")}.get(part.kind, part._fields[1:-1])
     return (*kind, "resolution") if part.resolution else kind
 

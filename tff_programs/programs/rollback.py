@@ -1,7 +1,7 @@
-"""fedsup rollback --out=FOLDER --round=N: takes a gateway's newest rounds back.
+"""fedsup rollback --out=FOLDER --round=N: rolls back a gateway's newest rounds.
 
-The supernet that was trained for N rounds is trained on from there; what devices sent since does
-not count. The gateway may run meanwhile.
+Training continues from the supernet that was trained for N rounds; updates that devices sent since
+then do not count. The gateway may keep running.
 """
 
 import time
@@ -17,12 +17,12 @@ def define_flags(define: FlagDefiner) -> None:
     """Defines the program's flags."""
     define_gateway_flags(define)
     define.integer(
-        "round", None, "Rounds that the supernet to go back to was trained for.", lower_bound=0
+        "round", None, "Number of training rounds of the supernet to return to.", lower_bound=0
     )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Takes rounds back."""
+    """Rolls back rounds."""
     options = parse_flags_alone(define_flags, argv)
     if options.round is None:
         raise ValueError("Expected --round=N, the rounds that the supernet was trained for.")

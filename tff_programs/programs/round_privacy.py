@@ -1,4 +1,4 @@
-"""Differential privacy of the rounds of a gateway: their noise, and the account of their cost."""
+"""Differential privacy of a gateway's rounds: the noise, and the accounting of the privacy cost."""
 
 import dataclasses
 import functools
@@ -15,18 +15,19 @@ from tff_programs.aggregators.privacy import PrivacyAccount, add_noise
 
 @dataclasses.dataclass(frozen=True)
 class RoundPrivacy:
-    """Privacy of each device's examples in the supernets that a gateway makes.
+    """Privacy of each device's examples in the supernets that a gateway produces.
 
-    Each update is clipped, all count the same, and noise is added to their sum, as
-    `PrivateOverlapMeanFactory` does. A device sends one update a round and is counted as if it sent
-    one in every round; rounds that a rollback took back are counted too, since somebody may have
+    As in `PrivateOverlapMeanFactory`, each update is clipped, all updates have the same weight, and
+    noise is added to their sum. A device sends at most one update per round and is counted as if it
+    sent one in every round. Rounds that were rolled back are counted too, since somebody may have
     their supernet.
 
     Attributes:
-      account: Of one device.
-      clip_norm: Largest L2 norm of an update.
-      secret: Decides the noise; a round that is merged again after a kill gets the same.
-      max_epsilon: Budget; None for none.
+      account: Privacy account of one device.
+      clip_norm: Maximum L2 norm of an update.
+      secret: Secret that determines the noise; a round that is merged again after the process was
+        killed gets the same noise.
+      max_epsilon: Privacy budget; None for no limit.
     """
 
     account: PrivacyAccount
@@ -35,7 +36,7 @@ class RoundPrivacy:
     max_epsilon: float | None = None
 
     def reason_to_rest(self, round_id: int) -> str | None:
-        """Returns that merging the round with that number would cost too much; None if not."""
+        """Returns a message if merging the given round would exceed the budget; None otherwise."""
         cost = self.account.epsilon_after(round_id)
         if self.max_epsilon is None or cost <= self.max_epsilon:
             return None
@@ -46,7 +47,7 @@ class RoundPrivacy:
         )
 
     def noise(self, round_id: int, base_hash: str) -> Callable[[Overlap], Overlap]:
-        """Returns what adds a round's noise to the sum of its updates."""
+        """Returns a function that adds a round's noise to the sum of its updates."""
         text = f"noise\n{round_id}\n{base_hash}".encode()
         digest = hmac.new(self.secret, text, hashlib.sha256).digest()
         seed = tf.constant(np.frombuffer(digest[:8], "<i4"), tf.int32)

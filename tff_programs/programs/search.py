@@ -1,10 +1,11 @@
 """fedsup search CHECKPOINT: the most accurate subnet under a budget, by evolutionary search.
 
-Candidates are scored by clients on one half of their own held-out images: every client evaluates
-every candidate, and the server learns sums. Each is scored as it is deployed: calibrated, with a
-classifier of its own. The other half, which the search never saw, is for the report. Both searches
-begin with the subnets that were trained as they are. The data set, its partition and the halves are
-those of the supernet's training; `--seed` decides the search.
+Clients score the candidates on one half of their own held-out images: every client evaluates every
+candidate, and the server only learns sums. Each candidate is scored as it would be deployed:
+calibrated, with its own classifier. The other half, which the search never sees, is for the report.
+The evolution, and a random search for comparison, start from the subnets of the training's tiers,
+the smallest and the largest. The data set, its partition and the halves are those of the supernet's
+training; `--seed` only decides the search.
 """
 
 import dataclasses
@@ -33,41 +34,52 @@ def define_flags(define: FlagDefiner) -> None:
     define_data_flags(define)
     define.output_folder("out", None, "Folder of the results.")
     define.integer(
-        "max_parameters", None, "Most parameters.", lower_bound=1, upper_bound=MOST_COUNT
+        "max_parameters",
+        None,
+        "Maximum number of parameters.",
+        lower_bound=1,
+        upper_bound=MOST_COUNT,
     )
     define.integer(
         "max_macs",
         None,
-        "Most multiply-accumulates an image.",
+        "Maximum number of multiply-accumulates per image.",
         lower_bound=1,
         upper_bound=MOST_COUNT,
     )
     define.float(
-        "max_file_kilobytes", None, "Largest .tflite file (estimated from above).", above=0
+        "max_file_kilobytes",
+        None,
+        "Maximum size of the .tflite file, estimated from above.",
+        above=0,
     )
     define.float(
-        "max_train_megabytes", None, "Most memory of a training step (estimated).", above=0
+        "max_train_megabytes", None, "Maximum memory of a training step (estimated).", above=0
     )
-    define.float("max_infer_ms", None, "Longest inference; needs --latency_table.", above=0)
-    define.float("max_train_ms", None, "Longest training step; needs --latency_table.", above=0)
+    define.float(
+        "max_infer_ms", None, "Maximum time of an inference; needs --latency_table.", above=0
+    )
+    define.float(
+        "max_train_ms", None, "Maximum time of a training step; needs --latency_table.", above=0
+    )
     define.path("latency_table", None, "A device's latency table, a JSON file.")
     define.integer(
         "train_batch_size",
         None,
-        "Images of the step that --max_train_megabytes is about; the table's or "
-        f"{_TRAIN_BATCH_SIZE} by default.",
+        "Number of images in the training step that --max_train_megabytes limits; by default that "
+        f"of the latency table, or {_TRAIN_BATCH_SIZE}.",
         lower_bound=1,
     )
     define.integer(
         "generations",
         _DEFAULTS.generations,
-        "Generations of the evolution.",
+        "Number of generations of the evolution.",
         lower_bound=1,
     )
     define.integer(
         "population",
         _DEFAULTS.population,
-        "Candidates scored in a generation.",
+        "Number of candidates scored per generation.",
         lower_bound=1,
     )
     define.integer(
@@ -79,32 +91,32 @@ def define_flags(define: FlagDefiner) -> None:
     define.integer(
         "clients_per_round",
         0,
-        "Clients that score; 0 for all. They are drawn once, so that all candidates are compared "
-        "on the same images. The fewer, the more the search chooses what suits those.",
+        "Number of clients that score; 0 for all. They are drawn once, so that all candidates are "
+        "compared on the same images. With few clients, the search overfits to them.",
         lower_bound=0,
     )
     define.bool(
         "calibrated",
         _DEFAULTS.calibrated,
-        "Score candidates as they are deployed: calibrated, with a classifier of their own. Else "
-        "as clients receive them, in rounds.",
+        "Score candidates as they are deployed: calibrated, each with its own classifier. "
+        "Otherwise, score them as clients receive them, in rounds.",
     )
     define.integer(
         "images_per_client",
         _DEFAULTS.images_per_client,
-        "Images that a client calibrates a candidate on.",
+        "Maximum number of images that each client calibrates a candidate on.",
         lower_bound=1,
     )
     define.integer(
         "candidates_per_round",
         _DEFAULTS.candidates_per_round,
-        "Subnets that a client receives in a round, if not calibrated.",
+        "Number of subnets that a client receives per round, without --calibrated.",
         lower_bound=1,
     )
     define.integer(
         "client_batch_size",
         _DEFAULTS.client_batch_size,
-        "Images normalized together, if not calibrated.",
+        "Number of images normalized together, without --calibrated.",
         lower_bound=1,
     )
     define_clients_at_once(define)

@@ -1,9 +1,9 @@
-"""fedsup serve SUPERNET --out=FOLDER: rounds whose clients are phones that come over HTTP.
+"""fedsup serve SUPERNET --out=FOLDER: rounds whose clients are phones that connect over HTTP.
 
-Devices enrol with the token that is printed, fetch the subnet of their tier, train it and send
-back its change, see docs/gateway.md. A round is closed at --goal updates or after --round_deadline
-seconds. Everything is in the folder and in the database: a server that was killed goes on where it
-was when it is called again, and several may serve on one database.
+Devices enrol with the printed token, fetch the subnet of their tier, train it and send back the
+change of its weights; see docs/gateway.md. A round is closed at --goal updates or after
+--round_deadline seconds. The folder and the database hold all state: if a server is killed, the
+same command continues where it stopped, and several servers can share one database.
 """
 
 import asyncio
@@ -43,23 +43,24 @@ def define_flags(define: FlagDefiner) -> None:
         "role",
         "all",
         _ROLES,
-        "Part of this process: web answers devices, rounds merges and exports, all does both.",
+        "Role of this process: web answers devices, rounds merges and exports, all does both.",
     )
-    define.string("address", "127.0.0.1:8080", "HOST:PORT to listen on; beyond loopback with TLS.")
+    define.string(
+        "address", "127.0.0.1:8080", "HOST:PORT to listen on; requires TLS beyond loopback."
+    )
     define.string(
         "operator_address",
         "127.0.0.1:8081",
-        "HOST:PORT of the page and the metrics for whoever runs the server, on loopback alone; "
-        "empty for none.",
+        "HOST:PORT of the operator's page and metrics, which must be on loopback; empty for none.",
     )
     define.string(
         "public_url",
         None,
-        "Address by which devices reach the server, for the code with which they enrol.",
+        "Address at which devices reach the server, for the enrolment code.",
     )
     define.path("tls_certificate", None, "PEM file of the server's certificate.")
-    define.path("tls_key", None, "PEM file of its private key, not encrypted.")
-    define.bool("make_certificates", False, "Make a certificate for --public_url in --out/tls.")
+    define.path("tls_key", None, "PEM file of its private key, unencrypted.")
+    define.bool("make_certificates", False, "Create a certificate for --public_url in --out/tls.")
     gateway_flags.define_round_flags(define)
     gateway_flags.define_device_flags(define)
     define_data_flags(define)
@@ -82,8 +83,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _keep_rounds(options: ProgramFlags, path: str, database: Database) -> None:
-    """Opens and closes rounds for ever."""
-    # TensorFlow is loaded by the process that needs it alone.
+    """Opens and closes rounds forever."""
+    # Imported here, so that only the process that needs TensorFlow loads it.
     from tff_programs.gateway.keeper import keep_rounds
     from tff_programs.programs.flags.round_work_flags import round_work_from_flags
 
@@ -93,7 +94,7 @@ def _keep_rounds(options: ProgramFlags, path: str, database: Database) -> None:
 
 
 async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database: Database) -> None:
-    """Answers devices, beside a process that keeps the rounds if this one does all."""
+    """Answers devices; in the role `all`, also runs a child process that keeps the rounds."""
     gateway_flags.round_settings_from_flags(options)
     address = parse_address(options.address, "address")
     operator_address = _operator_address(options)
@@ -107,7 +108,7 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
         )
     files = _certificate(options, address, public_host)
     tls = None if files is None else files.context()
-    # Without TensorFlow, and before any device is answered.
+    # Checked without TensorFlow, before any device is answered.
     weights, metadata = checkpoint.read_tensors(path, "supernet")
     check_first_supernet(database, checkpoint.fingerprint(weights), path, options.out)
     secret = server_secret(options.out)
@@ -137,7 +138,7 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
             servers.append(operator)
             port = listen(operator, operator_address, "operator_address")
             lines.append(f"page on {operator_address.url('http', port)}")
-        # What is there by now stays, and need not be looked through for garbage again and again.
+        # Objects that exist by now are permanent; the garbage collector need not scan them again.
         gc.freeze()
         print_line("\n".join([*lines, f"serving on {own}"]))
         if options.role == "web":

@@ -1,4 +1,4 @@
-"""The server's optimizer of rounds whose clients send files, with its state in a file."""
+"""Server optimizer for rounds whose clients send files; its state is stored in a file."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -17,27 +17,27 @@ from tff_programs.learning.server_update import ServerUpdate
 from tff_programs.types import MeanUpdate
 
 _KIND = "fleet optimizer"
-# Settings of a training that decide it.
+# Settings of a training that determine the optimizer.
 OPTIMIZER_SETTINGS = ("server_optimizer", "server_learning_rate", "server_momentum")
 
 
 class StoredOptimizer:
-    """Steps a supernet as the server of its training does.
+    """Updates a supernet's weights as the server of its training does.
 
     Attributes:
-      optimizer: The optimizer; None where the mean update is added.
+      optimizer: The optimizer; None if the mean update is added unchanged.
     """
 
     def __init__(self, settings: Mapping[str, Any], supernet: Supernet):
-        """Makes the optimizer before the first round.
+        """Creates the optimizer in its state before the first round.
 
         Args:
-          settings: `server_optimizer`, `server_learning_rate` and `server_momentum`, as those of a
-            training.
-          supernet: The supernet, for the form of its tensors and slices.
+          settings: Settings `server_optimizer`, `server_learning_rate` and `server_momentum`, as in
+            a training.
+          supernet: Supernet that defines the shapes and slices of the tensors.
 
         Raises:
-          ValueError: If the settings name an optimizer that there is not.
+          ValueError: If the settings name an unknown optimizer.
         """
         self.optimizer = build_server_optimizer(
             settings.get("server_optimizer", "none"),
@@ -49,9 +49,9 @@ class StoredOptimizer:
         self.reset()
 
     def reset(self) -> None:
-        """Goes back to the state before the first round."""
+        """Resets the state to that before the first round."""
         zeros = tuple(tf.zeros(shape) for shape in self._supernet.weight_shapes.values())
-        # The other part of the state is the average over the rounds, which is the training's.
+        # The rest of the state is the average over the rounds, which only the training computes.
         self._state, _ = self._update.initialize(zeros)
 
     def step(
@@ -65,7 +65,7 @@ class StoredOptimizer:
         Args:
           before: The supernet's weights before the round, by tensor name.
           merged: Those weights plus the mean update.
-          architectures: The subnets whose updates are in the mean.
+          architectures: The subnets whose updates are part of the mean.
         """
         if self.optimizer is None:
             return dict(merged)
@@ -76,12 +76,12 @@ class StoredOptimizer:
             covered=tuple(grids[name].spread(counts[name] > 0) for name in grids),
         )
         weights = tuple(tf.constant(before[name]) for name in grids)
-        # Only the average depends on the round's number.
+        # Only the average depends on the round number.
         (self._state, _), weights = self._update.next((self._state, ()), weights, mean, 0)
         return {name: np.asarray(value) for name, value in zip(grids, weights, strict=True)}
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes the state; nothing where there is no optimizer."""
+        """Writes the state to a file; does nothing without an optimizer."""
         if self.optimizer is None:
             return
         tensors, numbers = {}, {}
@@ -94,10 +94,10 @@ class StoredOptimizer:
         checkpoint.write_tensors(path, _KIND, tensors, {"numbers": numbers})
 
     def read(self, path: str | os.PathLike) -> None:
-        """Goes on with a state that was written.
+        """Restores the state from a file that `write` wrote; does nothing without an optimizer.
 
         Raises:
-          ValueError: If there is no such file, or it is that of another optimizer.
+          ValueError: If there is no such file, or it holds the state of another optimizer.
         """
         if self.optimizer is None:
             return
@@ -125,6 +125,6 @@ class StoredOptimizer:
                 self._state[key] = tuple(tf.constant(tensors[f"{key}/{name}"]) for name in names)
             else:
                 found = metadata["numbers"][key]
-                # Of the type with which it began: some optimizers count steps in whole numbers.
+                # Keeps the initial dtype: some optimizers count steps in integers.
                 as_tensor = tf.constant(found, value.dtype) if tf.is_tensor(value) else found
                 self._state[key] = as_tensor

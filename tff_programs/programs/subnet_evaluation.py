@@ -1,4 +1,4 @@
-"""Evaluation of a trained supernet's subnets, on the test part and on clients' own test data."""
+"""Evaluates a trained supernet's subnets, on the test part and on clients' own test examples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -20,18 +20,18 @@ from tff_programs.simulation.tiers import Tier
 
 
 class SubnetAccuracy(NamedTuple):
-    """Accuracy of one subnet, shares from 0 to 1.
+    """Accuracies of one subnet, from 0 to 1.
 
     Attributes:
       tier: The subnet and its name.
-      central: On the test part, by the number of images normalized together.
-      calibrated: On the test part, as it is deployed in a file that trains: calibrated, each image
-        alone.
-      infers: On the test part, likewise in a file that only infers.
-      on_clients: On all clients' own test examples together.
-      by_client: On the own test examples of each client that has some, as it is deployed there in
-        a file that trains.
-      infers_by_client: Likewise in a file that only infers.
+      central: Accuracy on the test part, by the number of images normalized together.
+      calibrated: Accuracy on the test part as deployed in a file that trains: calibrated, with each
+        image normalized independently.
+      infers: Accuracy on the test part as deployed in a file that only infers.
+      on_clients: Accuracy on the test examples of all clients together.
+      by_client: Accuracy on each client's own test examples, for clients that have any, as deployed
+        in a file that trains.
+      infers_by_client: The same as deployed in a file that only infers.
     """
 
     tier: Tier
@@ -52,16 +52,17 @@ async def evaluate_subnets_async(
     images_per_client: int | None = None,
     classifier_penalty: float | str | None = CHOSEN,
 ) -> list[SubnetAccuracy]:
-    """Evaluates subnets in worker processes of this machine.
+    """Evaluates subnets in worker processes on this machine.
 
     Args:
       trained: The supernet and its clients.
       tiers: The subnets.
-      batch_sizes: Numbers of images normalized together, on the test part.
-      client_batch_size: The same, on the clients.
-      images_per_client: Most images that a client calibrates on; `default_images` by default.
-      classifier_penalty: Penalty of the classifiers that calibrations fit, as in
-        `calibrate_federated_async`; None keeps the trained.
+      batch_sizes: Numbers of images normalized together on the test part.
+      client_batch_size: Number of images normalized together on the clients.
+      images_per_client: Maximum number of images that each client calibrates on; `default_images`
+        by default.
+      classifier_penalty: Penalty of the classifiers fitted by the calibration, as in
+        `calibrate_federated_async`; None keeps the trained classifiers.
     """
     supernet, data = trained.supernet, trained.data
     accuracy = build_accuracy(supernet, trained.preprocessing)
@@ -97,7 +98,7 @@ async def evaluate_subnets_async(
             counts = await tff.program.materialize_value(
                 federated(tuple(trained.weights.values()), client_data)
             )
-            # In a file that trains the first, in one that only infers the last.
+            # The first is that of a file that trains, the last that of one that only infers.
             shares = deployed_accuracies(trained.weights, tier.architecture, images, labels)
             by_client = [
                 deployed_accuracies(trained.weights, tier.architecture, *data.test_examples(client))
@@ -127,14 +128,15 @@ def calibrated_accuracy(
 
     Args:
       trained: The supernet and its clients.
-      images_per_client: Most images that a client calibrates on; `default_images` by default.
-      classifier_penalty: Penalty of the classifiers that calibrations fit, as
-        `build_calibrated_accuracy` takes it.
+      images_per_client: Maximum number of images that each client calibrates on; `default_images`
+        by default.
+      classifier_penalty: Penalty of the classifiers fitted by the calibration, as in
+        `build_calibrated_accuracy`.
       clients: Numbers of the clients that calibrate; all by default.
 
     Returns:
-      The function that `build_calibrated_accuracy` describes; it calibrates on the images on which
-      `calibrate_tiers` lets clients calibrate.
+      The function that `build_calibrated_accuracy` describes. It calibrates on the same images as
+      `calibrate_tiers`.
     """
     images, labels, held_out = _mixed_examples(trained, images_per_client, clients)
     return build_calibrated_accuracy(
@@ -143,12 +145,12 @@ def calibrated_accuracy(
 
 
 def evaluate_subnets(*arguments, **options) -> list[SubnetAccuracy]:
-    """Calls `evaluate_subnets_async`, and waits until it is done."""
+    """Runs `evaluate_subnets_async` to completion."""
     return run_blocking(evaluate_subnets_async(*arguments, **options), "evaluate_subnets_async")
 
 
 def _mixed_examples(trained, images_per_client, clients=None):
-    """Returns images to calibrate on, their labels, and which of them are held out."""
+    """Returns images to calibrate on, their labels, and a mask of those that are held out."""
     if images_per_client is None:
         images_per_client = default_images(len(trained.data))
     of_clients = [
@@ -157,6 +159,6 @@ def _mixed_examples(trained, images_per_client, clients=None):
     ]
     images, labels = (np.concatenate(part) for part in zip(*of_clients, strict=True))
     held_out = np.concatenate([is_held_out(np.arange(len(own))).numpy() for _, own in of_clients])
-    # Mixed, so that the first batches' mean squares are not those of a few classes.
+    # Shuffled, so that the first batches' mean squares do not cover only a few classes.
     order = np.random.default_rng(0).permutation(len(labels))
     return images[order], labels[order], held_out[order]

@@ -1,4 +1,4 @@
-"""Export of a trained supernet's subnets as `.tflite` files, calibrated on its clients' images."""
+"""Exports a trained supernet's subnets as `.tflite` files, calibrated on its clients' images."""
 
 import asyncio
 import dataclasses
@@ -22,9 +22,9 @@ from tflite.export.export import BatchSizes, Origin, export_tflite
 from tflite.export.quantize import PRECISIONS, export_inference
 from tflite.format.metadata import CLASSIFIERS
 
-# Name of the file that also trains, among the precisions of those that only infer.
+# Key of the trainable file, next to the precisions of the inference-only files.
 TRAINABLE = "float32, trains"
-# Stream of random numbers: which images int8 ranges are measured on.
+# Random number stream that selects the images from which int8 ranges are measured.
 _REPRESENTATIVE = 7
 _REPRESENTATIVE_IMAGES = 200
 
@@ -34,8 +34,8 @@ class SubnetFiles(NamedTuple):
 
     Attributes:
       tier: The subnet and its name.
-      paths: Each file's path by precision; `TRAINABLE` is the one that also trains.
-      seconds: How long the export took.
+      paths: Path of each file by precision; `TRAINABLE` is the key of the trainable file.
+      seconds: Seconds that the export of the trainable file took.
     """
 
     tier: Tier
@@ -59,15 +59,16 @@ def export_subnets(
 
     Args:
       trained: The supernet and its clients.
-      paths: The file to write for each subnet.
-      calibrations: Each subnet's calibration; by default it is calibrated on clients' images.
-      images_per_client: Most images that a client calibrates on; `default_images` by default, which
-        depends on whether there are `precisions`.
-      classifier_penalty: Penalty of the classifiers that calibrations fit, as in
-        `calibrate_federated_async`; None gives the files the trained ones.
-      batch_sizes: Images of a step, of an evaluation and of an inference.
-      precisions: Files that only infer to write beside each, of `quantize.PRECISIONS`.
-      with_train_head: Whether files can train the head and the normalizations alone, too.
+      paths: Path of the file to write for each subnet.
+      calibrations: Calibration of each subnet; by default, subnets are calibrated on the clients'
+        images.
+      images_per_client: Maximum number of images that each client calibrates on; `default_images`
+        by default, which depends on whether there are `precisions`.
+      classifier_penalty: Penalty of the classifiers fitted by the calibration, as in
+        `calibrate_federated_async`; None keeps the trained classifiers.
+      batch_sizes: Numbers of images in a training step, an evaluation and an inference.
+      precisions: Inference-only files to write in addition, of `quantize.PRECISIONS`.
+      with_train_head: Whether the files can also train only the head and the normalizations.
       on_progress: Called with a line of text about each pass of a calibration.
 
     Returns:
@@ -92,7 +93,7 @@ def export_subnets(
             tiers,
             images_per_client,
             on_progress,
-            # Files that train have the same one, in a pass less.
+            # Trainable files get the same classifier, with one pass less.
             classifier_penalty=PENALTY
             if only_trains and classifier_penalty == CHOSEN
             else classifier_penalty,
@@ -146,17 +147,17 @@ def export_subnets(
 
 
 async def export_subnets_async(*arguments, **options) -> list[SubnetFiles]:
-    """Runs `export_subnets` beside a running event loop, in a thread of its own."""
+    """Runs `export_subnets` in a separate thread, for use in a running event loop."""
     return await asyncio.to_thread(export_subnets, *arguments, **options)
 
 
 def subnet_paths(tiers: Sequence[Tier], folder: str) -> dict[Tier, str]:
-    """Returns the path of each subnet's file in a folder, which goes by the tier's name."""
+    """Returns the path of each subnet's file in a folder, named after the tier."""
     return {tier: os.path.join(folder, f"{tier.name}.tflite") for tier in tiers}
 
 
 def _representative(trained: TrainedSupernet) -> np.ndarray:
-    """Returns training images, as many of each client."""
+    """Returns training images, the same number from each client."""
     rng = np.random.default_rng([trained.data_settings.seed, _REPRESENTATIVE])
     each = -(-_REPRESENTATIVE_IMAGES // len(trained.data))
     chosen = [rng.permutation(client.train)[:each] for client in trained.data.clients]

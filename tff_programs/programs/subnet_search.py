@@ -20,7 +20,7 @@ from tff_programs.programs.training_information import trained_tiers
 from tff_programs.reports import search_report
 from tff_programs.reports.search_report import Scored
 
-# Streams of random numbers that do not depend on each other.
+# Independent random number streams.
 _EVOLUTION, _RANDOM, _CLIENTS = range(3)
 
 
@@ -29,21 +29,21 @@ class SearchSettings:
     """Settings of a search.
 
     Attributes:
-      generations: Generations of the evolution.
-      population: Candidates scored in a generation.
-      parents: How many of the best have children.
-      clients_per_round: Clients that score; 0 for all. They are drawn once, so that all candidates
-        are compared on the same images.
-      calibrated: Whether candidates are scored as they are deployed: each is calibrated, with a
-        classifier of its own, on training images of the clients that score. All of this is sums
-        over clients, which are computed in this process. Else clients score what they receive, in
-        rounds of worker processes.
-      images_per_client: Images that a client calibrates a candidate on.
-      candidates_per_round: Subnets that a client receives in a round, if not calibrated.
-      client_batch_size: Images normalized together, if not calibrated.
-      clients_at_once: Clients computed side by side, if not calibrated, a process each; 0 for one a
-        core.
-      seed: Decides the search; which images it may use is decided by the training's seed.
+      generations: Number of generations of the evolution.
+      population: Number of candidates scored per generation.
+      parents: Number of the best candidates that have children.
+      clients_per_round: Number of clients that score; 0 for all. They are drawn once, so that all
+        candidates are compared on the same images.
+      calibrated: Whether candidates are scored as they are deployed: each is calibrated, with its
+        own classifier, on training images of the clients that score. This only needs sums over
+        clients, which are computed in this process. Otherwise, clients score the subnets that they
+        receive, in rounds computed by worker processes.
+      images_per_client: Maximum number of images that each client calibrates a candidate on.
+      candidates_per_round: Number of subnets that a client receives per round, if not calibrated.
+      client_batch_size: Number of images normalized together, if not calibrated.
+      clients_at_once: Number of clients computed in parallel, each in its own process, if not
+        calibrated; 0 for one per CPU core.
+      seed: Seed of the search. The training's seed decides which images the search may use.
     """
 
     generations: int = 10
@@ -63,10 +63,11 @@ class SubnetSearch(NamedTuple):
 
     Attributes:
       evolution: The evolutionary search.
-      random: A random search of as many candidates, for comparison.
-      scored: The best of both, the smallest and the largest subnet, scored on both halves.
+      random: A random search with the same number of candidates, for comparison.
+      scored: The best subnet of each search, the smallest and the largest subnet, scored on both
+        halves.
       clients: Number of clients that scored.
-      images: Number of held-out images they scored on.
+      images: Number of held-out images that they scored on.
     """
 
     evolution: SearchResult
@@ -85,25 +86,25 @@ def search_subnets(
 ) -> SubnetSearch:
     """Searches for the most accurate subnet under a budget.
 
-    Candidates are scored by clients on one half of their held-out images; the other half is for the
-    scores that are returned.
+    Clients score the candidates on one half of their held-out images; the other half is reserved
+    for the report.
 
     Args:
       trained: The supernet and its clients.
       budget: The limits.
-      costs: The costs that the limits are about.
+      costs: Computes the costs that the budget limits.
       settings: Settings of the search.
       on_progress: Called with a line of text about each generation.
 
     Raises:
-      ValueError: If no subnet is within the budget, or more clients are asked than there are.
-      RuntimeError: If an event loop is running already; await `search_subnets_async` there.
+      ValueError: If no subnet is within the budget, or more clients are requested than there are.
+      RuntimeError: If an event loop is already running; await `search_subnets_async` instead.
     """
     settings = settings or SearchSettings()
     space, data = trained.supernet.space, trained.data
     # Fails before any work if no subnet is within the budget.
     FeasibleSet(costs, budget)
-    # The halves are those of the training's seed: another search uses the same images.
+    # The training's seed decides the halves, so that every search uses the same images.
     is_for_search = halve_held_out(data.dataset.test_labels, trained.data_settings.seed)
     scorers = _draw_clients(settings, len(data))
     search_clients = [Examples(*data.test_examples(client, is_for_search)) for client in scorers]
@@ -118,7 +119,7 @@ def search_subnets(
     known = {}
 
     def fitness(architectures):
-        # A subnet that two searches come upon is evaluated for both at once.
+        # A subnet that both searches find is evaluated only once.
         new = [architecture for architecture in architectures if architecture not in known]
         known.update(zip(new, evaluation.accuracies(new, search_clients), strict=True))
         return [known[architecture] for architecture in architectures]
@@ -150,7 +151,7 @@ def search_subnets(
 
 
 async def search_subnets_async(*arguments, **options) -> SubnetSearch:
-    """Runs `search_subnets` beside a running event loop, in a thread of its own."""
+    """Runs `search_subnets` in a separate thread, for use in a running event loop."""
     return await asyncio.to_thread(search_subnets, *arguments, **options)
 
 
@@ -158,7 +159,7 @@ def _search(
     trained, fitness, budget, costs, settings: SearchSettings, on_progress
 ) -> tuple[SearchResult, SearchResult]:
     space = trained.supernet.space
-    # Both begin with the subnets that were trained as they are.
+    # Both searches start from the subnets of the training's tiers and the extremes.
     initial = [tier.architecture for tier in trained_tiers(trained.information)]
     initial += [space.smallest(), space.largest()]
 
@@ -197,7 +198,7 @@ def _search(
 class _AsReceived:
     """Scores candidates as clients receive them, in rounds.
 
-    `accuracies` of several subnets are on all clients' examples together, `central` ones on chosen
+    `accuracies` scores subnets on the examples of all clients together, `central` on selected
     images of the test part.
     """
 
@@ -220,7 +221,7 @@ class _AsReceived:
 
 
 class _Calibrated:
-    """Scores candidates as they are deployed, otherwise as `_AsReceived`."""
+    """Scores candidates as they are deployed, with the same methods as `_AsReceived`."""
 
     def __init__(self, trained, settings, scorers):
         self._trained = trained

@@ -29,10 +29,10 @@ from tflite.merge.cohort import CohortLimits
 from tflite.merge.merge import merge_updates
 from tflite.merge.merge_report import NothingToMergeError, TooFewUpdatesError
 
-# Stream of random numbers: the subnets that a round's tiers train.
+# Random number stream that draws the subnets of a round's tiers.
 _ARCHITECTURES = 8
-# Subnets whose converted file and mean squares are kept for a round that trains them again; where
-# each round draws others, all that ever were would fill the disk and the memory.
+# Maximum numbers of subnets whose converted files and mean squares are cached for later rounds; if
+# every round draws other subnets, an unbounded cache would fill disk and memory.
 _MOST_TEMPLATES = 16
 _MOST_CALIBRATED = 256
 SUPERNET = "supernet.safetensors"
@@ -44,17 +44,18 @@ class WorkSettings:
     """Settings of the server's part of a round.
 
     Attributes:
-      tiers: The classes of devices.
-      training: Hyper-parameters of the devices' steps.
-      merging: Arguments of `merge_updates` by name.
-      redraw: Whether a round draws, for each tier with a limit, one of the subnets within it.
-      seed: Decides these draws.
-      images_per_client: Images of each client of the server's data that calibrate.
-      calibrate_every: Rounds after which a subnet is calibrated anew.
-      test_batch_size: Images normalized together in an evaluation; 0 for no evaluation.
-      optimizer: `server_optimizer`, `server_learning_rate` and `server_momentum`, as those of a
+      tiers: The device tiers.
+      training: Hyper-parameters of the devices' training.
+      merging: Keyword arguments of `merge_updates`.
+      redraw: Whether each round draws, for each tier with a limit, a new subnet within the limit.
+      seed: Seed of these draws.
+      images_per_client: Maximum number of images that each client of the server's data calibrates
+        on.
+      calibrate_every: Number of rounds after which a subnet is recalibrated.
+      test_batch_size: Number of images normalized together in an evaluation; 0 for no evaluation.
+      optimizer: Settings `server_optimizer`, `server_learning_rate` and `server_momentum`, as in a
         training.
-      privacy: Noise and account of the rounds; None for none.
+      privacy: Noise and privacy account of the rounds; None for no privacy.
     """
 
     tiers: tuple[Tier, ...]
@@ -73,7 +74,7 @@ class SupernetRounds:
     """Merges updates into supernets and exports their subnets; see `round_work.RoundWork`.
 
     Attributes:
-      optimizer: The server's.
+      optimizer: The server's optimizer.
     """
 
     def __init__(self, trained: TrainedSupernet, folder: str, settings: WorkSettings):
@@ -81,8 +82,8 @@ class SupernetRounds:
 
         Args:
           trained: The first supernet, and the server's own data.
-          folder: The gateway's.
-          settings: What is done.
+          folder: The gateway's folder.
+          settings: Settings of the work.
         """
         self._trained = trained
         self._folder = folder
@@ -91,7 +92,7 @@ class SupernetRounds:
         self.optimizer = StoredOptimizer(settings.optimizer, trained.supernet)
         self._templates: dict[Architecture, str] = {}
         self._calibrated: dict[Architecture, tuple[int, dict[str, np.ndarray]]] = {}
-        # Made with the first model: work that nobody begins leaves nothing behind.
+        # Created with the first model, so that unused work leaves nothing behind.
         self._scratch: tempfile.TemporaryDirectory | None = None
 
     def close(self) -> None:
@@ -106,18 +107,18 @@ class SupernetRounds:
     def _keep(self, supernet: Supernet, information: Mapping[str, Any]) -> Base:
         hash_ = fingerprint(supernet.weights_by_name())
         number = information["round"]
-        # Another hash is another folder: whoever writes into one writes the same.
+        # The name contains the hash: whoever writes to a folder writes the same content.
         folder = os.path.join("rounds", f"{number:06d}-{hash_[:16]}")
         supernet.save_checkpoint(os.path.join(self._folder, folder, SUPERNET), information)
         return Base(number, hash_, folder)
 
     def load(self, base: Base) -> tuple[Supernet, dict[str, Any]]:
-        """Returns a supernet and what is saved with it."""
+        """Returns a supernet and the information saved with it."""
         path = os.path.join(self._folder, base.folder, SUPERNET)
         return Supernet.load_checkpoint(path, self._trained.supernet.space)
 
     def _ordered(self, base: Base, paths: list[str]) -> list[str]:
-        """Returns updates in the order in which they are merged."""
+        """Returns the updates in merge order."""
         del base
         return paths
 
@@ -178,19 +179,19 @@ class SupernetRounds:
         return Merged(kept, outcomes)
 
     def _private(self, base: Base, round_id: int) -> dict[str, Any]:
-        """Returns the arguments of `merge_updates` that a private round has."""
+        """Returns the additional arguments of `merge_updates` in a private round."""
         privacy = self._settings.privacy
         if privacy is None:
             return {}
         reason = privacy.reason_to_rest(round_id)
         if reason is not None:
             raise ValueError(reason)
-        # Nothing may depend on one device's update but its clipped part of the sum.
+        # A device's update may influence nothing but its clipped part of the sum.
         noise = privacy.noise(round_id, base.hash)
         return {"limits": None, "older": {}, "clip_norm": privacy.clip_norm, "noise": noise}
 
     def reason_to_rest(self, round_id: int) -> str | None:
-        """Returns that the privacy budget does not suffice for a round; None if it does."""
+        """Returns a message if the privacy budget does not suffice for a round; None if it does."""
         privacy = self._settings.privacy
         return None if privacy is None else privacy.reason_to_rest(round_id)
 
@@ -202,14 +203,14 @@ class SupernetRounds:
             "noise_multiplier": privacy.account.noise_multiplier,
             "delta": privacy.account.delta,
             "epsilon": privacy.account.epsilon_after(round_id),
-            # Of the clients of the training, who may be the same.
+            # Cost to the training's clients, which may be the same devices.
             "training_privacy": information.get("privacy"),
         }
 
     def _step(self, base: Base, supernet: Supernet, before, architectures) -> None:
-        """Moves the supernet, to which the mean was added, as the server's optimizer does."""
+        """Replaces the mean update, which the supernet contains, by the server optimizer's step."""
         state = os.path.join(self._folder, base.folder, _OPTIMIZER)
-        # The first supernet has none, nor has one that an earlier version made.
+        # The first supernet has no state, nor does one that an earlier version wrote.
         if os.path.exists(state):
             self.optimizer.read(state)
         else:
@@ -234,7 +235,7 @@ class SupernetRounds:
         return Prepared(models, self.evaluate(supernet))
 
     def _draw(self, number: int) -> list[Tier]:
-        """Returns the tiers, each with the subnet that it trains in that round."""
+        """Returns the tiers, each with the subnet that it trains in the given round."""
         space = self._trained.supernet.space
         rng = np.random.default_rng([self._settings.seed, _ARCHITECTURES, number])
         drawn = []
@@ -259,10 +260,10 @@ class SupernetRounds:
                 supernet=supernet, weights=supernet.values_by_name(), information=information
             )
             images = self._settings.images_per_client
-            # Devices train the supernet's own classifier, as they do in a federated round.
+            # Devices train the supernet's own classifier, as in a federated round.
             calibrated = calibrate_tiers(trained, due, images, on_progress, classifier_penalty=None)
             for tier, found in zip(due, calibrated, strict=True):
-                # Behind all others, as the newest.
+                # Moved to the end, as the most recent one.
                 self._calibrated.pop(tier.architecture, None)
                 self._calibrated[tier.architecture] = number, found
         used = {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}
@@ -271,7 +272,7 @@ class SupernetRounds:
         return used
 
     def _export(self, subnet: Supernet, mean_squares, tier: Tier, origin: Origin) -> str:
-        """Writes a model under the hash of its bytes; returns its path in the gateway's folder."""
+        """Writes a model, named by its SHA-256; returns its path within the gateway's folder."""
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="fedsup-serve-")
         architecture = tier.architecture

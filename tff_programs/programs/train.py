@@ -1,7 +1,7 @@
-"""fedsup train: trains a supernet by federated learning and keeps all it needs to go on.
+"""fedsup train: trains a supernet by federated learning and saves all that is needed to resume.
 
-The same command after a kill continues with the round that was cut off, and ends with the weights
-of a run that was never cut off.
+If the run is killed, the same command continues with the interrupted round, and ends with the same
+weights as an uninterrupted run.
 """
 
 import hashlib
@@ -56,8 +56,8 @@ from tff_programs.reports import report
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
-# Flags that are the run's settings beside those of its data, and those of them that may differ when
-# it is continued.
+# Definitions of the flags that are settings of the run, in addition to those of its data, and the
+# flags among them that may change when the run is continued.
 _SETTINGS = (define_train_flags, define_aggregation_flags, define_time_flags)
 _FREE_TO_CHANGE = (
     "out",
@@ -76,12 +76,12 @@ def define_flags(define: FlagDefiner) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Builds what the flags say and trains it."""
+    """Trains the run that the flags describe."""
     run(parse_flags_alone(define_flags, argv))
 
 
 def run(options: ProgramFlags) -> None:
-    """Trains what the flags say, and prints and keeps how it goes."""
+    """Trains the run that the flags describe; prints and saves its progress and results."""
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the run is kept.")
     start = time.monotonic()
@@ -97,10 +97,10 @@ def run(options: ProgramFlags) -> None:
 
 
 def run_from_flags(options: ProgramFlags) -> TrainingRun:
-    """Returns the run that the flags say.
+    """Returns the run that the flags describe.
 
     Raises:
-      ValueError: If flags, or files that they name, do not go together.
+      ValueError: If flags, or files that they name, are inconsistent.
     """
     check_flag_uses(options, TRAIN_FLAG_USES)
     data, space = _data_and_space(options)
@@ -186,12 +186,13 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
 
 
 def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpace]:
-    """Loads the data and the space: a preset takes their form, a space's file keeps its own.
+    """Loads the data and the search space.
 
-    So does a preset for pictures of several resolutions, as its largest one is their height.
+    A preset adopts the image shape of the data. A space from a file determines it instead, and so
+    does a preset with several resolutions, the largest of which is the height of its images.
 
     Raises:
-      ValueError: If they do not go together.
+      ValueError: If the data and the space are inconsistent.
     """
     shape = None
     given = load_space(options.space)
@@ -218,29 +219,29 @@ def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpac
 
 
 def _count_what_travels(count_bytes, architecture: Architecture | None):
-    """Counts the bytes of the one net that all clients get, or of each client's own."""
+    """Returns `count_bytes` for the one net that all clients receive, or for each client's own."""
     return count_bytes if architecture is None else lambda _: count_bytes(architecture)
 
 
 def _settings(
     options: ProgramFlags, space: SearchSpace, of_files: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the flags with which a run must be continued, and the content of their files."""
+    """Returns the flags that must not change when a run is continued, and their files' content."""
     names = [name for define in _SETTINGS for name in ProgramFlags(define)]
     settings = {name: options[name].value for name in names if name not in _FREE_TO_CHANGE}
-    # Whatever said it: runs of earlier versions have it so.
+    # The effective value, whatever determined it, as in runs of earlier versions.
     settings["normalization"] = space.normalization
-    # Runs that do not say it had another default, and are not continued with this one.
+    # Runs without this setting had another default, and cannot be continued with this one.
     settings["server_learning_rate"] = server_rate_from_flags(options)
     for name, value in WITHOUT_EFFECT.items():
         if settings[name] == value:
-            # As runs of earlier versions have it.
+            # As in runs of earlier versions.
             settings[name] = None
     if options.schedule == "constant":
         del settings["rounds"]
     for secret in ("cohort_seed", "noise_seed"):
-        # The settings travel with the supernet: who knows the one seed knows who took part, and who
-        # knows the other can subtract the noise.
+        # Only hashes are saved, since the settings travel with the supernet: one seed reveals which
+        # clients took part, and the other allows the noise to be subtracted.
         if options[secret].value is not None:
             digest = hashlib.sha256(str(options[secret].value).encode())
             settings[secret] = digest.hexdigest()

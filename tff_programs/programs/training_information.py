@@ -1,4 +1,4 @@
-"""Information that is saved with a trained supernet, for the programs that follow a training."""
+"""Information that is saved with a trained supernet, for programs that run after a training."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ from fedsup_tf.data.preprocessing import PICTURE_FIELDS, Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from tff_programs.simulation.tiers import Tier
 
-# Settings of a training that say which data it had; where that lies is a matter of the machine.
+# Settings that identify the data of a training; its location depends on the machine.
 OF_DATA = (
     "dataset",
     "partition",
@@ -28,7 +28,7 @@ OF_DATA = (
     "pixel_scale",
     "test_share",
 )
-# Hyper-parameters of the clients that a step on a phone shares; a sandwich is not trained there.
+# Hyper-parameters of the clients that also apply on a phone, which does not train a sandwich.
 _OF_DEVICES = (
     "epochs",
     "batch_size",
@@ -49,10 +49,10 @@ def training_information(
     local_training: LocalTraining | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns what `Supernet.save_checkpoint` takes as the information of a training.
+    """Returns the information about a training, for `Supernet.save_checkpoint`.
 
     Every program then finds the data, the classes, the normalization of images and the clients'
-    hyper-parameters in the file, as in that of a `fedsup train`.
+    hyper-parameters in the file, as in one written by `fedsup train`.
 
     ```python
     data_settings = DataSettings("digits", partition="iid", clients=20)
@@ -65,10 +65,10 @@ def training_information(
       data: The clients of the training and their data set.
       rounds: Number of rounds that were trained.
       tiers: The classes of devices.
-      data_settings: Which data set and partition the clients are; programs that load data ask for
-        them by name if they are not given.
+      data_settings: Settings of the data set and its partition. Without them, programs that load
+        the data require them as flags or arguments.
       local_training: The clients' hyper-parameters.
-      settings: Further settings by the names of `fedsup train`'s flags, such as `learning_rate`.
+      settings: Further settings, named like the flags of `fedsup train`, such as `learning_rate`.
 
     Returns:
       JSON values by name.
@@ -101,12 +101,12 @@ def trained_tiers(information: Mapping[str, Any]) -> tuple[Tier, ...]:
     """Returns the tiers of a training: the subnets that were trained, their shares and limits.
 
     Args:
-      information: What was saved with the supernet. One of an earlier version has no limits.
+      information: Information saved with the supernet. Earlier versions did not save limits.
     """
     saved = information.get("tiers", [])
     shares = information.get("tier_shares")
     if shares is None:
-        # A supernet of an earlier version has them in the text of its flags alone.
+        # Earlier versions only saved them in the text of the flags.
         texts = information.get("settings", {}).get("tiers") or []
         shares = [float(text.partition("@")[2] or 1) for text in texts]
     if len(shares) != len(saved):
@@ -129,7 +129,7 @@ def saved_preprocessing(information: Mapping[str, Any]) -> Preprocessing | None:
     settings = information.get("settings", {})
     if settings.get("dataset", DATASETS[0]) in DATASETS:
         return preprocessing
-    # A supernet of an earlier version has them in its settings alone.
+    # Earlier versions only saved these fields in the settings.
     known = {name: getattr(preprocessing, name) or settings.get(name) for name in PICTURE_FIELDS}
     return dataclasses.replace(preprocessing, **known)
 
@@ -138,20 +138,20 @@ def device_training(information: Mapping[str, Any]) -> LocalTraining:
     """Returns the hyper-parameters of training on a device: those of the training's clients.
 
     Args:
-      information: What was saved with the supernet; defaults replace what is not in it.
+      information: Information saved with the supernet; defaults replace missing values.
     """
     settings = information.get("settings", {})
-    # A flag that is not given has no value in the settings.
+    # Flags that were not given are None in the settings.
     known = {name: settings.get(name) for name in _OF_DEVICES}
     return LocalTraining(**{name: value for name, value in known.items() if value is not None})
 
 
 def left_out_flags(of_training: Mapping[str, Any], apart_from: Collection[str] = ()) -> list[str]:
-    """Returns the flags of the training's server that a server of files does not have.
+    """Returns the training's server flags that have no effect if clients send files.
 
     Args:
       of_training: Settings of the training.
-      apart_from: Flags that this server has.
+      apart_from: Names of flags that do have an effect.
     """
     neutral = {
         "server_optimizer": "none",

@@ -1,4 +1,4 @@
-"""A training kept in a folder: goes on after a kill, writes the supernet, metrics and curves."""
+"""A training kept in a folder: resumes after a kill; writes the supernet, metrics and curves."""
 
 import dataclasses
 import json
@@ -32,22 +32,23 @@ class TrainingRun:
     """A federated training with its data, its assignment of clients and its settings.
 
     Attributes:
-      name: Its name in reports, such as the algorithm.
-      process: The federated training, as `build_fedsup_process` makes it.
+      name: Name of the run in reports, such as the algorithm.
+      process: The federated training process, as returned by `build_fedsup_process`.
       data: The clients and their examples.
-      assignment: Who trains what in a round.
-      rounds: Number of all rounds, those before a resume included.
-      count_bytes: From an architecture to the bytes that its client receives and sends.
-      settings: Anything that is JSON and must be the same when the run is continued; the search
-        space is added. Programs that follow find the data (`DataSettings`) and the clients'
-        hyper-parameters (`LocalTraining`) here by their names.
-      architecture: The one net that all clients train; None where each trains its own.
-      privacy: The account of a private training.
-      epochs: How often each client goes through its examples, for the progress lines.
-      evaluate_every: Rounds from one evaluation to the next.
-      test_batch_size: Images normalized together in a test.
-      random_subnets: Number of random subnets whose tenth percentile an evaluation adds.
-      initial: What the supernet takes from another one before the first round.
+      assignment: Plan of which clients train which subnets in each round.
+      rounds: Total number of rounds, including those before a resume.
+      count_bytes: Function from an architecture to the bytes that its client receives and sends.
+      settings: JSON values that must not change when the run is continued; the search space is
+        added. Later programs look up the data (`DataSettings`) and the clients' hyper-parameters
+        (`LocalTraining`) here by field name.
+      architecture: The one net that all clients train; None if each trains its own.
+      privacy: Privacy account of a private training; None otherwise.
+      epochs: Number of local epochs, for the progress lines.
+      evaluate_every: Number of rounds from one evaluation to the next.
+      test_batch_size: Number of images normalized together in an evaluation.
+      random_subnets: Number of random subnets in an evaluation, which reports the 10th percentile
+        of their accuracies; 0 for none.
+      initial: Initial weights taken from another supernet; None to use those of `process`.
     """
 
     name: str
@@ -67,25 +68,25 @@ class TrainingRun:
 
     @property
     def title(self) -> str:
-        """The run's name, search space and data set."""
+        """Name, search space and data set of the run."""
         return f"{self.name}, {self.assignment.space.name}, {self.data.name}"
 
 
 async def train_run_async(
     run: TrainingRun, folder: str, on_progress: Callable[[str], None] = lambda line: None
 ) -> Mapping[str, float]:
-    """Trains a run in the context that is set, from the last round that the folder holds.
+    """Trains a run in the current TFF context, from the last round that the folder holds.
 
     Args:
-      run: What is trained.
-      folder: Where the run is kept; one that is there is continued.
-      on_progress: Called with a line of text about each thing that was done.
+      run: The run to train.
+      folder: Folder of the run; an existing run is continued.
+      on_progress: Called with a line of text after each step of progress.
 
     Returns:
-      The last evaluation's accuracies by tier.
+      The accuracies of the last evaluation, by tier.
 
     Raises:
-      ValueError: If the folder is that of another run, or another program holds it.
+      ValueError: If the folder belongs to another run, or another program is using it.
     """
     with hold_run(folder):
         paths = report.run_paths(folder)
@@ -125,19 +126,19 @@ async def train_run_async(
 
 
 def train_run(*arguments, **options) -> Mapping[str, float]:
-    """Calls `train_run_async`, and waits until it is done."""
+    """Runs `train_run_async` to completion."""
     return run_blocking(train_run_async(*arguments, **options), "train_run_async")
 
 
 def run_settings(run: TrainingRun) -> dict[str, Any]:
-    """Returns the settings with which a run must be continued, as JSON gives them back."""
+    """Returns the settings that must not change when a run is continued, as decoded from JSON."""
     settings = {
         **run.settings,
         "space": run.assignment.space.to_json(),
         "random_streams": RANDOM_STREAMS,
     }
     if run.initial is not None:
-        # The content counts, wherever the file lies.
+        # The content of the file matters, not its location.
         settings["initial"] = run.initial.source_hash
     return json.loads(json.dumps(settings))
 

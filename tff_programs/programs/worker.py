@@ -1,10 +1,11 @@
 """fedsup worker: computes clients for a `fedsup train --workers=` on another machine.
 
-A worker executes whatever computation it is sent. By default programs of this machine alone can
-reach it; with --bind those that reach that address can. Give --tls_certificate, --tls_key and
---tls_authority there: then it serves only who shows a certificate of that authority, encrypted.
-TFF's own worker runs behind that, in a network namespace, and replaces the program that started it:
-what ends the one ends the other.
+A worker executes whatever computation it is sent. By default, only programs on this machine can
+reach it; with --bind, any program that can reach that address can. Use --bind together with
+--tls_certificate, --tls_key and --tls_authority: connections are then encrypted, and the worker
+serves only peers with a certificate of that authority. TFF's own worker runs behind a
+forwarder, in a network namespace, and replaces the process that started it: when one ends, so does
+the other.
 """
 
 import ipaddress
@@ -23,33 +24,33 @@ def define_flags(define: FlagDefiner) -> None:
     define.string(
         "bind",
         "127.0.0.1",
-        "IP address at which it listens; 0.0.0.0 or :: for all of this machine.",
+        "IP address to listen on; 0.0.0.0 or :: for all addresses of this machine.",
     )
-    define.integer("port", 10000, "Port at which it listens.", lower_bound=1, upper_bound=65535)
+    define.integer("port", 10000, "Port to listen on.", lower_bound=1, upper_bound=65535)
     define.integer(
         "clients_at_once",
         0,
-        "Clients computed side by side; 0 for one a core.",
+        "Clients computed in parallel; 0 for one per CPU core.",
         lower_bound=0,
         upper_bound=1024,
     )
     define.bool(
         "allow_open_port",
         False,
-        "Start also where the system refuses a network namespace, so that TFF's worker listens on "
-        "a port of all interfaces, without TLS: a firewall must close it.",
+        "Start even if the system refuses a network namespace. TFF's worker then listens on a port "
+        "of all interfaces without TLS, which a firewall must close.",
     )
     define_tls_flags(define)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Becomes a worker."""
+    """Replaces this process with a worker."""
     options = parse_flags_alone(define_flags, argv)
     clients_at_once = options.clients_at_once or worker_command.cores()
     binary = worker_command.binary_path()
     tls = tls_files_from_flags(options)
     if tls is not None:
-        tls.context(ssl.Purpose.CLIENT_AUTH)  # An unusable file is told before anything starts.
+        tls.context(ssl.Purpose.CLIENT_AUTH)  # Reports unusable files before anything starts.
     listener, is_loopback = _listen(options.bind, options.port)
     versions = ", ".join(" ".join(pair) for pair in worker_command.versions().items())
     protection = "mutual TLS" if tls is not None else "no TLS"
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _listen(address: str, port: int) -> tuple[socket.socket, bool]:
-    """Listens at an address; returns the socket, and whether this machine alone reaches it."""
+    """Listens on an address; returns the socket, and whether it is a loopback address."""
     try:
         parsed = ipaddress.ip_address("127.0.0.1" if address == "localhost" else address)
     except ValueError as error:

@@ -20,42 +20,58 @@ from tff_programs.simulation.round_plan import Assignment
 
 
 def define_aggregation_flags(define: FlagDefiner) -> None:
-    """Defines the flags of the server's aggregation."""
-    define.enum("aggregation", "coverage", overlap_mean.DIVISORS, "Average of overlapping slices.")
-    define.enum("weighting", "examples", slicing.WEIGHTINGS, "Weight of a client.")
+    """Defines the flags for the server's aggregation."""
+    define.enum(
+        "aggregation",
+        "coverage",
+        overlap_mean.DIVISORS,
+        "Averaging of overlapping slices: over the clients that trained an entry (coverage), or "
+        "over all clients (diluted).",
+    )
+    define.enum(
+        "weighting",
+        "examples",
+        slicing.WEIGHTINGS,
+        "Weight of a client: its number of examples, or 1.",
+    )
     define.string(
-        "clipping", "none", "Largest l2 norm of an update; adaptive: the clients' 80th percentile."
+        "clipping",
+        "none",
+        "Maximum L2 norm of an update: none, a number, or adaptive for the 80th percentile of the "
+        "clients' norms.",
     )
     define.string(
         "zeroing",
         "none",
-        "Norm above which an update counts as no change; adaptive: far above the clients' norms.",
+        "L2 norm above which an update is replaced by zeros: none, a number, or adaptive for one "
+        "far above the clients' norms.",
     )
     define.enum(
         "compression",
         "none",
         ["none", "8bit"],
-        "Encoding of updates: floats, or 8 bits an entry.",
+        "Encoding of updates: floats, or 8 bits per entry.",
     )
     define.float(
         "poisoned",
         0.0,
         "Share of a round's clients that may be poisoned; above 0, the updates farthest from the "
-        "others' are set aside.",
+        "others are set aside.",
         lower_bound=0,
         below=0.5,
     )
     define.float(
         "noise_multiplier",
         0.0,
-        "Differential privacy: deviation of the noise on sums, over --clipping's norm.",
+        "Differential privacy: standard deviation of the noise on sums, relative to the norm of "
+        "--clipping.",
         lower_bound=0,
         upper_bound=LARGEST_NOISE_MULTIPLIER,
     )
     define.float(
         "delta",
         None,
-        "Delta of (epsilon, delta); by default 0.1 over the number of clients.",
+        "Delta of (epsilon, delta); by default 0.1 divided by the number of clients.",
         above=0,
         below=1,
     )
@@ -65,18 +81,18 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
     define.integer(
         "noise_seed",
         None,
-        "Decides the privacy noise, for experiments: who knows it can subtract the noise, and who "
-        "has the supernet can try out small ones. By default drawn by the system and kept in the "
-        "run's state.",
+        "Seed of the privacy noise, for experiments: whoever knows it can subtract the noise, and "
+        "whoever has the supernet can try small seeds. By default drawn by the system and kept in "
+        "the run's state.",
         lower_bound=0,
     )
 
     define.integer(
         "cohort_seed",
         None,
-        "Secret number of at least 16 digits that decides whom a round asks. Epsilon is smaller if "
-        "nobody can know who took part: by default --seed decides it, and epsilon counts a client "
-        "as if it took part in every round.",
+        "Secret number of at least 16 digits that decides which clients a round asks. Epsilon is "
+        "smaller if nobody can know who took part. By default --seed decides, and epsilon counts "
+        "each client as if it took part in every round.",
         lower_bound=10**15,
         upper_bound=2**256,
     )
@@ -95,10 +111,10 @@ def aggregator_from_flags(
     Args:
       options: The program's flags.
       supernet: The supernet whose subnets are trained.
-      nested: Whether the updates hold the subnets' own subnets.
+      nested: Whether the updates also contain every subnet of a subnet.
 
     Raises:
-      ValueError: If flags exclude each other.
+      ValueError: If flags contradict each other.
     """
     clipping_norm = _norm(options, "clipping")
     zeroing_norm = _norm(options, "zeroing")
@@ -109,7 +125,7 @@ def aggregator_from_flags(
     }
     if options.noise_multiplier:
         _check_private(options, clipping_norm, zeroing_norm)
-        # The factory clips by itself, and does not release how many updates it clipped.
+        # The factory itself clips updates, and does not release how many.
         factory = PrivateOverlapMeanFactory(
             supernet, clipping_norm, options.noise_multiplier, _noise_seed(options), **shared
         )
@@ -132,13 +148,13 @@ def aggregator_from_flags(
 
 
 def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> PrivacyAccount | None:
-    """Returns the account of a private run; None if it is not private.
+    """Returns the privacy account of a private run; None if it is not private.
 
     Raises:
-      ValueError: If all rounds together would cost more than the budget.
+      ValueError: If all rounds together would cost more than the privacy budget.
     """
     if not options.noise_multiplier:
-        # A flag file may hold the budget of a privacy that the command line takes away.
+        # A flag file may set the budget of a private run whose noise the command line removes.
         if options.max_epsilon is not None and (
             options.is_typed("max_epsilon") or not options.is_typed("noise_multiplier")
         ):

@@ -1,4 +1,4 @@
-"""Flags of the calibration of subnets."""
+"""Flags for the calibration of subnets."""
 
 from fedsup_tf.inference_classifier import CHOSEN
 from fedsup_tf.logistic_regression import PENALTY
@@ -7,25 +7,25 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 
 def define_calibration_flags(define: FlagDefiner) -> None:
-    """Defines how subnets are calibrated."""
+    """Defines the flags for the calibration of subnets."""
     define_images_per_client(define)
     define.bool(
         "classifier",
         True,
-        "Fit each subnet's classifiers anew, to the images of all clients.",
+        "Refit each subnet's classifiers to the images of all clients.",
     )
     define.float(
         "classifier_penalty",
         None,
-        f"Penalty of their kernels' squares. By default {PENALTY:g} in files that train, since "
-        "with less a phone that trains forgets the classes that it does not hold sooner, and in "
-        "files that only infer the one that is best on images that clients hold out.",
+        f"Penalty on the squares of their kernels. By default, {PENALTY:g} in files that train, "
+        "since with a smaller one a training phone sooner forgets the classes that it does not "
+        "hold; in files that only infer, the penalty that is best on the clients' held-out images.",
         above=0,
     )
 
 
 def classifier_penalty(options: ProgramFlags) -> float | str | None:
-    """Returns the penalty of the classifiers to fit; None to keep those that were trained."""
+    """Returns the penalty of the refitted classifiers; None to keep the trained ones."""
     use = FlagUse(("classifier_penalty",), "--classifier", lambda options: options.classifier)
     check_flag_uses(options, [use])
     if not options.classifier:
@@ -34,11 +34,11 @@ def classifier_penalty(options: ProgramFlags) -> float | str | None:
 
 
 def define_images_per_client(define: FlagDefiner) -> None:
-    """Defines how many images a calibration takes."""
+    """Defines the flag for the number of images that a calibration uses."""
     define.integer(
         "images_per_client",
         None,
-        "Most images that a client calibrates on. By default as many as make 40,000 of all "
-        "clients, from 100 to 400; 10,000 where no file that only infers is written.",
+        "Maximum number of images that each client calibrates on. By default 40,000 (10,000 if no "
+        "file that only infers is written) divided by the number of clients, from 100 to 400.",
         lower_bound=1,
     )

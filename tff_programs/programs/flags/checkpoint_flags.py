@@ -1,4 +1,4 @@
-"""Loads the trained supernet that a program's first argument names, and the data of flags."""
+"""Loads the trained supernet that a program's first argument names, with its data."""
 
 from collections.abc import Collection
 
@@ -15,17 +15,17 @@ from tff_programs.programs.flags.program_flags import ProgramFlags
 def load_trained_from_flags(
     options: ProgramFlags, path: str, of_training: Collection[str] = ()
 ) -> TrainedSupernet:
-    """Loads a checkpoint and its training's data, but for what data flags say otherwise.
+    """Loads a checkpoint and its training's data, with the changes that data flags specify.
 
     Args:
       options: The program's flags.
       path: The supernet's file.
-      of_training: Data settings that stay the training's, because the flags of these names mean
-        something else to the program.
+      of_training: Names of data settings that stay those of the training, because the flags with
+        these names have another meaning in the program.
 
     Raises:
       ValueError: If the file is not the supernet of a training, its data cannot be loaded, or the
-        command line gives a value that the partition does not use.
+        command line sets a flag that the data or its partition does not use.
     """
     changes = given_data_settings(options, of_training)
     trained = load_trained(path, changes, print_line)

@@ -21,7 +21,7 @@ from tff_programs.programs.flags.number_flags import MOST_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _DEFAULTS = DataSettings()
-# A model decides the last two.
+# Settings that a model determines.
 _OF_MODELS = ("class_names", "preprocessing")
 _OF_OWN_DATA = ("resize", "background", "pixel_scale", "test_share")
 _NAMES = tuple(
@@ -30,12 +30,12 @@ _NAMES = tuple(
 
 
 def define_data_flags(define: FlagDefiner) -> None:
-    """Defines the flags of `data_settings_from_flags`."""
+    """Defines the flags for `data_settings_from_flags`."""
     define.dataset(
         "dataset",
         _DEFAULTS.dataset,
-        "Data set: a name, or the path of own data: a folder CLASS/PICTURE or "
-        "CLIENT/CLASS/PICTURE, a .csv of path,label,client,split, or an .npz.",
+        "Data set: a name, or the path of own data, which is a folder of CLASS/PICTURE or "
+        "CLIENT/CLASS/PICTURE, a .csv file of path,label,client,split, or an .npz file.",
     )
     define.path(
         "data_dir", None, "Folder of the data set's official archive, or the archive itself."
@@ -43,15 +43,15 @@ def define_data_flags(define: FlagDefiner) -> None:
     define.list(
         "image_shape",
         None,
-        "Pads images to height,width,channels, such as 32,32,3, and scales own pictures to it. The "
-        "data set's own by default.",
+        "Shape height,width,channels, such as 32,32,3, that images are padded to and own pictures "
+        "are scaled to. By default, the data set's own shape.",
     )
     define.enum(
         "partition",
         _DEFAULTS.partition,
         (partition.NATURAL, *partition.PARTITIONS),
         "Division of the examples among clients. By default natural for own data with clients, "
-        "else shard.",
+        "otherwise shard.",
     )
     define.integer(
         "clients",
@@ -62,19 +62,20 @@ def define_data_flags(define: FlagDefiner) -> None:
     define.integer(
         "classes_per_client",
         _DEFAULTS.classes_per_client,
-        "Classes a client holds, with --partition=shard.",
+        "Number of classes per client, with --partition=shard.",
         lower_bound=1,
     )
     define.float(
         "beta",
         _DEFAULTS.beta,
-        "Concentration, with --partition=dirichlet: the smaller, the fewer classes.",
+        "Concentration, with --partition=dirichlet; the smaller, the fewer classes per client.",
         above=0,
     )
     define.float(
         "quantity",
         _DEFAULTS.quantity,
-        "Standard deviation of the logarithm of the clients' amounts of examples; 0: all alike.",
+        "Standard deviation of the logarithm of the clients' numbers of examples; 0 for equal "
+        "numbers.",
         lower_bound=0,
         upper_bound=10,
     )
@@ -82,39 +83,39 @@ def define_data_flags(define: FlagDefiner) -> None:
         "incomplete_clients",
         _DEFAULTS.incomplete_clients,
         INCOMPLETE_CLIENTS,
-        "Clients without training or test examples.",
+        "Treatment of clients without training or test examples.",
     )
     define.enum(
         "resize",
         _DEFAULTS.resize,
         RESIZES,
-        "Own pictures of another aspect ratio than --image_shape: crop cuts them, fit adds "
-        "background. By default as the pictures of a net's training, else crop.",
+        "Resizing of own pictures to the aspect ratio of --image_shape: crop cuts them, fit adds "
+        "background. By default as for the pictures of a net's training, otherwise crop.",
     )
     define.string(
         "background",
         _DEFAULTS.background,
         "Colour behind transparent pixels of own pictures, such as white or #ff8000. By default as "
-        "behind those of a net's training, else white.",
+        "for the pictures of a net's training, otherwise white.",
     )
     define.float(
         "pixel_scale",
         _DEFAULTS.pixel_scale,
-        "Value of full brightness of own arrays, and of own pictures of more than 8 bits, such as "
-        "4095 for 12 bits. By default what their types and files say.",
+        "Value of full brightness in own arrays, and in own pictures of more than 8 bits, such as "
+        "4095 for 12 bits. By default determined by their types and files.",
         above=0,
     )
     define.float(
         "test_share",
         _DEFAULTS.test_share,
-        "Part of own data for the test, if it has no test part.",
+        "Share of own data used for the test, if it has no test part.",
         above=0,
         below=1,
     )
     define.integer(
         "seed",
         _DEFAULTS.seed,
-        "Decides everything that is random.",
+        "Seed of all random choices.",
         lower_bound=0,
         upper_bound=MOST_SEED,
     )
@@ -137,7 +138,7 @@ def data_settings_from_flags(
 
     Args:
       options: The program's flags.
-      image_shape: Of the images where --image_shape is not given; the data set's own by default.
+      image_shape: Shape of the images without --image_shape; the data set's own by default.
     """
     settings = DataSettings(**{name: options[name].value for name in _NAMES})
     shape = options.image_shape
@@ -146,7 +147,7 @@ def data_settings_from_flags(
 
 
 def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[str, Any]:
-    """Returns the settings that identify a run's data; its path is not one of them."""
+    """Returns the settings that identify a run's data, which do not include `data_dir`."""
     settings = {name: options[name].value for name in _NAMES if name != "data_dir"}
     settings["partition"] = data.partition
     for name in PICTURE_FIELDS:
@@ -154,12 +155,12 @@ def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[
     if settings["clients"] is None:
         is_natural = data.partition == partition.NATURAL
         settings["clients"] = DEFAULT_CLIENTS if is_natural else len(data)
-    # Runs that began before there were such settings are continued.
+    # Omitted at their defaults, so that runs of versions without these settings can be continued.
     for name in ("quantity", "incomplete_clients", "pixel_scale"):
         if settings[name] == getattr(_DEFAULTS, name):
             del settings[name]
     if options.dataset in DATASETS:
-        # These are read and divided without them.
+        # Named data sets do not use the settings of own data.
         return {name: value for name, value in settings.items() if name not in _OF_OWN_DATA}
     return {**settings, "data_hash": data.fingerprint()}
 
@@ -167,7 +168,7 @@ def data_settings_of_run(options: ProgramFlags, data: FederatedDataset) -> dict[
 def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ()) -> dict[str, Any]:
     """Returns the data settings whose flags are given, by name.
 
-    An image shape of a flag file is not one of them, since the supernet's decides.
+    An image shape in a flag file is not one of them, since the supernet determines it.
     """
     names = [name for name in _NAMES if name != "image_shape" and name not in apart_from]
     given = {name: options[name].value for name in names if options[name].present}
@@ -177,14 +178,14 @@ def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ())
 
 
 def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset:
-    """Loads data, refuses flags that have no effect on it, and prints what was not used.
+    """Loads data, refuses flags that have no effect on it, and prints notes on unused data.
 
     Args:
       options: The program's flags.
-      settings: The data.
+      settings: Settings of the data.
 
     Raises:
-      ValueError: If the data cannot be loaded, or a flag does not go with it.
+      ValueError: If the data cannot be loaded, or a flag has no effect on it.
     """
     data = settings.load()
     check_data_options(options, settings, data.partition)
@@ -193,23 +194,23 @@ def load_data(options: ProgramFlags, settings: DataSettings) -> FederatedDataset
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Prints sentences about what was not used of the data, beside the program's output."""
+    """Prints notes on unused data to standard error."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def check_data_options(options: ProgramFlags, settings: DataSettings, chosen: str) -> None:
-    """Refuses a value on the command line that the data or its partition does not use.
+    """Refuses flags on the command line that the data or its partition does not use.
 
-    In a flag file it may stand: the file was written for another choice.
+    Such flags are allowed in a flag file, which may have been written for other choices.
 
     Args:
       options: The program's flags.
-      settings: The data.
-      chosen: Its partition.
+      settings: Settings of the data.
+      chosen: Kind of its partition.
 
     Raises:
-      ValueError: If there is one.
+      ValueError: If there is such a flag.
     """
     own = FlagUse(_OF_OWN_DATA, "a path of own data as --dataset", lambda _: settings.is_own)
     named = FlagUse(("data_dir",), "a data set's name as --dataset", lambda _: not settings.is_own)

@@ -1,4 +1,4 @@
-"""Flags that other flags make meaningless: refused on the command line, ignored in a flag file."""
+"""Flags without effect given the others: refused on the command line, ignored in flag files."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from tff_programs.programs.flags.program_flags import ProgramFlags
 
 
 class FlagUse(NamedTuple):
-    """Tells when flags have an effect.
+    """Condition under which flags have an effect.
 
     Attributes:
-      names: The flags.
-      beside: What they go with, in words, such as `"--algorithm=fedavg or exclusive"`.
-      holds: Whether this is so.
+      names: Names of the flags.
+      beside: Description of the condition, such as `"--algorithm=fedavg or exclusive"`.
+      holds: Function that returns whether the condition holds for a program's flags.
     """
 
     names: tuple[str, ...]
@@ -21,16 +21,16 @@ class FlagUse(NamedTuple):
 
 
 def check_flag_uses(options: ProgramFlags, uses: Sequence[FlagUse]) -> None:
-    """Refuses flags on the command line that have no effect beside the others.
+    """Refuses flags on the command line that have no effect given the others.
 
-    In a flag file they may stand: the file was written for another choice.
+    Such flags are allowed in a flag file, which may have been written for other choices.
 
     Args:
       options: The program's flags.
-      uses: When flags have an effect.
+      uses: Conditions under which flags have an effect.
 
     Raises:
-      ValueError: If one has none.
+      ValueError: If a flag on the command line has no effect.
     """
     for names, beside, holds in uses:
         typed = [name for name in names if options.is_typed(name)]

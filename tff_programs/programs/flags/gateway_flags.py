@@ -1,4 +1,4 @@
-"""Flags of `fedsup serve`: rounds, devices and the address."""
+"""Flags of `fedsup serve`: folder and database, rounds, and limits of devices."""
 
 import os
 
@@ -14,30 +14,30 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _ROUNDS = RoundSettings(goal=10)
 _PACE = Pace()
-# Devices asked, with the most --over_asking, still fit a column of 32 bits.
+# With the maximum --over_asking, the number of asked devices still fits a 32-bit column.
 _MOST_GOAL = 10_000_000
 _LEAST_PER_SECOND, _MOST_PER_SECOND = 0.001, 1e9
-# Where neither a flag nor the training says one.
+# Used if neither a flag nor the training sets one.
 _LEARNING_RATE = 0.1
 _SERVER = ServerSettings(Training(1, 0.1, 1.0))
 
 
 def define_gateway_flags(define: FlagDefiner) -> None:
-    """Defines the flags of `gateway_database`."""
+    """Defines the flags for `gateway_database`."""
     define.output_folder("out", None, "Folder of the gateway.")
     define.string(
         "database",
         None,
-        "Address such as postgresql://user@host/name; its password is best in PGPASSWORD or "
-        "~/.pgpass, since every user sees a command. By default SQLite in --out.",
+        "URL such as postgresql://user@host/name. Put the password in PGPASSWORD or ~/.pgpass, "
+        "since every user of the machine can see the command line. By default SQLite in --out.",
     )
 
 
 def gateway_database(options: ProgramFlags) -> Database:
-    """Opens the database of a gateway that is there.
+    """Opens the database of an existing gateway.
 
     Raises:
-      ValueError: If no gateway is in the folder, or its database is elsewhere.
+      ValueError: If the folder holds no gateway, or its database is elsewhere.
     """
     if not options.out or not has_secret(options.out):
         raise ValueError(
@@ -59,45 +59,45 @@ def define_round_flags(define: FlagDefiner) -> None:
     define.integer(
         "goal",
         _ROUNDS.goal,
-        "Updates that close a round.",
+        "Number of updates at which a round is closed.",
         lower_bound=1,
         upper_bound=_MOST_GOAL,
     )
     define.float(
         "round_deadline",
         _ROUNDS.deadline_seconds,
-        "Seconds after which a round is closed with the updates that are there.",
+        "Seconds after which a round is closed with the updates received so far.",
         lower_bound=1,
         upper_bound=MOST_SECONDS,
     )
     define.float(
         "over_asking",
         _ROUNDS.over_asking,
-        "Devices asked beyond the goal, as a share of it, since some send nothing.",
+        "Devices asked in addition to the goal, as a share of it, since some send nothing.",
         lower_bound=0,
         upper_bound=100,
     )
     define.float(
         "task_seconds",
         None,
-        "Seconds after which another device is asked in place of one that sent nothing; by "
-        "default half of --round_deadline.",
+        "Seconds after which another device is asked to replace one that sent nothing; by default "
+        "half of --round_deadline.",
         above=0,
         upper_bound=MOST_SECONDS,
     )
     define.integer(
         "max_staleness",
         _ROUNDS.max_staleness,
-        "Most rounds that may be closed while an update is on its way; its change counts by the "
-        "factor 1/sqrt(1 + rounds).",
+        "Maximum number of rounds that may be closed while an update is on its way; a late update "
+        "is scaled by 1/sqrt(1 + rounds).",
         lower_bound=0,
     )
-    define.bool("keep_updates", _ROUNDS.keeps_updates, "Keep updates' files after their round.")
+    define.bool("keep_updates", _ROUNDS.keeps_updates, "Keep update files after their round.")
     define.integer(
         "keep_rounds",
         None,
-        "Closed rounds whose supernets, reports and models are kept, as many as --max_staleness at "
-        "least; by default all.",
+        "Number of closed rounds whose supernets, reports and models are kept, at least "
+        "--max_staleness; by default all.",
         lower_bound=0,
     )
     define.paths(
@@ -108,11 +108,11 @@ def define_round_flags(define: FlagDefiner) -> None:
     define.bool(
         "redraw",
         True,
-        "Draw a tier's subnet anew in each round, from all that its devices carry; a new subnet is "
-        "calibrated and converted, which takes seconds.",
+        "Draw a new subnet for a tier in each round, from all that its devices can train; a new "
+        "subnet is calibrated and converted, which takes seconds.",
     )
     define.integer(
-        "epochs", None, "A device's epochs; by default those of the training.", lower_bound=1
+        "epochs", None, "Number of local epochs; by default that of the training.", lower_bound=1
     )
     define.float(
         "learning_rate", None, "Devices' learning rate; by default that of the training.", above=0
@@ -121,16 +121,16 @@ def define_round_flags(define: FlagDefiner) -> None:
         "aggregation",
         None,
         DIVISORS,
-        "Average of overlapping slices; by default as in the training.",
+        "Averaging of overlapping slices, as in `fedsup merge`; by default as in the training.",
     )
     define.enum(
         "weighting", None, WEIGHTINGS, "Weight of an update; by default as in the training."
     )
-    define.float("clip_norm", None, "Largest L2 norm of an update, as in `fedsup merge`.", above=0)
+    define.float("clip_norm", None, "Maximum L2 norm of an update, as in `fedsup merge`.", above=0)
     define.integer(
         "max_examples",
         None,
-        "Most examples that a claim counts as, as in `fedsup merge`.",
+        "Maximum number of examples that an update counts for, as in `fedsup merge`.",
         lower_bound=1,
     )
     define.float(
@@ -144,7 +144,8 @@ def define_round_flags(define: FlagDefiner) -> None:
         "server_optimizer",
         None,
         SERVER_OPTIMIZERS,
-        "Optimizer of the mean update, as in `fedsup train`; by default that of the training.",
+        "Optimizer that applies the mean update, as in `fedsup train`; by default that of the "
+        "training.",
     )
     define.float(
         "server_learning_rate", None, "Its learning rate; by default as in the training.", above=0
@@ -152,25 +153,25 @@ def define_round_flags(define: FlagDefiner) -> None:
     define.float(
         "noise_multiplier",
         0.0,
-        "Differential privacy: deviation of the noise on sums, over --clip_norm. Needs "
-        "--max_staleness=0.",
+        "Differential privacy: standard deviation of the noise on sums, relative to --clip_norm. "
+        "Requires --max_staleness=0.",
         lower_bound=0,
         upper_bound=1e6,
     )
     define.float(
         "delta",
         None,
-        "Delta of (epsilon, delta); by default 0.1 over --most_devices.",
+        "Delta of (epsilon, delta); by default 0.1 divided by --most_devices.",
         above=0,
         below=1,
     )
     define.float(
-        "max_epsilon", None, "Privacy budget: a round that would cost more is not begun.", above=0
+        "max_epsilon", None, "Privacy budget: a round that would exceed it is not started.", above=0
     )
     define.integer(
         "calibrate_every",
         1,
-        "Rounds after which a subnet's normalizations are calibrated anew on the server's data.",
+        "Rounds after which a subnet's normalizations are recalibrated on the server's data.",
         lower_bound=1,
     )
     define.integer(
@@ -182,51 +183,51 @@ def define_round_flags(define: FlagDefiner) -> None:
 
 
 def define_device_flags(define: FlagDefiner) -> None:
-    """Defines the flags of the devices' limits and settings."""
+    """Defines the flags for the limits and settings of devices."""
     define.float(
         "check_in_seconds",
         _PACE.seconds,
-        "Mean seconds between check-ins of a device.",
+        "Mean number of seconds between check-ins of a device.",
         above=0,
         upper_bound=MOST_SECONDS,
     )
     define.float(
         "check_ins_per_second",
         _PACE.most_per_second,
-        "Greatest rate of check-ins; with more devices each waits longer.",
+        "Maximum rate of check-ins; with more devices, each waits longer.",
         lower_bound=_LEAST_PER_SECOND,
         upper_bound=_MOST_PER_SECOND,
     )
     define.float(
         "requests_per_hour",
         _SERVER.requests_per_hour,
-        "Most requests of a device.",
+        "Maximum number of requests per device and hour.",
         lower_bound=1,
         upper_bound=3600 * _MOST_PER_SECOND,
     )
     define.integer(
-        "most_devices", _SERVER.most_devices, "Number of devices that may enrol.", lower_bound=1
+        "most_devices", _SERVER.most_devices, "Maximum number of enrolled devices.", lower_bound=1
     )
 
 
 def server_optimizer(options: ProgramFlags, of_training: dict) -> str:
-    """Returns the name of the server's optimizer: that of the flag, or of the training."""
+    """Returns the name of the server optimizer, from the flag or else from the training."""
     return options.server_optimizer or of_training.get("server_optimizer", "none")
 
 
 def weighting(options: ProgramFlags, of_training: dict) -> str:
-    """Returns the weight of an update: that of the flag, or of the training."""
+    """Returns the weighting of updates: uniform with noise, else of the flag or the training."""
     if options.noise_multiplier:
         return "uniform"
     return options.weighting or of_training.get("weighting") or "examples"
 
 
 def check_uses(options: ProgramFlags, of_training: dict) -> None:
-    """Refuses flags that have no effect beside the others.
+    """Refuses flags that have no effect given the others.
 
     Args:
       options: The program's flags.
-      of_training: As in `server_settings_from_flags`.
+      of_training: Settings of the training, used where a flag is not given.
     """
     optimizer = FlagUse(
         ("server_learning_rate",),
@@ -242,13 +243,13 @@ def check_uses(options: ProgramFlags, of_training: dict) -> None:
 
 
 def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
-    """Returns when rounds are closed.
+    """Returns the settings that decide when rounds are closed.
 
     Raises:
-      ValueError: If a round could never be closed at its goal.
+      ValueError: If a round could never be closed at its goal, or privacy excludes a flag.
     """
     _check_private(options)
-    # The robust mean needs three.
+    # The robust mean needs three updates.
     least = 3 if options.poisoned else _ROUNDS.least_updates
     if options.goal < least:
         raise ValueError(
@@ -267,7 +268,7 @@ def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
 
 
 def _check_private(options: ProgramFlags) -> None:
-    """Refuses what privacy excludes, and what there is not without it."""
+    """Refuses flags that privacy excludes, and flags of privacy without noise."""
     if not options.noise_multiplier:
         for name in ("delta", "max_epsilon"):
             if getattr(options, name) is not None:
@@ -296,11 +297,11 @@ def _check_private(options: ProgramFlags) -> None:
 
 
 def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> ServerSettings:
-    """Returns the devices' limits and settings.
+    """Returns the limits and settings of devices.
 
     Args:
       options: The program's flags.
-      of_training: Settings of the training, which stand where a flag is not given.
+      of_training: Settings of the training, used where a flag is not given.
     """
     check_uses(options, of_training)
     epochs = options.epochs or of_training.get("epochs") or 1

@@ -1,6 +1,6 @@
-"""Flags of numbers with bounds: NaN is no number, and infinity only where a flag allows it.
+"""Numeric flags with bounds: NaN is refused, and so is infinity unless a flag allows it.
 
-A flag without bounds of its own has those of the types that TensorFlow computes with.
+Flags without their own bounds are limited to the range of the types that TensorFlow computes with.
 """
 
 import math
@@ -8,14 +8,14 @@ from typing import Any
 
 from absl import flags
 
-# Flags belong to the module that defines them through here.
+# Flags belong to the modules that call these functions.
 flags.disclaim_key_flags()
 
 MOST_INTEGER = 2**31 - 1
 MOST_SEED = 2**63 - 1
-# Counts of a net's parts, which JSON and NumPy hold exactly.
+# Largest number of parameters or operations that JSON and NumPy represent exactly.
 MOST_COUNT = 2**53
-# Of float32: smaller ones are 0 there, greater ones infinite.
+# Range of float32: smaller numbers become 0, greater ones infinite.
 _LEAST_FLOAT, _MOST_FLOAT = 2.0**-126, 2.0**128 - 2.0**104
 
 
@@ -30,14 +30,14 @@ class FiniteFloatParser(flags.ArgumentParser):
         below: float | None = None,
         allow_infinity: bool = False,
     ):
-        """Makes a parser.
+        """Creates the parser.
 
         Args:
-          lower_bound: Least number.
-          upper_bound: Greatest number.
-          above: Number that is itself too small.
-          below: Number that is itself too large.
-          allow_infinity: Whether infinity is a number here.
+          lower_bound: Minimum, inclusive.
+          upper_bound: Maximum, inclusive.
+          above: Lower bound, exclusive.
+          below: Upper bound, exclusive.
+          allow_infinity: Whether infinity is accepted.
         """
         super().__init__()
         self._tests = [
@@ -57,14 +57,14 @@ class FiniteFloatParser(flags.ArgumentParser):
         self.syntactic_help = f"{kind} {bounds}".strip()
 
     def flag_type(self) -> str:
-        """Returns the name of the type in a flag's help."""
+        """Returns the name of the type for the flag's help."""
         return "float"
 
     def parse(self, argument: Any) -> float:
-        """Returns the number.
+        """Returns the parsed number.
 
         Raises:
-          ValueError: If it is not a number, or out of bounds.
+          ValueError: If the argument is not a number, or out of bounds.
         """
         try:
             value = float(argument)
@@ -92,13 +92,13 @@ def define_float(
     flag_values: flags.FlagValues,
     **bounds: Any,
 ) -> None:
-    """Defines a flag of a number.
+    """Defines a floating-point flag.
 
     Args:
-      name: The flag's name.
-      default: Its value where it is not given.
-      help: What it is for.
-      flag_values: Where it is defined.
+      name: Name of the flag.
+      default: Default value.
+      help: Help text.
+      flag_values: Flags to add it to.
       **bounds: Arguments of `FiniteFloatParser`.
     """
     flags.DEFINE(
@@ -119,15 +119,15 @@ def define_integer(
     lower_bound: int,
     upper_bound: int = MOST_INTEGER,
 ) -> None:
-    """Defines a flag of a whole number.
+    """Defines an integer flag.
 
     Args:
-      name: The flag's name.
-      default: Its value where it is not given.
-      help: What it is for.
-      flag_values: Where it is defined.
-      lower_bound: Least number.
-      upper_bound: Greatest number.
+      name: Name of the flag.
+      default: Default value.
+      help: Help text.
+      flag_values: Flags to add it to.
+      lower_bound: Minimum, inclusive.
+      upper_bound: Maximum, inclusive.
     """
     flags.DEFINE_integer(
         name,

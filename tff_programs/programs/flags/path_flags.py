@@ -1,4 +1,4 @@
-"""Parsers of flags that are paths: `~` is the home folder, and what is written can be written."""
+"""Parsers for path flags: they expand `~` and check that output paths can be written."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,27 +10,27 @@ from fedsup_tf.files.atomic_write import check_output_file, check_output_folder
 
 
 class PathParser(flags.ArgumentParser):
-    """Parses a path, or a word that may stand in its place."""
+    """Parses a path, or a keyword that may replace it."""
 
     def __init__(self, check: Callable[[str], object] | None = None):
         """Creates the parser.
 
         Args:
-          check: Raises a ValueError if a path cannot be used.
+          check: Function that raises a ValueError if a path cannot be used.
         """
         self._check = check
 
     def parse(self, argument: str) -> str:
         """Returns the path with the home folder in place of `~`."""
         path = os.path.expanduser(argument)
-        # An empty value is no path; the program says what it needs.
+        # An empty value is not a path; the program reports what it needs.
         if path and self._check is not None:
             self._check(path)
         return path
 
 
 class PathListParser(flags.ListParser):
-    """Parses a list of paths, and of words that may stand in their place."""
+    """Parses a list of paths, or keywords that may replace them."""
 
     def parse(self, argument: str | Sequence[str]) -> list[str]:
         """Returns the paths with the home folder in place of `~`."""
@@ -46,7 +46,7 @@ class DatasetParser(flags.ArgumentParser):
         """Returns the name, or the path with the home folder in place of `~`.
 
         Raises:
-          ValueError: If it is no name and there is nothing at the path.
+          ValueError: If the argument is not a known name, and nothing exists at the path.
         """
         path = os.path.expanduser(argument)
         if argument not in DATASETS and not os.path.exists(path):
@@ -54,7 +54,7 @@ class DatasetParser(flags.ArgumentParser):
         return path
 
 
-# Parsers and serializers by the kind of a path that a flag names.
+# Parsers and serializers by kind of path flag.
 KINDS = {
     "dataset": (DatasetParser(), None),
     "path": (PathParser(), None),

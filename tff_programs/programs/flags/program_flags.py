@@ -1,4 +1,4 @@
-"""Flags of one program: defined, read from a command line and listed apart from all others'."""
+"""Flags of a single program: defined, parsed and listed separately from all other flags."""
 
 import functools
 import os
@@ -14,15 +14,15 @@ from tff_programs.programs.flags.number_flags import define_float, define_intege
 class FlagDefiner:
     """Defines flags in one `FlagValues`, with the arguments of `absl.flags.DEFINE_*`.
 
-    `path`, `paths`, `output_file` and `output_folder` define flags that are paths, `dataset` one
-    that may be a path.
+    `path`, `paths`, `output_file` and `output_folder` define flags whose values are paths, and
+    `dataset` one whose value may be a path.
 
-    Partial functions, because absl lists a flag under the module that calls it.
+    The attributes are partial functions, because absl lists a flag under the module that calls it.
     """
 
     def __init__(self, options: flags.FlagValues):
-        """Defines flags in `options`."""
-        # NaN, infinity and what no tensor holds are refused unless a flag allows them.
+        """Creates a definer of flags in `options`."""
+        # NaN, infinity and numbers that no tensor can hold are refused unless a flag allows them.
         self.float = functools.partial(define_float, flag_values=options)
         self.integer = functools.partial(define_integer, flag_values=options)
         for kind in ("bool", "enum", "list", "string"):
@@ -32,36 +32,36 @@ class FlagDefiner:
             define = functools.partial(flags.DEFINE, parser, serializer=serializer)
             setattr(self, kind, functools.partial(define, flag_values=options))
         self.validator = functools.partial(flags.register_validator, flag_values=options)
-        # Replaces the default of a flag that is defined.
+        # Replaces the default of a flag that is already defined.
         self.default = options.set_default
 
 
 class ProgramFlags(flags.FlagValues):
-    """The values of a program's flags, and which of them the command line itself gives.
+    """Values of a program's flags, which also records the flags on the command line itself.
 
-    A flag file is written for several commands: what it says beyond a command's need is ignored.
-    On the command line the same is a mistake.
+    A flag file is written for several commands, so flags in it that have no effect are ignored. On
+    the command line, such flags are errors.
     """
 
     def __init__(self, define_flags: Callable[[FlagDefiner], None]):
         """Defines the flags; `parse` reads them."""
         super().__init__()
-        # Attributes of `FlagValues` are flags.
+        # `FlagValues` treats attributes as flags.
         self.__dict__["_define_flags"] = define_flags
         self.__dict__["_typed"] = frozenset()
         define_flags(FlagDefiner(self))
 
     def parse(self, argv: Sequence[str]) -> list[str]:
-        """Reads flags; of a flag that stands twice the last counts, a file standing at its place.
+        """Parses flags; the last value of a flag counts, with flag files expanded in place.
 
         Args:
           argv: The program's name, flags and arguments.
 
         Returns:
-          The program's name and the arguments that are no flags.
+          The program's name and the arguments that are not flags.
 
         Raises:
-          absl.flags.Error: If a flag is unknown or its value is not what it should be.
+          absl.flags.Error: If a flag is unknown or its value is invalid.
         """
         rest = self(argv)
         typed = _FlagsOutsideFiles()
@@ -72,10 +72,11 @@ class ProgramFlags(flags.FlagValues):
         return rest
 
     def _get_flag_file_lines(self, filename, parsed_file_stack=None):
-        """Reads a flag file as absl does, in the encoding of its byte-order mark.
+        """Reads a flag file as absl does, but with the encoding of its byte-order mark.
 
         Raises:
-          InvalidFileError: If there is no such file, or it is no text.
+          InvalidFileError: If the file does not exist, or is not text.
+          ValueError: If flag files include each other, or set a flag that the program lacks.
         """
         if not filename:
             return []
@@ -97,7 +98,7 @@ class ProgramFlags(flags.FlagValues):
         return lines
 
     def _check_known(self, line: str, filename: str) -> None:
-        """Refuses a line of a flag file that gives a flag which the program does not have."""
+        """Refuses a line of a flag file that sets a flag that the program does not have."""
         name = line.lstrip("-").partition("=")[0]
         if line.startswith("-") and name not in (*self, "undefok") and name[2:] not in self:
             raise ValueError(
@@ -106,15 +107,15 @@ class ProgramFlags(flags.FlagValues):
             )
 
     def is_typed(self, name: str) -> bool:
-        """Returns whether the flag stands on the command line itself, not in a flag file."""
+        """Returns whether the flag is on the command line itself, not only in a flag file."""
         return name in self.__dict__["_typed"]
 
     def prefer(self, name: str, over: Collection[str]) -> None:
-        """Resets flags that a flag file gives, if one that decides them is on the command line.
+        """Resets flags from a flag file that a flag on the command line overrides.
 
         Args:
-          name: The flag that decides; nothing is done if only a file gives it.
-          over: The flags that are reset, but for those that are on the command line as well.
+          name: Name of the overriding flag; nothing is reset unless it is on the command line.
+          over: Names of the flags to reset, unless they are on the command line as well.
         """
         if self.is_typed(name):
             for other in over:
@@ -123,10 +124,10 @@ class ProgramFlags(flags.FlagValues):
 
 
 class _FlagsOutsideFiles(flags.FlagValues):
-    """Reads a command line without the files that it names."""
+    """Parses a command line without reading the flag files that it names."""
 
     def read_flags_from_files(self, argv, force_gnu=True):
-        """Leaves `--flagfile` in its place, as any other flag."""
+        """Leaves `--flagfile` in place, like any other flag."""
         del force_gnu
         return list(argv)
 
@@ -134,17 +135,18 @@ class _FlagsOutsideFiles(flags.FlagValues):
 def parse_flags(
     define_flags: Callable[[FlagDefiner], None], argv: Sequence[str]
 ) -> tuple[ProgramFlags, list[str]]:
-    """Reads a program's command line.
+    """Parses a program's command line.
 
     Args:
-      define_flags: Defines the program's flags.
+      define_flags: Function that defines the program's flags.
       argv: The program's name, flags and arguments.
 
     Returns:
-      The flags, and the arguments that are no flags, which are paths, without the program's name.
+      The flags, and the arguments that are not flags (without the program's name), as paths with
+      the home folder in place of `~`.
 
     Raises:
-      absl.flags.Error: If a flag is unknown or its value is not what it should be.
+      absl.flags.Error: If a flag is unknown or its value is invalid.
     """
     options = ProgramFlags(define_flags)
     return options, [os.path.expanduser(argument) for argument in options.parse(argv)[1:]]
@@ -153,7 +155,7 @@ def parse_flags(
 def parse_flags_alone(
     define_flags: Callable[[FlagDefiner], None], argv: Sequence[str]
 ) -> ProgramFlags:
-    """Reads the command line of a program that takes flags alone, see `parse_flags`.
+    """Parses the command line of a program that only takes flags, see `parse_flags`.
 
     Raises:
       ValueError: If there are other arguments.
@@ -167,10 +169,10 @@ def parse_flags_alone(
 def parse_with_path(
     define_flags: Callable[[FlagDefiner], None], argv: Sequence[str], what: str
 ) -> tuple[ProgramFlags, str]:
-    """Reads the command line of a program that takes flags and the path of `what`.
+    """Parses the command line of a program that takes flags and the path of `what`.
 
     Raises:
-      ValueError: If there is not one argument.
+      ValueError: If there is not exactly one argument.
     """
     options, arguments = parse_flags(define_flags, argv)
     if len(arguments) != 1:

@@ -1,4 +1,4 @@
-"""Builds the work of the gateway's rounds from flags: the supernet, its tiers, how it merges."""
+"""Builds the work of a gateway's rounds from flags: the supernet, its tiers and the merging."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
 
 def round_work_from_flags(options: ProgramFlags, path: str, database: Database) -> SupernetRounds:
-    """Loads the supernet, and returns the work of its rounds.
+    """Loads the supernet and returns the work of its rounds.
 
     Args:
       options: The program's flags.
       path: The supernet's file.
-      database: The gateway's.
+      database: The gateway's database.
 
     Raises:
       ValueError: If the gateway began with another supernet, or the file is not a supernet.
@@ -72,7 +72,7 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
 
 
 def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the server's optimizer: those of the training, or of the flags."""
+    """Returns the settings of the server optimizer, from the flags or else from the training."""
     name = gateway_flags.server_optimizer(options, of_training)
     same = name == of_training.get("server_optimizer")
     rate = of_training.get("server_learning_rate") if same else None
@@ -84,11 +84,11 @@ def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[st
 
 
 def _privacy(options: ProgramFlags, information: Mapping[str, Any]) -> RoundPrivacy | None:
-    """Returns the privacy of the rounds, and prints it; None without privacy.
+    """Returns the privacy of the rounds and prints its account; None without privacy.
 
     Args:
       options: The program's flags.
-      information: What was saved with the first supernet.
+      information: Information saved with the first supernet.
     """
     if not options.noise_multiplier:
         return None
@@ -97,7 +97,7 @@ def _privacy(options: ProgramFlags, information: Mapping[str, Any]) -> RoundPriv
         delta=0.1 / options.most_devices if options.delta is None else options.delta,
         clients_per_round=min(options.goal, options.most_devices),
         clients=options.most_devices,
-        # Who comes is no secret draw.
+        # The devices that take part are not drawn at random in secret.
         sampled=False,
     )
     print_line(str(account))

@@ -1,4 +1,4 @@
-"""Flags of simulated time: devices' speeds, when they are available, what the server awaits."""
+"""Flags of simulated time: the devices' speed and availability, and when a round ends."""
 
 import hashlib
 import math
@@ -26,18 +26,18 @@ from tff_programs.simulation.tiers import Tier
 
 
 def define_time_flags(define: FlagDefiner) -> None:
-    """Defines the flags of simulated time."""
+    """Defines the flags for simulated time."""
     define.path(
         "devices",
         None,
-        "JSON file of each tier's device: multiply-accumulates, bytes down and up per second, "
-        "latency. By default a measured speed of one core, an assumed factor from it to each tier, "
+        "JSON file of each tier's device: multiply-accumulates, bytes down and up per second, and "
+        "latency. By default the measured speed of one core with an assumed factor for each tier, "
         "and an assumed network.",
     )
     define.path(
         "availability_trace",
         None,
-        "When clients are available, in simulated time: a JSON file of intervals, or diurnal for "
+        "Availability of clients in simulated time: a JSON file of intervals, or diurnal for "
         "phones that charge at night. By default always.",
     )
     define.list(
@@ -48,13 +48,13 @@ def define_time_flags(define: FlagDefiner) -> None:
     define.integer(
         "over_asked",
         0,
-        "Clients asked beyond --clients_per_round; the updates of the first to finish are taken.",
+        "Clients asked in addition to --clients_per_round; the first updates to arrive are used.",
         lower_bound=0,
     )
     define.float(
         "round_deadline",
         None,
-        "Longest simulated seconds of a round; clients not done are lost.",
+        "Maximum simulated seconds of a round; clients that have not finished are lost.",
         above=0,
     )
 
@@ -77,12 +77,12 @@ def simulated_time_from_flags(
       tiers: The classes of devices.
       examples: Number of each client's training examples.
       training: The clients' hyper-parameters.
-      count_bytes: From an architecture to the bytes that its client receives and sends.
-      architecture: The one net that all clients train; None where each trains its own.
-      seed: Decides a drawn trace.
+      count_bytes: Function from an architecture to the bytes that its client receives and sends.
+      architecture: The one net that all clients train; None if each trains its own.
+      seed: Seed of a drawn trace.
 
     Raises:
-      ValueError: If a flag or a file that it names is not what it should be.
+      ValueError: If a flag or a file that it names is invalid.
     """
     devices = (
         load_devices(options.devices, tiers) if options.devices else default_devices(space, tiers)
@@ -97,7 +97,7 @@ def simulated_time_from_flags(
 
 
 def time_settings(time: SimulatedTime, tiers: Sequence[Tier]) -> dict[str, Any]:
-    """Returns the content of the flags' files for a run's settings, a trace as its SHA-256."""
+    """Returns the content of the flags' files for a run's settings; of a trace, its SHA-256."""
     digest = None
     if time.trace is not None:
         digest = hashlib.sha256(time.trace.to_json().encode()).hexdigest()

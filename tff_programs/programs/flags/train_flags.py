@@ -1,4 +1,4 @@
-"""Flags of `fedsup train`, and what they mean: hyper-parameters, tiers, the server's optimizer."""
+"""Flags of `fedsup train` and their meaning: hyper-parameters, tiers and the server optimizer."""
 
 import numpy as np
 import tensorflow_federated as tff
@@ -16,28 +16,28 @@ from tff_programs.simulation.tiers import parse_tiers
 
 _DEFAULTS = LocalTraining()
 _NET_ALGORITHMS = ("fedavg", "exclusive")
-# Share of the classes up to which a client has few of them.
+# Clients that hold at most this share of the classes hold few of them.
 _FEW_CLASSES = 0.3
 
 
 def define_train_flags(define: FlagDefiner) -> None:
-    """Defines the flags of a training that say what clients and the server do."""
-    define.output_folder("out", None, "Folder of the run; a run that is there is continued.")
+    """Defines the flags of a training for the clients and the server."""
+    define.output_folder("out", None, "Folder of the run; an existing run is continued.")
     define.path("space", "digits_small", "Search space: a preset's name or a JSON file.")
     define.enum(
         "normalization",
         None,
         NORMALIZATIONS,
-        "The nets' normalization: of a preset parametric by default; that of a space's file cannot "
-        "be changed.",
+        "Normalization of the nets; by default parametric for a preset. That of a space from a "
+        "file cannot be changed.",
     )
     define.enum(
         "algorithm",
         "e_fedsup",
         ["e_fedsup", "fedsup", "fedavg", "exclusive"],
-        "e_fedsup: each client gets a subnet that its tier carries. fedsup: all get the supernet. "
-        "fedavg: all train --architecture. exclusive: those whose tier carries it train "
-        "--architecture, the others nothing.",
+        "e_fedsup: each client receives a subnet that its tier can train. fedsup: all receive the "
+        "supernet. fedavg: all train --architecture. exclusive: clients whose tier can train "
+        "--architecture do, the others train nothing.",
     )
     define.path(
         "architecture", "largest", "Net of fedavg and exclusive: smallest, largest or a JSON file."
@@ -45,53 +45,53 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.path(
         "initial",
         None,
-        "Supernet of the same search space, with which the first round begins: all weights that "
-        "fit by name and slice. Where the classes are others, the classifier begins at random.",
+        "Supernet from which the first round takes all weights that fit by name and slice. If its "
+        "classes differ, the classifier is initialized at random.",
     )
     define.list(
         "frozen",
         None,
-        "Parts of the nets that clients do not train nor send back: stem, head, names of stages.",
+        "Parts of the nets that clients neither train nor send back: stem, head, names of stages.",
     )
-    define.integer("rounds", 60, "Rounds of the whole run.", lower_bound=1)
+    define.integer("rounds", 60, "Total number of rounds.", lower_bound=1)
     define.integer(
         "clients_per_round",
         10,
-        "Clients asked in a round. By default 10, or all where there are fewer.",
+        "Number of clients asked in a round. By default 10, or all if there are fewer.",
         lower_bound=1,
     )
-    define.integer("epochs", _DEFAULTS.epochs, "Local epochs.", lower_bound=1)
+    define.integer("epochs", _DEFAULTS.epochs, "Number of local epochs.", lower_bound=1)
     define.integer("batch_size", _DEFAULTS.batch_size, "Local batch size.", lower_bound=1)
     define.float("learning_rate", 0.1, "Clients' learning rate in the first round.", above=0)
-    define.enum("schedule", "constant", schedule.SCHEDULES, "Learning rate over the rounds.")
+    define.enum("schedule", "constant", schedule.SCHEDULES, "Learning-rate schedule.")
     define.float("momentum", _DEFAULTS.momentum, "Clients' momentum.", lower_bound=0, upper_bound=1)
     define.float("weight_decay", _DEFAULTS.weight_decay, "Clients' weight decay.", lower_bound=0)
     define.float(
         "clip_norm",
         3.0,
-        "Largest l2 norm of a step's gradient, of all weights together; inf for none.",
+        "Maximum L2 norm of a step's gradient over all weights; inf for no clipping.",
         above=0,
         allow_infinity=True,
     )
     define.float(
         "clip_value",
         _DEFAULTS.clip_value,
-        "Largest entry of a gradient; inf for none.",
+        "Maximum absolute value of a gradient's entries; inf for no clipping.",
         above=0,
         allow_infinity=True,
     )
     define.float(
         "label_smoothing",
         _DEFAULTS.label_smoothing,
-        "Share spread over the classes.",
+        "Share of the target spread evenly over the classes.",
         lower_bound=0,
         upper_bound=1,
     )
     define.integer(
         "sandwich",
         None,
-        "Nets trained in each step: the received one, the smallest and random ones between. By "
-        "default 3; 1 for fedavg and exclusive.",
+        "Number of nets trained in each step: the received one, the smallest and random ones in "
+        "between. By default 3; 1 for fedavg and exclusive.",
         lower_bound=1,
         upper_bound=MOST_SANDWICH,
     )
@@ -99,21 +99,21 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.float(
         "label_share",
         0.5,
-        "Share of the labels in the loss of a sandwich's nets that have a teacher; the rest is "
-        "distillation.",
+        "Share of the labels in the loss of a sandwich's nets that have a teacher; the remainder "
+        "is distillation.",
         lower_bound=0,
         upper_bound=1,
     )
     define.float(
         "received_weight",
         2.0,
-        "Weight of the received net's loss in a sandwich, beside 1 for each other net.",
+        "Weight of the received net's loss in a sandwich; every other net has weight 1.",
         above=0,
     )
     define.float(
         "absent_class_weight",
         _DEFAULTS.absent_class_weight,
-        "Weight in a client's softmax of the classes that it has no example of; 1: plain softmax.",
+        "Weight of classes without examples in a client's softmax; 1 for the plain softmax.",
         above=0,
         upper_bound=1,
     )
@@ -121,40 +121,43 @@ def define_train_flags(define: FlagDefiner) -> None:
         "teacher",
         "ensemble",
         TEACHERS,
-        "Teacher in a sandwich: the mean prediction of all its nets for all of them, or the "
-        "received net for the smaller ones.",
+        "Teacher in a sandwich: the mean prediction of all its nets, for all of them (ensemble), "
+        "or the received net, for the smaller ones (received).",
     )
     define.enum(
-        "server_optimizer", "nesterov", SERVER_OPTIMIZERS, "Optimizer of the mean update (FedOpt)."
+        "server_optimizer",
+        "nesterov",
+        SERVER_OPTIMIZERS,
+        "Optimizer that applies the mean update (FedOpt).",
     )
     define.float(
         "server_learning_rate",
         None,
-        "Learning rate of the server optimizer. By default 0.8 for nesterov, else 1.",
+        "Learning rate of the server optimizer. By default 0.8 for nesterov, otherwise 1.",
         above=0,
     )
     define.float("server_momentum", 0.9, "Momentum of nesterov and sgdm.", lower_bound=0, below=1)
     define.float(
         "averaging",
         0.9,
-        "Share that the average of the rounds' weights keeps; 0: none.",
+        "Decay of the moving average of the weights over the rounds; 0 for no average.",
         lower_bound=0,
         below=1,
     )
     define.paths(
         "tiers",
         [],
-        "Device tiers: smallest, largest, an architecture's JSON file, or bounds of parameters "
-        "such as 500000-900000 or macs:1000000-5000000, each with @SHARE if wanted. By default "
-        "four from smallest to largest.",
+        "Device tiers: smallest, largest, an architecture's JSON file, or bounds such as "
+        "500000-900000 (parameters) or macs:1000000-5000000, each optionally with @SHARE. By "
+        "default four from smallest to largest.",
     )
     define.bool(
-        "redraw", True, "Draw a client's subnet anew in each round, from all that its tier carries."
+        "redraw", True, "Draw a client's subnet in each round, from all that its tier can train."
     )
     define.float(
         "tier_net_share",
         0.3,
-        "With redraw, the chance to draw the tier's own subnet.",
+        "With --redraw, probability of drawing the tier's own subnet.",
         lower_bound=0,
         upper_bound=1,
     )
@@ -163,21 +166,23 @@ def define_train_flags(define: FlagDefiner) -> None:
         None,
         COHORTS,
         "passes: all clients are asked once before any is asked again. random: independent draws. "
-        "By default passes; random with privacy, which needs it.",
+        "By default passes, or random with differential privacy, which needs it.",
     )
-    define.bool("cohort_sandwich", False, "Each round trains a smallest and a largest subnet.")
+    define.bool("cohort_sandwich", False, "Train a smallest and a largest subnet in each round.")
     define.float(
-        "availability", 1.0, "Chance that a client that was asked answers.", above=0, upper_bound=1
+        "availability", 1.0, "Probability that an asked client responds.", above=0, upper_bound=1
     )
     define.integer("evaluate_every", 10, "Rounds from one evaluation to the next.", lower_bound=1)
     define.integer(
-        "random_subnets", 20, "Random subnets of an evaluation, beside the tiers'.", lower_bound=0
+        "random_subnets", 20, "Random subnets to evaluate besides the tiers'.", lower_bound=0
     )
-    define.integer("test_batch_size", 50, "Images normalized together in a test.", lower_bound=1)
+    define.integer(
+        "test_batch_size", 50, "Images normalized together in evaluation.", lower_bound=1
+    )
 
 
 def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
-    """Reads the clients' hyper-parameters."""
+    """Returns the clients' hyper-parameters."""
     sandwich = options.sandwich
     if sandwich is None:
         sandwich = 3 if options.algorithm in ("e_fedsup", "fedsup") else 1
@@ -200,14 +205,14 @@ def local_training_from_flags(options: ProgramFlags) -> LocalTraining:
 
 
 def note_on_few_classes(options: ProgramFlags, label_counts: np.ndarray) -> str | None:
-    """Advises `--absent_class_weight` where clients hold few classes and it was not given.
+    """Recommends `--absent_class_weight` if clients hold few classes and it was not given.
 
     Args:
-      options: The flags.
-      label_counts: Each client's training examples of each class, `(clients, classes)`.
+      options: The program's flags.
+      label_counts: Number of training examples of each client and class, `(clients, classes)`.
 
     Returns:
-      A sentence for the user; None where there is nothing to advise.
+      A note for the user; None if there is nothing to recommend.
     """
     classes = label_counts.shape[1]
     held = np.count_nonzero(label_counts, axis=1)
@@ -222,13 +227,13 @@ def note_on_few_classes(options: ProgramFlags, label_counts: np.ndarray) -> str 
 
 
 def clients_per_round_from_flags(options: ProgramFlags, clients: int) -> int:
-    """Returns how many of the clients are asked in a round."""
+    """Returns the number of clients asked in a round."""
     asked = options.clients_per_round
     return asked if options["clients_per_round"].present else min(asked, clients)
 
 
 def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> Architecture | None:
-    """The one net that all clients receive; None where each gets its tier's."""
+    """Returns the one net that all clients receive; None if each receives its tier's."""
     if options.algorithm == "e_fedsup":
         return None
     if options.algorithm == "fedsup":
@@ -237,20 +242,20 @@ def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> 
 
 
 def server_rate_from_flags(options: ProgramFlags) -> float | None:
-    """Returns the server's learning rate; None where its optimizer's own default holds."""
+    """Returns the server's learning rate; None for the optimizer's own default."""
     if options.server_learning_rate is None and options.server_optimizer == "nesterov":
         return 0.8
     return options.server_learning_rate
 
 
 def server_optimizer_from_flags(options: ProgramFlags) -> tff.learning.optimizers.Optimizer | None:
-    """Makes the server's optimizer; None where the mean update is added."""
+    """Builds the server optimizer; returns None if the mean update is added unchanged."""
     return build_server_optimizer(
         options.server_optimizer, server_rate_from_flags(options), options.server_momentum
     )
 
 
-# Flags of a training that have an effect beside others alone.
+# Flags of a training that only have an effect with others.
 TRAIN_FLAG_USES = (
     FlagUse(
         ("architecture",),
