@@ -1,4 +1,4 @@
-"""Blocking forms of coroutines, for callers outside an event loop."""
+"""Blocking wrappers of coroutines, for callers outside an event loop."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,14 +8,14 @@ _Result = TypeVar("_Result")
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, _Result], instead: str) -> _Result:
-    """Runs a coroutine to its end and returns its result.
+    """Runs a coroutine to completion and returns its result.
 
     Args:
-      coroutine: What to run.
-      instead: Name of the coroutine function that a caller inside an event loop awaits instead.
+      coroutine: Coroutine to run.
+      instead: Name of the coroutine function to await instead inside an event loop.
 
     Raises:
-      RuntimeError: If an event loop is running already, as in a notebook's cell.
+      RuntimeError: If an event loop is already running, as in a notebook cell.
     """
     try:
         asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Types of what travels between server and clients: data, weights, updates and their mean."""
+"""Types of client data, weights and updates, and of the mean update."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from fedsup_tf.space import SearchSpace
 
 
 class SubnetUpdate(NamedTuple):
-    """Update of a subnet by one client, for the server.
+    """One client's update of its subnet.
 
     Attributes:
-      delta: Trained minus received weights, one tensor per tensor of the supernet, of the subnet's
-        sizes; empty for a tensor of a frozen part.
-      architecture: The subnet's `SearchSpace.index`, int32.
-      client: The client's number, int32.
-      examples: Number of its examples, float32.
-      loss: Its mean training loss, float32.
+      delta: Trained minus received weights, one tensor per tensor of the supernet, with the
+        subnet's shapes; empty for a tensor of a frozen part.
+      architecture: `SearchSpace.index` of the subnet, int32.
+      client: Number of the client, int32.
+      examples: Number of the client's examples, float32.
+      loss: The client's mean training loss, float32.
     """
 
     delta: tuple
@@ -34,8 +34,8 @@ class MeanUpdate(NamedTuple):
     """Mean of all clients' updates.
 
     Attributes:
-      delta: Mean update of every entry of the supernet, one tensor per tensor.
-      covered: Whether any client trained the entry, bool, likewise.
+      delta: Mean update of every entry of the supernet, one tensor per tensor of the supernet.
+      covered: Whether at least one client trained each entry, bool tensors of the same shapes.
     """
 
     delta: tuple
@@ -43,12 +43,13 @@ class MeanUpdate(NamedTuple):
 
 
 def client_data_type(space: SearchSpace) -> tff.SequenceType:
-    """Returns the type of a client's data of a round: a sequence of one element.
+    """Returns the type of a client's data for one round: a sequence of one element.
 
-    Its fields are `architecture` (the `SearchSpace.index` of the subnet it trains, int32), `client`
-    (its number, int32), `seed` (int32 `(2,)`, of its shuffles), `images` (uint8 `(examples, height,
-    width, channels)`) and `labels` (int32 `(examples,)`). One element, because iterating over a
-    data set inside a worker is several times slower than slicing tensors.
+    The element's fields are `architecture` (`SearchSpace.index` of the client's subnet, int32),
+    `client` (the client's number, int32), `seed` (seed of its training, int32 `(2,)`), `images`
+    (uint8 `(examples, height, width, channels)`) and `labels` (int32 `(examples,)`). There is only
+    one element because iterating over a dataset inside a worker is several times slower than
+    slicing tensors.
     """
     return tff.SequenceType(
         OrderedDict(
@@ -62,5 +63,5 @@ def client_data_type(space: SearchSpace) -> tff.SequenceType:
 
 
 def tensors_type(shapes: Mapping[str, Sequence[int | None]]) -> tff.Type:
-    """Type of a tuple of float32 tensors of the given shapes; None is an unknown length."""
+    """Returns the type of a tuple of float32 tensors; None in a shape is an unknown length."""
     return tff.to_type(tuple(tff.TensorType(np.float32, shape) for shape in shapes.values()))

@@ -1,1 +1,1 @@
-"""Aggregators of subnets' updates: overlap means, clipping, robustness, privacy."""
+"""Aggregators of subnet updates: overlap means, clipping, robustness, privacy."""

@@ -1,4 +1,4 @@
-"""Clipping and zeroing of updates by the norm of the entries that they cover."""
+"""Clipping and zeroing of updates by the norm of their covered entries."""
 
 from collections import OrderedDict
 
@@ -12,9 +12,9 @@ _NORM_TYPE = tff.TensorType(np.float32)
 
 
 class _NormFactory(tff.aggregators.WeightedAggregationFactory):
-    """Changes updates whose norm is above a bound, then aggregates them with `inner`."""
+    """Changes each update whose norm exceeds a bound, then aggregates all with `inner`."""
 
-    # What is done to an update: the names of its measurements begin with the first.
+    # The measurements are called `{verb}_norm` and `{participle}`.
     verb: str
     participle: str
 
@@ -26,9 +26,9 @@ class _NormFactory(tff.aggregators.WeightedAggregationFactory):
         """Makes the factory.
 
         Args:
-          norm: The largest l2 norm, or a process that estimates it from the clients' norms, such as
-            `tff.aggregators.PrivateQuantileEstimationProcess`, for an adaptive one.
-          inner: What aggregates the changed updates.
+          norm: Maximum l2 norm; for an adaptive bound, a process that estimates it from the
+            clients' norms, such as `tff.aggregators.PrivateQuantileEstimationProcess`.
+          inner: Factory of the process that aggregates the changed updates.
         """
         if not isinstance(norm, tff.templates.EstimationProcess):
             process = "Or give an estimation process."
@@ -37,7 +37,7 @@ class _NormFactory(tff.aggregators.WeightedAggregationFactory):
         self._inner = inner
 
     def change(self, part: tf.Tensor, norm: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
-        """Client computation: one tensor of an update whose norm is above the bound."""
+        """Changes one tensor of an update whose norm exceeds the bound; runs on the client."""
         raise NotImplementedError
 
     def create(
@@ -90,35 +90,36 @@ class _NormFactory(tff.aggregators.WeightedAggregationFactory):
 
 
 class ClippingFactory(_NormFactory):
-    """Scales an update down to a norm that it exceeds, before `inner` aggregates it.
+    """Scales updates above a maximum norm down to it before `inner` aggregates them.
 
-    The norm is that of the entries the client's subnet covers: what a subnet does not have is no
-    part of it, and nothing is padded. With an estimation process the bound follows the norms of the
-    last rounds (Andrew et al., arXiv 1905.03871).
+    The norm is taken over the entries that the client's subnet covers, without padding. With an
+    estimation process, the bound follows the norms of recent rounds (Andrew et al., arXiv
+    1905.03871).
 
     The created process has the type signature
 
         next: (<<E, S>@SERVER, {SubnetUpdate}@CLIENTS, {float32}@CLIENTS> ->
                <state=<E, S>@SERVER, result=R@SERVER, measurements=M@SERVER>)
 
-    with E the estimation process' state (`()` for a fixed norm), S and R those of `inner`, and M
-    its measurements, `clipping_norm` (float32) and `clipped` (int32), the number of clients that
-    were above it. Besides what `inner` shows it, the server learns `clipped` and, with an
-    estimation process, what that sums: for a quantile how many norms are below it.
+    with E the state of the estimation process (`()` for a fixed norm), S and R the state and result
+    of `inner`, and M the measurements of `inner` plus `clipping_norm` (float32) and `clipped`
+    (int32), the number of clients that exceeded it. In addition to what `inner` reveals, the server
+    learns `clipped` and, with an estimation process, the sums that it uses: for a quantile, the
+    number of norms below the estimate.
     """
 
     verb, participle = "clipping", "clipped"
 
     def change(self, part, norm, bound):
-        """Scales the tensor down by the bound over the norm."""
+        """Multiplies the tensor by the ratio of the bound to the norm."""
         return part * (bound / norm)
 
 
 class ZeroingFactory(_NormFactory):
-    """Sets an update whose norm is above a bound to zero, before `inner` aggregates it.
+    """Sets updates whose norm exceeds a bound to zero before `inner` aggregates them.
 
-    Such a client counts as one whose training changed nothing. Type signature and what a server
-    learns are those of `ClippingFactory`, with `zeroing_norm` and `zeroed`.
+    Such a client counts as one whose training changed nothing. The type signature and what the
+    server learns are as for `ClippingFactory`, with `zeroing_norm` and `zeroed`.
     """
 
     verb, participle = "zeroing", "zeroed"
@@ -129,14 +130,14 @@ class ZeroingFactory(_NormFactory):
 
 
 def adaptive_clipping_norm(initial: float = 1.0) -> tff.templates.EstimationProcess:
-    """The clients' 80th percentile norm, followed as in `tff.learning`'s aggregators."""
+    """Returns an estimator of the clients' 80th percentile norm, as used in `tff.learning`."""
     return tff.aggregators.PrivateQuantileEstimationProcess.no_noise(
         initial_estimate=initial, target_quantile=0.8, learning_rate=0.2
     )
 
 
 def adaptive_zeroing_norm(initial: float = 10.0) -> tff.templates.EstimationProcess:
-    """Twice the clients' 98th percentile norm, and one, as in `tff.learning`'s aggregators."""
+    """Returns an estimator of twice the 98th percentile norm plus 1, as used in `tff.learning`."""
     return tff.aggregators.PrivateQuantileEstimationProcess.no_noise(
         initial_estimate=initial,
         target_quantile=0.98,

@@ -1,4 +1,4 @@
-"""Updates that travel with 8 bits an entry."""
+"""Quantization of updates to 8 bits per entry."""
 
 import math
 from typing import NamedTuple
@@ -12,14 +12,15 @@ _LEVELS = 127
 
 
 class EightBitMessage(NamedTuple):
-    """Update of a client as it is sent, in 8 bits an entry.
+    """Client update as it is sent, with 8 bits per entry.
 
     Attributes:
-      levels: The update in steps of `steps`, int8, one tensor per tensor of the supernet, of the
-        subnet's sizes.
-      steps: float32 `(tensors,)`, what one level is worth; NaN where an update is not finite.
-      rest: The update's other fields, its `delta` empty.
-      error: The l2 norm of what rounding changed, over that of the update, float32.
+      levels: The update in multiples of `steps`, int8, one tensor per tensor of the supernet, with
+        the subnet's shapes.
+      steps: Size of one level of each tensor, float32 `(tensors,)`; NaN for a tensor that is not
+        finite.
+      rest: Other fields of the update; its `delta` is empty.
+      error: l2 norm of the rounding error divided by that of the update, float32.
     """
 
     levels: tuple
@@ -32,23 +33,24 @@ class EightBitUpload(Upload):
     """Uniform 8-bit quantization of each tensor of an update, with unbiased rounding.
 
     Each entry becomes one of 255 levels between minus and plus the tensor's largest absolute value;
-    0 stays 0. An entry between two levels goes up with the chance that makes its mean the entry
-    itself (QSGD, Alistarh et al., arXiv 1610.02132), so that errors of many clients cancel out. The
-    draws follow from the client's number and loss: a repeated round rounds alike.
+    0 stays 0. An entry between two levels is rounded up with the probability that makes its
+    expected value the entry itself (QSGD, Alistarh et al., arXiv 1610.02132), so the errors of many
+    clients cancel out. The draws are seeded by the client's number and loss: a repeated round
+    rounds identically.
 
-    Only what the subnet holds travels: a quarter of the bytes of `Upload`, and 4 bytes a
-    tensor. The measurement `compression_error` is the mean over the clients of the relative l2
-    error. The server learns each client's rounded update.
+    Only the subnet's entries are sent: a quarter of the bytes of `Upload`, plus 4 bytes per tensor.
+    The measurement `compression_error` is the mean over the clients of the relative l2 error. The
+    server learns each client's rounded update.
     """
 
     measurements = ("compression_error",)
 
     def encode(self, update):
-        """Rounds each tensor of the update to 8 bits an entry."""
+        """Rounds each tensor of the update to 8 bits per entry."""
         seed = tf.stack([update.client, tf.bitcast(update.loss, tf.int32)])
         levels, steps, squares, errors = [], [], [], []
         for number, part in enumerate(update.delta):
-            # The largest of no entries is minus infinity.
+            # The maximum of an empty tensor is minus infinity.
             step = tf.maximum(tf.reduce_max(tf.abs(part)), 0.0) / _LEVELS
             step = tf.where(tf.reduce_all(tf.math.is_finite(part)), step, math.nan)
             draws = tf.random.stateless_uniform(
@@ -64,7 +66,7 @@ class EightBitUpload(Upload):
         return EightBitMessage(tuple(levels), tf.stack(steps), update._replace(delta=()), error)
 
     def decode(self, message):
-        """Restores the rounded update; returns it and its relative rounding error."""
+        """Returns the rounded update and its relative rounding error."""
         delta = tuple(
             tf.cast(levels, tf.float32) * message.steps[number]
             for number, levels in enumerate(message.levels)

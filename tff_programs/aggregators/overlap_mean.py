@@ -1,4 +1,4 @@
-"""Aggregation of updates that each cover a part of the supernet."""
+"""Aggregation of updates that each cover part of the supernet."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ DIVISORS = slicing.DIVISORS
 def finite_delta(
     supernet: Supernet, update: SubnetUpdate
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Returns whether an update is finite, and its delta by tensor name: zeros if it is not."""
+    """Returns whether an update is finite, and its delta by tensor name, all zeros if it is not."""
     finite = tf.reduce_all(
         [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
         + [tf.math.is_finite(update.loss)]
     )
-    # Not a product with 0, which would keep what is not finite.
+    # Multiplying by 0 would turn infinity into NaN and keep NaN.
     delta = {
         name: tf.where(finite, part, tf.zeros_like(part))
         for name, part in zip(supernet.weight_shapes, update.delta, strict=True)
@@ -39,14 +39,14 @@ def overlap_of(
     weight: tf.Tensor,
     nested: bool,
 ) -> Overlap:
-    """One client's contribution at the supernet's size.
+    """Pads one client's weighted update to the supernet's size and returns it with its coverage.
 
     Args:
-      supernet: The supernet whose subnets were trained.
-      architecture: The client's `SearchSpace.index`.
-      delta: Its update by tensor name; an empty tensor covers nothing, as one of a frozen part.
-      weight: What it counts by.
-      nested: Whether the update holds the subnet's own subnets.
+      supernet: Supernet whose subnets were trained.
+      architecture: `SearchSpace.index` of the client's subnet.
+      delta: The client's update by tensor name; an empty tensor (of a frozen part) covers nothing.
+      weight: The client's weight.
+      nested: Whether the update also contains every subnet of the subnet, see `Supernet.slices`.
     """
     slices = supernet.slices(supernet.code_at(architecture), nested=nested)
     for name, part in delta.items():
@@ -56,29 +56,29 @@ def overlap_of(
 
 
 def mean_update(sums: Overlap, divisor: str, weight: tf.Tensor) -> MeanUpdate:
-    """Divides the clients' sums.
+    """Computes the mean update from the sums over the clients.
 
     Args:
-      sums: After `slicing.by_entry`.
+      sums: Sums over the clients, after `slicing.by_entry`.
       divisor: One of `DIVISORS`.
-      weight: The sum of all clients' weights.
+      weight: Sum of all clients' weights.
     """
     mean = slicing.average(sums, divisor, weight)
     return MeanUpdate(tuple(mean.values()), tuple(part > 0 for part in sums.coverage.values()))
 
 
 class Upload:
-    """Updates travel as they are."""
+    """Upload of updates as they are; a subclass may encode them."""
 
-    # Names of what `encode` measures, float32 scalars that are averaged over the clients.
+    # Names of the float32 scalars that `decode` returns; they are averaged over the clients.
     measurements = ()
 
     def encode(self, update: SubnetUpdate):
-        """Client computation: from the update to the structure of tensors that is sent."""
+        """Encodes an update as the structure of tensors to send; runs on the client."""
         return update
 
     def decode(self, message) -> tuple[SubnetUpdate, tuple]:
-        """Server computation: from what was sent to the update and its measurements."""
+        """Returns the update and its measurements from a message; runs on the server."""
         return message, ()
 
 
@@ -93,20 +93,21 @@ class _Accumulator(NamedTuple):
 
 
 class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
-    """Base of aggregations that take updates in one after the other, padded to the supernet's size.
+    """Base class of aggregations that accumulate padded updates one at a time.
 
-    Memory does not grow with the number of clients. A subclass defines the sums, and how the mean
-    follows from them. An update with a value that is not finite is left out, as if its client had
-    not answered; the measurements name the client.
+    Updates are padded to the supernet's size; memory does not grow with the number of clients. A
+    subclass defines the sums and how the mean follows from them. An update with a non-finite value
+    is left out, as if its client had not answered; the measurements name the client.
 
     The created process has the type signature
 
         next: (<S@SERVER, {SubnetUpdate}@CLIENTS, {float32}@CLIENTS> ->
                <state=S@SERVER, result=MeanUpdate@SERVER, measurements=M@SERVER>)
 
-    with M the mean `loss` by examples, the number of `examples`, the number of `clients` whose
-    updates were used, `rejected`, the numbers of those whose updates were not, the means of the
-    upload's measurements, and what a subclass adds. The server sees every client's update.
+    with M the mean `loss` weighted by examples, the number of `examples`, the number of `clients`
+    whose updates were used, `rejected` (the numbers of the clients whose updates were not), the
+    mean of each of the upload's measurements, and the subclass's own measurements. The server sees
+    every client's update.
     """
 
     def __init__(
@@ -119,10 +120,10 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         """Makes the factory.
 
         Args:
-          supernet: The supernet whose subnets were trained.
+          supernet: Supernet whose subnets were trained.
           divisor: One of `DIVISORS`.
-          nested: Whether the updates hold the subnets' own subnets, see `Supernet.slices`.
-          upload: How updates travel, as they are by default.
+          nested: Whether the updates also contain every subnet of a subnet, see `Supernet.slices`.
+          upload: Encoding of uploads; by default updates are sent unchanged.
         """
         check_choice(divisor, "aggregation", DIVISORS)
         self.supernet = supernet
@@ -131,36 +132,36 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         self.upload = upload or Upload()
 
     def initial_state(self):
-        """Server computation: the state S before the first round."""
+        """Returns the state S before the first round; runs on the server."""
         return ()
 
     def zero(self):
-        """Server computation: sums over no clients, a structure of tensors that add up."""
+        """Returns the sums over no clients, a structure of tensors; runs on the server."""
         raise NotImplementedError
 
     def prepare(self, delta: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        """Server computation: what of a finite update is added."""
+        """Transforms a client's update before it is added; runs on the server."""
         return delta
 
     def count(self, weight: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
-        """Server computation: what a client's entries count by, float32."""
+        """Returns the weight of a client's entries, float32; runs on the server."""
         return tf.where(finite, weight, 0.0)
 
     def add(self, sums, one: Overlap, weight: tf.Tensor, number: tf.Tensor):
-        """Server computation: the sums with the overlap and weight of the `number`th client."""
+        """Adds the overlap and weight of the `number`th client to the sums; runs on the server."""
         raise NotImplementedError
 
     def merge(self, first, second, number: tf.Tensor):
-        """Server computation: the sums over `number` clients and those that follow, as one."""
+        """Merges the sums over `number` clients with those over later ones; runs on the server."""
         del number
         return tf.nest.map_structure(tf.add, first, second)
 
     def finish(self, state, sums, weight: tf.Tensor):
-        """Server computation: from the state, the sums and the sum of weights to the mean update.
+        """Computes the next state and the overlap that gives the mean; runs on the server.
 
         Returns:
-          The next state, the `Overlap` to divide (`slicing.by_entry`), its sum of weights and an
-          `OrderedDict` of measurements.
+          The next state, the `Overlap` to divide (after `slicing.by_entry`), its sum of weights and
+          an `OrderedDict` of measurements.
         """
         raise NotImplementedError
 
@@ -191,7 +192,7 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
                 examples=0.0,
                 clients=0,
                 measured=(0.0,) * len(self.upload.measurements),
-                # Of unknown length, so that the accumulator keeps its type while it grows.
+                # The length is unknown, so the accumulator keeps its type as it grows.
                 rejected=tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.int32), [None]),
             )
 
@@ -275,29 +276,29 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
 
 
 def _number(accumulator):
-    """Returns the number of clients taken in so far, those that were left out included."""
+    """Returns the number of clients accumulated so far, including those left out."""
     return accumulator.clients + tf.size(accumulator.rejected)
 
 
 class OverlapMeanFactory(StreamedOverlapFactory):
-    """Weighted mean of updates that each cover a part of the supernet (law of E-FedSup).
+    """Weighted mean of updates that each cover part of the supernet (E-FedSup's aggregation).
 
-    With `"coverage"`, an entry's mean runs over the clients whose subnet holds it (arXiv
-    2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, an entry that a
-    client did not hold counting as unchanged (what the reference implementation does). Either way
-    an entry that no client holds does not change.
+    With `"coverage"`, each entry is averaged over the clients whose subnet holds it (arXiv
+    2206.01366, algorithm 2); with `"diluted"`, over all clients of the round, where an entry that a
+    client does not hold counts as unchanged (as in the reference implementation). Either way, an
+    entry that no client holds does not change.
 
-    Type signature and what the server learns: see `StreamedOverlapFactory`; S is `()`.
+    For the type signature and what the server learns, see `StreamedOverlapFactory`; S is `()`.
     """
 
     def zero(self):
-        """Returns the totals and the coverage of no clients: zeros."""
+        """Returns zero totals and zero coverage."""
         return Overlap(
             *(tuple(parts.values()) for parts in slicing.no_overlap(self.supernet.grids))
         )
 
     def add(self, sums, one, weight, number):
-        """Adds the totals and the coverage of one client to the sums."""
+        """Adds one client's totals and coverage to the sums."""
         del weight, number
         return Overlap(
             *(
@@ -307,6 +308,6 @@ class OverlapMeanFactory(StreamedOverlapFactory):
         )
 
     def finish(self, state, sums, weight):
-        """Expands the coverage to entries; changes no state and measures nothing."""
+        """Expands the coverage to entries; changes no state and adds no measurements."""
         overlap = Overlap(*map(self.supernet.named, sums))
         return state, slicing.by_entry(overlap, self.supernet.grids), weight, OrderedDict()

@@ -1,4 +1,4 @@
-"""Overlap means over any of TFF's own sums: secure, compressed, rotated."""
+"""Overlap means computed with any of TFF's own sums: secure, compressed, rotated."""
 
 from collections import OrderedDict
 
@@ -14,24 +14,24 @@ from tff_programs.types import tensors_type
 
 
 class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
-    """Overlap mean whose sums are made by factories of TFF's, such as `SecureSumFactory`.
+    """Overlap mean whose sums are computed by TFF's factories, such as `SecureSumFactory`.
 
-    TFF's sums need one shape for all clients: each client pads its weighted update to the
-    supernet's size, and uploads it with its weight in the cells that its subnet covers (see
-    `Supernet.grids`). An update that is not finite is left out by the client itself.
+    TFF's sums need the same shape for all clients. Each client therefore pads its weighted update
+    to the supernet's size and uploads it with its weight in the cells that its subnet covers (see
+    `Supernet.grids`). A client leaves out its own update if it is not finite.
 
     The created process has the type signature
 
         next: (<<T, C>@SERVER, {SubnetUpdate}@CLIENTS, {float32}@CLIENTS> ->
                <state=<T, C>@SERVER, result=MeanUpdate@SERVER, measurements=M@SERVER>)
 
-    with T and C the states of the two sums and M the mean `loss` by examples, the number of
-    `examples`, of `clients` whose updates were used, and `rejected`, which is empty: nobody but the
-    client knows.
+    with T and C the states of the two sums and M the mean `loss` weighted by examples, the number
+    of `examples`, the number of `clients` whose updates were used, and `rejected`, which is always
+    empty: only a client itself knows that its update was left out.
 
-    The server learns what the sums show it. With `secure_overlap_mean` that is the sums alone, of
-    updates, coverage, losses, examples and clients, and no single client's. Which subnet a client
-    trains the server knows anyway, since it sent it.
+    The server learns what the sums reveal. With `secure_overlap_mean`, that is only the sums of
+    updates, coverage, losses, examples and clients, and no single client's values. The server
+    always knows which subnet each client trains, since it sent it.
     """
 
     def __init__(
@@ -45,12 +45,13 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         """Makes the factory.
 
         Args:
-          supernet: The supernet whose subnets were trained.
-          total_sum: Sums weighted updates, a tuple of float32 tensors of the supernet's shapes.
-          coverage_sum: Sums the weights in the cells they cover, a tuple of float32 tensors, and
-            the measured counts.
+          supernet: Supernet whose subnets were trained.
+          total_sum: Factory of the sum of weighted updates, a tuple of float32 tensors of the
+            supernet's shapes.
+          coverage_sum: Factory of the sum of the weights in the covered cells, a tuple of float32
+            tensors, and of the measured counts.
           divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-          nested: Whether the updates hold the subnets' own subnets.
+          nested: Whether the updates also contain every subnet of a subnet, see `Supernet.slices`.
         """
         check_choice(divisor, "aggregation", DIVISORS)
         self._supernet = supernet
@@ -127,24 +128,24 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
 def secure_overlap_mean(
     supernet: Supernet, bound: float, divisor: str = "coverage", nested: bool = False
 ) -> PaddedOverlapMeanFactory:
-    """Overlap mean whose sums are secure sums of 32-bit integers.
+    """Returns an overlap mean whose sums are secure sums of 32-bit integers.
 
-    TFF describes secure sums and runs them in its test context (`tff.backends.test`), where the
-    parts of a cryptographic protocol are replaced by plain sums of the same integers: results are
-    those of the protocol, the secrecy is not. The native context refuses them: TFF ships no such
+    TFF runs secure sums only in its test context (`tff.backends.test`), which replaces the
+    cryptographic protocol with plain sums of the same integers: the results are those of the
+    protocol, but nothing is kept secret. The native context refuses them, since TFF ships no such
     protocol.
 
     Args:
-      supernet: The supernet whose subnets were trained.
-      bound: Largest absolute value of a weighted entry and of a client's weight, examples and sum
-        of losses; what is beyond it is clipped. Sums are exact to `bound` x 2**-32 a client.
+      supernet: Supernet whose subnets were trained.
+      bound: Maximum absolute value of a weighted entry and of a client's weight, examples and sum
+        of losses; larger values are clipped. Sums are exact to `bound` x 2**-32 per client.
       divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-      nested: Whether the updates hold the subnets' own subnets.
+      nested: Whether the updates also contain every subnet of a subnet, see `Supernet.slices`.
     """
     return PaddedOverlapMeanFactory(
         supernet,
         tff.aggregators.SecureSumFactory(bound, -bound),
-        # From 0, so that what nobody covers sums to 0 exactly.
+        # From 0, so that cells that no client covers sum to exactly 0.
         tff.aggregators.SecureSumFactory(bound, 0.0),
         divisor,
         nested,

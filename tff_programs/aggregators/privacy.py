@@ -1,4 +1,4 @@
-"""Differentially private aggregation, and the account of what it has cost."""
+"""Differentially private aggregation and its privacy accounting."""
 
 import dataclasses
 import functools
@@ -12,28 +12,29 @@ from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, Upload
 
-# Noise a million times as large as any update drowns all of them.
+# At a million times the largest update, noise leaves no usable signal.
 LARGEST_NOISE_MULTIPLIER = 1e6
 
 
 class PrivateOverlapMeanFactory(OverlapMeanFactory):
-    """Overlap mean with central differential privacy for each client (arXiv 1710.06963).
+    """Overlap mean with central, client-level differential privacy (arXiv 1710.06963).
 
     The server clips each update to an l2 norm over the entries it covers, sums the updates of all
-    clients with weight 1, adds Gaussian noise of `noise_multiplier` x `clipping_norm` to each sum
-    of a covered entry, and divides by the coverage count. Which subnet a client trains follows from
-    its device, not from its data: coverage counts are public and get no noise, and entries that no
-    client covers get none and stay. An update that is not finite counts as zero, since leaving it
-    out would show it in the counts; a client without examples counts like any other.
+    clients with weight 1, adds Gaussian noise with standard deviation `noise_multiplier` x
+    `clipping_norm` to the sum of each covered entry, and divides by the coverage count. A client's
+    subnet depends on its device, not on its data, so coverage counts are public and get no noise;
+    entries that no client covers get no noise and do not change. A non-finite update counts as
+    zero, since leaving it out would show in the counts; a client without examples counts like any
+    other.
 
-    The noise comes from a seed in the aggregator's state, so that a round that is repeated releases
-    the same noise and not a second draw of it. The seed suffices to subtract the noise: keep the
-    state private.
+    The noise is drawn from a seed in the aggregator's state, so a repeated round releases the same
+    noise and not a second draw. Anyone who knows the seed can subtract the noise: keep the state
+    private.
 
-    Type signature: that of `StreamedOverlapFactory`, with S an `OrderedDict` of `seed` (int32
+    The type signature is that of `StreamedOverlapFactory`, with S an `OrderedDict` of `seed` (int32
     `(2,)`) and `round` (int32); weights are ignored. The server sees every client's update and is
-    trusted with it; what holds for everybody else is the epsilon of `PrivacyAccount`. It is that of
-    the weights alone: the measured loss and the number of examples are not private.
+    trusted with it. Against everyone else, the epsilon of `PrivacyAccount` holds, for the weights
+    only: the measured loss and the number of examples are not private.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         """Makes the factory.
 
         Args:
-          supernet: The supernet whose subnets were trained.
-          clipping_norm: Largest l2 norm of an update.
-          noise_multiplier: Standard deviation of the noise over `clipping_norm`.
-          seed: Two secret int32 that decide the noise.
+          supernet: Supernet whose subnets were trained.
+          clipping_norm: Maximum l2 norm of an update.
+          noise_multiplier: Standard deviation of the noise divided by `clipping_norm`.
+          seed: Secret seed of the noise, two int32.
           divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-          nested: Whether the updates hold the subnets' own subnets.
-          upload: How updates travel, as they are by default.
+          nested: Whether the updates also contain every subnet of a subnet, see `Supernet.slices`.
+          upload: Encoding of uploads; by default updates are sent unchanged.
         """
         super().__init__(supernet, divisor, nested, upload)
         check_number(clipping_norm, "the clipping norm", above=0, what="Privacy")
@@ -65,7 +66,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         self._seed = seed
 
     def initial_state(self):
-        """Returns the seed of the noise and the number of the first round."""
+        """Returns the seed of the noise and the number of the first round, 0."""
         return OrderedDict(seed=tf.constant(self._seed, tf.int32), round=0)
 
     def prepare(self, delta):
@@ -75,11 +76,11 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         return {name: part * scale for name, part in delta.items()}
 
     def count(self, weight, finite):
-        """Returns 1 for every client, also for one whose update is not finite."""
+        """Returns 1 for every client, even if its update is not finite."""
         return tf.ones_like(weight)
 
     def finish(self, state, sums, weight):
-        """Adds Gaussian noise to the total of each covered entry and counts the round."""
+        """Adds Gaussian noise to the total of each covered entry and increments the round."""
         state, overlap, weight, measurements = super().finish(state, sums, weight)
         stddev = self._noise_multiplier * self._clipping_norm
         round_seed = tf.random.experimental.stateless_fold_in(state["seed"], state["round"])
@@ -92,9 +93,9 @@ def add_noise(overlap: Overlap, stddev: float, seed: tf.Tensor) -> Overlap:
     """Adds Gaussian noise to the total of each covered entry.
 
     Args:
-      overlap: The sum over the clients, after `slicing.by_entry`.
+      overlap: Sum over the clients, after `slicing.by_entry`.
       stddev: Standard deviation of the noise.
-      seed: Two secret int32 that decide it.
+      seed: Secret seed of the noise, two int32.
     """
     total = {}
     for number, (name, part) in enumerate(overlap.total.items()):
@@ -108,17 +109,19 @@ def add_noise(overlap: Overlap, stddev: float, seed: tf.Tensor) -> Overlap:
 class PrivacyAccount:
     """Privacy cost of rounds of `PrivateOverlapMeanFactory`.
 
-    Two populations are neighbours if one client holds other examples, as many. Its clipped update
-    then moves a sum by up to twice the clipping norm, hence half the noise multiplier.
+    Two populations are neighbors if they differ in the examples of one client, but not in their
+    number. A sum then changes by up to twice the clipping norm, so the effective noise multiplier
+    is half of `noise_multiplier`.
 
     Attributes:
       noise_multiplier: See `PrivateOverlapMeanFactory`.
-      delta: Chance that the bound does not hold; below one over the number of clients.
-      clients_per_round: Number of clients asked in a round.
-      clients: Number of all clients.
-      sampled: Whether each round asks a uniformly random subset of all clients, which those who see
-        the weights cannot know (Wang et al., arXiv 1808.00087); otherwise a client is counted as if
-        it took part in every round.
+      delta: Probability that the bound does not hold; should be below one over the number of
+        clients.
+      clients_per_round: Number of clients asked per round.
+      clients: Total number of clients.
+      sampled: Whether each round asks a uniformly random subset of all clients that is unknown to
+        everyone who sees the weights (Wang et al., arXiv 1808.00087); otherwise each client is
+        counted as if it took part in every round.
     """
 
     noise_multiplier: float
@@ -145,7 +148,7 @@ class PrivacyAccount:
         )
 
     def epsilon_after(self, rounds: int) -> float:
-        """The epsilon of (epsilon, delta)-differential privacy of the weights after `rounds`."""
+        """Returns the epsilon of the weights' (epsilon, delta)-privacy after `rounds`."""
         if rounds == 0:
             return 0.0
         one = self._one_round
@@ -154,7 +157,7 @@ class PrivacyAccount:
 
     @functools.cached_property
     def _one_round(self) -> dp_accounting.rdp.RdpAccountant:
-        """The account of a round; rounds add up order by order."""
+        """Account of one round; the costs of rounds add up at each RDP order."""
         event = dp_accounting.GaussianDpEvent(self.noise_multiplier / 2)
         if self.sampled:
             event = dp_accounting.SampledWithoutReplacementDpEvent(
@@ -167,7 +170,7 @@ class PrivacyAccount:
         return accountant
 
     def rounds_within(self, epsilon: float, most: int) -> int:
-        """The largest number of rounds, up to `most`, that cost at most `epsilon`."""
+        """Returns the maximum number of rounds, up to `most`, that cost at most `epsilon`."""
         check_number(epsilon, "the budget of epsilon", above=0, what="Privacy")
         low, high = 0, most
         while low < high:

@@ -1,4 +1,4 @@
-"""Aggregation that tolerates a stated share of poisoned clients."""
+"""Aggregation that tolerates a given share of poisoned clients."""
 
 from collections import OrderedDict
 
@@ -12,23 +12,24 @@ from tff_programs.aggregators.overlap_mean import StreamedOverlapFactory, Upload
 
 
 class RobustOverlapMeanFactory(StreamedOverlapFactory):
-    """Overlap mean of the updates left when the least trustworthy share of them is set aside.
+    """Overlap mean of the updates that remain after the least trustworthy share is set aside.
 
-    Updates are compared as `fedsup_tf.robust` says:
+    Updates are compared as described in `fedsup_tf.robust`:
 
-    1. Clients are put into buckets in turn, and a bucket's update is its clients' overlap mean.
-    2. The share `poisoned` of the buckets, rounded up, whose direction on the smallest subnet is
-       farthest from the median direction are set aside.
-    3. A bucket left that is more than twice as large as the median of all is scaled down to that.
-    4. The overlap mean runs over the buckets left.
+    1. Clients are assigned to buckets in turn; a bucket's update is the overlap mean of its
+       clients.
+    2. The buckets whose direction on the smallest subnet is farthest from the median direction are
+       set aside: the share `poisoned` of all buckets, rounded up.
+    3. A remaining bucket whose root mean square is more than twice the median of all buckets is
+       scaled down to twice the median.
+    4. The overlap mean is taken over the remaining buckets.
 
-    With as many buckets as clients each is compared by itself. With fewer, memory stays bounded
-    (the supernet's size twice for each bucket) and a poisoned client spoils its bucket: with n
-    clients `poisoned` must then be the share of spoilt buckets, below one half.
+    With one bucket per client, each client is compared individually. With fewer buckets, memory
+    stays bounded (twice the supernet's size per bucket), but a poisoned client spoils its whole
+    bucket: `poisoned` must then be the share of spoiled buckets, below one half.
 
-    Type signature: that of `StreamedOverlapFactory`, S is `()`; M has also `set_aside`, the number
-    of buckets set aside, int32. The server sees every update: secure sums and this exclude each
-    other.
+    The type signature is that of `StreamedOverlapFactory` with S `()`; M also has `set_aside`, the
+    number of buckets set aside, int32. The server sees every update, so secure sums cannot be used.
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         """Makes the factory.
 
         Args:
-          supernet: The supernet whose subnets were trained.
-          poisoned: Share of the buckets that may be poisoned, from 0 and below 0.5.
-          buckets: Number of buckets, usually of clients a round, at least 3.
+          supernet: Supernet whose subnets were trained.
+          poisoned: Share of the buckets that may be poisoned, at least 0 and below 0.5.
+          buckets: Number of buckets, at least 3; usually the number of clients per round.
           divisor: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`.
-          nested: Whether the updates hold the subnets' own subnets.
-          upload: How updates travel, as they are by default.
+          nested: Whether the updates also contain every subnet of a subnet, see `Supernet.slices`.
+          upload: Encoding of uploads; by default updates are sent unchanged.
         """
         super().__init__(supernet, divisor, nested, upload)
         check_number(poisoned, "the poisoned share", least=0, below=0.5, what="Robust mean")
@@ -57,8 +58,8 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         self._buckets = buckets
 
     def zero(self):
-        """Returns each bucket's totals, coverage and sum of weights: zeros."""
-        # The last tensor is each bucket's sum of weights, by which `diluted` divides.
+        """Returns zero totals, coverage and sum of weights for each bucket."""
+        # The last tensor is each bucket's sum of weights, the divisor of `diluted`.
         sums = (
             tuple(tf.zeros([self._buckets, *part.shape]) for part in parts.values())
             for parts in slicing.no_overlap(self.supernet.grids)
@@ -66,7 +67,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         return (*sums, tf.zeros([self._buckets]))
 
     def add(self, sums, one, weight, number):
-        """Adds a client's overlap and weight to the bucket that its number gives."""
+        """Adds a client's overlap and weight to bucket `number` modulo the number of buckets."""
         bucket = [[number % self._buckets]]
         *overlaps, weights = sums
         added = tuple(
@@ -79,13 +80,13 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         return (*added, tf.tensor_scatter_nd_add(weights, bucket, [weight]))
 
     def merge(self, first, second, number):
-        """Adds the second sums to the first, their buckets moved on by `number`."""
+        """Adds the second sums to the first, with their buckets shifted by `number`."""
         # The second sums' first client belongs to the bucket after the first sums' last client.
         moved = tf.nest.map_structure(lambda part: tf.roll(part, number, 0), second)
         return tf.nest.map_structure(tf.add, first, moved)
 
     def finish(self, state, sums, weight):
-        """Sets the farthest buckets aside, scales large ones down and sums those left."""
+        """Sets the farthest buckets aside, scales large ones down and sums the remaining ones."""
         del weight
         names = list(self.supernet.weight_shapes)
         totals, coverages, weights = sums
@@ -110,7 +111,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         return state, overlap, tf.reduce_sum(weights * use), OrderedDict(set_aside=aside)
 
     def _core(self, means):
-        """The smallest subnet's entries of each bucket, `(buckets, entries)`."""
+        """Returns the smallest subnet's entries of each bucket, `(buckets, entries)`."""
         slices = self.supernet.slices(self.supernet.space.smallest())
         parts = []
         for name, mean in means.items():
@@ -125,7 +126,7 @@ def _by_bucket(values):
 
 
 def _combine(names, stacked, weights):
-    """Sum over the buckets, each times its weight."""
+    """Sums over the buckets, each multiplied by its weight."""
     return {
         name: tf.tensordot(weights, values, 1) for name, values in zip(names, stacked, strict=True)
     }

@@ -1,4 +1,4 @@
-"""Compiles computations, whole or in parts that each run on some of the clients."""
+"""Compiles computations, whole or in parts that run on subsets of the clients."""
 
 import contextlib
 import functools
@@ -11,13 +11,13 @@ from tensorflow_federated.python.core.impl.types import type_serialization
 
 
 class MergeableForm(NamedTuple):
-    """A computation compiled in parts, as `tff.framework.MergeableCompForm` cuts it.
+    """Computation compiled in parts, as split by `tff.framework.MergeableCompForm`.
 
     Attributes:
       up_to_merge: Maps the argument, with some of the clients, to an accumulator at the server.
       merge: Merges two accumulators at the server.
-      synchronize: Maps an accumulator at the server to a small number. Who has the number knows
-        that the accumulator has been computed.
+      synchronize: Maps an accumulator at the server to a small number, whose arrival shows that the
+        accumulator has been computed.
       after_merge: Maps the argument and the accumulator of all clients to the result.
       accumulator_type: Type of an accumulator.
     """
@@ -31,10 +31,10 @@ class MergeableForm(NamedTuple):
 
 @contextlib.contextmanager
 def _types_read_once() -> Iterator[None]:
-    """Lets TFF read each type from its bytes once, not once for every block that has it.
+    """Makes TFF deserialize each type once, not once for every block that uses it.
 
-    Types do not change, and a compilation reads 150,000 of a small net's: a tenth of the time from
-    the start of a training to its first round.
+    Types are immutable, and compiling a small net deserializes 150,000 of them, which takes a tenth
+    of the time from the start of a training to its first round.
     """
     read, read_type = {}, type_serialization.deserialize_type
 
@@ -54,14 +54,14 @@ def _types_read_once() -> Iterator[None]:
 @functools.lru_cache
 @_types_read_once()
 def compile_whole(computation: tff.Computation) -> tff.Computation:
-    """Compiles a computation for a worker."""
+    """Compiles a whole computation for a worker."""
     return tff.backends.native.desugar_and_transform_to_native(computation)
 
 
 @functools.lru_cache
 @_types_read_once()
 def compile_in_parts(computation: tff.Computation) -> MergeableForm | ValueError:
-    """Compiles a computation in parts; returns the error if it cannot be cut."""
+    """Compiles a computation in parts; returns the error if it cannot be split."""
     try:
         form = tff.backends.native.compile_to_mergeable_comp_form(computation)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Connects to the workers of a computation, and checks that each is one of this version."""
+"""Connects to the workers of a computation and checks that each has this version."""
 
 import pathlib
 import ssl
@@ -22,14 +22,14 @@ def connect(
     """Connects to workers, waits for those that are not up yet, and checks their versions.
 
     Args:
-      addresses: `host:port` of each.
-      deadline_seconds: Seconds to wait for them all.
-      on_message: Called with a line of text if the workers are not up at once.
-      tls: Files for mutual TLS if the workers ask for a certificate.
+      addresses: Address of each worker, `host:port`.
+      deadline_seconds: Timeout for all workers together, in seconds.
+      on_message: Called with a line of text if the workers are not up after two seconds.
+      tls: Files for mutual TLS if the workers require a certificate.
 
     Raises:
-      ValueError: If an address is not valid, two lead to the same worker, or a file cannot be used.
-      RuntimeError: If a worker is not up in time or not of this version.
+      ValueError: If an address is invalid, two lead to the same worker, or a file cannot be used.
+      RuntimeError: If a worker is not up in time or has another version.
     """
     for address in addresses:
         host, _, port = address.rpartition(":")
@@ -58,7 +58,7 @@ def connect(
 
 
 def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
-    """Reads the files, after a check that they can be used."""
+    """Reads the files after checking that they can be used."""
     tls.context(ssl.Purpose.SERVER_AUTH)
     certificate, key, authority = (pathlib.Path(path).read_bytes() for path in tls)
     return grpc.ssl_channel_credentials(authority, key, certificate)

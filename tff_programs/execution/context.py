@@ -1,17 +1,18 @@
-"""Executes rounds in subrounds of a bounded number of clients, on one worker or several.
+"""Executes rounds in subrounds of a bounded number of clients, on one or more workers.
 
-TFF's worker holds the data and updates of all clients of a computation at once: about 33 MB for
-each client of `fedsup_cifar`, 14 GB for 400. TFF can cut a computation whose aggregations do not
-depend on each other into a part up to the aggregation, a merge of accumulators and a part after it
-(`MergeableCompForm`), so that a large round runs as subrounds. TFF's own context for that form
-moves every subround's accumulator through the program, sends the server's state with each subround
-and, since TFF's executors block, uses one worker at a time. This context differs:
+TFF's worker holds the data and updates of all clients of a computation at the same time: about 33
+MB per client for `fedsup_cifar`, 14 GB for 400. If the aggregations of a computation do not depend
+on each other, TFF can split it into a part up to the aggregation, a merge of accumulators and a
+part after it (`MergeableCompForm`), so that a large round runs as subrounds. TFF's own context for
+that form moves every subround's accumulator through the program, sends the server's state with each
+subround and, since TFF's executors block, uses one worker at a time. This context differs:
 
-* A subround's accumulator stays on its worker and is merged there. The state is sent to each worker
-  once a round, and each worker but the one that finishes the round returns one accumulator.
-* Each worker has a thread, which sends the next subround while the worker computes one.
+* A subround's accumulator stays on its worker and is merged there. Per round, the state is sent to
+  each worker once for each subround size (at most two sizes), and each worker except the one that
+  finishes the round returns one accumulator per size.
+* Each worker has a thread, which sends the next subround while the worker computes the current one.
 * Clients' data are made when their subround is sent.
-* The clients of a lost worker are given to the others; what others have computed is kept.
+* The clients of a lost worker are reassigned to the others; the others' results are kept.
 
 Each computation is compiled once, for any number of workers and subrounds and for any subnets.
 """
@@ -32,24 +33,26 @@ from tff_programs.execution.compilation import MergeableForm, compile_in_parts, 
 from tff_programs.execution.streaming import Argument, to_numpy
 from tff_programs.execution.worker_task import WorkerTask
 
-# Clients of a subround for each client that a worker computes at once; 165 MB of `fedsup_cifar`.
+# Clients per subround for each client that a worker computes concurrently; 165 MB for
+# `fedsup_cifar`.
 _CLIENTS_OF_SUBROUND = 5
-# Largest number of clients of a computation that cannot be cut; 3.3 GB of `fedsup_cifar`.
+# Maximum number of clients of a computation that cannot be split; 3.3 GB for `fedsup_cifar`.
 _MOST_CLIENTS_WHOLE = 100
 
 
 class SubroundContext(tff.framework.AsyncContext):
-    """A TFF context that executes computations on workers, in subrounds where there are clients.
+    """TFF context that executes computations on workers, in subrounds if there are clients.
 
-    A computation with clients that TFF can cut is executed in rounds over the clients that are not
-    computed yet, at first all:
+    A computation with clients that TFF can split is executed in rounds over the clients that are
+    not computed yet, initially all of them:
 
-    1. They are spread over the workers that are left, each worker's as one task. The task with the
-       largest cost is the final one; its accumulator stays on its worker.
-    2. All tasks run at once. The other tasks' accumulators are sent to the final task's worker.
+    1. The clients are divided among the remaining workers, one task per worker. The task with the
+       highest cost becomes the final task; its accumulators stay on its worker.
+    2. All tasks run concurrently. The other tasks' accumulators are sent to the final task's
+       worker.
     3. If a worker is lost, its clients wait for the next round. If it was the final task's worker,
-       that task's clients wait too, and a new final task is chosen.
-    4. If no client waits, the final task merges all accumulators and computes the result.
+       the clients of that task wait too, and a new final task is chosen.
+    4. When no clients are waiting, the final task merges all accumulators and computes the result.
     """
 
     def __init__(
@@ -63,8 +66,8 @@ class SubroundContext(tff.framework.AsyncContext):
         Args:
           workers: Connected workers.
           on_message: Called with a line of text when a worker is lost or comes back.
-          clients_of_subround: Largest number of clients that a worker is sent at once; by default
-            five for each client that it computes at once. It holds the data of two such subrounds.
+          clients_of_subround: Maximum number of clients per subround; by default five for each
+            client that the worker computes concurrently. A worker holds the data of two subrounds.
         """
         self._workers = list(workers)
         self._lost = []
@@ -73,11 +76,11 @@ class SubroundContext(tff.framework.AsyncContext):
         self._sending = threading.Lock()
 
     async def invoke(self, comp, arg):
-        """Executes a computation on an argument; returns the result as Python and NumPy values.
+        """Executes a computation on an argument and returns Python and NumPy values.
 
         Raises:
-          RuntimeError: If no worker is left or the computation fails.
-          ValueError: If the computation cannot be cut and has too many clients.
+          RuntimeError: If no worker remains or the computation fails.
+          ValueError: If the computation cannot be split and has too many clients.
         """
         if asyncio.iscoroutine(arg):
             arg = await arg
@@ -137,8 +140,8 @@ class SubroundContext(tff.framework.AsyncContext):
             ]
             tasks.sort(key=lambda task: -sum(costs[client] for client in task.clients))
             if final is None:
-                # The task with the largest cost is sent first, so that the others' accumulators are
-                # there when it ends.
+                # The task with the highest cost is sent first, so that the others' accumulators
+                # have arrived when it ends.
                 final = tasks[0]
             ended = await asyncio.gather(
                 *(self._partial(task, final) for task in tasks), return_exceptions=True
@@ -152,7 +155,7 @@ class SubroundContext(tff.framework.AsyncContext):
                 else:
                     partials += result
             if final.worker not in self._workers:
-                # Its clients wait already if it was lost in this round.
+                # If it was lost in this round, its clients are already waiting.
                 waiting = sorted({*waiting, *final.clients})
                 final = None
             elif not waiting:
@@ -162,7 +165,7 @@ class SubroundContext(tff.framework.AsyncContext):
                     waiting, final = final.clients, None
 
     async def _partial(self, task, final):
-        """Computes a task; returns its accumulators, none for the final task."""
+        """Computes a task; returns its accumulators, or none for the final task."""
         if task is final:
             await self._on(task.worker, task.compute, self._sending)
             return []
@@ -173,7 +176,7 @@ class SubroundContext(tff.framework.AsyncContext):
         return partials
 
     async def _on_one(self, run):
-        """Runs on the first worker, and on the next one if it is lost."""
+        """Calls `run` with the first worker, or with the next one if that is lost."""
         while True:
             try:
                 return await self._on(self._workers[0], run, self._workers[0])
@@ -181,7 +184,7 @@ class SubroundContext(tff.framework.AsyncContext):
                 continue
 
     async def _on(self, worker, run, *arguments):
-        """Runs in a thread, and disconnects the worker if it does not answer meanwhile."""
+        """Calls `run` in a thread; disconnects the worker if it stops answering."""
 
         async def explained():
             try:

@@ -1,4 +1,4 @@
-"""Contexts in which TFF computations run: in processes of this program, or on workers elsewhere."""
+"""Contexts that run TFF computations in processes of this program or on remote workers."""
 
 import atexit
 import contextlib
@@ -16,7 +16,7 @@ from tff_programs.execution.forwarder import TlsFiles
 
 _LOGGER = logging.getLogger(__name__)
 _START_SECONDS = 60
-# TFF's own context ends its worker processes when it is collected, and cannot when Python ends.
+# TFF's own context ends its worker processes when garbage-collected, which fails at Python's exit.
 atexit.register(set_default_context.set_no_default_context)
 
 
@@ -26,22 +26,22 @@ def local_execution(
 ) -> Iterator[None]:
     """Runs TFF computations of the `with` block in worker processes that end with it.
 
-    A process that computes several clients waits a quarter of its time for its own threads and
-    locks, so that each process has one thread. Where every core has a process, it stays there, and
-    TensorFlow leaves out what makes threads work together. Nobody but this program can reach the
-    processes (where the system refuses that, a message says so), and they end with it even if it is
-    killed.
+    A process that computes several clients spends a quarter of its time waiting for its own threads
+    and locks, so each process has one thread. If there is a process for every core, each process is
+    pinned to a core, which lets TensorFlow skip the coordination of threads. Only this program can
+    reach the processes (a message says so if the system does not allow this), and they end with it
+    even if it is killed.
 
     Args:
-      clients_at_once: Number of processes; by default one a core.
-      on_message: Called with a line of text when a worker is lost or comes back, or can be reached
-        by others; such lines are logged as warnings by default.
+      clients_at_once: Number of processes; by default one per core.
+      on_message: Called with a line of text when a worker is lost or comes back, or if others can
+        reach it; by default such lines are logged as warnings.
     """
     on_message = on_message or _LOGGER.warning
     cores = sorted(os.sched_getaffinity(0))
     count = clients_at_once or len(cores)
     with contextlib.ExitStack() as stack:
-        # All before the first is connected to: gRPC's threads and a fork do not go together.
+        # Start all before connecting to any, since forking is not safe with gRPC's threads.
         started = [
             stack.enter_context(
                 local_worker.start(cores[number % len(cores)] if count >= len(cores) else None)
@@ -68,13 +68,14 @@ def remote_execution(
     on_message: Callable[[str], None] | None = None,
     tls: TlsFiles | None = None,
 ) -> Iterator[None]:
-    """Runs TFF computations of the `with` block on workers that `fedsup worker` started.
+    """Runs TFF computations of the `with` block on workers started by `fedsup worker`.
 
     Args:
-      addresses: `host:port` of each.
-      deadline_seconds: Seconds to wait for those that are not up yet.
-      on_message: As for `local_execution`.
-      tls: Files for mutual TLS if the workers ask for a certificate.
+      addresses: Address of each worker, `host:port`.
+      deadline_seconds: Timeout for workers that are not up yet, in seconds.
+      on_message: Called with a line of text while waiting for workers and when a worker is lost or
+        comes back; by default such lines are logged as warnings.
+      tls: Files for mutual TLS if the workers require a certificate.
     """
     on_message = on_message or _LOGGER.warning
     workers = connect_workers.connect(addresses, deadline_seconds, on_message, tls)
@@ -87,7 +88,7 @@ def remote_execution(
 
 
 def _execute_on(workers, on_message) -> contextlib.AbstractContextManager:
-    """Installs a context of the workers; the one before is back when the block ends."""
+    """Installs a context for the workers; the previous one is restored when the block ends."""
     context = tff.program.NativeFederatedContext(SubroundContext(workers, on_message))
     return tff.framework.get_context_stack().install(context)
 
@@ -96,7 +97,7 @@ def wait_for_local(worker: remote_worker.RemoteWorker) -> None:
     """Waits until a worker process of this program answers.
 
     Raises:
-      RuntimeError: If it does not.
+      RuntimeError: If it does not answer in time.
     """
     deadline = time.monotonic() + _START_SECONDS
     while not worker.is_ready:

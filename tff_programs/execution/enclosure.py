@@ -1,12 +1,12 @@
-"""Starts TFF's worker where nobody can reach it but through a forwarder of this project.
+"""Starts TFF's worker so that it can only be reached through this project's forwarder.
 
-TFF's worker listens on all interfaces and executes whatever it is sent. This script therefore gives
-its process a network namespace whose loopback is its only interface, starts the forwarder there,
-and becomes the worker. The forwarder accepts connections from a listening socket that the caller
-made outside of the namespace.
+TFF's worker listens on all interfaces and executes whatever it is sent. This script therefore moves
+its process into a network namespace whose only interface is the loopback, starts the forwarder
+there, and then executes the worker. The forwarder accepts connections from a listening socket that
+the caller created outside the namespace.
 
-It is run by path, in Python's isolated mode and without site packages, and needs the standard
-library alone: it starts once for every worker.
+The script is run by path, in Python's isolated mode and without site packages, and needs only the
+standard library, since it starts once for every worker.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ import socket
 import struct
 import sys
 
-# Of Linux' sched.h, prctl.h, if.h and sockios.h.
+# From Linux's sched.h, prctl.h, if.h and sockios.h.
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PARENT_DEATH_SIGNAL = 1
 _INTERFACE_UP = 1
 _SET_INTERFACE_FLAGS = 0x8914
-# In a namespace of its own every port is free.
+# Every port is free in a new namespace.
 _ENCLOSED_PORT = 10000
-# Who may make network namespaces needs no user namespace, in which it would lose its rights to
-# files of others.
+# A process that may create network namespaces needs no user namespace, in which it would lose its
+# access to other users' files.
 _NAMESPACES = (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET)
 
 
@@ -47,15 +47,16 @@ def command(
     """Returns the command that runs this script.
 
     Args:
-      worker: TFF's worker's command line without its port.
+      worker: Command line of TFF's worker, without its port.
       binary: Path of TFF's worker.
-      listener: A listening socket's file descriptor, inherited by the command.
-      report: File descriptor, inherited, that takes `open_port`'s text; None to tell the user.
-      core: Core on which the worker stays.
-      parent: Process with which the worker ends.
-      tls: The certificate's, the key's and the authority's path if peers must show a certificate.
-      allow_open_port: Whether the worker starts where the system refuses a network namespace, so
-        that it listens on a port of all interfaces.
+      listener: File descriptor of a listening socket, inherited by the command.
+      report: Inherited file descriptor to which the port, and why a namespace was refused, are
+        written as JSON; None to print a message to stderr if it was refused.
+      core: Core to which the worker is pinned; None for any.
+      parent: ID of the process with which the worker ends; None for no such process.
+      tls: Paths of the certificate, the key and the authority if peers must show a certificate.
+      allow_open_port: Whether to start the worker even if the system refuses a network namespace,
+        so that it listens on a port of all interfaces.
     """
     settings = {
         "worker": worker,
@@ -71,7 +72,7 @@ def command(
 
 
 def open_ports_message(ports: list[int], reason: str) -> str:
-    """Returns the line for the user where TFF's workers could not be enclosed."""
+    """Returns the message for the user if TFF's workers could not be isolated."""
     named = ", ".join(map(str, ports))
     port, listens = "port", "TFF's worker listens"
     if len(ports) > 1:
@@ -87,7 +88,7 @@ def _main() -> None:
     settings = json.loads(sys.argv[1])
     listener = socket.socket(fileno=settings["listener"])
     listener.set_inheritable(False)
-    # Found by path: site packages are left out.
+    # Imported by path, since site packages are disabled.
     sys.path.append(str(pathlib.Path(__file__).parents[2]))
     from tff_programs.execution import forwarder
 
@@ -110,7 +111,7 @@ def _main() -> None:
         os.close(settings["report"])
     elif reason is not None:
         print(open_ports_message([port], reason), file=sys.stderr, flush=True)
-    # After the namespace, since a change of rights switches the signal off.
+    # After entering the namespace, since a change of credentials clears the signal.
     if settings["parent"] is not None:
         end_with(settings["parent"])
     worker = os.getpid()
@@ -118,7 +119,7 @@ def _main() -> None:
     if os.fork() == 0:
         os.close(told_by)
         end_with(worker)
-        # Ctrl-C is sent to the worker too, which takes the forwarder with it.
+        # Ctrl-C also reaches the worker, whose end ends the forwarder.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         forwarder.serve(listener, port, tls)
     os.close(held)
@@ -130,10 +131,10 @@ def _main() -> None:
 
 
 def _enter_namespace() -> str | None:
-    """Moves this process into a network namespace of its own; why not, if the system refuses."""
+    """Moves this process into a new network namespace; returns the reason if it is refused."""
     reason = None
     for flags in _NAMESPACES:
-        # A process that is in a namespace without a working loopback could not go back.
+        # Try in a child, since a process cannot leave a namespace whose loopback does not work.
         child = os.fork()
         if child == 0:
             code = errno.EPERM
@@ -154,13 +155,13 @@ def _enter_namespace() -> str | None:
 
 
 def _unshare(flags: int) -> None:
-    """Enters new namespaces and brings up the loopback; the user stays who it is."""
+    """Enters new namespaces as the same user and brings up the loopback interface."""
     user, group = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags):
         raise OSError(ctypes.get_errno(), "unshare")
     if flags & _CLONE_NEWUSER:
-        # Linux before 3.19 has no such file, and asks for none.
+        # Linux before 3.19 has no such file and does not need it.
         with contextlib.suppress(FileNotFoundError):
             _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{user} {user} 1")
@@ -175,16 +176,16 @@ def _write(path: str, text: str) -> None:
 
 
 def end_with(parent: int) -> None:
-    """Has the system kill this process when its parent ends, however that ends."""
+    """Makes the system kill this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
 
 
 def _pipe_that_ends_this() -> tuple[int, int]:
-    """Returns a pipe; the system kills this process when nobody holds the second end any more.
+    """Returns a pipe; the system kills this process once no process holds the write end.
 
-    It is how a worker, in whose place TFF's program runs, ends with its forwarder.
+    This is how the worker ends with its forwarder, although its process then runs TFF's binary.
     """
     read_end, write_end = os.pipe()
     fcntl.fcntl(read_end, fcntl.F_SETOWN, os.getpid())

@@ -1,8 +1,8 @@
-"""Passes bytes between a listening socket and TFF's worker, with mutual TLS if files for it exist.
+"""Forwards bytes between a listening socket and TFF's worker, optionally with mutual TLS.
 
-The forwarder runs in the worker's network namespace. The listening socket was made outside of it,
-so that the forwarder is the only way in. It uses Python's standard library alone, since it starts
-with every worker.
+The forwarder runs in the worker's network namespace. The listening socket was created outside it,
+so the forwarder is the only way in. It uses only Python's standard library, since it starts with
+every worker.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _BUFFER_BYTES = 1 << 20
-# Peers in the handshake count too; they are disconnected after `_HANDSHAKE_SECONDS`.
+# Includes peers in the handshake, which are disconnected after `_HANDSHAKE_SECONDS`.
 _MOST_CONNECTIONS = 64
 _HANDSHAKE_SECONDS = 10.0
 _WORKER_START_SECONDS = 60.0
@@ -26,9 +26,9 @@ class TlsFiles(NamedTuple):
     """Paths of the PEM files for mutual TLS.
 
     Attributes:
-      certificate: The certificate that is shown to peers, with those between it and the authority.
-      key: Its private key, not encrypted.
-      authority: The certificate of the authority that signs peers' certificates.
+      certificate: Certificate shown to peers, with any intermediate certificates.
+      key: Private key of the certificate, not encrypted.
+      authority: Certificate of the authority that signs the peers' certificates.
     """
 
     certificate: str
@@ -36,11 +36,11 @@ class TlsFiles(NamedTuple):
     authority: str
 
     def context(self, side: ssl.Purpose) -> ssl.SSLContext:
-        """Returns the TLS settings with which a peer must show a certificate of the authority.
+        """Returns TLS settings that require peers to show a certificate of the authority.
 
         Args:
-          side: `ssl.Purpose.CLIENT_AUTH` for who listens, `ssl.Purpose.SERVER_AUTH` for who
-            connects.
+          side: `ssl.Purpose.CLIENT_AUTH` for the side that listens, `ssl.Purpose.SERVER_AUTH` for
+            the side that connects.
 
         Raises:
           ValueError: If a file cannot be used.
@@ -78,7 +78,7 @@ class TlsFiles(NamedTuple):
 def _fault(path: str) -> str | None:
     """Returns why a file cannot be read; None if it can."""
     try:
-        # Opening a named pipe would wait for who writes into it.
+        # Opening a named pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             return "it is no regular file"
         with open(path, "rb"):
@@ -88,17 +88,17 @@ def _fault(path: str) -> str | None:
 
 
 def _refuse_encrypted_key() -> str:
-    # Without it OpenSSL would ask for the password at the terminal.
+    # Without this callback, OpenSSL would ask for the password in the terminal.
     raise ValueError("the key is encrypted")
 
 
 def serve(listener: socket.socket, port: int, tls: ssl.SSLContext | None) -> None:
-    """Accepts connections for good and passes each on to a port of this namespace's loopback.
+    """Accepts connections forever and forwards them to a port of this namespace's loopback.
 
     Args:
       listener: A listening socket.
       port: Port of TFF's worker.
-      tls: Settings with which each peer must show a certificate first; None for no TLS.
+      tls: Settings that require each peer to show a certificate; None for no TLS.
     """
     connections = threading.BoundedSemaphore(_MOST_CONNECTIONS)
 
@@ -114,7 +114,7 @@ def serve(listener: socket.socket, port: int, tls: ssl.SSLContext | None) -> Non
         try:
             outer, _ = listener.accept()
         except OSError:
-            # The peer is gone again, or files are scarce: neither shall end the forwarder.
+            # The peer disconnected or file descriptors ran out: neither may end the forwarder.
             connections.release()
             time.sleep(0.05)
             continue
@@ -122,7 +122,7 @@ def serve(listener: socket.socket, port: int, tls: ssl.SSLContext | None) -> Non
 
 
 def _forward(outer: socket.socket, port: int, tls: ssl.SSLContext | None) -> None:
-    """Passes bytes on, both ways, until one side ends."""
+    """Forwards bytes in both directions until one side ends."""
     if outer.family != socket.AF_UNIX:
         outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         outer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -160,7 +160,7 @@ def _connect(port: int) -> socket.socket:
 
 
 def _copy(receive_into: Callable[[memoryview], int], send: Callable[[memoryview], None]) -> None:
-    """Copies until the source ends or a side fails."""
+    """Copies bytes until the source ends or a side fails."""
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     with contextlib.suppress(OSError):
         while count := receive_into(buffer):
@@ -175,10 +175,10 @@ def _shut_down(*sockets: socket.socket) -> None:
 
 
 class _TlsSession:
-    """The listening end of TLS over a socket; one thread receives while another sends.
+    """Server side of TLS over a socket; one thread may receive while another sends.
 
-    OpenSSL's sessions must not be used by two threads at once. Each thread waits for the socket
-    without the lock and holds it only to decrypt or encrypt what is in memory.
+    An OpenSSL session must not be used by two threads at the same time. Each thread waits for the
+    socket without the lock and holds it only to decrypt or encrypt data in memory.
     """
 
     def __init__(self, outer: socket.socket, context: ssl.SSLContext):
@@ -189,10 +189,10 @@ class _TlsSession:
         self._encrypted = bytearray(_BUFFER_BYTES)
 
     def handshake(self) -> None:
-        """Lets the peer show its certificate.
+        """Performs the handshake, in which the peer shows its certificate.
 
         Raises:
-          OSError: If the peer shows none of the authority, or is slow.
+          OSError: If the peer shows no certificate of the authority or is too slow.
         """
         deadline = time.monotonic() + _HANDSHAKE_SECONDS
         while True:
@@ -202,7 +202,7 @@ class _TlsSession:
             except ssl.SSLWantReadError:
                 pass
             finally:
-                # Where the peer is refused, this is the alert that says why.
+                # If the peer is refused, this is the alert that says why.
                 self._outer.settimeout(max(0.001, deadline - time.monotonic()))
                 self._outer.sendall(self._outgoing.read())
                 self._outer.settimeout(None)
@@ -214,7 +214,7 @@ class _TlsSession:
             self._incoming.write(received)
 
     def receive_into(self, buffer: memoryview) -> int:
-        """Receives at least one byte into a buffer; returns how many, 0 at the end."""
+        """Receives at least one byte into a buffer; returns the number of bytes, 0 at the end."""
         while True:
             with self._using:
                 count = self._decrypt(buffer)
@@ -227,7 +227,7 @@ class _TlsSession:
                 self._incoming.write(memoryview(self._encrypted)[:received])
 
     def _decrypt(self, buffer: memoryview) -> int | None:
-        """Decrypts whole records until the buffer is full; None if there is no whole record."""
+        """Decrypts whole records until the buffer is full; returns None if there are none."""
         count = 0
         while count < len(buffer):
             try:
@@ -242,7 +242,7 @@ class _TlsSession:
         return count or None
 
     def send(self, data: memoryview) -> None:
-        """Encrypts and sends all of the data; for one thread alone."""
+        """Encrypts and sends all of the data; must only be called by one thread."""
         with self._using:
             self._session.write(data)
             encrypted = self._outgoing.read()

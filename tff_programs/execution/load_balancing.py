@@ -7,19 +7,20 @@ import numpy as np
 
 
 def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int]]:
-    """Divides clients among workers so that all are done at about the same time.
+    """Divides clients among workers so that all finish at about the same time.
 
-    How many a worker gets is in proportion to its speed, whatever the clients cost: it builds its
-    sessions anew for each number of clients that it has not met. The dearest client first, each
-    goes where it would be done first of the workers that lack one; then the slowest and the fastest
-    worker swap two clients, as long as that lets both be done earlier than the slowest was.
+    The number of clients per worker is proportional to the worker's speed, regardless of the
+    clients' costs, because a worker builds new sessions for each number of clients that it has not
+    seen. In order of decreasing cost, each client is assigned to the worker that would finish it
+    first, among the workers that still lack clients. Then the slowest and the fastest worker swap
+    two clients as long as both then finish earlier than the slowest did.
 
     Args:
-      costs: What each client's round computes.
-      capacities: How fast each worker is, in the same order as what is returned.
+      costs: Cost of each client's round.
+      capacities: Speed of each worker.
 
     Returns:
-      For each worker the numbers of its clients, in increasing order.
+      For each worker, in the same order, the numbers of its clients in increasing order.
     """
     costs, capacities = np.asarray(costs, float), np.asarray(capacities, float)
     ends = (len(costs) * np.cumsum(capacities) / capacities.sum() + 0.5).astype(int)
@@ -56,11 +57,12 @@ def spread(costs: Sequence[float], capacities: Sequence[float]) -> list[list[int
 def _best_swap(
     slow_costs: np.ndarray, fast_costs: np.ndarray, loads: np.ndarray, capacities: np.ndarray
 ) -> tuple[int, int]:
-    """Returns the places of the two clients whose swap lets both workers be done soonest.
+    """Returns the positions of the two clients whose swap lets both workers finish soonest.
 
-    Moving the cost m makes the slow worker's time fall and the fast one's rise, so that the best m
-    is where they meet. For each client of the slow worker only two can be best: those of the fast
-    worker whose costs are next to its own less m. That takes no memory for all pairs.
+    Moving a cost m to the fast worker shortens the slow worker's time and lengthens the fast one's,
+    so the best m is where the two times meet. For each client of the slow worker, only two clients
+    of the fast worker can be best: those whose costs are next to the client's own cost minus m.
+    This avoids storing all pairs.
     """
     meeting = (loads[0] * capacities[1] - loads[1] * capacities[0]) / capacities.sum()
     order = np.argsort(fast_costs, kind="stable")
@@ -74,10 +76,10 @@ def _best_swap(
 
 
 def subrounds(clients: Sequence[int], bound: int) -> list[list[int]]:
-    """Cuts clients into as few runs as possible of at most `bound`, of two lengths at most.
+    """Splits clients into the fewest runs of at most `bound`, with at most two different lengths.
 
-    A worker builds its sessions anew for each number of clients that it has not met: equal runs
-    keep these few.
+    A worker builds new sessions for each number of clients that it has not seen, so runs should
+    have few different lengths.
     """
     count = max(1, -(-len(clients) // bound))
     ends = [len(clients) * number // count for number in range(count + 1)]

@@ -1,4 +1,4 @@
-"""TFF's worker as a process of this program, which this program alone can reach."""
+"""TFF's worker as a process of this program, which only this program can reach."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ from tff_programs.execution import enclosure, worker_command
 
 
 class LocalWorker(NamedTuple):
-    """A worker process that was started.
+    """Worker process that was started.
 
     Attributes:
-      address: The worker's address for gRPC.
+      address: gRPC address of the worker.
       process: The process.
-      report: File descriptor from which `open_port` reads.
+      report: File descriptor of the worker's report, which `open_ports_line` reads.
     """
 
     address: str
@@ -28,12 +28,12 @@ class LocalWorker(NamedTuple):
 
 @contextlib.contextmanager
 def start(core: int | None) -> Iterator[LocalWorker]:
-    """Starts a process that computes one client at a time, and ends it after the block.
+    """Starts a worker that computes one client at a time, and ends it after the `with` block.
 
-    It ends with this process even if that is killed.
+    The worker also ends if this process is killed.
 
     Args:
-      core: Core on which the worker stays; None for any.
+      core: Core to which the worker is pinned; None for any.
     """
     with contextlib.ExitStack() as stack:
         listener, place = listen()
@@ -48,9 +48,9 @@ def start(core: int | None) -> Iterator[LocalWorker]:
             core=core,
             parent=os.getpid(),
         )
-        # Without its pipes, since a worker that held them would keep a reader of this program's
-        # output waiting. In a session of its own, since Ctrl-C is for this program, which then ends
-        # the worker.
+        # The worker inherits no standard streams, since holding them would keep a reader of this
+        # program's output waiting. It has its own session, since Ctrl-C is for this program, which
+        # then ends the worker.
         try:
             process = subprocess.Popen(
                 command,
@@ -62,7 +62,7 @@ def start(core: int | None) -> Iterator[LocalWorker]:
                 pass_fds=(listener.fileno(), write_report),
             )
         finally:
-            # A connection shall fail as soon as the forwarder has ended.
+            # Closed here so that a connection fails as soon as the forwarder has ended.
             listener.close()
             os.close(write_report)
         stack.callback(process.wait)
@@ -71,19 +71,19 @@ def start(core: int | None) -> Iterator[LocalWorker]:
 
 
 def open_ports_line(workers: list[LocalWorker]) -> str | None:
-    """Waits until the workers have started; returns a line for the user if they can be reached.
+    """Waits until the workers have started; returns a message if others can reach them.
 
     Args:
-      workers: Workers whose reports were not read before.
+      workers: Workers whose reports have not been read yet.
 
     Returns:
-      None where the system let each worker have a network namespace of its own.
+      A line for the user; None if every worker has its own network namespace.
     """
     ports, reason = [], None
     for worker in workers:
         with os.fdopen(os.dup(worker.report), "rb") as file:
             text = file.read()
-        # Without a report it did not start, of which who connects will hear.
+        # Without a report the worker did not start, and connecting to it will fail.
         report = json.loads(text) if text else {"reason": None}
         if report["reason"] is not None:
             ports.append(report["port"])
@@ -94,15 +94,15 @@ def open_ports_line(workers: list[LocalWorker]) -> str | None:
 def listen() -> tuple[socket.socket, int]:
     """Makes a listening Unix socket that only this process and its children can find.
 
-    The socket's name is removed at once, so that nobody can look it up and nothing of it is left
-    on the disk. Who holds the second file descriptor can still connect, by its path in /proc.
+    The socket's name is removed immediately, so nobody can look it up and nothing remains on disk.
+    A process that holds the returned file descriptor can still connect, by its path in /proc.
 
     Returns:
       The listening socket, and a file descriptor of its name.
     """
     listener = socket.socket(socket.AF_UNIX)
     with tempfile.TemporaryDirectory(prefix="fedsup-") as folder:
-        # The path of a socket may have 107 bytes, a temporary folder's may have more.
+        # A socket's path is limited to 107 bytes; a temporary folder's path may be longer.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             listener.bind(f"/proc/self/fd/{descriptor}/worker")

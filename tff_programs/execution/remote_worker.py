@@ -13,23 +13,23 @@ import tensorflow_federated as tff
 
 from tff_programs.execution import worker_command, worker_stub
 
-# Number of executors that a worker keeps, one for each number of clients of a subround.
+# Maximum number of executors of a worker, one for each number of clients per subround.
 _EXECUTORS = 8
 _CHECK_SECONDS = 120.0
 
 
 class WorkerLostError(RuntimeError):
-    """A worker does not answer any more."""
+    """Raised when a worker no longer answers."""
 
 
 class RemoteWorker:
-    """A worker and the connection to it.
+    """Worker and the connection to it.
 
     Attributes:
       address: `host:port`, or `unix:path` of a process that this program started.
-      capacity: Clients that it computes at once.
-      identity: A text that no two workers share, known after `check`.
-      process: The worker's process if this program started it, else None.
+      capacity: Number of clients that the worker computes concurrently, known after `check`.
+      identity: Text that is unique to the worker, known after `check`.
+      process: The worker's process if this program started it, otherwise None.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class RemoteWorker:
         process: subprocess.Popen | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ):
-        """Starts to connect, and goes on trying until `disconnect`.
+        """Starts connecting, and keeps trying until `disconnect` is called.
 
         Args:
-          address: Where the worker is.
+          address: Address of the worker.
           process: The worker's process if this program started it.
-          credentials: What to show and to expect; None for a channel without TLS.
+          credentials: TLS credentials; None for a channel without TLS.
         """
         self.address = address
         self.capacity = 1
@@ -55,13 +55,13 @@ class RemoteWorker:
 
     @property
     def name(self) -> str:
-        """The worker's name for the user, which can begin a sentence."""
+        """Name of the worker in messages, which can begin a sentence."""
         if self.process is not None:
             return f"TFF's worker process {self.process.pid}"
         return f"Worker {self.address}"
 
     def connect(self) -> None:
-        """Starts to connect; `is_ready` says when it is connected."""
+        """Starts connecting; `is_ready` reports when the worker is connected."""
         if self._credentials is None:
             self._channel = grpc.insecure_channel(self.address, worker_stub.CHANNEL_OPTIONS)
         else:
@@ -74,21 +74,21 @@ class RemoteWorker:
         self._is_connected = True
 
     def disconnect(self) -> None:
-        """Closes the connection: calls that wait for an answer raise an error."""
+        """Closes the connection; pending calls raise an error."""
         self._is_connected = False
         self._channel.close()
 
     @property
     def is_ready(self) -> bool:
-        """Returns whether the worker can be called."""
+        """True once the worker can be called."""
         return self._is_connected and self._stub.is_ready
 
     def answers(self, seconds: float) -> bool:
-        """Returns whether the worker answers within some seconds, also while it computes."""
+        """Returns whether the worker answers within `seconds`, even while it computes."""
         return self._stub.answers(seconds)
 
     def executor(self, clients: int) -> worker_stub.WorkerExecutor:
-        """Returns the worker's executor for computations with that number of clients."""
+        """Returns the worker's executor for computations with `clients` clients."""
         # One thread sends other workers' accumulators while another sends clients.
         with self._making:
             if clients not in self._executors:
@@ -104,7 +104,7 @@ class RemoteWorker:
             return self._executors[clients][0]
 
     async def call(self, clients: int, computation, argument=None):
-        """Starts a compiled computation on values of the executor for `clients`.
+        """Starts a compiled computation on values of the executor for `clients` clients.
 
         Returns:
           The result, a value that stays on the worker until its `compute()` is awaited.
@@ -118,7 +118,7 @@ class RemoteWorker:
         return await executor.create_call(computations[computation], argument)
 
     def explain(self, error: Exception) -> Exception:
-        """Returns a `WorkerLostError` if a call failed with its worker, else the call's error."""
+        """Returns a `WorkerLostError` if the worker is lost, otherwise the call's error."""
         if isinstance(error, tff.framework.RetryableError):
             lost = True
         elif isinstance(error, grpc.RpcError):
@@ -150,10 +150,10 @@ class RemoteWorker:
         return details.splitlines()[0] if details else "the connection broke"
 
     def check(self) -> None:
-        """Checks that the worker is one of this program's version; learns capacity and identity.
+        """Checks that the worker has this program's version; reads its capacity and identity.
 
         Raises:
-          RuntimeError: If it is something else.
+          RuntimeError: If it has another version, or is not a `fedsup worker`.
         """
         expected = worker_command.versions()
         try:
@@ -187,17 +187,17 @@ def _versions_text(versions) -> str:
 def _command_line() -> tff.Computation:
     @tff.tensorflow.computation
     def command_line():
-        # Not tf.io.read_file, which reads as many bytes as the system says a file has: here 0.
+        # tf.io.read_file would read only as many bytes as the reported file size, which is 0 here.
         return tf.data.TextLineDataset("/proc/self/cmdline").take(1).get_single_element()
 
     return command_line
 
 
 def start(make: Callable[[], Awaitable]) -> concurrent.futures.Future:
-    """Runs a coroutine in a thread of its own, for which the program does not wait when it ends.
+    """Runs a coroutine in its own daemon thread.
 
-    TFF's executors block while they wait for a worker, so that work on several workers, and a
-    program that can be interrupted, need a thread for each.
+    TFF's executors block while they wait for a worker. Separate threads let several workers compute
+    concurrently and keep the program interruptible, since it does not wait for them when it ends.
     """
     future = concurrent.futures.Future()
     future.set_running_or_notify_cancel()

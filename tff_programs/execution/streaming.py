@@ -1,4 +1,4 @@
-"""Sends arguments of federated computations to workers; makes clients' data when they are sent."""
+"""Sends arguments of federated computations to workers and makes clients' data on demand."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from tensorflow_federated.python.core.impl.types.type_serialization import seria
 
 
 class DeferredData:
-    """A client's data that are made when they are sent to a worker.
+    """Client data that are made only when they are sent to a worker.
 
     Attributes:
       make: Makes the data as a `tf.data.Dataset`.
@@ -24,16 +24,16 @@ class DeferredData:
     """
 
     def __init__(self, make: Callable[[], tf.data.Dataset], cost: float = 1.0):
-        """Stores how the data are made; makes nothing yet."""
+        """Stores `make` without calling it."""
         self.make = make
         self.cost = cost
 
 
 class Argument:
-    """A computation's argument, which each worker receives with some of the clients' data."""
+    """Argument of a computation, which each worker receives with some of the clients' data."""
 
     def __init__(self, value: Any, value_type: tff.Type):
-        """Stores an argument of a type."""
+        """Stores an argument and its type."""
         self._value, self._type = value, value_type
         # Serialized parts that belong to no client, by their path in the argument.
         self._serialized = {}
@@ -44,10 +44,10 @@ class Argument:
         """Sends the argument to a worker.
 
         Args:
-          executor: The worker's executor for that number of clients.
-          clients: Numbers of the clients.
-          shared: Parts that belong to no client and were sent to the executor before, by their
-            path; new ones are added.
+          executor: The worker's executor for this number of clients.
+          clients: Numbers of the clients whose data to send.
+          shared: Parts that belong to no client and were already sent to the executor, by their
+            path; newly sent parts are added.
 
         Returns:
           The argument as a value of the executor.
@@ -58,7 +58,7 @@ class Argument:
         if not _has_clients(value_type):
             if path not in shared:
                 if path not in self._serialized:
-                    # Stored when it is complete, since other workers' threads read it.
+                    # Stored only once complete, since other workers' threads read it.
                     message = executor_pb2.Value()
                     _serialize(value, value_type, message)
                     self._serialized[path] = message
@@ -79,7 +79,7 @@ class Argument:
 
     @functools.cached_property
     def costs(self) -> list[float] | None:
-        """Costs of the clients; None if their data do not say."""
+        """Costs of the clients; None if their data are not `DeferredData`."""
         return _costs(self._value, self._type)
 
 
@@ -92,9 +92,9 @@ def _has_clients(value_type: tff.Type) -> bool:
 
 
 def _serialize(value, value_type, message):
-    """Writes a value into a message of TFF.
+    """Serializes a value into a TFF message.
 
-    TFF's own function copies a tensor once for each structure around it.
+    TFF's own function copies a tensor once for each structure that encloses it.
     """
     if isinstance(value_type, tff.StructType):
         parts = tff.structure.to_elements(tff.structure.from_container(value))

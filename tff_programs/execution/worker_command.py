@@ -1,8 +1,8 @@
-"""TFF's worker's binary, environment and command line, which states versions and an identity.
+"""Binary, environment and command line of TFF's worker.
 
-TFF's protocol exchanges no versions and does not show whether two addresses lead to one worker. A
+TFF's protocol does not exchange versions or show whether two addresses lead to the same worker. A
 worker is therefore started under a name (the first word of its command line, which its process can
-read) that says what is installed there and which worker it is.
+read) that states the installed versions and the worker's identity.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ def cores() -> int:
 
 
 def binary_path() -> str:
-    """Returns the path of TFF's worker, part of TFF's package, without loading TFF."""
+    """Returns the path of the worker binary in TFF's package, without importing TFF."""
     package = importlib.util.find_spec("tensorflow_federated")
     path = os.path.join(os.path.dirname(package.origin), "data", "worker_binary")
     if not os.access(path, os.X_OK):
@@ -45,9 +45,9 @@ class WorkerDescription(NamedTuple):
     """Description of a worker, read from its command line.
 
     Attributes:
-      versions: Versions by package; None if `arguments` did not make the command line.
-      identity: A text that no two workers share; empty if there is none.
-      capacity: Clients that the worker computes at once.
+      versions: Versions by package; None if the command line was not made by `arguments`.
+      identity: Text that is unique to the worker; empty if there is none.
+      capacity: Number of clients that the worker computes concurrently.
     """
 
     versions: dict[str, str] | None
@@ -56,17 +56,17 @@ class WorkerDescription(NamedTuple):
 
 
 def arguments(clients_at_once: int) -> list[str]:
-    """Returns the command line of a new worker without its port, its name first."""
+    """Returns the command line of a new worker, beginning with its name, without its port."""
     words = {**versions(), _IDENTITY: secrets.token_hex(8)}
     name = " ".join((NAME, *(f"{word}={value}" for word, value in words.items())))
     return [name, f"--{_CLIENTS_AT_ONCE}={clients_at_once}"]
 
 
 def read_arguments(command_line: bytes) -> WorkerDescription:
-    """Inverts `arguments`.
+    """Parses a command line that `arguments` made.
 
     Args:
-      command_line: Words as the system keeps them, each ended by a zero byte.
+      command_line: Words as the system stores them, each ended by a zero byte.
     """
     words = command_line.decode(errors="replace").split("\0")
     name, *pairs = words[0].split(" ")
@@ -80,10 +80,10 @@ def read_arguments(command_line: bytes) -> WorkerDescription:
 
 
 def environment(clients_at_once: int) -> Mapping[str, str]:
-    """Returns this process's environment for a worker.
+    """Returns a worker's environment, based on this process's.
 
-    One thread for each of `clients_at_once` clients is on a CPU faster than one client after the
-    other with all threads.
+    On a CPU, one thread for each of `clients_at_once` clients is faster than computing one client
+    after another with all threads.
     """
     return {
         **os.environ,

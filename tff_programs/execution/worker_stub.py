@@ -1,4 +1,4 @@
-"""TFF's gRPC stub and executor of a worker, which end calls that a worker does not answer."""
+"""TFF's gRPC stub and remote executor, extended with timeouts and serialized values."""
 
 import grpc
 import tensorflow_federated as tff
@@ -12,22 +12,22 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A channel that is not used for long stays connected.
+    # Keep idle channels connected.
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
-    # Channels of one process to one address would share a connection, and its failure.
+    # Otherwise, channels of a process to the same address share a connection and its failure.
     ("grpc.use_local_subchannel_pool", 1),
 )
-# A worker answers at once even while it computes on all cores.
+# A worker answers immediately, even while it computes on all cores.
 PROBE_EVERY_SECONDS = 10.0
 PROBE_SECONDS = 30.0
 
 
 class WorkerStub(tff.framework.RemoteExecutorGrpcStub):
-    """TFF's stub, which frees values of a worker with a timeout and ignores if that fails.
+    """TFF's stub, but frees a worker's values with a timeout and ignores failures to do so.
 
-    gRPC watches a channel's state in a thread, which may crash the process if it forks meanwhile,
-    as it does to start a worker. TFF's stub watches the channel for as long as it exists, this one
-    until it is ready.
+    gRPC watches a channel's state in a thread, which may crash the process if it forks at the same
+    time, as it does to start a worker. TFF's stub watches the channel for its whole lifetime, this
+    one only until the channel is ready.
     """
 
     def __init__(self, channel: grpc.Channel):
@@ -41,11 +41,11 @@ class WorkerStub(tff.framework.RemoteExecutorGrpcStub):
         return self._ready.done()
 
     def dispose(self, request):
-        """Frees values of the worker."""
+        """Frees values on the worker."""
         self._free(self._stub.Dispose, request)
 
     def dispose_executor(self, request):
-        """Frees an executor of the worker."""
+        """Frees an executor on the worker."""
         self._free(self._stub.DisposeExecutor, request)
 
     def _free(self, call, request):
@@ -55,8 +55,8 @@ class WorkerStub(tff.framework.RemoteExecutorGrpcStub):
             pass
 
     def answers(self, seconds: float) -> bool:
-        """Returns whether the worker answers a request within some seconds."""
-        # No executor has this name: the worker answers with an error, which is an answer.
+        """Returns whether the worker answers a request within `seconds`."""
+        # No executor has this name, so the worker answers with an error, which is also an answer.
         request = executor_pb2.DisposeExecutorRequest(executor=executor_pb2.ExecutorId(id="none"))
         try:
             self._stub.DisposeExecutor(request, timeout=seconds)
@@ -76,7 +76,7 @@ class WorkerExecutor(tff.framework.RemoteExecutor):
     """TFF's remote executor, which also takes and returns serialized values."""
 
     async def create_value(self, value, type_spec=None):
-        """Sends a value, which may be a serialized one; returns it as a value of the executor."""
+        """Sends a value, which may be serialized, and returns it as a value of the executor."""
         if not isinstance(value, executor_pb2.Value):
             return await super().create_value(value, type_spec)
         request = executor_pb2.CreateValueRequest(executor=self._executor_id, value=value)
@@ -84,6 +84,6 @@ class WorkerExecutor(tff.framework.RemoteExecutor):
         return remote_executor.RemoteValue(response.value_ref, type_spec, self)
 
     async def fetch(self, value) -> executor_pb2.Value:
-        """Waits for a value of the executor; returns it serialized."""
+        """Waits for a value of the executor and returns it serialized."""
         request = executor_pb2.ComputeRequest(executor=self._executor_id, value_ref=value.reference)
         return self._stub.compute(request).value

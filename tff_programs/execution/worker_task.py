@@ -17,7 +17,7 @@ class WorkerTask:
 
     Attributes:
       worker: The worker.
-      clients: Numbers of the clients.
+      clients: Numbers of the task's clients.
     """
 
     def __init__(
@@ -31,27 +31,27 @@ class WorkerTask:
         """Creates the task.
 
         Args:
-          worker: The worker that computes it.
-          form: The computation.
+          worker: Worker that computes the task.
+          form: The compiled computation.
           argument: The computation's argument.
           clients: Numbers of the task's clients, at least one.
-          bound: Largest number of clients of a subround.
+          bound: Maximum number of clients per subround.
         """
         self.worker = worker
         self.clients = clients
         self._form = form
         self._argument = argument
         self._subrounds = load_balancing.subrounds(clients, bound)
-        # By their number of clients, since a value belongs to the executor for that many.
+        # Both by subround size, since a value belongs to the executor for that number of clients.
         self._totals, self._sent = {}, {}
         # Other tasks' accumulators that were sent to this worker, by `id`.
         self._received = {}
 
     async def compute(self, sending: threading.Lock) -> None:
-        """Computes the clients; the accumulators stay on the worker.
+        """Computes the task's clients; the accumulators stay on the worker.
 
         Args:
-          sending: Lock that is held while clients are sent to a worker of this machine.
+          sending: Lock that is held while clients are sent to a worker process of this program.
         """
         form, worker = self._form, self.worker
         shared = collections.defaultdict(dict)
@@ -73,7 +73,7 @@ class WorkerTask:
         await running.popleft().compute()
 
     async def partials(self, sending: threading.Lock) -> list[executor_pb2.Value]:
-        """Computes the clients; returns an accumulator for each size of their subrounds."""
+        """Computes the task's clients and returns an accumulator for each subround size."""
         await self.compute(sending)
         return [
             await self.worker.executor(size).fetch(total) for size, total in self._totals.items()
@@ -88,7 +88,7 @@ class WorkerTask:
                 self._received[id(partial)] = sent
 
     async def finish(self, partials: Sequence[executor_pb2.Value]):
-        """Merges other tasks' accumulators with this one's; returns the computation's result."""
+        """Merges other tasks' accumulators with this one's and returns the final result."""
         size = self._last_size
         own = [
             await self.worker.executor(other).fetch(total)

@@ -1,6 +1,6 @@
-"""Federated calibration of a subnet: frozen mean squares, and classifiers fitted anew.
+"""Federated calibration of a subnet: frozen mean squares and refitted classifiers.
 
-Clients compute sums over their images alone, and the server learns the sums over all clients.
+Clients compute sums over their own images. The server learns only the sums over all clients.
 """
 
 import functools
@@ -22,20 +22,21 @@ from tff_programs.learning.classifier_fit import fit_classifiers
 from tff_programs.learning.subnet_sums import build_subnet_sum, subnet_mean_square_shapes
 from tff_programs.types import tensors_type
 
-# What is left after as many passes is smaller than the spread between samples of clients.
+# After this many passes, the remaining change is less than the spread between client samples.
 _MOST_PASSES = 16
 
 
 class CalibrationPass(NamedTuple):
-    """Progress of a calibration: one pass over the clients.
+    """Progress report of a calibration, made after each pass over the clients.
 
     Attributes:
-      number: From 1.
-      examples: Images that were computed.
-      change: Largest relative change of a normalization's root mean square over its channels'
-        mean, against the pass before; infinite in the first. None in a pass for the classifiers.
-      choice: In the last pass for the classifiers, the penalty for files that only infer, if it is
-        chosen.
+      number: Number of the pass, from 1.
+      examples: Number of images processed.
+      change: Largest relative change of any normalization's root mean squares since the previous
+        pass, averaged over its channels; infinite in the first pass, None in a pass that fits the
+        classifiers.
+      choice: Penalties for inference-only files, in the last pass that fits the classifiers if the
+        data choose them; otherwise None.
     """
 
     number: int
@@ -51,7 +52,7 @@ def build_federated_calibration(
     batch_size: int,
     frozen: bool,
 ) -> tff.Computation:
-    """Builds one pass of a calibration.
+    """Builds the computation of one calibration pass.
 
     Its type signature, with W the tuple of the supernet's weights, M the tuple of the subnet's mean
     squares and D* as in `types.client_data_type`:
@@ -59,14 +60,14 @@ def build_federated_calibration(
         (<weights=W@SERVER, mean_squares=M@SERVER, client_data={D*}@CLIENTS> ->
          <sums=M, examples=float32>@SERVER)
 
-    The server learns sums over all clients' images alone, a number per channel.
+    The server learns only sums over all clients' images, one number per channel.
 
     Args:
       supernet: The supernet.
-      architecture: The subnet that is calibrated.
+      architecture: Subnet to calibrate.
       preprocessing: Normalization of the images.
-      batch_size: Images computed at once.
-      frozen: Whether the net computes with the given mean squares; else with its batch's.
+      batch_size: Number of images per mini-batch.
+      frozen: Whether to normalize with the given mean squares instead of each batch's own.
     """
     shapes = subnet_mean_square_shapes(supernet, architecture)
 
@@ -92,37 +93,37 @@ async def calibrate_federated_async(
     tolerance: float = 5e-3,
     on_pass: Callable[[CalibrationPass], None] = lambda _: None,
 ) -> dict[str, np.ndarray]:
-    """Calibrates a subnet on the clients' images, as it is while it infers.
+    """Calibrates a subnet for inference on the clients' images.
 
-    The first pass normalizes by batches. Those of a client with few classes differ from the
-    population's, so that further passes normalize by the last pass's mean squares, until these no
-    longer change by more than `tolerance`. `inference_classifier.PASSES` more passes fit the
-    classifiers, `logistic_regression.PASSES` if both kinds of files have the same.
+    The first pass normalizes with batch statistics. For a client with few classes, these differ
+    from the population's, so further passes normalize with the mean squares of the previous pass
+    until their change is below `tolerance`. Another `inference_classifier.PASSES` passes fit the
+    classifiers, or `logistic_regression.PASSES` if both kinds of files have the same classifier.
 
     Args:
       supernet: The trained supernet.
       architecture: The subnet.
       preprocessing: Normalization of the images.
-      client_data: A client's images each, as `clients.client_element` makes them.
-      classifier_data: If given, the classifiers are fitted anew to these images, each client's
-        again, see `logistic_regression` and `inference_classifier`. They take more images than the
-        mean squares.
-      classifier_penalty: Penalty of the squares of the classifiers' kernels, of both kinds of
-        files; `CHOSEN` for `logistic_regression.PENALTY` in files that train, and one that the data
-        chooses in files that only infer.
-      batch_size: Images computed at once, in the first pass normalized together.
-      tolerance: Relative change of a root mean square that counts as none.
+      client_data: One dataset per client, as `clients.client_element` makes it.
+      classifier_data: If given, the classifiers are refitted to these images, again one dataset per
+        client; see `logistic_regression` and `inference_classifier`. Classifiers need more images
+        than mean squares.
+      classifier_penalty: Penalty on the squares of the classifiers' kernels, for both kinds of
+        files. `CHOSEN` uses `logistic_regression.PENALTY` in files that train, and a penalty chosen
+        by the data in files that only infer.
+      batch_size: Number of images per mini-batch, normalized together in the first pass.
+      tolerance: Relative change of the root mean squares below which they count as converged.
       on_pass: Called after each pass.
 
     Returns:
-      Tensors by name: the mean squares `(channels,)` as `calibration.mean_square_shapes` names
-      them, none for a space of group normalization; and with `classifier_data`, the `head/kernel`
+      Tensors by name: the mean squares `(channels,)`, named as in `calibration.mean_square_shapes`
+      (none for a space with group normalization). With `classifier_data`, also the `head/kernel`
       `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's, and, if
-      files that only infer have others, `inference_classifier.TENSORS` and `INT8_TENSORS`.
-      `split_calibration` tells them apart.
+      files that only infer have their own classifiers, `inference_classifier.TENSORS` and
+      `INT8_TENSORS`. `split_calibration` separates them.
 
     Raises:
-      ValueError: If there is no image for the classifier.
+      ValueError: If there are no images for the classifier.
     """
     shapes = subnet_mean_square_shapes(supernet, architecture)
     weights = tuple(supernet.values_by_name().values())
@@ -165,18 +166,18 @@ async def calibrate_federated_async(
 
 
 def calibrate_federated(*arguments, **options) -> dict[str, np.ndarray]:
-    """Calls `calibrate_federated_async`, and waits until it is done."""
+    """Calls `calibrate_federated_async` and waits for its result."""
     return run_blocking(
         calibrate_federated_async(*arguments, **options), "calibrate_federated_async"
     )
 
 
 def largest_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    """Returns by how much a layer's root mean squares changed, relative to them, at most.
+    """Returns the largest relative change of any layer's root mean squares.
 
     Args:
-      before: Mean squares by name, one value a channel.
-      after: Those of a later pass, of the same names.
+      before: Mean squares by name, one value per channel.
+      after: Mean squares of a later pass, with the same names.
     """
     changes = []
     for name in after:

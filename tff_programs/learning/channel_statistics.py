@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel of clients' images, as a federated computation."""
+"""Federated computation of the mean and standard deviation of each channel of clients' images."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from tff_programs.types import client_data_type
 
 
 def build_channel_sums(space: SearchSpace) -> tff.Computation:
-    """Builds the sums that a normalization needs.
+    """Builds the computation of the sums that input normalization needs.
 
     Its type signature, with D* as in `types.client_data_type` and C the number of channels:
 
         ({D*}@CLIENTS -> <pixels=int64, totals=int64[C], squares=int64[C]>@SERVER)
 
-    The server learns sums over all clients alone. They are whole numbers, so that a secure sum can
-    take the place of the plain one.
+    The server learns only sums over all clients. They are integers, so a secure sum can replace the
+    plain one.
 
     Args:
-      space: The search space whose images the clients have.
+      space: Search space that defines the shape of the clients' images.
     """
     data_type = client_data_type(space)
 
@@ -51,15 +51,15 @@ async def federated_preprocessing_async(
     client_data: Sequence[tf.data.Dataset],
     greatest_pixel: int | None = None,
 ) -> Preprocessing:
-    """Computes the normalization of clients' images in the context that is set.
+    """Computes the normalization of clients' images in the current TFF context.
 
     Args:
-      space: The search space whose images the clients have.
-      client_data: A client's images each, as `clients.client_element` makes them.
-      greatest_pixel: Greatest value that a pixel may have.
+      space: Search space that defines the shape of the clients' images.
+      client_data: One dataset per client, as `clients.client_element` makes it.
+      greatest_pixel: Maximum value that a pixel may have; None if unknown.
 
     Returns:
-      The preprocessing that `FederatedDataset.from_arrays` gives the same clients.
+      The same preprocessing that `FederatedDataset.from_arrays` gives these clients.
 
     Raises:
       ValueError: If no client has images.
@@ -70,7 +70,7 @@ async def federated_preprocessing_async(
 
 
 def federated_preprocessing(*arguments, **options) -> Preprocessing:
-    """Calls `federated_preprocessing_async`, and waits until it is done."""
+    """Calls `federated_preprocessing_async` and waits for its result."""
     return run_blocking(
         federated_preprocessing_async(*arguments, **options), "federated_preprocessing_async"
     )

@@ -1,7 +1,7 @@
-"""Federated fit of a subnet's classifiers, of files that train and of files that only infer.
+"""Federated fit of a subnet's classifiers, for files that train and files that only infer.
 
-Clients compute gradients over their images alone, and the server learns the sums over all clients,
-from which it takes the steps of `logistic_regression` and `inference_classifier`.
+Clients compute gradients over their own images. The server learns only the sums over all clients,
+from which it computes the steps of `logistic_regression` and `inference_classifier`.
 """
 
 import functools
@@ -36,24 +36,24 @@ async def fit_classifiers(
     batch_size: int,
     on_pass: Callable[[int, int, None, PenaltyChoice | None], None],
 ) -> dict[str, np.ndarray]:
-    """Fits the classifiers of a calibrated subnet, see `calibration.calibrate_federated_async`.
+    """Fits the classifiers of a calibrated subnet for `calibration.calibrate_federated_async`.
 
     Args:
       supernet: The trained supernet.
       architecture: The subnet.
       preprocessing: Normalization of the images.
       mean_squares: The subnet's mean squares by name.
-      client_data: A client's images each.
-      penalty: Penalty of the squares of the classifiers' kernels, or `CHOSEN`.
-      batch_size: Images computed at once.
-      on_pass: Called after each pass with its number from 1 and the other fields of a
+      client_data: One dataset per client, as `clients.client_element` makes it.
+      penalty: Penalty on the squares of the classifiers' kernels, or `CHOSEN`.
+      batch_size: Number of images per mini-batch.
+      on_pass: Called after each pass with its number, from 1, and the other fields of a
         `CalibrationPass`.
 
     Returns:
-      The classifiers by tensor name.
+      The classifiers' tensors by name.
 
     Raises:
-      ValueError: If there is no image.
+      ValueError: If there are no images.
     """
     values = supernet.values_by_name()
     features, _ = supernet.slices(architecture)[logistic_regression.KERNEL].size
@@ -98,28 +98,28 @@ def build_federated_regression_sums(
     with_moments: bool,
     with_candidates: bool,
 ) -> tff.Computation:
-    """Builds one pass of the fit of the classifiers.
+    """Builds the computation of one pass of the classifiers' fit.
 
-    Its type signature, with W, M and D* as of `calibration.build_federated_calibration` and F
-    features:
+    Its type signature, with W, M and D* as in `calibration.build_federated_calibration` and F the
+    number of features:
 
         (<weights=W@SERVER, sent=<mean_squares=M, coefficients=float32[F+1,classes]>@SERVER,
           client_data={D*}@CLIENTS> -> <gradient=float32[F+1,classes]>@SERVER)
 
-    With moments the result has `moments=float32[F+1,F+1]`, too. With candidates `sent` has
-    `float32[F+1,fits,classes]` as well, and the result the fields of `CandidateSums`, of which the
-    gradients are as large. With four small penalties these are 9 more matrices of coefficients. For
-    1,024 features and 10 classes a client receives and sends 0.4 MB in a pass instead of 0.04 MB,
-    beside the subnet's weights of 7 MB that it receives, and the moments of 4 MB that it sends in
-    the first pass.
+    With moments, the result also has `moments=float32[F+1,F+1]`. With candidates, `sent` also has
+    `float32[F+1,fits,classes]`, and the result has the fields of `CandidateSums`, whose gradients
+    are of the same size. With four small penalties these are 9 more coefficient matrices. For 1,024
+    features and 10 classes, a client receives and sends 0.4 MB per pass instead of 0.04 MB, in
+    addition to the subnet's weights of 7 MB that it receives and the moments of 4 MB that it sends
+    in the first pass.
 
     Args:
       supernet: The supernet.
       architecture: The subnet.
       preprocessing: Normalization of the images.
-      batch_size: Images computed at once.
-      with_moments: Whether this is the first pass.
-      with_candidates: Whether files that only infer get a classifier of their own.
+      batch_size: Number of images per mini-batch.
+      with_moments: Whether to sum the moments, as in the first pass.
+      with_candidates: Whether files that only infer get their own classifier.
     """
     shapes = subnet_mean_square_shapes(supernet, architecture)
     features, classes = supernet.slices(architecture)[logistic_regression.KERNEL].size

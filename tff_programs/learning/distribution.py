@@ -1,4 +1,4 @@
-"""Distribution of the server's weights: to each client its own subnet, or one net to all."""
+"""Distribution of the server's weights: a subnet for each client, or one net for all clients."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from tff_programs.types import client_data_type, tensors_type
 
 
 class Received(NamedTuple):
-    """Subnet that a client received.
+    """Subnet received by a client.
 
     Attributes:
       weights: The subnet's weights by tensor name.
-      architecture: Which subnet it is.
-      index: Its `SearchSpace.index`, int32.
+      architecture: Architecture of the subnet.
+      index: `SearchSpace.index` of the subnet, int32.
     """
 
     weights: dict[str, tf.Tensor]
@@ -29,15 +29,15 @@ class Received(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """A way from server to clients.
+    """Computations that send weights from the server to the clients.
 
     Attributes:
-      shapes: What is known of the shapes of the tensors sent, by name.
+      shapes: Shapes of the tensors sent, by name; None is an unknown length.
       received_type: TFF type of what a client receives.
-      send: In a federated computation: weights at the server and client data at the clients ->
-        what each client receives.
-      open: In a client computation: what was received and the client's element of data ->
-        `Received`.
+      send: Maps weights at the server and client data at the clients to what each client receives;
+        used in a federated computation.
+      open: Maps what a client received and its data element to `Received`; used in a client
+        computation.
     """
 
     shapes: dict[str, tuple[int | None, ...]]
@@ -47,9 +47,10 @@ class Distribution(NamedTuple):
 
 
 def select_subnets(supernet: Supernet, nested: bool = False) -> Distribution:
-    """Sends each client only the slices of the subnet that its data names (E-FedSup).
+    """Returns a distribution that sends each client only its subnet's slices (E-FedSup).
 
-    With `nested`, what is sent holds that subnet's own subnets (see `Supernet.slices`).
+    The subnet is the one that the client's data specify. With `nested`, the slices also contain
+    every subnet of that subnet (see `Supernet.slices`).
     """
     shapes = supernet.elastic_shapes(nested)
     sent_type = tensors_type(shapes)
@@ -80,7 +81,10 @@ def select_subnets(supernet: Supernet, nested: bool = False) -> Distribution:
 def broadcast_subnet(
     supernet: Supernet, architecture: Architecture, nested: bool = False
 ) -> Distribution:
-    """Sends all clients the one subnet: FedSup if it is the largest, else FedAvg of that net."""
+    """Returns a distribution that sends one subnet to all clients.
+
+    This is FedSup if the subnet is the largest one, otherwise FedAvg of that net.
+    """
     slices = supernet.slices(architecture, nested=nested)
     shapes = {name: part.size for name, part in slices.items()}
 

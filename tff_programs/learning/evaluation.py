@@ -1,4 +1,4 @@
-"""Federated evaluation: clients count on their own test data, the server learns the sums."""
+"""Federated evaluation on clients' own data; the server learns only sums of counts."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from tff_programs.blocking import run_blocking
 from tff_programs.learning.distribution import select_subnets
 from tff_programs.types import client_data_type, tensors_type
 
-# What a simulated round's clients hold of subnets at once, so that the worker's memory has a bound.
+# Maximum size of the subnets that clients hold in a simulated round, to bound worker memory.
 BYTES_OF_SUBNETS = 2**29
 
 
 def build_federated_evaluation(
     space: SearchSpace, preprocessing: Preprocessing, batch_size: int
 ) -> tff.Computation:
-    """Builds the evaluation of subnets on clients' own data.
+    """Builds the computation that evaluates subnets on clients' own data.
 
     Its type signature, with W the tuple of the supernet's weights and D* as in `client_data_type`
-    (each client names the subnet that it evaluates, and receives only that):
+    (each client names the subnet that it evaluates and receives only that one):
 
         (<weights=W@SERVER, client_data={D*}@CLIENTS> ->
          <correct=int32, examples=int32>@SERVER)
@@ -36,7 +36,7 @@ def build_federated_evaluation(
     Args:
       space: The supernet's search space.
       preprocessing: Normalization of the images.
-      batch_size: Images normalized together.
+      batch_size: Number of images normalized together.
     """
     supernet = Supernet(space)
     distribution = select_subnets(supernet)
@@ -69,9 +69,9 @@ def build_federated_evaluation(
 
 
 def candidate_data_type(space: SearchSpace, candidates: int) -> tff.SequenceType:
-    """Type of what a client brings to a round that scores candidates: a sequence of one element.
+    """Returns the type of a client's data for scoring candidates: a sequence of one element.
 
-    Its fields are `architectures` (each candidate's `SearchSpace.index`, int32 `(candidates,)`),
+    Its fields are `architectures` (`SearchSpace.index` of each candidate, int32 `(candidates,)`),
     `images` (uint8 `(examples, height, width, channels)`) and `labels` (int32 `(examples,)`).
     """
     return tff.SequenceType(
@@ -86,15 +86,15 @@ def candidate_data_type(space: SearchSpace, candidates: int) -> tff.SequenceType
 def build_candidate_evaluation(
     space: SearchSpace, preprocessing: Preprocessing, batch_size: int, candidates: int
 ) -> tff.Computation:
-    """Builds the evaluation of several subnets in one round, all of them on every client's data.
+    """Builds the computation that evaluates several subnets on every client's data in one round.
 
-    Clients differ in how easy their data are, above all where each holds a few classes alone. So
-    every client counts for every candidate, and the server, which learns nothing but the sums over
-    clients, compares candidates by the same images.
+    Some clients' data are easier to classify than others', above all if each client holds only a
+    few classes. Every client therefore evaluates every candidate, so the server, which learns only
+    the sums over clients, compares candidates on the same images.
 
     Its type signature, with W the tuple of the supernet's weights, K the number of candidates and
-    D* as in `candidate_data_type` (each client receives the K subnets that its data names, one
-    after the other):
+    D* as in `candidate_data_type` (each client receives the K subnets that its data specify, one
+    after another):
 
         (<weights=W@SERVER, client_data={D*}@CLIENTS> ->
          <correct=int32[K], examples=int32>@SERVER)
@@ -102,8 +102,8 @@ def build_candidate_evaluation(
     Args:
       space: The supernet's search space.
       preprocessing: Normalization of the images.
-      batch_size: Images normalized together.
-      candidates: Number of subnets in a round.
+      batch_size: Number of images normalized together.
+      candidates: Number of subnets per round.
     """
     supernet = Supernet(space)
     shapes = supernet.elastic_shapes()
@@ -116,7 +116,7 @@ def build_candidate_evaluation(
     def cut(weights, index):
         slices = supernet.slices(supernet.code_at(index))
         subnet = slicing.take(supernet.named(weights), slices)
-        # As text, since the tensors of a sequence's elements must be of one shape.
+        # Serialized, since tensors must have the same shape in all elements of a sequence.
         return tuple(tf.io.serialize_tensor(subnet[name]) for name in shapes)
 
     # Client computations.
@@ -167,11 +167,11 @@ def build_candidate_evaluation(
 
 
 class Examples(NamedTuple):
-    """Images and labels that a client evaluates on.
+    """Images and labels for a client's evaluation.
 
     Attributes:
-      images: `(examples, height, width, channels)`, uint8.
-      labels: `(examples,)`, int32.
+      images: Images, uint8 `(examples, height, width, channels)`.
+      labels: Labels, int32 `(examples,)`.
     """
 
     images: np.ndarray
@@ -179,7 +179,7 @@ class Examples(NamedTuple):
 
 
 class CandidateEvaluation:
-    """Scores architectures by rounds of `build_candidate_evaluation`."""
+    """Scores architectures in rounds of `build_candidate_evaluation`."""
 
     def __init__(
         self,
@@ -189,14 +189,14 @@ class CandidateEvaluation:
         batch_size: int,
         candidates_per_round: int,
     ):
-        """Builds the rounds; they run in the context that is set when `accuracies` is called.
+        """Builds the computation; it runs in the TFF context that is current when it is called.
 
         Args:
           space: The supernet's search space.
           preprocessing: Normalization of the images.
-          weights: The supernet's, by tensor name.
-          batch_size: Images normalized together.
-          candidates_per_round: Subnets that each client receives in a round.
+          weights: The supernet's weights by tensor name.
+          batch_size: Number of images normalized together.
+          candidates_per_round: Number of subnets that each client receives per round.
         """
         self._space = space
         self._weights = tuple(weights[name] for name in Supernet(space).weight_shapes)
@@ -210,20 +210,20 @@ class CandidateEvaluation:
     def accuracies(
         self, architectures: Sequence[Architecture], clients: Sequence[Examples]
     ) -> list[float]:
-        """Calls `accuracies_async`, and waits until it is done."""
+        """Calls `accuracies_async` and waits for its result."""
         return run_blocking(self.accuracies_async(architectures, clients), "accuracies_async")
 
     async def accuracies_async(
         self, architectures: Sequence[Architecture], clients: Sequence[Examples]
     ) -> list[float]:
-        """Computes the share of all the clients' examples that each architecture gets right.
+        """Computes each architecture's accuracy, from 0 to 1, over the examples of all clients.
 
         Args:
-          architectures: The subnets.
-          clients: Each client's examples.
+          architectures: Subnets to score.
+          clients: Examples of each client.
 
         Raises:
-          ValueError: If the clients have no example.
+          ValueError: If the clients have no examples.
         """
         examples = sum(len(client.labels) for client in clients)
         if not examples:
@@ -231,10 +231,10 @@ class CandidateEvaluation:
         shares = []
         for begin in range(0, len(architectures), self._candidates):
             keys = [self._space.index(a) for a in architectures[begin : begin + self._candidates]]
-            # The smallest subnet, number 0, fills the places that are left.
+            # The smallest subnet, index 0, fills the remaining places.
             filled = np.array(keys + [0] * (self._candidates - len(keys)), np.int32)
             correct = np.zeros(self._candidates, np.int64)
-            # Sums over clients add up, so that a round may be computed in parts.
+            # Sums over clients are additive, so a round may be computed in parts.
             for first in range(0, len(clients), self._clients_at_once):
                 data = [
                     tf.data.Dataset.from_tensors(
@@ -249,23 +249,23 @@ class CandidateEvaluation:
 
 
 def halve_held_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Chooses the held-out images that a search may use; the others are kept for its report.
+    """Chooses half of the held-out images for a search; the other half is for its report.
 
-    The accuracy of a search's choice is too high on the images it chose by. The halves are of
-    images, not of clients' shares, since clients of a partition may share test images; each class
-    is halved for itself, so that no half lacks a client's classes.
+    A search overestimates the accuracy of its choice on the images that it used. Images are split,
+    not clients, since clients of a partition may share test images. Each class is split separately,
+    so that neither half lacks a client's classes.
 
     Args:
-      labels: `(examples,)`, of the test split.
-      seed: Decides the halves.
+      labels: Labels of the test split, `(examples,)`.
+      seed: Seed of the split.
 
     Returns:
-      `(examples,)`, bool; True for the search.
+      Bool `(examples,)`, True for the images of the search.
     """
     rng = np.random.default_rng([seed, len(labels)])
     is_for_search = np.zeros(len(labels), bool)
     for number, label in enumerate(np.unique(labels)):
         shuffled = rng.permutation(np.flatnonzero(labels == label))
-        # The odd one of a class goes to either half by turns.
+        # The halves take turns in getting the extra image of a class.
         is_for_search[shuffled[number % 2 :: 2]] = True
     return is_for_search

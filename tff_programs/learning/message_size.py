@@ -1,4 +1,4 @@
-"""Bytes that a client receives and sends in a round, as TFF serializes them."""
+"""Number of bytes that a client receives and sends per round, as serialized by TFF."""
 
 import functools
 from collections.abc import Collection
@@ -20,12 +20,12 @@ def traffic_counter(
     upload: Upload | None = None,
     frozen: Collection[str] = (),
 ):
-    """Returns `count(architecture) -> (bytes down, bytes up)` of one client.
+    """Returns `count(architecture) -> (bytes down, bytes up)` for one client and round.
 
     Args:
-      supernet: The supernet whose subnets are trained.
-      nested: Whether what travels holds the subnets' own subnets.
-      upload: How updates travel, as they are by default.
+      supernet: Supernet whose subnets are trained.
+      nested: Whether messages also contain every subnet of a subnet, see `Supernet.slices`.
+      upload: Encoding of uploads; by default updates are sent unchanged.
       frozen: Parts of the nets that are not sent back, as in `LocalTraining`.
     """
     upload = upload or Upload()

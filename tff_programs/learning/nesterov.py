@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum, as an optimizer of the server."""
+"""SGD with Nesterov momentum, as a server optimizer."""
 
 from collections import OrderedDict
 from typing import Any
@@ -60,16 +60,16 @@ def build_nesterov(
 
     $$a \leftarrow \mu a + g, \quad w \leftarrow w - \eta (g + \mu a)$$
 
-    On the server the gradient is the negative mean update. The weights that the clients receive are
-    then one step of momentum ahead of those that the mean update led to, so that clients correct
-    the momentum's direction instead of drifting from it (accelerated client gradient, Kim et al.,
-    arXiv 2201.03172), without a byte more to send.
+    On the server, the gradient is the negative mean update. The weights sent to the clients are
+    then one momentum step ahead of the result of the mean update, so that clients correct the
+    momentum's direction instead of drifting from it (accelerated client gradient, Kim et al., arXiv
+    2201.03172), without any additional communication.
 
     Args:
-      learning_rate: Factor of the mean update, above 0.
-      momentum: Share of the accumulator that is kept in each round, from 0 and below 1.
+      learning_rate: Factor applied to the mean update, above 0.
+      momentum: Share of the accumulator that is kept in each round, at least 0 and below 1.
 
     Raises:
-      ValueError: If an argument is outside of its range.
+      ValueError: If an argument is out of range.
     """
     return _Nesterov(learning_rate, momentum)

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the round, computed on the server."""
+"""Learning-rate schedules as functions of the round, computed on the server."""
 
 import math
 from collections.abc import Callable
@@ -16,10 +16,10 @@ def build_schedule(
     """Returns a function from the round (int32, from 0) to the clients' learning rate (float32).
 
     Args:
-      kind: `"constant"`, or `"cosine"` from `learning_rate` to a share of it in the last round.
-      learning_rate: That of the first round.
-      rounds: Number of all rounds.
-      final_share: What is left in the last round, of `"cosine"`.
+      kind: `"constant"`, or `"cosine"` for cosine decay to a share of `learning_rate`.
+      learning_rate: Learning rate of the first round.
+      rounds: Total number of rounds.
+      final_share: Share of `learning_rate` that `"cosine"` reaches in the last round.
     """
     check_choice(kind, "schedule", SCHEDULES)
     check_number(learning_rate, "learning_rate", above=0)

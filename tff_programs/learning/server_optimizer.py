@@ -1,4 +1,4 @@
-"""The server's optimizers by name."""
+"""Server optimizers by name."""
 
 import tensorflow_federated as tff
 
@@ -10,16 +10,16 @@ from tff_programs.learning.nesterov import build_nesterov
 def build_server_optimizer(
     name: str, learning_rate: float | None = None, momentum: float = 0.9
 ) -> tff.learning.optimizers.Optimizer | None:
-    """Makes the server's optimizer by its name.
+    """Makes the server optimizer with the given name.
 
     Args:
       name: One of `mean_choices.SERVER_OPTIMIZERS`.
-      learning_rate: Its learning rate; by default that of trainings of earlier versions, whose
-        settings do not say it: 0.3 for `"nesterov"`, else 1.
+      learning_rate: Learning rate of the optimizer. The default is that of earlier versions, whose
+        settings do not record it: 0.3 for `"nesterov"`, otherwise 1.
       momentum: Momentum of `"nesterov"` and `"sgdm"`.
 
     Returns:
-      The optimizer; None for `"none"`, with which the mean update is added.
+      The optimizer; None for `"none"`, which adds the mean update to the weights.
     """
     check_choice(name, "server_optimizer", SERVER_OPTIMIZERS)
     if name == "nesterov":

@@ -1,4 +1,4 @@
-"""The server's update of the weights: its optimizer's step, and the average over the rounds."""
+"""Server update of the weights: an optimizer step and averaging over the rounds."""
 
 import dataclasses
 from collections import OrderedDict
@@ -15,14 +15,14 @@ from tff_programs.types import MeanUpdate
 class ServerUpdate:
     """Applies a round's mean update to the supernet's weights.
 
-    Its state is a pair: the optimizer's state, and the average of the weights; each an empty tuple
-    where there is none.
+    Its state is a pair of the optimizer's state and the average of the weights; either is an empty
+    tuple if unused.
 
     Attributes:
-      optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were trained
-        in the round; without one the mean update is added.
-      averaging: Share of itself that the average over the rounds keeps in each round, from 0 and
-        below 1; without one if 0.
+      optimizer: Optimizer that uses the negative mean update as its gradient (FedOpt), on the
+        entries that were trained in the round; if None, the mean update is added.
+      averaging: Maximum share of itself that the average over the rounds keeps in each round, at
+        least 0 and below 1; 0 disables averaging.
 
     Raises:
       ValueError: If `averaging` is out of range.
@@ -52,10 +52,10 @@ class ServerUpdate:
         """Computes the state and the weights after a round.
 
         Args:
-          state: The state before it.
-          weights: The weights before it.
+          state: State before the round.
+          weights: Weights before the round.
           mean: Mean of the clients' updates.
-          round_number: int32, from 0.
+          round_number: Number of the round, int32, from 0.
         """
         optimizer, average = state
         if self.optimizer is None:
@@ -74,7 +74,7 @@ class ServerUpdate:
                 for key, value in optimizer.items()
             )
         if self.averaging:
-            # A young average forgets its start faster.
+            # In the first rounds, the average forgets the initial weights faster.
             done = tf.cast(round_number, tf.float32)
             kept = tf.minimum(self.averaging, (1 + done) / (10 + done))
             average = tuple(
@@ -85,14 +85,14 @@ class ServerUpdate:
     def evaluated(
         self, state: tuple[Any, Any], weights: tuple[tf.Tensor, ...]
     ) -> tuple[tf.Tensor, ...]:
-        """Returns the weights to evaluate and to keep: the average's if there is one."""
+        """Returns the weights to evaluate and to keep: the average if there is one."""
         return tuple(state[1]) if self.averaging else weights
 
     def replaced(self, state: tuple[Any, Any], weights: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
-        """Returns the state of a training that goes on from other weights."""
+        """Returns the state of a training that continues from other weights."""
         return state[0], weights if self.averaging else ()
 
 
 def _where_covered(covered, new, old):
-    """`new` on the entries that were trained, else `old`, so that momentum moves nothing else."""
+    """Returns `new` for trained entries, otherwise `old`, so momentum moves nothing else."""
     return tuple(tf.where(c, n, o) for c, n, o in zip(covered, new, old, strict=True))

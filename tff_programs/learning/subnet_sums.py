@@ -1,4 +1,4 @@
-"""Sums over clients of what a subnet computes on their images."""
+"""Sums over clients of values that a subnet computes on their images."""
 
 from collections.abc import Callable
 
@@ -15,19 +15,19 @@ from tff_programs.types import client_data_type, tensors_type
 def build_subnet_sum(
     supernet: Supernet, architecture: Architecture, count: Callable, sent_type: tff.Type
 ) -> tff.Computation:
-    """Builds the sum over clients of `count(weights, sent, element)`.
+    """Builds the computation of the sum over clients of `count(weights, sent, element)`.
 
-    Its type signature, with W the tuple of the supernet's weights, S that of what is sent beside
-    them, D* as in `types.client_data_type` and R the structure that `count` returns:
+    Its type signature, with W the tuple of the supernet's weights, S the type of the other values
+    sent, D* as in `types.client_data_type` and R the structure that `count` returns:
 
         (<weights=W@SERVER, sent=S@SERVER, client_data={D*}@CLIENTS> -> R@SERVER)
 
     Args:
       supernet: The supernet.
-      architecture: The subnet, whose weights `count` gets by name.
-      count: Computes a client's part of the sum in a TensorFlow graph. Images of its element have
+      architecture: Subnet whose weights `count` receives by name.
+      count: Computes a client's term of the sum in a TensorFlow graph. The images in `element` have
         the subnet's resolution.
-      sent_type: Type of what the server sends.
+      sent_type: Type of the values that the server sends in addition to the weights.
     """
     distribution = broadcast_subnet(supernet, architecture)
     data_type = client_data_type(supernet.space)

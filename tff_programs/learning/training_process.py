@@ -38,11 +38,11 @@ def build_fedsup_process(
     """Builds the federated training of a supernet (arXiv 2206.01366, algorithms 1 and 2).
 
     * E-FedSup: without `architecture`, each client receives only the slices of the subnet that its
-      data names, through `tff.federated_select`, and sends back only those. One traced computation
-      serves every subnet.
-    * FedSup: `architecture=space.largest()` broadcasts the supernet to all;
-      `local_training.sandwich` is then the number of nets of each step.
-    * FedAvg: an `architecture` and a sandwich of 1 trains that one net.
+      data specify, through `tff.federated_select`, and sends back only those. One traced
+      computation serves all subnets.
+    * FedSup: `architecture=space.largest()` broadcasts the supernet to all clients;
+      `local_training.sandwich` is then the number of nets trained in each step.
+    * FedAvg: an `architecture` and a sandwich of 1 train that single net.
 
     The type signatures, with W the supernet's weights as `tff.learning.models.ModelWeights` and S
     `tff.learning.templates.LearningAlgorithmState`:
@@ -52,32 +52,33 @@ def build_fedsup_process(
         get_model_weights: (S -> W)
         set_model_weights: (<S, W> -> S)
 
-    where D* is a sequence of ONE element that holds all of a client's round (see
+    where D* is a sequence of ONE element that holds all of a client's data for a round (see
     `client_data_type`), and M is `<client_work=<train=<loss=float32, examples=float32,
-    clients=int32, rejected=int32[?], learning_rate=float32>>>` with what else the aggregation
-    measures.
+    clients=int32, rejected=int32[?], learning_rate=float32>>>` plus any other measurements of the
+    aggregation.
 
     Args:
       space: The supernet's search space.
-      local_training: The clients' hyper-parameters.
+      local_training: Hyperparameters of the clients' training.
       preprocessing: Normalization and augmentation of the images.
-      learning_rate: The clients' learning rate, or a function from the round (int32, from 0) to it,
-        computed on the server and sent to the clients.
-      architecture: The one subnet that all clients train; by default each client's own.
+      learning_rate: The clients' learning rate, or a function that maps the round (int32, from 0)
+        to it. It is computed on the server and sent to the clients.
+      architecture: Single subnet that all clients train; by default each client trains its own.
       aggregation: `"coverage"` or `"diluted"`, see `OverlapMeanFactory`; or any factory from
         `SubnetUpdate` and float32 weights to `MeanUpdate`, made for this space and, with a sandwich
         of more than 1, `nested`.
-      weighting: Whether a client counts by its `"examples"` or all clients `"uniform"`.
-      server_optimizer: Applied to the mean update as a gradient (FedOpt), on the entries that were
-        trained in the round; by default the mean update is added.
-      averaging: If above 0, `get_model_weights` gives the exponential average over the rounds of
-        the weights from which clients train, that keeps at most this share of itself in each
-        round. It evens out whose data the last rounds saw; PN has no statistics that averaging
-        would spoil.
+      weighting: `"examples"` weights each client by its number of examples; `"uniform"` weights all
+        clients that have examples equally.
+      server_optimizer: Optimizer that uses the negative mean update as its gradient (FedOpt), on
+        the entries that were trained in the round; by default the mean update is added.
+      averaging: If above 0, `get_model_weights` returns the exponential average over the rounds of
+        the weights from which clients train. The average keeps at most this share of itself in each
+        round. It reduces the influence of the data that the last rounds happened to see; PN has no
+        statistics that averaging would invalidate.
       seed: Seed of the initial weights.
 
     Returns:
-      The process.
+      The learning process.
     """
     if not callable(learning_rate):
         check_number(learning_rate, "learning_rate", above=0)
@@ -96,7 +97,7 @@ def build_fedsup_process(
 
     @tff.tensorflow.computation
     def initial_state():
-        # Built anew, since these variables live in this computation's graph.
+        # A new supernet, since its variables must live in this computation's graph.
         variables = Supernet(space, seed).weights_by_name().values()
         weights = tuple(variable.read_value() for variable in variables)
         return tff.learning.models.ModelWeights(weights, ()), server_update.initialize(weights)

@@ -1,4 +1,4 @@
-"""Traces of availability, from a file or drawn by a seed: the times at which clients can train."""
+"""Availability traces, from a file or drawn from a seed: the times at which clients can train."""
 
 import dataclasses
 import functools
@@ -23,20 +23,20 @@ DEFAULT_UTC_OFFSETS_HOURS = (-8.0, -7.0, -6.0, -5.0)
 
 @dataclasses.dataclass(frozen=True)
 class AvailabilityTrace:
-    """Times at which each client can take part, such as while it charges in a wireless network.
+    """Times at which each client can take part, such as while it is charging and on Wi-Fi.
 
-    Its JSON form, in whole seconds, with one list of intervals for each client by its number:
+    Its JSON form, in whole seconds, has one list of intervals per client, in the order of clients:
 
         {"period_seconds": 86400,
-         "clients": [[[0, 21600], [79200, 86400]],     from 22:00 to 6:00, over midnight
+         "clients": [[[0, 21600], [79200, 86400]],     from 22:00 to 6:00, across midnight
                      [[3600, 28800]],
-                     []]}                              never there
+                     []]}                              never available
 
-    An interval `[begin, end]` has its begin and not its end. All repeats after the period.
+    An interval `[begin, end]` includes `begin` but not `end`. The trace repeats after the period.
 
     Attributes:
-      period_seconds: After which time all repeats.
-      clients: The intervals of each client, in order and apart from each other.
+      period_seconds: Period after which the trace repeats, in seconds.
+      clients: Intervals of each client, in order and not touching each other.
     """
 
     period_seconds: int
@@ -63,10 +63,10 @@ class AvailabilityTrace:
     @classmethod
     @parsing("Availability trace")
     def from_json(cls, text: str) -> "AvailabilityTrace":
-        """Reads what `to_json` wrote, or a person.
+        """Parses a trace that was written by `to_json` or by hand.
 
         Raises:
-          ValueError: If a field is missing, unknown or not what it should be.
+          ValueError: If a field is missing, unknown or invalid.
         """
         what = "Availability trace"
         fields = parse_json(text, what)
@@ -81,22 +81,22 @@ class AvailabilityTrace:
         )
 
     def to_json(self) -> str:
-        """Text from which `from_json` makes an equal trace."""
+        """Returns JSON from which `from_json` makes an equal trace."""
         return json.dumps(dataclasses.asdict(self))
 
     def available(self, seconds: float) -> np.ndarray:
-        """Numbers of the clients that are there at a time, in order."""
+        """Returns the numbers of the clients that are available at a time, in increasing order."""
         phase = math.fmod(seconds, self.period_seconds)
         clients, begins, ends = self._flat
         return clients[(begins <= phase) & (phase < ends)]
 
     def available_until(self, client: int, seconds: float) -> float:
-        """Returns when a client that is there at a time leaves; infinity if it never does.
+        """Returns when a client that is available at a time leaves; infinity if it never does.
 
         Raises:
-          ValueError: If the client is not there.
+          ValueError: If the client is not available.
         """
-        # Exact, as is every sum with whole seconds: the client is there when it is said to be.
+        # Exact, as is every sum with whole seconds: this agrees with `available`.
         phase = math.fmod(seconds, self.period_seconds)
         intervals = self.clients[client]
         for begin, end in intervals:
@@ -112,10 +112,10 @@ class AvailabilityTrace:
         )
 
     def time_with(self, count: int, seconds: float) -> float:
-        """The first time, not before `seconds`, when that many clients are there.
+        """Returns the first time, not before `seconds`, at which `count` clients are available.
 
         Raises:
-          ValueError: If so many are never there at once.
+          ValueError: If that many are never available at the same time.
         """
         if count > self.most_available:
             raise ValueError(
@@ -134,12 +134,12 @@ class AvailabilityTrace:
 
     @property
     def most_available(self) -> int:
-        """Number of clients that are there at the best time."""
+        """Maximum number of clients that are available at the same time."""
         return int(self.changes[1].max(initial=0))
 
     @functools.cached_property
     def changes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Times within the period when clients come or leave, and how many are there from then."""
+        """Times in the period when clients come or leave, and the number available from then."""
         _, begins, ends = self._flat
         moments = np.concatenate([begins, ends])
         steps = np.repeat([1, -1], len(begins))
@@ -157,7 +157,7 @@ class AvailabilityTrace:
 
 
 def load_trace(path: str) -> AvailabilityTrace:
-    """Reads a trace's JSON file; errors name it."""
+    """Reads a trace from a JSON file; errors name the file."""
     what = "when clients are available (--availability_trace)"
     return read_json(path, what, AvailabilityTrace.from_json)
 
@@ -170,16 +170,16 @@ def diurnal_trace(
 ) -> AvailabilityTrace:
     """Draws a trace of phones that can take part while they charge at night.
 
-    Production systems ask only phones that are idle, charging and in an unmetered network, so that
-    availability follows the night of the time zones they live in (arXiv 1902.01046, section 9;
-    arXiv 1812.02903, section 3). Here each client lives in one zone and has a bedtime; nine nights
-    in ten it charges from about then for about eight hours. The numbers are assumptions.
+    Production systems ask only phones that are idle, charging and on an unmetered network, so
+    availability follows the night in the phones' time zones (arXiv 1902.01046, section 9; arXiv
+    1812.02903, section 3). Here, each client lives in one time zone and has a bedtime; on nine out
+    of ten nights it charges from about then for about eight hours. The numbers are assumptions.
 
     Args:
       clients: Number of clients.
-      seed: Decides the trace.
-      utc_offsets_hours: The time zones, as local time minus UTC; second 0 is midnight in UTC.
-      days: After how many days all repeats.
+      seed: Seed of the trace.
+      utc_offsets_hours: Time zones, as local time minus UTC in hours; second 0 is midnight in UTC.
+      days: Number of days after which the trace repeats.
     """
     if not utc_offsets_hours or not all(-12 <= offset <= 14 for offset in utc_offsets_hours):
         raise ValueError(
@@ -200,7 +200,7 @@ def diurnal_trace(
 
 
 def _within_period(intervals, period):
-    """Intervals moved into the period, split at its end and joined where they meet."""
+    """Moves intervals into the period, splits them at its end and joins those that meet."""
     parts = []
     for begin, end in intervals:
         length, begin = end - begin, begin % period

@@ -1,4 +1,4 @@
-"""Simulated clients: a `tff.program.FederatedDataSource` over a federated data set."""
+"""Simulated clients: a `tff.program.FederatedDataSource` over a federated dataset."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ from tff_programs.types import client_data_type
 def client_element(
     space: SearchSpace, images, labels, architecture, client: int, seed
 ) -> tf.data.Dataset:
-    """One client's data of a round, as `client_data_type` asks for."""
+    """Returns one client's data for a round, of the type `client_data_type`."""
     return tf.data.Dataset.from_tensors(
         OrderedDict(
             architecture=np.int32(space.index(architecture)),
@@ -33,17 +33,18 @@ def client_element(
 
 
 def client_cost(space: SearchSpace, architecture: Architecture, examples: int) -> float:
-    """Estimates the time of a client's round, relative to other clients of the space.
+    """Estimates the duration of a client's round, relative to other clients of the space.
 
-    Small nets wait more for memory: a step of `fedsup_cifar`'s smallest has an eighth of the
-    multiply-accumulates of the largest's, and takes a quarter of its time.
+    Small nets are limited more by memory: a step of the smallest net of `fedsup_cifar` has an
+    eighth of the multiply-accumulates of a step of the largest net, but takes a quarter of its
+    time.
     """
     macs = count_macs(space, architecture) + count_macs(space, space.largest()) / 8
     return macs * examples
 
 
 class ClientData(tff.program.FederatedDataSource):
-    """All clients and their training examples."""
+    """Source of the training data of all clients."""
 
     def __init__(
         self,
@@ -51,12 +52,13 @@ class ClientData(tff.program.FederatedDataSource):
         assignment: Assignment,
         architecture: Architecture | None = None,
     ):
-        """Makes the source of the clients of `data`, who train as `assignment` plans.
+        """Makes the source of the clients of `data`, which train as planned by `assignment`.
 
         Args:
           data: The clients and their examples.
-          assignment: Who trains what in a round.
-          architecture: What all clients train instead, if they do.
+          assignment: Plans the clients and architectures of each round.
+          architecture: Single architecture that all clients train instead, as given to the process;
+            only used to estimate costs.
         """
         if len(data) != assignment.clients:
             raise ValueError(
@@ -79,15 +81,15 @@ class ClientData(tff.program.FederatedDataSource):
 
     @property
     def federated_type(self):
-        """Returns the type of the data that a round's clients bring."""
+        """Type of the clients' data for a round."""
         return tff.FederatedType(client_data_type(self.assignment.space), tff.CLIENTS)
 
     def iterator(self) -> "ClientDataIterator":
-        """Returns an iterator that begins with the first round."""
+        """Returns an iterator that starts with the first round."""
         return ClientDataIterator(self)
 
     def select(self, plan: RoundPlan) -> list[DeferredData]:
-        """Data of the clients that answer in a round, made when a worker is to have them."""
+        """Returns the data of the clients that answer in a round, made when sent to a worker."""
         return [
             DeferredData(
                 functools.partial(self._element, client, architecture, seed),
@@ -108,17 +110,17 @@ class ClientData(tff.program.FederatedDataSource):
 
 
 class ClientDataIterator(tff.program.FederatedDataSourceIterator):
-    """Goes through the rounds; the next one's number and the simulated time are its state."""
+    """Iterator over rounds; its state is the next round's number and the simulated time."""
 
     def __init__(self, source: ClientData | None, round_number: int = 0, clock: float = 0.0):
-        """Makes an iterator before round `round_number`, if that before it ended at `clock`."""
+        """Makes an iterator that starts with round `round_number` at simulated time `clock`."""
         self.source = source
         self.round_number = round_number
         self.clock = clock
 
     @classmethod
     def from_bytes(cls, buffer: bytes) -> "ClientDataIterator":
-        """Restores an iterator without its data set; set `source` before `select`."""
+        """Restores an iterator without its source; set `source` before use."""
         fields = json.loads(buffer)
         return cls(None, fields["round"], fields.get("clock", 0.0))
 
@@ -128,15 +130,15 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
 
     @property
     def federated_type(self):
-        """Returns the type of the data that a round's clients bring."""
+        """Type of the clients' data for a round."""
         return self.source.federated_type
 
     def plan(self) -> RoundPlan:
-        """Plan of the next round."""
+        """Returns the plan of the next round."""
         return self.source.assignment.plan(self.round_number, self.clock)
 
     def select(self, k: int | None = None) -> list[DeferredData]:
-        """Returns the data of the next round's clients, as many as the assignment decides."""
+        """Returns the next round's data; `k` must be None or the assignment's number of clients."""
         if k not in (None, self.source.assignment.clients_per_round):
             raise ValueError(
                 f"Expected k to be {self.source.assignment.clients_per_round} or None, got {k}."
@@ -144,7 +146,7 @@ class ClientDataIterator(tff.program.FederatedDataSourceIterator):
         return self.follow(self.plan())
 
     def follow(self, plan: RoundPlan) -> list[DeferredData]:
-        """Returns the data of the clients of `plan`, the next round's, and moves on by a round."""
+        """Returns the data for `plan`, which must be the next round's, and advances by a round."""
         self.round_number += 1
         self.clock = plan.end_seconds
         return self.source.select(plan)

@@ -1,4 +1,4 @@
-"""Time of a device's round: its computations at its speed, its bytes over its network."""
+"""Duration of a device's round, from its compute speed and its network."""
 
 import collections
 import dataclasses
@@ -14,14 +14,14 @@ from fedsup_tf.search.costs import architecture_cost, part_cost
 from fedsup_tf.space import SearchSpace
 from tff_programs.simulation.tiers import Tier
 
-# A step computes the outputs, the gradients of the activations and those of the weights, each with
-# about the multiply-accumulates of the outputs alone.
+# A step computes the outputs, the gradients of the activations and the gradients of the weights,
+# each with about the same number of multiply-accumulates.
 _FORWARD_AND_BACKWARD = 3
-# Measured with exported files, one thread of an AMD EPYC core: 3 x 1.64 M MACs x 32 images in
-# 12.5 ms, the smallest net of `fedsup_cifar` (its largest: 24.4e9). See the README's Export.
+# Measured with exported files on one thread of an AMD EPYC core: 3 x 1.64 M MACs x 32 images in
+# 12.5 ms for the smallest net of `fedsup_cifar` (24.4e9 for the largest). See the README's Export.
 REFERENCE_MACS_PER_SECOND = 12.6e9
-# Assumptions, not measurements: the slowest tier's devices compute at an eighth of the reference,
-# the fastest at its speed; all have the same network.
+# Assumptions, not measurements: devices of the slowest tier compute at an eighth of the reference
+# speed, those of the fastest tier at the reference speed; all have the same network.
 _SLOWEST_SHARE = 1 / 8
 _DOWN_BYTES_PER_SECOND = 1.25e6
 _UP_BYTES_PER_SECOND = 0.25e6
@@ -30,13 +30,13 @@ _LATENCY_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Speed of a device and of its network.
+    """Compute and network speed of a device.
 
     Attributes:
-      macs_per_second: Multiply-accumulates that it computes in training.
-      down_bytes_per_second: Bytes that it receives.
-      up_bytes_per_second: Bytes that it sends.
-      latency_seconds: Spent in each round whatever the net, such as on connections.
+      macs_per_second: Multiply-accumulates per second in training.
+      down_bytes_per_second: Download speed in bytes per second.
+      up_bytes_per_second: Upload speed in bytes per second.
+      latency_seconds: Fixed time per round in seconds, such as for connections.
     """
 
     macs_per_second: float
@@ -47,11 +47,11 @@ class Device:
     def __post_init__(self):
         check_number(self.latency_seconds, "latency_seconds", least=0, what="Device")
         for name in ("macs_per_second", "down_bytes_per_second", "up_bytes_per_second"):
-            # A device may be thought to need no time for something.
+            # Infinity models a device that needs no time for something.
             check_number(getattr(self, name), name, above=0, allow_infinity=True, what="Device")
 
     def slowed(self, factor: float) -> "Device":
-        """A device that computes and sends that many times slower, at the same latency."""
+        """Returns a device whose compute and network are `factor` times slower, not its latency."""
         return Device(
             self.macs_per_second / factor,
             self.down_bytes_per_second / factor,
@@ -61,9 +61,9 @@ class Device:
 
 
 def default_devices(space: SearchSpace, tiers: Sequence[Tier]) -> tuple[Device, ...]:
-    """A device for each tier, faster where the tier's net computes more.
+    """Returns a device for each tier, faster for tiers whose net has more multiply-accumulates.
 
-    The reference speed is measured; the factors from it to the tiers, the network and the latency
+    The reference speed is measured; the tiers' speeds relative to it, the network and the latency
     are assumptions.
     """
     macs = sorted({architecture_cost(space, tier.architecture).macs for tier in tiers})
@@ -85,13 +85,13 @@ def default_devices(space: SearchSpace, tiers: Sequence[Tier]) -> tuple[Device, 
 def load_devices(path: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
     """Reads the devices of all tiers, in the tiers' order, from a JSON file.
 
-    It has an entry for each tier by its name; `latency_seconds` may be left out:
+    The file has an entry for each tier by its name; `latency_seconds` may be omitted:
 
         {"smallest": {"macs_per_second": 1.5e9, "down_bytes_per_second": 1250000,
                       "up_bytes_per_second": 250000, "latency_seconds": 0.2}, ...}
 
     Raises:
-      ValueError: If a tier or field is missing or unknown, or not what it should be.
+      ValueError: If a tier or field is missing, unknown or invalid.
     """
     return read_json(
         path, "each tier's device (--devices)", lambda text: devices_from_json(text, tiers)
@@ -99,10 +99,10 @@ def load_devices(path: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
 
 
 def devices_from_json(text: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
-    """Returns the devices of all tiers, in the tiers' order, that `devices_to_json` wrote.
+    """Parses the devices of all tiers, in the tiers' order, from a file's text.
 
     Raises:
-      ValueError: If a tier or field is missing or unknown, or not what it should be.
+      ValueError: If a tier or field is missing, unknown or invalid.
     """
     fields = parse_json(text, "Devices by tier")
     names = {tier.name for tier in tiers}
@@ -119,22 +119,22 @@ def devices_from_json(text: str, tiers: Sequence[Tier]) -> tuple[Device, ...]:
 
 
 def devices_to_json(devices: Sequence[Device], tiers: Sequence[Tier]) -> str:
-    """Text of a file that `load_devices` reads."""
+    """Returns the text of a file that `load_devices` reads."""
     named: Mapping[str, Device] = {t.name: d for t, d in zip(tiers, devices, strict=True)}
     return json.dumps({name: dataclasses.asdict(device) for name, device in named.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceTime:
-    """Seconds of clients' rounds.
+    """Computes the duration of clients' rounds in seconds.
 
     Attributes:
-      space: Where architectures come from.
+      space: Search space of the architectures.
       devices: The device of each tier.
-      training: The clients' hyper-parameters.
+      training: Hyperparameters of the clients' training.
       examples: Number of training examples of each client.
-      count_bytes: From an architecture to the bytes that its client receives and sends.
-      architecture: The one net that all clients train; None where each trains its own.
+      count_bytes: Maps an architecture to the bytes that its client receives and sends.
+      architecture: The one net that all clients train; None if each trains its own.
     """
 
     space: SearchSpace
@@ -145,7 +145,7 @@ class DeviceTime:
     architecture: Architecture | None = None
 
     def __call__(self, client: int, tier: int, architecture: Architecture) -> float:
-        """Seconds from asking a client of a tier to train an architecture to its whole update."""
+        """Returns the seconds between asking a client to train and receiving its full update."""
         architecture = self.architecture or architecture
         device = self.devices[tier]
         down, up = self.count_bytes(architecture)
@@ -159,13 +159,13 @@ class DeviceTime:
 
 
 def training_macs(space: SearchSpace, architecture: Architecture, training: LocalTraining) -> float:
-    """Multiply-accumulates that one example costs in all epochs of a round.
+    """Returns the multiply-accumulates of one example in all epochs of a round.
 
-    The random nets of a sandwich count by their mean.
+    The random nets of a sandwich are counted with their mean.
     """
     macs = architecture_cost(space, architecture).macs
     if training.sandwich > 1:
-        # All nets of a step compute the images of the one that was received.
+        # All nets of a step compute images of the received net's resolution.
         smallest = dataclasses.replace(space.smallest(), resolution=architecture.resolution)
         macs += architecture_cost(space, smallest).macs
         macs += (training.sandwich - 2) * mean_macs_within(space, architecture)
@@ -173,7 +173,7 @@ def training_macs(space: SearchSpace, architecture: Architecture, training: Loca
 
 
 def mean_macs_within(space: SearchSpace, architecture: Architecture) -> float:
-    """Mean multiply-accumulates of the uniformly drawn subnets of a subnet, for one image."""
+    """Returns the mean multiply-accumulates per image of uniformly drawn subnets of a subnet."""
     space.check(architecture)
     limits = zip(architecture.widths, architecture.depths, architecture.kernels, strict=True)
     stages = tuple(

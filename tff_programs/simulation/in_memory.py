@@ -1,4 +1,4 @@
-"""A training kept in memory alone, for notebooks: `training_loop.train` without a folder."""
+"""Training kept only in memory, for notebooks: `training_loop.train` without a folder."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,8 @@ class Simulation(NamedTuple):
 
     Attributes:
       metrics: Each round's flat metrics by name, as `training_loop.train` releases them.
-      accuracies: The last evaluation's, by name.
-      weights: The supernet's after the last round, by tensor name.
+      accuracies: Accuracies of the last evaluation, by name.
+      weights: The supernet's weights after the last round, by tensor name.
     """
 
     metrics: tuple[Mapping[str, float], ...]
@@ -40,18 +40,18 @@ async def simulate_async(
     on_round: Callable[[RoundReport], None] = lambda report: None,
     initial_weights: Mapping[str, np.ndarray] | None = None,
 ) -> Simulation:
-    """Trains from the first round to the last, in the context that is set.
+    """Trains from the first round to the last in the current TFF context.
 
     Args:
       process: The federated training.
-      source: The clients.
+      source: Source of the clients' data.
       rounds: Number of rounds.
-      count_bytes: From an architecture to the bytes that its client receives and sends.
-      evaluate: From the supernet's weights by tensor name to accuracies by name.
-      evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
+      count_bytes: Maps an architecture to the bytes that its client receives and sends.
+      evaluate: Maps the supernet's weights by tensor name to accuracies by name.
+      evaluate_every: Number of rounds between evaluations; the last round is always evaluated.
       on_round: Called after each round with its report.
-      initial_weights: Every tensor of the supernet by name, with which the first round begins; by
-        default those of the process.
+      initial_weights: Initial value of every tensor of the supernet by name; by default those of
+        the process.
     """
     names = tuple(Supernet(source.assignment.space).weight_shapes)
     released, latest = tff.program.MemoryReleaseManager(), {}
@@ -78,7 +78,7 @@ async def simulate_async(
 
 
 def simulate(*arguments, **options) -> Simulation:
-    """Calls `simulate_async`, and waits until it is done."""
+    """Calls `simulate_async` and waits for its result."""
     return run_blocking(simulate_async(*arguments, **options), "simulate_async")
 
 
@@ -89,20 +89,20 @@ def client_accuracies(
     architectures: Sequence[Architecture],
     batch_size: int | None = None,
 ) -> list[float]:
-    """Each client's share of its own test images that its net gets right.
+    """Computes the accuracy of each client's net on the client's own test images.
 
-    Only a simulation can compute it; a server learns sums over clients (`evaluation`).
+    Only a simulation can compute it; a real server learns only sums over clients (`evaluation`).
 
     Args:
-      accuracy: As `build_accuracy` returns it; without a batch size, as `build_calibrated_accuracy`
-        does.
-      weights: The supernet's, by tensor name.
+      accuracy: Function made by `build_accuracy`, or, without a batch size, by
+        `build_calibrated_accuracy`.
+      weights: The supernet's weights by tensor name.
       data: The clients and their examples.
       architectures: The net of each client.
-      batch_size: Images normalized together.
+      batch_size: Number of images normalized together.
 
     Returns:
-      Shares from 0 to 1; NaN of a client without test images.
+      Accuracies from 0 to 1; NaN for a client without test images.
     """
     batch = () if batch_size is None else (batch_size,)
     return [
@@ -114,7 +114,7 @@ def client_accuracies(
 
 
 class _NoState(tff.program.ProgramStateManager):
-    """Saves nothing, so that every training begins at its first round."""
+    """Saves nothing, so every training starts with its first round."""
 
     async def get_versions(self):
         return None

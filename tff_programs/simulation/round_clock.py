@@ -11,11 +11,11 @@ from tff_programs.simulation.availability import AvailabilityTrace
 
 
 class Outcome(NamedTuple):
-    """Result of a round: whose updates count and when it ended.
+    """Outcome of a round: the updates that count and the time at which it ended.
 
     Attributes:
-      reported: Places, among the clients that trained, of those whose updates count.
-      end_seconds: When the server had all it waited for.
+      reported: Positions, among the clients that trained, of those whose updates count.
+      end_seconds: Time at which the server stopped waiting.
     """
 
     reported: tuple[int, ...]
@@ -24,18 +24,18 @@ class Outcome(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedTime:
-    """The clock of a synchronous server.
+    """Clock of a synchronous server.
 
-    As production systems do (arXiv 1902.01046, section 2.2), the server waits until as many clients
-    are available as it wants to ask, may ask more than it needs, and may end a round at a deadline.
-    A client whose availability ends before it is done is lost for the round.
+    Like production systems (arXiv 1902.01046, section 2.2), the server waits until enough clients
+    are available, may ask more clients than it needs, and may end a round at a deadline. A client
+    whose availability ends before it finishes is lost for the round.
 
     Attributes:
-      client_seconds: From a client's number, its tier's and an architecture to the seconds its
-        round takes.
-      trace: When clients are available; None if they always are.
-      over_asked: Clients asked beyond those that are needed. The first to finish are taken.
-      deadline_seconds: Longest time of a round; infinity for none.
+      client_seconds: Maps a client's number, its tier's index and an architecture to the duration
+        of the client's round in seconds.
+      trace: Availability of the clients; None if they are always available.
+      over_asked: Number of clients asked beyond those needed. The first to finish are used.
+      deadline_seconds: Maximum duration of a round; infinity for no deadline.
     """
 
     client_seconds: Callable[[int, int, Architecture], float]
@@ -48,7 +48,7 @@ class SimulatedTime:
         check_number(self.deadline_seconds, "deadline_seconds", above=0, allow_infinity=True)
 
     def begin(self, clock: float, asked: int) -> float:
-        """Returns when a round that asks so many clients begins, if the last ended at `clock`."""
+        """Returns when a round that asks `asked` clients begins if the last ended at `clock`."""
         return clock if self.trace is None else self.trace.time_with(asked, clock)
 
     def outcome(
@@ -57,9 +57,9 @@ class SimulatedTime:
         """Computes whose updates arrive in a round, and when it ends.
 
         Args:
-          begin: When the round begins.
-          clients: Those that answered.
-          seconds: What each one's round takes.
+          begin: Time at which the round begins.
+          clients: Numbers of the clients that answered.
+          seconds: Duration of each client's round.
           needed: Number of updates that end the round.
         """
         done, ends = [], [begin]
@@ -70,7 +70,7 @@ class SimulatedTime:
                 leaves = min(leaves, self.trace.available_until(client, begin))
             if finish <= leaves:
                 done.append((finish, place))
-            # The server learns at once that a client has left.
+            # The server learns immediately that a client has left.
             ends.append(min(finish, leaves))
         done = sorted(done)[:needed]
         end = done[-1][0] if len(done) == needed else max(ends)

@@ -1,7 +1,7 @@
 """Plans of rounds: the clients that take part, and the architecture that each trains.
 
-Everything is a pure function of a seed, a round and the simulated time at which the last one ended,
-so that a resumed run makes the same rounds.
+Everything is a pure function of a seed, the round and the simulated time at which the previous
+round ended, so a resumed run makes the same rounds.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from tff_programs.simulation.cohorts import COHORTS, cohort_of_pass, random_coho
 from tff_programs.simulation.round_clock import SimulatedTime
 from tff_programs.simulation.tiers import TIERS_STREAM, Tier, check_tiers
 
-# Streams of random numbers that do not depend on each other; `TIERS_STREAM` is another.
+# Independent streams of random numbers; `TIERS_STREAM` is another.
 _COHORT, _ARCHITECTURES, _AVAILABILITY, _CLIENTS = range(1, 5)
-# Counts the changes of what seeds decide: a run of one number cannot go on under another.
+# Version of the random draws: a run cannot be continued with another version.
 RANDOM_STREAMS = 2
 
 
@@ -29,9 +29,9 @@ class RoundPlan(NamedTuple):
 
     Attributes:
       asked: Number of clients that were asked.
-      clients: Numbers of those that answered, and finished if time is simulated.
-      architectures: What each of them trained.
-      seeds: int32 `(answered, 2)`, the seed of each one's training.
+      clients: Numbers of the clients that answered and, if time is simulated, finished.
+      architectures: Architecture that each of these clients trains.
+      seeds: Seed of each client's training, int32 `(answered, 2)`.
       begin_seconds: Simulated time at which the round begins.
       end_seconds: Simulated time at which it ends.
     """
@@ -46,29 +46,30 @@ class RoundPlan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """Plans rounds.
+    """Assignment of clients and architectures to rounds.
 
     Attributes:
-      space: Where architectures come from.
-      tiers: The classes of devices; each client belongs to one for good.
-      clients: Number of all clients.
-      clients_per_round: Number of clients asked in a round, but for those asked beyond it by
-        `time`.
-      seed: Decides all that is random.
-      redraw: Whether a client of a tier with a limit gets, in each round, an architecture drawn
-        from all that its device carries, instead of the tier's one.
-      tier_net_share: With `redraw`, the chance that the tier's own architecture is drawn.
-      cohorts: `"passes"`: all clients are asked once before any is asked again, those of each tier
-        spread evenly (see `cohorts.cohort_of_pass`). `"random"`: independent uniform draws. With an
-        availability trace draws are from those who are there, and independent.
-      sandwich: Whether each round's first client trains the smallest and its second the largest
-        architecture, whatever their tiers.
-      availability: Chance that a client that was asked answers.
-      architecture: If given, what all clients train, and those whose tier does not carry it answer
-        nothing: exclusive training, the alternative to a supernet.
-      time: What rounds do with simulated time; by default none passes.
-      cohort_seed: Decides who is asked in a round, instead of `seed`; secret where privacy counts
-        on it.
+      space: Search space of the architectures.
+      tiers: Classes of devices; each client permanently belongs to one.
+      clients: Total number of clients.
+      clients_per_round: Number of clients asked per round, not counting those that `time` asks in
+        addition.
+      seed: Seed of all random choices.
+      redraw: Whether a client of a tier with a limit gets a new architecture in each round, drawn
+        from all that its device can train, instead of the tier's own.
+      tier_net_share: With `redraw`, the probability of the tier's own architecture.
+      cohorts: `"passes"` asks all clients once before any is asked again, with the clients of each
+        tier spread evenly (see `cohorts.cohort_of_pass`). `"random"` draws clients uniformly and
+        independently in each round. With an availability trace, both draw independently from the
+        clients that are available.
+      sandwich: Whether each round's first client trains the smallest and its second client the
+        largest architecture, regardless of their tiers.
+      availability: Probability that a client that was asked answers.
+      architecture: If given, the one architecture that all clients train; clients whose tier cannot
+        train it do not answer. This is exclusive training, the alternative to a supernet.
+      time: Simulated timing of rounds; by default no time passes.
+      cohort_seed: Seed of the choice of clients, instead of `seed`; must be secret if privacy
+        relies on it.
     """
 
     space: SearchSpace
@@ -103,7 +104,7 @@ class Assignment:
                     f"Expected an availability trace of {self.clients} clients, received one of "
                     f"{described}."
                 )
-            # Refuses a trace in which a round would wait for ever.
+            # Refuses a trace in which a round would wait forever.
             self.time.trace.time_with(self.asked, 0.0)
         check_choice(self.cohorts, "cohorts", COHORTS)
         check_number(self.tier_net_share, "tier_net_share", least=0, most=1)
@@ -112,38 +113,41 @@ class Assignment:
             raise ValueError("A sandwich over the cohort needs at least 2 clients a round.")
 
     def tier_of_clients(self) -> np.ndarray:
-        """Index in `tiers` of each client, `(clients,)`; each tier has its share to within one."""
+        """Returns each client's index in `tiers`, `(clients,)`.
+
+        The size of each tier matches its share to within one client.
+        """
         shares = np.array([tier.share for tier in self.tiers])
         ends = np.round(np.cumsum(shares) / shares.sum() * self.clients).astype(int)
         tiers = np.searchsorted(ends, np.arange(self.clients), side="right")
         return np.random.default_rng([self.seed, TIERS_STREAM]).permutation(tiers)
 
     def _client_seed(self, round_number: int, client: int) -> np.ndarray:
-        """Returns int32 `(2,)` that no other round, client or seed has but by chance."""
+        """Returns a seed, int32 `(2,)`, unique to `seed`, round and client except by chance."""
         sequence = np.random.SeedSequence([self.seed, _CLIENTS, round_number, client])
         return sequence.generate_state(2).view(np.int32)
 
     @property
     def has_secret_random_cohorts(self) -> bool:
-        """Returns whether a secret seed alone decides each round's uniformly random subset.
+        """True if each round asks a uniformly random subset of clients, drawn from a secret seed.
 
-        Only then is privacy amplified by sampling. Neither a part of a pass nor a draw among those
-        that an availability trace lets be there is a random subset of all clients.
+        Only then is privacy amplified by sampling. Neither a part of a pass nor a draw from the
+        clients available in a trace is a uniformly random subset of all clients.
         """
         is_random = self.cohorts == "random" and (self.time is None or self.time.trace is None)
         return is_random and self.cohort_seed is not None
 
     @property
     def asked(self) -> int:
-        """Number of clients asked in a round."""
+        """Number of clients asked per round, including those beyond `clients_per_round`."""
         return self.clients_per_round + (0 if self.time is None else self.time.over_asked)
 
     def plan(self, round_number: int, clock: float = 0.0) -> RoundPlan:
         """Plans one round.
 
         Args:
-          round_number: Counted from 0.
-          clock: `end_seconds` of the round before; 0 before the first.
+          round_number: Number of the round, from 0.
+          clock: `end_seconds` of the previous round; 0 before the first.
         """
         begin = clock if self.time is None else self.time.begin(clock, self.asked)
         tier_of_clients = self.tier_of_clients()

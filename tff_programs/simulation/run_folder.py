@@ -1,4 +1,4 @@
-"""The folder of a run: held by one program at a time, its settings, what killed programs left."""
+"""Folder of a run: exclusive access, settings, and cleanup after killed programs."""
 
 import contextlib
 import fcntl
@@ -20,10 +20,10 @@ from fedsup_tf.files.json_schema import parse_json
 from fedsup_tf.files.reading import read_text
 
 _LOCK = ".lock"
-# What a run writes, as files and as folders.
+# Files and folders that a run writes.
 _FILES = (_LOCK, "metrics.csv", "supernet.safetensors", "curves.png")
 _FOLDERS = ("state", "tensorboard")
-# What TFF writes into before it renames.
+# Temporary names that TFF writes to before renaming.
 _LEFT_OVER = re.compile(r"(program_state_\d+|.+\.csv)_temp\d+")
 
 
@@ -31,15 +31,15 @@ _LEFT_OVER = re.compile(r"(program_state_\d+|.+\.csv)_temp\d+")
 def hold_run(folder: str) -> Iterator[None]:
     """Makes a run's folder and keeps other programs out of it during the `with` block.
 
-    The lock ends with this process, however that ends. What killed programs left half written is
-    removed. A folder that was made and in which nothing was written is removed too.
+    The lock is released when this process ends for any reason. Incomplete files of killed programs
+    are removed. If the folder is new and nothing was written to it, it is removed afterwards.
 
     Args:
       folder: The run's folder.
 
     Raises:
-      ValueError: If another program holds it, no folder can be there, or something of another kind
-        is in the place of what a run writes.
+      ValueError: If another program holds the folder, the folder cannot be made, or the path of a
+        file or folder that a run writes is taken by something else.
     """
     is_new = make_folder(folder)
     for name in _FILES:
@@ -63,15 +63,15 @@ def hold_run(folder: str) -> Iterator[None]:
 
 
 def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> None:
-    """Writes a new run's settings, or checks that a run to be continued has the same.
+    """Writes a new run's settings, or checks that a continued run has the same ones.
 
     Args:
-      path: The JSON file.
-      settings: The settings, anything that is JSON, by flag.
+      path: Path of the JSON file.
+      settings: Settings by flag, any JSON values.
       is_begun: Whether rounds of the run are saved.
 
     Raises:
-      ValueError: If the settings differ, or those of a run that has begun cannot be read.
+      ValueError: If the settings differ, cannot be read, or are missing although rounds are saved.
     """
     remedy = "Put back the file as it was, or give another --out."
     if not os.path.lexists(path):
@@ -105,7 +105,7 @@ def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> Non
 
 
 def _lock(path: str, folder: str) -> int:
-    """Opens and locks a file; returns its descriptor, whose end ends the lock."""
+    """Opens and locks a file; returns its descriptor, which releases the lock when closed."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -125,7 +125,7 @@ def _lock(path: str, folder: str) -> int:
 
 
 def _clean(folder: str) -> None:
-    """Removes what killed programs left in a run's folder and the folders in it."""
+    """Removes files that killed programs left in a run's folder and its subfolders."""
     folders = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     for each in (folder, *folders):
         remove_left_over(each)

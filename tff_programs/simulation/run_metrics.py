@@ -1,4 +1,4 @@
-"""The metrics of a run's rounds: a table and TensorBoard's files, and what is missing of them."""
+"""Metrics of a run's rounds: a CSV table, TensorBoard files, and a check for missing rounds."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ _KEY = "round"
 
 
 class RunMetricsManager(tff.program.ReleaseManager):
-    """Keeps each round's metrics; one that cannot be kept is one sentence."""
+    """Writes each round's metrics; a failure raises a one-sentence error."""
 
     def __init__(self, table: str, tensorboard: str):
         """Creates the manager.
 
         Args:
           table: Path of the CSV file.
-          tensorboard: Folder of TensorBoard's files.
+          tensorboard: Folder of the TensorBoard files.
         """
         self._managers = {}
         with saving(table, "the metrics"):
@@ -31,7 +31,7 @@ class RunMetricsManager(tff.program.ReleaseManager):
             self._managers[tensorboard] = tff.program.TensorBoardReleaseManager(tensorboard)
 
     async def release(self, value: Any, key: int) -> None:
-        """Keeps the metrics of round `key`, and drops those of it and of later rounds.
+        """Writes the metrics of round `key` and drops existing ones of this and later rounds.
 
         Raises:
           OSError: If they cannot be written.
@@ -42,15 +42,15 @@ class RunMetricsManager(tff.program.ReleaseManager):
 
 
 def mend_table(path: str) -> str | None:
-    """Drops rows of a table of metrics that cannot be read.
+    """Drops unreadable rows of a table of metrics.
 
-    The file as it was is kept under another name, unless only its last row was cut off.
+    The original file is kept under another name, unless only its last row was cut off.
 
     Args:
-      path: The CSV file; where there is none nothing is done.
+      path: Path of the CSV file; nothing is done if there is none.
 
     Returns:
-      A line for the user if something was dropped that a killed program does not explain.
+      A line for the user if something was dropped for a reason other than a killed program.
     """
     try:
         with open(path, "rb") as file:
@@ -83,10 +83,10 @@ def mend_table(path: str) -> str | None:
 
 
 def missing_rounds(path: str, done: int) -> str | None:
-    """Returns a line for the user about rounds that were done and are not in a table of metrics.
+    """Returns a line for the user if a table of metrics lacks rounds that were done.
 
     Args:
-      path: The CSV file.
+      path: Path of the CSV file.
       done: Number of rounds done.
     """
     present = set()
@@ -103,7 +103,7 @@ def missing_rounds(path: str, done: int) -> str | None:
 
 
 def _read(text: str) -> tuple[Sequence[str], list[Mapping[str, str]], int]:
-    """Returns a table's header, or an empty one, its whole rows and the number of others."""
+    """Returns a table's header, empty if invalid, its valid rows and the number of others."""
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error:
@@ -127,7 +127,7 @@ def _is_round(text: str, last: int) -> bool:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Returns a text of numbers of rounds, such as `rounds 1 to 3, 5`."""
+    """Formats numbers of rounds, such as `rounds 1 to 3, 5`."""
     runs = []
     for number in numbers:
         if runs and runs[-1][1] == number - 1:

@@ -1,4 +1,4 @@
-"""State of a run after each round, on disk; it is checked when it is read."""
+"""On-disk state of a run after each round, which is verified when it is read."""
 
 import contextlib
 import hashlib
@@ -25,11 +25,11 @@ _HASH = "sha256"
 
 @contextlib.contextmanager
 def saving(path: str, expected: str) -> Iterator[None]:
-    """Turns an error of TensorFlow or of the system while a round is saved into one sentence.
+    """Turns a TensorFlow or system error during saving into a one-sentence error.
 
     Args:
-      path: What is written.
-      expected: What it is, such as `"the state of round 3"`.
+      path: Path that is written.
+      expected: Description of the content, such as `"the state of round 3"`.
 
     Raises:
       OSError: If it cannot be saved.
@@ -48,16 +48,16 @@ class RunStateManager(tff.program.ProgramStateManager):
 
     TFF's `FileProgramStateManager` writes a SavedModel, for which TensorFlow traces functions of
     every value; with a small supernet that takes as long as a round. The folders that it wrote for
-    earlier versions of this project are loaded too. A state that is damaged is set aside when the
-    run is continued, and the one before is loaded.
+    earlier versions of this project can still be loaded. When a run is continued, a damaged state
+    is set aside and the previous one is loaded.
     """
 
     def __init__(self, folder: str, on_message: Callable[[str], None]):
         """Creates the manager.
 
         Args:
-          folder: Where the states are.
-          on_message: Called with a line of text where a state is damaged.
+          folder: Folder of the states.
+          on_message: Called with a line of text if a state is damaged.
         """
         with saving(folder, "states"):
             make_folder(folder)
@@ -66,7 +66,7 @@ class RunStateManager(tff.program.ProgramStateManager):
         self._on_message = on_message
 
     async def get_versions(self) -> list[int] | None:
-        """Returns the rounds whose states are saved, in order; None if there is none."""
+        """Returns the rounds whose states are saved, in order; None if there are none."""
         matches = map(_NAME.fullmatch, os.listdir(self._folder))
         own = {int(match[1]) for match in matches if match}
         return sorted(own.union(await self._earlier.get_versions() or ())) or None
@@ -75,8 +75,8 @@ class RunStateManager(tff.program.ProgramStateManager):
         """Loads the state of a round.
 
         Raises:
-          ProgramStateNotFoundError: If there is none.
-          ValueError: If it is damaged, or its values are not like those of `structure`.
+          ProgramStateNotFoundError: If the state does not exist.
+          ValueError: If it is damaged, or its values do not match those of `structure`.
         """
         path = self._path(version)
         if os.path.lexists(path):
@@ -88,10 +88,10 @@ class RunStateManager(tff.program.ProgramStateManager):
         return state
 
     async def load_latest(self, structure: Any) -> tuple[Any, int]:
-        """Loads the newest state that is whole; `(None, 0)` if none was saved.
+        """Loads the newest undamaged state and its round; `(None, 0)` if none was saved.
 
         Raises:
-          ValueError: If states were saved and all are damaged.
+          ValueError: If states were saved but all are damaged.
         """
         versions = await self.get_versions() or []
         faults = {}
@@ -118,10 +118,10 @@ class RunStateManager(tff.program.ProgramStateManager):
         return None, 0
 
     async def save(self, program_state: Any, version: int) -> None:
-        """Saves a state, and then removes all but the newest two.
+        """Saves a state, then removes all but the newest two.
 
         Raises:
-          ProgramStateExistsError: If the state of that round is saved already.
+          ProgramStateExistsError: If the state of that round is already saved.
           OSError: If it cannot be saved.
         """
         versions = await self.get_versions() or []
@@ -145,7 +145,7 @@ class RunStateManager(tff.program.ProgramStateManager):
         return os.path.join(self._folder, f"program_state_{version}")
 
     def _paths(self, version):
-        """Returns the paths of what is there of a round's state, an earlier version's included."""
+        """Returns the existing paths of a round's state, including those of earlier versions."""
         earlier = self._earlier_path(version)
         paths = (self._path(version), earlier, f"{earlier}.sha256")
         return [path for path in paths if os.path.lexists(path)]
@@ -174,7 +174,7 @@ def _write_values(path: str, named: Sequence[tuple[str, Any]]) -> None:
 
 
 def _read_values(path: str) -> dict[str, np.ndarray]:
-    """Reads what `_write_values` wrote.
+    """Reads the values that `_write_values` wrote.
 
     Raises:
       ValueError: If the values are not those that were written.
@@ -187,7 +187,7 @@ def _read_values(path: str) -> dict[str, np.ndarray]:
 
 
 def _check_earlier(folder: str) -> None:
-    """Checks a state of an earlier version against the hash beside it.
+    """Checks a state of an earlier version against the hash next to it.
 
     Raises:
       ValueError: If its files are not those that were saved.
@@ -196,13 +196,13 @@ def _check_earlier(folder: str) -> None:
         with open(f"{folder}.sha256", encoding="ascii") as file:
             expected = file.read()
     except FileNotFoundError:
-        return  # A program was killed between the state and its hash.
+        return  # A program was killed between writing the state and its hash.
     if _hash_of_files(folder) != expected:
         raise ValueError("its files are not those that were saved")
 
 
 def _hash_of_files(folder: str) -> str:
-    """Returns the SHA-256 of a folder's files, their names included."""
+    """Returns the SHA-256 of a folder's files, including their names."""
     digest = hashlib.sha256()
     for path, folders, names in os.walk(folder):
         folders.sort()
@@ -215,7 +215,7 @@ def _hash_of_files(folder: str) -> str:
 
 
 def _unflatten(arrays: Mapping[str, np.ndarray], structure: Any) -> Any:
-    """Returns the values by name in the structure that they were taken from."""
+    """Restores a structure from its values by name."""
     named = structure_utils.flatten_with_name(structure)
     if len(arrays) != len(named):
         raise ValueError(f"expected {len(named)} values, received {len(arrays)}")
@@ -229,7 +229,7 @@ def _unflatten(arrays: Mapping[str, np.ndarray], structure: Any) -> Any:
 
 
 def _check_form(state, structure) -> None:
-    """Checks that a loaded state has the values that the program would start with."""
+    """Checks that a loaded state has the shapes and types of the program's initial state."""
     values, initials = structure_utils.flatten(state), structure_utils.flatten(structure)
     for value, initial in zip(values, initials, strict=True):
         if isinstance(initial, serializable.Serializable):
@@ -244,7 +244,7 @@ def _check_form(state, structure) -> None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return "No space left on device"
-    # The readers and writers of files raise sentences about the file; the cause is the reason.
+    # Errors of the file readers and writers describe the file; their cause is the reason.
     if isinstance(error, InvalidFileError | OSError):
         error = error.__cause__ or error
     text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)

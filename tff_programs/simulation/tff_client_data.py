@@ -1,4 +1,4 @@
-"""Gives the clients of a federated data set to TFF's own tools, as its `ClientData`."""
+"""Conversion of a federated dataset to TFF's `ClientData`, for TFF's own tools."""
 
 from collections import OrderedDict
 
@@ -15,17 +15,17 @@ PARTS = ("train", "test")
 def to_client_data(
     data: FederatedDataset, part: str = "train"
 ) -> tff.simulation.datasets.ClientData:
-    """Makes a `ClientData` of the clients' training or test examples.
+    """Converts the clients' training or test examples to a `ClientData`.
 
-    `FederatedDataset.from_tff` is the way back.
+    `FederatedDataset.from_tff` is the inverse.
 
     Args:
       data: The clients and their examples.
       part: `"train"` or `"test"`.
 
     Returns:
-      Clients by name, in the order of `data.client_names`. An element of a client's data set has
-      the fields `image` (uint8 `(height, width, channels)`) and `label` (int32).
+      Clients by name, in the order of `data.client_names`. An element of a client's dataset has the
+      fields `image` (uint8 `(height, width, channels)`) and `label` (int32).
 
     Raises:
       ValueError: If there is no such part.
@@ -34,7 +34,7 @@ def to_client_data(
     images = getattr(data.dataset, f"{part}_images")
     labels = getattr(data.dataset, f"{part}_labels")
     held = [getattr(client, part) for client in data.clients]
-    # All clients' indices in a row, and where each client's begin.
+    # Concatenated indices of all clients, and the position at which each client's begin.
     indices = np.concatenate(held)
     begins = np.cumsum([0, *map(len, held)])
     names = list(data.client_names)

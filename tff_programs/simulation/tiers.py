@@ -1,4 +1,4 @@
-"""Device tiers: classes of devices that train a subnet of their own, and reading them from text."""
+"""Device tiers: classes of devices that train their own subnet, and their text form."""
 
 import dataclasses
 import math
@@ -16,9 +16,9 @@ from fedsup_tf.search.constraints import draw_within, feasible_range, sample_wit
 from fedsup_tf.search.costs import Cost, architecture_cost
 from fedsup_tf.space import SearchSpace
 
-# Of all streams of random numbers of a simulation, the one of tiers.
+# Random stream of tiers, one of the streams of a simulation.
 TIERS_STREAM = 0
-# A cost and two numbers of as many digits as every program can count with.
+# An optional cost and two numbers whose digits every program can represent.
 _BOUNDS = re.compile(rf"(?:({'|'.join(Cost._fields)}):)?([0-9]{{1,15}})-([0-9]{{1,15}})")
 
 
@@ -27,13 +27,13 @@ class Tier:
     """A class of devices.
 
     Attributes:
-      name: What reports call it.
-      architecture: The subnet by which the tier is evaluated, and that its devices train where
-        rounds do not draw others.
-      share: Its part of all clients, relative to those of the other tiers.
-      limit: Greatest `cost` of a subnet that its devices carry; None for devices that train
-        `architecture` alone.
-      cost: What `limit` bounds, `"parameters"` or `"macs"`.
+      name: Name of the tier in reports.
+      architecture: Subnet with which the tier is evaluated, and which its devices train unless
+        rounds draw others.
+      share: Share of all clients, relative to the shares of the other tiers.
+      limit: Maximum `cost` of a subnet that the tier's devices can train; None for devices that
+        only train `architecture`.
+      cost: Cost that `limit` bounds, `"parameters"` or `"macs"`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Tier:
     cost: str = "parameters"
 
     def carries(self, space: SearchSpace, architecture: Architecture) -> bool:
-        """Returns whether a device of the tier can train that subnet of `space`."""
+        """Returns whether a device of the tier can train a subnet of `space`."""
         if self.limit is None:
             return architecture == self.architecture
         return getattr(architecture_cost(space, architecture), self.cost) <= self.limit
@@ -52,13 +52,13 @@ class Tier:
 def default_tiers(
     space: SearchSpace, seed: int, on_progress: Callable[[str], None] = lambda line: None
 ) -> tuple[Tier, ...]:
-    """Makes up to four equal tiers: devices for the smallest subnet, two between, for any subnet.
+    """Makes up to four tiers of equal share, from the smallest subnet to the largest.
 
     Args:
-      space: Where architectures come from.
-      seed: Decides the architecture of the tiers between.
-      on_progress: Called with a line of text about tiers that a small space cannot fill: where no
-        subnet lies between the bounds of a tier, its clients go to the others.
+      space: Search space of the architectures.
+      seed: Seed of the architectures of the tiers in between.
+      on_progress: Called with a line of text about tiers that a small space cannot fill: if no
+        subnet lies between the bounds of a tier, its clients go to the other tiers.
     """
     if space.size == 1:
         return (Tier("only", space.smallest()),)
@@ -83,18 +83,18 @@ def default_tiers(
 
 
 def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[Tier, ...]:
-    """Reads tiers from text.
+    """Parses tiers from text.
 
     Args:
-      space: Where architectures come from.
-      entries: Each `WHAT` or `WHAT@SHARE`, WHAT being `smallest`, `largest`, the path of an
+      space: Search space of the architectures.
+      entries: Each `WHAT` or `WHAT@SHARE`, where WHAT is `smallest`, `largest`, the path of an
         architecture's JSON file, or bounds such as `500000-900000` (parameters) or
-        `macs:1000000-5000000`. Devices of a tier with bounds carry any subnet up to the upper
-        bound; the tier's own subnet lies between both.
-      seed: Decides the architecture of tiers with bounds.
+        `macs:1000000-5000000`. Devices of a tier with bounds can train any subnet up to the upper
+        bound; the tier's own subnet lies between the bounds.
+      seed: Seed of the architectures of tiers with bounds.
 
     Raises:
-      ValueError: If an entry is none of these.
+      ValueError: If an entry is invalid.
     """
     tiers = []
     for entry in entries:
@@ -131,10 +131,11 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
 
 
 def check_tiers(tiers: Sequence[Tier]) -> None:
-    """Refuses tiers that reports and files could not tell apart, or without a share of the clients.
+    """Checks that tiers have different names and valid shares of the clients.
 
     Raises:
-      ValueError: If there is no tier, two have one name, or a share is no finite number above 0.
+      ValueError: If there is no tier, two have the same name, or a share is not a finite number
+        above 0.
     """
     if not tiers:
         raise ValueError("Expected at least one tier, received none.")
@@ -153,11 +154,11 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
 def tier_accuracies(
     accuracy: Callable, weights: Mapping[str, np.ndarray], tiers: Sequence[Tier], *test: Any
 ) -> dict[str, float]:
-    """Computes the accuracy of each tier's own subnet, from 0 to 1, by the tier's name.
+    """Computes the accuracy of each tier's own subnet, from 0 to 1, by tier name.
 
     Args:
-      accuracy: As `build_accuracy` returns it.
-      weights: The supernet's, by tensor name.
+      accuracy: Function made by `build_accuracy`.
+      weights: The supernet's weights by tensor name.
       tiers: The tiers.
       *test: Images, labels and, if `accuracy` takes one, a batch size.
     """
@@ -165,19 +166,19 @@ def tier_accuracies(
 
 
 def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:
-    """Makes the tier of devices that carry the space's smallest subnet, or any (`"largest"`)."""
+    """Makes the tier of devices that can train only the smallest subnet, or any (`"largest"`)."""
     architecture, cost = getattr(space, end)(), _default_cost(space)
     limit = feasible_range(space, cost)[end == "largest"]
     return Tier(end, architecture, share, limit, cost)
 
 
 def _default_cost(space: SearchSpace) -> str:
-    """Returns the cost that limits tiers without bounds: one that depends on resolutions."""
+    """Returns the cost that limits tiers without bounds: MACs if there are several resolutions."""
     return "macs" if space.resolutions else "parameters"
 
 
 def _bounded_tier(space, name, cost, bounds, share, seed):
-    """Makes a tier of devices that carry the upper bound; its subnet lies between the bounds."""
+    """Makes a tier of devices limited by the upper bound; its subnet lies between the bounds."""
     architecture = sample_within(space, _random(seed, bounds), cost, *bounds)
     return Tier(name, architecture, share, bounds[1], cost)
 

@@ -1,4 +1,4 @@
-"""The training program: rounds, their metrics, evaluation, and state that survives a kill."""
+"""Training loop: rounds, their metrics, evaluation, and state that survives a killed process."""
 
 import asyncio
 import time
@@ -13,20 +13,20 @@ from fedsup_tf.divergence import guessing_loss, largest_sound_loss
 from tff_programs.simulation.clients import ClientData
 from tff_programs.simulation.round_plan import RoundPlan
 
-# After this many unsound rounds, one after the other, a training has diverged.
+# Number of consecutive unsound rounds after which a training has diverged.
 _DIVERGED_ROUNDS = 5
 
 
 class DivergedError(ValueError):
-    """A training whose loss is not finite, or stays far above that of guessing."""
+    """Raised when a training's loss is not finite, or stays far above that of guessing."""
 
 
 class RoundReport(NamedTuple):
-    """Describes a round that was done.
+    """Report of a completed round.
 
     Attributes:
-      number: Rounds done, from 1.
-      plan: Who took part.
+      number: Number of rounds done, including this one.
+      plan: Plan of the round, including the clients that took part.
       metrics: Flat metrics by name, as released; without `loss` if no update was used.
       rejected: Numbers of the clients whose updates were not finite.
     """
@@ -53,34 +53,34 @@ async def train(
     on_evaluated: Callable[[int, tuple[np.ndarray, ...]], None],
     initial_weights: Mapping[str, np.ndarray] | None = None,
 ) -> Mapping[str, float]:
-    """Trains up to `rounds` rounds, from where the saved program state stands.
+    """Trains up to `rounds` rounds, starting from the saved program state.
 
-    Metrics are released before the state is saved: a round that a kill cuts off is made again, with
-    the same clients, subnets and shuffles, and its metrics replace those released.
+    Metrics are released before the state is saved: an interrupted round is repeated with the same
+    clients, subnets and shuffles, and its metrics replace those released before.
 
     Args:
       process: The federated training.
-      source: The clients.
-      rounds: Number of all rounds, those before a resume included.
-      state_manager: Keeps the state after each round.
-      metrics_manager: Takes each round's flat metrics under the round's number.
-      count_bytes: From an architecture to the bytes that its client receives and sends.
-      evaluate: From weights to accuracies by name.
-      evaluate_every: Rounds from one evaluation to the next; the last round is always evaluated.
-      epsilon_after: From a number of rounds to what they cost of privacy, released as `epsilon`.
+      source: Source of the clients' data.
+      rounds: Total number of rounds, including those before a resume.
+      state_manager: Saves the state after each round.
+      metrics_manager: Receives each round's flat metrics under the round's number.
+      count_bytes: Maps an architecture to the bytes that its client receives and sends.
+      evaluate: Maps weights to accuracies by name.
+      evaluate_every: Number of rounds between evaluations; the last round is always evaluated.
+      epsilon_after: Maps a number of rounds to their privacy cost, released as `epsilon`.
       on_start: Called with the number of rounds already done.
       on_round: Called after each round with its report.
       on_evaluated: Called after each evaluation with the number of rounds done and the weights.
-      initial_weights: Every tensor of the supernet by name, with which the first round begins, such
-        as `InitialWeights.values`; by default those of the process.
+      initial_weights: Initial value of every tensor of the supernet by name, such as
+        `InitialWeights.values`; by default those of the process.
 
     Returns:
       The accuracies after the last round.
 
     Raises:
-      DivergedError: If in `_DIVERGED_ROUNDS` rounds, one after the other, or in the last round, all
-        updates were left out because they were not finite, or the loss was above
-        `largest_sound_loss`. What was saved before these rounds stays.
+      DivergedError: If in `_DIVERGED_ROUNDS` consecutive rounds, or in the last round, all updates
+        were left out because they were not finite, or the loss was above `largest_sound_loss`. The
+        state saved before these rounds is kept.
     """
     initial = await tff.program.materialize_value(process.initialize())
     iterator = source.iterator()
@@ -125,7 +125,7 @@ async def train(
         used = int(trained.pop("clients", 0))
         flat = OrderedDict((name, float(value)) for name, value in trained.items())
         if not used:
-            # The mean over no clients is no loss.
+            # A mean over no clients is not a loss.
             flat.pop("loss", None)
         flat.update(
             asked=plan.asked,
@@ -150,7 +150,7 @@ async def train(
         on_round(RoundReport(done, plan, flat, rejected))
         if has_diverged:
             raise DivergedError(_divergence(flat, unsound_rounds, classes))
-    # Nothing was trained if the saved run had all its rounds.
+    # No round was trained if the saved run had all its rounds.
     return await evaluate_and_keep() if accuracies is None else accuracies
 
 
