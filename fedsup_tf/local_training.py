@@ -10,6 +10,17 @@ from fedsup_tf.files.validation import check_choice, check_number, check_whole_n
 TEACHERS = ("received", "ensemble")
 # Values that disable hyper-parameters which earlier versions did not have.
 WITHOUT_EFFECT = {"frozen": [], "clip_norm": math.inf, "received_weight": 1.0}
+# Hyper-parameters that also apply to a net that a device trains by itself.
+DEVICE_FIELDS = (
+    "epochs",
+    "batch_size",
+    "momentum",
+    "weight_decay",
+    "clip_value",
+    "label_smoothing",
+    "absent_class_weight",
+    "frozen",
+)
 # Maximum number of nets in a sandwich; each adds its own part to the graph of a step.
 MOST_SANDWICH = 64
 # Maximum number of epochs and batch size; graphs hold them as int32.
@@ -95,6 +106,13 @@ class LocalTraining:
                 f"{quoted(frozen)}."
             )
         object.__setattr__(self, "frozen", tuple(frozen))
+
+    def on_device(self) -> "LocalTraining":
+        """Returns the hyper-parameters that also apply on a device; the others have no effect.
+
+        A device trains its net alone, without a sandwich, and does not clip the gradient's norm.
+        """
+        return LocalTraining(**{name: getattr(self, name) for name in DEVICE_FIELDS})
 
     def fields(self) -> dict[str, Any]:
         """Returns the hyper-parameters as JSON values by name.

@@ -98,9 +98,8 @@ def check_output_file(path: str | os.PathLike) -> str:
     if os.path.lexists(target):
         mode = os.lstat(target).st_mode
         if not stat.S_ISREG(mode):
-            raise ValueError(
-                f"{path!r}: expected a regular file or none, received {kind_of_mode(mode)}. {_CHOOSE}"
-            )
+            kind = kind_of_mode(mode)
+            raise ValueError(f"{path!r}: expected a regular file or none, received {kind}. {_CHOOSE}")
     check_folder(path, os.path.dirname(target))
     return target
 

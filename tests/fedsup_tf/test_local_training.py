@@ -1,4 +1,4 @@
-"""The client's local update, held against its formulas written out."""
+"""Compares a client's local update with its formulas written out."""
 
 import dataclasses
 import functools
@@ -30,13 +30,13 @@ SPACE = SearchSpace(
 MIDDLE = Architecture((4, 3), (1, 2), (3, 3))
 SUPERNET = Supernet(SPACE)
 PREPROCESSING = Preprocessing((100.0,), (60.0,))
-# One step an epoch for the clients below.
+# One step per epoch for the clients below.
 WHOLE = LocalTraining(batch_size=20, weight_decay=0.0, clip_value=float("inf"))
 SEED = np.array([3, 4], np.int32)
 
 
 def weights_of(architecture, supernet=SUPERNET):
-    """Random weights of a subnet; as initialized, the residual branches would be silent."""
+    """Returns random weights of a subnet; initially, the residual branches would output zeros."""
     rng = np.random.default_rng(0)
     return {
         name: (0.5 * rng.normal(size=part.size)).astype(np.float32)
@@ -51,7 +51,7 @@ def client(examples, seed=1):
 
 
 def in_a_graph(training, architecture=None, preprocessing=PREPROCESSING, supernet=SUPERNET):
-    """`local_update` in a graph of its own; without an architecture for all of them."""
+    """Returns `local_update` traced in a graph: for one architecture, or for all if it is None."""
     run = update_in_graph(supernet, training, preprocessing, architecture)
 
     def run_client(weights, images, labels, seed=SEED, learning_rate=0.3, architecture=None):
@@ -69,14 +69,14 @@ def without_a_graph(
     learning_rate=0.3,
     preprocessing=PREPROCESSING,
 ):
-    """`local_update` of a subnet, computed at once."""
+    """Returns the eager `local_update` of a subnet."""
     arguments = (images, labels, SEED, learning_rate, training, preprocessing)
     return update_eagerly(SUPERNET, weights, architecture, *arguments)
 
 
 @functools.cache
 def any_net(**changes):
-    """`in_a_graph` for every architecture, traced once for all tests."""
+    """Returns `in_a_graph` for every architecture, traced once for all tests."""
     return in_a_graph(dataclasses.replace(WHOLE, **changes))
 
 
@@ -87,7 +87,7 @@ def cross_entropy(targets, logits):
 
 
 def one_net(weights, images, labels, smoothing=0.0):
-    """Loss, logits and gradients of the received net."""
+    """Returns loss, logits and gradients of the received net."""
     weights = {name: tf.constant(value) for name, value in weights.items()}
     images = (images.astype(np.float32) - 100) / 60
     targets = np.eye(SPACE.classes)[labels] * (1 - smoothing) + smoothing / SPACE.classes
@@ -99,7 +99,7 @@ def one_net(weights, images, labels, smoothing=0.0):
 
 
 def student_net(weights, within, student, images, teacher, temperature):
-    """Gradients of distillation into a subnet on its own, put where its weights came from."""
+    """Returns the gradients of distillation into a subnet, placed where its weights came from."""
     slices = SUPERNET.slices(student, within=within)
     subnet = Supernet(SPACE.fixed_architecture(student))
     cut = slicing.take(weights, slices)
@@ -116,7 +116,7 @@ def student_net(weights, within, student, images, teacher, temperature):
 
 
 def descend(weights, gradients_of, training, learning_rate=0.3):
-    """SGD as the paper's reference does it: clip by value, decay of kernels, momentum."""
+    """Runs SGD like the paper's reference: clipping by value, weight decay of kernels, momentum."""
     current = dict(weights)
     momenta = {name: np.zeros_like(value) for name, value in weights.items()}
     for _ in range(training.epochs):
@@ -189,7 +189,7 @@ def test_an_infinite_clip_value_does_not_clip():
 
 def test_weight_decay_pulls_kernels_and_nothing_else():
     weights = weights_of(MIDDLE)
-    # No learning but decay, which is added to the clipped gradient.
+    # No learning except for weight decay, which is added to the clipped gradient.
     training = dataclasses.replace(WHOLE, weight_decay=0.5, clip_value=1e-30)
     delta = without_a_graph(training, weights, *client(9), learning_rate=0.1).delta
     for name, value in weights.items():
@@ -258,7 +258,7 @@ def test_a_sandwich_of_four_adds_two_random_subnets_of_the_received(monkeypatch)
 @pytest.mark.parametrize("received_weight", [1, 3])
 @pytest.mark.parametrize("teacher", ["received", "ensemble"])
 def test_nets_with_a_teacher_also_learn_from_the_labels(teacher, received_weight):
-    """Both teachers against their formula, on the received net and the smallest one."""
+    """Compares both teachers with their formula, on the received net and the smallest one."""
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
     training = dataclasses.replace(
         WHOLE, sandwich=2, teacher=teacher, label_share=0.25, received_weight=received_weight
@@ -291,7 +291,7 @@ def test_nets_with_a_teacher_also_learn_from_the_labels(teacher, received_weight
 
 def test_a_steps_gradient_is_clipped_by_its_norm():
     weights, data = weights_of(MIDDLE), client(9)
-    # One net's gradient is longer than the limit, and that of one with a duller head is not.
+    # One net's gradient exceeds the norm limit; with a smaller head, it does not.
     dull = {**weights, "head/kernel": weights["head/kernel"] / 4}
     free = [without_a_graph(WHOLE, net, *data).delta for net in (weights, dull)]
     norms = [
@@ -303,6 +303,13 @@ def test_a_steps_gradient_is_clipped_by_its_norm():
     for net, delta, scale in zip((weights, dull), free, (limit / norms[0], 1), strict=True):
         expected = {name: scale * value for name, value in delta.items()}
         assert_close(without_a_graph(clipping, net, *data).delta, expected)
+
+
+def test_a_device_trains_its_net_alone_and_does_not_clip_the_norm():
+    shared = dict(epochs=2, momentum=0.1, absent_class_weight=0.2, frozen=("stem",))
+    others = dict(clip_norm=2.0, sandwich=3, teacher="ensemble", label_share=0.5, temperature=2.0)
+    training = LocalTraining(**shared, **others, received_weight=3.0)
+    assert training.on_device() == LocalTraining(**shared)
 
 
 def test_hyper_parameters_that_are_new_are_told_only_where_they_have_an_effect():
@@ -343,13 +350,13 @@ def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
         allowed = [value for value in choices if value <= most]
         shares = [np.mean(entries == value) for value in allowed]
         assert sum(shares) == pytest.approx(1)
-        # A fair coin thrown 400 times: 0.1 is 4 deviations.
+        # For a fair coin thrown 400 times, 0.1 is 4 standard deviations.
         np.testing.assert_allclose(shares, 1 / len(allowed), atol=0.1)
 
 
 @pytest.fixture(scope="module")
 def sandwich_in_the_middle():
-    """Trace three nets a step, the received one being a subnet."""
+    """Traces three nets per step, with a subnet as the received one."""
     return in_a_graph(LocalTraining(batch_size=4, sandwich=3), MIDDLE)
 
 
@@ -362,8 +369,8 @@ def test_a_sandwich_inside_a_subnet_trains_it(sandwich_in_the_middle):
         assert not value.size or np.count_nonzero(delta[name])
 
 
-# Where 4 channels enter and leave a block it has no shortcut convolution. The smallest subnet, in
-# which 2 channels become 4, has one.
+# A block with 4 input and 4 output channels has no shortcut convolution. In the smallest subnet, 2
+# channels become 4, so that it has one.
 EQUAL_WIDTHS = Architecture((4, 4), (1, 1), (3, 3))
 EQUAL_WIDTHS_SUPERNET = Supernet(
     dataclasses.replace(
@@ -404,12 +411,12 @@ def test_a_sandwich_of_two_trains_such_a_subnet_of_unknown_shapes():
 
 @dataclasses.dataclass(frozen=True)
 class Recording(Preprocessing):
-    """Preprocessing that writes down the first pixel of each image, and each step's seed."""
+    """Preprocessing that records the first pixel of each image, and each step's seed."""
 
     steps: list = dataclasses.field(default_factory=list)
 
     def augment(self, images, seed):
-        """Write down what the step sees."""
+        """Records the images and the seed of a step."""
 
         def write(images, seed):
             self.steps.append((images[:, 0, 0, 0].tolist(), tuple(seed.tolist())))
@@ -421,7 +428,7 @@ class Recording(Preprocessing):
 
 @pytest.fixture(scope="module")
 def recorded():
-    """Run three epochs in batches of 4 for three seeds, on examples whose pixels are 0 to 9."""
+    """Runs three epochs in batches of 4 for three seeds, on examples with pixels from 0 to 9."""
     preprocessing = Recording((0.0,), (1.0,))
     training = LocalTraining(epochs=3, batch_size=4)
     run = in_a_graph(training, SPACE.smallest(), preprocessing)
@@ -435,7 +442,7 @@ def recorded():
 
 
 def examples_of(steps):
-    """List the examples of consecutive steps."""
+    """Returns the examples of consecutive steps."""
     return list(itertools.chain.from_iterable(batch for batch, _ in steps))
 
 
@@ -479,7 +486,7 @@ def test_images_are_augmented_as_the_preprocessing_says():
     weights, (images, labels) = weights_of(MIDDLE), client(9)
     run = functools.partial(without_a_graph, WHOLE, preprocessing=flipping)
     assert abs(run(weights, images, labels).loss - one_net(weights, images, labels)[0]) > 1e-4
-    # Images that are their own mirror images are left as they are.
+    # Flipping does not change images that are symmetric.
     symmetric = np.concatenate([images[:, :, :2], images[:, :, 1::-1]], axis=2)
     update = run(weights, symmetric, labels)
     np.testing.assert_allclose(update.loss, one_net(weights, symmetric, labels)[0], rtol=1e-5)

@@ -10,7 +10,7 @@ from fedsup_tf.data.datasets import DATASETS
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.pictures import PictureForm
 from fedsup_tf.data.preprocessing import PICTURE_FIELDS, Preprocessing
-from fedsup_tf.local_training import LocalTraining
+from fedsup_tf.local_training import DEVICE_FIELDS, LocalTraining
 from tff_programs.simulation.tiers import Tier
 
 # Settings that identify the data of a training; its location depends on the machine.
@@ -27,16 +27,6 @@ OF_DATA = (
     "background",
     "pixel_scale",
     "test_share",
-)
-# Hyper-parameters of the clients that also apply on a phone, which does not train a sandwich.
-_OF_DEVICES = (
-    "epochs",
-    "batch_size",
-    "momentum",
-    "weight_decay",
-    "clip_value",
-    "label_smoothing",
-    "frozen",
 )
 
 
@@ -142,7 +132,7 @@ def device_training(information: Mapping[str, Any]) -> LocalTraining:
     """
     settings = information.get("settings", {})
     # Flags that were not given are None in the settings.
-    known = {name: settings.get(name) for name in _OF_DEVICES}
+    known = {name: settings.get(name) for name in DEVICE_FIELDS}
     return LocalTraining(**{name: value for name, value in known.items() if value is not None})
 
 

@@ -88,7 +88,7 @@ class TrainingChecks:
             model.restore({**state, **{name: value.numpy() for name, value in weights.items()}})
             loss = model.train(images, labels, LEARNING_RATE)
             found = model.state()
-            step = (weights, self._no_momenta, images, labels, LEARNING_RATE)
+            step = (weights, self._no_momenta, images, labels, LEARNING_RATE, None)
             result = resolve_ties(self._reference, found, *step, _ENOUGH)
             resolved.append(result)
             losses.append((loss, float(result.step.loss)))
@@ -148,12 +148,12 @@ class TrainingChecks:
         weights, momenta = self._weights, self._no_momenta
         drifting, drifting_momenta = weights, momenta
         tolerance = STEP_TOLERANCE + (steps - 1) * _RUN_TOLERANCE
-        decided, difference, losses = 0, 0.0, []
+        seen, decided, difference, losses = None, 0, 0.0, []
         for number in range(steps):
             images, labels = self._batch(number)
             loss = model.train(images, labels, LEARNING_RATE)
             found = model.state()
-            step = (weights, momenta, images, labels, LEARNING_RATE)
+            step = (weights, momenta, images, labels, LEARNING_RATE, seen)
             result = resolve_ties(self._reference, found, *step, difference + _ENOUGH)
             # Until a comparison differs, this run is also the reference's own run.
             is_own = drifting is weights and not result.decided
@@ -163,9 +163,10 @@ class TrainingChecks:
             own = result.step
             if not is_own:
                 own = self._reference.step(
-                    drifting, drifting_momenta, images, labels, LEARNING_RATE
+                    drifting, drifting_momenta, images, labels, LEARNING_RATE, seen
                 )
             drifting, drifting_momenta = own.weights, own.momenta
+            seen = labels if seen is None else np.union1d(seen, labels)
             if difference > tolerance:
                 break
         drift = largest_difference(found, drifting)
@@ -191,7 +192,7 @@ class TrainingChecks:
         model = self._open()
         images, labels = self._images[:1], self._labels[:1]
         model.train(images, labels, LEARNING_RATE)
-        step = (self._weights, self._no_momenta, images, labels, LEARNING_RATE)
+        step = (self._weights, self._no_momenta, images, labels, LEARNING_RATE, None)
         result = resolve_ties(self._reference, model.state(), *step, _ENOUGH)
         start = {name: value.numpy() for name, value in self._weights.items()}
         scale = largest_difference(start, result.step.weights) or 1.0

@@ -113,6 +113,7 @@ def loss_and_gradients(
     labels: tf.Tensor,
     label_smoothing: float,
     masks: Tensors | None = None,
+    offsets: tf.Tensor | float = 0.0,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor], Pass]:
     """Computes the mean cross-entropy and its gradients by automatic differentiation.
 
@@ -123,6 +124,7 @@ def loss_and_gradients(
       labels: `(batch,)`, int32.
       label_smoothing: Fraction of the target that is spread evenly over the classes.
       masks: Gradient masks, as for `compute`.
+      offsets: Offsets that the loss adds to the logits, `(classes,)`.
 
     Returns:
       The loss, the gradients by name, and the forward pass.
@@ -133,7 +135,7 @@ def loss_and_gradients(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
         computed = compute(subnet, weights, images, masks=masks)
-        losses = tf.nn.softmax_cross_entropy_with_logits(targets, computed.logits)
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, computed.logits + offsets)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
     return loss, gradients, computed
@@ -181,6 +183,7 @@ class Reference:
         images: np.ndarray,
         labels: np.ndarray,
         learning_rate: float,
+        seen: np.ndarray | None = None,
         masks: Tensors | None = None,
     ) -> Step:
         """Computes one step of SGD as in `local_update`: clipping, weight decay and momentum.
@@ -191,11 +194,15 @@ class Reference:
           images: `(batch, height, width, channels)`, uint8.
           labels: `(batch,)`, int32.
           learning_rate: Learning rate of the step.
+          seen: Labels of earlier steps since the momentum was zero; None if there are none.
           masks: Gradient masks, as for `compute`.
         """
         rate = tf.constant(learning_rate, tf.float32)
+        is_absent = np.ones(self._subnet.space.classes, np.float32)
+        is_absent[labels if seen is None else np.concatenate([labels, seen])] = 0
+        offsets = tf.constant(is_absent * np.log(np.float32(self.training.absent_class_weight)))
         return self._traced_step(
-            weights, momenta, tf.constant(images), tf.constant(labels), rate, masks
+            weights, momenta, tf.constant(images), tf.constant(labels), rate, offsets, masks
         )
 
     def before_relu6(self, weights: Tensors, images: np.ndarray) -> dict[str, tf.Tensor]:
@@ -209,11 +216,12 @@ class Reference:
         images: tf.Tensor,
         labels: tf.Tensor,
         learning_rate: tf.Tensor,
+        offsets: tf.Tensor,
         masks: Tensors | None,
     ) -> Step:
         images = self._preprocessing.normalize(images)
         loss, gradients, computed = loss_and_gradients(
-            self._subnet, weights, images, labels, self.training.label_smoothing, masks
+            self._subnet, weights, images, labels, self.training.label_smoothing, masks, offsets
         )
         moved, kept = sgd_step(weights, momenta, gradients, learning_rate, self.training)
         return Step(moved, kept, loss, computed)

@@ -70,6 +70,7 @@ def resolve_ties(
     images: np.ndarray,
     labels: np.ndarray,
     learning_rate: float,
+    seen: np.ndarray | None,
     enough: float,
 ) -> ResolvedStep:
     """Computes a step and resolves ties until its weights agree with the exported model's.
@@ -82,9 +83,10 @@ def resolve_ties(
       images: `(batch, height, width, channels)`, uint8.
       labels: `(batch,)`, int32.
       learning_rate: Learning rate of the step.
+      seen: Labels of earlier steps, as for `Reference.step`.
       enough: Difference of the weights at or below which no further ties are tried.
     """
-    arguments = (weights, momenta, images, labels, learning_rate)
+    arguments = (weights, momenta, images, labels, learning_rate, seen)
     step = reference.step(*arguments)
     before = after = largest_difference(found, step.weights)
     if after <= enough:

@@ -80,8 +80,8 @@ def export_tflite(
       mean_squares: Frozen mean squares of the subnet by name, from a calibration; empty for group
         normalization.
       preprocessing: Normalization of uint8 images, which becomes part of the model.
-      training: Hyper-parameters of a step of `train`: clip value, weight decay, momentum, label
-        smoothing and frozen parts. The others do not apply.
+      training: Hyper-parameters of a step of `train`; those that `LocalTraining.on_device` resets
+        do not apply.
       origin: Supernet that the subnet was extracted from.
       batch_sizes: Number of images per call of each signature.
       with_train_head: Whether to add the signature `train_head`, which needs less memory.
@@ -98,6 +98,7 @@ def export_tflite(
             f"Expected a net of one subnet, received a supernet of {subnet.space.size:,} subnets. "
             "Give what Supernet.extract returns."
         )
+    training = training.on_device()
     module = TrainingModule(subnet, mean_squares, preprocessing, training)
     functions = _signatures(module, batch_sizes)
     if not with_train_head:

@@ -1,5 +1,6 @@
 """TensorFlow functions behind the signatures of an exported subnet, before conversion."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -71,6 +72,9 @@ class TrainingModule(SgdModule):
         self.image_shape = subnet.space.image_shape
         self._compute = subnet.forward_with_statistics
         self._preprocessing = preprocessing
+        self._seen = None
+        if training.absent_class_weight != 1:
+            self._seen = tf.Variable(tf.zeros([subnet.space.classes]), name="seen_classes")
 
     # --------------------------------------------------------------- signatures
 
@@ -111,8 +115,10 @@ class TrainingModule(SgdModule):
         return {self.python_names[name]: value for name, value in {**weights, **frozen}.items()}
 
     def restore(self, **values: tf.Tensor) -> Outputs:
-        """Sets all weights and frozen mean squares, and resets the momentum."""
+        """Sets all weights and frozen mean squares; resets the momentum and the seen classes."""
         self._set({name: values[self.python_names[name]] for name in self.shapes})
+        if self._seen is not None:
+            self._seen.assign(tf.zeros(self._seen.shape))
         return {signatures.OK: tf.constant(1)}
 
     # ------------------------------------------------------------------ compute
@@ -141,10 +147,25 @@ class TrainingModule(SgdModule):
                 tape.watch(moved)
                 logits, mean_squares = self._compute(weights, images, sample_weights=sample_weights)
             smoothing = self._training.label_smoothing
-            loss, correct, slope = score(logits, labels, sample_weights, smoothing)
+            offsets = self._logit_offsets(labels, sample_weights)
+            loss, correct, slope = score(logits, labels, sample_weights, smoothing, offsets)
             gradients = tape.gradient(logits, moved, output_gradients=slope)
         self.step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
+
+    def _logit_offsets(self, labels: tf.Tensor, sample_weights: tf.Tensor) -> tf.Tensor | None:
+        """Returns offsets of the logits, `(classes,)`, for the classes without an example so far.
+
+        Nobody tells the model which classes a device has; after its first batches, it has seen them
+        all. None if absent classes have the same weight as all others.
+        """
+        if self._seen is None:
+            return None
+        is_example = tf.cast(sample_weights > 0, tf.float32)
+        shown = tf.one_hot(labels, self._seen.shape[0]) * is_example[:, tf.newaxis]
+        seen = tf.maximum(self._seen.read_value(), tf.reduce_max(shown, 0))
+        self._seen.assign(seen)
+        return (1 - seen) * math.log(self._training.absent_class_weight)
 
 
 def score(
@@ -152,6 +173,7 @@ def score(
     labels: tf.Tensor,
     sample_weights: tf.Tensor,
     label_smoothing: float = 0.0,
+    offsets: tf.Tensor | None = None,
 ) -> Scores:
     """Computes loss, correct predictions and gradient with TensorFlow Lite builtins only.
 
@@ -160,13 +182,17 @@ def score(
       labels: `(batch,)`, int32.
       sample_weights: `(batch,)`, nonnegative.
       label_smoothing: Fraction of the target that is spread evenly over the classes.
+      offsets: Offsets that the loss adds to the logits, `(classes,)`; predictions are made without
+        them.
     """
     classes = logits.shape[1]
     targets = tf.one_hot(labels, classes) * (1 - label_smoothing)
     targets += label_smoothing / classes
     shares = sample_weights / tf.maximum(tf.reduce_sum(sample_weights), 1e-30)
-    losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), 1)
     guesses = tf.argmax(logits, 1, tf.int32)
+    if offsets is not None:
+        logits += offsets
+    losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), 1)
     right = tf.cast(tf.equal(guesses, labels), tf.float32)
     slope = (tf.nn.softmax(logits) - targets) * shares[:, tf.newaxis]
     return Scores(tf.reduce_sum(losses * shares), tf.reduce_sum(right * sample_weights), slope)

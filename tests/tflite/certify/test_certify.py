@@ -1,4 +1,4 @@
-"""A certificate, on a real `.tflite`: what holds, and what must not."""
+"""Tests of certificates of real `.tflite` files: checks that must hold, and that must fail."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.slow
 
 
 def make_supernet(seed=1, space=SPACE):
-    """A supernet none of whose tensors is as it was made."""
+    """Returns a supernet without any initial values."""
     supernet = Supernet(space, seed)
     random = np.random.default_rng(seed)
     weights = supernet.weights_by_name()
@@ -71,7 +71,7 @@ def export(
     classifier=None,
     architecture=None,
 ):
-    """Exports a subnet, by default the largest, with the classifier's kernel if one is given."""
+    """Exports a subnet, by default the largest, optionally with another classifier kernel."""
     subnet = supernet.extract(architecture or supernet.space.largest())
     if classifier is not None:
         subnet.assign_weights({**subnet.values_by_name(), "head/kernel": classifier})
@@ -108,7 +108,7 @@ def certificate(path):
 
 
 def failed(certificate):
-    """Names of the checks that do not hold."""
+    """Returns the names of the checks that do not hold."""
     return {check.name for check in certificate.checks if not check.holds}
 
 
@@ -131,6 +131,16 @@ def test_an_exported_subnet_holds(certificate):
     assert all(found == first for found in names.values())
     measured = [check for check in fields["checks"] if check["tolerance"] is not None]
     assert len(measured) >= 13 * len(names)
+
+
+def test_a_file_in_which_absent_classes_weigh_less_holds(tmp_path):
+    training = dataclasses.replace(TRAINING, absent_class_weight=0.05)
+    path = export(tmp_path / "absent.tflite", training=training)
+    few = LABELS < 2
+    given = (SUPERNET, PREPROCESSING, IMAGES[few], LABELS[few], 4)
+    assert failed(certify_tflite(path, *given, runtimes=["tflite_runtime"])) == set()
+    plain = certify_tflite(path, *given, runtimes=["tflite_runtime"], training=TRAINING)
+    assert {"train, single steps", "train, losses"} <= failed(plain)
 
 
 def test_a_subnet_of_group_normalization_holds(tmp_path):
@@ -159,7 +169,7 @@ def test_a_file_whose_frozen_parts_do_not_train_holds(tmp_path):
     training = dataclasses.replace(TRAINING, frozen=("stem",))
     path = export(tmp_path / "frozen.tflite", training=training)
     assert failed(certify_here(path)) == set()
-    # Held against a net that trains all its parts, it does not.
+    # Compared with a net that trains all its parts, it does not hold.
     assert "train, single steps" in failed(certify_here(path, training=TRAINING))
     trained = UncheckedModel(path)
     trained.train(IMAGES, LABELS, 0.1)
@@ -253,7 +263,7 @@ def test_the_reference_computes_the_subnet():
 
 
 def test_a_comparison_within_rounding_is_decided_as_the_file_does():
-    """Moves a channel so that one value lies at 0, and lets the file stop its gradient."""
+    """Shifts a channel so that one value is at 0, and lets the file stop its gradient."""
     reference = Reference(SUBNET, PREPROCESSING, TRAINING)
     images, labels = IMAGES[:8], LABELS[:8]
     norm = "stem_norm"
@@ -270,10 +280,12 @@ def test_a_comparison_within_rounding_is_decided_as_the_file_does():
         for name, value in own.computed.before_relu6.items()
     }
     masks[norm][place] = 1 - masks[norm][place]
-    other = reference.step(weights, momenta, images, labels, 0.05, masks)
+    other = reference.step(weights, momenta, images, labels, 0.05, None, masks)
     found = {name: value.numpy() for name, value in other.weights.items()}
     assert largest_difference(found, own.weights) > 1e-6
-    resolved = resolve_ties(reference, found, weights, momenta, images, labels, 0.05, enough=1e-7)
+    resolved = resolve_ties(
+        reference, found, weights, momenta, images, labels, 0.05, None, enough=1e-7
+    )
     assert resolved.after < 1e-7 < 1e-6 < resolved.before
     assert resolved.decided == 1
     assert resolved.distance < 1e-6
@@ -285,7 +297,7 @@ def test_a_difference_that_is_no_comparison_stays():
     own = reference.step(WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05)
     found = {name: value.numpy() for name, value in own.weights.items()}
     found["head/kernel"] = found["head/kernel"] + np.float32(1e-5)
-    arguments = (found, WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05)
+    arguments = (found, WEIGHTS, momenta, IMAGES[:8], LABELS[:8], 0.05, None)
     resolved = resolve_ties(reference, *arguments, enough=1e-6)
     assert resolved.after == resolved.before > certified_training.STEP_TOLERANCE
     assert resolved.decided == 0

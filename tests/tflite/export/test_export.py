@@ -1,4 +1,4 @@
-"""Law 7 (docs/laws.md): an exported subnet computes, trains and keeps what Keras' subnet does."""
+"""Law 7 (docs/laws.md): an exported subnet computes and trains like the Keras subnet."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A subnet to export; `silent` nets are as they were made, with residual branches of zero."""
+    """A subnet to export; `silent` nets keep their initial values, with zero residual branches."""
 
     space: SearchSpace
     architecture: Architecture
@@ -47,7 +47,7 @@ class Case:
 
 
 TINY = SearchSpace("tiny", (8, 8, 1), 4, 8, 1, (Stage("a", (8, 16), (1, 2), (3, 5), 2),))
-# Names that are none in Python, images of odd sides, kernels larger than maps, several blocks.
+# Names that are not Python identifiers, odd image sides, kernels larger than maps, several blocks.
 ODD = SearchSpace(
     "odd",
     (7, 7, 3),
@@ -59,7 +59,7 @@ ODD = SearchSpace(
 GROUP = SearchSpace("group", (8, 8, 1), 4, 8, 1, (Stage("a", (8, 16), (1,), (3, 5), 2),), "group")
 SUBNET = Architecture((16,), (1,), (5,))
 CASES = {
-    # Every hyper-parameter acts.
+    # All hyper-parameters have an effect.
     "tiny": Case(
         TINY,
         SUBNET,
@@ -69,6 +69,7 @@ CASES = {
             weight_decay=0.01,
             clip_value=0.02,
             label_smoothing=0.1,
+            absent_class_weight=0.2,
         ),
     ),
     "fresh": Case(TINY, SUBNET, LocalTraining(batch_size=BATCH), silent=True),
@@ -83,7 +84,7 @@ CASES = {
 
 
 class Phone:
-    """An exported file in the stock runtime, as it was opened."""
+    """An exported file, opened in the stock runtime."""
 
     def __init__(self, path):
         self._interpreter = runtime.Interpreter(str(path))
@@ -182,8 +183,11 @@ def differ(first, second):
     return any(value.tobytes() != second[name].tobytes() for name, value in first.items())
 
 
-def keras_step(model, state, momenta, batch, rate=RATE):
-    """A step of the Keras subnet with TensorFlow's own gradients: its loss, state and momenta."""
+def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
+    """Returns loss, state and momenta of a step of the Keras subnet with TensorFlow's gradients.
+
+    `seen` are the labels of the steps before it.
+    """
     images, labels, _ = batch
     training, subnet = model.case.training, model.subnet
     subnet.assign_weights({name: state[name] for name in model.weights})
@@ -192,7 +196,8 @@ def keras_step(model, state, momenta, batch, rate=RATE):
     targets = tf.one_hot(labels, model.case.space.classes) * (1 - training.label_smoothing)
     targets += training.label_smoothing / model.case.space.classes
     with tf.GradientTape() as tape:
-        logits = subnet(images)
+        is_absent = ~np.isin(np.arange(model.case.space.classes), [*seen, *labels])
+        logits = subnet(images) + is_absent * np.log(np.float32(training.absent_class_weight))
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, variables)
@@ -214,7 +219,7 @@ def keras_step(model, state, momenta, batch, rate=RATE):
 
 
 def assert_near(found, expected):
-    """States within some roundings of a step, 1.2e-7 each where a weight is 1."""
+    """Asserts that states agree within some rounding errors, each 1.2e-7 for a weight of 1."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-6, atol=2e-6, err_msg=name)
@@ -244,11 +249,12 @@ def test_steps_from_equal_weights_are_keras_steps(model):
 
 
 def test_steps_keep_their_momentum_as_keras_does(tiny):
-    phone, state, momenta = Phone(tiny.path), tiny.state, {}
+    phone, state, momenta, seen = Phone(tiny.path), tiny.state, {}, []
     for number in range(3):
         batch = tiny.batch(number)
         phone.step(batch)
-        _, state, momenta = keras_step(tiny, state, momenta, batch)
+        _, state, momenta = keras_step(tiny, state, momenta, batch, seen=seen)
+        seen.extend(batch[1])
     assert_near(phone.state(), state)
     _, forgetful, _ = keras_step(tiny, state, {}, tiny.batch())
     _, state, _ = keras_step(tiny, state, momenta, tiny.batch())
@@ -256,13 +262,20 @@ def test_steps_keep_their_momentum_as_keras_does(tiny):
 
 
 def test_every_hyper_parameter_acts_on_a_step(tiny):
-    _, expected, _ = keras_step(tiny, tiny.state, {}, tiny.batch())
-    for change in ({"clip_value": 1.0}, {"weight_decay": 0.0}, {"label_smoothing": 0.0}):
+    images, labels, weights = tiny.batch()
+    batch = images, labels % 2, weights
+    _, expected, _ = keras_step(tiny, tiny.state, {}, batch)
+    for change in (
+        {"clip_value": 1.0},
+        {"weight_decay": 0.0},
+        {"label_smoothing": 0.0},
+        {"absent_class_weight": 1.0},
+    ):
         training = dataclasses.replace(tiny.case.training, **change)
         other = dataclasses.replace(tiny.case, training=training)
         model = object.__new__(Exported)
         model.__dict__.update({**tiny.__dict__, "case": other})
-        _, state, _ = keras_step(model, tiny.state, {}, tiny.batch())
+        _, state, _ = keras_step(model, tiny.state, {}, batch)
         difference = max(np.abs(state[name] - expected[name]).max() for name in state)
         assert difference > 4e-5, change
 
@@ -286,7 +299,7 @@ def test_a_batch_that_weighs_nothing_changes_nothing(model):
     images, labels, weights = model.batch(1)
     assert phone.step((images, labels, 0 * weights)) == (0, 0)
     assert_same(phone.state(), before)
-    # Nor the momentum, which the next step shows.
+    # The next step shows that the momentum has not changed either.
     for one in (phone, other):
         one.step(model.batch(2))
     assert_same(phone.state(), other.state())
@@ -300,7 +313,7 @@ def test_inference_is_that_of_the_frozen_keras_subnet(model):
     phone = Phone(model.path)
     found = phone.infer(images=images)["logits"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    # Whatever is beside an image.
+    # Logits do not depend on the other images in the batch.
     alone = phone.infer(images=np.stack([images[0], 255 - images[1]]))["logits"]
     np.testing.assert_array_equal(alone[0], found[0])
 
@@ -315,7 +328,7 @@ def test_evaluation_is_that_of_the_logits(model):
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(5), labels]
     right = logits.argmax(1) == labels
     found = phone.evaluate(images=images, labels=labels, sample_weights=weights)
-    # Nothing is smoothed here.
+    # There is no label smoothing here.
     assert found["loss"] == pytest.approx((losses * weights).sum() / weights.sum(), rel=1e-5)
     assert found["correct"] == (right * weights).sum()
     found = phone.evaluate(images=images, labels=labels, sample_weights=0 * weights)
@@ -339,6 +352,24 @@ def test_a_restored_state_infers_to_the_bit_and_forgets_the_momentum(model):
     phone.restore(**trained)
     phone.step(model.batch(2))
     assert_same(phone.state(), without)
+
+
+def test_a_class_is_absent_until_an_example_of_it_was_trained(tiny):
+    images, _, weights = tiny.batch()
+    labels = np.arange(BATCH, dtype=np.int32) % tiny.case.space.classes
+    few = np.zeros(BATCH, np.int32)
+    first, losses = Phone(tiny.path), []
+    for seen in (few, labels, few):
+        if seen is few:
+            first.restore(**tiny.state)
+        first.train(images=images, labels=seen, sample_weights=weights, learning_rate=np.float32(0))
+        after = first.train(
+            images=images, labels=few, sample_weights=weights, learning_rate=np.float32(0)
+        )
+        losses.append(float(after["loss"]))
+    without, among_all, restored = losses
+    assert without < among_all - 0.1
+    assert restored == without
 
 
 # The file.
@@ -377,7 +408,7 @@ def test_the_metadata_are_read_without_code_of_ours(tiny):
     assert fields["training"] == tiny.case.training.fields()
     expected = dataclasses.asdict(tiny.case.preprocessing)
     expected |= {"mean": [100.0], "standard_deviation": [60.0]}
-    # Nobody told the scale of its pixels, nor how pictures are read.
+    # The scale of pixels and the reading of pictures were not given.
     assert [expected.pop(name) for name in ("greatest_pixel", "resize", "background")] == [None] * 3
     assert fields["preprocessing"] == expected
     assert fields["batch_sizes"] == {"train": BATCH, "evaluate": 5, "infer": 2}
@@ -413,7 +444,7 @@ def test_there_is_a_step_for_the_head_only_if_asked_for(tiny):
 
 def test_a_refreshed_model_computes_what_a_new_export_does(exported, tiny, tmp_path):
     fresh, path = exported("fresh"), tmp_path / "refreshed.tflite"
-    # Only what the file says of training is the older file's.
+    # Only the training settings are those of the older file.
     told = refresh_tflite(path, fresh.path, tiny.weights, tiny.mean_squares, tiny.hash, 9)
     assert told == dataclasses.replace(fresh.metadata, supernet_hash=tiny.hash, round=9)
     assert read_metadata(path) == told
@@ -426,7 +457,7 @@ def test_a_refreshed_model_computes_what_a_new_export_does(exported, tiny, tmp_p
     assert_same(*(phone.state() for phone in phones))
     images, _, _ = newer.batch(7, size=2)
     assert_same(*(phone.infer(images=images) for phone in phones))
-    # And back to what it was: branches of zeros.
+    # And back to the original weights, with zero branches.
     refresh_tflite(path, path, fresh.weights, fresh.mean_squares, fresh.hash, 7)
     assert_same(Phone(path).state(), fresh.state)
     assert abs(path.stat().st_size - fresh.path.stat().st_size) < 2000
