@@ -1,4 +1,4 @@
-"""The app's classes on this machine's JVM, with the real engine of its library, for tests."""
+"""Compiles the app's classes for tests on this machine's JVM, with the real engine."""
 
 import fcntl
 import hashlib
@@ -11,7 +11,7 @@ BUILD = Path(__file__).parents[1] / "android_demo/offline/build.sh"
 
 
 def missing() -> str | None:
-    """Returns why the app's classes cannot be compiled and run here; None if they can."""
+    """Returns the reason why the app's classes cannot be compiled and run here, or None."""
     for program in ("java", "javac", "aapt2"):
         if not shutil.which(program):
             return f"there is no {program}; android_demo/offline/build.sh fetch installs it"
@@ -25,13 +25,13 @@ REASON = missing()
 
 
 def compile_app() -> None:
-    """Compiles the classes of the app and of its tests, if they are not those of the sources."""
+    """Compiles the classes of the app and of its tests, if they are out of date."""
     project = BUILD.parents[1]
     output = project / "build"
-    # Each compilation begins with removing this folder.
+    # Each compilation first removes this file's folder.
     stamp = output / "test-classes" / "sources.sha256"
     output.mkdir(exist_ok=True)
-    # Another process of pytest may be at it.
+    # Another pytest process may be compiling.
     with open(output / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         digest = hashlib.sha256()
@@ -47,7 +47,7 @@ def compile_app() -> None:
 
 
 def examples_file(path: Path, images, labels) -> Path:
-    """Writes examples as the app's programs read them: a byte for the label, one for each pixel."""
+    """Writes examples for the app's programs: one byte for the label, one for each pixel."""
     rows = zip(labels, images, strict=True)
     path.write_bytes(b"".join(bytes([label]) + image.tobytes() for label, image in rows))
     return path

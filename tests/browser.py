@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, spoken to over its DevTools protocol."""
+"""Browser for tests: headless Chromium, controlled over the DevTools protocol."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ _FLAGS = [
     "--disable-dev-shm-usage",
     "--no-first-run",
     "--remote-debugging-port=0",
-    # In containers tests run as root, who has no sandbox; what is opened is the tests' own page.
+    # Chromium's sandbox does not work as root, as in containers; the only page is the tests' own.
     "--no-sandbox",
 ]
 
@@ -30,8 +30,8 @@ class Tab:
     """A page in the browser.
 
     Attributes:
-      requested: Addresses that it asked for.
-      problems: Errors and warnings of its console, and exceptions that nothing caught.
+      requested: URLs that the page requested.
+      problems: Errors and warnings in its console, and uncaught exceptions.
     """
 
     def __init__(self, socket):
@@ -59,7 +59,7 @@ class Tab:
             self.problems.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
     async def call(self, method, **params):
-        """Calls a method of the protocol; returns its result."""
+        """Calls a method of the protocol and returns its result."""
         self._number += 1
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
         message = {"id": self._number, "method": method, "params": params}
@@ -69,39 +69,39 @@ class Tab:
         return found["result"]
 
     async def open(self, address):
-        """Opens an address, and notes what it asks for and what goes wrong from there on."""
+        """Opens a URL, and records requests and problems from then on."""
         for domain in ("Network", "Runtime", "Log", "Page"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=address)
 
     async def value(self, expression):
-        """Returns the value of an expression of JavaScript in the page."""
+        """Returns the value of a JavaScript expression in the page."""
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     async def wait_for(self, expression):
-        """Waits until an expression of JavaScript is true."""
+        """Waits until a JavaScript expression is true."""
         deadline = time.monotonic() + _MOST_SECONDS
         while not await self.value(expression):
             assert time.monotonic() < deadline, f"Not so in time: {expression}"
             await asyncio.sleep(0.1)
 
     async def show(self, width, height=800, colours="light"):
-        """Sets the window's size in CSS pixels, and whether the person likes light or dark."""
+        """Sets the window's size in CSS pixels and the preferred colour scheme, light or dark."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1}
         await self.call("Emulation.setDeviceMetricsOverride", mobile=width < 600, **size)
         feature = {"name": "prefers-color-scheme", "value": colours}
         await self.call("Emulation.setEmulatedMedia", features=[feature])
 
     async def picture(self):
-        """Returns a PNG of the window."""
+        """Returns a screenshot of the window as PNG."""
         return base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
 
 
 @contextlib.asynccontextmanager
 async def open_tab(folder: pathlib.Path):
-    """Starts a browser whose files are in a folder; gives its one page."""
+    """Starts a browser that keeps its files in a folder, and yields its only page."""
     path = shutil.which("chromium")
     assert path, "Expected Chromium on this machine. Install Debian's package chromium."
     command = [path, *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
@@ -117,7 +117,7 @@ async def open_tab(folder: pathlib.Path):
             socket.close()
             await tab.reader
     finally:
-        # All of its processes, which are a group of their own.
+        # Kills all of the browser's processes, which form a group.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

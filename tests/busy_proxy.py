@@ -1,4 +1,4 @@
-"""A proxy before a gateway that answers an update with 503, for tests."""
+"""Test proxy in front of a gateway that answers an update with 503."""
 
 import http.client
 import http.server
@@ -8,7 +8,7 @@ import urllib.parse
 
 
 class BusyProxy(http.server.ThreadingHTTPServer):
-    """A proxy with TLS that answers the first update with 503, and passes on all else."""
+    """TLS proxy that answers the first update with 503 and forwards all other requests."""
 
     daemon_threads = True
 
@@ -30,7 +30,7 @@ class BusyProxy(http.server.ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request, client_address):
-        """A phone that refuses the certificate, or is killed, is no trouble."""
+        """Ignores errors: a phone may refuse the certificate or be killed."""
 
 
 class _Forward(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Programs as commands, and the space that these train."""
+"""Command lines of programs, and the search space that they train."""
 
 import json
 import sys
@@ -14,12 +14,12 @@ SPACE = {
 
 
 def fedsup(*arguments):
-    """The command that `fedsup` with these arguments is."""
+    """Returns the command line that runs `fedsup` with these arguments."""
     return [sys.executable, "-c", "from tff_programs.programs.cli import main; main()", *arguments]
 
 
 def train(folder, rounds, *more):
-    """Arguments of `fedsup` that train a supernet of `SPACE` in a folder."""
+    """Returns the arguments of `fedsup` that train a supernet of `SPACE` in a folder."""
     space = folder.parent / "space.json"
     space.write_text(json.dumps(SPACE))
     return ["train", f"--out={folder}", f"--space={space}", f"--rounds={rounds}", *more]

@@ -1,4 +1,4 @@
-"""Fixtures that are made once for all tests: a TFF worker, a trained supernet."""
+"""Session fixtures shared by all tests: a TFF worker and a trained supernet."""
 
 import asyncio
 import fcntl
@@ -14,31 +14,31 @@ import pytest
 if sys.dont_write_bytecode and not os.path.exists(
     importlib.util.cache_from_source(pytest.__file__)
 ):
-    # Without compiled modules each process that imports TensorFlow and TFF compiles 5,000 of them,
-    # 8 s of its 12.
+    # Without a bytecode cache, each process that imports TensorFlow and TFF compiles 5,000 modules:
+    # 8 s of its 12 s.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if sys.pycache_prefix is None:
         sys.pycache_prefix = str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
-# What imports make stays: the collector would traverse it again and again, 1.5 s in each process.
+# Imported objects are never freed; collecting them again and again takes 1.5 s in each process.
 gc.disable()
 
-# A test that uses one of these starts a worker or a program.
+# Fixtures that start a worker or a program; tests that use them are marked as slow.
 SLOW_FIXTURES = {"execution", "run_programs", "trained_path", "workers"}
 
 
 def pytest_configure(config):
-    """Gives files to the processes in the order of collection, not those of most tests first."""
+    """Assigns files to processes in collection order instead of by number of tests."""
     config.option.loadscopereorder = False
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks tests that are slow by their fixtures, and begins with files that have slow tests.
+    """Marks tests with slow fixtures as slow, and runs files with slow tests first.
 
-    What is left at the end, when one of the processes has nothing more to do, is then short.
+    The files that remain when one of the processes becomes idle are then short.
     """
     for item in items:
         if SLOW_FIXTURES.intersection(item.fixturenames):
@@ -54,7 +54,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session")
 def execution():
-    """Runs TFF computations; returns a function that waits for their results."""
+    """Provides a local TFF context; returns a function that materializes a computation's result."""
     import tensorflow_federated as tff
 
     from tff_programs.execution.contexts import local_execution
@@ -62,7 +62,7 @@ def execution():
     def materialize(value):
         values = []
 
-        # What the coroutine returns asyncio would print to itself, 0.1 s for a state.
+        # Returns nothing: asyncio would format the returned value, which takes 0.1 s for a state.
         async def wait():
             values.append(await tff.program.materialize_value(value()))
 
@@ -75,9 +75,9 @@ def execution():
 
 @pytest.fixture(scope="session")
 def run_programs():
-    """Runs calls of programs in one process of their own; returns what each printed and raised.
+    """Returns `programs.run_calls`, which runs programs in one separate process.
 
-    Relative paths are below a folder if one is given.
+    It takes an optional folder to resolve relative paths in.
     """
     import programs
 
@@ -96,9 +96,9 @@ TRAINED_SPACE = {
 
 @pytest.fixture(scope="session")
 def trained_path(tmp_path_factory, run_programs):
-    """The supernet of a round's training on digits, with two tiers and six clients."""
+    """Returns the path of a supernet trained on digits for one round: two tiers, six clients."""
     base = tmp_path_factory.getbasetemp()
-    # Of all processes of pytest the first trains it.
+    # The first of the pytest processes trains it.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
     folder.mkdir(exist_ok=True)
     path = folder / "run" / "supernet.safetensors"

@@ -1,4 +1,4 @@
-"""A command in place of a program's, which `programs.Commands` runs: sends the call, prints.
+"""Command that lets `programs.Commands` run a program, and prints its output.
 
 Usage: forked_command.py SOCKET NAME [ARGUMENT ...]
 """
@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 
-# A kernel is interrupted before it is told to end, which ends this process too.
+# A kernel is interrupted before it is shut down; the shutdown also ends this process.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 path, *call = sys.argv[1:]
 with socket.socket(socket.AF_UNIX) as connection:

@@ -1,4 +1,4 @@
-"""Parts of a gateway for tests: a phone that speaks the protocol, rounds without TensorFlow."""
+"""Helpers for gateway tests: a phone that speaks the protocol, and rounds without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -35,7 +35,7 @@ TIERS = (
 
 
 class Phone:
-    """A client of the protocol, with one connection for each request."""
+    """Client of the protocol, with a new connection for each request."""
 
     def __init__(self, url, device=None, key=None, tls=None):
         self.url = urllib.parse.urlsplit(url)
@@ -44,7 +44,7 @@ class Phone:
         self.clock_offset = 0
 
     def request(self, method, path, body=None, headers=None):
-        """Sends a request as it is; returns status, headers and body."""
+        """Sends a request unchanged; returns status, headers and body."""
         if self.url.scheme == "https":
             context = self.tls or ssl.create_default_context()
             connection = http.client.HTTPSConnection(self.url.netloc, timeout=60, context=context)
@@ -101,7 +101,7 @@ class Phone:
 
 
 def update_bytes(folder, model, value=1.0, **changes):
-    """An update file for a model's bytes, all of whose values are the same."""
+    """Returns an update file for a model's bytes, with the same value in all entries."""
     path = folder / f"model-{hashlib.sha256(model).hexdigest()}.tflite"
     path.write_bytes(model)
     metadata = read_metadata(path)
@@ -120,7 +120,7 @@ def update_bytes(folder, model, value=1.0, **changes):
 
 
 class SumRounds:
-    """Work of rounds without TensorFlow: the supernet is a number, an update adds its mean."""
+    """Work of rounds without TensorFlow: the supernet is a number, and updates add their means."""
 
     def __init__(self, folder, most_rounds=10**9):
         self.folder = folder
@@ -180,7 +180,7 @@ class SumRounds:
 
 
 class Served:
-    """A gateway on a loopback port, whose rounds a test moves on by `step`."""
+    """Gateway on a loopback port; tests advance its rounds with `step`."""
 
     def __init__(self, folder, url=None, tls=None, clock=time.time, work=None, **settings):
         self.folder = folder
@@ -223,23 +223,23 @@ class Served:
         self._opened.close()
 
     def page(self, link):
-        """Serves the operator's page on another loopback port; gives its address.
+        """Serves the operator's page on another loopback port; yields its URL.
 
-        The link is all of the text of the code before the token.
+        The link is the text of the QR code up to the token.
         """
         return serving_on_loopback(operator_application(self.gateway, link.__add__))
 
     def step(self):
-        """Does all that is due in the rounds."""
+        """Performs all steps of the rounds that are due."""
         while self.rounds.step():
             pass
 
     def phone(self):
-        """A phone that enrolled."""
+        """Returns an enrolled phone."""
         return Phone(self.url).enrol(self.token)
 
     def take_part(self, tier="small", value=1.0):
-        """A phone that enrols, takes a task and sends an update; returns all of them."""
+        """Enrols a phone, takes a task and sends an update; returns all three."""
         phone = self.phone()
         task = phone.check_in(tier)["task"]
         data = update_bytes(self.folder, phone.model(task["model"]), value)

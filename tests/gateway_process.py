@@ -1,4 +1,4 @@
-"""A gateway of its own process for tests that kill it: serves, and closes rounds without pause."""
+"""Gateway process for tests that kill it: serves devices and closes rounds all the time."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ from tff_programs.gateway.server import Gateway, ServerSettings, http_server, li
 
 
 class SlowRounds(SumRounds):
-    """Takes its time, so that a kill falls into the middle of a merge."""
+    """Rounds with slow merges, so that a kill is likely to interrupt one."""
 
     def merge(self, *arguments):
         time.sleep(0.05)

@@ -1,19 +1,19 @@
-"""`local_update` in a graph, as a federated client computes it, and without one."""
+"""Runs `local_update` eagerly, or in a graph as a federated client does."""
 
 import numpy as np
 import tensorflow as tf
 
 from fedsup_tf.client_update import local_update
 
-# Grappler takes twice as long as all the rest of a graph that runs a few steps.
+# For a graph that runs only a few steps, Grappler takes twice as long as everything else.
 AS_TRACED = tf.compat.v1.ConfigProto()
 AS_TRACED.graph_options.rewrite_options.disable_meta_optimizer = True
 
 
 def update_eagerly(*arguments):
-    """Returns `local_update` of its arguments as NumPy values, computed without a graph.
+    """Returns the NumPy values of `local_update`, computed eagerly.
 
-    To trace a few steps takes several times as long as to compute them.
+    Tracing a few steps takes several times as long as computing them.
     """
     tf.config.run_functions_eagerly(True)
     try:
@@ -25,8 +25,8 @@ def update_eagerly(*arguments):
 def update_in_graph(supernet, training, preprocessing, architecture=None):
     """Traces `local_update` for any client; returns the function that runs it.
 
-    Without an architecture the graph knows no sizes, as in a federated select, and the function is
-    given one.
+    Without an architecture, sizes are unknown in the graph, as in a federated select, and the
+    function takes the architecture as an argument.
     """
     placeholder, space = tf.compat.v1.placeholder, supernet.space
     with tf.Graph().as_default() as graph:

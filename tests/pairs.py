@@ -1,15 +1,14 @@
-"""Fewer cases than all combinations, in which every pair of values still occurs."""
+"""Pairwise test cases: fewer than all combinations, but with every pair of values."""
 
 import itertools
 from collections.abc import Sequence
 
 
 def all_pairs(*factors: Sequence) -> list[tuple]:
-    """Combinations of the factors' values in which any two values of two factors meet.
+    """Returns combinations of values in which any two values of two factors occur together.
 
-    Greedy: of all combinations the one with most pairs that have not met is taken, the first of
-    several. The factors with most values decide how many there are, at least the product of the
-    two largest.
+    Greedily takes the first combination that has the most pairs still missing. The number of
+    combinations is at least the product of the sizes of the two largest factors.
     """
     indexed = [list(enumerate(values)) for values in factors]
     left = {

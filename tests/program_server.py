@@ -1,13 +1,13 @@
-"""Imported first in the process that programs are forked off, before all that it imports for them.
+"""Setup of the fork server for programs, imported before all modules that they need.
 
-`programs.Program` lets what is forked collect garbage again.
+`programs.Program` enables garbage collection again in forked processes.
 """
 
 import gc
 import sys
 
-# Its interpreter has the option -B where that of the tests has it, and would compile thousands of
-# modules in each run of the tests.
+# The server inherits the option -B of the tests' interpreter, and without a bytecode cache it would
+# compile thousands of modules in each test run.
 sys.dont_write_bytecode = False
-# What imports make stays; the collector would traverse it again and again.
+# Imported objects are never freed; collecting them again and again would waste time.
 gc.disable()

@@ -1,6 +1,6 @@
-"""Programs in processes of their own, forked off one that has imported TensorFlow and TFF.
+"""Runs programs in processes forked from one that has imported TensorFlow and TFF.
 
-A process that imports them itself computes for 5 to 10 s before it begins.
+A process that imports them itself needs 5 to 10 s of computation before it begins.
 """
 
 import atexit
@@ -22,7 +22,7 @@ import threading
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(
     [
-        # Found where the tests are started in the project's folder.
+        # Can be imported if the tests are started in the project's folder.
         "tests.program_server",
         *("matplotlib.pyplot", "sklearn.datasets"),
         *(
@@ -34,18 +34,18 @@ _FORK_SERVER.set_forkserver_preload(
 
 
 class Program:
-    """A process of `fedsup`, with those methods of `subprocess.Popen` that tests use.
+    """A process of `fedsup`, with the methods of `subprocess.Popen` that tests use.
 
     Args:
         *arguments: The program's name and its flags.
-        folder: The folder that it works in; that of the tests if None.
-        environment: Variables that it has beside those of the tests.
+        folder: Working directory; that of the tests if None.
+        environment: Environment variables in addition to those of the tests.
 
     Attributes:
-        pid: The process's number.
-        stdout: What it prints, as a text file.
-        returncode: The code it ended with, the negative number of the signal that ended it, or
-            None while it runs.
+        pid: Process ID.
+        stdout: Text file to read the standard output from.
+        returncode: Exit code, the negative number of the signal that ended it, or None while it
+            runs.
     """
 
     def __init__(self, *arguments, folder=None, environment=None, _target=None):
@@ -92,7 +92,7 @@ class Program:
         return self.returncode
 
     def communicate(self, timeout=300):
-        """Returns the rest of what it prints, and its errors, when it has ended."""
+        """Waits for the end of the process; returns its remaining output and its errors."""
         watch = threading.Timer(timeout, self.kill)
         watch.start()
         try:
@@ -102,12 +102,12 @@ class Program:
                 return told, errors.read()
         finally:
             watch.cancel()
-            # Where waiting was interrupted.
+            # In case waiting was interrupted.
             self.kill()
 
 
 def run(*arguments, check=False, timeout=300, **options):
-    """Runs a program; returns what `subprocess.run` does."""
+    """Runs a program; returns the same as `subprocess.run`."""
     program = Program(*arguments, **options)
     told = program.communicate(timeout)
     result = subprocess.CompletedProcess(arguments, program.returncode, *told)
@@ -116,7 +116,7 @@ def run(*arguments, check=False, timeout=300, **options):
 
 
 def run_calls(calls, folder=None):
-    """Runs programs one after another in one process; returns what each printed and raised."""
+    """Runs programs one after another in one process; returns the output and error of each."""
     result = run(json.dumps(calls), folder=folder, timeout=1500, check=True, _target=_calls)
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -124,17 +124,17 @@ def run_calls(calls, folder=None):
 def run_commands(calls, folder):
     """Runs commands of `fedsup` in one process; returns the code, output and errors of each.
 
-    An exception that is no exit ends the process.
+    Any exception other than SystemExit ends the process.
     """
     result = run(json.dumps(calls), folder=folder, check=True, _target=_commands)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 class Commands:
-    """Commands in a folder that do in a forked process what theirs would: for shells, notebooks.
+    """Commands for shells and notebooks that run their programs in forked processes.
 
     Args:
-        folder: Where `fedsup` is, and `kernel`, which is a notebook's.
+        folder: Folder to put the commands in: `fedsup`, and `kernel` for notebooks.
     """
 
     def __init__(self, folder):
@@ -159,13 +159,13 @@ class Commands:
         self._thread.join()
         for program in self._server.running:
             program.kill()
-        # Waits for the calls that it answers.
+        # Waits for the calls in progress.
         self._server.server_close()
         self._socket.cleanup()
 
 
 class _Call(socketserver.StreamRequestHandler):
-    """Runs the program that a command names, and sends the command what it prints."""
+    """Runs the program that a command names, and sends its output to the command."""
 
     def handle(self):
         (name, *arguments), folder = json.loads(self.rfile.readline())
@@ -173,7 +173,7 @@ class _Call(socketserver.StreamRequestHandler):
         options = {"folder": folder, "environment": {"PATH": search}, "_target": _TARGETS[name]}
         with Program(*arguments, **options) as program:
             self.server.running.append(program)
-            # The command may have ended, as one before `head` does.
+            # The command may have ended, for example in a pipe to `head`.
             with contextlib.suppress(BrokenPipeError):
                 for line in program.stdout:
                     self._send("stdout", line)
@@ -186,7 +186,7 @@ class _Call(socketserver.StreamRequestHandler):
 
 
 def _run(target, arguments, folder, environment, output, errors):
-    """Does in a forked process what its command would do from the start."""
+    """Runs a program in a forked process as if it had just been started."""
     gc.freeze()
     gc.enable()
     os.dup2(output.fileno(), 1)
@@ -200,7 +200,7 @@ def _run(target, arguments, folder, environment, output, errors):
     try:
         target(*arguments)
     finally:
-        # A forked process is ended without what a program has registered for its end.
+        # A forked process ends without running the registered exit functions.
         atexit._run_exitfuncs()
 
 
@@ -215,7 +215,7 @@ def _kernel(*arguments):
     import matplotlib
     from ipykernel.kernelapp import IPKernelApp
 
-    # As a kernel does before Matplotlib is imported. It is loaded with the first figure.
+    # Like a kernel before Matplotlib's import; the backend is loaded with the first figure.
     matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     IPKernelApp.launch_instance([*arguments])
 

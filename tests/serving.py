@@ -1,4 +1,4 @@
-"""A gateway of `fedsup serve` for tests."""
+"""Gateway of `fedsup serve` for tests."""
 
 import contextlib
 import queue
@@ -12,20 +12,20 @@ from commands import fedsup
 
 
 class Server:
-    """Processes of `fedsup serve`, and what they printed.
+    """Processes of `fedsup serve`, and their output.
 
     Args:
-        supernet: The file of the supernet.
-        folder: Where the gateway is kept.
-        *more: Flags.
-        protocol: The version of the protocol that it has, as a later program would; its own if
-            None.
-        apart: Whether devices are answered by one process and rounds kept by another one, which
-            the tests start in place of the first one and which need not import TensorFlow anew.
+        supernet: Path of the supernet's file.
+        folder: Folder of the gateway's state.
+        *more: Additional flags.
+        protocol: Version of the protocol to pretend to speak, as a later release would; the real
+            one if None.
+        apart: If true, one process answers devices and another one, forked by the tests, keeps
+            rounds; the latter does not have to import TensorFlow again.
 
     Attributes:
-        printed: The lines that `wait_for` has read.
-        url: Where devices are answered.
+        printed: Lines that `wait_for` has read.
+        url: URL for devices.
     """
 
     def __init__(self, supernet, folder, *more, protocol=None, apart=False):
@@ -36,7 +36,7 @@ class Server:
         ]  # fmt: skip
         command = fedsup(*arguments, *(["--role=web"] if apart else []))
         if protocol is not None:
-            # As a later version of the program would.
+            # Simulates a later version of the program.
             change = f"from tflite.together import federation; federation.PROTOCOL = {protocol}\n"
             command[2] = change + command[2]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -48,12 +48,12 @@ class Server:
             self._read(programs.Program(*arguments, "--role=rounds"))
 
     def _read(self, process):
-        """Notes what a process prints."""
+        """Collects the output of a process."""
 
         def read():
             for line in process.stdout:
                 self._lines.put(line)
-            # It has ended.
+            # The process has ended.
             self._lines.put(None)
 
         self._processes.append(process)
@@ -61,7 +61,7 @@ class Server:
         self._readers[-1].start()
 
     def wait_for(self, pattern):
-        """Reads lines until one matches."""
+        """Reads lines until one matches; returns the match."""
         while (line := self._lines.get()) is not None:
             self.printed.append(line)
             match = re.search(pattern, line)
@@ -76,7 +76,7 @@ class Server:
         return re.search("token=([^&\n]+)", self.link())[1]
 
     def end(self, number=signal.SIGTERM):
-        """Ends it; returns the code of the process that answers devices."""
+        """Ends all processes; returns the exit code of the one that answers devices."""
         with contextlib.ExitStack() as stack:
             for process in self._processes:
                 stack.enter_context(process).send_signal(number)

@@ -1,4 +1,4 @@
-"""Search spaces of tests that need several of everything, and little of it."""
+"""Small search spaces for tests, with several choices of every kind."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ SPACE = SearchSpace(
     stem_stride=1,
     stages=(Stage("a", (8, 16), (1, 2), (3, 5)), Stage("b", (16, 24), (1, 2), (3, 5), 2)),
 )
-# Each kind of choice once, for tests that trace and compile over it.
+# With one choice of each kind, for tests that trace and compile graphs.
 FEWER_CHOICES = dataclasses.replace(
     SPACE, stages=(Stage("a", (8, 16), (1,), (3, 5)), Stage("b", (16, 24), (1, 2), (3,), 2))
 )

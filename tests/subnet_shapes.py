@@ -1,8 +1,8 @@
-"""The shapes of a subnet's tensors, said by rule and not by a net, since that needs TensorFlow."""
+"""Shapes of a subnet's tensors, computed by rule; building a net would need TensorFlow."""
 
 
 def subnet_shapes(space, architecture):
-    """Returns the shape of each tensor by name, of a space whose blocks do not expand."""
+    """Returns each tensor's shape by name, for a space whose blocks do not expand."""
     shapes = {}
 
     def add(name, kernel, norm, channels):

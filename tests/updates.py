@@ -1,4 +1,4 @@
-"""Updates of a few clients for tests of aggregators, and running one on them."""
+"""Client updates for tests of aggregators, and functions that aggregate them."""
 
 import functools
 from collections import OrderedDict
@@ -17,7 +17,7 @@ SHAPES = SUPERNET.weight_shapes
 
 
 class Update:
-    """One client's update: random entries of standard deviation `size`."""
+    """A client's update: random entries with standard deviation `size`."""
 
     def __init__(self, client, architecture, size=1.0, examples=10.0):
         rng = np.random.default_rng(client)
@@ -45,7 +45,7 @@ class Update:
 
 
 def cohort(count=4):
-    """Clients of the smallest, the largest and random subnets."""
+    """Returns updates of the smallest, the largest and random subnets."""
     rng = np.random.default_rng(0)
     ends = [SPACE.smallest(), SPACE.largest()]
     architectures = ends + [SPACE.sample(rng) for _ in range(count - 2)]
@@ -53,7 +53,7 @@ def cohort(count=4):
 
 
 def overlap_mean(updates, weights=None, divisor="coverage"):
-    """The mean update of each entry, and who is covered, in NumPy."""
+    """Computes each entry's mean update in NumPy, and the entries that any client covers."""
     weights = [update.examples for update in updates] if weights is None else weights
     mean, covered = {}, {}
     placed = [update.placed() for update in updates]
@@ -79,7 +79,7 @@ _VALUE_TYPE = tff.SequenceType(
 
 
 def element(update):
-    """A client's update as the data of a federated computation."""
+    """Returns a client's update as the client data of a federated computation."""
     return tf.data.Dataset.from_tensors(
         OrderedDict(
             delta=tuple(update.delta.values()),
@@ -93,7 +93,7 @@ def element(update):
 
 @functools.cache
 def build(factory):
-    """The aggregator's `initialize` and one round of it over elements of clients, built once."""
+    """Returns the aggregator's `initialize` and a computation of one round, built only once."""
 
     @tff.tensorflow.computation(_VALUE_TYPE)
     def open_update(data):
@@ -124,7 +124,7 @@ def build(factory):
 
 
 class Result:
-    """Result of one round: `delta` and `covered` by tensor name, measurements, the next state."""
+    """Result of a round: `delta` and `covered` by tensor name, measurements and the next state."""
 
     def __init__(self, state, mean, measurements):
         self.state = state
@@ -134,7 +134,7 @@ class Result:
 
 
 def run(execution, factory, updates, rounds=1):
-    """Aggregates the same updates some times; returns each round's result."""
+    """Aggregates the same updates for several rounds; returns the result of each round."""
     initialize, aggregate = build(factory)
     state = execution(initialize)
     results = []
@@ -146,6 +146,6 @@ def run(execution, factory, updates, rounds=1):
 
 
 def assert_equal(delta, expected, tolerance=1e-5):
-    """Holds every tensor against the expected one."""
+    """Asserts that every tensor is close to the expected one."""
     for name in SHAPES:
         np.testing.assert_allclose(delta[name], expected[name], 0, tolerance, err_msg=name)

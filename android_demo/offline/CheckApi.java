@@ -7,17 +7,17 @@ import org.codehaus.mojo.animal_sniffer.SignatureChecker;
 import org.codehaus.mojo.animal_sniffer.logging.PrintWriterLogger;
 
 /**
- * Fails if classes call what the oldest supported Android has not, as Android Studio's lint does.
- * The compiler cannot tell, since it sees the newest Android and this machine's Java.
+ * Fails if classes use an API that the oldest supported Android lacks, as Android Studio's lint
+ * does. The compiler cannot detect this: it sees the newest Android and this machine's Java.
  */
 public final class CheckApi {
-    /** What the app brings along, and what D8 replaces: records and concatenated strings. */
+    /** Classes in the app, and those that D8 replaces, of records and string concatenation. */
     private static final Set<String> BROUGHT = Set.of(
             "org.fedsup.demo.*", "org.fedsup.trainer.*", "org.jspecify.annotations.*",
             "org.tensorflow.lite.*", "java.lang.Record",
             "java.lang.runtime.ObjectMethods", "java.lang.invoke.StringConcatFactory");
 
-    /** Arguments: the signature of the oldest Android, and the folders of the classes. */
+    /** Arguments: the signature of the oldest Android, and folders of classes. */
     public static void main(String[] arguments) throws Exception {
         try (InputStream signature = new FileInputStream(arguments[0])) {
             SignatureChecker checker =

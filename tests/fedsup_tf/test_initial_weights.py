@@ -1,4 +1,4 @@
-"""Weights that a supernet takes over from another: whole, in part, or not."""
+"""Tests of initializing a supernet with the weights of another: all, a part, or none."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from fedsup_tf.supernet import Supernet
 
 @pytest.fixture(scope="module")
 def source():
-    """A supernet of which no value is an initial one of any seed."""
+    """Returns a supernet without any initial values."""
     supernet = Supernet(SPACE, seed=9)
     rng = np.random.default_rng(0)
     supernet.assign_weights(
@@ -37,7 +37,7 @@ def test_a_supernet_of_the_same_space_is_taken_whole(source):
 
 
 def test_a_narrower_space_begins_with_the_subnet_that_it_is(source):
-    """Its largest net computes what that subnet of the source does."""
+    """Its largest net computes the same as that subnet of the source."""
     architecture = SPACE.decode([8, 16, 1, 1, 3, 3])
     narrow = SPACE.fixed_architecture(architecture)
     initial = take_initial_weights(narrow, source)

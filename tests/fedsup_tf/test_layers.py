@@ -1,4 +1,4 @@
-"""Elastic layers: Keras' contract, and parts of layers that compute like whole ones."""
+"""Tests of elastic layers: Keras' contract, and slices of layers that compute like layers."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def normal(*shape):
 
 
 def built(name):
-    """Return the layer of a case with random weights, and whole inputs."""
+    """Returns a case's layer with random weights, and inputs with all channels."""
     layer, shape, _, _ = CASES[name]
     inputs = normal(3, *shape[1:])
     layer(inputs)
@@ -55,7 +55,7 @@ def built(name):
 
 
 def computed(name, weights, inputs):
-    """Compute what the layer of a case does, in TensorFlow's or NumPy's words."""
+    """Computes the output of a case's layer with TensorFlow or NumPy."""
     kernel = weights.get("kernel")
     if name == "conv":
         return tf.nn.conv2d(inputs, kernel, 2, "SAME")
@@ -78,7 +78,7 @@ def computed(name, weights, inputs):
 
 
 def cut(name, weights, channels, filters=None, kernel_size=None):
-    """Cut the part of the weights that a narrower layer has, with NumPy."""
+    """Slices the weights of a narrower layer with NumPy."""
     if name in ("conv", "pointwise"):
         return {"kernel": weights["kernel"][:, :, :channels, :filters]}
     if name == "depthwise":

@@ -1,4 +1,4 @@
-"""The regression that fits classifiers, held against a minimizer of its loss on all images."""
+"""Compares the regression that fits classifiers with a minimizer of its loss on all images."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ START = np.zeros((FEATURES, CLASSES), np.float32), np.zeros(CLASSES, np.float32)
 
 
 def examples(count, noise=0.7, seed=0):
-    """Features that tell classes apart, but for noise."""
+    """Returns noisy features that separate the classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=count).astype(np.int32)
     centers = rng.normal(size=(CLASSES, FEATURES))
@@ -27,7 +27,7 @@ def sums_of(features, labels, coefficients):
 
 
 def loss_of(features, labels, kernel, bias):
-    """The loss that the module names, and its gradient by kernel and bias."""
+    """Returns the module's loss, and its gradients with respect to kernel and bias."""
     kernel, bias = tf.Variable(kernel, dtype=tf.float64), tf.Variable(bias, dtype=tf.float64)
     with tf.GradientTape() as tape:
         logits = tf.cast(features, tf.float64) @ kernel + bias
@@ -64,7 +64,7 @@ def test_steps_lead_to_the_least_loss():
         loss, gradient = loss_of(features, labels, found[KERNEL], found[BIAS])
         losses.append(loss)
     assert all(np.abs(part).max() < 1e-4 for part in gradient)
-    # The passes that a calibration takes are enough for most of the way.
+    # The number of passes in a calibration suffices for most of the improvement.
     start, _ = loss_of(features, labels, *START)
     assert losses[logistic_regression.PASSES - 1] - losses[-1] < 0.03 * (start - losses[-1])
     assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
@@ -90,7 +90,7 @@ def test_a_smaller_penalty_gives_a_larger_kernel():
 
 
 def test_a_kernel_is_at_most_twice_the_trained_one():
-    """Since training from it would diverge; which class is the most likely stays the same."""
+    """Training from a larger one would diverge; the most likely class stays the same."""
     features, labels = examples(400)
     features *= 0.01
     start = np.random.default_rng(1).normal(size=START[0].shape).astype(np.float32)
@@ -104,7 +104,7 @@ def test_a_kernel_is_at_most_twice_the_trained_one():
 
 
 def test_a_bias_towards_classes_is_undone():
-    """As clients of few classes leave it."""
+    """Training on clients with few classes leaves such a bias."""
     features, labels = examples(2000)
     biased = START[1] + np.array([0, 0, 5], np.float32)
     guesses = (features @ START[0] + biased).argmax(1)

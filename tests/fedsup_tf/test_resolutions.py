@@ -1,4 +1,4 @@
-"""Subnets that take smaller pictures: their space, costs, search, training and evaluation."""
+"""Tests of subnets with smaller images: space, costs, search, training and evaluation."""
 
 import dataclasses
 import json
@@ -33,14 +33,14 @@ RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 12, 18, 1), np.uint8)
 LABELS = RANDOM.integers(0, 3, 20, np.int32)
 SMALL = Architecture((16, 24), (1, 2), (3, 3), 8)
-# For what has a graph for each resolution.
+# For tests that trace one graph per resolution.
 PLAIN_STAGE = dataclasses.replace(PLAIN, stages=PLAIN.stages[:1])
 STAGE = dataclasses.replace(PLAIN_STAGE, resolutions=(8, 12))
 SMALL_STAGE = Architecture((16,), (1,), (3,), 8)
 
 
 def noisy(space):
-    """A supernet of which no residual branch is silent."""
+    """Returns a supernet whose residual branches all have an effect."""
     supernet = Supernet(space)
     rng = np.random.default_rng(1)
     weights = supernet.values_by_name()
@@ -51,13 +51,13 @@ def noisy(space):
 
 @pytest.fixture(scope="module")
 def supernet():
-    """One of all resolutions."""
+    """Returns a supernet with all resolutions."""
     return noisy(SPACE)
 
 
 @pytest.fixture(scope="module")
 def accuracy(supernet):
-    """The count of right answers of any of its subnets, traced once."""
+    """Returns a function, traced once, that counts any subnet's correct answers."""
     return build_accuracy(supernet, PREPROCESSING)
 
 
@@ -151,7 +151,7 @@ def test_limits_are_met_by_smaller_pictures():
         found.add(net)
     assert found == {net for net in nets if count_macs(SPACE, net) <= limit}
     assert {net.resolution for net in found} == {6}
-    # So rare that a walk finds it.
+    # So rare that only a random walk finds it.
     wide = dataclasses.replace(
         SPACE, stages=tuple(Stage(f"s{n}", (8, 16, 24), (1, 2, 3), (3, 5)) for n in range(6))
     )
@@ -229,7 +229,7 @@ def test_clients_train_on_pictures_of_their_nets_resolution():
         weights = take(supernet.values_by_name(), supernet.slices(architecture, nested=True))
         weights = {name: np.asarray(value) for name, value in weights.items()}
         found = run(weights, IMAGES, *inputs, architecture)
-        # A supernet that knows no other pictures than the resized ones.
+        # A supernet that has only the resolution of the resized images.
         shape = STAGE.image_shape_of(architecture)
         plain = Supernet(dataclasses.replace(PLAIN_STAGE, image_shape=shape))
         net = dataclasses.replace(architecture, resolution=None)

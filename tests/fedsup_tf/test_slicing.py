@@ -1,4 +1,4 @@
-"""Law 2 (docs/laws.md): what is cut out and put back is the same; and averages of overlaps."""
+"""Law 2 (docs/laws.md): slices taken and placed back are the same; averages of overlaps."""
 
 import itertools
 
@@ -33,7 +33,7 @@ def supernet():
 
 
 def numbered(shapes):
-    """Tensors of these shapes, no two entries of which are equal."""
+    """Returns tensors of these shapes, all of whose entries differ."""
     tensors, first = {}, 1
     for name, shape in shapes.items():
         size = int(np.prod(shape))
@@ -43,7 +43,7 @@ def numbered(shapes):
 
 
 def grids_of(shapes, *sent):
-    """Grids of tensors of these shapes, for such slices."""
+    """Returns grids of tensors of these shapes for the slices sent."""
     return {
         name: Grid.of(shape, [slices[name] for slices in sent]) for name, shape in shapes.items()
     }
@@ -165,7 +165,7 @@ def test_overlap_weighs_an_update_where_it_covers():
 
 def test_average_is_over_those_that_cover_an_entry():
     shapes = {"a": (4,), "b": (2,)}
-    # Three clients of weights 1, 3 and 0.5 send leading entries; the last also half of b.
+    # Three clients with weights 1, 3 and 0.5 send leading entries; the last one also half of b.
     sent = [
         ([1.0], [], 1.0),
         ([5.0, 7.0], [], 3.0),

@@ -1,4 +1,4 @@
-"""Architectures, search spaces, their presets and their costs."""
+"""Tests of architectures, search spaces, presets and costs."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ FIELDS = dict(
 )
 TINY = SearchSpace(**FIELDS)
 MIDDLE = Architecture((4, 6), (1, 2), (1, 5))
-# Not points of TINY: each is wrong in one entry, of the stage named.
+# Not in TINY: each has one wrong entry, in the stage named.
 OUTSIDE = {
     "second": Architecture((2, 5), (1, 1), (1, 3)),
     "first": Architecture((2, 4), (2, 1), (1, 3)),
@@ -78,7 +78,7 @@ def test_group_normalization_has_two_vectors_where_parametric_has_three():
     parametric = digits_small()
     group = digits_small(normalization="group")
     smallest = parametric.smallest()
-    # Channels normalized: the stem's, and before and after each of three blocks' pointwise.
+    # Normalized channels: the stem's, and those before and after each of three pointwise layers.
     channels = 16 + (16 + 16) + (16 + 32) + (32 + 64)
     difference = costs.count_parameters(parametric, smallest) - costs.count_parameters(
         group, smallest
@@ -374,7 +374,7 @@ def test_samples_are_uniform_over_the_space():
     rng = np.random.default_rng(0)
     draws = 200 * TINY.size
     counts = np.bincount([TINY.index(TINY.sample(rng)) for _ in range(draws)], minlength=TINY.size)
-    # Chi-square of 47 degrees of freedom: above 90 in one of 6,000 seeds.
+    # Chi-square with 47 degrees of freedom exceeds 90 for one in 6,000 seeds.
     assert np.sum((counts - 200) ** 2 / 200) < 90
 
 
@@ -403,7 +403,7 @@ def test_each_free_entry_of_a_mutant_changes_with_the_probability():
     mutants = np.array([space.encode(space.mutate(parent, rng, 0.5)) for _ in range(500)])
     changed = (mutants != space.encode(parent)).mean(0)
     free = [len(values) > 1 for values in space.choices]
-    # Each of 11 free entries is a coin thrown 500 times: 0.1 is more than 4 deviations.
+    # Each of 11 free entries is a coin thrown 500 times; 0.1 is over 4 standard deviations.
     np.testing.assert_allclose(changed, np.where(free, 0.5, 0), atol=0.1)
 
 
@@ -432,7 +432,7 @@ def test_a_child_takes_every_entry_from_either_parent():
     rng = np.random.default_rng(5)
     first, second = TINY.smallest(), TINY.largest()
     children = {TINY.crossover(first, second, rng) for _ in range(500)}
-    # Five entries differ between the parents; the middle width is of neither.
+    # Five entries differ between the parents; neither has the middle width.
     assert len(children) == 2**5
     assert {child.widths[1] for child in children} == {4, 8}
 

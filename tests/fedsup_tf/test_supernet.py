@@ -1,4 +1,4 @@
-"""The supernet: its subnets, the names and shapes of its tensors, its Keras face."""
+"""Tests of the supernet: its subnets, names and shapes of tensors, and its Keras interface."""
 
 import math
 
@@ -30,7 +30,7 @@ SPACES = {
             Stage("third", (6, 8), (2,), (3,), 1),
         ),
     ),
-    # Here the largest net, alone, needs no shortcut convolution.
+    # Here only the largest net needs no shortcut convolution.
     "returning": SearchSpace(
         "returning",
         (4, 4, 1),
@@ -44,7 +44,7 @@ TINY = SPACES["tiny"]
 
 
 def randomized(space, seed=0):
-    """Make a supernet of random weights; as initialized, the residual branches would be silent."""
+    """Returns a supernet with random weights; initially, residual branches would output zeros."""
     supernet = Supernet(space)
     rng = np.random.default_rng(seed)
     for variable in supernet.weights_by_name().values():
@@ -57,7 +57,7 @@ def random_images(space, batch=3, seed=1):
 
 
 def architectures(space, number, seed=2):
-    """List the smallest, the largest, and as many random ones."""
+    """Returns the smallest, the largest, and `number` random architectures."""
     rng = np.random.default_rng(seed)
     return [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(number))]
 
@@ -230,7 +230,7 @@ def test_slices_hold_as_many_values_as_the_cost_says_and_the_subnet_has(supernet
         slices = supernet.slices(architecture)
         parameters = costs.count_parameters(space, architecture)
         assert sum(math.prod(part.size) for part in slices.values()) == parameters
-        # Extracting takes longer than all the rest.
+        # Extracting takes longer than everything else.
         if number < 5:
             subnet = supernet.extract(architecture)
             assert sum(int(np.prod(variable.shape)) for variable in subnet.weights) == parameters
@@ -241,7 +241,7 @@ def test_slices_within_a_subnet_cut_what_slices_of_the_supernet_cut(supernet):
     weights = supernet.weights_by_name()
     rng = np.random.default_rng(3)
     for _ in range(10):
-        # The lesser and the greater of two in every dimension.
+        # The elementwise minimum and maximum of two architectures.
         codes = np.stack([space.encode(space.sample(rng)) for _ in range(2)])
         inner, outer = (space.decode(code) for code in (codes.min(0), codes.max(0)))
         slices = supernet.slices(inner)
@@ -312,7 +312,7 @@ def test_nested_slices_of_a_block_of_equal_widths_have_the_shortcut_that_narrowe
 
 def test_elastic_shapes_of_one_architecture_are_all_known():
     subnet = Supernet(TINY.fixed_architecture(TINY.smallest()))
-    # What the net has not at all, such as an absent block, has a length of 0.
+    # Tensors that the net lacks, for example of an absent block, have a length of 0.
     assert subnet.elastic_shapes() == subnet.weight_shapes
 
 

@@ -1,6 +1,6 @@
-"""A supernet's subnet in the app, trained on one writer's digits, comes back by `fedsup merge`.
+"""End-to-end test: the app trains a subnet on one writer's digits, `fedsup merge` merges it.
 
-The app's own classes run on the real engine of its library, in a JVM; only the screen is left out.
+The app's own classes run in a JVM on the real engine of its library; only the screen is left out.
 """
 
 import functools
@@ -71,7 +71,7 @@ class Story:
 
     @functools.cached_property
     def model(self) -> Path:
-        """The subnet as the phone gets it."""
+        """The subnet that the phone receives."""
         subnet = self.supernet.extract(self.architecture)
         sums = calibration.sum_mean_squares(
             subnet,

@@ -1,4 +1,4 @@
-"""The console command: quick help, clear refusals."""
+"""Tests of the console command: quick help and clear refusals."""
 
 import io
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from tff_programs.programs.cli import PROGRAMS, main
 
-# Each with what it says.
+# Calls and the messages that they print.
 BAD_CALLS = {
     ("train",): "Expected --out",
     ("train", "--out=x", "--rounds=0"): "rounds",
@@ -26,11 +26,11 @@ BAD_CALLS = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The code, the output and the errors of calls for help and of bad calls, by arguments."""
+    """Returns exit code, output and errors of calls for help and of bad calls, by arguments."""
     folder = tmp_path_factory.mktemp("calls")
     calls = [*((name, "--help") for name in PROGRAMS), *BAD_CALLS]
     told = dict(zip(calls, programs.run_commands(calls, folder), strict=True))
-    assert not list(folder.iterdir())  # Nobody wrote anything.
+    assert not list(folder.iterdir())  # No call wrote anything.
     return told
 
 
@@ -63,7 +63,7 @@ def test_every_program_lists_its_flags(results, name):
 @pytest.mark.parametrize("arguments", BAD_CALLS, ids=" ".join)
 def test_bad_calls_are_refused_in_words(results, arguments):
     code, printed, errors = results[arguments]
-    # Python prints an exit's text as an error, and then ends with 1.
+    # Python prints the text of SystemExit as an error and then exits with 1.
     assert code
     assert BAD_CALLS[arguments] in f"{code}{printed}{errors}"
     assert "Traceback" not in errors

@@ -1,4 +1,4 @@
-"""Thousands of mutated files: every reader ends in its value or in one sentence with the name."""
+"""Tests that readers of mutated files return a value or raise one sentence with the file's name."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fuzz_readers.py"
 SPEC = importlib.util.spec_from_file_location("fuzz_readers", PROGRAM)
 fuzz_readers = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz_readers)
-# A supernet is made for most checkpoints.
+# Fewer checkpoints, because most of them build a supernet.
 EXAMPLES = {"checkpoint": 120}
 
 

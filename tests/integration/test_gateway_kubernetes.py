@@ -1,4 +1,4 @@
-"""The manifest and the unit of docs/gateway.md are such that programs start as they say."""
+"""Tests that the programs accept the manifest and the systemd unit of docs/gateway.md."""
 
 import configparser
 import pathlib
@@ -53,7 +53,7 @@ def test_the_unit_for_systemd_starts_the_program_where_it_can_write(monkeypatch)
     assert pathlib.PurePath(program).name == "fedsup"
     options, _ = parse_flags(define_flags, command)
     assert pathlib.PurePath(options.out).is_relative_to(service["ReadWritePaths"])
-    # Merging and exporting write temporary files, too.
+    # Merging and exporting also write temporary files.
     assert service.getboolean("PrivateTmp")
 
 
@@ -63,7 +63,7 @@ def test_both_programs_share_the_volume_and_the_database(monkeypatch):
     for role in ("web", "rounds"):
         options, _ = parse_flags(define_flags, CONTAINERS[role]["command"][1:])
         databases.add(options.database)
-        # Which the database's driver reads, and no list of processes shows.
+        # The database's driver reads the password from there; process lists do not show it.
         (variable,) = CONTAINERS[role]["env"]
         assert variable["name"] == "PGPASSWORD"
         assert "secretKeyRef" in variable["valueFrom"]

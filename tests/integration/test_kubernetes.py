@@ -1,4 +1,4 @@
-"""The manifest of docs/scale.md is one that Kubernetes takes, and agrees with itself."""
+"""Tests that the manifest of docs/scale.md is valid for Kubernetes and consistent."""
 
 import pathlib
 import re
@@ -24,7 +24,7 @@ def test_the_schema_check_can_fail():
 
 
 def flags_of(container):
-    """A container's flags by name; its first two words are the program."""
+    """Returns a container's flags by name; the first two words of its command are the program."""
     pairs = (word.removeprefix("--").partition("=") for word in container["command"][2:])
     return {name: value for name, _, value in pairs}
 

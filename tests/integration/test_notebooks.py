@@ -1,4 +1,4 @@
-"""Each notebook runs from top to bottom, and is committed with what it printed and drew."""
+"""Tests that each notebook runs from top to bottom and is committed with its outputs."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 import programs
 import pytest
 
-# How often something is repeated, to what the test takes in its place.
+# Numbers of repetitions in notebooks, and their replacements in the test.
 FEWER = {
     r"\bROUNDS = \d+": "ROUNDS = 2",
     r"\bLocalTraining\(epochs=\d+": "LocalTraining(epochs=1",
-    # The received net and the smallest one, without a random one.
+    # The received net and the smallest one, but no random one.
     r"\bsandwich=3": "sandwich=2",
     r"\bplan_rounds\(1000": "plan_rounds(50",
     r"--rounds=\d+": "--rounds=2 --sandwich=2",
@@ -23,7 +23,7 @@ FEWER = {
     r"--population=\d+": "--population=4",
     r"--parents=\d+": "--parents=2",
 }
-# A kernel waits for the modules that are imported once for all programs of the tests.
+# A kernel waits until the fork server for all programs has imported its modules.
 ARGUMENTS = ("--inplace", "--kernel_name=forked", "--startup_timeout=1000")
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "tff_programs" / "notebooks").glob("*.ipynb"))
 
@@ -44,7 +44,7 @@ def test_is_committed_with_its_outputs(path):
 
 
 def shortened(text):
-    """A notebook's text with fewer repetitions of everything."""
+    """Returns a notebook's text with fewer repetitions."""
     counts = []
     for pattern, replacement in FEWER.items():
         text, count = re.subn(pattern, replacement, text)
@@ -73,7 +73,7 @@ def test_runs_from_top_to_bottom(path, tmp_path):
             timeout=3000,
         )
     assert result.returncode == 0, result.stderr[-3000:]
-    # A command that fails in a cell does not fail the cell.
+    # A cell does not fail if one of its commands fails.
     text = copy.read_text(encoding="utf-8")
     assert "fedsup train: " not in text
     assert "Traceback" not in text

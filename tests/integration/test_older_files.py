@@ -1,8 +1,9 @@
-"""Files of the first release stay readable; `data/first_release` has samples that it wrote.
+"""Tests that files of the first release stay readable; `data/first_release` has samples.
 
-They are a checkpoint of the smallest subnet of `digits_small`, the supernet of the run folder of a
-training of one round with two tiers, and of its smallest subnet a `.tflite`, an update and the
-checkpoint of a device that trained for two epochs. `expected.json` has the values it found in them.
+The samples are a checkpoint of the smallest subnet of `digits_small`; the supernet of a run of one
+round with two tiers; and, of that supernet's smallest subnet, a `.tflite`, an update, and the
+checkpoint of a device that trained for two epochs. `expected.json` has the values that the first
+release read from them.
 """
 
 import functools
@@ -25,7 +26,7 @@ from tflite.merge.received_updates import subnet_shapes
 
 FOLDER = Path(__file__).parents[1] / "data" / "first_release"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
-# The run's search space has two widths and two kernels; this is the smaller of each.
+# The run's search space has two widths and two kernels; these are the smaller ones.
 SMALLEST = Architecture((8,), (1,), (3,))
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 17, (6, 8, 8, 1)).astype(np.uint8)
@@ -82,7 +83,7 @@ def test_an_update_is_read(run_supernet):
     assert (update.base_hash, update.client) == (EXPECTED["run"], "a phone")
     assert update.class_names is None
     assert fingerprint(update.delta) == EXPECTED["update"]
-    # The identity is that of the content alone, whatever else the file tells.
+    # The identity depends only on the content, not on the file's other fields.
     content = "\n".join([EXPECTED["run"], SMALLEST.to_json(), EXPECTED["update"]])
     assert update.identity == hashlib.sha256(content.encode()).hexdigest()
     assert update.loss_after < update.loss_before

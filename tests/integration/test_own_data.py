@@ -1,4 +1,4 @@
-"""From a folder of pictures to a merged supernet, with the commands of docs/own_data.md."""
+"""Runs the commands of docs/own_data.md, from a folder of pictures to a merged supernet."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ def first_block(language):
 def test_pictures_of_two_people_go_the_whole_way(tmp_path, run_programs):
     subprocess.run([sys.executable, "-c", first_block("python")], cwd=tmp_path, check=True)
     assert len([path for path in (tmp_path / "shapes").rglob("*") if path.is_file()]) == 181
-    # Two rounds in place of 20, and two nets a step instead of three, take the same way.
+    # Two rounds instead of 20, and two nets per step instead of three, run the same code.
     commands, count = re.subn(r"--rounds=\d+", "--rounds=2 --sandwich=2", first_block("bash"))
     assert count == 1
     calls = [line.split()[3:] for line in commands.splitlines()]

@@ -1,4 +1,4 @@
-"""`fedsup serve` and `fedsup phones` on loopback with TLS: rounds, troubles, refusals, rollback."""
+"""Tests of `fedsup serve` and `fedsup phones` with TLS: rounds, faults, refusals, rollback."""
 
 import datetime
 import itertools
@@ -20,7 +20,7 @@ from tff_programs.gateway.tables import devices, updates
 
 pytestmark = pytest.mark.slow
 
-# Modules of a server, none of which a phone may load.
+# Modules that only a server may load, and no phone.
 LOADED = """
 import sys
 import tff_programs.programs.phone_process

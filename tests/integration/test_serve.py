@@ -1,4 +1,4 @@
-"""`fedsup serve` end to end: phones on loopback, real models, the arithmetic of `fedsup merge`."""
+"""End-to-end test of `fedsup serve`: phones, real models, the arithmetic of `fedsup merge`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(phone, tier, examples, folder):
-    """Takes a task and trains; returns the task and the update's path."""
+    """Takes a task and trains; returns the task and the path of the update."""
     task = phone.check_in(tier)["task"]
     model = folder / "model.tflite"
     model.write_bytes(phone.model(task["model"]))

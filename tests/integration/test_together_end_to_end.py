@@ -1,4 +1,4 @@
-"""A supernet, `fedsup serve` with TLS, phones of the app and of Python, rounds, rollback."""
+"""End-to-end test: `fedsup serve` with TLS, phones with the app and Python, rounds, rollback."""
 
 import os
 import re
@@ -33,7 +33,7 @@ ROUNDS = 2
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
-    """The supernet of `fedsup demo` after few of its rounds, which has learned a part."""
+    """Returns the supernet of `fedsup demo` after a few rounds, only partly trained."""
     compile_app()
     folder = tmp_path_factory.mktemp("demo")
     programs.run(
@@ -45,10 +45,10 @@ def supernet(tmp_path_factory):
 
 
 class App:
-    """A phone of the app's classes; its folder stays from one start to the next."""
+    """A phone that runs the app's classes; its folder persists between starts."""
 
     def __init__(self, folder, link, tier, examples):
-        # The model of one round more shows what came of the others.
+        # The model of one more round shows the result of the others.
         arguments = [folder, link, tier, examples, str(ROUNDS + 1)]
         self.folder, self.tier, self.process = folder, tier, None
         self.command = [BUILD, "java", "org.fedsup.demo.FederatedPhone", *arguments]
@@ -59,13 +59,13 @@ class App:
         )
 
     def end(self):
-        """Ends it with the program that it started, if it is at work."""
+        """Kills the process and its child, if they are running."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def fails(self):
-        """Returns the sentence with which it ends."""
+        """Waits until it fails; returns its error message."""
         done = subprocess.run(
             self.command, stdout=subprocess.PIPE, text=True, check=False, timeout=300
         )
@@ -73,7 +73,7 @@ class App:
         return re.search("^failed (.*)", done.stdout, re.MULTILINE)[1]
 
     def scores(self):
-        """Waits for its end; returns the accuracy on its own digits of each round's model."""
+        """Waits until it ends; returns the accuracy of each round's model on its own digits."""
         printed, _ = self.process.communicate(timeout=1500)
         assert self.process.returncode == 0, printed
         lines = re.findall(r"^sent (\d+) (\S+) (\S+) (\S+) (\S+)$", printed, re.MULTILINE)
@@ -81,10 +81,10 @@ class App:
 
 
 def has_no_room(phone, models):
-    """Lets a phone's disk be full for its model, then for its update; each is told."""
+    """Simulates a full disk, first for a phone's model and then for its update."""
     part = phone.folder / "models" / f"{models[phone.tier]}.tflite.part"
     part.parent.mkdir(parents=True)
-    # Each write is answered as a full disk does.
+    # Each write fails as on a full disk.
     part.symlink_to("/dev/full")
     full = "No space left on device): make room on this device and try again."
     assert phone.fails() == f"Could not save the model ({full}"
@@ -97,7 +97,7 @@ def has_no_room(phone, models):
 
 
 def models_of_open_round(database):
-    """Hash of each tier's model in the round that is open."""
+    """Returns the hash of each tier's model in the open round."""
     with database.read() as connection:
         columns = (round_tiers.c.tier, round_tiers.c.model)
         of_round = round_tiers.c.round_id == current_round(connection).id
@@ -105,7 +105,7 @@ def models_of_open_round(database):
 
 
 def accuracies(server):
-    """Accuracy of each tier by round, as the server told it."""
+    """Returns each tier's accuracy by round, as the server printed it."""
     lines = re.findall(r"^round (\d+) open \| accuracy % (.*)$", "".join(server.printed), re.M)
     return {
         int(number): {name: float(share) for name, share in re.findall(r"(\S+) (\S+)", told)}

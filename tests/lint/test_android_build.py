@@ -1,4 +1,4 @@
-"""The Gradle build, which needs a network and an SDK, and the offline build are of one app."""
+"""Tests that the Gradle build (network and SDK needed) and the offline build make the same app."""
 
 import re
 import subprocess
@@ -30,14 +30,14 @@ def gradle_value(name: str) -> str:
 
 
 def gradle_dependencies(configuration: str) -> set[str]:
-    """Coordinates with their versions, without those that a property asks for."""
+    """Returns coordinates with versions, except for dependencies that a property selects."""
     pattern = rf"\b{configuration} \"([^\"$]+)\$\{{setting\('(\w+)'\)\}}\""
     found = re.findall(pattern, read("app/build.gradle") + read("fedsup/build.gradle"))
     return {f"{coordinate}{settings()[version]}" for coordinate, version in found}
 
 
 def offline_artifacts() -> dict[str, str]:
-    """Version of each group:artifact of the offline build."""
+    """Returns the version of each group:artifact of the offline build."""
     tree = ElementTree.parse(DEMO / "offline/artifacts.xml")
     properties = {
         element.tag.removeprefix(MAVEN): element.text for element in tree.find(f"{MAVEN}properties")
@@ -129,7 +129,7 @@ def test_what_the_offline_build_has_beside_them_is_in_no_app():
         "org.codehaus.mojo:animal-sniffer",  # In place of lint.
         "org.ow2.asm:asm",  # In place of lint.
         "org.robolectric:android-all",  # In place of the SDK.
-        "org.robolectric:android-all-instrumented",  # Robolectric fetches it otherwise.
+        "org.robolectric:android-all-instrumented",  # Downloaded by Robolectric otherwise.
         "org.tensorflow:tensorflow-lite-api",  # Comes with tensorflow-lite.
     }
 
@@ -148,7 +148,7 @@ def test_offline_build_has_the_folders_that_gradle_has_by_default():
     assert '-A "$shared/assets"' in build
     assert "noCompress 'tflite'" in read("app/build.gradle")
     assert "-0 .tflite" in build
-    # A folder that only one of the two builds reads would hold code that only one of them has.
+    # A folder that only one of the two builds reads would hold code that the other one lacks.
     known = {"main", "test", "main/java", "main/res", "test/java", "test/resources"}
     known |= {"together/java", "together/res", "testTogether/java"}
     assert 'own "$flavour/java"' in build

@@ -1,4 +1,4 @@
-"""Law 9 (docs/laws.md): the trainer calls signatures and tensors by the names of the exporter."""
+"""Law 9 (docs/laws.md): the trainer uses the exporter's names of signatures and tensors."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def constants(source: str) -> dict[str, str]:
 
 
 def table(source: str, name: str) -> dict[str, tuple[str, ...]]:
-    """A Map.of constant of lists, its names resolved."""
+    """Returns the content of a Map.of constant of lists, with its names resolved."""
     words = constants(source)
     body = re.search(rf"List<String>> {name} = Map\.of\((.*?)\);", source, re.DOTALL).group(1)
     entries = re.findall(r"(\w+), List\.of\(([^)]*)\)", body)
@@ -66,7 +66,7 @@ def test_an_update_has_the_fields_that_python_asks_for():
 
 def test_the_trainer_reads_part_models_as_python_writes_them():
     java_source = java("PartModels")
-    # Read and not imported, since it imports TensorFlow.
+    # Read instead of imported, since it imports TensorFlow.
     source = (DEMO.parent / "tflite/profiling/part_models.py").read_text(encoding="utf-8")
     said = dict(re.findall(r'^([A-Z]+) = "?([^"\n]+)"?$', source, re.MULTILINE))
     assert constants(java_source) == {"ENTRY": said["ENTRY"], "KIND": said["KIND"]}

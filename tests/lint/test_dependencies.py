@@ -1,4 +1,4 @@
-"""pyproject.toml declares what the packages import, and nothing that they do not."""
+"""Tests that pyproject.toml declares exactly the distributions that the packages import."""
 
 import ast
 import importlib.metadata
@@ -12,14 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = ("fedsup_tf", "tflite", "tff_programs")
-# Test helpers, and what pytest's settings put on the path.
+# Test helpers, and modules that pytest's settings put on the path.
 OWN = {*PACKAGES, *(path.stem for path in (ROOT / "tests").glob("*.py"))}
 OWN |= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
 def third_party_imports(*folders: str) -> dict[str, str]:
-    """Top-level names that files of the folders import, each with one of the files."""
+    """Returns the top-level names that files in the folders import, each with one of the files."""
     found = {}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -36,12 +36,12 @@ def third_party_imports(*folders: str) -> dict[str, str]:
 
 
 def normalized(name: str) -> str:
-    """The name of a distribution as the Python Package Index compares it."""
+    """Returns a distribution's name as normalized by the Python Package Index."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def declared(requirements: list[str]) -> set[str]:
-    """Normalized names of the distributions that requirements ask for."""
+    """Returns the normalized names of the required distributions."""
     return {normalized(re.match(r"[\w.-]+", line).group()) for line in requirements}
 
 

@@ -1,4 +1,4 @@
-"""Checks that all the pages name exists: linked files, paths, imports, laws and their tests."""
+"""Tests that everything named in the pages exists: links, paths, imports, laws and tests."""
 
 import ast
 import importlib
@@ -13,14 +13,14 @@ from tff_programs.programs.cli import PROGRAMS
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "android_demo/README.md"]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-# What a command of a page makes, or a reader is to add.
+# Paths that a page's commands create, or that readers add.
 MADE = ("runs/", "dist/", "NAME", "android_demo/build", "android_demo/app/build")
 FOLDERS = "fedsup_tf|tflite|tff_programs|tests|benchmarks|experiments|docs|android_demo"
 LAWS = (ROOT / "docs/laws.md").read_text(encoding="utf-8").split("\n## ")[1:]
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """Contents of the fenced blocks of a language."""
+    """Returns the contents of the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Docstrings say what a thing is or does: none begins with a word that only points at it."""
+"""Tests that no docstring begins with a word such as What or How."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ POINTING = {
 
 
 def first_words(source: str) -> dict[int, str]:
-    """First word of each docstring of the source, by the line of what it describes."""
+    """Returns the first word of each docstring, by the line of the object that it describes."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return {
         getattr(node, "lineno", 1): docstring.split()[0].rstrip(".,:;")
@@ -23,7 +23,7 @@ def first_words(source: str) -> dict[int, str]:
 
 
 def faults(path: Path) -> list[str]:
-    """Places of the docstrings of a file that begin with such a word."""
+    """Returns the places of the docstrings in a file that begin with such a word."""
     words = first_words(path.read_text(encoding="utf-8"))
     name = path.relative_to(ROOT).as_posix()
     return [f"{name}:{line}: {word}" for line, word in words.items() if word in POINTING]

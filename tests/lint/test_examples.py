@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and the most used names have one."""
+"""Tests that examples in docstrings run, and that the most used names have one."""
 
 import doctest
 import importlib
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "tests" / "data" / "first_release"
 
-# Names whose docstring has to have an example, by module.
+# Names whose docstring must have an example, by module.
 REQUIRED = {
     "fedsup_tf.architecture": {"Architecture"},
     "fedsup_tf.data.datasets": {"load_dataset"},
@@ -26,7 +26,7 @@ REQUIRED = {
 
 
 def modules_with_examples():
-    """Names of the modules of ours whose source has an example."""
+    """Returns the names of our modules with an example in their source."""
     paths = [path for package in ("fedsup_tf", "tflite") for path in (ROOT / package).rglob("*.py")]
     return sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -52,7 +52,7 @@ def test_examples_of_a_module_run(name, tmp_path, monkeypatch):
     shown = {test.name.removeprefix(f"{name}.") for test in tests}
     assert shown >= REQUIRED.get(name, set())
     for test in tests:
-        # Examples import what they use, as a reader has to.
+        # Examples must import what they use, as readers have to.
         test.globs = {}
         report = []
         runner.run(test, out=report.append)

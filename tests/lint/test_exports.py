@@ -1,4 +1,4 @@
-"""The packages' exports: what they name is there, and what is not used is not loaded."""
+"""Tests of the packages' exports: every name exists, and unused modules are not loaded."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(program: str) -> str:
-    """Runs a program in a Python process of its own and returns its output."""
+    """Runs a program in a separate Python process and returns its output."""
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -27,7 +27,7 @@ def run(program: str) -> str:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_a_package_shows_its_exports_alone_and_each_is_what_it_is_called(package):
     assert dir(package) == package.__all__ == sorted(package.__all__)
-    # A module of the same name would take an export's place once it is imported.
+    # A module of the same name would replace an export once it is imported.
     modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
     assert not modules & set(package.__all__)
     for name in package.__all__:
@@ -85,7 +85,7 @@ def test_a_name_of_two_modules_is_refused():
 
 @pytest.fixture(scope="module")
 def completions():
-    """Completions of each package's name and a dot, in one notebook's shell."""
+    """Returns a notebook shell's completions after each package's name and a dot."""
     names = [package.__name__ for package in PACKAGES]
     told = run(
         "from IPython.core.completer import provisionalcompleter\n"

@@ -1,4 +1,4 @@
-"""Imports run one way: fedsup_tf <- tflite <- tff_programs, and one way between their rooms."""
+"""Tests that imports have one direction: fedsup_tf <- tflite <- tff_programs, and in packages."""
 
 import ast
 import subprocess
@@ -18,8 +18,8 @@ FORBIDDEN = {
     "tests": PICKLES,
 }
 
-# What each room may import of its own package, beside itself. Modules that lie flat in a package
-# are its core; data.preprocessing alone is a room of its own, below the core.
+# Rooms are the parts of a package; each may import itself and the rooms listed here. Modules at a
+# package's top level are its core; data.preprocessing is a separate room, below the core.
 CORE = "core"
 PREPROCESSING = "data.preprocessing"
 ROOMS = {
@@ -42,7 +42,7 @@ ROOMS = {
         "together": {"format", "device"},
     },
     "tff_programs": {
-        # Alone in the core are the types.
+        # The core has only the types.
         CORE: set(),
         "aggregators": {CORE},
         "learning": {CORE, "aggregators"},
@@ -64,7 +64,7 @@ ROOMS = {
 
 
 def imported(source: str) -> set[str]:
-    """Full names that the source imports, wherever in it: modules, and what is out of them."""
+    """Returns the full names that the source imports anywhere: modules and names in them."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -75,7 +75,7 @@ def imported(source: str) -> set[str]:
 
 
 def room(package: str, name: str) -> str:
-    """The room of a package in which a full name lies."""
+    """Returns the room of a package that a full name belongs to."""
     inside = name.split(".")[1:]
     for known in (".".join(inside[:2]), inside[0]):
         if known in ROOMS[package]:

@@ -1,4 +1,4 @@
-"""Library code neither prints nor reads flags: it takes arguments, returns values, calls back."""
+"""Tests that library code neither prints nor reads flags, but uses arguments and callbacks."""
 
 import ast
 import subprocess
@@ -10,12 +10,12 @@ import pytest
 from tff_programs.programs.cli import PROGRAMS
 
 ROOT = Path(__file__).parents[2]
-# Processes of their own, whose output is what the process that started them reads.
+# Child processes, whose output the parent process reads.
 CHILD_PROCESSES = {"tflite/profiling/engine_worker.py", "tflite/profiling/memory_probe.py"}
 
 
 def library_files():
-    """Paths and syntax trees of all modules that are no programs and no processes."""
+    """Returns the paths and syntax trees of all modules except programs and child processes."""
     for package in ("fedsup_tf", "tflite", "tff_programs"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
@@ -30,7 +30,7 @@ def test_only_programs_print():
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) == "print"
-        # A line to a child process is no output.
+        # A line to another process is not output.
         and not any(keyword.arg == "file" for keyword in node.keywords)
     }
     programs = {f"tff_programs/programs/{name}.py" for name in (*PROGRAMS, "cli", "console")}

@@ -1,4 +1,4 @@
-"""Blocking forms: outside an event loop they wait, inside one they name what to await."""
+"""Tests of blocking forms: they wait outside an event loop, and raise helpful errors inside."""
 
 import asyncio
 

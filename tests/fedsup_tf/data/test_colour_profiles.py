@@ -1,4 +1,4 @@
-"""Colours of pictures that carry a profile are read as those of sRGB."""
+"""Tests that pictures with a colour profile are converted to sRGB."""
 
 import struct
 
@@ -11,7 +11,7 @@ from fedsup_tf.data.pictures import PictureForm, read_picture
 
 COLOUR = PictureForm((8, 8, 3))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-# Of sRGB, in which the numbers of red mean blue, and those of blue red.
+# sRGB with red and blue swapped.
 SWAPPED = SRGB.replace(b"rXYZ", b"-XYZ").replace(b"bXYZ", b"rXYZ").replace(b"-XYZ", b"bXYZ")
 
 
@@ -48,7 +48,7 @@ def test_16_bits_are_of_the_profile_too(tmp_path):
     pixels = np.full((8, 8), 2**15, np.uint16)
     linear = grey_profile(gamma=1.0)
     Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=linear)
-    # Half of the light is a value of 188 in sRGB.
+    # Half of the linear intensity is the value 188 in sRGB.
     np.testing.assert_allclose(
         read_picture(tmp_path / "a.png", PictureForm((8, 8, 1))), 188, atol=2
     )
@@ -72,7 +72,7 @@ def test_profiles_that_say_nothing_are_passed_over(profile, mode):
 
 
 def grey_profile(gamma):
-    """Writes a grey profile of a power of brightness, in the format of the ICC, version 2."""
+    """Returns a grey ICC profile, version 2, with the given gamma."""
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
     description = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"grey\0" + bytes(78)

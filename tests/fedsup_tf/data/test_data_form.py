@@ -1,4 +1,4 @@
-"""Data held against what a net was trained on."""
+"""Tests of comparing data with the data that a net was trained on."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Federated data: each client's own examples, and what does not belong together refused."""
+"""Tests of federated datasets: each client's own examples, and inconsistent data refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Own data from folders, tables and arrays: layouts, labels, clients, parts, and refusals."""
+"""Tests of own data in folders, tables and arrays: layouts, labels, clients, parts, refusals."""
 
 import os
 
@@ -24,7 +24,7 @@ def draw(path, value, shape=(4, 4)):
 
 
 def values(images):
-    """The value of each image that `draw` drew."""
+    """Returns the value of each image that `draw` drew."""
     return images[:, 0, 0, 0].tolist()
 
 
@@ -76,7 +76,7 @@ def test_train_and_test_folders_are_the_parts(tmp_path):
                 draw(tmp_path / part / label / f"{number}.png", number)
     data = FederatedDataset.from_folder(tmp_path)
     assert (data.train_sizes, data.test_sizes) == ((6,), (4,))
-    # A validation part beside both is not used, and said.
+    # A validation part in addition to both is not used, which a note says.
     draw(tmp_path / "val" / "a" / "0.png", 1)
     data = FederatedDataset.from_folder(tmp_path)
     assert data.test_sizes == (4,)
@@ -102,7 +102,7 @@ def test_nobodys_test_examples_are_dealt_by_classes(tmp_path):
         (("train", "EVAL"), ((6,), (6,))),
         (("Train", "Validation"), ((6,), (6,))),
         (("TRAIN", "Dev"), ((6,), (6,))),
-        # No part is for the test.
+        # There is no test part.
         (("train",), ((4,), (2,))),
     ],
 )
@@ -111,7 +111,7 @@ def test_folders_that_name_parts_are_no_clients(tmp_path, parts, expected):
         for label in ("a", "b"):
             for number in range(3):
                 draw(tmp_path / part / label / f"{number}.png", number)
-    # What a Mac puts into an archive.
+    # macOS adds such files to archives.
     draw(tmp_path / "__MACOSX" / "train" / "._0.png", 0)
     data = FederatedDataset.from_folder(tmp_path)
     assert (data.train_sizes, data.test_sizes) == expected
@@ -120,7 +120,7 @@ def test_folders_that_name_parts_are_no_clients(tmp_path, parts, expected):
 
 
 def test_names_are_the_same_however_a_system_writes_them(tmp_path):
-    # One character, or a letter and its accent.
+    # A precomposed character, or a letter and a combining accent.
     for client, label in (("ann", "\u00e9t\u00e9"), ("bob", "e\u0301te\u0301")):
         for number in range(3):
             draw(tmp_path / client / label / f"{number}.png", number)
@@ -131,7 +131,7 @@ def test_names_are_the_same_however_a_system_writes_them(tmp_path):
     draw(tmp_path / "bob" / "\u00c9t\u00e9 " / "0.png", 1)
     (note,) = FederatedDataset.from_folder(tmp_path).notes
     assert "'\u00c9t\u00e9 ' and '\u00e9t\u00e9' differ in case or spaces alone" in note
-    # A class's folder may be empty for one client, in another form of unicode than for others.
+    # One client's folder of a class may be empty and named in another Unicode form.
     (tmp_path / "cleo" / "e\u0301te\u0301").mkdir(parents=True)
     assert FederatedDataset.from_folder(tmp_path).client_names == ("ann", "bob")
 
@@ -400,7 +400,7 @@ def test_an_npz_tells_clients_and_a_test_part(tmp_path):
     data = FederatedDataset.from_path(written(tmp_path, clients=clients, **test))
     assert data.client_names == ("5", "10")
     assert data.train_sizes == (6, 6)
-    # Test examples that are nobody's are drawn for each client.
+    # Test examples of no client are drawn for each client.
     assert all(data.test_sizes)
     own = written(tmp_path, clients=clients, **test, test_clients=np.array([5, 5, 5, 10]))
     assert FederatedDataset.from_path(own).test_sizes == (3, 1)
@@ -430,7 +430,7 @@ def test_arrays_that_others_call_otherwise(tmp_path):
         ("X_train", "Y_train", "X_val", "Y_val"),
         ("images_train", "labels_train", "images_dev", "labels_dev"),
         ("training_images", "training_labels", "validation_x", "validation_y"),
-        # Validation beside a test part is not used.
+        # With a test part, a validation part is not used.
         ("X", "y", "x_test", "y_test", "x_valid", "y_valid"),
     ],
 )
@@ -451,7 +451,7 @@ def test_an_array_may_tell_each_examples_part(tmp_path):
     assert "2 of 12 examples are of a part that is not used." in data.notes
     data = FederatedDataset.from_path(written(tmp_path, split=words[:6].repeat(2)))
     assert (data.train_sizes, data.test_sizes) == ((9,), (3,))
-    # Beside arrays of the test part it is not used.
+    # With arrays of the test part, it is not used.
     test = {"test_images": IMAGES[-2:], "test_labels": np.array([1, 2])}
     data = FederatedDataset.from_path(written(tmp_path, split=words, **test))
     assert data.train_sizes == (12,)
@@ -508,7 +508,7 @@ def test_ink_of_the_backgrounds_colour_is_told(tmp_path):
     (note,) = FederatedDataset.from_folder(tmp_path).notes
     assert note.startswith("8 of 8 pictures with transparent pixels have the same colour all over")
     assert "background white: choose another" in note
-    # Nothing is drawn on two of them.
+    # On black, only two of the pictures are blank.
     notes = FederatedDataset.from_folder(tmp_path, background="black").notes
     assert not any("background" in note for note in notes)
 
@@ -555,7 +555,7 @@ def test_dark_pictures_of_16_bits_are_told(tmp_path):
         for number in range(5):
             pixels = np.linspace(0, 400 * number, 64, dtype=np.uint16).reshape(8, 8)
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
-    # White beside pictures of another aspect ratio is not theirs.
+    # White padding of pictures with another aspect ratio is not one of their pixels.
     for options in ({}, {"image_shape": (8, 12, 1), "resize": "fit"}):
         note = FederatedDataset.from_folder(tmp_path, **options).notes[0]
         assert note.startswith("10 pictures are taken for 16 bits a channel, but no pixel of 10 ")
@@ -573,7 +573,7 @@ def test_dark_pictures_of_16_bits_are_told(tmp_path):
         (np.arange(12) > 5, np.where(np.arange(12) > 5, 255, 0), 255),
         (np.arange(12, dtype=np.uint16) * 257, np.arange(12), 255),
         (np.arange(12), np.arange(12), 11),
-        # Dark, and not of fewer bits.
+        # Dark images, which do not have fewer bits.
         (np.arange(12) * 9, np.arange(12) * 9, 255),
         (np.arange(12) * 23.0, np.arange(12) * 23, 255),
     ],
@@ -699,7 +699,7 @@ def test_images_that_are_cut_or_fitted_keep_their_scale(tmp_path):
     assert note.startswith("Images of 4 x 8 were cut to the aspect ratio of 4 x 4 pixels")
     data = FederatedDataset.from_path(path, image_shape=(8, 8, 1), resize="fit")
     assert not data.notes
-    # The background is as bright as ink of this scale can be.
+    # The background is as bright as this scale allows.
     assert data.preprocessing.greatest_pixel == data.dataset.train_images.max() == 16
     assert values(data.dataset.train_images) == [16] * len(data.dataset.train_labels)
 
@@ -829,17 +829,17 @@ def test_images_of_another_scale_than_a_models_are_scaled_or_told(tmp_path):
     data = FederatedDataset.from_path(written(tmp_path), preprocessing=model)
     assert data.notes == (told,)
     assert data.dataset.train_images.max() == 14
-    # Nothing is said where the scale is the same, or that of a model is not known.
+    # There is no note if the scale is the same, or the model's scale is unknown.
     ours = written(tmp_path, images=IMAGES % 17)
     data = FederatedDataset.from_path(ours, preprocessing=model)
     assert not data.notes
     assert data.dataset.train_images.max() == 16
     unknown = Preprocessing((5.0,), (6.0,))
     assert not FederatedDataset.from_path(written(tmp_path), preprocessing=unknown).notes
-    # Neither this scale nor that of pictures.
+    # Neither the model's scale nor that of pictures.
     with pytest.raises(DatasetError, match=r"from 0 to 16, .* or to 255, received .* up to 20\."):
         FederatedDataset.from_path(written(tmp_path, images=IMAGES % 21), preprocessing=model)
-    # The digits' pixels for a model of pictures.
+    # Pixels of digits, for a model that was trained on pictures.
     bright = Preprocessing((5.0,), (6.0,), greatest_pixel=255)
     ours = written(tmp_path, images=IMAGES % 17)
     (note,) = FederatedDataset.from_path(ours, preprocessing=bright).notes
@@ -874,14 +874,14 @@ def test_pictures_are_read_as_those_of_a_model(tmp_path):
     arrays = written(tmp_path, images=np.repeat(IMAGES, 2, axis=2))
     data = FederatedDataset.from_path(arrays, image_shape=shape, preprocessing=model)
     assert (data.dataset.train_images[:, 0] == 128).all()
-    # A file of an earlier version does not say it.
+    # Files of earlier versions contain neither.
     earlier = Preprocessing.from_json(
         '{"mean": [1], "standard_deviation": [1], "crop_padding": 0, "flip": false}'
     )
     read = FederatedDataset.from_folder(path, image_shape=shape, preprocessing=earlier, **given)
     assert not read.notes
     read = FederatedDataset.from_folder(path, image_shape=shape, preprocessing=earlier)
-    # Cut, so that half of the pixels are background.
+    # Cropped, not fitted: half of the pixels are background.
     assert values(read.dataset.test_images) == [255, 255]
 
 

@@ -1,4 +1,4 @@
-"""Laws of federated partitions, and the program that shows them."""
+"""Tests of federated partitions, and of the program that shows them."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ CLASSES = 10
 TRAIN = np.random.default_rng(1).permutation(np.repeat(np.arange(CLASSES), 60))
 TEST = np.random.default_rng(2).permutation(np.repeat(np.arange(CLASSES), 20))
 SEEDS = range(5)
-# 1,230 examples of classes of very different sizes.
+# 1,230 examples in classes of very different sizes.
 UNEQUAL = np.repeat(np.arange(5), (1000, 150, 50, 23, 7))
 
 KINDS = [
@@ -127,7 +127,7 @@ def test_a_client_has_as_many_classes_as_shards_wherever_possible(clients, class
             held = label_counts(divided, labels, classes) > 0
             assert held.sum(axis=1).max() <= classes_per_client
             if labels is TRAIN and classes_per_client <= classes:
-                # No class can have more shards than there are clients.
+                # No class has more shards than there are clients.
                 assert held.sum(axis=1).min() == classes_per_client
 
 
@@ -135,7 +135,7 @@ def test_a_class_of_more_shards_than_clients_is_everywhere():
     labels = np.repeat([0, 1, 2], (900, 50, 50))
     counts = label_counts(divide("shard", labels, clients=10, classes_per_client=2), labels, 3)
     assert np.all(counts[:, 0] > 0)
-    # 20 shards of 50 and more: 18 of class 0, and one of each other class.
+    # 20 shards of at least 50 examples: 18 of class 0, and one of each other class.
     assert (counts[:, 1:] > 0).sum(axis=0).tolist() == [1, 1]
     assert sorted(counts[:, 0].tolist()) == [50, 50] + [100] * 8
 
@@ -144,18 +144,18 @@ def test_shards_are_nearly_equal_where_classes_are_not():
     for seed in SEEDS:
         divided = divide("shard", UNEQUAL, clients=40, seed=seed, classes_per_client=1)
         sizes = [len(client.train) for client in divided]
-        # 1,230 examples in 40 shards are 31 each; a shard holds one class, so the least class is 7.
+        # 1,230 examples in 40 shards are 31 each; a shard has one class, and the smallest has 7.
         assert max(sizes) <= 35
         assert sorted(sizes)[:2] == [7, 23]
 
 
 def test_a_class_goes_to_any_client():
-    """Who holds a class differs with the seed, and every client has a chance of every class."""
+    """The clients of a class depend on the seed, and every client may get every class."""
     held = sum(
         label_counts(divide("shard", seed=seed, classes_per_client=2), TRAIN, CLASSES) > 0
         for seed in range(60)
     )
-    # Of 60 draws a client holds a class in 12 at the average.
+    # In 60 draws, a client holds a given class 12 times on average.
     assert held.min() >= 2
     assert held.max() <= 26
 
@@ -190,7 +190,7 @@ def test_beta_decides_how_alike_clients_are():
 
 
 def test_shares_are_those_of_a_dirichlet_distribution():
-    """For n clients a share has mean 1/n and variance (n - 1) / (n^2 (n beta + 1))."""
+    """For n clients, a share has mean 1/n and variance (n - 1) / (n^2 (n beta + 1))."""
     labels, clients, beta = np.zeros(2000, np.int64), 4, 0.5
     divided = [
         divide("dirichlet", labels, clients=clients, seed=seed, beta=beta) for seed in range(400)
@@ -214,7 +214,7 @@ def test_a_class_that_no_test_example_has_is_left_out():
     train, test = np.repeat([0, 1, 2], 50), np.repeat([0, 1], 20)
     (client,) = divide("iid", train, test, clients=1, test_examples=10)
     assert np.bincount(test[client.test]).tolist() == [5, 5]
-    # A client of such a class alone has no test examples.
+    # A client that holds only such a class has no test examples.
     clients = divide("shard", train, test, clients=3, classes_per_client=1)
     assert [len(client.test) > 0 for client in clients] == [train[c.train[0]] < 2 for c in clients]
 
@@ -257,7 +257,7 @@ def test_a_quantity_makes_amounts_uneven():
             assert len(used) == len(TRAIN)
             assert np.std(sizes[1]) < np.std(sizes[2])
         else:
-            # Nobody loses a class.
+            # No client loses a class.
             for ours, theirs in zip(even, more, strict=True):
                 assert set(TRAIN[ours.train]) == set(TRAIN[theirs.train])
                 assert set(theirs.train) <= set(ours.train)
@@ -393,6 +393,6 @@ def test_a_flag_file_may_hold_what_the_chosen_partition_does_not_use(capsys, tmp
     printed = capsys.readouterr().out
     assert "clients             7" in printed
     assert "3 classes per client" in printed
-    # What the command line itself says is a mistake all the same.
+    # A flag on the command line itself is still a mistake.
     with pytest.raises(ValueError, match="--classes_per_client goes with --partition=shard"):
         run(f"--flagfile={file}", "--partition=iid", "--classes_per_client=3")

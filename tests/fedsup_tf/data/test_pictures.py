@@ -1,4 +1,4 @@
-"""The reader of pictures: formats, colours, transparency, orientation, size and scale."""
+"""Tests of reading pictures: formats, colours, transparency, orientation, size and scale."""
 
 import io
 import os
@@ -71,7 +71,7 @@ def test_transparent_paper_shows_the_background(tmp_path, background, paper):
 
 
 def test_grey_that_is_multiplied_by_its_alpha_shows_the_background(tmp_path):
-    # Written by hand, since Pillow only reads it.
+    # Written by hand, since Pillow can only read it.
     grey_alpha = np.stack([RAMP // 2, np.full_like(RAMP, 128)], -1)
     data = grey_alpha.tobytes()
     entries = [(256, 1, 8), (257, 1, 8), (258, 2, 0x00080008), (259, 1, 1), (262, 1, 1)]
@@ -93,7 +93,7 @@ def test_16_bits_become_8(tmp_path):
 
 
 def write_tiff(path, pixels, bits, photometric, more=()):
-    """Writes a grey TIFF of 8 x 8 pixels as Pillow does not."""
+    """Writes a grey TIFF of 8 x 8 pixels in a form that Pillow cannot write."""
     tags = [(256, 8), (257, 8), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1)]
     tags += [(278, 8), (279, len(pixels)), *more]
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
@@ -144,7 +144,7 @@ def test_the_scale_of_more_than_8_bits_can_be_given(tmp_path):
         assert read_header(path) == ((8, 8, 1), True, False)
         with pytest.raises(InvalidFileError, match="expected pixels from 0 to the pixel_scale"):
             read_picture(path, PictureForm((8, 8, 1), pixel_scale=scale / 2))
-    # Those of 8 bits have their own.
+    # Pictures of 8 bits keep their own scale.
     path = saved(tmp_path / "b.png", Image.fromarray(RAMP))
     scaled = read_picture(path, PictureForm((8, 8, 1), pixel_scale=4095))
     np.testing.assert_array_equal(scaled[..., 0], RAMP)
@@ -158,7 +158,7 @@ def test_pixels_of_unknown_scale_are_refused(tmp_path):
 
 
 def png_of_16_bits(path, pixels):
-    """Writes what Pillow reads, and does not write."""
+    """Writes a PNG of 16 bits, which Pillow can only read."""
 
     def chunk(kind, data):
         checked = kind + data
@@ -193,7 +193,7 @@ def test_colours_of_16_bits_are_read_in_full(tmp_path, channels, bits):
 
 
 def tiff_of_16_bits(path, pixels, is_planar):
-    """Writes little-endian colours, those of a pixel together or a plane of each."""
+    """Writes little-endian colours, interleaved by pixel or in one plane each."""
     height, width, channels = pixels.shape
     parts = np.moveaxis(pixels, -1, 0) if is_planar else pixels[np.newaxis]
     data = np.ascontiguousarray(parts, "<u2").tobytes()

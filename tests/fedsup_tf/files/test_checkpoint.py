@@ -1,4 +1,4 @@
-"""Supernets on disk: bit-exact, whole or not at all, refused in words."""
+"""Tests of supernets on disk: bit-exact, complete or absent, refused with a clear error."""
 
 import errno
 import json

@@ -188,7 +188,10 @@ BIAS = Supernet(SPACE).values_by_name()["head/bias"]
             dict(metadata={"information": {"class_names": ["a"]}}),
             "of its 3 classes, received 1",
         ),
-        (dict(metadata={"information": {"preprocessing": "{}"}}), "Preprocessing: expected the fields"),
+        (
+            dict(metadata={"information": {"preprocessing": "{}"}}),
+            "Preprocessing: expected the fields",
+        ),
         (dict(metadata={"information": {"preprocessing": RGB}}), "1 channels, received that of 3"),
         (dict(metadata={"information": {"tiers": [["a", "{}"]]}}), "An architecture: expected"),
         (dict(metadata={"information": {"tiers": [["a", FOREIGN]]}}), "the architecture has 3"),

@@ -1,4 +1,4 @@
-"""Temporary files of a program that was killed are removed by the next one."""
+"""Tests that a program removes the temporary files of killed ones."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ with own_temporary_folder():
 
 @pytest.fixture
 def system_folder(tmp_path, monkeypatch):
-    """A folder in place of the system's for temporary files."""
+    """Returns a folder that replaces the system's folder for temporary files."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path

@@ -1,4 +1,4 @@
-"""Checks of single values: what they return, and the one form of their messages."""
+"""Tests of checks of single values: their results, and the form of their messages."""
 
 import re
 

@@ -14,7 +14,7 @@ SIZES = [(1, 1, 1), (1, 5, 7), (3, 8, 8), (2, 2, 2), (2, 7, 4), (4, 16, 16)]
 
 
 def gradients(function, inputs, seed):
-    """Values and gradients of a random projection of `function(*inputs)`."""
+    """Returns the value of `function(*inputs)` and gradients of a random projection of it."""
     inputs = [tf.constant(value) for value in inputs]
     with tf.GradientTape() as tape:
         tape.watch(inputs)
@@ -32,7 +32,7 @@ def assert_same(actual, expected):
 
 
 def unknown_shapes(function, static_axes):
-    """`function` traced once for inputs of which only the named axes are known."""
+    """Returns `function` as a traced function whose inputs have only the given axes static."""
 
     def call(*inputs):
         specs = [
@@ -45,7 +45,7 @@ def unknown_shapes(function, static_axes):
 
 
 def depthwise_case(size, side, stride):
-    """Images and a kernel, and TensorFlow's value and gradients."""
+    """Returns images and a kernel, and TensorFlow's value and gradients."""
     rng = np.random.default_rng(side)
     images = rng.normal(size=(*size, 6)).astype(np.float32)
     kernel = rng.normal(size=(side, side, 6, 1)).astype(np.float32)
@@ -186,7 +186,7 @@ WEIGHTS = np.array([3, 0, 1, 2], np.float32)
 
 
 def weighted_normalization(images, weights, activate):
-    """Values, and gradients of a loss in which images count as they do in the normalization."""
+    """Returns values, and gradients of a loss with the normalization's weights of images."""
     rng = np.random.default_rng(1)
     vectors = [rng.normal(size=4).astype(np.float32) for _ in range(3)]
 
@@ -235,7 +235,7 @@ def test_images_of_weight_zero_change_nothing(mode):
         second, _ = weighted_normalization(noise, WEIGHTS, True)
     for got, want in zip(second, first, strict=True):
         np.testing.assert_array_equal(got, want)
-    assert not first[1][1].any()  # Nor does anything flow back into them.
+    assert not first[1][1].any()  # Nor do they get a gradient.
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -251,7 +251,7 @@ def test_a_weight_is_a_number_of_repetitions(mode, scale):
             tf.repeat(images, repeats, 0), *vectors, 1e-5
         )
         found.append(mean_square)
-        # Each image's repetitions added up, as the weights do it.
+        # Sums over each image's repetitions, as the weights do.
         return tf.math.segment_sum(result, np.repeat(np.arange(4), repeats))
 
     expected = [*gradients(repeated, (images, *vectors), 0), found[0]]
@@ -269,7 +269,7 @@ def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
     assert not actual[-1].any()
 
 
-# Formulations of a depthwise convolution of which the runtime's fastest is chosen.
+# Formulations of a depthwise convolution, of which the fastest in the runtime is chosen.
 
 
 @pytest.mark.parametrize(
@@ -297,6 +297,6 @@ def test_the_formulation_fits_the_map(monkeypatch):
         images, kernel = tf.zeros((32, side, side, channels)), tf.zeros((5, 5, channels, 1))
         builtin_depthwise.depthwise_conv2d(images, kernel, 1)
     assert chosen[:4] == ["pairs", 1, 4, 8]
-    # A matrix of all pixels by all pixels of such a map would fill the memory.
+    # A matrix of all pixels by all pixels of such a feature map would not fit in memory.
     assert chosen[4] >= 16
     assert chosen[5] == 67

@@ -1,4 +1,4 @@
-"""Architectures drawn within bounds of parameters or multiply-accumulates."""
+"""Tests of drawing architectures within bounds of parameters or multiply-accumulates."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from fedsup_tf.stage import Stage
 COSTS = costs.Cost._fields
 SPACES = {
     "digits_small": digits_small(),
-    # Widths fall and do not nest from stage to stage, so that no bound is at a greedy choice.
+    # Widths decrease and do not nest between stages, so that greedy choices reach no bound.
     "uneven": SearchSpace(
         "uneven",
         (7, 9, 3),
@@ -28,7 +28,7 @@ SPACES = {
 
 
 def all_costs(space, cost):
-    """Return that cost of every architecture of the space, by index."""
+    """Returns the given cost of every architecture in the space, by index."""
     return np.array(
         [
             getattr(costs.architecture_cost(space, space.at(index)), cost)
@@ -50,7 +50,7 @@ def test_draws_lie_within_random_bounds(seed, cost):
     space = fedsup_cifar()
     rng = np.random.default_rng(seed)
     for _ in range(5):
-        # Bounds around an architecture that exists, some wide and some holding little else.
+        # Bounds around an existing architecture, some of them wide and some very narrow.
         value = getattr(costs.architecture_cost(space, space.sample(rng)), cost)
         low, high = value * (1 - rng.random() ** 4), value * (1 + rng.random() ** 4)
         drawn = constraints.sample_within(space, rng, cost, low, high)
@@ -117,7 +117,7 @@ def test_a_draw_is_that_of_its_seed():
 @pytest.mark.parametrize(
     ("cost", "low", "high", "feasible"),
     [
-        # Inside the range of the space, but no architecture has as many.
+        # Within the range of the space, but no architecture has as many.
         ("parameters", 0.9e6, 1.2e6, "163,946 to 1,858,826"),
         ("parameters", 2e6, 3e6, "163,946 to 1,858,826"),
         ("parameters", 0, 1e5, "163,946 to 1,858,826"),

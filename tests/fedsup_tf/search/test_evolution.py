@@ -1,4 +1,4 @@
-"""Evolutionary search: it keeps to its budget, scores nothing twice and finds what is best."""
+"""Tests of evolutionary search: it meets its budget, scores nothing twice and finds the best."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
 
-# Widths fall and do not nest from stage to stage, so that the cheapest is at no greedy choice.
+# Widths decrease and do not nest between stages, so that greedy choices are not the cheapest.
 UNEVEN = SearchSpace(
     "uneven",
     (7, 9, 3),
@@ -35,14 +35,14 @@ MEASUREMENT = Measurement(batch_size=1, threads=2, subnets=5, median_error=0.02,
 
 
 def table(space, seed=0):
-    """Return latencies that have nothing to do with sizes."""
+    """Returns random latencies, which do not depend on sizes."""
     rng = np.random.default_rng(seed)
     rows = {part: Latency(*rng.uniform(0.1, 2, 2)) for part in parts_of_space(space)}
     return LatencyTable(space, rows, "a phone", MEASUREMENT, MEASUREMENT)
 
 
 def all_costs(model):
-    """Return the costs of every architecture, `(size, costs)`."""
+    """Returns the costs of every architecture, of shape `(size, costs)`."""
     space = model.space
     return np.array(
         [list(model.costs(space.at(index)).values()) for index in range(space.size)], np.float64
@@ -73,7 +73,7 @@ def test_costs_are_those_of_the_formulas():
 
 
 def test_training_memory_counts_weights_three_times_and_the_maps_of_the_batch():
-    # An image of 4 x 4 x 1; the stem makes 2 channels; the stage halves the map and makes 3.
+    # An image of 4 x 4 x 1; the stem has 2 channels; the stage halves the map and has 3.
     space = SearchSpace("one", (4, 4, 1), 5, 2, 1, (Stage("a", (3,), (2,), (3,), 2),))
     maps = (
         # The image, the stem's convolution and its activation, which enters the first block.
@@ -82,7 +82,7 @@ def test_training_memory_counts_weights_three_times_and_the_maps_of_the_batch():
         + 4 * 2 + 4 * 2 + 4 * 3 + 4 * 2
         # The second block: its input, depthwise, activation, pointwise.
         + 4 * 3 + 4 * 3 + 4 * 3 + 4 * 3
-        # What leaves it, the mean over the map, the logits.
+        # Its output, the mean over the map, the logits.
         + 4 * 3 + 3 + 5
     )  # fmt: skip
     parameters = costs.count_parameters(space, space.smallest())
@@ -198,7 +198,7 @@ def test_the_least_of_each_cost_is_that_of_all_architectures(seed):
 
 
 def test_a_budget_is_met_exactly_where_some_architecture_meets_it():
-    """Limits that equal costs to the bit, where rounding would tell."""
+    """Tests limits that equal costs to the bit, where rounding would show."""
     model = CostModel(UNEVEN, table(UNEVEN))
     values = all_costs(model)
     random = rng()
@@ -252,7 +252,7 @@ def test_limits_that_exclude_each_other_are_told_with_what_each_leaves():
 
 
 class Scores:
-    """A fitness with one best architecture; it remembers what it was asked."""
+    """Fitness with one best architecture; records the architectures it was asked for."""
 
     def __init__(self, space, best):
         self.space = space

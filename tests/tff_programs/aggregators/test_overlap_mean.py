@@ -1,4 +1,4 @@
-"""Overlap means of different subnets' updates, against NumPy, alone and over TFF's own parts."""
+"""Compares overlap means of subnets' updates with NumPy, alone and over TFF's aggregators."""
 
 import asyncio
 import itertools
@@ -62,7 +62,7 @@ def test_an_adaptive_norm_follows_the_clients(execution):
     bounds = [float(result.measurements["clipping_norm"]) for result in results]
     assert bounds[0] == 1.0
     assert all(after > before for before, after in itertools.pairwise(bounds[:11]))
-    # The 80th percentile of four clients: between the third and beyond the fourth.
+    # The 80th percentile of four clients: from the third norm to slightly above the fourth.
     assert norms[2] * 0.9 < bounds[-1] < norms[3] * 1.25
 
 
@@ -93,7 +93,7 @@ def test_eight_bits_an_entry_err_by_less_than_a_level(execution):
         largest = max([np.abs(update.delta[name]).max(initial=0) for update in updates])
         assert np.abs(result.delta[name] - mean[name]).max() <= largest / 127 + 1e-6
     assert any(np.abs(result.delta[name] - mean[name]).max() > 1e-5 for name in mean)
-    # Uniform within a level of 1/127 of about three standard deviations.
+    # Errors are uniform within a level, which is 1/127 of about three standard deviations.
     assert 0.002 < result.measurements["compression_error"] < 0.02
 
 
@@ -105,7 +105,7 @@ def test_rounding_to_eight_bits_is_unbiased():
         update = Update(client, SUPERNET.space.smallest())
         message = upload.encode(_tensors(update, (values,)))
         total = total + upload.decode(message)[0].delta[0].numpy()
-    # The mean of 400 draws within a level; 5 standard deviations of at most half a level each.
+    # Mean of 400 draws within a level; 5 standard deviations, each at most half a level.
     assert np.abs(total / 400 - values).max() < 5 * 0.5 / 127 / np.sqrt(400)
 
 

@@ -1,4 +1,4 @@
-"""Differential privacy: what is clipped, where noise goes, what the account says."""
+"""Tests of differential privacy: clipping, placement of noise, privacy accounting."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ def test_noise_lies_on_covered_sums_alone_and_is_of_its_size(execution):
         assert np.array_equal(result.covered[name], counts[name] > 0)
         noise.append((delta * counts[name])[counts[name] > 0])
     noise = np.concatenate(noise)
-    # Standard deviation 1.5; both figures to five of their own standard errors.
+    # Standard deviation 1.5; both statistics within five of their standard errors.
     assert noise.std() == pytest.approx(1.5, rel=5 / math.sqrt(2 * noise.size))
     assert abs(noise.mean()) < 5 * 1.5 / math.sqrt(noise.size)
 
@@ -73,8 +73,8 @@ def test_every_round_has_noise_of_its_own_that_the_state_decides(execution):
 
 
 def test_epsilon_without_sampling_is_that_of_the_gaussian_mechanism():
-    # Renyi divergence of order a between Gaussians 2 C apart of deviation z C, after r rounds:
-    # r * 2 a / z**2; then the conversion of Canonne, Kamath and Steinke (arXiv 2004.00010).
+    # Renyi divergence of order a after r rounds, between Gaussians with distance 2 C and standard
+    # deviation z C: r * 2 a / z**2; converted as by Canonne, Kamath and Steinke (arXiv 2004.00010).
     rounds, z, delta = 30, 20.0, 1e-5
     orders = np.linspace(1.01, 400, 20_000)
     renyi = rounds * 2 * orders / z**2

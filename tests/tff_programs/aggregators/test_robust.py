@@ -1,4 +1,4 @@
-"""A robust mean keeps poisoned clients out, also where few honest ones are."""
+"""Tests that a robust mean excludes poisoned clients, even where few honest ones contribute."""
 
 import functools
 
@@ -16,12 +16,12 @@ PLAIN = OverlapMeanFactory(SUPERNET)
 
 @functools.cache
 def robust_mean(poisoned, buckets, divisor="coverage"):
-    """The factory, one for equal arguments, so that it is compiled once."""
+    """Returns the factory, cached by arguments so that it is compiled once."""
     return RobustOverlapMeanFactory(SUPERNET, poisoned, buckets, divisor)
 
 
 def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=None):
-    """Clients that agree on a direction but for noise, and some that send something else."""
+    """Returns clients that agree on a direction except for noise, with some poisoned ones."""
     ends = [SPACE.smallest(), SPACE.largest()]
     direction = Update(99, SPACE.largest()).placed()
     updates = []
@@ -37,7 +37,7 @@ def honest_and_poisoned(count=10, poisoned=(3, 7), attack=-10.0, architectures=N
 
 @pytest.mark.parametrize("attack", [-10.0, -1.0])
 def test_poisoned_updates_are_set_aside_whole(execution, attack):
-    # Client 7 trains the largest net, whose last entries only four honest clients hold.
+    # Client 7 trains the largest net, whose last entries only four honest clients have.
     updates, honest = honest_and_poisoned(attack=attack)
     factory = robust_mean(0.2, 10)
     (robust,) = run(execution, factory, updates)

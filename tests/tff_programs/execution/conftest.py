@@ -1,4 +1,4 @@
-"""`fedsup worker` as real processes."""
+"""Fixture that runs `fedsup worker` in real processes."""
 
 import subprocess
 
@@ -29,7 +29,7 @@ class Worker:
 
 @pytest.fixture
 def workers():
-    """Starts workers; ends them after the test."""
+    """Yields a function that starts workers; ends them after the test."""
     started = []
 
     def start(port=None, *flags):

@@ -1,4 +1,4 @@
-"""Large rounds in subrounds: who computes what, the same result, one compilation."""
+"""Tests of subrounds: assignment of clients, equal results, a single compilation."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ SUPERNET = Supernet(SPACE)
 
 @functools.cache
 def plain_process():
-    """E-FedSup as it is by default, built once."""
+    """Returns E-FedSup with default settings, built once."""
     return build_fedsup_process(
         SPACE, LocalTraining(batch_size=4), Preprocessing((128.0,), (64.0,))
     )
@@ -119,7 +119,7 @@ def element(number, made):
 
 
 def run_round(context, process, clients):
-    """One round in a context that has clients' data made; returns weights, metrics, the order."""
+    """Runs a round; returns weights, metrics, and the order in which clients' data were made."""
     made = []
 
     async def compute():
@@ -134,7 +134,7 @@ def run_round(context, process, clients):
 
 @pytest.fixture
 def contexts(execution):
-    """The session's worker, in contexts with subrounds of some clients."""
+    """Returns a factory of contexts on the session's worker, with subrounds of some clients."""
     del execution
     current = tff.framework.get_context_stack().current
     worker = current._context._workers[0]
@@ -158,7 +158,7 @@ def test_subrounds_change_nothing_but_the_order_of_sums(contexts, kind):
     )
     whole, whole_metrics, made = run_round(contexts.make(100), process, 5)
     assert made == [0, 1, 2, 3, 4]
-    # Of 2, 1 and 2 clients.
+    # Subrounds of 2, 1 and 2 clients.
     parts, parts_metrics, made = run_round(contexts.make(2), process, 5)
     assert made == [0, 1, 2, 3, 4]
     assert parts_metrics["clients"] == whole_metrics["clients"] == 5

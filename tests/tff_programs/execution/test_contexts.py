@@ -1,4 +1,4 @@
-"""Contexts end with their blocks: what was set before is there again."""
+"""Tests that a context ends with its block, and that the previous one is restored."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ def test_nested_blocks_end_with_the_context_before_them():
         with local_execution(1):
             assert stack.current is not outer
             assert compute([3]) == 4
-        # The inner block's workers are gone; the outer's go on.
+        # The inner block's workers are gone; those of the outer one continue.
         assert stack.current is outer
         assert compute([4, 5]) == 11
     assert stack.current is before

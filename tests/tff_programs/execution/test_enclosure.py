@@ -1,4 +1,4 @@
-"""Nobody reaches TFF's workers but this program, or who shows a certificate."""
+"""Tests that only this program, or peers with a certificate, can reach TFF's workers."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ from tff_programs.programs.cli import END_WITH
 
 pytestmark = pytest.mark.slow
 
-# Of Linux' tcp_states.h.
+# State of listening sockets, from Linux' tcp_states.h.
 _LISTENING = "0A"
 
 
 def listeners():
-    """Local addresses and inodes of the listening TCP sockets of this network namespace."""
+    """Returns local addresses and inodes of the namespace's listening TCP sockets."""
     found = set()
     for name in ("tcp", "tcp6"):
         for line in pathlib.Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
@@ -40,7 +40,7 @@ def listeners():
 
 
 def sockets_of(pids):
-    """Inodes of the sockets that processes hold."""
+    """Returns the inodes of the processes' sockets."""
     links = set()
     for pid in pids:
         for descriptor in pathlib.Path(f"/proc/{pid}/fd").iterdir():
@@ -83,7 +83,7 @@ def compute_one():
 
 
 def test_workers_of_a_program_listen_on_nothing_that_others_reach():
-    # Those of other tests' contexts.
+    # Child processes of other tests' contexts.
     others = set(children_of(os.getpid()))
     with local_execution(2):
         assert compute_one() == 1
@@ -94,12 +94,12 @@ def test_workers_of_a_program_listen_on_nothing_that_others_reach():
         assert held
         assert not [address for address, inode in listeners() if inode in held]
     assert not any(map(is_running, workers))
-    # The system ends a forwarder after its worker.
+    # The kernel ends a forwarder after its worker.
     wait_until(lambda: not any(map(is_running, forwarders)))
 
 
 def test_a_workers_socket_has_no_name_on_the_disk(tmp_path, monkeypatch):
-    # Longer than the path of a socket may be.
+    # Longer than a socket's path may be.
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -122,7 +122,7 @@ def test_a_worker_and_its_forwarder_end_together(killed):
 
 
 def test_a_program_ends_with_the_parent_that_it_was_told():
-    # Of another parent than the one that started it.
+    # The process ID of a different parent.
     environment = {**os.environ, END_WITH: "0"}
     result = subprocess.run(
         fedsup("worker", "--port=1"), env=environment, capture_output=True, timeout=100
@@ -141,7 +141,7 @@ def test_a_program_ends_with_the_parent_that_it_was_told():
     wait_until(lambda: not is_running(child))
 
 
-# A user namespace in which no further namespace may be made.
+# A user namespace that does not allow further namespaces.
 _REFUSES = (
     "unshare --user --map-root-user sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; "
     'echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"\' sh'
@@ -161,7 +161,7 @@ with contextlib.ExitStack() as stack:
 
 
 def run_without_namespaces(program: str) -> subprocess.CompletedProcess:
-    """Runs a program, without single quotes, where the system refuses namespaces."""
+    """Runs a program, which must not contain single quotes, where the system refuses namespaces."""
     return subprocess.run(
         f"{_REFUSES} {sys.executable} -c '{program}'",
         shell=True,
@@ -199,7 +199,7 @@ def test_the_line_about_open_ports_names_one_as_one():
     assert "(Operation not permitted): TFF's worker listens on port 1234 of all" in line
 
 
-# The purposes and names of docs/scale.md's certificates, and one that another authority signed.
+# Purposes and names of the certificates in docs/scale.md, and of one from another authority.
 _PEERS = {
     "worker": ("ours", "extendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost\n"),
     "train": ("ours", "extendedKeyUsage=clientAuth\n"),
@@ -209,7 +209,7 @@ _PEERS = {
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """A folder of PEM files: two authorities, and certificates that they signed."""
+    """Returns a folder of PEM files: two authorities, and certificates that they signed."""
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments):
@@ -256,7 +256,7 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
 
 def answer_of(port, context=None):
-    """Sends the preface of HTTP/2 to the worker and returns its answer, empty if it refuses."""
+    """Sends an HTTP/2 preface to the worker; returns its answer, empty if it refuses."""
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(socket.create_connection(("localhost", port), timeout=30))
         try:
@@ -280,10 +280,10 @@ def test_two_workers_over_tls_train_a_round_and_others_get_nothing(tmp_path, cer
     assert "round 1/1" in result.stdout
     port = both[0].port
     assert answer_of(port, client_context(certificates, "train"))
-    # A worker's certificate is no training program's.
+    # A worker's certificate is not valid for a training program.
     for peer in ("worker", "stranger", None):
         assert not answer_of(port, client_context(certificates, peer)), peer
-    # Without TLS a peer gets TLS' alert at most, and nothing of HTTP/2.
+    # Without TLS, a peer gets at most a TLS alert, and no HTTP/2.
     assert answer_of(port)[:1] in (b"", b"\x15")
 
 

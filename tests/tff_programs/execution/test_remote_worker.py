@@ -1,4 +1,4 @@
-"""Rounds on workers of `fedsup worker`, in real processes: equal, and whole when one is killed."""
+"""Tests of rounds on real `fedsup worker` processes: equal results, even if one is killed."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def train_command(folder, *more):
 
 @pytest.fixture(scope="module")
 def local_weights(tmp_path_factory):
-    """Weights of a run on this machine alone."""
+    """Returns the weights of a run without remote workers."""
     folder = tmp_path_factory.mktemp("local") / "run"
     run(*train_command(folder), check=True)
     return weights(folder)
@@ -45,7 +45,7 @@ def assert_near(first, second):
 
 
 def lines_until(process, begin):
-    """Lines that a program prints, up to the first that begins so."""
+    """Returns the lines that a program prints up to the first that starts with `begin`."""
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -61,7 +61,7 @@ def start_training(folder, workers, *more):
 
 def test_a_killed_worker_leaves_the_result_as_it_is(tmp_path, workers, local_weights):
     first = workers().wait()
-    # The second is not up when the program starts, but will be.
+    # The second one starts later than the program.
     late = portpicker.pick_unused_port()
     addresses = [first, type("Late", (), {"address": f"localhost:{late}"})]
     training = start_training(tmp_path / "run", addresses)
@@ -102,7 +102,7 @@ def test_what_ends_a_worker_leaves_nothing_on_its_port(workers, number):
     worker = workers().wait()
     worker.process.send_signal(number)
     worker.process.wait(timeout=20)
-    # The process has become TFF's worker: there is no second one.
+    # The process itself became TFF's worker: there is no other process.
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("localhost", worker.port), timeout=2)
 

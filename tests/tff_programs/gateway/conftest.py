@@ -1,4 +1,4 @@
-"""Databases for the tests of the gateway: SQLite, and a PostgreSQL that the tests start."""
+"""Databases for tests of the gateway: SQLite, and a PostgreSQL server that the tests start."""
 
 import contextlib
 import glob
@@ -17,7 +17,7 @@ _NUMBERS = itertools.count()
 
 
 def _program(name):
-    """The path of one of PostgreSQL's programs, which Debian keeps out of PATH."""
+    """Returns the path of a PostgreSQL program, which Debian does not put in PATH."""
     found = [shutil.which(name), *sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))]
     paths = [path for path in found if path]
     assert paths, "Expected PostgreSQL on this machine. Install Debian's package postgresql."
@@ -26,9 +26,9 @@ def _program(name):
 
 @pytest.fixture(scope="session")
 def postgresql():
-    """The folder of the socket of a PostgreSQL server that nothing but this machine's root reaches.
+    """Yields the folder with the socket of a PostgreSQL server that only its user and root reach.
 
-    PostgreSQL refuses to run as root, who runs the tests in containers.
+    In containers, tests run as root, and PostgreSQL refuses to do so.
     """
     folder = tempfile.mkdtemp(prefix="fedsup-postgresql-", dir="/tmp")
     switch = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
@@ -39,7 +39,7 @@ def postgresql():
     initdb = [_program("initdb"), f"--pgdata={data}", "--username=fedsup", "--auth=trust"]
     subprocess.run([*switch, *initdb, "--no-sync"], **run)
     control = [*switch, _program("pg_ctl"), f"--pgdata={data}", "--wait"]
-    # No port is listened on.
+    # Do not listen on a TCP port.
     options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
     log = os.path.join(folder, "log")
     subprocess.run([*control, f"--log={log}", f"--options={options}", "start"], **run)
@@ -51,7 +51,7 @@ def postgresql():
 
 
 def _postgresql_url(folder):
-    """The address of a new database."""
+    """Returns the URL of a new database."""
     name = f"gateway_{os.getpid()}_{next(_NUMBERS)}"
     with contextlib.closing(
         psycopg2.connect(host=folder, user="fedsup", dbname="postgres")
@@ -64,7 +64,7 @@ def _postgresql_url(folder):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
-    """The address of an empty database of each kind."""
+    """Yields the URL of an empty database, for each kind of database."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path)
     return _postgresql_url(request.getfixturevalue("postgresql"))

@@ -1,4 +1,4 @@
-"""The gateway's database refuses what is not its own."""
+"""Tests that the gateway refuses databases that are not its own."""
 
 import sqlite3
 

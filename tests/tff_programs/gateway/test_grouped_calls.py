@@ -1,4 +1,4 @@
-"""Calls that share a transaction: one that raises fails alone."""
+"""Tests of calls that share a transaction: if one raises, only that one fails."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ def database(tmp_path):
 
 
 def made_together(grouped, calls):
-    """Outcomes of calls that wait until the thread is free, so that they share a transaction."""
+    """Returns the outcomes of calls that share a transaction, because the thread was busy."""
     free = threading.Event()
 
     async def run():

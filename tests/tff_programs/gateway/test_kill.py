@@ -1,4 +1,4 @@
-"""A server that is killed at any time: each accepted update counts once, with the same result."""
+"""Tests of killing a server at any time: accepted updates count once, with the same result."""
 
 import contextlib
 import http.client
@@ -39,7 +39,7 @@ def start(folder, url, port):
 
 
 def persist(call, *arguments, **options):
-    """Repeats a request until the server answers, as the protocol says."""
+    """Retries a request until the server answers, as the protocol specifies."""
     for _ in range(2000):
         with contextlib.suppress(OSError, http.client.HTTPException):
             status, *_, answer = call(*arguments, **options)
@@ -50,7 +50,7 @@ def persist(call, *arguments, **options):
 
 
 def take_part(url, token, number, folder, accepted):
-    """A phone that sends updates until as many are accepted; sends each a second time."""
+    """Runs phone `number` until `UPDATES` updates are accepted; it sends each one twice."""
     folder.mkdir()
     phone = Phone(url)
     status, fields = persist(phone.json, "POST", "/v1/enrol", {"token": token}, signed=False)
@@ -77,7 +77,7 @@ def take_part(url, token, number, folder, accepted):
 def test_what_was_accepted_counts_once_whatever_is_killed(tmp_path, url):
     folder = tmp_path / "gateway"
     folder.mkdir()
-    # Several processes share a PostgreSQL.
+    # With PostgreSQL, several processes share the database.
     ports = [portpicker.pick_unused_port() for _ in range(1 if url.startswith("sqlite") else 2)]
     token, accepted, rng = enrolment_token(folder), [], random.Random(3)
     addresses = [f"http://127.0.0.1:{port}" for port in ports]
@@ -116,7 +116,7 @@ def test_what_was_accepted_counts_once_whatever_is_killed(tmp_path, url):
 
 
 def wait_until_merged(database):
-    """Waits until fewer updates wait than a round takes; returns all."""
+    """Waits until too few updates for a round are left; returns all updates."""
     for _ in range(600):
         with database.read() as connection:
             rows = connection.execute(select(updates)).all()
@@ -127,7 +127,7 @@ def wait_until_merged(database):
 
 
 def check_same_without_kills(database, folder, other):
-    """Merges the same updates in the same rounds anew, and holds the supernets against it."""
+    """Merges the same updates in the same rounds again, and compares the supernets."""
     with database.read() as connection:
         closed = connection.execute(select(rounds).order_by(rounds.c.id)).all()
         rows = connection.execute(select(updates).order_by(updates.c.hash)).all()

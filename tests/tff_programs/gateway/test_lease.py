@@ -1,4 +1,4 @@
-"""The lease: one process at a time closes rounds, and another one takes over."""
+"""Tests of the lease: one process at a time closes rounds, and another one can take over."""
 
 import threading
 
@@ -59,7 +59,7 @@ def test_who_lost_the_lease_writes_nothing(tmp_path, url, clock):
             served.told.append,
         )
         served.take_part(value=5)
-        # Another process takes over while this one believes that it has the lease.
+        # Another process takes over while this one still believes it holds the lease.
         clock.now += 100
         other = Lease(served.database, "other", 30.0, clock)
         assert other.take()
@@ -92,7 +92,7 @@ def test_a_database_or_a_disk_that_fails_is_waited_for(tmp_path, monkeypatch):
     assert told == [
         "The database does not answer: gone. Trying again.",
         "The database does not answer: No connection. Trying again.",
-        # Once for each time that it began.
+        # Once for each time that the problem began.
         *["The round waits (No room). Nothing is lost; trying again."] * 2,
     ]
     database.close()

@@ -1,4 +1,4 @@
-"""The operator's page: its files, its data, metrics, and who may see them."""
+"""Tests of the operator's page: files, data, metrics and access."""
 
 import json
 import re

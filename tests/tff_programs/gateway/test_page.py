@@ -1,4 +1,4 @@
-"""The operator's page in a real browser: what it shows, that it follows, in any light and width."""
+"""Tests of the operator's page in a real browser: content, updates, colour schemes, widths."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ LINK = "fedsup://enrol?server=https%3A%2F%2Fexample.org&token=abc"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A gateway whose second round has a late update, one that was left out, and one refused."""
+    """Yields a gateway whose second round has a late, a left-out and a refused update."""
     with Served(tmp_path_factory.mktemp("gateway"), goal=2, over_asking=5) as served:
         phones = [served.phone() for _ in range(4)]
         tasks = [phone.check_in()["task"]["task"] for phone in phones]
@@ -31,7 +31,7 @@ def served(tmp_path_factory):
 
 
 async def rows(tab, table):
-    """The texts of a table's cells."""
+    """Returns the texts of a table's cells by row."""
     cells = "[...row.cells].map(cell => cell.innerText)"
     return await tab.value(f"[...document.querySelectorAll('#{table} tr')].map(row => {cells})")
 
@@ -42,7 +42,7 @@ async def text(tab, name):
 
 @contextlib.asynccontextmanager
 async def opened(served, folder):
-    """The page, once it shows the round."""
+    """Opens the page; yields its tab once it shows the round."""
     with served.page(LINK) as address:
         async with open_tab(folder) as tab:
             await tab.show(1280)
@@ -107,7 +107,7 @@ def test_the_page_is_readable_in_light_and_dark_and_on_a_phone(served, tmp_path)
 
 
 def _light(colour):
-    """The relative luminance of `rgb(...)`, from 0 to 1."""
+    """Returns the relative luminance of `rgb(...)`, from 0 to 1."""
     shares = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
     return sum(weight * s for weight, s in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -1,4 +1,4 @@
-"""The server holds to its OpenAPI document: paths, statuses, answers, what it takes and refuses."""
+"""Tests that the server follows its OpenAPI document: paths, statuses, answers, requests."""
 
 import contextlib
 import hashlib
@@ -35,13 +35,13 @@ def resolve(node):
 
 
 def validator(schema):
-    """A validator of a schema of the document."""
+    """Returns a validator of a schema in the document."""
     whole = {**schema, "components": DOCUMENT["components"]}
     return jsonschema.Draft202012Validator(whole)
 
 
 def template(path):
-    """The path of the document that a request's path is one of."""
+    """Returns the path template in the document that matches a request's path."""
     for known in DOCUMENT["paths"]:
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", known), path):
             return known
@@ -49,7 +49,7 @@ def template(path):
 
 
 def check(method, path, status, headers, body):
-    """Holds an answer against the document."""
+    """Checks an answer against the document."""
     operation = DOCUMENT["paths"][template(path)][method.lower()]
     assert str(status) in operation["responses"], (method, path, status, body)
     response = resolve(operation["responses"][str(status)])
@@ -66,7 +66,7 @@ def check(method, path, status, headers, body):
 
 
 class CheckedPhone(Phone):
-    """A phone that holds every answer against the document."""
+    """Phone that checks every answer against the document."""
 
     def request(self, method, path, body=None, headers=None):
         answer = super().request(method, path, body, headers)
@@ -212,7 +212,7 @@ FIELDS = st.fixed_dictionaries(
 @given(fields=FIELDS | JSON)
 def test_a_check_in_is_refused_exactly_if_the_document_does(served, phone, fields):
     schema = DOCUMENT["components"]["schemas"]["CheckIn"]
-    # The document cannot say which tiers there are, nor forbid the byte 0 of texts.
+    # The document can neither list the server's tiers nor forbid NUL characters in texts.
     allowed = validator(schema).is_valid(fields)
     texts = [fields.get(name, "") for name in ("runtime", "application")] if allowed else []
     allowed = allowed and fields.get("tier", "small") == "small" and "\0" not in "".join(texts)
@@ -239,7 +239,7 @@ def test_the_tier_follows_from_what_a_device_can_train(served):
     assert given(parameters=100) == "small"
     assert given(parameters=999) == "small"
     assert given(parameters=1000) == "large"
-    # The tiers are bounded by parameters.
+    # These tiers have limits in parameters.
     assert given(macs=10**9) is None
 
 
@@ -288,7 +288,7 @@ def test_a_body_of_a_method_that_a_path_has_not_is_not_read(served, method, path
         connection.endheaders()
         answer = connection.getresponse()
         assert (answer.status, json.loads(answer.read())["code"]) == (405, "method")
-        # The connection ends, and with it what still comes.
+        # The server closes the connection and ignores the rest.
         assert connection.sock is None or connection.sock.recv(1) == b""
     assert not list(served.folder.glob("incoming/*"))
 

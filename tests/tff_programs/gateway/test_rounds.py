@@ -1,4 +1,4 @@
-"""Rounds: closed at their goal or deadline, every accepted update counted exactly once."""
+"""Tests of rounds: closed at goal or deadline, with each accepted update counted once."""
 
 import time
 
@@ -26,7 +26,7 @@ def served(tmp_path, url):
 
 
 def value(served):
-    """The supernet of the open round."""
+    """Returns the supernet of the open round."""
     with served.database.read() as connection:
         row = current_round(connection)
     return served.work.value(row)
@@ -97,9 +97,9 @@ def test_each_tier_is_asked_for_its_share(served):
             given.append(task and task["tier"])
         return given
 
-    # Of a goal of 4 each tier has 2, and is asked for 30 % more.
+    # With a goal of 4, each tier needs 2 updates, and 30 % more devices are asked.
     assert tiers("small", 4) == ["small"] * 3 + [None]
-    # A device of the large tier carries the small one's subnet, of which there are enough.
+    # A device of the large tier could train the small subnet, but there are enough of these.
     assert tiers("large", 4) == ["large"] * 3 + [None]
 
 
@@ -136,7 +136,7 @@ def test_without_staleness_an_update_counts_in_its_own_round_or_not_at_all(tmp_p
         task = slow.check_in("large")["task"]
         data = update_bytes(served.folder, slow.model(task["model"]))
         served.take_part()
-        # The round's updates are chosen, and not yet merged.
+        # The round's updates are chosen, but not merged yet.
         assert served.rounds.step()
         status, answer = slow.put(task["task"], data)
         assert (status, answer["code"]) == (410, "stale")
@@ -267,7 +267,7 @@ def test_of_rounds_that_are_over_the_newest_are_kept(tmp_path):
             data = update_bytes(served.folder, slow.model(late["model"]), 0.5)
             served.take_part(value=float(number))
             served.step()
-        # One that may still be late is of a round whose model is there.
+        # The model of a round whose updates may still arrive late is kept.
         assert slow.put(late["task"], data)[0] == 201
         assert sorted(path.name[:6] for path in tmp_path.glob("rounds/*")) == ["000003", "000004"]
         assert len(list(tmp_path.glob("models/*"))) == 2 * 2
@@ -303,7 +303,7 @@ def test_an_update_accepted_while_its_round_is_taken_back_is_left_out(tmp_path):
         served.take_part(value=10.0)
         with served.database.write() as connection:
             roll_back(connection, tmp_path, 0, time.time())
-            # As if it had been written down at the same moment.
+            # As if the update had been recorded at the same moment.
             connection.execute(
                 update(updates).where(updates.c.merged_in.is_(None)).values(state="waiting")
             )
@@ -336,7 +336,7 @@ def test_a_round_whose_valid_updates_are_too_few_waits_for_more(tmp_path):
     merge = SumRounds.merge
 
     class Robust(SumRounds):
-        """Merges no fewer than three valid updates; one of value 9 is none."""
+        """Merges at least three valid updates; an update with value 9 is invalid."""
 
         def merge(self, base, paths, *more):
             merged = merge(self, base, paths, *more)
@@ -355,7 +355,7 @@ def test_a_round_whose_valid_updates_are_too_few_waits_for_more(tmp_path):
         served.step()
         assert numbers(served) == [(0, "open")]
         assert sorted(states(served)) == ["left_out", "waiting", "waiting"]
-        # Another device is asked in place of the one whose update is left out.
+        # Another device is asked instead of the one whose update was left out.
         served.take_part("small", 4.0)
         served.step()
         assert value(served) == 7

@@ -1,4 +1,4 @@
-"""TLS: a certificate that the server makes is pinned by its hash, and is made once."""
+"""Tests of TLS: the server makes a certificate once, and clients pin its hash."""
 
 import datetime
 import hashlib

@@ -1,4 +1,4 @@
-"""Uploads: once each, bounded, whole, of the task that they are sent for."""
+"""Tests of uploads: counted once, bounded, complete, and of the right task."""
 
 import asyncio
 import concurrent.futures
@@ -129,7 +129,7 @@ def test_a_large_body_is_not_read(served, phone, task):
 
 
 def raw(served, head, body=b""):
-    """Sends bytes as they are; returns what comes until JSON or the end."""
+    """Sends raw bytes; returns the answer up to its JSON or the end."""
     with socket.create_connection(Phone(served.url).url.netloc.split(":"), 30) as connection:
         connection.sendall(head + body)
         received = b""
@@ -159,13 +159,13 @@ def test_a_body_without_length_is_refused(served, phone, task):
 
 @pytest.fixture(params=["memory", "file"])
 def held(request, monkeypatch):
-    """Where bodies are while they come."""
+    """Selects where request bodies are kept during their transfer."""
     if request.param == "file":
         monkeypatch.setattr(upload_body, "MOST_HELD_BYTES", 0)
 
 
 def rest(served):
-    """Returns the files and the bytes of memory that bodies on their way take."""
+    """Returns the files and the bytes of memory used by bodies in transfer."""
     return len(incoming(served)), server.HELD_BYTES - served.gateway.room.free_bytes
 
 
@@ -287,7 +287,7 @@ def test_a_client_that_does_not_read_holds_nothing_for_ever(served, phone, monke
 
 @pytest.mark.parametrize("is_late", [False, True])
 def test_a_request_that_has_begun_ends_before_the_server_does(tmp_path, monkeypatch, is_late):
-    """A server that is told to end answers, unless that takes too long."""
+    """A server that is shutting down still answers, unless that takes too long."""
     monkeypatch.setattr(server, "END_SECONDS", 0.1 if is_late else 60.0)
     begun, goes_on = threading.Event(), threading.Event()
 
@@ -308,7 +308,7 @@ def test_a_request_that_has_begun_ends_before_the_server_does(tmp_path, monkeypa
             await asyncio.sleep(0)
         goes_on.set()
         await ending
-        # What comes behind the slow one is answered after it.
+        # Requests after the slow one are answered after it.
         behind = asyncio.get_running_loop().create_future()
         gateway.reads.submit(lambda connection: None, behind)
         await behind
@@ -328,7 +328,7 @@ def test_a_device_that_asks_too_often_is_told_when_to_come(tmp_path):
     served.server_settings = dataclasses.replace(served.server_settings, requests_per_hour=36.0)
     with served:
         phone = served.phone()
-        # As many at once as a gateway allows at least.
+        # Two more than the burst of 60 that every gateway allows.
         answers = [phone.signed("GET", "/v1/status") for _ in range(62)]
         assert [status for status, _, _ in answers] == [200] * 60 + [429] * 2
         _, headers, body = answers[-1]

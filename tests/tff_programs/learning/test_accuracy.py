@@ -1,4 +1,4 @@
-"""Counting right answers, on the server and on clients; law 5 (docs/laws.md): bytes of a round."""
+"""Counting correct answers on server and clients; law 5 (docs/laws.md): bytes of a round."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Frozen mean squares: what they fold into, what they converge to, and the files that hold them."""
+"""Tests of frozen mean squares: folding, convergence, and files."""
 
 import dataclasses
 
@@ -26,12 +26,12 @@ SPACE = SearchSpace(
     stages=(Stage("a", (8, 16), (1, 2), (3, 5), 2),),
 )
 PREPROCESSING = Preprocessing((100.0,), (60.0,))
-# Normalizations of the largest net: the stem's and two of each block.
+# Normalizations in the largest net: the stem's, and two per block.
 LAYERS = 5
 
 
 def random_net(space=SPACE, seed=0):
-    """A net none of whose normalizations is as it was made."""
+    """Returns a net whose normalizations all differ from their initial values."""
     net = Supernet(space, seed)
     rng = np.random.default_rng(seed)
     net.assign_weights(
@@ -60,7 +60,7 @@ def traced_sums(weights, images, batch_size):
 
 
 def measured(frozen=None, batch_size=23, images=IMAGES):
-    """Mean squares over the images of the net that computes with the frozen ones, if any."""
+    """Measures mean squares over the images, in the net with `frozen` mean squares if given."""
     weights = {**WEIGHTS, **{name: tf.constant(value) for name, value in (frozen or {}).items()}}
     sums = traced_sums(weights, tf.constant(images), tf.constant(batch_size))
     return {name: value.numpy() / np.float32(len(images)) for name, value in sums.items()}
@@ -81,7 +81,7 @@ def test_a_folded_net_computes_what_the_frozen_one_does():
     folded = NET.forward(folded_weights, images).numpy()
     np.testing.assert_allclose(folded, frozen, rtol=1e-5, atol=1e-5)
     assert np.abs(frozen - NET.forward(WEIGHTS, images).numpy()).max() > 0.01
-    # Nothing of a normalization is left but its bias.
+    # Only the bias remains of a normalization.
     vectors = {name.rpartition("/")[2] for name in folded_weights if "_norm/" in name}
     assert vectors == {"bias"}
 
@@ -92,12 +92,12 @@ def test_frozen_logits_of_an_image_do_not_depend_on_the_images_beside_it():
         together = NET.forward(weights, images).numpy()
         for begin, end in ((0, 1), (22, 23), (3, 10)):
             alone = NET.forward(weights, images[begin:end]).numpy()
-            # Products of other sizes are added up in another order.
+            # Matrix products of other sizes are summed in another order.
             np.testing.assert_allclose(alone, together[begin:end], rtol=1e-5, atol=2e-6)
-        # In equally many, it is the same to the bit.
+        # In batches of equal size, results are identical to the bit.
         other = tf.concat([images[:5], tf.zeros_like(images[5:])], 0)
         np.testing.assert_array_equal(NET.forward(weights, other)[:5], together[:5])
-    # As trained it is another net for an image alone.
+    # The net as trained depends on the other images in the batch.
     together = NET.forward(WEIGHTS, images).numpy()
     assert np.abs(NET.forward(WEIGHTS, images[:1]).numpy() - together[:1]).max() > 0.01
 
@@ -113,7 +113,7 @@ def test_frozen_mean_squares_are_the_populations_whatever_the_batch(batch_size):
 def test_without_frozen_ones_they_depend_on_the_batch():
     difference = {name: value for name, value in measured(None, 4).items()}
     assert largest_difference(difference, measured(None, 23)) > 1e-3
-    # The stem comes before all normalizations.
+    # The stem precedes all normalizations.
     name = "stem_norm/mean_square"
     np.testing.assert_allclose(difference[name], measured(None)[name], rtol=1e-5)
 
@@ -130,10 +130,10 @@ def test_repeated_passes_converge_layer_by_layer_from_anywhere():
     for _ in range(LAYERS + 1):
         before, found = found, measured(found, 8)
         changes.append(largest_difference(found, before))
-    # After as many passes as there are layers nothing is left but rounding.
+    # After one pass per layer, only rounding errors remain.
     assert min(changes[:-2]) > 1e-4
     assert changes[-1] < 1e-5
-    # From the batch's own, the same.
+    # Starting from a batch's own mean squares, the result is the same.
     other = measured(None, 4)
     for _ in range(LAYERS):
         other = measured(other, 23)
@@ -188,7 +188,7 @@ def test_mean_squares_that_are_not_the_subnets_are_refused(change, told):
 # Clients.
 
 
-# `execution` sets the worker in which the passes run.
+# `execution` sets the worker that runs the passes.
 @pytest.mark.usefixtures("execution")
 def test_clients_together_find_what_one_finds_with_all_their_images():
     bounds = [(0, 9), (9, 9), (9, 20), (20, 23)]  # One has no images.
@@ -270,7 +270,7 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
     assert choices[:-1] == [None] * (len(choices) - 1)
     assert choices[-1].held_out == 32
     assert choices[-1].penalty == penalty
-    # Files that train have the classifier that they have if it is the only one.
+    # Files that train get the same classifier as if it were the only one.
     only = calibrate(lambda _: None, classifier_penalty=logistic_regression.PENALTY)
     assert calibration.split_calibration(only).penalty is None
     for name, value in classifier.items():
@@ -293,7 +293,7 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
     for one, other in ((infers, expected.inference_classifier), (int8, expected.int8_classifier)):
         logits = [features @ head["head/kernel"] + head["head/bias"] for head in (one, other)]
         np.testing.assert_allclose(*logits, rtol=0.02, atol=0.02 * np.abs(logits[0]).max())
-    # In one process, accuracy in a file that only infers.
+    # Accuracy of an inference-only file, computed in one process.
     accuracy = build_calibrated_accuracy(
         net, PREPROCESSING, images, labels, inference_classifier.CHOSEN, held_out
     )
@@ -305,7 +305,7 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
 
 
 def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
-    """Logits decide; the mean squares converged in both ways, but not to the bit."""
+    """Compares logits; mean squares converge both ways, but are not identical to the bit."""
     accuracy = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22])
     weights = NET.values_by_name()
     for architecture in (SPACE.largest(), SPACE.smallest()):
@@ -327,14 +327,14 @@ def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
     both = build_calibrated_accuracies(
         NET, PREPROCESSING, IMAGES[:22], LABELS[:22], [logistic_regression.PENALTY, None]
     )
-    # Without a new classifier it is the supernet's.
+    # Without a new classifier, the supernet's is used.
     kept = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22], None)
     used = {**own, **frozen}
     logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
     expected = (logits.argmax(1) == LABELS).mean()
     test = (weights, SPACE.smallest(), IMAGES, LABELS)
     assert kept(*test) == pytest.approx(expected)
-    # Several classifiers at once have the accuracies that each has alone.
+    # Several classifiers together have the same accuracies as each has alone.
     assert both(*test) == [accuracy(*test), kept(*test)]
 
 
@@ -349,7 +349,7 @@ def test_the_change_of_a_layer_that_is_dead_is_a_number():
 ANY_BIAS = np.arange(4, dtype=np.float32)
 
 
-# Group normalization has none to keep.
+# Group normalization has no mean squares.
 @pytest.mark.parametrize("mean_squares", [ANY, {}])
 def test_a_file_gives_back_what_was_written(tmp_path, mean_squares):
     path = tmp_path / "calibration"

@@ -1,4 +1,4 @@
-"""The federated normalization equals that of own data, in exact whole numbers."""
+"""Tests that federated channel statistics equal those of own data, in exact integers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scoring candidates on clients, the images a search may see, and the program that searches."""
+"""Tests of scoring candidates on clients, of a search's images, and of the search program."""
 
 import csv
 
@@ -18,7 +18,7 @@ from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halv
 from tff_programs.programs.checkpoint import load_trained
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 
-# Every kind of elastic dimension, so that candidates' tensors differ in every axis.
+# With every kind of elastic dimension, so that candidates' tensors differ in every axis.
 SPACE = SearchSpace(
     "tiny",
     (8, 8, 1),
@@ -32,7 +32,7 @@ PREPROCESSING = Preprocessing((4.0,), (6.0,))
 
 @pytest.fixture(scope="module")
 def supernet():
-    """A supernet whose subnets differ in what they answer: nothing of it is silent."""
+    """Returns a supernet without zero branches, so that its subnets answer differently."""
     net = Supernet(SPACE)
     rng = np.random.default_rng(0)
     net.assign_weights(
@@ -60,18 +60,18 @@ def plain_share(supernet, architecture, clients, batch_size):
     return correct / sum(len(labels) for _, labels in clients)
 
 
-# `execution` sets the worker in which the rounds run.
+# `execution` sets the worker that runs the rounds.
 @pytest.mark.usefixtures("execution")
 def test_every_client_counts_for_every_candidate(supernet, monkeypatch):
     clients = [examples(number, seed) for seed, number in enumerate((30, 7, 0, 12))]
-    # Each other index and the last: five candidates, two rounds of three.
+    # Five candidates, in two rounds of up to three.
     candidates = [SPACE.at(index) for index in (1, 6, 11, 4, SPACE.size - 1)]
     weights = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
     expected = [plain_share(supernet, one, clients, 8) for one in candidates]
     assert len(set(expected)) > 2
     whole = CandidateEvaluation(SPACE, PREPROCESSING, weights, 8, 3)
     assert whole.accuracies(candidates, clients) == expected
-    # A round in parts of one client each gives the same sums.
+    # Splitting a round into parts of one client gives the same sums.
     monkeypatch.setattr(evaluation, "BYTES_OF_SUBNETS", 1)
     parts = CandidateEvaluation(SPACE, PREPROCESSING, weights, 8, 3)
     assert parts.accuracies(candidates[:2], clients) == expected[:2]
@@ -125,7 +125,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def runs(supernet, tmp_path_factory, run_programs):
-    """Two runs of one seed, and calls that are to be refused: what they printed and raised."""
+    """Returns output and errors of two runs with one seed, and of calls that must be refused."""
     folder = tmp_path_factory.mktemp("search")
     dataset = load_dataset("digits")
     information = {

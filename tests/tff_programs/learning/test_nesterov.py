@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum equals Keras' own."""
+"""Tests that SGD with Nesterov momentum equals Keras' own."""
 
 import numpy as np
 import pytest

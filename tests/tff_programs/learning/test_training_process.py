@@ -1,4 +1,4 @@
-"""Law 3 and law 4 (docs/laws.md): what a TFF round computes, against plain loops."""
+"""Law 3 and law 4 (docs/laws.md): compares TFF rounds with plain loops."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from tff_programs.learning.training_process import build_fedsup_process
 from tff_programs.simulation.clients import client_element
 
 SUPERNET = Supernet(SPACE)
-# The same net for pictures of two sizes.
+# The same net for two resolutions.
 RESOLUTIONS = Supernet(dataclasses.replace(SPACE, resolutions=(3, 6)))
 PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(epochs=2, batch_size=8)
@@ -32,12 +32,12 @@ RATE = 0.05
 
 @functools.cache
 def plain_process():
-    """E-FedSup as it is by default, built and compiled once for all tests."""
+    """Returns E-FedSup with default settings, built and compiled once for all tests."""
     return build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
 
 
 class Client:
-    """A client's data of a round."""
+    """A client's data in a round."""
 
     def __init__(self, number, architecture, examples, supernet=SUPERNET):
         rng = np.random.default_rng(number)
@@ -77,7 +77,7 @@ def run(execution, process, clients, rounds=1, weights=None):
 
 
 class Elements:
-    """The clients of one round."""
+    """Clients of one round."""
 
     def __init__(self, clients):
         self.clients = clients
@@ -102,7 +102,7 @@ def plain_update(weights, client, training=TRAINING):
 
 
 def plain_round(weights, clients, divisor="coverage", weighting="examples"):
-    """The same round as a loop; returns the new weights and the clients' losses."""
+    """Computes the same round in a loop; returns the new weights and the clients' losses."""
     total = {name: np.zeros(shape, np.float64) for name, shape in SUPERNET.weight_shapes.items()}
     coverage = {name: np.zeros_like(value) for name, value in total.items()}
     everyone, losses = 0.0, []
@@ -127,7 +127,7 @@ def plain_round(weights, clients, divisor="coverage", weighting="examples"):
 
 
 def initial_weights():
-    """Weights of which no residual branch is silent, so that every tensor is trained."""
+    """Returns weights without zero residual branches, so that every tensor is trained."""
     rng = np.random.default_rng(1)
     named = {name: value.numpy() for name, value in Supernet(SPACE).weights_by_name().items()}
     return {
@@ -178,7 +178,7 @@ def test_a_round_of_clients_of_different_resolutions_equals_a_plain_loop(executi
     expected, _ = plain_round(weights, clients)
     assert_close(actual, expected)
     assert metrics["examples"] == sum(len(client.labels) for client in clients)
-    # The resolution counts: with one and the same the round has another result.
+    # The resolution matters: with a single one, the round's result differs.
     assert {client.architecture.resolution for client in clients} == {3, 6}
     alike = [
         Client(n, dataclasses.replace(a, resolution=6), 9 + 4 * n, RESOLUTIONS)
@@ -203,7 +203,7 @@ def test_entries_that_nobody_trained_stay_bit_identical(execution, optimizer):
         )
     everyone = [Client(0, SPACE.largest(), 16)]
     warm, _, state = run(execution, process, everyone, rounds=1, weights=initial_weights())
-    # Momentum from the first round must not move what the second round does not train.
+    # Momentum of the first round must not change entries that the second round does not train.
     clients = [Client(1, SPACE.smallest(), 16)]
     output = execution(lambda: process.next(state, Elements(clients).select()))
     trained = execution(lambda: process.get_model_weights(output.state)).trainable
@@ -242,7 +242,7 @@ def test_fedsup_trains_a_sandwich_in_every_client(execution):
 def test_a_sandwich_within_each_clients_own_subnet(execution):
     training = LocalTraining(batch_size=8, sandwich=3)
     process = build_fedsup_process(SPACE, training, PREPROCESSING, RATE)
-    # Stage b keeps the width of this net, but changes that of its smallest subnet.
+    # Stage b keeps the width in this net, but changes it in its smallest subnet.
     architecture = Architecture((16, 16), (1, 1), (5, 3))
     client, weights = Client(0, architecture, 16), initial_weights()
     actual, _, _ = run(execution, process, [client], weights=weights)
@@ -255,7 +255,7 @@ def test_a_sandwich_within_each_clients_own_subnet(execution):
 
 def test_an_update_that_is_not_finite_is_left_out_and_named(execution):
     clients, weights = cohort(), initial_weights()
-    # The largest net alone holds this entry, so only the client that trains it breaks.
+    # Only the largest net has this entry, so only the client that trains it fails.
     poisoned = {name: value.copy() for name, value in weights.items()}
     poisoned["b_1/pointwise/kernel"][0, 0, -1, -1] = np.nan
     holders = [

@@ -1,4 +1,4 @@
-"""The program that trains on one person's examples: results, refusals, killed and resumed."""
+"""Tests of training on one person's examples: results, refusals, resuming after a kill."""
 
 import json
 import os
@@ -35,7 +35,7 @@ SPACE = SearchSpace(
     stem_stride=1,
     stages=(Stage("a", (8, 16), (1,), (3,), 2),),
 )
-# Runs calls of the program in one process, and tells their output and whether TensorFlow came in.
+# Runs calls of the program in one process; prints their output and the heavy modules loaded.
 RUNNER = """
 import contextlib, io, json, os, sys
 from tff_programs.programs.cli import main
@@ -55,7 +55,7 @@ print(json.dumps([results, [name for name in heavy if name in sys.modules]]))
 
 
 def run(*calls):
-    """The code and the output of each call."""
+    """Returns the exit code and the output of each call."""
     result = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps([list(map(str, call)) for call in calls])],
         capture_output=True,
@@ -64,7 +64,7 @@ def run(*calls):
     )
     assert result.returncode == 0, result.stderr
     results, heavy = json.loads(result.stdout)
-    assert heavy == []  # A phone has none of these.
+    assert heavy == []  # Phones do not have these modules.
     return results
 
 
@@ -75,7 +75,7 @@ def supernet():
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory, supernet):
-    """A `.tflite` of the smaller of two subnets, for handwritten digits."""
+    """Returns the path of a `.tflite` of the smaller of two subnets, for handwritten digits."""
     path = tmp_path_factory.mktemp("model") / "tiny.tflite"
     subnet = supernet.extract(SPACE.smallest())
     shapes = {
@@ -160,7 +160,7 @@ def test_a_run_goes_on_where_it_ended(model_path, tmp_path):
     )
     assert [code for code, _ in (first, again, more)] == [0, 0, 0]
     assert "goes on" not in first[1]
-    # Nothing is left to do: the same result, and no speed of no steps.
+    # Nothing remains to be done: the same result, and no speed, since there were no steps.
     assert "goes on after epoch 2" in again[1]
     assert "epoch 1/2" not in again[1]
     assert "ms a step" not in again[1]
@@ -173,7 +173,7 @@ def test_a_run_goes_on_where_it_ended(model_path, tmp_path):
     assert "a run with other settings: expected learning_rate 0.02, received 0.5" in other[0]
 
 
-# Ends itself in the midst of the third epoch, as a phone's system ends an app.
+# Kills itself during the third epoch, as a phone's system kills an app.
 KILLED = """
 import os, sys
 from tflite.device import trainer
@@ -193,7 +193,7 @@ main()
 def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
     out = tmp_path / "out"
     call = ["device", str(model_path), f"--out={out}", "--epochs=4"]
-    # Client 0 has 69 images: 5 steps an epoch.
+    # Client 0 has 69 images: 5 steps per epoch.
     result = subprocess.run(
         [sys.executable, "-c", KILLED, *call],
         capture_output=True,
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
     assert result.returncode == -9, result.stderr
     assert "epoch 2/4" in result.stdout
     assert os.listdir(out) == ["checkpoint.safetensors"]
-    # Beside it a run whose first two epochs ended in peace.
+    # For comparison, a run that ended regularly after two epochs.
     calm = [str(model_path), f"--out={tmp_path / 'calm'}"]
     (code, told), *_ = run(call[1:], [*calm, "--epochs=2"], [*calm, "--epochs=4"])
     assert code == 0
@@ -230,7 +230,7 @@ def test_patience_holds_examples_out(model_path, tmp_path):
     assert 1 < len(lines) < 30
     assert all("held out" in line for line in lines)
     _, metadata = read_tensors(out / "update.safetensors", "update")
-    # Of 69 images, what is held out is not trained on.
+    # Some of the 69 images are held out and not trained on.
     assert f"{metadata['examples']} training images, {69 - metadata['examples']} held out" in told
     assert 50 < metadata["examples"] < 60
 
@@ -320,14 +320,14 @@ def test_a_folder_of_pictures_is_read_pixel_by_pixel(tmp_path, metadata):
 
 
 def test_pictures_of_other_sizes_colours_and_positions_are_made_to_fit(tmp_path, metadata):
-    # The middle square of a wide picture, each of its pixels the mean of 2 x 2.
+    # The central square of a wide picture; each pixel is the mean of 2 x 2.
     wide = np.zeros((16, 24), np.uint8)
     wide[:, 4:20] = np.arange(8).repeat(2) * 30
     colour = np.zeros((8, 8, 4), np.uint8)
     colour[...] = (255, 0, 0, 255)
     write_pictures(tmp_path, {"0": [wide, wide], "1": [colour, colour]})
     turned = Image.Exif()
-    turned[0x0112] = 6  # The camera was held upright.
+    turned[0x0112] = 6  # Orientation: rotated by 90 degrees.
     for name in ("0", "1"):
         picture = Image.fromarray(np.arange(8, dtype=np.uint8).repeat(8).reshape(8, 8) * 30)
         (tmp_path / "2").mkdir(exist_ok=True)
@@ -387,7 +387,7 @@ def test_an_npz_is_read_with_its_test_part_or_divided(tmp_path, metadata):
     np.savez(path, images=images, labels=labels)
     examples = read_examples(str(path), metadata, 0.4, 0)
     assert np.bincount(examples.test_labels).tolist() == [2, 2]
-    # Each image, which tells its number, kept its label and is in one part.
+    # Each image, identified by its pixels, kept its label and is in one part.
     assert (examples.images[:, 0, 0, 0] % 2).tolist() == examples.labels.tolist()
     both = np.concatenate([examples.images, examples.test_images])[:, 0, 0, 0]
     assert sorted(both.tolist()) == list(range(10))
@@ -452,7 +452,7 @@ def test_an_epochs_line_has_a_bar_of_its_loss():
     assert line == (
         "  epoch  3/12 | loss 0.500 ##########.......... | accuracy  75.0 % | 400 examples/s"
     )
-    # Worse than before training: the bar is full and no longer.
+    # If the loss is worse than before training, the bar is full and no longer.
     assert "#" * 20 + " |" in device_report.epoch_line(report._replace(loss=9.0), 12, 40, 1.0)
     held_out = report._replace(held_out_loss=0.25, held_out_accuracy=1.0)
     assert "| held out 0.250 100.0 % |" in device_report.epoch_line(held_out, 12, 40, 1.0)

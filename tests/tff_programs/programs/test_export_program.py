@@ -1,4 +1,4 @@
-"""The program that exports: which subnets, calibrated or from a file, and what it refuses."""
+"""Tests of the export program: subnets, calibration or a file of it, and refusals."""
 
 import re
 
@@ -31,7 +31,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, trained_path, run_programs):
-    """Folder of what the program wrote, the supernet, mean squares, and what was told."""
+    """Returns the program's output folder, the supernet, mean squares, and each call's messages."""
     folder = tmp_path_factory.mktemp("exports")
     supernet, information = Supernet.load_checkpoint(trained_path)
     architecture = supernet.space.largest()
@@ -141,7 +141,7 @@ def test_a_calibration_kept_in_between_changes_nothing(made):
     infers = [] if parts.penalty is None else [f"infers, penalty {parts.penalty:g}"]
     assert [row[1] for row in rows] == ["before", "trains", *infers]
     assert "right answers on them by penalty: 0.01:" in printed
-    # Calibrated, an image's answer is its own, whatever the batch.
+    # After calibration, an image's answer does not depend on its batch.
     assert all(len(set(row[2:])) == 1 for row in rows[1:])
     assert not told["calibrated"][1]
     together = (folder / "tiers" / "smallest.tflite").read_bytes()

@@ -1,4 +1,4 @@
-"""A fleet of processes: it learns, goes on where it was cut off, and is not mixed up."""
+"""Tests of a fleet of processes: it learns, resumes after a kill, and keeps runs apart."""
 
 import dataclasses
 import re
@@ -43,7 +43,7 @@ def command(supernet, folder, rounds, *more):
 
 @pytest.fixture(scope="module")
 def fleets(tmp_path_factory, trained_path, run_programs):
-    """A fleet that was killed in its second round and continued, and what the programs told."""
+    """Returns a fleet that was killed in its second round and resumed, and the programs' output."""
     folder = tmp_path_factory.mktemp("fleets")
     fleet, foreign = (folder / name for name in ("fleet", "foreign.safetensors"))
     supernet, information = Supernet.load_checkpoint(trained_path)
@@ -98,7 +98,7 @@ def test_a_fleets_supernet_is_that_of_files_that_somebody_carries(fleets, traine
             )
             scores = {"examples": len(labels), "loss_before": 1.0, "loss_after": 1.0}
             sent.append(trainer.update(**scores))
-        # Sums of three depend on their order, which is that of the plan.
+        # Sums of three depend on their order; use that of the plan.
         merge_updates(supernet, base, sent, limits=None)
         merged = supernet.values_by_name()
         supernet.assign_weights(optimizer.step(before, merged, plan.architectures))
@@ -112,7 +112,7 @@ def test_a_fleets_supernet_is_that_of_files_that_somebody_carries(fleets, traine
 def test_a_fleet_makes_the_rounds_of_tff_but_for_the_order_of_examples(trained_path, tmp_path):
     trained = load_trained(trained_path)
     settings = trained.information["settings"]
-    # In batches of all examples their order decides the last bits alone.
+    # If a batch has all examples, their order affects only the last bits.
     changes = {"batch_size": int(max(trained.data.train_sizes)), "redraw": False}
     information = {**trained.information, "settings": {**settings, **changes}}
     trained = trained._replace(information=information)
@@ -147,12 +147,12 @@ def test_a_fleet_tells_what_it_did(fleets):
     assert "fleet of 6 clients, 3 a round, from round 1 of" in printed
     assert "round 1 closed: 3 updates used, 0 left out" in printed
     assert len(re.findall(r"  phone \d+ \| round 1, .* \| loss .* \| sent", printed)) == CLIENTS
-    # What a finished one is called for again, it does not do again.
+    # A finished fleet that is called again does nothing.
     printed, error = told[3]
     assert not error
     assert "Continuing after round 2." in printed
     assert "phone" not in printed
-    # With more rounds it goes on.
+    # With more rounds, it continues.
     printed, error = told[4]
     assert not error
     assert "round 3 closed: 3 updates used, 0 left out" in printed
@@ -171,7 +171,7 @@ def test_a_fleet_has_the_tiers_and_the_aggregation_of_the_training(trained_path,
     information = {
         **trained.information,
         "tiers": [["net", between.to_json()], ["20000-40000", space.smallest().to_json()]],
-        # Files that are gone, and bounds that another seed would draw otherwise from.
+        # Missing files, and bounds from which another seed would draw differently.
         "settings": {
             **trained.information["settings"],
             "tiers": ["/gone/net.json@3", "20000-40000"],
@@ -185,7 +185,7 @@ def test_a_fleet_has_the_tiers_and_the_aggregation_of_the_training(trained_path,
             "cohort_sandwich": True,
         },
     }
-    # As a supernet of an earlier version.
+    # Like a supernet of an earlier version.
     del information["tier_shares"], information["tier_limits"]
     told = []
     settings = FleetSettings(0, 2, None, 1, 50, seed=9)

@@ -1,4 +1,4 @@
-"""Trainings that begin with another one's weights and go on after a break (docs/laws.md, law 6)."""
+"""Tests of trainings that start from another's weights and resume (docs/laws.md, law 6)."""
 
 import json
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, run_programs, trained_path):
-    """Supernets by run, and what each call printed and raised."""
+    """Returns supernets by run, and the output and error of each call."""
     folder = tmp_path_factory.mktemp("runs")
     initial = f"--initial={trained_path}"
 

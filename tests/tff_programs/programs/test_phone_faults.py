@@ -1,4 +1,4 @@
-"""Phones between visits: what they keep, and each way in which they misbehave."""
+"""Tests of phones between visits: what they keep, and every kind of fault."""
 
 import collections
 import json
@@ -25,7 +25,7 @@ OWN = (np.zeros((5, 8, 8, 1), np.uint8), np.zeros(5, np.int32))
 
 
 class Untrained(FaultyParticipant):
-    """A phone that makes up what it learned."""
+    """Phone that makes up its update without training."""
 
     trained = 0
 
@@ -59,7 +59,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def phone(served, tmp_path):
-    """Makes a phone with a fault; another call starts the same one again."""
+    """Returns a function that makes a phone with a fault; another call restarts the same phone."""
     made = []
 
     def make(fault=None, token=None):
@@ -77,7 +77,7 @@ def phone(served, tmp_path):
 
 
 def kept(served, phone):
-    """The updates of a phone that the server wrote down."""
+    """Returns a phone's updates that the server recorded."""
     with served.database.read() as connection:
         query = select(updates).where(updates.c.device == phone.federation.identity.device)
         return connection.execute(query).all()

@@ -1,4 +1,4 @@
-"""Supernets that Python saved, for the programs that follow a training; and data held to them."""
+"""Tests of programs with supernets saved from Python, and of checking data against them."""
 
 import json
 import types
@@ -31,7 +31,7 @@ SPACE = SearchSpace("t", (8, 8, 1), 10, 8, 1, (Stage("a", (8, 16), (1,), (3,), 2
 SETTINGS = DataSettings("digits", partition="iid", clients=4, seed=5)
 DATA = SETTINGS.load()
 NAMES = list("0123456789")
-# What `--dataset` and its kin give a program.
+# Settings that `--dataset` and related flags give a program.
 GIVEN = {"dataset": "digits", "partition": "iid", "clients": 4}
 
 
@@ -86,7 +86,7 @@ def test_class_names_and_preprocessing_are_those_of_the_file(tmp_path):
     own = Preprocessing((0.0,), (1.0,))
     information = training_information(DATA, data_settings=SETTINGS)
     save(tmp_path / "own", {**information, "preprocessing": own.to_json()})
-    # The same images with another normalization are the training's own.
+    # For the same images with another normalization, the training's own is used.
     assert load_trained(tmp_path / "own").preprocessing == own
 
 
@@ -161,7 +161,7 @@ def test_a_folder_of_archives_goes_with_a_data_sets_name(tmp_path):
 
 
 def held(**changes):
-    """A model's metadata, as far as data are held against it."""
+    """Returns the fields of a model's metadata that data are compared with."""
     fields = {"class_names": tuple(NAMES), "preprocessing": DATA.preprocessing, **changes}
     fields["preprocessing"] = json.loads(fields["preprocessing"].to_json())
     return types.SimpleNamespace(metadata=types.SimpleNamespace(space=SPACE, **fields))

@@ -1,4 +1,4 @@
-"""The programs of the gateway refuse what they cannot do, list devices and take rounds back."""
+"""Tests of the gateway's programs: refusals, listing devices, rolling back rounds."""
 
 import gc
 import os
@@ -89,7 +89,7 @@ def test_what_no_date_column_or_optimizer_is_is_refused(tmp_path, supernet, flag
     assert not (tmp_path / "out").exists()
 
 
-# Tornado leaves a socket that it could not bind to the garbage collector.
+# Tornado does not close a socket that it could not bind.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_another_gateways_folder_or_supernet_is_refused(tmp_path, supernet):
     other = tmp_path / "other.safetensors"

@@ -1,4 +1,4 @@
-"""The server's optimizer of rounds with files: its steps, and its state from call to call."""
+"""Tests of the server's optimizer with stored state: its steps, and its state between calls."""
 
 import numpy as np
 import pytest

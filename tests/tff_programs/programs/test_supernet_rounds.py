@@ -1,4 +1,4 @@
-"""The server's part of a gateway's rounds: its optimizer goes on, its noise is drawn once."""
+"""Tests of a gateway's server side: its optimizer continues, its noise is drawn once."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ def trained():
 
 @pytest.fixture
 def work(tmp_path):
-    """Makes the work of a process, each time anew."""
+    """Returns a function that makes the work of a new process."""
     tiers, made = default_tiers(SPACE, 0), []
 
     def make(merging=MERGING, **settings):
@@ -93,7 +93,7 @@ def test_the_servers_optimizer_goes_on_in_whichever_process(tmp_path, work):
     optimizer, weights = StoredOptimizer(NESTEROV, trained().supernet), trained().weights
     for round_id in (1, 2, 3):
         paths = updates(tmp_path, base)
-        # A process of its own merges each round, and the second once more after a kill.
+        # A new process merges each round, and the second round again after a kill.
         for _ in range(round_id):
             following = merge(work(optimizer=NESTEROV), base, paths, round_id)
         expected = Supernet(SPACE)
@@ -125,7 +125,7 @@ def test_a_private_round_clips_and_draws_its_noise_once(tmp_path, work):
         counts[part.indices()] += 2
         noise.append(((value - mean[name]) * counts).ravel())
     noise = np.concatenate(noise)
-    # Noise multiplier 2 times norm 0.5; to five standard errors.
+    # Noise multiplier 2 times norm 0.5, within five standard errors.
     assert noise.std() == pytest.approx(1.0, rel=5 / math.sqrt(2 * noise.size))
     report = json.loads((tmp_path / made.folder / "merge.json").read_text())
     assert report["epsilon"] == pytest.approx(private().account.epsilon_after(7))

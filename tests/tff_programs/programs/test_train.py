@@ -1,4 +1,4 @@
-"""Law 6 (docs/laws.md): a killed run ends as one that was not killed; and what runs keep."""
+"""Law 6 (docs/laws.md): a killed run ends like one that was not killed; and what runs keep."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from commands import train
 from fedsup_tf.files.checkpoint import read_tensors
 from tff_programs.simulation.run_folder import hold_run
 
-# So slow that a night has time for a round or two.
+# So slow that a night has time for one or two rounds.
 DEVICES = {
     name: {"macs_per_second": 1e4 * n, "down_bytes_per_second": 50, "up_bytes_per_second": 20}
     for n, name in enumerate(("smallest", "middle", "middle-large", "largest"), 1)
@@ -32,7 +32,7 @@ def command(folder, *more):
         folder,
         ROUNDS,
         "--clients_per_round=4",
-        # To trace a third net takes half as long again.
+        # Tracing a third net would take half as long again.
         "--sandwich=2",
         "--availability=0.7",
         f"--devices={devices}",
@@ -68,7 +68,7 @@ def is_running(pid):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, run_programs):
-    """A whole run's folder, its metrics, and what it and calls after it printed and raised."""
+    """Returns a complete run's folder, its metrics, and the output of it and of later calls."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     arguments = command(folder)
     evaluate = ["evaluate", str(folder / "supernet.safetensors")]

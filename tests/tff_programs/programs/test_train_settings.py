@@ -1,4 +1,4 @@
-"""Space, tiers and data that a training makes of its flags, without training."""
+"""Tests of the space, tiers and data that flags result in, without training."""
 
 import json
 
@@ -20,9 +20,9 @@ SPACE = {
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """Returns a function from a space's further fields and flags to the run that they are.
+    """Returns a function that plans a run from additional fields of a space and flags.
 
-    The run's process is not traced, which takes a second for each.
+    The run's process is not traced, which would take a second each time.
     """
     monkeypatch.setattr(train.training_process, "build_fedsup_process", lambda *_, **__: None)
 
@@ -49,7 +49,7 @@ def test_a_space_from_a_file_is_trained_as_it_is(planned):
     assert space_of(run).normalization == "group"
     assert run.settings["normalization"] == "group"
     assert space_of(planned({}, "--space=SPACE")).normalization == "parametric"
-    # What the file leaves out is the flag's to say.
+    # The flag decides if the file does not.
     chosen = planned({}, "--space=SPACE", "--normalization=group")
     assert space_of(chosen).normalization == "group"
     assert space_of(planned({}, "--normalization=group")).normalization == "group"
@@ -92,7 +92,7 @@ def test_the_settings_of_a_run_tell_apart_those_of_earlier_versions(planned):
     newer = ("server_learning_rate", "clip_norm")
     run = planned({}, "--space=SPACE")
     assert [run.settings[name] for name in newer] == [0.8, 3]
-    # Those that earlier versions did not have are left out where they have no effect.
+    # Settings that earlier versions lacked are omitted if they have no effect.
     flags = ("--clip_norm=inf", "--server_optimizer=sgdm")
     plain = planned({}, "--space=SPACE", *flags).settings
     assert [plain[name] for name in newer] == [None, None]

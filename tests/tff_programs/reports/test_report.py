@@ -1,4 +1,4 @@
-"""Tests of a run's reports: times, and curves against rounds and against simulated time."""
+"""Tests of a run's reports: times, and curves over rounds and simulated time."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Traces of availability: who is there, until when, the first time with enough, files, nights."""
+"""Tests of availability traces: who is available and until when, waiting, files, nights."""
 
 import math
 import pathlib
@@ -13,7 +13,7 @@ from tff_programs.simulation.availability import (
     load_trace,
 )
 
-# Client 0 over the period's end, client 1 twice, client 2 never, client 3 always.
+# Client 0 across the period's end, client 1 twice, client 2 never, client 3 always.
 TRACE = AvailabilityTrace(100, (((0, 10), (90, 100)), ((5, 20), (50, 60)), (), ((0, 100),)))
 
 
@@ -77,7 +77,7 @@ def test_more_clients_than_ever_are_there_at_once_are_refused():
 
 
 def test_times_far_from_the_start_lose_nothing():
-    """A clock of many periods and a fraction finds a client there at the second it comes."""
+    """After many periods and a fraction, a client is available from the exact second on."""
     clock = 12345 * TRACE.period_seconds + 20.1
     begin = TRACE.time_with(2, clock)
     assert begin == 12345 * TRACE.period_seconds + 50
@@ -121,7 +121,7 @@ def test_a_drawn_trace_depends_on_its_seed_alone():
 
 
 def test_drawn_phones_charge_at_night_where_they_live():
-    """In one zone nearly all are there at 3 in the morning, and none at 15 o'clock."""
+    """In one time zone, nearly all are available at 3:00 and none at 15:00."""
     for offset in (0.0, 5.5, -8.0):
         trace = diurnal_trace(200, 0, [offset])
         for day in range(1, 6):
@@ -135,7 +135,7 @@ def test_nights_differ_and_zones_follow_each_other():
     lengths = {end - begin for begin, end in trace.clients[0]}
     assert len(lengths) > 3
     both = diurnal_trace(200, 0, [-12.0, 0.0])
-    # Half of the earth sleeps while the other half does not.
+    # It is night for one half of the phones and day for the other.
     for hours in (3, 15):
         assert 70 < len(both.available(2 * DAY + hours * HOUR)) < 130
 

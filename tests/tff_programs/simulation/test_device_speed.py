@@ -1,4 +1,4 @@
-"""Seconds of a device's round, by hand; devices out of a file."""
+"""Tests of the seconds of a device's round, calculated by hand, and of files of devices."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ DEVICES = (Device(2e6, 1000, 500, 0.25), Device(5e5, 800, 100))
 
 
 def smallest_macs():
-    """Stem 3x3x1x8 on 6x6; a: 3x3 depthwise, 8x8; b on 3x3: 8 to 16, with a shortcut."""
+    """Counts stem 3x3x1x8 on 6x6; a: 3x3 depthwise, 8x8; b on 3x3: 8 to 16, with a shortcut."""
     return 36 * 9 * 8 + 36 * (9 * 8 + 8 * 8) + 9 * (9 * 8 + 2 * 8 * 16) + 16 * 3
 
 

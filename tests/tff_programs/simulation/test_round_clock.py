@@ -1,4 +1,4 @@
-"""Rounds in simulated time, by hand: waiting, leaving, deadlines, asking more, resuming."""
+"""Tests of simulated time, by hand: waiting, leaving, deadlines, over-asking, resuming."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ TIERS = (Tier("small", SPACE.smallest()), Tier("large", SPACE.largest()))
 
 
 def duration(client, tier, architecture):
-    """Client 0 takes 10 s, client 1 20 s, ..."""
+    """Returns 10 s for client 0, 20 s for client 1, and so on."""
     del tier, architecture
     return 10.0 * (client + 1)
 
@@ -49,7 +49,7 @@ def test_a_deadline_ends_a_round_that_lacks_updates():
 
 def test_a_client_that_leaves_before_it_is_done_is_lost():
     trace = AvailabilityTrace(1000, (((0, 500),), ((0, 119),), ((0, 125),), ((90, 140),)))
-    # 1 and 2 leave at 119 and 125 s, before 120 and 130; 3 is done in the moment it leaves.
+    # 1 and 2 leave at 119 and 125 s, before 120 and 130; 3 finishes at the moment it leaves.
     assert outcome([0, 1, 2, 3], 4, trace=trace) == ((0, 3), 140.0)
     # The server waits for 2 until it leaves, and no longer.
     assert outcome([2, 0], 2, trace=trace) == ((1,), 125.0)
@@ -66,7 +66,7 @@ def test_a_round_waits_until_enough_clients_are_there_and_asks_those():
     plan = assignment(trace=trace).plan(0)
     assert sorted(plan.clients) == [0, 1]
     assert (plan.asked, plan.begin_seconds, plan.end_seconds) == (2, 70, 90)
-    # Both leave half a second later; the next round waits for the next period.
+    # Both leave half a second after the start; the next round waits for the next period.
     lost = assignment(trace=trace).plan(1, 149.5)
     assert (lost.asked, lost.clients, lost.end_seconds) == (2, (), 150)
     later = assignment(trace=trace).plan(2, lost.end_seconds)
@@ -154,7 +154,7 @@ def test_an_iterator_that_was_saved_makes_the_same_rounds():
         np.testing.assert_array_equal(actual.seeds, expected.seeds)
     starts = [plan.begin_seconds for plan in plans]
     assert starts == sorted(set(starts))
-    # Some nights ended before their rounds, some rounds waited for a night.
+    # Some nights end before their rounds, and some rounds wait for a night.
     assert any(len(plan.clients) < 8 for plan in plans)
     ends = [plan.end_seconds for plan in plans]
     assert any(start > end for start, end in zip(starts[1:], ends, strict=False))

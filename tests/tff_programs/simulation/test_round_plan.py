@@ -1,4 +1,4 @@
-"""Plans of rounds: tiers by share, cohorts, redraws, availability, the sandwich."""
+"""Tests of round plans: tiers by share, cohorts, redraws, availability, the sandwich."""
 
 import collections
 
@@ -193,7 +193,7 @@ def test_a_small_space_has_fewer_default_tiers_and_says_so(stage, names):
     "entry",
     [
         *("huge", "smallest@0", "smallest@x", "smallest@nan", "largest@inf", "5-", "a-b"),
-        # Digits that are no numbers, and numbers that nothing can count to.
+        # Digits that are not numbers, and numbers that are far too large.
         *("\N{SUPERSCRIPT TWO}-9", "1-\N{SUPERSCRIPT THREE}", f"1-{10**30}", "9" * 5000 + "-1"),
     ],
 )

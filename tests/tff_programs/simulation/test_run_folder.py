@@ -1,4 +1,4 @@
-"""A run's folder: one program at a time, settings that are not replaced, nothing left over."""
+"""Tests of a run's folder: one program at a time, settings never replaced, no leftover files."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ with hold_run(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds a run's folder."""
+    """Yields a process that holds a run's folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, tmp_path / "run"],
         cwd=pathlib.Path(__file__).parents[3],

@@ -1,4 +1,4 @@
-"""A table of metrics that was damaged is mended, and what it lacks is said."""
+"""Tests that a damaged table of metrics is repaired, and missing rounds are reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""States on disk: the newest that is whole is loaded, the rest is said."""
+"""Tests of states on disk: the newest intact one is loaded, damaged ones are reported."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ def run(coroutine):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder with the states of rounds 2 and 3, a manager of it and what it tells."""
+    """Returns a folder with the states of rounds 2 and 3, its manager and its messages."""
     lines = []
     folder = tmp_path / "state"
     manager = RunStateManager(str(folder), lines.append)
@@ -72,7 +72,7 @@ def test_what_is_saved_is_loaded_in_its_structure_and_type(tmp_path):
 
 
 class Draws(Serializable):
-    """A value that is saved as bytes, as the clients' iterator is."""
+    """Value that is saved as bytes, like the clients' iterator."""
 
     def __init__(self, number):
         self.number = number
@@ -105,7 +105,7 @@ def test_states_that_tff_saved_for_earlier_versions_are_loaded_and_replaced(tmp_
     for number in (1, 2):
         run(earlier.save(state_of(number), number))
         state = tmp_path / f"program_state_{number}"
-        # As those versions wrote it: each file's path and hash, a line each.
+        # As earlier versions wrote it: a line per file with its path and hash.
         digest = hashlib.sha256()
         for path, folders, names in os.walk(state):
             folders.sort()
@@ -157,7 +157,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(saved, damage):
     (line,) = lines
     assert "The state of round 3 in" in line
     assert "the run continues after round 2" in line
-    # The round is made and saved again.
+    # The round is run and saved again.
     run(manager.save(state_of(3), 3))
     assert_loads(manager, 3)
     assert len(lines) == 1

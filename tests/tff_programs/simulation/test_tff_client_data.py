@@ -1,4 +1,4 @@
-"""TFF's own client data becomes ours, and ours becomes TFF's, with TFF's own classes."""
+"""Tests of converting TFF client data to federated datasets and back, with TFF's classes."""
 
 import collections
 
@@ -32,7 +32,7 @@ def test_ours_becomes_theirs_and_comes_back():
     assert train.client_ids == ["0", "1", "2"]
     assert train.element_type_structure["image"].shape == (8, 8, 1)
     assert_same_examples(DIGITS, FederatedDataset.from_tff(train, test))
-    # In a graph, as TFF's computations have it.
+    # In a graph, as in TFF's computations.
     count = tf.function(lambda name: train.serializable_dataset_fn(name).cardinality())
     assert int(count(tf.constant("2"))) == DIGITS.train_sizes[2]
     merged = train.create_tf_dataset_from_all_clients()
@@ -125,7 +125,7 @@ def test_the_emnist_of_tff_becomes_ours():
     assert data.image_shape == (28, 28, 1)
     assert data.class_names == tuple("0123456789")
     assert data.client_names == tuple(emnist.client_ids)
-    # Each image is in one of the parts.
+    # Each image is in exactly one of the parts.
     for number, client in enumerate(data.client_names):
         elements = emnist.create_tf_dataset_for_client(client).as_numpy_iterator()
         expected = [np.rint(element["pixels"] * 255).astype(np.uint8) for element in elements]
@@ -150,7 +150,7 @@ def test_pairs_texts_and_other_fields_become_ours():
     fields = from_elements(lambda number: {"mine": image(number), "fine": number, "coarse": 1})
     data = FederatedDataset.from_tff(fields, image="mine", label="fine")
     assert len(data.class_names) == 6
-    # A label in a list of one is no batch.
+    # A label in a list of one is not a batch.
     listed = from_elements(lambda number: (image(number), tf.reshape(number, (1,))))
     data = FederatedDataset.from_tff(listed)
     assert data.image_shape == (2, 2, 1)
@@ -164,14 +164,14 @@ def test_pairs_texts_and_other_fields_become_ours():
         (lambda n: {"x": tf.zeros((2, 2)), "y": n}, {"label": "z"}, "as label.*received z"),
         (lambda n: (tf.zeros(784), n), {}, "shape .height, width.*received TensorSpec"),
         (lambda n: n, {}, "elements of an image and a label"),
-        # A value for each class is no batch of labels, whatever the number of classes is.
+        # One value per class is not a batch of labels, whatever the number of classes is.
         (lambda n: (tf.zeros((8, 8, 1)), tf.one_hot(n, 2)), {}, "a value for each class. Make"),
         (lambda n: (tf.zeros((8, 8, 1)), tf.one_hot(n, 8)), {}, "a value for each class. Make"),
         (lambda n: (tf.zeros((8, 8)), tf.one_hot(n, 3)), {}, "a value for each class. Make"),
         (lambda n: (tf.zeros((n + 1, 2)), n), {}, "images of one shape from client a"),
         (lambda n: (tf.zeros((2, 2)), n), {"client_ids": []}, "one client, received none"),
         (lambda n: ({"x": tf.zeros((2, 2))}, n), {}, "one image and one label in each element"),
-        # As large as they are until their scale is known.
+        # Images stay as large as they are until their scale is known.
         (lambda n: (tf.zeros((5, 5)), n), {}, "at most 500 bytes of images.*more by client a"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Trainings that diverge are stopped, told as such, and leave what was sound."""
+"""Tests that diverging trainings are stopped and reported, and keep the last sound state."""
 
 import asyncio
 from collections import OrderedDict
@@ -17,7 +17,7 @@ PLAN = RoundPlan(2, (0, 1), (SPACE.smallest(),) * 2, np.zeros((2, 2), np.int32))
 
 
 class Source:
-    """Two clients in every round."""
+    """Source of two clients in every round."""
 
     def __init__(self):
         self.assignment = type("Plan", (), {"space": SPACE})
@@ -33,7 +33,7 @@ class Source:
 
 
 class Process:
-    """Gives given losses, one a round; None is a round of which every update was left out."""
+    """Process with a given loss per round; None means that every update was left out."""
 
     def __init__(self, losses):
         self.losses = iter(losses)
@@ -57,7 +57,7 @@ class Process:
 
 
 class States(tff.program.ProgramStateManager):
-    """Remembers what was saved."""
+    """State manager that records what was saved."""
 
     def __init__(self):
         self.saved = {}

@@ -1,4 +1,4 @@
-"""The choice of a runtime, and training that is the same in all of them."""
+"""Tests of the choice of a runtime, and that training is the same in all of them."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def no_environment(monkeypatch):
 
 
 def pretend(monkeypatch, *installed):
-    """Makes these runtimes the installed ones."""
+    """Makes only the given runtimes appear installed."""
     monkeypatch.setattr(
         runtime.importlib.util, "find_spec", lambda name: object() if name in installed else None
     )

@@ -1,4 +1,4 @@
-"""Steps run on one thread or on all, whichever takes less time."""
+"""Tests that steps run on one thread or on all, whichever is faster."""
 
 import pytest
 
@@ -9,7 +9,7 @@ TRIAL, PERIOD = thread_tuner._TRIAL, thread_tuner._PERIOD
 
 
 class Machine:
-    """Steps take the seconds that `seconds` gives for a number of threads and a step's number."""
+    """Simulated machine; `seconds` maps the number of threads and the step to the step's time."""
 
     def __init__(self, seconds, most=2):
         self.seconds, self.threads, self.now = seconds, most, 0.0

@@ -1,4 +1,4 @@
-"""A device's training, on a real `.tflite`: what it learns, keeps, sends and refuses."""
+"""Tests of training on a device, on a real `.tflite`: learning, storing, sending, refusing."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from tflite.device.trainer import DeviceTrainer
 from tflite.format.metadata import ENTRY, append_metadata, read_metadata, split_model
 from tflite.format.update_file import read_update, write_update
 
-# A net of one block of 8 channels and four classes, and a model of somebody else; see
+# A net with one block of 8 channels and four classes, and a model that another program wrote; see
 # tests/tflite/export/test_device_sample.py.
 SAMPLES = Path(__file__).parents[2] / "data" / "device"
 METADATA = read_metadata(SAMPLES / "tiny.tflite")
@@ -40,7 +40,7 @@ def trainer(model_path):
 
 
 def make_examples(count=22, seed=0):
-    """Dark, bright, striped across and striped down, all with noise."""
+    """Returns noisy images of four classes: dark, bright, horizontal and vertical stripes."""
     random = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int32) % 4
     stripes = np.tile([[0], [1]], (4, 8))
@@ -134,7 +134,7 @@ def test_the_head_alone_can_be_trained(trainer):
 def test_momentum_lasts_over_epochs_but_not_over_calls(model_path, trainer):
     for _ in range(2):
         trainer.fit(IMAGES, LABELS, **{**FIT, "epochs": 1})
-    # By hand: the batches of the two epochs, the momentum kept between them or not.
+    # By hand: the batches of two epochs, with momentum reset between them or not.
     states = []
     for forgets in (True, False):
         other = DeviceTrainer(model_path)
@@ -159,7 +159,7 @@ def test_patience_ends_training_and_the_best_epoch_is_kept(trainer):
         IMAGES,
         LABELS,
         epochs=40,
-        learning_rate=0.5,  # So large that the held-out loss goes up and down.
+        learning_rate=0.5,  # So high that the held-out loss goes up and down.
         seed=0,
         held_out=(images, labels),
         patience=2,
@@ -170,7 +170,7 @@ def test_patience_ends_training_and_the_best_epoch_is_kept(trainer):
     assert len(history) == best + 3 < 40
     assert_same(trainer.state(), states[best])
     assert trainer.evaluate(images, labels) == (losses[best], history[best].held_out_accuracy)
-    # It has waited long enough: there is nothing to add.
+    # Its patience is exhausted already: it trains no further.
     assert trainer.fit(
         IMAGES, LABELS, **FIT, held_out=(images, labels), patience=2
     ) == []  # fmt: skip
@@ -235,7 +235,7 @@ def weights(state):
 
 
 def own_mean_squares(model_path, state):
-    """Mean squares of a state's weights on the first images: a step from 0 goes a tenth there."""
+    """Returns a state's mean squares on the first images: ten times those of a step from 0."""
     other = DeviceTrainer(model_path)
     other.restore(weights(state) | {n: np.zeros_like(v) for n, v in mean_squares(state).items()})
     other.train_batch(IMAGES[:8], LABELS[:8], 0.0)
@@ -243,7 +243,7 @@ def own_mean_squares(model_path, state):
 
 
 def distance(first, second):
-    """The largest relative distance of mean squares."""
+    """Returns the largest relative difference between mean squares."""
     return max(np.abs(first[name] / value - 1).max() for name, value in second.items())
 
 
@@ -372,7 +372,7 @@ def test_resumed_epochs_have_the_batches_they_would_have_had(model_path):
             trainer.fit(IMAGES, LABELS, **{**FIT, "epochs": epochs})
         seen.append([images.tobytes() for images, *_ in batches])
     assert seen[0] == seen[1]
-    assert len(set(seen[0])) == 12  # No two batches are alike.
+    assert len(set(seen[0])) == 12  # All batches differ.
 
 
 def test_the_best_epoch_survives_in_a_checkpoint(model_path, trainer, tmp_path):
@@ -387,7 +387,7 @@ def test_the_best_epoch_survives_in_a_checkpoint(model_path, trainer, tmp_path):
     )
     other = DeviceTrainer(model_path)
     other.load_checkpoint(tmp_path / "checkpoint")
-    assert differ(other.state(), trainer.state())  # That of the last epoch, so far.
+    assert differ(other.state(), trainer.state())  # Still the state of the last epoch.
     assert other.fit(IMAGES, LABELS, epochs=40, **options) == []
     assert_same(other.state(), trainer.state())
 
@@ -409,7 +409,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(trainer, tmp_path, 
 
 
 def rewrite(path, change):
-    """Writes a checkpoint again with its tensors and metadata changed."""
+    """Rewrites a checkpoint with changed tensors and metadata."""
     tensors, metadata = checkpoint.read_tensors(path, "device checkpoint")
     change(tensors, metadata)
     header = {"kind": "fedsup-tf device checkpoint", "version": 1, "metadata": metadata}
@@ -653,15 +653,15 @@ print(json.dumps([loaded, update.identity]))
 def test_a_crafted_model_ends_a_child_and_not_this_process(model_path, tmp_path, monkeypatch):
     model, metadata = split_model(model_path)
     path = tmp_path / "crafted.tflite"
-    # Its first table lies far behind its end; the hash goes with it.
+    # The offset of its first table is far beyond its end, but its hash is valid.
     path.write_bytes(append_metadata((2**30).to_bytes(4, "little") + model[4:], metadata))
     assert read_metadata(path) == metadata
-    # LiteRT looks at the tables before it follows them; the runtimes before it end the child.
+    # LiteRT verifies tables before it follows them; earlier runtimes crash the child process.
     verifies = choose_runtime() == "ai_edge_litert"
     told = "not a valid Flatbuffer" if verifies else r"by signal \d+ in which it was tried"
     with pytest.raises(ValueError, match=rf"crafted\.tflite': expected a model .*{told}"):
         DeviceTrainer(path)
-    # A whole model is tried once, and a trusted one never.
+    # An intact model is tried once, and a trusted one never.
     copy, commands = tmp_path / "copy.tflite", []
     copy.write_bytes(append_metadata(model, dataclasses.replace(metadata, round=99)))
 

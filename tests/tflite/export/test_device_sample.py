@@ -1,6 +1,6 @@
-"""The samples that the tests of `tflite.device` train are what an export writes today.
+"""Tests that the sample models of the tests of `tflite.device` equal a current export.
 
-Those tests run without TensorFlow too, so that they cannot export a model themselves.
+Those tests also run without TensorFlow, so that they cannot export a model themselves.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 def export_tiny(path):
-    """Exports a net of one block of 8 channels, which can train its head alone."""
+    """Exports a net with one block of 8 channels, which can also train only its head."""
     supernet = Supernet(SPACE, seed=1)
     subnet = supernet.extract(SPACE.smallest())
     names = [name for name in subnet.weight_shapes if name.endswith("/gamma")]
@@ -56,7 +56,7 @@ def export_tiny(path):
 
 
 def convert_foreign():
-    """Converts a model that no program of this project wrote: it adds 1 to two numbers."""
+    """Converts a model that is foreign to this project: it adds 1 to two numbers."""
     module = tf.Module()
     module.f = tf.function(lambda x: {"y": x + 1.0}, input_signature=[tf.TensorSpec([2])])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -70,7 +70,7 @@ def test_the_sample_is_the_export_of_its_net(tmp_path):
     (model, metadata), (sample, told) = map(
         split_model, (tmp_path / "tiny.tflite", SAMPLES / "tiny.tflite")
     )
-    # Later versions may add options, without which older files go on.
+    # Later versions may add options that older files do without.
     added = {}
     for field in ("training", "preprocessing"):
         assert getattr(told, field).items() <= getattr(metadata, field).items()

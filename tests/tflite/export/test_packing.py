@@ -1,4 +1,4 @@
-"""Tensors that share a variable of a `.tflite`."""
+"""Tests of packing tensors into shared variables of a `.tflite`."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_small_kernels_vectors_and_mean_squares_share_a_variable_each():
         "vectors": {"norm/alpha", "norm/beta", "head/bias"},
         "mean_squares": {"norm/mean_square"},
         "wide/kernel": {"wide/kernel"},
-        # Moves alone in the training of the head.
+        # Updated separately when only the head is trained.
         HEAD_KERNEL: {HEAD_KERNEL},
     }
 

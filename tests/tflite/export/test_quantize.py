@@ -1,4 +1,4 @@
-"""Files that only infer: what is left in them, what they compute, what they say and refuse."""
+"""Tests of inference-only files: operators, results, metadata and refusals."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from tflite.export.quantize import PRECISIONS, export_inference
 from tflite.flatbuffer.flatbuffer import count_operators
 from tflite.format.metadata import read_metadata, split_model
 
-# A shortcut with a convolution, with a pool, with both, and with neither; kernels of 1,024 values,
-# below which the converter leaves them as they are.
+# Shortcuts with a convolution, with a pool, with both, and with neither; kernels of at least 1,024
+# values, because the converter leaves smaller ones unchanged.
 STAGES = (
     Stage("a", (40,), (1,), (3,), 1),
     Stage("b", (40,), (1,), (5,), 2),
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 def make_subnet(space):
-    """A net whose normalizations do something, with mean squares near those that it meets."""
+    """Returns a net whose normalizations have an effect, with realistic mean squares."""
     subnet, random = Supernet(space, seed=1), np.random.default_rng(1)
     values = {}
     for name, variable in subnet.weights_by_name().items():
@@ -80,8 +80,8 @@ def test_nothing_is_left_of_the_normalizations(paths):
     assert dict(count_operators(model)) == {
         "CAST": 1,
         "SUB": 1,
-        "MUL": 1,  # With SUB the normalization of the images,
-        "RESHAPE": 2,  # whole rows at a time, to which and back.
+        "MUL": 1,  # Together with SUB, the normalization of images,
+        "RESHAPE": 2,  # which are reshaped to whole rows and back.
         "CONV_2D": 1 + 4 + 2,  # The stem, the blocks, the shortcuts that change the width.
         "DEPTHWISE_CONV_2D": 4,
         "ADD": 4,
@@ -99,7 +99,7 @@ def test_logits_are_the_supernets_as_far_as_the_precision_goes(paths, precision,
     expected = expected_logits()
     error = np.abs(infer(paths[precision]) - expected).max() / np.abs(expected).max()
     assert error < tolerance
-    # A smaller type does lose something: it is not float32 under another name.
+    # A smaller type loses precision, so it is not float32 under another name.
     assert precision == "float32" or error > 1e-5
 
 
@@ -154,7 +154,7 @@ def test_the_table_compares_with_the_first(paths):
     labels = infer(paths["float32"]).argmax(1)
     labels[:10] = (labels[:10] + 1) % 4
     named = {name: str(paths[name]) for name in ("float32", "float16")}
-    # A last batch that is not whole.
+    # The last batch is incomplete.
     _, _, first, second = inference_table(named, IMAGES[:39], labels[:39]).splitlines()
     assert first.startswith("float32")
     assert first.endswith(f"{100 * 29 / 39:.2f} %")

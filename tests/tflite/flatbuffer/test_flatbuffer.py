@@ -1,4 +1,4 @@
-"""The mended flatbuffer: it computes what the converter's does, and its variables can be set."""
+"""Tests of mended flatbuffers: same results as the converter's, and variables can be set."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ NAMES = {f"variable_{number}": name for number, name in enumerate(INITIAL)}
 
 
 class Toy(tf.Module):
-    """Variables, of which many begin alike, that one signature moves and another reads."""
+    """Variables, many with equal initial values; one signature changes them, another reads them."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class Toy(tf.Module):
 
 @pytest.fixture(scope="module")
 def models():
-    """The toy as the converter writes it, and mended."""
+    """Returns the toy model as converted, and mended."""
     toy = Toy()
     functions = {
         "read": conversion.trace(toy.read, tf.TensorSpec([], tf.float32, "dummy")),
@@ -167,7 +167,7 @@ def test_many_zeros_are_filled_in_and_not_stored(models):
     zeros = bytes(4 * RANDOM.size)
     assert zeros in constants(raw)
     assert zeros not in constants(finished)
-    assert any(value == bytes(12) for value in constants(finished))  # A few are not worth it.
+    assert any(value == bytes(12) for value in constants(finished))  # Small ones are kept.
 
 
 def test_nothing_is_named_that_the_runtime_does_not_ask_for(finished):
@@ -229,7 +229,7 @@ def test_all_variables_are_set_and_set_again(finished):
     back = flatbuffer.replace_variables(model, INITIAL)
     for first, second in zip(run(back), run(finished), strict=True):
         np.testing.assert_equal(first, second)
-    # What was there before is gone.
+    # The previous values are gone.
     assert all(value.tobytes() not in constants(back) for value in values.values())
     assert constants(back).count(bytes(4 * RANDOM.size)) <= 2
 

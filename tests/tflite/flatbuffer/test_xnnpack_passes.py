@@ -1,4 +1,4 @@
-"""Graphs rewritten for the delegate of fast kernels compute what they did."""
+"""Tests that graphs rewritten for the XNNPACK delegate compute the same as before."""
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +12,7 @@ FEW, MANY = (3, 4), (64, 128)
 
 
 def convert(shape):
-    """A product whose shape changes twice, and a sum of three and one of two."""
+    """Converts a model with a matrix product reshaped twice, and sums of two and three tensors."""
 
     def function(first, second):
         product = tf.matmul(first[tf.newaxis], second[tf.newaxis])
@@ -38,7 +38,7 @@ def run(model):
 
 
 def refused_reshapes(model):
-    """Changes of shape that the delegate leaves to the runtime, and all of them."""
+    """Counts the reshapes that the delegate leaves to the runtime, and all reshapes."""
     parsed = parse(model)
     (graph,) = parsed.subgraphs
     told = [

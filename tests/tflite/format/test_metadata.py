@@ -1,4 +1,4 @@
-"""Metadata of a `.tflite`: a name for each logit, whoever writes or reads it."""
+"""Tests of a `.tflite`'s metadata: writers and readers require a name for each logit."""
 
 import dataclasses
 import json

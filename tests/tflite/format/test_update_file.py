@@ -47,7 +47,7 @@ def read(path):
 
 
 def write_by_hand(path, tensors=None, metadata=None, header=None, tensor_header=None, text=None):
-    """Writes an update as the documentation of the file says, with parts of it replaced."""
+    """Writes an update as the file's documentation describes, with parts of it replaced."""
     update = make_update()
     tensors = {**update.delta, **(tensors or {})}
     names = [name for name, value in tensors.items() if value is not None]
@@ -104,7 +104,7 @@ def test_an_update_comes_back_bit_for_bit(tmp_path, client, class_names):
 def test_a_file_written_by_hand_as_documented_is_the_same_update(tmp_path):
     write_by_hand(tmp_path / "update")
     assert_equal(read(tmp_path / "update"), make_update())
-    # JSON of other languages: whole numbers as losses, no client.
+    # As JSON writers of other languages do: integers as losses, no client.
     write_by_hand(tmp_path / "update", metadata={"loss_before": 2, "client": "left out"})
     assert_equal(read(tmp_path / "update"), make_update(loss_before=2.0, client=None))
     write_by_hand(tmp_path / "update", metadata={"class_names": ["a", "b", "c"]})
@@ -173,7 +173,7 @@ def fields_of(*dimensions):
 
 
 DELTA = make_update().delta
-# As deep as the parser follows, and deeper than Python writes.
+# Nested as deep as the parser allows, and deeper than Python writes.
 NESTED = json.loads("[" * 900 + "]" * 900)
 BIAS = DELTA["head/bias"]
 

@@ -1,4 +1,4 @@
-"""One hostile phone in four: what it can do to a merge by default, and what it cannot."""
+"""Tests of the influence of one hostile phone in four on a merge with default limits."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ NAMES = list(BASE)
 
 
 def make_update(number, architecture=LARGEST, examples=None, common=0.5, size=0.02):
-    """A phone's update: a part that all phones share, and one of its own."""
+    """Returns a phone's update: the sum of a part common to all phones and one of its own."""
     shared, own = np.random.default_rng(99), np.random.default_rng(number)
     slices = SUPERNET.slices(architecture)
     delta = {}
@@ -57,13 +57,13 @@ def change_of(updates, **choices):
 
 @functools.cache
 def three_honest(common):
-    """Three phones' updates, and the change that they make alone."""
+    """Returns three honest phones' updates, and the change that they make on their own."""
     updates = [make_update(number, common=common) for number in range(3)]
     return updates, change_of(updates)[0]
 
 
 def spoil(update, make, examples=None):
-    """The update with each of its tensors replaced."""
+    """Returns the update with each tensor replaced."""
     rng = np.random.default_rng(5)
     delta = {name: make(value, rng).astype(np.float32) for name, value in update.delta.items()}
     return dataclasses.replace(
@@ -103,7 +103,7 @@ def test_one_hostile_phone_in_four_steers_nothing(kind, common):
     together, report = change_of([honest[0], hostile, *honest[1:]])
     assert np.isfinite(together).all()
     assert np.linalg.norm(together) <= 2.001 * np.linalg.norm(alone)
-    # The honest part arrives.
+    # The honest updates still have an effect.
     assert together @ alone >= 0.249 * (alone @ alone)
     used = {update.name: update for update in report.used}
     assert {f"phone {number}" for number in range(3)} <= used.keys()
@@ -157,7 +157,7 @@ def test_a_phone_alone_is_held_against_the_weights_it_changes():
     update = make_update(0)
     with pytest.raises(ValueError, match=r"at most 100 times the .* of the weights it changes"):
         change_of([HOSTILE["times -1e6"](update)])
-    # Whoever is sure can take it.
+    # Without limits it is accepted.
     change, _ = change_of([HOSTILE["times -1e6"](update)], limits=None)
     assert np.linalg.norm(change) > 1000
 
@@ -167,7 +167,7 @@ def test_of_two_phones_neither_carries_the_other_away():
     alone, _ = change_of([first])
     loud = spoil(second, lambda value, _: -60 * value)
     together, report = change_of([first, loud])
-    # The louder is no more than twice as loud, and speaks for 40 examples and not for 5,000.
+    # The larger update is at most twice as large, and counts as 40 examples instead of 5,000.
     assert np.linalg.norm(together) <= 2.001 * np.linalg.norm(alone)
     assert [update.believed_examples for update in report.used] == [10, 40]
     assert report.used[1].scale == pytest.approx(1 / 30, rel=0.1)

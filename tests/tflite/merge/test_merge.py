@@ -1,4 +1,4 @@
-"""Law 8 (docs/laws.md): updates merged are what they make in a round; and what is left out."""
+"""Law 8 (docs/laws.md): merging updates equals a TFF round; and updates that are left out."""
 
 import dataclasses
 import functools
@@ -30,12 +30,12 @@ PREPROCESSING = Preprocessing((128.0,), (64.0,))
 TRAINING = LocalTraining(batch_size=8)
 RATE = 0.05
 MIDDLE = Architecture((16, 16), (2, 1), (5, 3))
-# Neither holds the other: one is wider in stage a, the other in stage b.
+# Neither contains the other: one is wider in stage a, the other in stage b.
 ACROSS = [Architecture((8, 24), (2, 1), (3, 5)), Architecture((16, 16), (1, 2), (5, 3))]
 
 
 def make_supernet():
-    """A supernet of which no residual branch is silent, so that every tensor is trained."""
+    """Returns a supernet without zero residual branches, so that every tensor is trained."""
     supernet, rng = Supernet(SPACE), np.random.default_rng(1)
     for name, variable in supernet.weights_by_name().items():
         if "gamma" in name:
@@ -59,7 +59,7 @@ def device_data(number, examples):
 
 
 def train_on_device(number, architecture, examples=12, **changes):
-    """Trains a subnet as the phone with that number does, and returns its update."""
+    """Trains a subnet on the data of the phone with this number; returns its update."""
     subnet = make_supernet().extract(architecture)
     images, labels, seed = device_data(number, examples)
     update = update_eagerly(
@@ -92,7 +92,7 @@ def shapes_of(architecture):
 
 
 def make_update(number, architecture, examples=3, **changes):
-    """An update of random values."""
+    """Returns an update with random values."""
     rng = np.random.default_rng(number)
     fields = dict(
         delta={
@@ -117,7 +117,7 @@ def merged(updates, **choices):
 
 
 def federated_round(execution, devices):
-    """The weights after a TFF round of `(number, architecture, examples)` devices."""
+    """Returns the weights after a TFF round of `(number, architecture, examples)` devices."""
     learning = training_process.build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE)
     state = execution(learning.initialize)
     weights = tff.learning.models.ModelWeights(tuple(BASE.values()), ())
@@ -137,7 +137,7 @@ def assert_same_bits(actual, expected):
 
 
 def covered_by(*architectures):
-    """Counts, for each entry of the supernet, the nets that hold it."""
+    """Counts, for each entry of the supernet, the nets that contain it."""
     counts = {name: np.zeros(value.shape, int) for name, value in BASE.items()}
     for architecture in architectures:
         for name, part in SUPERNET.slices(architecture).items():
@@ -301,7 +301,7 @@ def test_the_same_update_counts_once(tmp_path):
 
 def test_an_update_that_is_in_the_supernet_is_refused():
     old, new = make_update(0, ACROSS[0]), make_update(1, ACROSS[1])
-    # Also if it started from another supernet, as it did if this one is the merged one.
+    # Also if it started from another supernet, as is the case after it has been merged.
     stale = make_update(2, MIDDLE, base_hash="f" * 64)
     known = {old.identity, stale.identity}
     actual, report = merged([old, stale, new], already_merged=known)
@@ -324,7 +324,7 @@ def test_an_update_of_other_classes_is_left_out(tmp_path):
     reasons = [reason for _, reason in report.rejected]
     assert "0 is 'cat', received one of 3, of which 0 is 'dog'" in reasons[0]
     assert "2 is 'cow', received one of 2, of which 2 is None" in reasons[1]
-    # Of a supernet whose classes nobody knows, nothing is compared.
+    # If the supernet's classes are unknown, nothing is compared.
     assert len(merged(updates)[1].used) == 4
 
 
@@ -362,7 +362,7 @@ def test_the_report_tells_how_far_updates_reach():
         updates, share = report.coverage[name]
         assert updates == count.max(), name
         assert share == pytest.approx(np.count_nonzero(count) / count.size), name
-    # What two nets cover together, though neither holds the other, is not a box.
+    # The union of two nets that do not contain each other is not a box.
     assert 0 < report.coverage["b_0/pointwise/kernel"].share < 1
     assert report.coverage["b_1/pointwise/kernel"].updates == 1
     fields = json.loads(json.dumps(report.to_fields()))
@@ -375,7 +375,7 @@ def test_updates_are_held_one_at_a_time():
 
     def stream():
         for number in range(5):
-            # The last one is still the merge's own; those before it are gone.
+            # The merge still holds the last update; earlier ones have been freed.
             assert sum(reference() is not None for reference in alive) <= 1
             update = make_update(number, MIDDLE)
             alive.append(weakref.ref(update))
@@ -390,7 +390,7 @@ def test_updates_are_held_one_at_a_time():
 
 
 def run_program(arguments):
-    """Runs `fedsup merge` in this process, and prints what ends it."""
+    """Runs `fedsup merge` in this process, and prints the error that ends it."""
     try:
         merge.main(["fedsup merge", *arguments])
     except (ValueError, OSError) as error:

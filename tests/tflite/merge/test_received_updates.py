@@ -1,4 +1,4 @@
-"""The shapes of a subnet's tensors, by which updates are read."""
+"""Tests of the shapes of a subnet's tensors, with which updates are read."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The table of latencies: what a part computes, what goes into the table, going on after a kill."""
+"""Tests of latency tables: computation of parts, contents of the table, resuming after a kill."""
 
 import json
 import math
@@ -33,7 +33,7 @@ KINDS = ("infer", "train")
 
 
 def make_supernet():
-    """One whose branches are not silent."""
+    """Returns a supernet without zero residual branches."""
     supernet = Supernet(SPACE, seed=1)
     values = {name: value.numpy() for name, value in supernet.weights_by_name().items()}
     ones = {name: np.ones_like(v) for name, v in values.items() if name.endswith("/gamma")}
@@ -114,7 +114,7 @@ def test_calls_take_turns_and_the_shortest_counts():
 
     calls = {name: lambda name=name: call(name) for name in ("first", "second")}
     taken = least_milliseconds(calls, repetitions=2, threads=2)
-    assert order == ["first", "second"] * 3  # One turn more than counted.
+    assert order == ["first", "second"] * 3  # One turn more than is counted.
     assert taken["first"] >= 10
     assert taken["second"] < taken["first"]
 
@@ -130,11 +130,11 @@ ARCHITECTURES = [SPACE.at(index) for index in range(SPACE.size)]
 
 
 def make_profile(infer_scale=1.0, train_scale=1.0):
-    """Part number i takes i / 10 ms and i ms, a call 0.5 ms and 5; whole subnets a multiple."""
+    """Part i takes i / 10 and i ms, a call 0.5 and 5 ms; subnets take multiples of the sums."""
     profile = Profile(SPACE, Conditions(train_batch_size=8))
     for number, part in enumerate(parts_of_space(SPACE)):
         profile.parts[part] = Latency(number / 10, float(number))
-    # The median is the call's; a hiccup is none.
+    # The median ignores the outlier.
     profile.calls = [Latency(0.5, 5.0), Latency(0.5, 5.0), Latency(9.0, 90.0)]
     for architecture in ARCHITECTURES:
         parts = [profile.parts[part] for part in parts_of(SPACE, architecture)]

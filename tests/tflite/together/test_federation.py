@@ -1,4 +1,4 @@
-"""A device's requests: repeated until they are answered, resumed, and refused in one sentence."""
+"""Tests of a device's requests: retried until answered, resumed, or refused in one sentence."""
 
 import ast
 import contextlib
@@ -30,7 +30,7 @@ def served(tmp_path_factory):
 
 
 class Flaky(Connection):
-    """A connection some of whose requests fail; remembers what was sent."""
+    """Connection that fails some requests and records what was sent."""
 
     def __init__(self, address, failures=(), broken_after=None):
         super().__init__(address)
@@ -56,7 +56,7 @@ class Flaky(Connection):
 
 @pytest.fixture
 def device(served):
-    """Makes a device that enrolled; returns it, its connection, and the seconds that it waited."""
+    """Yields a function that enrols a device; returns it, its connection and its waiting times."""
     with contextlib.ExitStack() as stack:
 
         def make(**options):

@@ -1,4 +1,4 @@
-"""Tests of the flags of `fedsup train` that decide how updates are aggregated."""
+"""Tests of the flags of `fedsup train` that configure the aggregation of updates."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import default_tiers
 
 PRIVATE = ["--noise_multiplier=0.5", "--clipping=1", "--weighting=uniform"]
-# What each call's error says.
+# Error messages and the calls that cause them.
 REFUSED = {
     "no noise. Nothing is private": ["--max_epsilon=3"],
     "received --clipping=adaptive": ["--noise_multiplier=1", "--clipping=adaptive"],
@@ -40,7 +40,7 @@ FEW = ["--rounds=2", "--clients_per_round=3", "--sandwich=1"]
 RUNS = {name: [*FEW, *more] for name, more in AGGREGATIONS.items()}
 RUNS["one net"] = ["--rounds=1", "--clients_per_round=2", "--algorithm=fedavg"]
 RUNS["one net"] += ["--architecture=smallest"]
-# Small to compile; beside the wide one's tensors the range that 8 bits add to each is little.
+# Small to compile. In the wide space, the ranges added by 8-bit compression are relatively small.
 SPACES = {"tiny": commands.SPACE, "wide": {**commands.SPACE, "stem_width": 16}}
 SPACES["wide"]["stages"] = [{**commands.SPACE["stages"][0], "widths": [128, 256]}]
 RUNS = {
@@ -51,7 +51,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory, run_programs):
-    """The folder of all runs, and what each call printed and raised, by its key."""
+    """Returns the folder of all runs, and the output and error of each call by its key."""
     folder = tmp_path_factory.mktemp("runs")
     for name, space in SPACES.items():
         (folder / f"{name}.json").write_text(json.dumps(space))
@@ -116,7 +116,7 @@ def test_a_private_run_tells_epsilon_and_others_what_they_did(told):
     assert f"epsilon {epsilons[1]:.3g}" in printed[0]
     assert [row["set_aside"] for row in robust] == ["1.0", "1.0"]
     assert all(0 < float(row["compression_error"]) < 0.1 for row in robust)
-    # A byte an entry up, four down.
+    # One byte per entry up, four bytes down.
     for row in robust:
         ratio = float(row["bytes_down_per_client"]) / float(row["bytes_up_per_client"])
         assert ratio == pytest.approx(4, rel=0.1)

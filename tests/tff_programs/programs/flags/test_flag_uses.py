@@ -1,4 +1,4 @@
-"""Flags that others make meaningless: a mistake on the command line, none in a flag file."""
+"""Tests of flags that others make meaningless: errors on the command line, not in flag files."""
 
 import json
 import types
@@ -67,7 +67,7 @@ def test_files_for_tls_go_with_the_workers_that_the_command_line_takes_away(tmp_
         execution_from_flags(options_of(train, tmp_path, file[1:]))
 
 
-# What the program asks a trainer for when it reads examples.
+# The attributes of a trainer that the program uses to read examples.
 TRAINER = types.SimpleNamespace(
     metadata=types.SimpleNamespace(
         space=digits_small(),
@@ -108,7 +108,7 @@ def test_a_profile_is_of_what_the_command_line_names(tmp_path):
 @pytest.mark.parametrize(
     ("file", "flags", "told"),
     [
-        # What is left fails at the supernet, which is none.
+        # The remaining flags fail at the supernet, which is missing.
         (["--calibration=x", "--architecture=largest"], ["--all_tiers"], "none.safetensors"),
         (["--all_tiers"], ["--architecture=largest"], "none.safetensors"),
         (["--all_tiers"], ["--calibration=x"], "none.safetensors"),

@@ -1,4 +1,4 @@
-"""Numbers on a command line: in bounds, never NaN, infinite only where a flag says so."""
+"""Tests of number flags: in bounds, never NaN, infinite only where a flag allows it."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ from tff_programs.simulation.round_clock import SimulatedTime
 
 
 def number_flags():
-    """Every number flag of every program."""
+    """Returns the number flags of all programs."""
     for program in PROGRAMS:
         module = importlib.import_module(f"tff_programs.programs.{program}")
         define = getattr(module, "define_flags", None)
@@ -35,7 +35,7 @@ def test_no_number_flag_takes_what_is_no_number(value):
     tried = taken = 0
     for program, define, name in number_flags():
         tried += 1
-        # A training's own; that of a gateway is the bound by which noise is measured.
+        # Only in training; for a gateway, the noise is relative to this bound.
         is_limit = program in ("train", "demo") and name in ("clip_norm", "clip_value")
         if is_limit and value in ("inf", "1e999"):
             taken += 1

@@ -1,4 +1,4 @@
-"""Flags that are paths: the home folder is found, what cannot be written is refused at once."""
+"""Tests of path flags: `~` is expanded, and unwritable paths are refused immediately."""
 
 import os
 
@@ -62,7 +62,7 @@ def test_a_data_set_is_a_name_or_a_path_in_the_home_folder(home):
         parse("dataset", "--out=~/none")
 
 
-# Flags that are paths by what their help says; a new one of these words must be declared as one.
+# Flags whose help has one of these words are paths, and must be declared as paths.
 _WORDS = ("folder", "file", "path", "supernet", "checkpoint")
 _PARSERS = {type(parser) for parser, _ in KINDS.values()}
 _NO_PATHS = {"max_file_kilobytes", "quantize", "compare", "batch_size", "runtimes", "server"}

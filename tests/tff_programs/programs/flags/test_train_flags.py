@@ -1,4 +1,4 @@
-"""Tests of the flags of `fedsup train` that say what clients and the server do."""
+"""Tests of the flags of `fedsup train` that configure clients and the server."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tff_programs.programs.flags.train_flags import note_on_few_classes
 
 
 def counts(*held, classes=10):
-    """Five examples of each of the first classes of each client."""
+    """Returns class counts of clients that hold five examples of each of their first classes."""
     return 5 * (np.arange(classes) < np.array(held)[:, np.newaxis])
 
 

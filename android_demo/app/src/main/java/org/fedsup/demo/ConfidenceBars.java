@@ -8,7 +8,7 @@ import android.view.View;
 import java.util.Collections;
 import java.util.List;
 
-/** A bar for the probability of each class, the likeliest one in colour. */
+/** Bar chart of the probability of each class, with the most likely one in colour. */
 public final class ConfidenceBars extends View {
     private final Paint bar = new Paint(Paint.ANTI_ALIAS_FLAG);
     private final Paint text = new Paint(Paint.ANTI_ALIAS_FLAG);
@@ -24,10 +24,10 @@ public final class ConfidenceBars extends View {
         text.setColor(context.getColor(R.color.text_secondary));
         text.setTextAlign(Paint.Align.CENTER);
         text.setTextSize(getResources().getDimension(R.dimen.text_axis));
-        setImportantForAccessibility(IMPORTANT_FOR_ACCESSIBILITY_NO); // The answer is beside it.
+        setImportantForAccessibility(IMPORTANT_FOR_ACCESSIBILITY_NO); // The answer is next to it.
     }
 
-    /** Shows these probabilities; none for a model that was not asked yet. */
+    /** Shows the probabilities of an answer; null if there is no answer yet. */
     void show(List<String> classNames, float[] shown) {
         names = classNames;
         probabilities = shown == null ? new float[classNames.size()] : shown;

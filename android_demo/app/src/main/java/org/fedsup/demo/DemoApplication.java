@@ -7,13 +7,13 @@ import java.io.IOException;
 import java.io.InputStream;
 import org.fedsup.trainer.SafeFile;
 
-/** Has the one {@link Learner} of the process, which screens and jobs share. */
+/** Holds the process's only {@link Learner}, which screens and jobs share. */
 public final class DemoApplication extends Application {
     private static final String MODEL = "subnet.tflite";
 
     private Learner learner;
 
-    /** The learner, made when it is first asked for; for the main thread. */
+    /** Returns the learner, created on the first call. Call it on the main thread only. */
     Learner learner() {
         if (learner == null) {
             Handler screen = new Handler(Looper.getMainLooper());

@@ -3,13 +3,14 @@ package org.fedsup.demo;
 import java.util.List;
 
 /**
- * Reduces a drawing to the 8x8 image that the digits subnet knows, as its training data was made.
+ * Reduces a drawing to an 8x8 image, in the same way as the training data of the digits subnet.
  *
- * <p>That data is NIST's forms reduced by E. Alpaydin and C. Kaynak (Optical Recognition of
+ * <p>That data is NIST's forms as reduced by E. Alpaydin and C. Kaynak (Optical Recognition of
  * Handwritten Digits): a digit is a 32x32 bitmap, and each value of the image counts the black
- * pixels of one of its 4x4 blocks, 0 to 16. NIST's normalization made the bitmap: every one of the
- * 1,797 digits of scikit-learn fills the height, about 20 of the 32 columns, in the middle, and
- * strokes are as thick as it takes to blacken about 312 pixels (303 to 330 by class). So do these.
+ * pixels in one of its 4x4 blocks, 0 to 16. The bitmap was made by NIST's normalization: each of
+ * the 1,797 digits of scikit-learn is centred, fills the full height and about 20 of the 32
+ * columns, and its strokes are so thick that about 312 pixels are black (303 to 330 by class). This
+ * class does the same.
  */
 public final class DigitImage {
     /** Height and width of the image. */
@@ -21,12 +22,12 @@ public final class DigitImage {
     private static final int INK = 312;
     private static final float THINNEST = 1.5f;
     private static final float THICKEST = 11f;
-    // A height below this share of the width is no more stretched: a dash stays one.
+    // Drawings with a smaller height than this share of their width stay flat, such as a dash.
     private static final float FLATTEST = 0.4f;
 
     private DigitImage() {}
 
-    /** The image of a drawing that is not empty: 64 values of 0 to 16, row by row. */
+    /** Returns the image of a nonempty drawing: 64 values from 0 to 16, row by row. */
     public static byte[] of(Drawing drawing) {
         float thin = THINNEST;
         float thick = THICKEST;
@@ -59,7 +60,7 @@ public final class DigitImage {
         return black;
     }
 
-    /** The strokes, scaled into the middle of the bitmap and drawn with a round pen. */
+    /** Draws the strokes with a round pen, scaled and centred in the bitmap. */
     private static boolean[] bitmap(List<float[]> strokes, float thickness) {
         float left = Float.MAX_VALUE;
         float right = -Float.MAX_VALUE;

@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
-/** The strokes of a finger, in any unit; knows nothing of the screen. */
+/** The strokes of a finger, in any unit; independent of the screen. */
 public final class Drawing {
     private final List<float[]> strokes = new ArrayList<>();
 
@@ -13,7 +13,7 @@ public final class Drawing {
         strokes.add(new float[] {x, y});
     }
 
-    /** Goes on with the last stroke. */
+    /** Continues the last stroke, or begins the first one. */
     public void extend(float x, float y) {
         if (strokes.isEmpty()) {
             begin(x, y);
@@ -34,12 +34,12 @@ public final class Drawing {
         return strokes.isEmpty();
     }
 
-    /** The strokes as x, y, x, y and so on. */
+    /** Returns the strokes, each as x, y, x, y and so on. */
     public List<float[]> strokes() {
         return strokes;
     }
 
-    /** All strokes in one array, which {@link #unpack} reads; NaN begins a stroke. */
+    /** Returns all strokes in one array for {@link #unpack}; NaN begins a stroke. */
     public float[] pack() {
         int length = 0;
         for (float[] stroke : strokes) {
@@ -55,7 +55,7 @@ public final class Drawing {
         return packed;
     }
 
-    /** Replaces the strokes by those of {@link #pack}. */
+    /** Replaces the strokes by those that {@link #pack} returned. */
     public void unpack(float[] packed) {
         strokes.clear();
         for (int end = packed.length, place = end - 1; place >= 0; place--) {

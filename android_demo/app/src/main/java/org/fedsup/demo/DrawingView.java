@@ -9,7 +9,7 @@ import android.util.AttributeSet;
 import android.view.MotionEvent;
 import android.view.View;
 
-/** A square to draw a digit on. Its drawing has the unit 1: what was drawn survives a turn. */
+/** A square to draw a digit on. Its side is the unit, so that a drawing survives rotation. */
 public final class DrawingView extends View {
     private static final float PEN = 0.065f;
     private static final float GUIDE = 0.12f;
@@ -39,17 +39,17 @@ public final class DrawingView extends View {
         setContentDescription(context.getString(R.string.draw_description));
     }
 
-    /** What was drawn so far. */
+    /** Returns the current drawing. */
     Drawing drawing() {
         return drawing;
     }
 
-    /** Calls back after each stroke. */
+    /** Sets a callback that runs after each change of the drawing by a stroke or by clearing. */
     void setOnDrawn(Runnable callback) {
         onDrawn = callback;
     }
 
-    /** Wipes the square. */
+    /** Clears the drawing. */
     void clear() {
         drawing.clear();
         invalidate();

@@ -16,11 +16,11 @@ import org.fedsup.trainer.SafeFile;
 import org.fedsup.trainer.UnusableFileException;
 
 /**
- * The examples that a person has drawn and labelled. They belong to the classes and the size of
- * the images, not to a model, so that the next round's model trains on them too.
+ * The examples that a person has drawn and labelled. All models with the same classes and image
+ * size share them, so that the next round's model trains on them too.
  */
 public final class ExampleStore {
-    /** The oldest are forgotten beyond this many. */
+    /** Maximum number of examples; beyond it, the oldest are deleted. */
     static final int MOST = 2000;
 
     private static final int MAGIC = 0x46534558; // FSEX
@@ -32,7 +32,7 @@ public final class ExampleStore {
     private final int classes;
     private List<Example> examples = Collections.emptyList();
 
-    /** Keeps the examples for models like this one in a folder. */
+    /** Stores the examples for models like this one in a folder. */
     public ExampleStore(File folder, ModelMetadata model) {
         String name = model.taskIdentity().substring(0, 16);
         file = new File(folder, "examples-" + name + ".bin");
@@ -41,9 +41,9 @@ public final class ExampleStore {
     }
 
     /**
-     * Reads what was kept.
+     * Reads the stored examples.
      *
-     * @throws UnusableFileException if that is damaged; there are no examples then
+     * @throws UnusableFileException if they are damaged; the store is then empty
      */
     public void load() throws IOException {
         examples = Collections.emptyList();
@@ -52,24 +52,24 @@ public final class ExampleStore {
         }
     }
 
-    /** The examples, oldest first. */
+    /** Returns the examples, oldest first. */
     public List<Example> all() {
         return examples;
     }
 
-    /** Adds an example and keeps it; if it cannot be kept, it is not added either. */
+    /** Adds an example and stores it; if storing fails, it is not added. */
     public void add(Example example) throws IOException {
         List<Example> more = new ArrayList<>(examples);
         more.add(example);
         save(more.subList(Math.max(0, more.size() - MOST), more.size()));
     }
 
-    /** Forgets the newest example, if there is one. */
+    /** Deletes the newest example, if there is one. */
     public void removeNewest() throws IOException {
         save(examples.subList(0, Math.max(0, examples.size() - 1)));
     }
 
-    /** Forgets all examples. */
+    /** Deletes all examples. */
     public void clear() {
         examples = Collections.emptyList();
         file.delete();

@@ -12,7 +12,7 @@ import java.util.List;
 import org.fedsup.trainer.Example;
 import org.fedsup.trainer.ModelMetadata;
 
-/** The newest drawings as the model sees them, and what they were called: as many as fit. */
+/** The newest drawings as the model sees them, with their labels; as many as fit. */
 public final class GalleryView extends View {
     private static final int IN_A_ROW = 10;
     private static final int INK_LEVELS = 16;
@@ -36,7 +36,7 @@ public final class GalleryView extends View {
         setContentDescription(context.getString(R.string.gallery_description));
     }
 
-    /** An image of the model as a picture. */
+    /** Returns an image of the model as a bitmap. */
     static Bitmap bitmap(byte[] image, int ink) {
         int[] colors = new int[image.length];
         for (int pixel = 0; pixel < image.length; pixel++) {
@@ -46,7 +46,7 @@ public final class GalleryView extends View {
         return Bitmap.createBitmap(colors, DigitImage.SIDE, DigitImage.SIDE, Bitmap.Config.ARGB_8888);
     }
 
-    /** Shows the newest of these drawings for a model. */
+    /** Shows the newest of these drawings with the class names of a model. */
     void show(List<Example> shown, ModelMetadata shownModel) {
         drawings = shown;
         model = shownModel;

@@ -20,15 +20,15 @@ import org.fedsup.trainer.SafeFile;
 import org.fedsup.trainer.UnusableFileException;
 
 /**
- * The model, the drawings and what was learned from them, for as long as the process lives: a
- * screen that is turned finds its training going on. All work is done on one thread of its own, a
- * step of training at a time, so that answers come while it trains.
+ * Holds the model, the drawings and what was learned from them for the lifetime of the process, so
+ * that training continues when the screen is rotated. All work runs on one background thread, one
+ * training step at a time, so that the app can answer while it trains.
  */
 public final class Learner implements Closeable {
-    /** The largest model that is opened. */
+    /** Maximum size of a model's file. */
     static final int MOST_MODEL_BYTES = 64 << 20;
 
-    /** Where a file's bytes come from. */
+    /** Source of a file's bytes. */
     public interface Source {
         byte[] read() throws IOException;
     }
@@ -41,15 +41,15 @@ public final class Learner implements Closeable {
     private final File pickedModel;
     private final Source builtInModel;
     private final Executor screen;
-    /** Does everything, one task after the other. */
+    /** Runs all tasks, one after the other. */
     final ExecutorService worker = Executors.newSingleThreadExecutor(
             task -> new Thread(task, "learner"));
     private final List<Consumer<LearnerState>> watchers = new CopyOnWriteArrayList<>();
     private volatile LearnerState state = LearnerState.LOADING;
-    /** Number of calls of cancel: a training ends when it has grown since the training was asked for. */
+    /** Number of calls of cancel; training stops if it has grown since training was requested. */
     private final AtomicInteger cancellations = new AtomicInteger();
 
-    // What follows is the worker's alone.
+    // The following fields are used by the worker only.
     private Pupil pupil;
     private boolean builtIn = true;
     private Lesson lesson;
@@ -60,9 +60,9 @@ public final class Learner implements Closeable {
     /**
      * Opens the model that was picked last, or the one that came with the app.
      *
-     * @param folder where everything is kept
+     * @param folder the folder for all files
      * @param builtInModel the app's own model
-     * @param screen runs what watchers do, one after the other
+     * @param screen runs the watchers, one after the other
      */
     public Learner(File folder, Source builtInModel, Executor screen) {
         this.folder = folder;
@@ -72,27 +72,27 @@ public final class Learner implements Closeable {
         submit(this::open);
     }
 
-    // ------------------------------------------------------------ what a screen asks for
+    // ------------------------------------------------------------ requests of a screen
 
-    /** Calls a watcher with the state now and after each change. */
+    /** Calls a watcher with the current state, and again after each change. */
     public void watch(Consumer<LearnerState> watcher) {
         watchers.add(watcher);
         watcher.accept(state);
     }
 
-    /** How things stand. */
+    /** Returns the current state. */
     public LearnerState state() {
         return state;
     }
 
-    /** Calls it no more. */
+    /** Stops calling a watcher. */
     public void unwatch(Consumer<LearnerState> watcher) {
         watchers.remove(watcher);
     }
 
     /**
-     * Classifies an image, and again whenever the model has changed; null ends that. While it
-     * trains, the answer is renewed after each epoch.
+     * Classifies an image, and again whenever the model changes; null stops this. During training,
+     * the answer is updated after each epoch.
      */
     public void classify(byte[] newImage) {
         submit(() -> infer(newImage));
@@ -103,29 +103,29 @@ public final class Learner implements Closeable {
         ask(() -> pupil.examples().add(example));
     }
 
-    /** Removes the drawing that was added last. */
+    /** Removes the newest drawing. */
     public void removeLast() {
         ask(() -> pupil.examples().removeNewest());
     }
 
-    /** Trains on all drawings; calls {@code finished} on the screen however that ends. */
+    /** Trains on all drawings; always runs {@code finished} on the screen at the end. */
     public void train(Runnable finished) {
         int asked = cancellations.get();
         submit(() -> begin(true, asked, finished));
     }
 
-    /** Trains if the drawings are not as many as those that it was trained on last. */
+    /** Trains if the number of drawings differs from that of the last training run. */
     public void trainOnNew(Runnable finished) {
         int asked = cancellations.get();
         submit(() -> begin(false, asked, finished));
     }
 
-    /** Ends each training asked for so far after its step; what it learned so far stays. */
+    /** Stops all training requested so far after its current step; what it learned is kept. */
     public void cancel() {
         cancellations.incrementAndGet();
     }
 
-    /** Makes the model as it came. */
+    /** Resets the model to its original state. */
     public void forget() {
         askIdle(() -> {
             pupil.forget();
@@ -138,7 +138,7 @@ public final class Learner implements Closeable {
         askIdle(() -> pupil.examples().clear());
     }
 
-    /** Changes to another model; if it cannot be used, the present one stays. */
+    /** Switches to another model; if it cannot be used, the current one stays. */
     public void openModel(Source source) {
         askIdle(() -> {
             byte[] file = source.read();
@@ -153,7 +153,7 @@ public final class Learner implements Closeable {
         });
     }
 
-    /** Changes back to the model that came with the app. */
+    /** Switches back to the model that came with the app. */
     public void openBuiltIn() {
         askIdle(() -> {
             Pupil opened = new Pupil(folder, builtInModel.read());
@@ -162,7 +162,7 @@ public final class Learner implements Closeable {
         });
     }
 
-    /** Writes what was learned as an update file and hands it to {@code done} on the screen. */
+    /** Writes what was learned to an update file and passes it to {@code done} on the screen. */
     public void export(Consumer<File> done) {
         ask(() -> {
             File file = pupil.export();
@@ -171,11 +171,11 @@ public final class Learner implements Closeable {
     }
 
     /**
-     * Measures the parts of a space's subnets on this device, a file after the other, and hands the
-     * latency table to {@code done} on the screen.
+     * Measures the parts of a search space's subnets on this device, one file at a time, and passes
+     * the latency table to {@code done} on the screen.
      *
-     * @param parts writes what fedsup profile --parts wrote
-     * @param machine description of this device
+     * @param parts writes the content of a file from {@code fedsup profile --parts}
+     * @param machine a description of this device
      */
     public void measure(SafeFile.Content parts, String machine, Consumer<File> done) {
         askIdle(() -> {
@@ -187,7 +187,7 @@ public final class Learner implements Closeable {
         });
     }
 
-    /** Says what went wrong outside, or with null that the last sentence was read. */
+    /** Reports a problem from outside; null dismisses the last one. */
     public void report(String sentence) {
         submit(() -> problem = sentence);
     }
@@ -204,9 +204,9 @@ public final class Learner implements Closeable {
         worker.shutdown();
     }
 
-    // ------------------------------------------------------------- what the worker does
+    // ------------------------------------------------------------- work of the worker
 
-    /** Runs a task that a person asked for; clears the previous error. */
+    /** Runs a task that the user requested; clears the previous problem. */
     private void ask(Task task) {
         submit(() -> {
             problem = null;
@@ -217,7 +217,7 @@ public final class Learner implements Closeable {
         });
     }
 
-    /** One that cannot be done while it trains. */
+    /** Runs a task that the user requested and that is not possible during training. */
     private void askIdle(Task task) {
         ask(() -> {
             if (lesson != null) {
@@ -238,7 +238,7 @@ public final class Learner implements Closeable {
                 publish();
             });
         } catch (RejectedExecutionException closed) {
-            // Nobody waits for it any more.
+            // Nobody waits for the result any more.
         }
     }
 
@@ -268,7 +268,7 @@ public final class Learner implements Closeable {
             try {
                 opened = new Pupil(folder, SafeFile.read(pickedModel, MOST_MODEL_BYTES));
             } catch (UnusableFileException error) {
-                damage = error.getMessage(); // The app's own is better than none.
+                damage = error.getMessage(); // The app's own model is better than none.
             }
         }
         boolean isPicked = opened != null;
@@ -289,7 +289,7 @@ public final class Learner implements Closeable {
         }
     }
 
-    /** Answers what an image shows, if there is one, and keeps the image if that is possible. */
+    /** Classifies an image if it is not null, and keeps it unless that fails. */
     private void infer(byte[] newImage) {
         image = null;
         answer = null;
@@ -299,7 +299,7 @@ public final class Learner implements Closeable {
         image = newImage;
     }
 
-    /** Measures one file; the next is a task of its own, so that answers come in between. */
+    /** Measures one file; the next one is a separate task, so that others can run in between. */
     private void measureOn(
             PartModels parts, LatencyMeasurement measurement, String machine, Consumer<File> done)
             throws IOException {
@@ -337,7 +337,7 @@ public final class Learner implements Closeable {
         submit(() -> trainOn(asked, finished));
     }
 
-    /** One step; the next is a task of its own, so that others come in between. */
+    /** Trains one step; the next one is a separate task, so that others can run in between. */
     private void trainOn(int asked, Runnable finished) throws IOException {
         Lesson running = lesson;
         try {

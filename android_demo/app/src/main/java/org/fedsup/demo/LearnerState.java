@@ -6,18 +6,18 @@ import org.fedsup.trainer.ModelMetadata;
 import org.fedsup.trainer.Score;
 
 /**
- * What a screen shows of a {@link Learner} at one moment.
+ * Snapshot of a {@link Learner} for a screen to show.
  *
- * @param model the model in use, or null while none is
+ * @param model the model in use, or null if there is none
  * @param builtIn whether it is the one that came with the app
- * @param drawings what was drawn and labelled, oldest first
+ * @param drawings the labelled drawings, oldest first
  * @param training whether it is being trained
- * @param steps steps of the training, or of the last one
+ * @param steps the number of steps of the current training run, or of the last one
  * @param losses loss of each step so far
- * @param before score of the model as it came, or null if it was never trained
- * @param after score of the model as it is now, on the same drawings, or null
- * @param answer probability of each class for what was looked at, or null
- * @param problem one sentence on what went wrong last, or null
+ * @param before score of the original model, or null if it was never trained
+ * @param after score of the trained model on the same drawings, or null
+ * @param answer probability of each class for the current image, or null
+ * @param problem a sentence on what went wrong last, or null
  */
 public record LearnerState(
         ModelMetadata model,
@@ -33,7 +33,7 @@ public record LearnerState(
     static final LearnerState LOADING =
             new LearnerState(null, true, List.of(), false, 0, new float[0], null, null, null, null);
 
-    /** Number of drawings of each class. */
+    /** Returns the number of drawings of each class. */
     public int[] counts() {
         int[] counts = new int[model == null ? 0 : model.classNames.size()];
         drawings.forEach(drawing -> counts[drawing.label()]++);

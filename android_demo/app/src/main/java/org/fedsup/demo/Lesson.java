@@ -7,7 +7,7 @@ import org.fedsup.trainer.Score;
 import org.fedsup.trainer.Trainer;
 import org.fedsup.trainer.TrainingRun;
 
-/** One training of a pupil on all its drawings, kept after each epoch and undone if it fails. */
+/** A training run of a pupil on all its drawings, saved after each epoch and undone on failure. */
 final class Lesson {
     private final Pupil pupil;
     private final TrainingRun run;
@@ -16,7 +16,7 @@ final class Lesson {
     private final Checkpoint earlier;
     private boolean over;
 
-    /** Prepares a training on at least one drawing; the seed decides their order. */
+    /** Prepares training on at least one drawing; the seed determines their order. */
     Lesson(Pupil pupil, long seed) {
         this.pupil = pupil;
         Trainer trainer = pupil.trainer();
@@ -32,8 +32,8 @@ final class Lesson {
      * Trains on the next batch, or ends.
      *
      * @param stop whether to end now; what was learned so far is kept
-     * @throws IOException if something could not be kept, whereupon training goes on, or went
-     *     astray, whereupon it is over
+     * @throws IOException if the result could not be saved, in which case training continues, or if
+     *     training diverged, in which case it is over
      */
     void step(boolean stop) throws IOException {
         over = true; // Also if the next line fails.
@@ -45,7 +45,7 @@ final class Lesson {
         if (!Float.isFinite(losses[losses.length - 1])) {
             undo();
         }
-        // The last epoch was kept with its last step, before it was known to be the last.
+        // The last epoch was saved with its last step already, before it was known to be the last.
         if (over != run.epochEnded()) {
             Score after = pupil.trainer().evaluate(run.examples());
             if (!Double.isFinite(after.loss())) {
@@ -59,7 +59,7 @@ final class Lesson {
         return over;
     }
 
-    /** Whether the last step ended a pass over the drawings. */
+    /** Returns whether the last step completed an epoch. */
     boolean epochEnded() {
         return run.epochEnded();
     }
@@ -68,12 +68,12 @@ final class Lesson {
         return run.steps();
     }
 
-    /** Loss of each step so far. */
+    /** Returns the loss of each step so far. */
     float[] losses() {
         return run.losses();
     }
 
-    /** Score of the model as it came. */
+    /** Returns the score of the original model. */
     Score before() {
         return before;
     }

@@ -8,7 +8,7 @@ import android.util.AttributeSet;
 import android.view.View;
 import java.util.Locale;
 
-/** The loss of each step of training, growing from the left as it goes on. */
+/** Chart of the loss of each training step, which grows from the left during training. */
 public final class LossChart extends View {
     private static final float LEAST_TOP = 0.1f;
 
@@ -38,7 +38,7 @@ public final class LossChart extends View {
         axisText = context.getString(R.string.chart_axis);
     }
 
-    /** Shows these losses of a training of so many steps. */
+    /** Shows the losses so far of a training run of {@code allSteps} steps. */
     void show(float[] shownLosses, int allSteps) {
         losses = shownLosses;
         steps = allSteps;

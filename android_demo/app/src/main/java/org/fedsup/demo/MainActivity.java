@@ -22,7 +22,7 @@ import org.fedsup.trainer.Example;
 import org.fedsup.trainer.SafeFile;
 import org.fedsup.trainer.UnusableFileException;
 
-/** The one screen: draw, teach, train, send. What it shows outlives it in the {@link Learner}. */
+/** The only screen: draw, teach, train, send. A {@link Learner} keeps the state that it shows. */
 public final class MainActivity extends Activity {
     static final int OPEN_MODEL = 1;
     static final int SAVE_UPDATE = 2;
@@ -90,7 +90,7 @@ public final class MainActivity extends Activity {
         screen.show(state, !canvas.drawing().isEmpty());
     }
 
-    // ------------------------------------------------------------------ what taps do
+    // ------------------------------------------------------------------ user actions
 
     private void classify() {
         byte[] image = canvas.drawing().isEmpty() ? null : DigitImage.of(canvas.drawing());
@@ -129,7 +129,7 @@ public final class MainActivity extends Activity {
         return true;
     }
 
-    /** A menu for who makes supernets, not for who writes digits. */
+    /** Shows a menu for people who make supernets, which others do not need. */
     private boolean showHidden(View anchor) {
         PopupMenu menu = new PopupMenu(this, anchor);
         menu.inflate(R.menu.hidden);

@@ -14,9 +14,9 @@ import org.fedsup.trainer.Trainer;
 import org.fedsup.trainer.UnusableFileException;
 import org.fedsup.trainer.UpdateFile;
 
-/** A model, the drawings that it can be taught, and what it has learned; for one thread. */
+/** A model, the drawings to teach it, and what it has learned from them. Not thread-safe. */
 final class Pupil implements Closeable {
-    /** Folder of the updates that were written. */
+    /** Name of the folder for exported updates. */
     static final String UPDATES = "updates";
 
     static final int[] IMAGE_SHAPE = {DigitImage.SIDE, DigitImage.SIDE, 1};
@@ -29,9 +29,9 @@ final class Pupil implements Closeable {
     private Checkpoint learned;
 
     /**
-     * Loads a model as it came.
+     * Loads a model in its original state.
      *
-     * @throws UnusableFileException if it is none that reads drawings
+     * @throws UnusableFileException if it is not a model, or its images are not of this app's shape
      */
     Pupil(File folder, byte[] model) throws UnusableFileException {
         this.folder = folder;
@@ -47,9 +47,9 @@ final class Pupil implements Closeable {
     }
 
     /**
-     * Reads the drawings and what was learned from them.
+     * Reads the stored drawings and checkpoint.
      *
-     * @throws IOException if one of them could not be read; the pupil is then without it
+     * @throws IOException if one of them could not be read; the pupil then goes without it
      */
     void remember() throws IOException {
         try {
@@ -70,12 +70,12 @@ final class Pupil implements Closeable {
         return examples;
     }
 
-    /** What it has learned, or null. */
+    /** Returns what the model has learned, or null. */
     Checkpoint learned() {
         return learned;
     }
 
-    /** The score of the model as it came on all drawings. */
+    /** Returns the score of the original model on all drawings. */
     Score scoreAsItCame() {
         SortedMap<String, float[]> now = trainer.weights();
         trainer.restore(received);
@@ -86,13 +86,13 @@ final class Pupil implements Closeable {
         }
     }
 
-    /** Takes over what the trainer learned, and keeps it. */
+    /** Sets and stores what the trainer has learned. */
     void keep(Checkpoint checkpoint) throws IOException {
         learned = checkpoint;
         checkpoints.write(checkpoint);
     }
 
-    /** Goes back to an earlier state, which was kept then if there was anything to keep. */
+    /** Goes back to an earlier state; {@code earlier} is its checkpoint, or null if it had none. */
     void undo(SortedMap<String, float[]> weights, Checkpoint earlier) throws IOException {
         trainer.restore(weights);
         learned = earlier;
@@ -103,14 +103,14 @@ final class Pupil implements Closeable {
         }
     }
 
-    /** Makes the model as it came. */
+    /** Resets the model to its original state. */
     void forget() {
         trainer.restore(received);
         checkpoints.delete();
         learned = null;
     }
 
-    /** Writes what it has learned as an update file, under a name that no other update has. */
+    /** Writes what the model has learned to an update file, whose name is unique to it. */
     File export() throws IOException {
         if (learned == null) {
             throw new IOException("There is nothing to send yet: teach it some digits and train.");

@@ -25,21 +25,21 @@ final class Screen {
     private final IntConsumer onLabel;
     private List<String> labels;
 
-    /** Shows in an activity whose layout is set; a tap on a label gives its number. */
+    /** Uses the views of an activity whose layout is set; a tap on a label reports its index. */
     Screen(Activity activity, IntConsumer onLabel) {
         this.activity = activity;
         this.onLabel = onLabel;
         resources = activity.getResources();
     }
 
-    /** Shows all of a state. */
+    /** Shows a complete state. */
     void show(LearnerState state, boolean hasDrawing) {
         boolean ready = state.model() != null;
         boolean idle = ready && !state.training();
         boolean trained = state.after() != null;
         TextView problem = activity.findViewById(R.id.problem);
         if (state.problem() != null && !state.problem().contentEquals(problem.getText())) {
-            activity.findViewById(R.id.scroll).scrollTo(0, 0); // Where it can be read.
+            activity.findViewById(R.id.scroll).scrollTo(0, 0); // To where the problem is shown.
         }
         problem.setText(state.problem());
         problem.setVisibility(state.problem() == null ? View.GONE : View.VISIBLE);
@@ -58,7 +58,7 @@ final class Screen {
         activity.findViewById(R.id.more).setEnabled(idle);
     }
 
-    /** Shows the drawing as the model sees it; null for none. */
+    /** Shows the drawing as the model sees it, or nothing if it is null. */
     void showPreview(byte[] image) {
         ImageView view = activity.findViewById(R.id.preview);
         if (image == null) {
@@ -67,7 +67,7 @@ final class Screen {
         }
         Bitmap bitmap = GalleryView.bitmap(image, activity.getColor(R.color.ink));
         BitmapDrawable drawable = new BitmapDrawable(resources, bitmap);
-        drawable.setFilterBitmap(false); // The pixels are what is to be seen.
+        drawable.setFilterBitmap(false); // The pixels should be visible.
         view.setImageDrawable(drawable);
     }
 
@@ -158,7 +158,7 @@ final class Screen {
         setText(loss, score == null ? "" : resources.getString(R.string.loss, score.loss()));
     }
 
-    /** The classes that were drawn, such as 0, 3 and 7. */
+    /** Returns the names of the classes that were drawn, such as 0, 3, 7. */
     private static String classes(LearnerState state) {
         StringBuilder text = new StringBuilder();
         int[] counts = state.counts();

@@ -9,19 +9,19 @@ import android.content.Context;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Trains on new drawings while the phone is charging and nobody uses it, as phones do in federated
- * learning. The system starts it, and stops it when somebody takes the phone.
+ * Trains on new drawings while the phone is charging and idle, as is usual in federated learning.
+ * The system starts the job, and stops it when somebody uses the phone.
  */
 public final class TrainingJobService extends JobService {
     static final int JOB = 1;
     private static final long DAY_MS = TimeUnit.DAYS.toMillis(1);
 
-    /** Whether the system knows of the job. */
+    /** Returns whether the job is scheduled. */
     static boolean isScheduled(Context context) {
         return context.getSystemService(JobScheduler.class).getPendingJob(JOB) != null;
     }
 
-    /** Asks for a training a day, or for none. A restart of the phone forgets it. */
+    /** Schedules or cancels daily training. The schedule is lost when the phone restarts. */
     static void setScheduled(Context context, boolean wanted) {
         JobScheduler scheduler = context.getSystemService(JobScheduler.class);
         if (!wanted) {
@@ -42,7 +42,7 @@ public final class TrainingJobService extends JobService {
         return true;
     }
 
-    /** What was learned so far is kept; the rest waits for the next time. */
+    /** Stops training; what was learned so far is kept, and the next job does the rest. */
     @Override
     public boolean onStopJob(JobParameters parameters) {
         learner().cancel();

@@ -11,11 +11,11 @@ import android.provider.OpenableColumns;
 import java.io.File;
 import java.io.FileNotFoundException;
 
-/** Lets the app that a person shares an update with read that one file. */
+/** Lets the app that the user shares an update with read that one file. */
 public final class UpdateProvider extends ContentProvider {
     static final String TYPE = "application/octet-stream";
 
-    /** The address of an update file. */
+    /** Returns the URI of an update file. */
     static Uri uri(Context context, File update) {
         return new Uri.Builder().scheme("content").authority(context.getPackageName() + ".updates")
                 .appendPath(update.getName()).build();
@@ -67,7 +67,7 @@ public final class UpdateProvider extends ContentProvider {
         throw new UnsupportedOperationException();
     }
 
-    /** The file of an address; its last part alone counts, so that no path leads elsewhere. */
+    /** Returns the file of a URI; uses its last segment only, so that no path leads elsewhere. */
     private File file(Uri uri) throws FileNotFoundException {
         String name = uri.getLastPathSegment() == null ? "" : new File(uri.getLastPathSegment()).getName();
         File update = new File(new File(getContext().getFilesDir(), Pupil.UPDATES), name);

@@ -6,12 +6,12 @@ import org.robolectric.RuntimeEnvironment;
 import org.robolectric.android.controller.ActivityController;
 import org.robolectric.shadows.ShadowLooper;
 
-/** What tests of the app's activity share, in a simulated Android with the real engine. */
+/** Base class of tests of the app's activity, in a simulated Android with the real engine. */
 public abstract class ActivityCase {
     ActivityController<MainActivity> controller;
     MainActivity activity;
 
-    /** Shows the activity; without an intent as from the home screen. */
+    /** Shows the activity; a null intent starts it as the home screen does. */
     void show(Intent intent) throws Exception {
         controller = Robolectric.buildActivity(MainActivity.class, intent).setup();
         activity = controller.get();

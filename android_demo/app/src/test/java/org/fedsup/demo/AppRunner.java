@@ -6,8 +6,8 @@ import org.robolectric.RobolectricTestRunner;
 import org.robolectric.internal.bytecode.InstrumentationConfiguration;
 
 /**
- * Runs tests in a simulated Android, with the engine outside of it: a JVM loads a native library
- * into one class loader only, and Robolectric has one for each configuration.
+ * Runs tests in a simulated Android, with the engine loaded outside of it: a JVM loads a native
+ * library into one class loader only, and Robolectric has one for each configuration.
  */
 public final class AppRunner extends RobolectricTestRunner {
     public AppRunner(Class<?> test) throws InitializationError {

@@ -10,7 +10,7 @@ import org.fedsup.trainer.Golden;
 import org.fedsup.trainer.Trainer;
 import org.junit.Test;
 
-/** A drawing becomes an image like those that the model was trained on. */
+/** Tests that a drawing becomes an image like those that the model was trained on. */
 public class DigitImageTest {
     private static int sum(byte[] image, int firstColumn, int columns) {
         int ink = 0;

@@ -13,8 +13,8 @@ import org.fedsup.trainer.ServerAddress;
 import org.json.JSONObject;
 
 /**
- * A phone that takes part in a server's rounds, as a program: prints a line for each update that was
- * accepted, with its round, and accuracy and loss on its own examples before and after training.
+ * A phone that takes part in a server's rounds, as a program. It prints a line for each accepted
+ * update, with its round, and accuracy and loss on its own examples before and after training.
  *
  * <p>Arguments: a folder, the server's link, a tier, examples as {@link Phone} reads them, and the
  * number of rounds to take part in.

@@ -32,8 +32,8 @@ final class Handwriting {
     /**
      * Draws a digit.
      *
-     * @param slant how far it leans to the right: 0 upright, 1 at 45 degrees
-     * @param shake how far points are from where they should be
+     * @param slant the slant to the right: 0 for upright, 1 for 45 degrees
+     * @param shake the size of the points' random displacement
      */
     static Drawing draw(int digit, float slant, float shake, Random random) {
         Drawing drawing = new Drawing();
@@ -62,7 +62,7 @@ final class Handwriting {
         return new Example(DigitImage.of(draw(digit, slant, shake, random)), digit);
     }
 
-    /** A Catmull-Rom curve, or a line. */
+    /** Interpolates by a Catmull-Rom curve, or by a line. */
     private static float between(float[] values, int point, float along, boolean curved) {
         float from = values[point - 1];
         float to = values[point];

@@ -15,7 +15,7 @@ import org.junit.After;
 import org.junit.Rule;
 import org.junit.rules.TemporaryFolder;
 
-/** What tests of a learner on the real engine share: a folder of its own, and steps of its use. */
+/** Base class of tests of a learner on the real engine: a temporary folder and common steps. */
 public abstract class LearnerCase {
     @Rule public final TemporaryFolder folder = new TemporaryFolder();
 
@@ -37,7 +37,7 @@ public abstract class LearnerCase {
         return learner;
     }
 
-    /** Waits until there is nothing more to do. */
+    /** Waits until the learner has nothing more to do. */
     static LearnerState settle(Learner learner) throws Exception {
         do {
             learner.worker.submit(() -> {}).get(60, TimeUnit.SECONDS);
@@ -46,7 +46,7 @@ public abstract class LearnerCase {
         return learner.state();
     }
 
-    /** As if the process ended and another began. */
+    /** Closes a learner and opens another, as if the process had restarted. */
     Learner restart(Learner learner) throws Exception {
         learner.close();
         assertTrue(learner.worker.awaitTermination(60, TimeUnit.SECONDS));
@@ -60,7 +60,7 @@ public abstract class LearnerCase {
         return settle(learner);
     }
 
-    /** Digits that lean far to the right, which the model as it came reads badly. */
+    /** Returns digits that slant far to the right, which the original model reads badly. */
     static List<Example> slanted(int count) {
         Random random = new Random(4);
         List<Example> examples = new ArrayList<>();

@@ -23,7 +23,7 @@ import org.json.JSONArray;
 import org.json.JSONObject;
 import org.junit.Test;
 
-/** Files that a learner meets: models picked, what is damaged, what cannot be written. */
+/** Tests of a learner's files: picked models, damaged files, and files that cannot be written. */
 public class LearnerFilesTest extends LearnerCase {
     @Test
     public void saysWhatIsWrongWithAModelThatCannotLearnDrawings() throws Exception {
@@ -168,14 +168,14 @@ public class LearnerFilesTest extends LearnerCase {
         teach(learner, 20);
         LearnerState first = train(learner);
         byte[] kept = Files.readAllBytes(checkpoint().toPath());
-        // While it trains, every temporary file of the checkpoint meets a full disk.
+        // During training, each write of the checkpoint's temporary file meets a full disk.
         Path temporary = folder.getRoot().toPath().resolve("." + checkpoint().getName() + ".part");
         Files.createSymbolicLink(temporary, Paths.get("/dev/full"));
         learner.watch(state -> {
             try {
                 Files.createSymbolicLink(temporary, Paths.get("/dev/full"));
             } catch (IOException present) {
-                // It is there.
+                // The link exists already.
             }
         });
         LearnerState state = train(learner);

@@ -30,7 +30,7 @@ import org.fedsup.trainer.Trainer;
 import org.fedsup.trainer.UpdateFile;
 import org.junit.Test;
 
-/** What the app does but its screen: it learns, answers, remembers, stops and exports. */
+/** Tests of the app without its screen: it learns, answers, remembers, stops and exports. */
 public class LearnerTest extends LearnerCase {
     @Test
     public void learnsAHandwritingAndRemembersItAfterARestart() throws Exception {
@@ -100,7 +100,7 @@ public class LearnerTest extends LearnerCase {
         learner.watch(state -> {
             if (state.training() && state.losses().length == 4) {
                 learner.cancel();
-                learner.trainOnNew(finished::countDown); // The phone was put on its charger.
+                learner.trainOnNew(finished::countDown); // The phone starts charging.
             }
         });
         LearnerState stopped = train(learner);
@@ -113,7 +113,7 @@ public class LearnerTest extends LearnerCase {
         Learner learner = open();
         teach(learner, 10);
         CountDownLatch finished = new CountDownLatch(1);
-        learner.worker.execute(() -> { // Holds the training up until it is stopped.
+        learner.worker.execute(() -> { // Delays training until it is cancelled.
             learner.train(finished::countDown);
             learner.cancel();
         });
@@ -205,7 +205,7 @@ public class LearnerTest extends LearnerCase {
         Checkpoint checkpoint = store.read();
         float[] kernel = checkpoint.weights().get("head/kernel");
         for (int place = 0; place < kernel.length; place++) {
-            kernel[place] = place % 2 == 0 ? 3e38f : -3e38f; // Products of these are no numbers.
+            kernel[place] = place % 2 == 0 ? 3e38f : -3e38f; // Their products overflow.
         }
         Score poor = new Score(20, 9, 0);
         store.write(new Checkpoint(checkpoint.weights(), poor, poor, new float[] {9}));
@@ -253,7 +253,7 @@ public class LearnerTest extends LearnerCase {
         assertEquals(exported.get().getName(), second.get().getName());
     }
 
-    /** Trains without end and says after each epoch what it kept. */
+    /** Trains endlessly and prints the number of steps after each epoch that was saved. */
     public static final class Trains {
         public static void main(String[] arguments) throws Exception {
             Learner learner = new Learner(new File(arguments[0]), Golden::model, Runnable::run);

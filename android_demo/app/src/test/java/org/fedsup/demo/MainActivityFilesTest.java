@@ -30,7 +30,7 @@ import org.robolectric.Robolectric;
 import org.robolectric.shadows.ShadowContentResolver;
 import org.robolectric.shadows.ShadowPopupMenu;
 
-/** The files that the app shares, saves and opens, as a person does it. */
+/** Tests of sharing, saving and opening files, as a user does it. */
 @RunWith(AppRunner.class)
 public class MainActivityFilesTest extends PersonCase {
     private void openModel(byte[] file) throws Exception {

@@ -17,7 +17,7 @@ import org.robolectric.Robolectric;
 import org.robolectric.RuntimeEnvironment;
 import org.robolectric.shadows.ShadowLooper;
 
-/** The app as a person uses it, in a simulated Android with the real engine. */
+/** Tests of the app as a person uses it, in a simulated Android with the real engine. */
 @RunWith(AppRunner.class)
 public class MainActivityTest extends PersonCase {
     @Test
@@ -78,7 +78,7 @@ public class MainActivityTest extends PersonCase {
         teach(20);
         draw(Handwriting.draw(3, 0.1f, 0, new Random(1)));
         float[] drawn = ((DrawingView) activity.findViewById(R.id.drawing)).drawing().pack();
-        activity.findViewById(R.id.train).performClick(); // Not waiting for its end.
+        activity.findViewById(R.id.train).performClick(); // Does not wait for the end.
         RuntimeEnvironment.setQualifiers("+land");
         controller.configurationChange();
         assertFalse("it is another activity", controller.get() == activity);
@@ -91,7 +91,7 @@ public class MainActivityTest extends PersonCase {
         assertEquals(20, application().learner().state().after().examples());
     }
 
-    /** Holds the learner between two steps of a training that was just begun. */
+    /** Pauses the learner between two steps of a training run that has just begun. */
     private CountDownLatch pause() throws Exception {
         CountDownLatch go = new CountDownLatch(1);
         CountDownLatch paused = new CountDownLatch(1);

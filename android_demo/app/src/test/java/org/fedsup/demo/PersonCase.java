@@ -16,7 +16,7 @@ import java.util.concurrent.TimeUnit;
 import org.junit.After;
 import org.junit.Before;
 
-/** What a person does in the app's activity, for tests, in a simulated Android with the real engine. */
+/** Base class of tests that use the app's activity as a person does. */
 public abstract class PersonCase extends ActivityCase {
     @Before
     public void open() throws Exception {
@@ -80,7 +80,7 @@ public abstract class PersonCase extends ActivityCase {
         settle();
     }
 
-    /** Another activity over the same files, as after the process died. */
+    /** Opens another activity on the same files, as if the process had died. */
     void restart() throws Exception {
         controller.pause().stop().destroy();
         Learner learner = application().learner();

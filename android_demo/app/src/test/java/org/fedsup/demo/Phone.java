@@ -13,8 +13,8 @@ import org.fedsup.trainer.Example;
 /**
  * The app without its screen, as a program: teaches, trains and exports.
  *
- * <p>Arguments: an empty folder, a model, examples (for each a byte for the label and one for each
- * pixel) and the update to write.
+ * <p>Arguments: an empty folder, a model, a file of examples (for each one a byte for the label and
+ * a byte for each pixel), and the update to write.
  */
 public final class Phone {
     private Phone() {}
@@ -37,7 +37,7 @@ public final class Phone {
         }
     }
 
-    /** Reads examples: for each a byte for the label and one for each pixel. */
+    /** Parses examples: for each one a byte for the label and a byte for each pixel. */
     static List<Example> examples(byte[] file) {
         int size = 1 + DigitImage.SIDE * DigitImage.SIDE;
         List<Example> found = new ArrayList<>();

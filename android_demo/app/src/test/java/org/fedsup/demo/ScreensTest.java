@@ -18,7 +18,7 @@ import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.RuntimeEnvironment;
 
-/** Draws pictures of the app's screens, and finds what does not fit on them. */
+/** Renders the app's screens to pictures, and finds views that do not fit. */
 @RunWith(AppRunner.class)
 public class ScreensTest extends ActivityCase {
     private static final int DRAWINGS = 30;
@@ -30,7 +30,7 @@ public class ScreensTest extends ActivityCase {
         LearnerCase.slanted(DRAWINGS).forEach(learner::teach);
         DrawingView canvas = activity.findViewById(R.id.drawing);
         canvas.drawing().unpack(Handwriting.draw(7, 0.25f, 0.01f, new Random(3)).pack());
-        controller.pause().stop().start().resume(); // Looks at the drawing.
+        controller.pause().stop().start().resume(); // Classifies the drawing.
         settle();
     }
 
@@ -61,7 +61,7 @@ public class ScreensTest extends ActivityCase {
         assertFits(root);
     }
 
-    /** No text is cut off, and what can be tapped is large enough for a finger. */
+    /** Checks that no text is cut off, and that what can be tapped is large enough for a finger. */
     private void assertFits(View view) {
         if (view instanceof ViewGroup) {
             for (int child = 0; child < ((ViewGroup) view).getChildCount(); child++) {
@@ -101,7 +101,7 @@ public class ScreensTest extends ActivityCase {
         train();
         ScrollView scroll = activity.findViewById(R.id.scroll);
         View chart = activity.findViewById(R.id.chart);
-        scroll.scrollTo(0, ((View) chart.getParent()).getTop()); // The card of the training.
+        scroll.scrollTo(0, ((View) chart.getParent()).getTop()); // The training card.
         picture("phone_train_" + mode);
     }
 

@@ -28,7 +28,7 @@ import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.Robolectric;
 
-/** A person lets the phone learn together with others, in a simulated Android with the real engine. */
+/** Tests of learning together with other phones, in a simulated Android with the real engine. */
 @RunWith(AppRunner.class)
 public class TogetherTest extends ActivityCase {
     private FakeGateway gateway;
@@ -68,7 +68,7 @@ public class TogetherTest extends ActivityCase {
         return activity.getSystemService(JobScheduler.class).getPendingJob(TogetherJobService.JOB);
     }
 
-    /** What the system does at night; returns what the card then says. */
+    /** Runs the job as the system does at night; returns the outcome that the card then shows. */
     private String night() throws Exception {
         TogetherJobService service = Robolectric.setupService(TogetherJobService.class);
         assertTrue(service.onStartJob(null));

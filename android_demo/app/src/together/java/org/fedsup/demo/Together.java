@@ -22,7 +22,7 @@ import org.fedsup.trainer.UnavailableException;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** Takes part in the rounds of a server with the drawings of this phone, if its owner wants that. */
+/** Takes part in a server's rounds with the drawings on this phone, if its owner opted in. */
 final class Together {
     private static final String NAME = "together";
     private static final String ON = "on";
@@ -31,9 +31,9 @@ final class Together {
     private static final String OUTCOME = "outcome";
 
     private static final int ATTEMPTS = 3;
-    // Until the phone comes back that was told no time.
+    // Wait before the next visit if the server did not set one.
     private static final int WAIT_SECONDS = 3600;
-    // Values that a phone with little memory can train; any other has room for all subnets of digits.
+    // Parameters that a low-memory phone can train; others have room for all subnets of digits.
     private static final long FEW_PARAMETERS = 100_000;
     private static final long ANY_PARAMETERS = (1L << 53) - 1;
 
@@ -45,7 +45,7 @@ final class Together {
         settings = context.getSharedPreferences(NAME, Context.MODE_PRIVATE);
     }
 
-    /** Where the settings are, so that a screen can watch them. */
+    /** Returns the settings, so that a screen can watch them. */
     SharedPreferences settings() {
         return settings;
     }
@@ -54,7 +54,7 @@ final class Together {
         return settings.getBoolean(ON, false);
     }
 
-    /** The server's link or address, as it was entered. */
+    /** Returns the server's link or address, as it was entered. */
     String server() {
         return settings.getString(SERVER, "");
     }
@@ -63,15 +63,15 @@ final class Together {
         return settings.getString(TOKEN, "");
     }
 
-    /** What came of the last visit. */
+    /** Returns a sentence on the outcome of the last visit. */
     String outcome() {
         return settings.getString(OUTCOME, context.getString(R.string.together_never));
     }
 
     /**
-     * Begins to take part.
+     * Starts taking part.
      *
-     * @throws FederationException if what was entered is no server's address
+     * @throws FederationException if the text entered is not a server's address
      */
     void turnOn(String server, String token) throws FederationException {
         ServerAddress.parse(server, token);
@@ -79,16 +79,16 @@ final class Together {
                 .putString(OUTCOME, context.getString(R.string.together_never)).apply();
     }
 
-    /** Ends it; nothing is sent from here on. */
+    /** Stops taking part; nothing is sent from now on. */
     void turnOff() {
         settings.edit().putBoolean(ON, false).apply();
     }
 
     /**
-     * Does what is due and remembers what came of it; not for the main thread.
+     * Makes one visit to the server and stores its outcome. Do not call it on the main thread.
      *
-     * @param stopped tells whether to end
-     * @return seconds until the next time
+     * @param stopped returns whether to stop
+     * @return seconds until the next visit
      */
     int takePart(BooleanSupplier stopped) {
         int waitSeconds = WAIT_SECONDS;
@@ -109,11 +109,11 @@ final class Together {
 
     private Participant.Visit visit(BooleanSupplier stopped) throws IOException {
         ServerAddress server = ServerAddress.parse(server(), token());
-        // Another server knows this phone by another name.
+        // The phone has a different identity at each server.
         String name = URLEncoder.encode(server.url, "UTF-8");
         File folder = new File(new File(context.getFilesDir(), NAME), name);
         Federation federation = new Federation(server, ATTEMPTS, Thread::sleep);
-        // What a person ended while it trained is not sent.
+        // If the user turns it off during training, nothing is sent.
         return new Participant(federation, folder, fields(), 1)
                 .visit(this::drawings, () -> stopped.getAsBoolean() || !isOn());
     }

@@ -11,19 +11,19 @@ import android.widget.Switch;
 import android.widget.TextView;
 import org.fedsup.trainer.FederationException;
 
-/** The switch with which a person lets the phone learn together with others, and what came of it. */
+/** Card with the switch for learning together with other phones, and the latest outcome. */
 public final class TogetherCard extends LinearLayout {
     private static final String SCHEME = "fedsup";
 
     private final Together together;
-    // Held here, since the settings hold their watchers weakly.
+    // Held here, since the settings keep only a weak reference to it.
     private final SharedPreferences.OnSharedPreferenceChangeListener watcher =
             (settings, name) -> show();
     private Switch on;
     private EditText server;
     private EditText token;
 
-    /** Makes the card, as a layout does. */
+    /** Creates the card when its layout is inflated. */
     public TogetherCard(Context context, AttributeSet attributes) {
         super(context, attributes);
         together = new Together(context.getApplicationContext());
@@ -58,12 +58,12 @@ public final class TogetherCard extends LinearLayout {
         super.onDetachedFromWindow();
     }
 
-    /** Fills in a link that the camera read. It is not followed before a person says so. */
+    /** Fills in a link that the camera read; it is used once the user turns the switch on. */
     private void takeLink() {
         Uri link = getContext() instanceof Activity
                 ? ((Activity) getContext()).getIntent().getData() : null;
         if (link != null && SCHEME.equals(link.getScheme())) {
-            ((Activity) getContext()).getIntent().setData(null); // Once, though the screen turns.
+            ((Activity) getContext()).getIntent().setData(null); // Once, despite rotation.
             on.setChecked(false);
             server.setText(link.toString());
             token.setText("");

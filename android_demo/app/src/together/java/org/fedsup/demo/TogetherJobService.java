@@ -12,23 +12,23 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * Takes part in a server's rounds while the phone is charging, idle and on an unmetered network. The
- * server tells when to come back; the system starts it from then on, and stops it when somebody
- * takes the phone.
+ * server sets the time of the next visit; the system starts the job any time after it, and stops it
+ * when somebody uses the phone.
  */
 public final class TogetherJobService extends JobService {
     static final int JOB = 2;
 
     private final Handler main = new Handler(Looper.getMainLooper());
     private volatile boolean stopped;
-    /** Does a visit; tests wait for it. */
+    /** Thread of the current visit; tests wait for it. */
     Thread worker;
 
-    /** Whether the system knows of the job. */
+    /** Returns whether the job is scheduled. */
     static boolean isScheduled(Context context) {
         return context.getSystemService(JobScheduler.class).getPendingJob(JOB) != null;
     }
 
-    /** Asks for a visit after some seconds. A restart of the phone forgets it until the app is opened. */
+    /** Schedules a visit. A restart of the phone cancels it until the app is opened. */
     static void schedule(Context context, int waitSeconds) {
         ComponentName service = new ComponentName(context, TogetherJobService.class);
         context.getSystemService(JobScheduler.class).schedule(new JobInfo.Builder(JOB, service)
@@ -39,7 +39,7 @@ public final class TogetherJobService extends JobService {
                 .build());
     }
 
-    /** Asks for none. */
+    /** Cancels the scheduled visit. */
     static void cancel(Context context) {
         context.getSystemService(JobScheduler.class).cancel(JOB);
     }
@@ -56,7 +56,7 @@ public final class TogetherJobService extends JobService {
         return true;
     }
 
-    /** What was fetched and made is kept; the training begins again the next time. */
+    /** Stops the visit. Downloads and finished updates are kept; training starts over next time. */
     @Override
     public boolean onStopJob(JobParameters parameters) {
         stopped = true;

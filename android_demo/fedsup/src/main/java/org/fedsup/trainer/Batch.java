@@ -8,7 +8,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** The inputs of a signature that takes labelled images; a short batch is filled up under weight 0. */
+/** Inputs of a signature that takes labelled images; short batches are padded with weight 0. */
 final class Batch {
     private final ModelMetadata model;
     private final int size;
@@ -16,7 +16,7 @@ final class Batch {
     private final IntBuffer labels;
     private final FloatBuffer weights;
 
-    /** Makes room for batches of one size. */
+    /** Allocates the buffers of a batch. */
     Batch(ModelMetadata model, int size) {
         this.model = model;
         this.size = size;
@@ -25,7 +25,7 @@ final class Batch {
         weights = Buffers.floats(size);
     }
 
-    /** The inputs for 1 to as many examples as there is room for, by name. */
+    /** Returns the inputs by name, for at least 1 example and at most the batch size. */
     Map<String, Object> fill(List<Example> examples) {
         if (examples.isEmpty() || examples.size() > size) {
             throw new IllegalArgumentException(

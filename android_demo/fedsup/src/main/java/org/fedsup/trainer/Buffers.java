@@ -6,7 +6,7 @@ import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.IntBuffer;
 
-/** Memory outside of Java's heap, which the runtime reads and writes without a copy. */
+/** Buffers outside the Java heap, which the runtime reads and writes without copying. */
 final class Buffers {
     private Buffers() {}
 
@@ -22,7 +22,7 @@ final class Buffers {
         return bytes(Integer.BYTES * count).asIntBuffer();
     }
 
-    /** Goes back to the begin. The method of ByteBuffer itself is not in every Android. */
+    /** Rewinds a buffer and returns it. Older Androids lack ByteBuffer's own override of it. */
     static <B extends Buffer> B rewound(B buffer) {
         buffer.rewind();
         return buffer;

@@ -9,19 +9,19 @@ import org.json.JSONException;
 import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
 
-/** Keeps what one model has learned, across restarts, kills and full disks. */
+/** Stores the checkpoint of one model safely across restarts, kills and full disks. */
 public final class CheckpointStore {
     private static final String KIND = "fedsup-tf phone checkpoint";
-    // Room for names, shapes and losses beside the weights.
+    // Space for names, shapes and losses in addition to the weights.
     private static final int HEADER_BYTES = 1 << 22;
 
     private final ModelMetadata model;
     private final File file;
 
     /**
-     * Keeps the checkpoint in a folder, under the model's own name.
+     * Stores the checkpoint in a folder, in a file of this model's own.
      *
-     * @param folder the folder, which exists
+     * @param folder an existing folder
      * @param model the model's metadata
      */
     public CheckpointStore(File folder, ModelMetadata model) {
@@ -30,10 +30,10 @@ public final class CheckpointStore {
     }
 
     /**
-     * Writes a checkpoint in the place of the last one.
+     * Writes a checkpoint, which replaces the last one.
      *
-     * @param checkpoint what was learned
-     * @throws IOException if it could not be written; the last one is then still there
+     * @param checkpoint the checkpoint
+     * @throws IOException if it could not be written; the last one is then unchanged
      */
     public void write(Checkpoint checkpoint) throws IOException {
         JSONObject metadata = new JSONObject();
@@ -59,7 +59,7 @@ public final class CheckpointStore {
      *
      * @return the checkpoint, or null if there is none
      * @throws IOException if it cannot be read
-     * @throws UnusableFileException if there is one that is damaged
+     * @throws UnusableFileException if it is damaged
      */
     public @Nullable Checkpoint read() throws IOException {
         if (!file.exists()) {

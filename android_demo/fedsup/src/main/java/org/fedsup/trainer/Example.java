@@ -1,9 +1,9 @@
 package org.fedsup.trainer;
 
 /**
- * An image and what it shows.
+ * A labelled image.
  *
  * @param image height * width * channels unsigned bytes, row by row
- * @param label number of a class
+ * @param label index of the image's class
  */
 public record Example(byte[] image, int label) {}

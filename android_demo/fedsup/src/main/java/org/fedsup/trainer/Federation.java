@@ -13,43 +13,44 @@ import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Speaks with one fedsup serve for one device: enrolment, check-in, model, update, status, as
- * docs/gateway_protocol.md describes. Requests are repeated until they are answered, which the protocol
- * allows for each of them. {@link Participant} does all of it in order. Not for the main thread of
- * an app, nor for several threads at once.
+ * Client of one {@code fedsup serve} for one device: enrolment, check-in, model download, update
+ * upload and status, as docs/gateway_protocol.md specifies. Unanswered requests are retried, which
+ * the protocol allows for all of them. {@link Participant} makes the requests in the right order.
+ * Not thread-safe; do not use it on an app's main thread.
  */
 public final class Federation {
-    /** Version of the protocol. */
+    /** Version of the protocol that this class speaks. */
     public static final int PROTOCOL = 1;
 
     private static final double FIRST_WAIT_SECONDS = 1;
     private static final double MOST_WAIT_SECONDS = 300;
     private static final byte[] NOTHING = new byte[0];
 
-    /** Waits between two attempts. */
+    /** Delay between two attempts of a request. */
     public interface Pause {
         /**
-         * Waits.
+         * Waits for the given time.
          *
-         * @param milliseconds how long
-         * @throws InterruptedException if the wait is cut short, which ends the request
+         * @param milliseconds the time to wait
+         * @throws InterruptedException if the wait is interrupted, which aborts the request
          */
         void sleep(long milliseconds) throws InterruptedException;
     }
 
     /**
-     * A device as a server knows it.
+     * Credentials of a device at one server.
      *
-     * @param device 32 hexadecimal digits
-     * @param key 64 hexadecimal digits: the key to sign with, which is told once and must be kept
+     * @param device the device's identifier: 32 hexadecimal digits
+     * @param key the signing key: 64 hexadecimal digits, sent by the server only once
      */
     public record Identity(String device, String key) {}
 
     /**
-     * What a check-in is answered.
+     * The answer to a check-in.
      *
-     * @param waitSeconds seconds until the next one: from now without a task, else after it is done
-     * @param task the task, or null for none
+     * @param waitSeconds seconds until the next check-in, counted from now if there is no task, and
+     *     otherwise from the end of the task
+     * @param task the task, or null if there is none
      */
     public record Answer(int waitSeconds, @Nullable Task task) {}
 
@@ -63,15 +64,15 @@ public final class Federation {
     private final FederationConnection connection;
     private final Random random = new Random();
     private @Nullable Identity identity;
-    // Seconds that the server's clock is ahead.
+    // Seconds by which the server's clock is ahead of the device's.
     private long clockOffset;
 
     /**
-     * Prepares the requests; sends none.
+     * Creates a client; sends nothing yet.
      *
-     * @param address the server
-     * @param attempts times that a request is sent until it is answered, from 1
-     * @param pause waits between them, such as {@code Thread::sleep}
+     * @param address the server's address
+     * @param attempts the maximum number of times that a request is sent, at least 1
+     * @param pause waits between two attempts, for example {@code Thread::sleep}
      */
     public Federation(ServerAddress address, int attempts, Pause pause) {
         this.address = address;
@@ -81,29 +82,29 @@ public final class Federation {
     }
 
     /**
-     * Returns the server.
+     * Returns the server's address.
      *
-     * @return its address
+     * @return the address
      */
     public ServerAddress address() {
         return address;
     }
 
     /**
-     * Speaks for a device that enrolled before.
+     * Sets the identity of a device that has enrolled before.
      *
-     * @param device the identity that {@link #enrol} gave
+     * @param device the identity that {@link #enrol} returned
      */
     public void use(Identity device) {
         identity = device;
     }
 
     /**
-     * Asks for the server's protocol.
+     * Checks that the server speaks this version of the protocol.
      *
-     * @throws FederationException if it speaks another version of the protocol, or none
+     * @throws FederationException if it speaks another version, or not this protocol at all
      * @throws UnavailableException if it does not answer
-     * @throws IOException if it refuses
+     * @throws IOException if it refuses the request
      */
     public void checkServer() throws IOException {
         JSONObject fields = repeat(
@@ -117,12 +118,12 @@ public final class Federation {
     }
 
     /**
-     * Makes this a device of the server.
+     * Enrols this device with the server.
      *
-     * @return its identity, which must be kept: without it the device is lost to the server
-     * @throws FederationException if there is no token, or the server refuses it
+     * @return the device's identity, which must be stored: the server does not send it again
+     * @throws FederationException if the address has no token, or the server refuses the token
      * @throws UnavailableException if the server does not answer
-     * @throws IOException if it refuses
+     * @throws IOException if it refuses the request
      */
     public Identity enrol() throws IOException {
         if (address.token == null) {
@@ -143,9 +144,9 @@ public final class Federation {
     /**
      * Asks for a task.
      *
-     * @param fields {@code tier} or {@code capability}, {@code runtime}, {@code application} and, if
-     *     there is one, {@code model}
-     * @return the task or none, and when to come back
+     * @param fields the request's fields: {@code tier} or {@code capability}, {@code runtime},
+     *     {@code application} and, if the device holds a model, {@code model}
+     * @return the task, if any, and the time until the next check-in
      * @throws FederationException if the device was revoked, or its tier is unknown
      * @throws UnavailableException if the server does not answer
      * @throws IOException if something else fails
@@ -167,14 +168,14 @@ public final class Federation {
     }
 
     /**
-     * Fetches a task's model; what an earlier call began to fetch is not sent again.
+     * Downloads a task's model, resuming an earlier download that was interrupted.
      *
      * @param task the task
-     * @param file where it is put once it is whole; while it comes, {@code .part} is behind the name
-     * @throws UnavailableException if the transfer breaks again and again; what came is kept
-     * @throws RefusedException if the server has no such model any more
+     * @param file the file for the complete model; a partial download has the suffix {@code .part}
+     * @throws UnavailableException if all attempts fail; the bytes received so far are kept
+     * @throws RefusedException if the server no longer has the model
      * @throws FederationException if it sends something else
-     * @throws IOException if the model cannot be written, with a sentence for a person
+     * @throws IOException if the model cannot be written; the message is meant for the user
      */
     public void fetchModel(Task task, File file) throws IOException {
         ModelDownload download = new ModelDownload(connection, task, file);
@@ -186,13 +187,13 @@ public final class Federation {
     }
 
     /**
-     * Sends an update; sent again it counts once.
+     * Uploads an update. An update that is uploaded several times counts once.
      *
-     * @param task the task's identity
-     * @param update all bytes of the update file
+     * @param task the task's identifier
+     * @param update the content of the update file
      * @return seconds until the next check-in
-     * @throws UnavailableException if there is no answer; the update must be kept and sent again
-     * @throws RefusedException if it cannot be used
+     * @throws UnavailableException if there is no answer; keep the update and upload it again
+     * @throws RefusedException if the server cannot use the update
      * @throws IOException if something else fails
      */
     public int sendUpdate(String task, byte[] update) throws IOException {
@@ -202,9 +203,9 @@ public final class Federation {
     }
 
     /**
-     * Asks what came of the device's latest updates.
+     * Asks for the state of the device's latest updates.
      *
-     * @return the round, and {@code updates} with {@code state} and {@code reason} of each
+     * @return the round, and {@code updates} with the {@code state} and {@code reason} of each
      * @throws UnavailableException if there is no answer
      * @throws IOException if something else fails
      */
@@ -212,7 +213,10 @@ public final class Federation {
         return repeat(() -> signed("GET", "/v1/status", null, null).json());
     }
 
-    /** Signs and sends; what goes with it is the type of its body, or the range that is wanted. */
+    /**
+     * Signs and sends a request; {@code with} is the content type of the body or, without a body,
+     * the requested range.
+     */
     private FederationConnection.Answer signed(
             String method, String path, byte @Nullable [] body, @Nullable String with) throws IOException {
         try {
@@ -243,13 +247,13 @@ public final class Federation {
         return connection.send(method, path, headers, body);
     }
 
-    /** Sends a request until it is answered, waiting longer each time. */
+    /** Sends a request until it is answered, with exponential backoff. */
     private <T> T repeat(Request<T> request) throws IOException {
         for (int attempt = 1; ; attempt++) {
             try {
                 return request.send();
             } catch (RefusedException error) {
-                // Nothing that the device does by itself changes these.
+                // Retrying does not help: a person has to act.
                 if (error.status == 401 || error.status == 403) {
                     throw new FederationException(address.url + ": " + error.getMessage(), error);
                 }
@@ -259,7 +263,7 @@ public final class Federation {
                     throw error;
                 }
                 double most = Math.min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * Math.pow(2, attempt - 1));
-                // No two devices come back at once.
+                // Random jitter, so that devices do not all retry at the same time.
                 double wait = most * (0.5 + 0.5 * random.nextDouble());
                 sleep((long) (1000 * Math.max(wait, error.seconds)));
             }

@@ -21,9 +21,9 @@ import org.json.JSONException;
 import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
 
-/** Sends single requests to one server, over TLS to the server that is meant. */
+/** Sends single requests to one server and, with TLS, verifies that it is the intended one. */
 final class FederationConnection {
-    // Far more than any answer of the protocol but a model.
+    // Far more than any answer of the protocol other than a model.
     private static final int MOST_ANSWER_BYTES = 1 << 20;
     private static final int CONNECT_MS = 20_000;
     private static final int SILENCE_MS = 60_000;
@@ -37,7 +37,7 @@ final class FederationConnection {
         pinned = address.certificate == null ? null : pinning(address.certificate);
     }
 
-    /** An answer from 200 to 299, whose body is still to be read. */
+    /** An answer with a status from 200 to 299, whose body has not been read yet. */
     final class Answer {
         final int status;
         private final HttpURLConnection connection;
@@ -79,9 +79,9 @@ final class FederationConnection {
     /**
      * Sends a request.
      *
-     * @throws UnavailableException if there is no answer, or one that says to come back
-     * @throws RefusedException if the answer is any other from 400 on
-     * @throws FederationException if the server is not the one that is meant
+     * @throws UnavailableException if there is no answer, or its status is 429 or at least 500
+     * @throws RefusedException if the status is any other of at least 400
+     * @throws FederationException if the server is not the intended one, or not a fedsup server
      */
     Answer send(String method, String path, Map<String, String> headers, byte @Nullable [] body)
             throws IOException {
@@ -90,7 +90,7 @@ final class FederationConnection {
         try {
             connection = open(method, path, headers);
             if (body != null) {
-                // Kept whole by the platform, since a stream could not be sent once more.
+                // Not in streaming mode: the platform must be able to send the body again.
                 connection.setDoOutput(true);
                 try (OutputStream out = connection.getOutputStream()) {
                     out.write(body);
@@ -112,13 +112,13 @@ final class FederationConnection {
         throw refusal(status, connection);
     }
 
-    /** Says that a server does not speak the protocol. */
+    /** Returns the error of a server that does not speak the protocol. */
     FederationException noGateway(String expectedAndReceived) {
         return new FederationException(address.url + ": expected " + expectedAndReceived
                 + ". Check that the address is that of a fedsup serve.");
     }
 
-    /** Says that a transfer broke, or never began. */
+    /** Returns the error of a transfer that failed or never began. */
     UnavailableException noAnswer(String expectedAndReceived, IOException error) {
         String reason = error.getMessage() == null ? error.toString() : error.getMessage();
         return new UnavailableException(address.url + ": expected " + expectedAndReceived + " ("
@@ -132,7 +132,7 @@ final class FederationConnection {
         if (pinned != null && connection instanceof HttpsURLConnection) {
             HttpsURLConnection encrypted = (HttpsURLConnection) connection;
             encrypted.setSSLSocketFactory(pinned);
-            // The one certificate that is accepted may be of any name.
+            // The pinned certificate is accepted under any host name.
             encrypted.setHostnameVerifier((host, session) -> true);
         }
         connection.setRequestMethod(method);
@@ -140,7 +140,7 @@ final class FederationConnection {
         connection.setReadTimeout(SILENCE_MS);
         connection.setUseCaches(false);
         connection.setInstanceFollowRedirects(false);
-        // A model is checked by its hash and resumed by its bytes, which compression would change.
+        // A model is checked by its hash and resumed at a byte offset; compression changes both.
         connection.setRequestProperty("Accept-Encoding", "identity");
         headers.forEach(connection::setRequestProperty);
         return connection;
@@ -151,7 +151,7 @@ final class FederationConnection {
         try (InputStream body = connection.getErrorStream()) {
             fields = body == null ? null : parsed(SafeFile.read(body, MOST_ANSWER_BYTES));
         } catch (IOException none) {
-            // The status alone says enough.
+            // The status is sufficient.
         }
         String message = fields == null ? "" : fields.optString("message");
         if (message.isEmpty()) {
@@ -195,7 +195,7 @@ final class FederationConnection {
                 + "certificate, take its new link.", error);
     }
 
-    /** Accepts one certificate and no other, whoever signed it. */
+    /** Returns sockets that accept only the given certificate, whoever signed it. */
     private static SSLSocketFactory pinning(String certificate) {
         X509TrustManager one = new X509TrustManager() {
             @Override

@@ -2,10 +2,13 @@ package org.fedsup.trainer;
 
 import java.io.IOException;
 
-/** The device cannot take part until a person changes something; the message says what. */
+/**
+ * Thrown when the device cannot take part until a person changes something; the message says what
+ * to change.
+ */
 public final class FederationException extends IOException {
     /**
-     * Makes the error.
+     * Creates an exception.
      *
      * @param sentence what was expected, what was received and what to do
      */
@@ -14,10 +17,10 @@ public final class FederationException extends IOException {
     }
 
     /**
-     * Makes the error of a request that failed.
+     * Creates an exception for a request that failed.
      *
      * @param sentence what was expected, what was received and what to do
-     * @param cause the error of the request
+     * @param cause the error that the request failed with
      */
     public FederationException(String sentence, Throwable cause) {
         super(sentence, cause);

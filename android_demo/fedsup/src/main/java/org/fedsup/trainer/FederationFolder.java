@@ -8,12 +8,12 @@ import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Files that a device keeps between visits: its identity, its model, and the update that is on its
- * way. Each is whole or not there, whatever is killed.
+ * Files that a device keeps between visits: its identity, its model, and an update that is waiting
+ * to be sent. Each file is either complete or absent, even if the process is killed.
  */
 final class FederationFolder {
     private static final String MODEL = ".tflite";
-    // Far more than names and numbers take.
+    // Far more than these names and numbers need.
     private static final int MOST_TEXT_BYTES = 1 << 16;
     private static final int MOST_UPDATE_BYTES = 256 << 20;
 
@@ -22,7 +22,7 @@ final class FederationFolder {
     private final File update;
     private final File models;
 
-    /** Makes the folder unless it is there; it should be one that other apps cannot read. */
+    /** Creates the folder if it is missing; other apps should not be able to read it. */
     FederationFolder(File folder) {
         identity = new File(folder, "identity.json");
         pending = new File(folder, "pending.json");
@@ -32,16 +32,16 @@ final class FederationFolder {
     }
 
     /**
-     * An update of which no answer has said that it arrived.
+     * An update that the server has not confirmed yet.
      *
-     * @param task the task's identity
+     * @param task the task's identifier
      * @param round the task's round
-     * @param before score of the model as it came
+     * @param before score of the received model
      * @param after score after training
      */
     record Pending(String task, int round, Score before, Score after) {}
 
-    /** Reads the device that enrolled with a server; null if none did. */
+    /** Reads the device's identity at a server; returns null if it has not enrolled. */
     Federation.@Nullable Identity identity(String url) throws IOException {
         JSONObject fields = read(identity);
         if (fields == null) {
@@ -59,11 +59,11 @@ final class FederationFolder {
             write(identity, new JSONObject().put("url", url)
                     .put("device", device.device()).put("key", device.key()));
         } catch (JSONException impossible) {
-            throw new IOException(impossible); // All are texts.
+            throw new IOException(impossible); // All values are strings.
         }
     }
 
-    /** The hash of the model that is there; null if there is none. */
+    /** Returns the hash of the stored model, or null if there is none. */
     @Nullable String heldModel() {
         for (String name : names()) {
             if (name.endsWith(MODEL)) {
@@ -77,7 +77,7 @@ final class FederationFolder {
         return new File(models, hash + MODEL);
     }
 
-    /** Removes all models but one, whole or in parts. */
+    /** Removes all models but one, including partial downloads. */
     void removeOtherModels(String hash) {
         for (String name : names()) {
             if (!name.startsWith(hash)) {
@@ -86,7 +86,7 @@ final class FederationFolder {
         }
     }
 
-    /** Writes an update, so that a device that ends now sends it when it is back. */
+    /** Stores an update, so that the next visit sends it if the process ends now. */
     Pending keepUpdate(Task task, UpdateFile made, ModelMetadata model) throws IOException {
         SafeFile.replace(update, out -> made.write(out, model));
         Pending kept = new Pending(task.id(), task.round(), made.before(), made.after());
@@ -99,7 +99,7 @@ final class FederationFolder {
         return kept;
     }
 
-    /** The update that waits to be sent; null if none does. */
+    /** Returns the update that is waiting to be sent, or null if there is none. */
     @Nullable Pending pending() throws IOException {
         JSONObject fields = read(pending);
         try {
@@ -107,7 +107,7 @@ final class FederationFolder {
                     fields.getInt("round"), Score.fromJson(fields.getJSONObject("before")),
                     Score.fromJson(fields.getJSONObject("after")));
         } catch (JSONException damaged) {
-            pending.delete(); // The task is given once more.
+            pending.delete(); // The server assigns the task again.
             return null;
         }
     }
@@ -116,7 +116,7 @@ final class FederationFolder {
         return SafeFile.read(update, MOST_UPDATE_BYTES);
     }
 
-    /** Forgets the update that arrived or cannot be used. */
+    /** Deletes the update, once it has arrived or cannot be used. */
     void dropUpdate() {
         pending.delete();
         update.delete();

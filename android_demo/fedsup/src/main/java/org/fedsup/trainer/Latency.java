@@ -3,10 +3,10 @@ package org.fedsup.trainer;
 import java.util.Arrays;
 
 /**
- * Milliseconds of a part or of a subnet.
+ * Latency of a part or of a subnet.
  *
- * @param infer of an inference
- * @param train of a step of training
+ * @param infer milliseconds of an inference
+ * @param train milliseconds of a training step
  */
 record Latency(double infer, double train) {
     Latency plus(Latency other) {
@@ -17,7 +17,10 @@ record Latency(double infer, double train) {
         return new Latency(infer * factors.infer, train * factors.train);
     }
 
-    /** Without the cost of a call; by noise, a part of little work may be faster than none. */
+    /**
+     * Subtracts the cost of a call. The result is at least 0: because of noise, a small part may be
+     * measured to be faster than a call that computes nothing.
+     */
     Latency without(Latency call) {
         return new Latency(Math.max(0, infer - call.infer), Math.max(0, train - call.train));
     }

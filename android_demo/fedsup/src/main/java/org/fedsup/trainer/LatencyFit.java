@@ -9,21 +9,22 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * Makes a latency table of measurements, as tflite/profiling/profile.py does.
+ * Makes a latency table from measurements, as tflite/profiling/profile.py does.
  *
  * <p>The cost of a call of the runtime is subtracted from each part and added to the stem, which
- * every subnet has once. What is left between sums of parts and whole subnets is made up for by one
- * factor for inference and one for training. The table tells its error on other subnets.
+ * every subnet has exactly once. The remaining difference between sums of parts and whole subnets
+ * is corrected by one factor for inference and one for training. The table reports its error on
+ * other subnets.
  *
- * @param parts what was measured
+ * @param parts the measured models
  * @param rows latency of each part, without the cost of a call
- * @param calls cost of a call, once for each group
+ * @param calls cost of a call, for each group
  * @param subnets latency of each whole subnet
  */
 record LatencyFit(
         PartModels parts, List<Latency> rows, List<Latency> calls, List<Latency> subnets) {
 
-    /** The table as JSON. */
+    /** Returns the table as JSON. */
     String table(String machine) {
         Latency call = new Latency(
                 Latency.median(calls.stream().mapToDouble(Latency::infer).toArray()),
@@ -64,7 +65,7 @@ record LatencyFit(
         return lines;
     }
 
-    /** The latency of a subnet as the sum of its parts. */
+    /** Returns the latency of a subnet as the sum of its parts. */
     private double said(List<Latency> table, PartModels.Subnet subnet, ToDoubleFunction<Latency> kind) {
         double sum = 0;
         for (int row : subnet.rows()) {
@@ -73,7 +74,7 @@ record LatencyFit(
         return sum;
     }
 
-    /** The measured latency over the sum of parts, for the subnets that are for that. */
+    /** Returns measured latency over sum of parts, of each subnet that is fitted or that is not. */
     private double[] ratios(List<Latency> table, ToDoubleFunction<Latency> kind, boolean fitted) {
         List<Double> ratios = new ArrayList<>();
         for (int number = 0; number < subnets.size(); number++) {
@@ -85,7 +86,7 @@ record LatencyFit(
         return ratios.stream().mapToDouble(Double::doubleValue).toArray();
     }
 
-    /** The geometric mean of the ratios, 1 if there are none. */
+    /** Returns the geometric mean of the ratios, or 1 if there are none. */
     private double factor(List<Latency> table, ToDoubleFunction<Latency> kind) {
         double[] ratios = ratios(table, kind, true);
         double logarithms = 0;

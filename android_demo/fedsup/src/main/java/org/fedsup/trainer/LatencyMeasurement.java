@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Measures the parts of a search space's subnets on this device, a file a call, and makes the
+ * Measures the parts of a search space's subnets on this device, one file per call, and makes the
  * latency table that {@code fedsup search --latency_table} takes.
  */
 public final class LatencyMeasurement {
@@ -17,16 +17,16 @@ public final class LatencyMeasurement {
     /**
      * Prepares a measurement.
      *
-     * @param parts the models, which must stay open while it lasts
+     * @param parts the models, which must stay open during the measurement
      */
     public LatencyMeasurement(PartModels parts) {
         this.parts = parts;
     }
 
     /**
-     * Measures the next file, for which nothing else should run.
+     * Measures the next file. Nothing else should run meanwhile.
      *
-     * @return false if there was none left
+     * @return false if there was no file left
      * @throws UnusableFileException if it is damaged
      */
     public boolean step() throws UnusableFileException {
@@ -45,27 +45,27 @@ public final class LatencyMeasurement {
     }
 
     /**
-     * Counts the files that were measured.
+     * Returns the number of files measured so far.
      *
-     * @return their number
+     * @return the number of files
      */
     public int done() {
         return done;
     }
 
     /**
-     * Counts all files.
+     * Returns the total number of files.
      *
-     * @return their number
+     * @return the number of files
      */
     public int files() {
         return parts.groups.size() + parts.subnets.size();
     }
 
     /**
-     * Makes the table, once every file was measured.
+     * Returns the table, once every file has been measured.
      *
-     * @param machine description of the device, for people
+     * @param machine a description of the device, for people
      * @return the table as JSON
      */
     public String table(String machine) {
@@ -88,7 +88,7 @@ public final class LatencyMeasurement {
         found.subList(1, found.size()).forEach(latency -> rows.add(latency.without(call)));
     }
 
-    /** Latencies of pairs of signatures of a model. */
+    /** Returns the latencies of a model's pairs of signatures, infer and train. */
     private List<Latency> least(String entry, List<String> signatures) throws UnusableFileException {
         try (SignatureTimer timer = new SignatureTimer(parts.model(entry), parts.threads)) {
             double[] least = timer.leastMilliseconds(signatures, parts.repetitions);

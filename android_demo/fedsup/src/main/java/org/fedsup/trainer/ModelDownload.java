@@ -8,11 +8,11 @@ import java.io.InputStream;
 import java.security.MessageDigest;
 import org.jspecify.annotations.Nullable;
 
-/** The transfer of a task's model into a file, which goes on where it was interrupted. */
+/** Downloads a task's model into a file, and resumes a download that was interrupted. */
 final class ModelDownload {
-    /** Asks for the model's file. */
+    /** Request for the model's file. */
     interface Request {
-        /** Sends the request with a header Range, or for the whole file with null. */
+        /** Sends the request with a {@code Range} header, or for the whole file if it is null. */
         FederationConnection.Answer send(@Nullable String range) throws IOException;
     }
 
@@ -29,10 +29,10 @@ final class ModelDownload {
     }
 
     /**
-     * Receives what is missing; what an earlier call received is kept.
+     * Receives the missing bytes; those that an earlier call received are kept.
      *
-     * @param request the request of the model's file
-     * @throws UnavailableException if the transfer breaks
+     * @param request the request for the model's file
+     * @throws UnavailableException if the transfer fails
      * @throws IOException if something else fails
      */
     void receive(Request request) throws IOException {
@@ -64,9 +64,9 @@ final class ModelDownload {
     }
 
     /**
-     * Checks the whole model, and gives it its name.
+     * Verifies the complete model and renames it to its final name.
      *
-     * @throws UnavailableException if its hash is another; it is deleted then
+     * @throws UnavailableException if its hash is wrong; the file is then deleted
      * @throws IOException if it cannot be renamed
      */
     void finish() throws IOException {

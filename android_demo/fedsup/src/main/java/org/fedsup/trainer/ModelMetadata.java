@@ -15,7 +15,7 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** What a model says about itself: a zip archive behind it, as tflite/format/metadata.py tells. */
+/** Metadata in a zip archive at the end of a model's file; see tflite/format/metadata.py. */
 public final class ModelMetadata {
     private static final String ENTRY = "fedsup.json";
     private static final String HASH_ENTRY = "model.sha256";
@@ -23,29 +23,29 @@ public final class ModelMetadata {
     private static final int MOST_BYTES = 1 << 20;
     private static final String FROZEN = "/mean_square";
 
-    /** SHA-256 of the model's file: one model's checkpoint is not another's. */
+    /** SHA-256 of the model's file, which tells checkpoints of different models apart. */
     public final String identity;
-    /** The subnet, as the update repeats it. */
+    /** Architecture of the subnet, as copied into an update. */
     public final JSONObject architecture;
-    /** SHA-256 of the supernet that the subnet was cut from. */
+    /** SHA-256 of the supernet that the subnet was taken from. */
     public final String supernetHash;
-    /** Rounds that the supernet was trained. */
+    /** Number of rounds that the supernet has been trained for. */
     public final int round;
-    /** A name for each label. */
+    /** Name of each label. */
     public final List<String> classNames;
     /** Height, width and channels of an image. */
     public final int[] imageShape;
-    /** The most examples that a step of training takes. */
+    /** Maximum number of examples in a training step. */
     public final int trainBatch;
-    /** Examples that one call of evaluation takes. */
+    /** Maximum number of examples in one call of evaluation. */
     public final int evaluateBatch;
-    /** Images that one call of inference takes. */
+    /** Number of images in one call of inference. */
     public final int inferBatch;
     /** Shape of each variable by name, sorted by name. */
     public final SortedMap<String, int[]> variables;
-    /** Number of trained values. */
+    /** Number of trainable parameters. */
     public final int parameters;
-    /** Multiply-accumulates for one image. */
+    /** Multiply-accumulate operations for one image. */
     public final long macs;
 
     private ModelMetadata(byte[] file, JSONObject fields) throws JSONException {
@@ -59,7 +59,7 @@ public final class ModelMetadata {
             throw new JSONException("an image shape of " + imageShape.length + " axes");
         }
         if (architecture.has("resolution")) {
-            // The space's is that of the largest images.
+            // The space's shape is that of its largest images.
             int height = architecture.getInt("resolution");
             imageShape[1] = imageShape[1] * height / imageShape[0];
             imageShape[0] = height;
@@ -80,12 +80,13 @@ public final class ModelMetadata {
     }
 
     /**
-     * Reads the metadata of a model's file and checks that its model is whole: the runtime would
-     * end the process where a damaged one misleads it.
+     * Reads the metadata of a model's file and checks that its model is intact: a damaged model can
+     * make the runtime end the process.
      *
-     * @param file all bytes of a .tflite that fedsup export wrote
-     * @return what it says
-     * @throws UnusableFileException if it is another file, damaged, of another version, or only infers
+     * @param file the content of a .tflite file that {@code fedsup export} wrote
+     * @return the metadata
+     * @throws UnusableFileException if the file is not such a model, is damaged, has another
+     *     version, or can only run inference
      */
     public static ModelMetadata read(byte[] file) throws UnusableFileException {
         String text;
@@ -121,19 +122,19 @@ public final class ModelMetadata {
     }
 
     /**
-     * Tells whether training moves a variable; the others are frozen and no part of an update.
+     * Returns whether training updates a variable; the others are frozen and not part of an update.
      *
-     * @param variable its name
-     * @return whether it does
+     * @param variable the variable's name
+     * @return true if training updates it
      */
     public static boolean isTrained(String variable) {
         return !variable.endsWith(FROZEN);
     }
 
     /**
-     * Lists the variables that training moves.
+     * Returns the variables that training updates.
      *
-     * @return their shapes, sorted by name
+     * @return the shape of each variable by name, sorted by name
      */
     public SortedMap<String, int[]> trained() {
         SortedMap<String, int[]> shapes = new TreeMap<>(variables);
@@ -142,9 +143,9 @@ public final class ModelMetadata {
     }
 
     /**
-     * Describes the architecture in a few characters, such as 16x1k3 32x1k3.
+     * Returns a short description of the architecture, such as 16×1k3 32×1k3.
      *
-     * @return width, depth and kernel of each stage
+     * @return width, depth and kernel size of each stage
      */
     public String architectureText() {
         StringBuilder text = new StringBuilder();
@@ -163,7 +164,7 @@ public final class ModelMetadata {
     }
 
     /**
-     * Counts the bytes of an image, one for each value.
+     * Returns the size of an image in bytes, one for each value.
      *
      * @return height * width * channels
      */
@@ -172,7 +173,7 @@ public final class ModelMetadata {
     }
 
     /**
-     * Names the task, so that examples can be kept for every model of it.
+     * Returns an identifier of the classification task, to share examples among all its models.
      *
      * @return SHA-256 of the class names and the shape of an image
      */
@@ -181,7 +182,7 @@ public final class ModelMetadata {
         return sha256(task.getBytes(StandardCharsets.UTF_8));
     }
 
-    /** Number of values of a tensor. */
+    /** Returns the number of values in a tensor. */
     static int count(int[] shape) {
         int values = 1;
         for (int length : shape) {
@@ -202,7 +203,7 @@ public final class ModelMetadata {
         }
     }
 
-    /** Two lower-case digits for each byte. */
+    /** Returns two lower-case hexadecimal digits for each byte. */
     static String hexadecimal(byte[] data) {
         StringBuilder text = new StringBuilder();
         for (byte value : data) {

@@ -15,8 +15,8 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * The parts of a search space's subnets as models, and some whole subnets: the zip archive that
- * {@code fedsup profile --parts} writes, as tflite/profiling/part_models.py tells.
+ * Models of the parts of a search space's subnets, and of some whole subnets: the zip archive that
+ * {@code fedsup profile --parts} writes, which tflite/profiling/part_models.py describes.
  */
 public final class PartModels implements Closeable {
     private static final String ENTRY = "parts.json";
@@ -26,11 +26,11 @@ public final class PartModels implements Closeable {
     private static final int MOST_MODEL_BYTES = 1 << 28;
 
     /**
-     * A model of a few parts. Its signatures are {@code infer_0} and {@code train_0} of nothing,
-     * and those of its first row with 1, and so on.
+     * A model of a few parts. Its signatures {@code infer_0} and {@code train_0} compute nothing,
+     * {@code infer_1} and {@code train_1} compute its first row, and so on.
      *
      * @param entry name in the archive
-     * @param rows the parts, as a latency table has them
+     * @param rows the parts, as rows of a latency table
      */
     record Group(String entry, List<JSONObject> rows) {}
 
@@ -38,8 +38,8 @@ public final class PartModels implements Closeable {
      * A whole subnet.
      *
      * @param entry name in the archive
-     * @param rows its parts, as numbers among the rows of all groups
-     * @param fitted whether factors are fitted on it; otherwise the error is stated on it
+     * @param rows its parts, as indices into the rows of all groups
+     * @param fitted whether the factors are fitted on it; otherwise the error is measured on it
      */
     record Subnet(String entry, int[] rows, boolean fitted) {}
 
@@ -50,15 +50,15 @@ public final class PartModels implements Closeable {
     final int repetitions;
     final List<Group> groups = new ArrayList<>();
     final List<Subnet> subnets = new ArrayList<>();
-    /** Numbers of the stems among the rows of all groups: one for each resolution. */
+    /** Indices of the stems in the rows of all groups: one for each resolution. */
     final List<Integer> stems = new ArrayList<>();
     private final ZipFile archive;
 
     /**
-     * Opens an archive and reads what is in it; models are read when they are measured.
+     * Opens an archive and reads its list of models; models are read when they are measured.
      *
      * @param file the archive
-     * @throws UnusableFileException if it is another file or not whole
+     * @throws UnusableFileException if it is another file or incomplete
      */
     public PartModels(File file) throws UnusableFileException {
         ZipFile opened = null;
@@ -86,7 +86,7 @@ public final class PartModels implements Closeable {
         }
     }
 
-    /** All bytes of a model. */
+    /** Returns the content of a model's file. */
     byte[] model(String entry) throws UnusableFileException {
         try {
             return read(entry, MOST_MODEL_BYTES);
@@ -146,7 +146,7 @@ public final class PartModels implements Closeable {
         }
         try (InputStream in = archive.getInputStream(entry)) {
             byte[] content = SafeFile.read(in, mostBytes);
-            // Java compares it only where an archive is read from its begin to its end.
+            // Java verifies the checksum only if an archive is read sequentially.
             CRC32 checksum = new CRC32();
             checksum.update(content, 0, content.length);
             if (checksum.getValue() != entry.getCrc()) {
@@ -168,7 +168,7 @@ public final class PartModels implements Closeable {
         try {
             archive.close();
         } catch (IOException nothingWasWritten) {
-            // There is nothing to lose.
+            // Nothing can be lost.
         }
     }
 }

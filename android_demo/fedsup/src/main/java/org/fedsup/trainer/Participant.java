@@ -10,14 +10,15 @@ import org.json.JSONObject;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A device that takes part in federated learning. A visit sends what waits to be sent, or asks for
- * a task, fetches its model, trains it on the device's own examples and sends the change of its
- * weights; the examples stay. What is kept between visits is in a folder, so that a device that is
- * killed at any time goes on where it was. For one thread, not the main one.
+ * A device that takes part in federated learning. A visit sends an update that is still waiting, or
+ * asks for a task, downloads its model, trains it on the device's own examples and sends the change
+ * in its weights; the examples stay on the device. The state is kept in a folder, so that a device
+ * that is killed at any time resumes with its next visit. Not thread-safe; do not use it on the
+ * main thread.
  */
 public final class Participant {
     private static final int MOST_MODEL_BYTES = 256 << 20;
-    // Until a device comes back that was told no time.
+    // Wait before the next visit if the server did not set one.
     private static final int WAIT_SECONDS = 60;
 
     /** The device's own examples. */
@@ -25,36 +26,36 @@ public final class Participant {
         /**
          * Returns the examples for a model.
          *
-         * @param model what the model says about itself: the shape of its images, its classes
-         * @return them; none where there are none of this kind
-         * @throws IOException if they cannot be read
+         * @param model the model's metadata, with the shape of its images and its classes
+         * @return the examples; empty if there are none for this model
+         * @throws IOException if the examples cannot be read
          */
         List<Example> of(ModelMetadata model) throws IOException;
     }
 
-    /** What came of a visit. */
+    /** Outcome of a visit. */
     public enum Event {
         /** There was no task. */
         WAITS,
-        /** There was a task, but no example to train on. */
+        /** There was a task, but no examples to train on. */
         NEEDS_EXAMPLES,
         /** An update was accepted. */
         SENT,
-        /** An update was refused for good, and is forgotten. */
+        /** An update was refused for good and has been deleted. */
         REFUSED,
-        /** The training was stopped; the task is given again. */
+        /** Training was stopped; the server assigns the task again. */
         STOPPED
     }
 
     /**
-     * The end of a visit.
+     * The result of a visit.
      *
-     * @param event what came of it
-     * @param waitSeconds seconds until the next one
-     * @param round the task's round, or -1 without a task
-     * @param before score of the model as it came on the device's examples, or null
+     * @param event the outcome
+     * @param waitSeconds seconds until the next visit
+     * @param round the task's round, or -1 if there was no task
+     * @param before score of the received model on the device's examples, or null
      * @param after score after training, or null
-     * @param message why an update was refused, or empty
+     * @param message the reason why an update was refused, or empty
      */
     public record Visit(Event event, int waitSeconds, int round, @Nullable Score before,
             @Nullable Score after, String message) {}
@@ -65,14 +66,14 @@ public final class Participant {
     private final int threads;
 
     /**
-     * Prepares a device; nothing is sent.
+     * Prepares a device; sends nothing yet.
      *
-     * @param federation speaks with the server
-     * @param folder where the device keeps its files: one for each server, which other apps cannot read
-     * @param fields what the device says of itself: {@code application}, its name and version, and
-     *     {@code tier}, or {@code capability} with the {@code parameters} or {@code macs} of the
-     *     largest subnet that it can train
-     * @param threads threads of the trainer
+     * @param federation the client of the server
+     * @param folder the folder for the device's files: one per server, private to the app
+     * @param fields the device's description of itself: {@code application}, with the app's name
+     *     and version, and {@code tier}, or {@code capability} with the {@code parameters} or
+     *     {@code macs} of the largest subnet that the device can train
+     * @param threads the number of threads of the trainer
      */
     public Participant(Federation federation, File folder, JSONObject fields, int threads) {
         this.federation = federation;
@@ -82,15 +83,15 @@ public final class Participant {
     }
 
     /**
-     * Does what is due.
+     * Makes one visit to the server.
      *
-     * @param examples the device's own
-     * @param stopped tells, asked after each step, whether to end the training
-     * @return what came of it
+     * @param examples the device's own examples
+     * @param stopped returns whether to stop training; called after each training step
+     * @return the result of the visit
      * @throws FederationException if the device cannot take part until a person changes something
-     * @throws UnavailableException if the server does not answer; what was made is kept
-     * @throws UnusableFileException if the model cannot be used, or the training went astray
-     * @throws IOException if something else fails, such as a disk that is full
+     * @throws UnavailableException if the server does not answer; a finished update is kept
+     * @throws UnusableFileException if the model cannot be used, or training diverged
+     * @throws IOException if something else fails, for example because the disk is full
      */
     public Visit visit(Examples examples, BooleanSupplier stopped) throws IOException {
         String url = federation.address().url;
@@ -119,9 +120,9 @@ public final class Participant {
     }
 
     /**
-     * Asks what came of the device's latest updates, once it has enrolled.
+     * Asks for the state of the device's latest updates, once it has enrolled.
      *
-     * @return what {@link Federation#status} does
+     * @return the result of {@link Federation#status}
      * @throws IOException if there is no answer
      */
     public JSONObject status() throws IOException {
@@ -142,7 +143,7 @@ public final class Participant {
             }
             return said;
         } catch (JSONException impossible) {
-            throw new IOException(impossible); // It is a copy.
+            throw new IOException(impossible); // The fields are valid JSON already.
         }
     }
 
@@ -151,7 +152,7 @@ public final class Participant {
         try {
             return new Trainer(file, threads);
         } catch (UnusableFileException error) {
-            model.delete(); // Damaged since it was fetched: the next visit fetches it anew.
+            model.delete(); // Damaged since the download: the next visit downloads it again.
             throw error;
         }
     }
@@ -182,7 +183,7 @@ public final class Participant {
         return send(made);
     }
 
-    /** Sends an update, and forgets it once the server took or refused it for good. */
+    /** Sends an update, and deletes it once the server has accepted it or refused it for good. */
     private Visit send(FederationFolder.Pending pending) throws IOException {
         Event event = Event.SENT;
         int waitSeconds = WAIT_SECONDS;

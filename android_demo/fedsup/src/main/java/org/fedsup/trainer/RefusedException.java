@@ -2,13 +2,13 @@ package org.fedsup.trainer;
 
 import java.io.IOException;
 
-/** The server refuses a request, and would refuse it again; the message is the server's. */
+/** Thrown when the server refuses a request for good; the message is the server's. */
 public final class RefusedException extends IOException {
-    /** Status code of the answer. */
+    /** HTTP status code of the answer. */
     public final int status;
-    /** One of the protocol's codes. */
+    /** One of the protocol's error codes. */
     public final String code;
-    /** The server's time in milliseconds since 1970, or 0 if it told none. */
+    /** The server's time in milliseconds since 1970, or 0 if the answer has none. */
     final long serverTime;
 
     RefusedException(int status, String code, String message, long serverTime) {

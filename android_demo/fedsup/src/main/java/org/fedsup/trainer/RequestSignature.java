@@ -5,11 +5,11 @@ import java.security.GeneralSecurityException;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
-/** The signature of a request to a fedsup serve, as docs/gateway_protocol.md describes. */
+/** Signs requests to a {@code fedsup serve}, as docs/gateway_protocol.md specifies. */
 final class RequestSignature {
     private RequestSignature() {}
 
-    /** Signs a request under a key of 64 hexadecimal digits. */
+    /** Returns a request's signature under a key of 64 hexadecimal digits. */
     static String of(String key, String method, String path, String bodyHash, long time) {
         byte[] secret = new byte[key.length() / 2];
         for (int place = 0; place < secret.length; place++) {

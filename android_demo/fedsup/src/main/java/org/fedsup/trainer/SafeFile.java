@@ -9,15 +9,15 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 
-/** Files that are written whole or not at all, whatever happens meanwhile. */
+/** Writes files completely or not at all, whatever happens meanwhile. */
 public final class SafeFile {
     /** The content of a file. */
     public interface Content {
         /**
          * Writes the content.
          *
-         * @param out where to write it
-         * @throws IOException if that fails; the file is then as it was before
+         * @param out the stream to write to
+         * @throws IOException if writing fails; the file is then left unchanged
          */
         void writeTo(OutputStream out) throws IOException;
     }
@@ -25,13 +25,13 @@ public final class SafeFile {
     private SafeFile() {}
 
     /**
-     * Writes a temporary file beside the target, forces it to the disk and renames it. A kill or a
-     * full disk leaves what was there before; a temporary file that a kill left is overwritten by
-     * the next write.
+     * Replaces a file: writes a temporary file next to it, syncs it to disk and renames it. If the
+     * process is killed or the disk is full, the old file stays; a temporary file that a kill left
+     * behind is overwritten by the next write.
      *
-     * @param target the file
-     * @param content what it is to hold
-     * @throws IOException if it could not be written, with a sentence for a person
+     * @param target the file to replace
+     * @param content the new content
+     * @throws IOException if it could not be written; the message is meant for the user
      */
     public static void replace(File target, Content content) throws IOException {
         File temporary = new File(target.getParentFile(), "." + target.getName() + ".part");
@@ -49,7 +49,7 @@ public final class SafeFile {
             throw new IOException("Could not save " + target.getName() + " (" + error.getMessage()
                     + "): make room on this device and try again.", error);
         } finally {
-            temporary.delete(); // Not there any more if all went well.
+            temporary.delete(); // Already gone on success.
         }
     }
 
@@ -57,8 +57,8 @@ public final class SafeFile {
      * Reads a file.
      *
      * @param file the file
-     * @param mostBytes size above which it is not read
-     * @return all its bytes
+     * @param mostBytes the maximum size in bytes; a larger file is not read
+     * @return the file's content
      * @throws UnusableFileException if it is larger
      * @throws IOException if it cannot be read
      */
@@ -72,8 +72,8 @@ public final class SafeFile {
      * Reads a stream to its end.
      *
      * @param in the stream, which stays open
-     * @param mostBytes length above which it is not read on
-     * @return all its bytes
+     * @param mostBytes the maximum length in bytes; reading stops beyond it
+     * @return the stream's content
      * @throws UnusableFileException if it is longer
      * @throws IOException if it cannot be read
      */

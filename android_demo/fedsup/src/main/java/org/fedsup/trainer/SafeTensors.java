@@ -15,9 +15,9 @@ import org.json.JSONObject;
 
 /**
  * Float tensors and JSON metadata in a safetensors file, as fedsup_tf/files/checkpoint.py writes
- * them; tflite/format/update_file.py says what the bytes are.
+ * them; tflite/format/update_file.py describes the bytes.
  *
- * @param metadata any JSON
+ * @param metadata any JSON object
  * @param values row-major values of each tensor by name
  */
 record SafeTensors(JSONObject metadata, SortedMap<String, float[]> values) {
@@ -27,7 +27,7 @@ record SafeTensors(JSONObject metadata, SortedMap<String, float[]> values) {
     private static final int VERSION = 1;
     private static final int ALIGNMENT = 8;
 
-    /** Writes the tensors that have a shape in {@code shapes}, in the order of their names. */
+    /** Writes the tensors that {@code shapes} names, sorted by name. */
     void write(OutputStream out, String kind, SortedMap<String, int[]> shapes) throws IOException {
         byte[] header;
         try {
@@ -45,9 +45,9 @@ record SafeTensors(JSONObject metadata, SortedMap<String, float[]> values) {
     }
 
     /**
-     * Reads a file of some kind that has exactly the tensors of these names and shapes.
+     * Reads a file of the given kind, with exactly the tensors of the given names and shapes.
      *
-     * @throws UnusableFileException if it is another file or not whole
+     * @throws UnusableFileException if it is another file or incomplete
      */
     static SafeTensors read(byte[] file, String kind, SortedMap<String, int[]> shapes)
             throws UnusableFileException {
@@ -90,7 +90,7 @@ record SafeTensors(JSONObject metadata, SortedMap<String, float[]> values) {
         }
     }
 
-    /** SHA-256 of the names and values, so that damage shows. */
+    /** Returns the SHA-256 of the names and values, to detect damage. */
     String fingerprint() {
         int size = 0;
         for (SortedMap.Entry<String, float[]> tensor : values.entrySet()) {

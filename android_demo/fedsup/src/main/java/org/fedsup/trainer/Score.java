@@ -4,11 +4,11 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * How a model does on some examples.
+ * Loss and accuracy of a model on some examples.
  *
- * @param examples how many there are
+ * @param examples the number of examples
  * @param loss mean cross-entropy
- * @param accuracy share of right answers, 0 to 1
+ * @param accuracy fraction of correct answers, 0 to 1
  */
 public record Score(int examples, double loss, double accuracy) {
     JSONObject toJson() throws JSONException {

@@ -8,20 +8,20 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
 
-/** The server that a device takes part with, the token to enrol with, and whom the device trusts. */
+/** Address of a server, the token to enrol with it, and the certificate to accept. */
 public final class ServerAddress {
     private static final String LINK = "fedsup://enrol?";
-    /** Scheme, host, port and path: the pattern of the server, tflite/together/address.py. */
+    /** Scheme, host, port and path; the same pattern as in tflite/together/address.py. */
     private static final Pattern ADDRESS = Pattern.compile(
             "(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])"
                     + "(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~%-]*)*)");
     private static final int MOST_CHARACTERS = 200;
 
-    /** The address before {@code /v1/}, without a slash at the end. */
+    /** The address up to {@code /v1/}, without a trailing slash. */
     public final String url;
-    /** The token of enrolment, or null for a device that enrolled before. */
+    /** The enrolment token, or null for a device that has enrolled before. */
     public final @Nullable String token;
-    /** SHA-256 of the only certificate that is accepted; null for those of public authorities. */
+    /** SHA-256 of the only accepted certificate; null to accept those of public authorities. */
     public final @Nullable String certificate;
 
     private ServerAddress(String url, @Nullable String token, @Nullable String certificate) {
@@ -31,14 +31,14 @@ public final class ServerAddress {
     }
 
     /**
-     * Reads what a person typed or scanned.
+     * Parses text that a person typed or scanned.
      *
-     * @param text an address such as https://example.org:8443, or the whole link that fedsup serve
-     *     prints, {@code fedsup://enrol?server=...&token=...&certificate=...}
-     * @param token the token of enrolment where the text is an address; null for none
-     * @return the server
-     * @throws FederationException if the text is neither, or the address is not encrypted beyond
-     *     this machine
+     * @param text an address such as https://example.org:8443, or the complete link that
+     *     {@code fedsup serve} prints, {@code fedsup://enrol?server=...&token=...&certificate=...}
+     * @param token the enrolment token if the text is an address, or null for none
+     * @return the parsed address
+     * @throws FederationException if the text is neither, or the address uses http for a host other
+     *     than this machine
      */
     public static ServerAddress parse(String text, @Nullable String token) throws FederationException {
         String trimmed = text.trim();

@@ -14,10 +14,11 @@ import org.tensorflow.lite.TensorFlowLite;
 
 /**
  * Measures signatures of one model, as tflite/profiling/timing.py does. Images and feature maps are
- * random, the weight of every example is 1, and the learning rate is 0, so that the weights stay.
+ * random, every example has weight 1, and the learning rate is 0, which keeps the weights as they
+ * are.
  */
 final class SignatureTimer implements Closeable {
-    // Bytes to overwrite, more than the cache of a core.
+    // Bytes that are overwritten to flush a core's cache; more than it holds.
     private static final int CACHE_BYTES = 8 << 20;
 
     private final Interpreter interpreter;
@@ -39,17 +40,17 @@ final class SignatureTimer implements Closeable {
         }
     }
 
-    /** The runtime's version, for people. */
+    /** Returns the runtime's name and version, for display. */
     static String runtimeVersion() {
         return "TensorFlow Lite " + TensorFlowLite.runtimeVersion();
     }
 
     /**
-     * Measures the shortest time of each signature, with a cold processor cache. They take turns,
-     * so that other load affects all of them alike; disturbances make a call longer, never shorter.
+     * Measures the shortest time of each signature, with a cold processor cache. The signatures
+     * take turns, so that other load affects them all alike; it only ever makes a call longer.
      *
-     * @param repetitions number of turns, after one that is not counted
-     * @return milliseconds, in the order of the names
+     * @param repetitions the number of measured turns, which follow a warm-up turn
+     * @return milliseconds, in the order of the signatures
      */
     double[] leastMilliseconds(List<String> signatures, int repetitions) throws UnusableFileException {
         double[] least = new double[signatures.size()];
@@ -95,7 +96,7 @@ final class SignatureTimer implements Closeable {
                     interpreter.getOutputTensorFromSignature(name, signature).numBytes()));
         }
         return () -> {
-            // The runtime writes where the last call ended.
+            // The runtime writes at the buffer's position.
             outputs.values().forEach(buffer -> Buffers.rewound((ByteBuffer) buffer));
             interpreter.runSignature(inputs, outputs, signature);
         };
@@ -104,7 +105,7 @@ final class SignatureTimer implements Closeable {
     private ByteBuffer value(String name, Tensor tensor) {
         ByteBuffer buffer = Buffers.bytes(tensor.numBytes());
         if (name.equals(Signatures.LEARNING_RATE)) {
-            return buffer; // Of zeros, as are labels.
+            return buffer; // Zeros, as for labels.
         }
         boolean isWeight = name.equals(Signatures.SAMPLE_WEIGHTS);
         DataType type = tensor.dataType();

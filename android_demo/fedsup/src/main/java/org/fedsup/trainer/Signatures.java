@@ -4,8 +4,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Names of a model's signatures and of their tensors, the same as in tflite/format/signatures.py,
- * which says what each of them is.
+ * Names of a model's signatures and of their tensors. They are the same as in
+ * tflite/format/signatures.py, which documents each of them.
  */
 final class Signatures {
     static final String TRAIN = "train";
@@ -26,7 +26,7 @@ final class Signatures {
     static final String LOGITS = "logits";
     static final String OK = "ok";
 
-    /** Inputs of each signature; those of {@link #RESTORE} are the variables as well. */
+    /** Inputs of each signature; {@link #RESTORE} also takes all variables. */
     static final Map<String, List<String>> INPUTS = Map.of(
             TRAIN, List.of(IMAGES, LABELS, SAMPLE_WEIGHTS, LEARNING_RATE),
             TRAIN_HEAD, List.of(IMAGES, LABELS, SAMPLE_WEIGHTS, LEARNING_RATE),
@@ -35,7 +35,7 @@ final class Signatures {
             SAVE, List.of(DUMMY),
             RESTORE, List.of());
 
-    /** Outputs of each signature; those of {@link #SAVE} are the variables as well. */
+    /** Outputs of each signature; {@link #SAVE} also returns all variables. */
     static final Map<String, List<String>> OUTPUTS = Map.of(
             TRAIN, List.of(LOSS, CORRECT),
             TRAIN_HEAD, List.of(LOSS, CORRECT),

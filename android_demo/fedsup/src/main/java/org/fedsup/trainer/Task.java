@@ -4,21 +4,21 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * Work that the server gives a device in a round.
+ * A round's work that the server assigns to a device.
  *
- * @param id the task's identity
- * @param round rounds that the model's supernet was trained for
- * @param tier the tier whose subnet it is
- * @param model SHA-256 of the model
- * @param modelBytes size of the model
- * @param epochs passes over the device's examples
- * @param learningRate learning rate of SGD
- * @param seed decides the order of the examples
+ * @param id the task's identifier
+ * @param round the number of rounds that the model's supernet has been trained for
+ * @param tier the tier that the subnet belongs to
+ * @param model SHA-256 of the model's file
+ * @param modelBytes size of the model's file in bytes
+ * @param epochs the number of passes over the device's examples
+ * @param learningRate the learning rate of SGD
+ * @param seed the seed of the examples' order
  */
 public record Task(String id, int round, String tier, String model, int modelBytes, int epochs,
         float learningRate, long seed) {
 
-    /** Reads and checks the fields of a check-in's answer. */
+    /** Parses and checks the task in the answer to a check-in. */
     static Task parse(JSONObject fields) throws JSONException {
         Task task = new Task(fields.getString("task"), fields.getInt("round"),
                 fields.optString("tier"), fields.getString("model"), fields.getInt("model_bytes"),

@@ -10,8 +10,8 @@ import java.util.zip.DataFormatException;
 import java.util.zip.Inflater;
 
 /**
- * A zip archive that stands behind something else in a file. Android's own zip readers want a file
- * that begins with one.
+ * A zip archive that follows other content in a file. Android's own zip readers require the archive
+ * at the beginning of the file.
  */
 final class TrailingZip {
     private static final int END_SIGNATURE = 0x06054b50;
@@ -24,7 +24,7 @@ final class TrailingZip {
     private static final int DEFLATED = 8;
 
     private final ByteBuffer file;
-    // Where the directory describes each entry.
+    // Offset of each entry's record in the directory.
     private final Map<String, Integer> entries = new HashMap<>();
     private final int shift;
     private int begin = Integer.MAX_VALUE;
@@ -39,7 +39,7 @@ final class TrailingZip {
         try {
             int end = findEnd();
             int place = end - file.getInt(end + 12);
-            // Some writers count offsets from the archive's begin and not from the file's.
+            // Some writers count offsets from the beginning of the archive, not of the file.
             shift = place - file.getInt(end + 16);
             for (int left = file.getShort(end + 10) & 0xffff; left > 0; left--) {
                 if (file.getInt(place) != ENTRY_SIGNATURE) {
@@ -56,16 +56,16 @@ final class TrailingZip {
         }
     }
 
-    /** Where the archive begins, and what is before it ends. */
+    /** Returns the offset where the archive begins and the content before it ends. */
     int begin() {
         return begin;
     }
 
     /**
-     * The text of an entry.
+     * Returns the text of an entry.
      *
-     * @param mostBytes size above which it counts as damaged, so that a small file cannot fill the
-     *     memory
+     * @param mostBytes the maximum size in bytes; a larger entry counts as damaged, so that a small
+     *     file cannot exhaust the memory
      * @throws IOException if there is no such entry, or a damaged one
      */
     String read(String name, int mostBytes) throws IOException {

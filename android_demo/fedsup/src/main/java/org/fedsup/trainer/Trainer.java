@@ -15,15 +15,15 @@ import org.tensorflow.lite.Interpreter;
 import org.tensorflow.lite.TensorFlowLite;
 
 /**
- * Infers with a subnet and trains it: the one class that knows TensorFlow Lite. It uses nothing of
- * Android's but org.json, and is not safe for use by several threads at once.
+ * Trains a subnet and runs inference with it, on TensorFlow Lite. Of Android's classes it uses only
+ * org.json. Not thread-safe.
  */
 public final class Trainer implements Closeable {
-    /** What a step of training moves. */
+    /** Variables that a training step updates. */
     public enum Part {
-        /** Every trained variable. */
+        /** All trainable variables. */
         ALL(Signatures.TRAIN),
-        /** The classifier and the normalizations: less memory, for models that were exported so. */
+        /** The classifier and the normalizations: needs less memory; not in all models. */
         HEAD(Signatures.TRAIN_HEAD);
 
         final String signature;
@@ -45,10 +45,10 @@ public final class Trainer implements Closeable {
     /**
      * Loads a model.
      *
-     * @param file all bytes of a .tflite that fedsup export wrote
-     * @param threads threads for the larger operations; 1 is best for small images, and where the runtime's
-     *     two pools of so many threads have not a core each
-     * @throws UnusableFileException if it is another file
+     * @param file the content of a .tflite file that {@code fedsup export} wrote
+     * @param threads the number of threads for the larger operations; 1 is best for small images,
+     *     and on devices with too few cores for the runtime's two pools of this many threads
+     * @throws UnusableFileException if it is not such a file
      */
     public Trainer(byte[] file, int threads) throws UnusableFileException {
         metadata = ModelMetadata.read(file);
@@ -56,7 +56,7 @@ public final class Trainer implements Closeable {
         ByteBuffer model = Buffers.rewound(Buffers.bytes(file.length).put(file));
         Interpreter.Options options = new Interpreter.Options();
         options.setNumThreads(threads);
-        options.setUseXNNPACK(true); // The kernels that fedsup certify holds a file's training against.
+        options.setUseXNNPACK(true); // The kernels that fedsup certify checks training with.
         Interpreter opened = null;
         try {
             opened = new Interpreter(model, options);
@@ -78,46 +78,46 @@ public final class Trainer implements Closeable {
     /**
      * Returns the name and version of the runtime that models are trained with.
      *
-     * @return such as {@code tensorflow-lite 2.16.1}
+     * @return the name and version, such as {@code tensorflow-lite 2.16.1}
      */
     public static String runtime() {
         return "tensorflow-lite " + TensorFlowLite.runtimeVersion();
     }
 
     /**
-     * Returns what the model says about itself.
+     * Returns the model's metadata.
      *
-     * @return its metadata
+     * @return the metadata
      */
     public ModelMetadata metadata() {
         return metadata;
     }
 
     /**
-     * Tells whether the model can train a part; it can always train {@link Part#ALL}.
+     * Returns whether the model can train a part; it can always train {@link Part#ALL}.
      *
-     * @param part what to move
-     * @return whether it can
+     * @param part the variables to update
+     * @return true if the model can train it
      */
     public boolean canTrain(Part part) {
         return Arrays.asList(interpreter.getSignatureKeys()).contains(part.signature);
     }
 
     /**
-     * Returns the most examples that a step of training takes.
+     * Returns the maximum number of examples in a training step.
      *
-     * @return their number
+     * @return the number of examples
      */
     public int batchSize() {
         return metadata.trainBatch;
     }
 
     /**
-     * Trains one step of SGD.
+     * Performs one step of SGD.
      *
-     * @param examples 1 to {@link #batchSize()} of them
-     * @param learningRate learning rate of the step
-     * @param part what to move
+     * @param examples 1 to {@link #batchSize()} examples
+     * @param learningRate the learning rate of the step
+     * @param part the variables to update
      * @return the mean loss before the step
      */
     public float train(List<Example> examples, float learningRate, Part part) {
@@ -136,7 +136,7 @@ public final class Trainer implements Closeable {
     /**
      * Computes the mean loss and the accuracy.
      *
-     * @param examples any number of them, from 1
+     * @param examples at least one example
      * @return the score
      */
     public Score evaluate(List<Example> examples) {
@@ -176,9 +176,9 @@ public final class Trainer implements Closeable {
     }
 
     /**
-     * Copies every variable: the weights and what is frozen.
+     * Returns a copy of all variables, including the frozen ones.
      *
-     * @return row-major values by name
+     * @return row-major values by variable name
      */
     public SortedMap<String, float[]> weights() {
         Map<String, Object> outputs = new HashMap<>();
@@ -196,9 +196,9 @@ public final class Trainer implements Closeable {
     }
 
     /**
-     * Sets every variable and forgets the momentum.
+     * Sets all variables and resets the momentum.
      *
-     * @param weights row-major values by name, as {@link #weights} gives them
+     * @param weights row-major values by variable name, as {@link #weights} returns them
      * @throws IllegalArgumentException if a variable is missing, unknown or of another size. The
      *     runtime itself would read a missing one as zeros.
      */
@@ -232,14 +232,14 @@ public final class Trainer implements Closeable {
         interpreter.close();
     }
 
-    /** Runs a signature that gives a loss and right answers. */
+    /** Runs a signature that returns a loss and the number of correct answers. */
     private void score(Map<String, Object> inputs, String signature) {
-        Buffers.rewound(loss); // The runtime writes where the last call ended.
+        Buffers.rewound(loss); // The runtime writes at the buffer's position.
         Buffers.rewound(correct);
         interpreter.runSignature(inputs, scores, signature);
     }
 
-    /** Holds the signatures against the metadata, so that no later call meets a surprise. */
+    /** Checks the signatures against the metadata, so that no later call fails because of them. */
     private void check(Interpreter opened) throws UnusableFileException {
         List<String> present = Arrays.asList(opened.getSignatureKeys());
         for (String signature : Signatures.INPUTS.keySet()) {

@@ -7,17 +7,17 @@ import java.util.List;
 import java.util.Random;
 
 /**
- * One training on all examples, a batch a call, so that whoever runs it can show, save, do
- * something else or stop in between.
+ * A training run over all examples, one batch per call, so that the caller can show progress, save
+ * or stop between batches.
  */
 public final class TrainingRun {
     /**
-     * How long and how fast to train.
+     * Settings of a training run.
      *
-     * @param epochs passes over the examples
-     * @param learningRate small, since the subnet is trained already and must not forget the
-     *     classes that this person has not drawn
-     * @param part what to move
+     * @param epochs the number of passes over the examples
+     * @param learningRate the learning rate; it should be small, because the subnet is already
+     *     trained and must not forget classes that this person has not drawn
+     * @param part the variables to update
      */
     public record Plan(int epochs, float learningRate, Trainer.Part part) {
         private static final int STEPS = 40;
@@ -25,11 +25,11 @@ public final class TrainingRun {
         private static final int MOST_EPOCHS = 20;
 
         /**
-         * Makes a plan that is sensible for this many examples.
+         * Returns a sensible plan for a given number of examples.
          *
-         * @param examples how many there are, from 1
-         * @param batchSize the most examples of a step, see {@link Trainer#batchSize}
-         * @return the plan, which moves every variable
+         * @param examples the number of examples, at least 1
+         * @param batchSize the maximum number of examples in a step, see {@link Trainer#batchSize}
+         * @return the plan, which updates all trainable variables
          */
         public static Plan of(int examples, int batchSize) {
             int epochs = (int) Math.ceil((double) STEPS / batches(examples, batchSize));
@@ -46,12 +46,12 @@ public final class TrainingRun {
     private int done;
 
     /**
-     * Prepares a training.
+     * Prepares a training run.
      *
-     * @param trainer the model
-     * @param examples at least one
-     * @param plan how long and how fast to train
-     * @param seed decides the order of the examples
+     * @param trainer the model to train
+     * @param examples at least one example
+     * @param plan the settings of the run
+     * @param seed the seed of the examples' order
      */
     public TrainingRun(Trainer trainer, List<Example> examples, Plan plan, long seed) {
         if (examples.isEmpty()) {
@@ -68,7 +68,7 @@ public final class TrainingRun {
     /**
      * Trains on the next batch.
      *
-     * @return false if there was none left
+     * @return false if there was no batch left
      */
     public boolean step() {
         if (done == losses.length) {
@@ -78,7 +78,7 @@ public final class TrainingRun {
         if (batch == 0) {
             Collections.shuffle(examples, random);
         }
-        // Batches of nearly the same size: the statistics of a last one of 1 would be a poor guess.
+        // Batches of nearly equal size: statistics of a single example would be a poor estimate.
         int begin = (int) ((long) examples.size() * batch / batches);
         int end = (int) ((long) examples.size() * (batch + 1) / batches);
         losses[done++] = trainer.train(examples.subList(begin, end), plan.learningRate(), plan.part());
@@ -86,36 +86,36 @@ public final class TrainingRun {
     }
 
     /**
-     * Tells whether the last step ended a pass over the examples.
+     * Returns whether the last step completed an epoch.
      *
-     * @return whether it did
+     * @return true if it did
      */
     public boolean epochEnded() {
         return done > 0 && done % batches == 0;
     }
 
     /**
-     * Counts the steps that the training has.
+     * Returns the total number of steps of the run.
      *
-     * @return their number
+     * @return the number of steps
      */
     public int steps() {
         return losses.length;
     }
 
     /**
-     * Lists the losses so far.
+     * Returns the losses so far.
      *
-     * @return loss of each step, before it
+     * @return for each step done, the loss before it
      */
     public float[] losses() {
         return Arrays.copyOf(losses, done);
     }
 
     /**
-     * Lists what is trained on.
+     * Returns the training examples.
      *
-     * @return the examples, in the order of the present epoch
+     * @return the examples, in the order of the current epoch
      */
     public List<Example> examples() {
         return examples;

@@ -3,9 +3,9 @@ package org.fedsup.trainer;
 import java.io.IOException;
 import org.jspecify.annotations.Nullable;
 
-/** The server does not serve now: what was to be sent is kept and sent again later. */
+/** Thrown when the server is not available; keep what was to be sent and send it again later. */
 public final class UnavailableException extends IOException {
-    /** Seconds after which the server wants to be asked again, or -1 if it told none. */
+    /** Seconds after which to retry, as the server asked, or -1 if it did not say. */
     public final int seconds;
 
     UnavailableException(String sentence, int seconds, @Nullable Throwable cause) {

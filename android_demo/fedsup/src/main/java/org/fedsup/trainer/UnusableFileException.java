@@ -2,10 +2,10 @@ package org.fedsup.trainer;
 
 import java.io.IOException;
 
-/** A file that is not what was expected; the message is a sentence that a person can act on. */
+/** Thrown for a file that is not as expected; the message tells a person what to do. */
 public final class UnusableFileException extends IOException {
     /**
-     * Makes the error of a file.
+     * Creates an exception for a file.
      *
      * @param sentence what was expected, what was found and what to do
      */
@@ -14,10 +14,10 @@ public final class UnusableFileException extends IOException {
     }
 
     /**
-     * Makes the error of a file whose reading failed.
+     * Creates an exception for a file that could not be read.
      *
      * @param sentence what was expected, what was found and what to do
-     * @param cause the error of the reading
+     * @param cause the error that reading failed with
      */
     public UnusableFileException(String sentence, Throwable cause) {
         super(sentence, cause);

@@ -9,25 +9,25 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * What a phone sends back: the change of its subnet's weights, in the format of
- * tflite/format/update_file.py, for fedsup merge.
+ * Update that a phone sends back for {@code fedsup merge}: the change in its subnet's weights, in
+ * the format of tflite/format/update_file.py.
  *
  * @param delta trained minus received weights by name
- * @param before score of the received weights on the examples trained on
- * @param after score of the trained weights on them
+ * @param before score of the received weights on the training examples
+ * @param after score of the trained weights on the same examples
  */
 public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score after) {
     private static final String KIND = "fedsup-tf update";
-    // Room for names, shapes and metadata beside the tensors.
+    // Space for names, shapes and metadata in addition to the tensors.
     private static final int HEADER_BYTES = 1 << 20;
 
     /**
-     * Makes the update that a checkpoint is.
+     * Makes an update from a checkpoint.
      *
      * @param model the model's metadata
-     * @param received the weights that the model came with, as {@link Trainer#weights} gives them
-     * @param checkpoint what was learned
-     * @return the change of every trained variable
+     * @param received the model's weights before training, as {@link Trainer#weights} returns them
+     * @param checkpoint the result of training
+     * @return the change in every trainable variable
      */
     public static UpdateFile of(
             ModelMetadata model, SortedMap<String, float[]> received, Checkpoint checkpoint) {
@@ -45,12 +45,12 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
     }
 
     /**
-     * Writes the update of a model. It says nothing of the phone or its owner.
+     * Writes the update of a model. The file says nothing about the phone or its owner.
      *
-     * @param out where to write it; stays open
+     * @param out the stream to write to, which stays open
      * @param model the model's metadata
      * @throws IOException if it cannot be written
-     * @throws UnusableFileException if training went astray and the update would be refused
+     * @throws UnusableFileException if training diverged and the update would be refused
      */
     public void write(OutputStream out, ModelMetadata model) throws IOException {
         boolean finite = Double.isFinite(before.loss()) && Double.isFinite(after.loss());
@@ -79,7 +79,7 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
     }
 
     /**
-     * Computes a name for the change itself, whoever made it.
+     * Computes an identifier of the change itself, which does not depend on the other fields.
      *
      * @return SHA-256 of the names and values of the tensors
      */
@@ -88,12 +88,12 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
     }
 
     /**
-     * Reads an update of a model; its scores have no accuracy, which the file does not tell.
+     * Reads an update of a model. Its scores have an accuracy of NaN, since the file has none.
      *
-     * @param file all bytes of the update
+     * @param file the content of the update file
      * @param model the model's metadata
      * @return the update
-     * @throws UnusableFileException if it is another file, not whole, or of another model
+     * @throws UnusableFileException if it is another file, incomplete, or of another model
      */
     public static UpdateFile read(byte[] file, ModelMetadata model) throws UnusableFileException {
         if (file.length > Float.BYTES * model.parameters + HEADER_BYTES) {
@@ -106,7 +106,7 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
                     || metadata.getInt("base_round") != model.round) {
                 throw new UnusableFileException("it started from another supernet");
             }
-            // Files of earlier versions do not tell their classes.
+            // Files of earlier versions have no class names.
             JSONArray names = metadata.optJSONArray("class_names");
             if (names != null && !ModelMetadata.texts(names).equals(model.classNames)) {
                 throw new UnusableFileException("its labels are other classes");

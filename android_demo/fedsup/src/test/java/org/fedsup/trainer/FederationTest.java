@@ -27,7 +27,7 @@ import org.junit.Rule;
 import org.junit.Test;
 import org.junit.rules.TemporaryFolder;
 
-/** A device takes part, whatever the network and the server do to it. */
+/** Tests that a device takes part despite faults of the network and the server. */
 public class FederationTest {
     private static final BooleanSupplier NEVER = () -> false;
 
@@ -46,7 +46,7 @@ public class FederationTest {
         gateway.close();
     }
 
-    /** A device over the same files, as after its process ended. */
+    /** Returns a device with the same files, as if its process had restarted. */
     private Participant device(String server, String token) throws Exception {
         Federation federation =
                 new Federation(ServerAddress.parse(server, token), 3, pauses::add);
@@ -202,7 +202,7 @@ public class FederationTest {
 
     @Test
     public void aClockThatIsWrongIsSetByTheServers() throws Exception {
-        // The server of this class sends its own Date, which is that of this machine.
+        // The fake server sends a Date header with this machine's time.
         gateway.fault("check-in", FakeGateway.refusal(401, "time"));
         assertEquals(Participant.Event.SENT, visit(device()).event());
         assertEquals(2, count("check-in"));
@@ -211,7 +211,7 @@ public class FederationTest {
     @Test
     public void aFullDiskIsToldAndMended() throws Exception {
         File models = folder.newFolder("models");
-        // /dev/full answers each write as a full disk does.
+        // Writing to /dev/full fails as on a full disk.
         File part = new File(models, ModelMetadata.sha256(gateway.model) + ".tflite.part");
         Files.createSymbolicLink(part.toPath(), Paths.get("/dev/full"));
         String message = fails(IOException.class, device());
@@ -276,7 +276,7 @@ public class FederationTest {
         }
     }
 
-    /** Makes a certificate that signs itself; returns its SHA-256. */
+    /** Makes a self-signed certificate; returns its SHA-256. */
     private String certificate(String name) throws Exception {
         String keytool = System.getProperty("java.home") + "/bin/keytool";
         Process process = new ProcessBuilder(keytool, "-genkeypair", "-keystore",

@@ -20,7 +20,7 @@ import org.junit.Rule;
 import org.junit.Test;
 import org.junit.rules.TemporaryFolder;
 
-/** A phone's own latency table, on the part models that fedsup profile --parts wrote. */
+/** Tests of a phone's own latency table, with the part models of fedsup profile --parts. */
 public class LatencyMeasurementTest {
     private static final File PARTS = new File(Golden.BUILD, "golden/parts.zip");
 
@@ -38,7 +38,7 @@ public class LatencyMeasurementTest {
             assertEquals(parts.groups.size() + parts.subnets.size(), steps);
             assertEquals(steps, measurement.files());
             String text = measurement.table("a phone");
-            // build.sh reads it with Python.
+            // build.sh loads it in Python.
             Files.write(new File(Golden.BUILD, "golden/latency.json").toPath(),
                     text.getBytes(StandardCharsets.UTF_8));
             JSONObject table = new JSONObject(text);
@@ -71,7 +71,7 @@ public class LatencyMeasurementTest {
                 }
                 subnets.add(sum.times(new Latency(1.25, 0.8)));
             }
-            // The median of calls is the call's; a hiccup is none.
+            // The median is taken over all calls, so that an outlier has no effect.
             List<Latency> calls = List.of(call, new Latency(9, 90), call);
             JSONObject table =
                     new JSONObject(new LatencyFit(parts, rows, calls, subnets).table("here"));

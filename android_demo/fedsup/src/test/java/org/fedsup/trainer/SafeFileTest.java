@@ -14,7 +14,7 @@ import org.junit.Rule;
 import org.junit.Test;
 import org.junit.rules.TemporaryFolder;
 
-/** A file is written whole or not at all. */
+/** Tests that a file is written completely or not at all. */
 public class SafeFileTest {
     private static final byte[] OLD = "what was there before".getBytes();
     private static final byte[] NEW = new byte[100_000];
@@ -34,7 +34,7 @@ public class SafeFileTest {
         assertEquals(1, folder.getRoot().list().length);
     }
 
-    /** Writes all of a new file and dies as if it were killed before it is renamed. */
+    /** Writes a complete new file and dies before renaming it, as if killed. */
     public static final class Killed {
         public static void main(String[] arguments) throws IOException {
             SafeFile.replace(new File(arguments[0]), out -> {
@@ -66,7 +66,7 @@ public class SafeFileTest {
     @Test
     public void aFullDiskLeavesWhatWasThere() throws Exception {
         writeOld();
-        // /dev/full answers each write as a full disk does.
+        // Writing to /dev/full fails as on a full disk.
         Path temporary = folder.getRoot().toPath().resolve(".file.part");
         Files.createSymbolicLink(temporary, Paths.get("/dev/full"));
         String message = assertThrows(IOException.class,

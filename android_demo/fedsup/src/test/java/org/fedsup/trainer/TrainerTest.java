@@ -16,7 +16,7 @@ import org.json.JSONArray;
 import org.json.JSONObject;
 import org.junit.Test;
 
-/** The trainer on the real engine, held against what tflite_runtime computes in Python. */
+/** Compares the trainer on the real engine with tflite_runtime in Python. */
 public class TrainerTest {
     private static final float TOLERANCE = 5e-5f;
 
@@ -24,7 +24,7 @@ public class TrainerTest {
         return new Trainer(Golden.model(), 1);
     }
 
-    /** The batches of golden.py. */
+    /** Returns the batches of golden.py. */
     private static List<List<Example>> batches(JSONObject golden) throws Exception {
         List<Example> examples = Golden.examples(golden);
         JSONArray steps = golden.getJSONArray("steps");
@@ -93,7 +93,7 @@ public class TrainerTest {
             ByteArrayOutputStream out = new ByteArrayOutputStream();
             UpdateFile.of(model, received, new Checkpoint(trainer.weights(), score, score, new float[0]))
                     .write(out, model);
-            // What the merge goes by: the subnet with its resolution.
+            // The merge needs the resolution in the architecture.
             JSONObject told = SafeTensors.read(
                     out.toByteArray(), "fedsup-tf update", model.trained()).metadata();
             assertEquals(4, told.getJSONObject("architecture").getInt("resolution"));
@@ -220,7 +220,7 @@ public class TrainerTest {
             assertTrue(message, message.endsWith(".") && !message.contains("\n"));
             assertFalse(message, message.contains("Exception"));
         }
-        new Trainer(Golden.modelSaying(metadata), 1).close(); // The others are not refused for the zip.
+        new Trainer(Golden.modelSaying(metadata), 1).close(); // The zip itself is not refused.
     }
 
     private static JSONObject without(JSONObject metadata, String variable) throws Exception {

@@ -15,7 +15,7 @@ import org.json.JSONArray;
 import org.json.JSONObject;
 import org.junit.Test;
 
-/** Update files as Python writes them, and as Python must be able to read them. */
+/** Tests of update files that Python writes, and that Python must be able to read. */
 public class UpdateFileTest {
     private static final Score BEFORE = new Score(3, 2, 0.5);
     private static final Score AFTER = new Score(3, 0.125, 1);
@@ -26,7 +26,7 @@ public class UpdateFileTest {
         return out.toByteArray();
     }
 
-    /** What Java gets by the same training as golden.py's. */
+    /** Returns the update of the same training as in golden.py. */
     private static UpdateFile trained() throws Exception {
         List<Example> examples = Golden.examples();
         JSONObject golden = Golden.values();

@@ -5,11 +5,11 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
-/** Processes of their own, for tests that kill one. */
+/** Child processes, for tests that kill one. */
 public final class Children {
     private Children() {}
 
-    /** Starts a class's main in another JVM like this one. */
+    /** Starts the main method of a class in another JVM like this one. */
     public static Process start(Class<?> main, String... arguments) throws IOException {
         List<String> command = new ArrayList<>(List.of(
                 System.getProperty("java.home") + "/bin/java", "-XX:TieredStopAtLevel=1",

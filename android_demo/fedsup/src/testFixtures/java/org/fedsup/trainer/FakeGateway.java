@@ -19,20 +19,20 @@ import java.util.Map;
 import javax.net.ssl.SSLContext;
 import org.jspecify.annotations.Nullable;
 
-/** A gateway on loopback that gives one task, and does wrong what a test asks for. */
+/** A gateway on the loopback interface that assigns one task, with faults that tests inject. */
 public final class FakeGateway implements Closeable {
     public static final String TOKEN = "token-1";
     public static final String DEVICE = "0123456789abcdef0123456789abcdef";
     public static final String KEY = "ab".repeat(32);
     public static final String TASK = "fedcba9876543210fedcba9876543210";
 
-    /** Answers in place of the gateway, by the name of the request; each once. */
+    /** Faults to inject, by the name of the request; each of them is used once. */
     public final Map<String, Deque<Fault>> faults = new HashMap<>();
-    /** Requests in the order in which they came: a name, and for a model the range. */
+    /** Requests in the order of arrival: a name, and the range if there is one. */
     public final List<String> requests = new ArrayList<>();
-    /** Updates that were accepted, by their hash. */
+    /** Accepted updates by their hash. */
     public final Map<String, byte[]> updates = new HashMap<>();
-    /** The last check-in. */
+    /** Body of the last check-in. */
     public String checkIn = "";
     public int protocol = Federation.PROTOCOL;
     public byte[] model;
@@ -41,9 +41,9 @@ public final class FakeGateway implements Closeable {
     private final boolean encrypted;
     private final String hash;
 
-    /** A fault of one answer. */
+    /** A fault in one answer. */
     public interface Fault {
-        /** Answers; returns whether the gateway shall answer after it. */
+        /** Injects the fault; returns whether the gateway still has to answer. */
         boolean answer(HttpExchange exchange) throws IOException;
     }
 
@@ -71,7 +71,7 @@ public final class FakeGateway implements Closeable {
         faults.computeIfAbsent(request, name -> new ArrayDeque<>()).add(fault);
     }
 
-    /** A fault that is an answer of the protocol. */
+    /** Returns a fault that is an error answer of the protocol. */
     public static Fault refusal(int status, String code, String... header) {
         return exchange -> {
             exchange.getRequestBody().readAllBytes();

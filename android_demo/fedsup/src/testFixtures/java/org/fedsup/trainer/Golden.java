@@ -14,7 +14,7 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** The model under test, what Python computes with it, and models that are none. */
+/** The model under test, reference results that Python computes with it, and invalid models. */
 public final class Golden {
     public static final File BUILD = new File(System.getProperty("fedsup.build", "../build"));
 
@@ -24,7 +24,7 @@ public final class Golden {
         return Files.readAllBytes(new File(BUILD, "assets/subnet.tflite").toPath());
     }
 
-    /** A subnet that takes smaller pictures than the largest of its supernet. */
+    /** Returns a subnet that takes smaller images than the largest of its supernet. */
     public static byte[] smallerModel() throws IOException {
         return Files.readAllBytes(new File(BUILD, "golden/smaller.tflite").toPath());
     }
@@ -68,23 +68,23 @@ public final class Golden {
         return values;
     }
 
-    /** The metadata of the model under test as JSON. */
+    /** Returns the metadata of the model under test as JSON. */
     public static JSONObject metadata() throws IOException, JSONException {
         return new JSONObject(new TrailingZip(model()).read("fedsup.json", 1 << 20));
     }
 
-    /** The model under test without its archive. */
+    /** Returns the model under test without its archive. */
     public static byte[] engineModel() throws IOException {
         byte[] file = model();
         return Arrays.copyOf(file, new TrailingZip(file).begin());
     }
 
-    /** The model under test with other metadata. */
+    /** Returns the model under test with different metadata. */
     public static byte[] modelSaying(JSONObject metadata) throws IOException {
         return withArchive(engineModel(), "fedsup.json", metadata.toString());
     }
 
-    /** A model with an archive of the right hash and a text under some name. */
+    /** Returns a model with an archive that has the right hash and one text entry. */
     public static byte[] withArchive(byte[] model, String entry, String text) throws IOException {
         ByteArrayOutputStream all = new ByteArrayOutputStream();
         all.write(model);
