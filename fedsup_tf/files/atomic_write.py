@@ -98,8 +98,8 @@ def check_output_file(path: str | os.PathLike) -> str:
     if os.path.lexists(target):
         mode = os.lstat(target).st_mode
         if not stat.S_ISREG(mode):
-            kind = kind_of_mode(mode)
-            raise ValueError(f"{path!r}: expected a regular file or none, received {kind}. {_CHOOSE}")
+            expected = "expected a regular file or none"
+            raise ValueError(f"{path!r}: {expected}, received {kind_of_mode(mode)}. {_CHOOSE}")
     check_folder(path, os.path.dirname(target))
     return target
 
