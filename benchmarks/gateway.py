@@ -98,7 +98,7 @@ def run_rounds(options, supernet: pathlib.Path, folder: pathlib.Path) -> dict:
         "counts": counts,
         "rounds_that_differ": different,
         "used_twice": twice,
-        "server_megabytes": server.most_bytes / 1e6,
+        "server_megabytes": server.max_bytes / 1e6,
         "curve": curve,
         "killed": killed,
     }

@@ -35,7 +35,7 @@ class KilledServer:
       url: URL of the server.
       token: Enrolment token of the server.
       kills: Number of times that the server was killed.
-      most_bytes: Maximum resident memory of the process that answers devices, over all calls of
+      max_bytes: Maximum resident memory of the process that answers devices, over all calls of
         `measure`.
     """
 
@@ -48,7 +48,7 @@ class KilledServer:
         database: str | None = None,
     ):
         """Starts the server; `database` is a URL, by default of SQLite in the folder."""
-        self.folder, self.kills, self.most_bytes = folder, 0, 0
+        self.folder, self.kills, self.max_bytes = folder, 0, 0
         self.url = f"http://127.0.0.1:{port}"
         self.arguments = [
             *("serve", str(supernet), f"--out={folder}", f"--address=127.0.0.1:{port}"),
@@ -80,10 +80,10 @@ class KilledServer:
         self._start()
 
     def measure(self) -> None:
-        """Updates `most_bytes` with the current resident memory."""
+        """Updates `max_bytes` with the current resident memory."""
         text = pathlib.Path(f"/proc/{self._process.pid}/statm").read_text()
         resident = int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        self.most_bytes = max(self.most_bytes, resident)
+        self.max_bytes = max(self.max_bytes, resident)
 
     def cpu_seconds(self) -> float:
         """Returns the CPU time of the process that answers devices, in seconds."""

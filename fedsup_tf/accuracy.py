@@ -102,7 +102,7 @@ def random_subnet_accuracies(
     labels: np.ndarray,
     subnets: int,
     seed: int = 0,
-    most_images: int = 2_000,
+    max_images: int = 2_000,
 ) -> list[tuple[Architecture, float]]:
     """Computes the accuracies of subnets that are drawn uniformly from the space.
 
@@ -114,13 +114,13 @@ def random_subnet_accuracies(
       labels: `(examples,)`, int32.
       subnets: Number of subnets to draw.
       seed: Seed of the draws.
-      most_images: Maximum number of images to use; if there are more, evenly spaced ones are taken.
+      max_images: Maximum number of images to use; if there are more, evenly spaced ones are taken.
 
     Returns:
       Pairs of a drawn architecture and its accuracy, from 0 to 1.
     """
     rng = np.random.default_rng(seed)
-    used = np.linspace(0, len(labels) - 1, min(most_images, len(labels))).astype(int)
+    used = np.linspace(0, len(labels) - 1, min(max_images, len(labels))).astype(int)
     images, labels = images[used], labels[used]
     drawn = [space.sample(rng) for _ in range(subnets)]
     return [(net, accuracy(weights, net, images, labels)) for net in drawn]

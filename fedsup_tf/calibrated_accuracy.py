@@ -24,7 +24,7 @@ from fedsup_tf.supernet import Supernet
 # After this many passes, root mean squares change by less than one percent.
 _PASSES = 3
 # Root mean squares over this many images are within one percent of those over all images.
-_MOST_FOR_MEAN_SQUARES = 2_000
+_MAX_FOR_MEAN_SQUARES = 2_000
 _BATCH = 50
 _TEST_BATCH = 256
 
@@ -147,7 +147,7 @@ def build_calibrated_accuracies(
     def calibrate(weights, code, width):
         frozen = {}
         if statistics:
-            some = images[:_MOST_FOR_MEAN_SQUARES]
+            some = images[:_MAX_FOR_MEAN_SQUARES]
             frozen = first_mean_squares(weights, code, some)
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)

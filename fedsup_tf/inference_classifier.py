@@ -17,7 +17,7 @@ Six steps with a bound on Newton's matrix would leave the fit of a small penalty
 minimum. The steps here are therefore those of a limited-memory BFGS method that starts from that
 bound (`descent`). The kernel's norm is not limited, since scaling all logits changes no prediction.
 With 8-bit feature maps, however, a small penalty separates classes by small differences of features
-that 8 bits do not resolve, so only penalties of at least `LEAST_INT8_PENALTY` are considered.
+that 8 bits do not resolve, so only penalties of at least `MIN_INT8_PENALTY` are considered.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,7 @@ SMALL_PENALTIES = (1e-3, 1e-4, 1e-5, 1e-6)
 PENALTIES = (logistic_regression.PENALTY, *SMALL_PENALTIES)
 # Accuracy in percent of a net of 16,122 parameters on Fashion-MNIST with this penalty: 79.8 with 8
 # bits, 80.6 with floats. With a tenth of it: 74.4 and 82.6; with a hundredth: 63.2 and 82.4.
-LEAST_INT8_PENALTY = 1e-4
+MIN_INT8_PENALTY = 1e-4
 # All fits in the order of their coefficients: the penalty, and whether it leaves out the held-out
 # images.
 _FITS = tuple((penalty, False) for penalty in SMALL_PENALTIES) + tuple(
@@ -53,9 +53,9 @@ _HELD_OUT_OF, _HELD_OUT = 5, 2
 # Passes over the images; the last one compares the penalties.
 PASSES = logistic_regression.PASSES + 1
 # With fewer held-out images, the choice would be random.
-_LEAST_HELD_OUT = 30
+_MIN_HELD_OUT = 30
 # Eigenvalues of the features' moments below this fraction of the largest are rounding errors.
-_LEAST_EIGENVALUE = 1.2e-7
+_MIN_EIGENVALUE = 1.2e-7
 
 
 class CandidateSums(NamedTuple):
@@ -205,8 +205,8 @@ class InferenceClassifiers:
         curvatures, self._directions = np.linalg.eigh(
             moments if is_finite else np.eye(len(moments))
         )
-        least = _LEAST_EIGENVALUE * curvatures[-1]
-        self._curvatures = np.maximum(curvatures, least)[:, np.newaxis] / 2
+        minimum = _MIN_EIGENVALUE * curvatures[-1]
+        self._curvatures = np.maximum(curvatures, minimum)[:, np.newaxis] / 2
 
     def _descend(self, descent, penalty, loss, gradient, examples):
         """Takes a step of one fit, given its loss and gradient summed over `examples` images."""
@@ -229,16 +229,16 @@ class InferenceClassifiers:
         right = np.asarray(self._last.held_out_right, np.float64) / max(1, held_out)
         losses = np.asarray(self._last.held_out_losses)
         losses = np.where(np.isfinite(losses), losses, np.inf)
-        is_chosen = held_out >= _LEAST_HELD_OUT
+        is_chosen = held_out >= _MIN_HELD_OUT
 
-        def best(least):
+        def best(minimum):
             # Penalties are in descending order; with too few images, only the largest is allowed.
-            allowed = sum(penalty >= least for penalty in PENALTIES) if is_chosen else 1
+            allowed = sum(penalty >= minimum for penalty in PENALTIES) if is_chosen else 1
             return PENALTIES[int(np.argmin(losses[:allowed]))]
 
         return PenaltyChoice(
             best(0),
-            best(LEAST_INT8_PENALTY),
+            best(MIN_INT8_PENALTY),
             held_out,
             is_chosen,
             dict(zip(PENALTIES, right.tolist(), strict=True)),

@@ -13,7 +13,7 @@ from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 
 _HEAD = ("head/kernel", "head/bias")
-_MOST_NAMES = 6
+_MAX_NAMES = 6
 
 
 class InitialWeights(NamedTuple):
@@ -153,5 +153,5 @@ def _overlap(own: Sequence[int], given: Sequence[int]) -> tuple[Slice, Slice]:
 def _listed(names: Sequence[str]) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f" ({', '.join(names[:_MOST_NAMES])}{more})"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f" ({', '.join(names[:_MAX_NAMES])}{more})"

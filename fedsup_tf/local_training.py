@@ -22,9 +22,9 @@ DEVICE_FIELDS = (
     "frozen",
 )
 # Maximum number of nets in a sandwich; each adds its own part to the graph of a step.
-MOST_SANDWICH = 64
+MAX_SANDWICH = 64
 # Maximum number of epochs and batch size; graphs hold them as int32.
-_MOST_COUNT = 2**31 - 1
+_MAX_COUNT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +79,20 @@ class LocalTraining:
 
     def __post_init__(self):
         what = "Local training"
-        most = {"epochs": _MOST_COUNT, "batch_size": _MOST_COUNT, "sandwich": MOST_SANDWICH}
-        for field, limit in most.items():
+        maximum = {"epochs": _MAX_COUNT, "batch_size": _MAX_COUNT, "sandwich": MAX_SANDWICH}
+        for field, limit in maximum.items():
             value = check_whole_number(getattr(self, field), field, 1, limit, what=what)
             object.__setattr__(self, field, value)
         bounds = {
-            "momentum": {"least": 0, "most": 1},
-            "weight_decay": {"least": 0},
+            "momentum": {"minimum": 0, "maximum": 1},
+            "weight_decay": {"minimum": 0},
             "clip_norm": {"above": 0, "allow_infinity": True},
             "clip_value": {"above": 0, "allow_infinity": True},
-            "label_smoothing": {"least": 0, "most": 1},
+            "label_smoothing": {"minimum": 0, "maximum": 1},
             "temperature": {"above": 0},
-            "label_share": {"least": 0, "most": 1},
+            "label_share": {"minimum": 0, "maximum": 1},
             "received_weight": {"above": 0},
-            "absent_class_weight": {"above": 0, "most": 1},
+            "absent_class_weight": {"above": 0, "maximum": 1},
         }
         for field, limits in bounds.items():
             value = check_number(getattr(self, field), field, what=what, **limits)

@@ -28,7 +28,7 @@ KERNEL, BIAS = "head/kernel", "head/bias"
 # continues training on a few classes forgets the others much sooner.
 PENALTY = 0.01
 # Maximum spectral norm of the fitted kernel, as a multiple of the trained kernel's.
-_MOST_GROWTH = 2.0
+_MAX_GROWTH = 2.0
 # Passes over the images. Doubling them changes accuracies by two tenths of a percent.
 PASSES = 6
 
@@ -95,7 +95,7 @@ class LogisticRegression:
         # Softmax is invariant to a constant that is added to all logits.
         self._fitted = start - start.mean(1, keepdims=True)
         self.coefficients = self._fitted.astype(np.float32)
-        self._most_norm = _MOST_GROWTH * np.linalg.norm(self._fitted[:-1], 2)
+        self._max_norm = _MAX_GROWTH * np.linalg.norm(self._fitted[:-1], 2)
         self._penalty, self._steps = penalty, 0
         self._inverse = self._penalties = None
         self.examples = 0
@@ -138,8 +138,8 @@ class LogisticRegression:
     def classifier(self) -> dict[str, np.ndarray]:
         """Returns the kernel `(F, classes)` and the bias `(classes,)` by tensor name, float32."""
         norm = np.linalg.norm(self._fitted[:-1], 2)
-        is_large = 0 < self._most_norm < norm
-        fitted = self._fitted * (self._most_norm / norm if is_large else 1)
+        is_large = 0 < self._max_norm < norm
+        fitted = self._fitted * (self._max_norm / norm if is_large else 1)
         fitted = fitted.astype(np.float32)
         return {KERNEL: fitted[:-1], BIAS: fitted[-1]}
 

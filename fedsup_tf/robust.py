@@ -11,7 +11,7 @@ import math
 import tensorflow as tf
 
 # Maximum root mean square of an update, as a multiple of the median over all updates.
-LARGEST_SIZE = 2.0
+MAX_SIZE = 2.0
 
 
 def nearest(core: tf.Tensor, filled: tf.Tensor, poisoned: float) -> tuple[tf.Tensor, tf.Tensor]:
@@ -43,7 +43,7 @@ def scales(sizes: tf.Tensor, filled: tf.Tensor) -> tf.Tensor:
     """Returns a factor for each update that prevents it from being far larger than the others.
 
     A client whose update looks honest on the core must not gain influence on other entries: an
-    update whose root mean square exceeds `LARGEST_SIZE` times the median is scaled down to that.
+    update whose root mean square exceeds `MAX_SIZE` times the median is scaled down to that.
 
     Args:
       sizes: Root mean square of each update over the entries it covers, float32 `(updates,)`.
@@ -52,7 +52,7 @@ def scales(sizes: tf.Tensor, filled: tf.Tensor) -> tf.Tensor:
     Returns:
       Factors from 0 to 1, float32 `(updates,)`.
     """
-    bound = LARGEST_SIZE * median(sizes[:, tf.newaxis], filled)[0]
+    bound = MAX_SIZE * median(sizes[:, tf.newaxis], filled)[0]
     return tf.minimum(1.0, tf.math.divide_no_nan(bound, sizes))
 
 

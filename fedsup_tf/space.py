@@ -19,14 +19,14 @@ from fedsup_tf.architecture import DIMENSIONS, Architecture
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
 from fedsup_tf.files.reading import parsing
 from fedsup_tf.files.validation import check_choice, check_whole_number
-from fedsup_tf.stage import MOST_NAME, MOST_VALUE, Stage
+from fedsup_tf.stage import MAX_NAME, MAX_VALUE, Stage
 
 NORMALIZATIONS = ("parametric", "group")
 GROUP_SIZE = 8
 # Name suffix of the frozen mean square of a parametric normalization.
 MEAN_SQUARE = "/mean_square"
 # The index of an architecture in its space is used as an int32 key of a federated select.
-_LARGEST_INDEX = 2**31 - 1
+_MAX_INDEX = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +82,19 @@ class SearchSpace:
     resolutions: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or len(self.name) > MOST_NAME:
+        if not isinstance(self.name, str) or len(self.name) > MAX_NAME:
             raise ValueError(
-                f"A search space: expected its name as text of at most {MOST_NAME} characters, "
+                f"A search space: expected its name as text of at most {MAX_NAME} characters, "
                 f"received {quoted(self.name)}."
             )
         label = f"Search space {self.name!r}"
         shape = space_bounds.checked_image_shape(self.image_shape, label)
         object.__setattr__(self, "image_shape", shape)
         object.__setattr__(self, "stages", tuple(self.stages))
-        most_classes = space_bounds.MOST_CLASSES
-        bounds = (("classes", 2, most_classes), ("stem_width", 1, MOST_VALUE["widths"]))
-        for field, least, most in bounds:
-            value = check_whole_number(getattr(self, field), field, least, most, what=label)
+        max_classes = space_bounds.MAX_CLASSES
+        bounds = (("classes", 2, max_classes), ("stem_width", 1, MAX_VALUE["widths"]))
+        for field, minimum, maximum in bounds:
+            value = check_whole_number(getattr(self, field), field, minimum, maximum, what=label)
             object.__setattr__(self, field, value)
         check_choice(self.stem_stride, "stem_stride", (1, 2), what=label)
         space_bounds.check_stages(self.stages, self.stem_width, self.classes, label)
@@ -109,9 +109,9 @@ class SearchSpace:
                     f"{label}: group normalization needs widths that are multiples of "
                     f"{GROUP_SIZE}, got {uneven}."
                 )
-        if self.size - 1 > _LARGEST_INDEX:
+        if self.size - 1 > _MAX_INDEX:
             raise ValueError(
-                f"{label}: it holds {self.size:,} architectures, at most {_LARGEST_INDEX:,} can be "
+                f"{label}: it holds {self.size:,} architectures, at most {_MAX_INDEX:,} can be "
                 "numbered. Take choices out of its stages."
             )
 

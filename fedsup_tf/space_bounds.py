@@ -12,15 +12,15 @@ from fedsup_tf.architecture import DIMENSIONS
 from fedsup_tf.files.json_schema import quoted, whole_numbers
 from fedsup_tf.stage import Stage
 
-MOST_CLASSES = 2**20
-_MOST_STAGES = 64
-_MOST_BLOCKS = 256
-_MOST_SIDE = 2**13
-_MOST_WEIGHTS = 2**30
+MAX_CLASSES = 2**20
+_MAX_STAGES = 64
+_MAX_BLOCKS = 256
+_MAX_SIDE = 2**13
+_MAX_WEIGHTS = 2**30
 # Combinations of a stage's choices and its input widths, each of which has its own slices.
-_MOST_COMBINATIONS = 2**16
+_MAX_COMBINATIONS = 2**16
 # A computation that serves all subnets contains a separate loop for each resolution.
-_MOST_RESOLUTIONS = 8
+_MAX_RESOLUTIONS = 8
 
 
 def checked_image_shape(values: Any, label: str) -> tuple[int, int, int]:
@@ -34,10 +34,10 @@ def checked_image_shape(values: Any, label: str) -> tuple[int, int, int]:
       ValueError: If `values` are not three positive integers, or are too large.
     """
     shape = whole_numbers(values, f"{label}: image_shape")
-    if len(shape) != 3 or min(shape) < 1 or max(shape) > _MOST_SIDE:
+    if len(shape) != 3 or min(shape) < 1 or max(shape) > _MAX_SIDE:
         raise ValueError(
             f"{label}: expected image_shape (height, width, channels), each from 1 to "
-            f"{_MOST_SIDE:,}, got {shape}."
+            f"{_MAX_SIDE:,}, got {shape}."
         )
     return shape
 
@@ -60,9 +60,9 @@ def checked_resolutions(
     values = whole_numbers(values, f"{label}: resolutions")
     height, width, _ = image_shape
     rising = list(values) == sorted(set(values)) and values[0] >= 1
-    if not rising or len(values) > _MOST_RESOLUTIONS or values[-1] != height:
+    if not rising or len(values) > _MAX_RESOLUTIONS or values[-1] != height:
         raise ValueError(
-            f"{label}: expected 1 to {_MOST_RESOLUTIONS} rising resolutions, the last one the "
+            f"{label}: expected 1 to {_MAX_RESOLUTIONS} rising resolutions, the last one the "
             f"height of its images, {height} pixels, received {list(values)}. Give images of that "
             "height, or other resolutions."
         )
@@ -88,9 +88,9 @@ def check_stages(stages: Sequence[Stage], stem_width: int, classes: int, label: 
       ValueError: If names repeat, or there are too many stages, blocks, weights or choices.
     """
     names = [stage.name for stage in stages]
-    if not 0 < len(names) <= _MOST_STAGES or len(set(names)) != len(names):
+    if not 0 < len(names) <= _MAX_STAGES or len(set(names)) != len(names):
         raise ValueError(
-            f"{label}: expected 1 to {_MOST_STAGES} stages with names of their own, got "
+            f"{label}: expected 1 to {_MAX_STAGES} stages with names of their own, got "
             f"{quoted(names)}."
         )
     blocks = sum(stage.depths[-1] for stage in stages)
@@ -105,13 +105,13 @@ def check_stages(stages: Sequence[Stage], stem_width: int, classes: int, label: 
         combinations += own * (entering or 1)
         entering = len(stage.widths)
     weights += classes * in_width
-    for amount, most, of in (
-        (blocks, _MOST_BLOCKS, "blocks"),
-        (weights, _MOST_WEIGHTS, "weights"),
-        (combinations, _MOST_COMBINATIONS, "combinations of a stage's choices"),
+    for amount, maximum, of in (
+        (blocks, _MAX_BLOCKS, "blocks"),
+        (weights, _MAX_WEIGHTS, "weights"),
+        (combinations, _MAX_COMBINATIONS, "combinations of a stage's choices"),
     ):
-        if amount > most:
+        if amount > maximum:
             raise ValueError(
-                f"{label}: expected at most {most:,} {of}, received about {amount:,}. Give fewer "
-                "or smaller stages."
+                f"{label}: expected at most {maximum:,} {of}, received about {amount:,}. Give "
+                "fewer or smaller stages."
             )

@@ -8,9 +8,9 @@ from fedsup_tf.files.validation import check_choice
 
 # Limits on what is enumerated or allocated, since a space may come from someone else's file. They
 # are far beyond what a phone or a server could train.
-MOST_VALUE = {"widths": 2**14, "depths": 64, "kernels": 63}
-_MOST_CHOICES = 64
-MOST_NAME = 200
+MAX_VALUE = {"widths": 2**14, "depths": 64, "kernels": 63}
+_MAX_CHOICES = 64
+MAX_NAME = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Stage:
         if (
             not isinstance(self.name, str)
             or not self.name.isprintable()
-            or not 0 < len(self.name) <= MOST_NAME
+            or not 0 < len(self.name) <= MAX_NAME
             or "/" in self.name
         ):
             raise ValueError(
-                f"A stage's name is text of 1 to {MOST_NAME} characters without a /, since it "
+                f"A stage's name is text of 1 to {MAX_NAME} characters without a /, since it "
                 f"begins its tensors' names; received {quoted(self.name)}."
             )
         for dimension in DIMENSIONS:
             values = whole_numbers(getattr(self, dimension), f"Stage {self.name!r}: {dimension}")
             object.__setattr__(self, dimension, values)
-            if len(values) > _MOST_CHOICES or max(values) > MOST_VALUE[dimension]:
+            if len(values) > _MAX_CHOICES or max(values) > MAX_VALUE[dimension]:
                 raise ValueError(
-                    f"Stage {self.name!r}: expected at most {_MOST_CHOICES} {dimension} of up to "
-                    f"{MOST_VALUE[dimension]:,}, received {len(values)} of up to {max(values):,}. "
+                    f"Stage {self.name!r}: expected at most {_MAX_CHOICES} {dimension} of up to "
+                    f"{MAX_VALUE[dimension]:,}, received {len(values)} of up to {max(values):,}. "
                     "Give smaller ones."
                 )
             if list(values) != sorted(set(values)) or values[0] < 1:

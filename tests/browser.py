@@ -14,7 +14,7 @@ import time
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
-_MOST_SECONDS = 60
+_MAX_SECONDS = 60
 _FLAGS = [
     "--headless",
     "--disable-gpu",
@@ -64,7 +64,7 @@ class Tab:
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
         message = {"id": self._number, "method": method, "params": params}
         await self._socket.write_message(json.dumps(message))
-        found = await asyncio.wait_for(answer, _MOST_SECONDS)
+        found = await asyncio.wait_for(answer, _MAX_SECONDS)
         assert "error" not in found, found["error"]
         return found["result"]
 
@@ -82,7 +82,7 @@ class Tab:
 
     async def wait_for(self, expression):
         """Waits until a JavaScript expression is true."""
-        deadline = time.monotonic() + _MOST_SECONDS
+        deadline = time.monotonic() + _MAX_SECONDS
         while not await self.value(expression):
             assert time.monotonic() < deadline, f"Not so in time: {expression}"
             await asyncio.sleep(0.1)
@@ -124,7 +124,7 @@ async def open_tab(folder: pathlib.Path):
 
 async def _port(folder, process):
     told = folder / "DevToolsActivePort"
-    deadline = time.monotonic() + _MOST_SECONDS
+    deadline = time.monotonic() + _MAX_SECONDS
     while not (told.exists() and told.read_text().count("\n")):
         assert process.poll() is None, f"Chromium ended with {process.returncode}."
         assert time.monotonic() < deadline, "Chromium did not tell its port in time."

@@ -122,9 +122,9 @@ def update_bytes(folder, model, value=1.0, **changes):
 class SumRounds:
     """Work of rounds without TensorFlow: the supernet is a number, and updates add their means."""
 
-    def __init__(self, folder, most_rounds=10**9):
+    def __init__(self, folder, max_rounds=10**9):
         self.folder = folder
-        self.most_rounds = most_rounds
+        self.max_rounds = max_rounds
         self.merges = []
 
     def begin(self):
@@ -153,7 +153,7 @@ class SumRounds:
         return Merged(self._keep(base.number + 1, value), outcomes)
 
     def reason_to_rest(self, round_id):
-        return None if round_id <= self.most_rounds else "The budget is spent."
+        return None if round_id <= self.max_rounds else "The budget is spent."
 
     def prepare(self, base, on_progress):
         models = []

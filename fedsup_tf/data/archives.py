@@ -17,9 +17,9 @@ import numpy as np
 from fedsup_tf.files.reading import REGULAR, InvalidFileError, kind_of_file, open_regular
 
 # The largest file of the official archives, CIFAR-100's train.bin, has 154 MB.
-LARGEST_MEMBER_BYTES = 2**28
+MAX_MEMBER_BYTES = 2**28
 # The official archives hold only a handful of files.
-_MOST_MEMBERS = 1000
+_MAX_MEMBERS = 1000
 AGAIN = "download it again"
 # For an intact file of another data set, which downloading again would not fix.
 _OWN_NPZ = "to use it as it is, give it as own data, --dataset=FILE.npz"
@@ -139,9 +139,9 @@ def _read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     files = {}
     for name in names:
         with reading_archive(folder / name, "a file of the archive") as file:
-            files[name] = file.read(LARGEST_MEMBER_BYTES + 1)
-        if len(files[name]) > LARGEST_MEMBER_BYTES:
-            expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes"
+            files[name] = file.read(MAX_MEMBER_BYTES + 1)
+        if len(files[name]) > MAX_MEMBER_BYTES:
+            expected = f"at most {MAX_MEMBER_BYTES:,} bytes"
             raise problem(folder / name, expected, "more", "extract the archive again")
     return files
 
@@ -153,11 +153,11 @@ def _read_tar(archive: Path, folder: str, names: tuple[str, ...]) -> dict[str, b
         with tarfile.open(fileobj=file, mode="r:gz") as tar:
             members = {}
             for number, member in enumerate(tar):
-                if number == _MOST_MEMBERS:
-                    expected = f"at most {_MOST_MEMBERS:,} files in it"
+                if number == _MAX_MEMBERS:
+                    expected = f"at most {_MAX_MEMBERS:,} files in it"
                     raise problem(archive, expected, "more", AGAIN)
-                if member.size > LARGEST_MEMBER_BYTES:
-                    expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes"
+                if member.size > MAX_MEMBER_BYTES:
+                    expected = f"at most {MAX_MEMBER_BYTES:,} bytes"
                     received = f"{member.size:,}"
                     raise problem(f"{member.name} in {archive}", expected, received, AGAIN)
                 if member.isreg():
@@ -234,7 +234,7 @@ def _opened_npz(path: Path, remedy: str) -> Iterator[zipfile.ZipFile]:
 
 
 def read_npz(
-    path: Path, names: Collection[str], remedy: str, most_bytes: int = LARGEST_MEMBER_BYTES
+    path: Path, names: Collection[str], remedy: str, max_bytes: int = MAX_MEMBER_BYTES
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an `.npz` file, and never unpickles objects.
 
@@ -242,14 +242,14 @@ def read_npz(
       path: The file.
       names: Names of the arrays to read; those that the file lacks are omitted.
       remedy: Advice on a file that cannot be read, for the error message.
-      most_bytes: Maximum size of an array; the default exceeds all arrays of the official archives.
+      max_bytes: Maximum size of an array; the default exceeds all arrays of the official archives.
 
     Returns:
       The arrays by name.
 
     Raises:
       DatasetError: If the file is not an `.npz`, an array holds Python objects, or an array is
-        larger than `most_bytes`.
+        larger than `max_bytes`.
     """
     arrays = {}
     with _opened_npz(path, remedy) as archive:
@@ -259,10 +259,10 @@ def read_npz(
                 member = members[f"{name}.npy"]
                 with archive.open(member) as stream:
                     announced = _array_bytes(stream)
-                most = min(member.file_size, most_bytes)
-                if announced > most:
+                maximum = min(member.file_size, max_bytes)
+                if announced > maximum:
                     received = f"{announced:,} bytes announced"
-                    raise problem(path, f"{name} of at most {most:,} bytes", received, remedy)
+                    raise problem(path, f"{name} of at most {maximum:,} bytes", received, remedy)
                 with archive.open(member) as stream:
                     arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
     return arrays
@@ -303,9 +303,9 @@ def check_split(
     if not len(images) or len(images) != len(labels):
         received = f"{len(images):,} images and {len(labels):,} labels"
         raise problem(source, "one label for each image", received, AGAIN)
-    least, greatest = labels.min(), labels.max()
-    if least < 0 or greatest >= classes:
-        received = f"labels from {least} to {greatest}"
+    minimum, greatest = labels.min(), labels.max()
+    if minimum < 0 or greatest >= classes:
+        received = f"labels from {minimum} to {greatest}"
         raise problem(source, f"labels from 0 to {classes - 1}", received, other_labels_remedy)
     return images, labels.astype(np.int32)
 

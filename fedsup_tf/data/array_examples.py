@@ -10,11 +10,11 @@ from PIL import Image
 
 from fedsup_tf.data.archives import DatasetError, list_npz, read_npz
 from fedsup_tf.data.array_parts import SPLIT, divide_arrays, names_of_parts, unused_notes
-from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
+from fedsup_tf.data.examples import MAX_IMAGE_BYTES, Examples
 from fedsup_tf.data.odd_images import array_notes, blank_notes, cut_notes
 from fedsup_tf.data.pictures import PictureForm, form_picture
 from fedsup_tf.data.wide_pixels import (
-    GREATEST_OF_16_BITS,
+    MAX_OF_16_BITS,
     PICTURE_GREATEST,
     check_range,
     scale_pixels,
@@ -24,7 +24,7 @@ from fedsup_tf.files.validation import check_number
 _REMEDY = "write it with numpy.savez, and names as numpy.array(names, str)"
 # Images with a pixel above this are assumed to have the usual scale, however dark they are. Others
 # may have another one, such as counts of ink or pixels of few bits.
-_MOST_OF_FEW_BITS = 32
+_MAX_OF_FEW_BITS = 32
 
 
 def read_arrays(
@@ -49,7 +49,7 @@ def read_arrays(
     held = list_npz(Path(path), _REMEDY)
     names = names_of_parts(path, held)
     wanted = [*names.values(), SPLIT] if "test_images" not in names else names.values()
-    found = read_npz(Path(path), wanted, _REMEDY, MOST_IMAGE_BYTES)
+    found = read_npz(Path(path), wanted, _REMEDY, MAX_IMAGE_BYTES)
     arrays = {part: found[name] for part, name in names.items() if name in found}
     if not {"images", "labels"} <= arrays.keys():
         raise DatasetError(
@@ -176,7 +176,7 @@ def _check_scales(source: str, images: list[np.ndarray]) -> None:
 def _scale(images: np.ndarray) -> int:
     """Returns the value of full brightness of the smallest usual scale that contains the images."""
     greatest = images.max()
-    scales = (1, PICTURE_GREATEST, GREATEST_OF_16_BITS)
+    scales = (1, PICTURE_GREATEST, MAX_OF_16_BITS)
     return next((scale for scale in scales if greatest <= scale), scales[-1])
 
 
@@ -255,16 +255,16 @@ def _as_bytes(
                 raise DatasetError(f"{source}: {error}") from error
         scaled = [scale_pixels(images, pixel_scale, PICTURE_GREATEST) for images in arrays]
         return scaled, PICTURE_GREATEST
-    least = min(float(images.min()) for images in arrays)
+    minimum = min(float(images.min()) for images in arrays)
     greatest = max(float(images.max()) for images in arrays)
     kinds = {images.dtype.kind for images in arrays}
-    if kinds == {"b"} or (kinds == {"f"} and 0 <= least <= greatest <= 1):
+    if kinds == {"b"} or (kinds == {"f"} and 0 <= minimum <= greatest <= 1):
         scaled = [np.rint(images.astype(np.float32) * 255).astype(np.uint8) for images in arrays]
         return scaled, PICTURE_GREATEST
     is_whole = kinds <= {"u", "i"} or all((images == np.rint(images)).all() for images in arrays)
     # Only 16-bit integers may exceed 255.
-    allowed = 255 if kinds == {"f"} else GREATEST_OF_16_BITS
-    if not is_whole or least < 0 or not greatest <= allowed:
+    allowed = 255 if kinds == {"f"} else MAX_OF_16_BITS
+    if not is_whole or minimum < 0 or not greatest <= allowed:
         received = " and ".join(
             dict.fromkeys(f"{own.dtype} from {own.min():g} to {own.max():g}" for own in arrays)
         )
@@ -275,10 +275,10 @@ def _as_bytes(
         )
     if greatest > PICTURE_GREATEST:
         return [
-            scale_pixels(images, GREATEST_OF_16_BITS, PICTURE_GREATEST) for images in arrays
+            scale_pixels(images, MAX_OF_16_BITS, PICTURE_GREATEST) for images in arrays
         ], PICTURE_GREATEST
     whole = [images.astype(np.uint8, copy=False) for images in arrays]
-    return whole, PICTURE_GREATEST if greatest > _MOST_OF_FEW_BITS else max(1, int(greatest))
+    return whole, PICTURE_GREATEST if greatest > _MAX_OF_FEW_BITS else max(1, int(greatest))
 
 
 def _resized(source: str, images: np.ndarray, form: PictureForm, greatest_pixel: int) -> np.ndarray:
@@ -289,9 +289,9 @@ def _resized(source: str, images: np.ndarray, form: PictureForm, greatest_pixel:
             f"and only images of 1, 3 or 4 channels can be scaled. Leave image_shape out."
         )
     room = len(images) * int(np.prod(form.image_shape, dtype=np.int64))
-    if room > MOST_IMAGE_BYTES:
+    if room > MAX_IMAGE_BYTES:
         raise DatasetError(
-            f"{source}: expected at most {MOST_IMAGE_BYTES:,} bytes of pixels, received "
+            f"{source}: expected at most {MAX_IMAGE_BYTES:,} bytes of pixels, received "
             f"{room:,}. Give fewer images, or a smaller image_shape."
         )
     resized = np.zeros((len(images), *form.image_shape), np.uint8)

@@ -12,9 +12,9 @@ import numpy as np
 from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.validation import are_texts
 
-_MOST_TOLD = 5
+_MAX_TOLD = 5
 # Several times the maximum length of a folder's name.
-_MOST_CHARACTERS = 1000
+_MAX_CHARACTERS = 1000
 # Unicode categories of control characters, and of surrogates, which UTF-8 cannot encode.
 _NO_TEXT = ("Cc", "Cs")
 
@@ -36,9 +36,9 @@ def check_names(names: Iterable[str], what: str) -> list[str]:
     """
     names = [compose(name) for name in names]
     for name in names:
-        if len(name) > _MOST_CHARACTERS or _printable(name) != name:
+        if len(name) > _MAX_CHARACTERS or _printable(name) != name:
             raise ValueError(
-                f"{what}: expected at most {_MOST_CHARACTERS:,} characters and no line breaks or "
+                f"{what}: expected at most {_MAX_CHARACTERS:,} characters and no line breaks or "
                 f"other control characters, received {quoted(name)}. Rename it."
             )
     return names
@@ -61,8 +61,8 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def list_names(names: Sequence[str]) -> str:
     """Lists names for a message; a long list is cut after the first few."""
-    more = len(names) - _MOST_TOLD
-    told = ", ".join(map(_printable, names[:_MOST_TOLD]))
+    more = len(names) - _MAX_TOLD
+    told = ", ".join(map(_printable, names[:_MAX_TOLD]))
     return f"{told} and {more:,} more" if more > 0 else told
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.array_examples import join_arrays
 from fedsup_tf.data.class_labels import list_names
-from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
+from fedsup_tf.data.examples import MAX_IMAGE_BYTES, Examples
 
 # Names of element fields in TFF's and Keras's data sets.
 _IMAGE_FIELDS = ("pixels", "image", "images", "image/decoded", "x")
@@ -114,9 +114,9 @@ def _read_part(
             labels.append(np.asarray(element[label]).reshape(len(images[-1])))
             clients.append(np.full(len(labels[-1]), client))
             room += images[-1].nbytes
-            if room > MOST_IMAGE_BYTES:
+            if room > MAX_IMAGE_BYTES:
                 raise DatasetError(
-                    f"{source}: expected at most {MOST_IMAGE_BYTES:,} bytes of images, received "
+                    f"{source}: expected at most {MAX_IMAGE_BYTES:,} bytes of images, received "
                     f"more by client {client}. Give fewer client_ids."
                 )
     if not images:

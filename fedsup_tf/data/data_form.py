@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 # Standard deviations of pixels of one scale differ by less, of scales such as 0..16 and 0..255 by
 # more.
-_MOST_RATIO = 4.0
-_MOST_NAMES = 5
+_MAX_RATIO = 4.0
+_MAX_NAMES = 5
 
 
 class DataForm(NamedTuple):
@@ -68,8 +68,8 @@ def _classes(form: DataForm) -> str:
     text = f"{form.classes} classes"
     if form.class_names is None:
         return text
-    more = ", ..." if len(form.class_names) > _MOST_NAMES else ""
-    return f"{text} ({', '.join(form.class_names[:_MOST_NAMES])}{more})"
+    more = ", ..." if len(form.class_names) > _MAX_NAMES else ""
+    return f"{text} ({', '.join(form.class_names[:_MAX_NAMES])}{more})"
 
 
 def _pixels(preprocessing: Preprocessing) -> str:
@@ -84,5 +84,5 @@ def _have_one_scale(first: Preprocessing, second: Preprocessing) -> bool:
         return first.greatest_pixel == second.greatest_pixel
     pairs = list(zip(first.standard_deviation, second.standard_deviation, strict=False))
     return len(first.mean) == len(second.mean) and all(
-        max(pair) <= _MOST_RATIO * min(pair) for pair in pairs
+        max(pair) <= _MAX_RATIO * min(pair) for pair in pairs
     )

@@ -13,7 +13,7 @@ from fedsup_tf.files.validation import check_choice
 
 INCOMPLETE_CLIENTS = ("keep", "leave_out")
 # Default number of clients, and minimum number of examples per client if the default is too many.
-DEFAULT_CLIENTS, _FEWEST_EXAMPLES = 20, 10
+DEFAULT_CLIENTS, _MIN_EXAMPLES = 20, 10
 # Kinds of partition that use each of the settings that not all kinds use.
 PARTITION_OPTIONS = {
     "clients": PARTITIONS,
@@ -143,7 +143,7 @@ class DataSettings:
         fewest = -(-len(np.unique(labels)) // shards) if kind == "shard" else 1
         if fewest * shards > len(labels):
             return 1
-        return max(fewest, len(labels) // max(_FEWEST_EXAMPLES, shards), 1)
+        return max(fewest, len(labels) // max(_MIN_EXAMPLES, shards), 1)
 
     def load_own(self) -> FederatedDataset:
         """Loads your own data with its own clients (one if it has none), ignoring `partition`.

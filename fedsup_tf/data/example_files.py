@@ -14,7 +14,7 @@ from fedsup_tf.files.reading import read_text, reading
 
 # Entries that systems add to folders and archives, in addition to names that begin with a dot.
 _OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-_MOST_FILES = 2**22
+_MAX_FILES = 2**22
 _COLUMNS = ("path", "label", "client", "split")
 _LAYOUTS = (
     "CLASS/PICTURE or CLIENT/CLASS/PICTURE, both also below a folder train and a folder test "
@@ -149,9 +149,9 @@ def _list_part(root: str, part: str, is_test: bool | None) -> FileList:
                 unused += [os.path.join(path, folder, name) for name in below_class]
             classes.append(label)
             files += _class_files(root, path, names, label, first, is_test)
-    if len(files) > _MOST_FILES:
+    if len(files) > _MAX_FILES:
         raise ValueError(
-            f"expected at most {_MOST_FILES:,} files, received {len(files):,}. Give a part of them."
+            f"expected at most {_MAX_FILES:,} files, received {len(files):,}. Give a part of them."
         )
     return FileList(files, unused, classes, list(inner) if has_clients else [])
 
@@ -236,9 +236,9 @@ def list_table(path: str) -> FileList:
             raise ValueError(
                 "expected a line for each picture, received none. Add path and label of each."
             )
-        if len(lines) > _MOST_FILES:
+        if len(lines) > _MAX_FILES:
             raise ValueError(
-                f"expected at most {_MOST_FILES:,} lines, received {len(lines):,}. Give a part of "
+                f"expected at most {_MAX_FILES:,} lines, received {len(lines):,}. Give a part of "
                 "them."
             )
         return _list_lines(os.path.dirname(path), lines)

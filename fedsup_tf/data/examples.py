@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Maximum size of a data set's pixels, which are held in memory.
-MOST_IMAGE_BYTES = 2**33
+MAX_IMAGE_BYTES = 2**33
 
 
 class Examples(NamedTuple):

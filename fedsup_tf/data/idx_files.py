@@ -8,7 +8,7 @@ import numpy as np
 
 from fedsup_tf.data.archives import (
     AGAIN,
-    LARGEST_MEMBER_BYTES,
+    MAX_MEMBER_BYTES,
     Splits,
     check_split,
     problem,
@@ -96,8 +96,8 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
             is_other = whole and header[:2] == bytes(2) and header[2] in _TYPES and header[3]
             remedy = _AS_NPZ if is_other else AGAIN
             raise problem(path, expected, header[:4].hex() or "an empty file", remedy)
-        if math.prod(shape) > LARGEST_MEMBER_BYTES:
-            expected = f"at most {LARGEST_MEMBER_BYTES:,} bytes after the header"
+        if math.prod(shape) > MAX_MEMBER_BYTES:
+            expected = f"at most {MAX_MEMBER_BYTES:,} bytes after the header"
             raise problem(path, expected, f"{math.prod(shape):,} announced", AGAIN)
         # Reads one more byte than declared, to detect files that are too long.
         content = stream.read(math.prod(shape) + 1)

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from fedsup_tf.data.wide_pixels import DARK, GREATEST_OF_16_BITS, PICTURE_GREATEST
+from fedsup_tf.data.wide_pixels import DARK, MAX_OF_16_BITS, PICTURE_GREATEST
 
 # Usual numbers of channels; another number may be a height or a width.
 _PICTURE_CHANNELS = (1, 3, 4)
@@ -81,7 +81,7 @@ def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[st
             "number of channels, move that axis to the end with numpy.moveaxis(images, 1, -1)."
         )
     greatest = max(images_of.max() for images_of in images)
-    if pixel_scale is None and PICTURE_GREATEST < greatest <= GREATEST_OF_16_BITS // DARK:
+    if pixel_scale is None and PICTURE_GREATEST < greatest <= MAX_OF_16_BITS // DARK:
         notes.append(
             f"The images are taken for 16 bits a channel, but no pixel is above {greatest:g}: if "
             "they have fewer bits, give the value of full brightness as pixel_scale, such as 4095 "

@@ -21,9 +21,9 @@ PARTITIONS = ("iid", "shard", "dirichlet", "contiguous")
 # The clients come with the data; not one of the partitions of this module.
 NATURAL = "natural"
 # For a beta outside these bounds NumPy's sampler is very slow or does not terminate.
-_LEAST_BETA, _GREATEST_BETA = 1e-6, 1e6
+_MIN_BETA, _MAX_BETA = 1e-6, 1e6
 # Beyond this, the largest client would have everything.
-_GREATEST_QUANTITY = 10.0
+_MAX_QUANTITY = 10.0
 _QUANTITY_ADVICE = "Give 0 for amounts that are alike, 1 for uneven ones."
 
 
@@ -106,7 +106,7 @@ def partition(
             f"Expected at most {len(train_labels)} clients, one for each training example, "
             f"received {clients}. Ask for fewer clients."
         )
-    check_number(quantity, "quantity", least=0, most=_GREATEST_QUANTITY, advice=_QUANTITY_ADVICE)
+    check_number(quantity, "quantity", minimum=0, maximum=_MAX_QUANTITY, advice=_QUANTITY_ADVICE)
     # Separate streams, so that the training sets do not depend on the size of the test sets.
     streams = (np.random.default_rng((seed, stream)) for stream in range(3))
     train_random, test_random, amount_random = streams
@@ -114,17 +114,17 @@ def partition(
     amounts = np.exp(quantity * amount_random.standard_normal(clients))
     amounts /= amounts.max()
     if kind == "contiguous":
-        train = _pieces(np.arange(len(train_labels)), amounts, least=1)
+        train = _pieces(np.arange(len(train_labels)), amounts, minimum=1)
         tests = [piece[:test_examples] for piece in _pieces(np.arange(len(test_labels)), amounts)]
         return [ClientIndices(*parts) for parts in zip(train, tests, strict=True)]
     if kind == "iid":
-        train = _pieces(train_random.permutation(len(train_labels)), amounts, least=1)
+        train = _pieces(train_random.permutation(len(train_labels)), amounts, minimum=1)
     elif kind == "shard":
         name = "classes_per_client of a shard partition"
         classes_per_client = check_whole_number(classes_per_client, name, 1)
         train = _shards(train_labels, clients, classes_per_client, train_random)
     else:
-        bounds = {"least": _LEAST_BETA, "most": _GREATEST_BETA}
+        bounds = {"minimum": _MIN_BETA, "maximum": _MAX_BETA}
         advice = "Give 0.1 for clients of few classes, 100 for clients that are alike."
         check_number(beta, "beta of a Dirichlet partition", **bounds, advice=advice)
         train = _dirichlet(train_labels, clients, beta, train_random)
@@ -144,11 +144,11 @@ def partition(
     ]
 
 
-def _pieces(indices: np.ndarray, amounts: np.ndarray, least: int = 0) -> list[np.ndarray]:
-    """Cuts indices into pieces in proportion to `amounts`, each of at least `least` indices."""
+def _pieces(indices: np.ndarray, amounts: np.ndarray, minimum: int = 0) -> list[np.ndarray]:
+    """Cuts indices into pieces in proportion to `amounts`, each of at least `minimum` indices."""
     if (amounts == 1).all():
         return np.array_split(indices, len(amounts))
-    sizes = least + _apportion(amounts, len(indices) - least * len(amounts))
+    sizes = minimum + _apportion(amounts, len(indices) - minimum * len(amounts))
     return np.split(indices, np.cumsum(sizes)[:-1])
 
 
@@ -304,8 +304,8 @@ def draw_test_set(
         return np.array([], np.int64)
     held = wanted > 0
     # Largest test set that keeps the frequencies; at least 1, since no frequency exceeds 1.
-    most = (available[held] * wanted.sum() // wanted[held]).min()
-    counts = _apportion(wanted, min(examples, most))
+    maximum = (available[held] * wanted.sum() // wanted[held]).min()
+    counts = _apportion(wanted, min(examples, maximum))
     drawn = [
         random.choice(np.flatnonzero(test_labels == label), counts[label], replace=False)
         for label in np.flatnonzero(counts)

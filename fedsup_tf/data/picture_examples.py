@@ -8,7 +8,7 @@ import numpy as np
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.class_labels import compose, list_names
 from fedsup_tf.data.example_files import ExampleFile, FileList
-from fedsup_tf.data.examples import MOST_IMAGE_BYTES, Examples
+from fedsup_tf.data.examples import MAX_IMAGE_BYTES, Examples
 from fedsup_tf.data.odd_images import blank_notes, dark_pictures_notes
 from fedsup_tf.data.pictures import (
     PictureForm,
@@ -56,9 +56,9 @@ def read_listed(
     if image_shape is not None:
         form = PictureForm(image_shape, resize, background, pixel_scale)
         room = len(files) * int(np.prod(image_shape, dtype=np.int64))
-        if room > MOST_IMAGE_BYTES:
+        if room > MAX_IMAGE_BYTES:
             raise DatasetError(
-                f"{source!r}: expected at most {MOST_IMAGE_BYTES:,} bytes of pixels, received "
+                f"{source!r}: expected at most {MAX_IMAGE_BYTES:,} bytes of pixels, received "
                 f"{len(files):,} pictures of {' x '.join(map(str, image_shape))}. Give fewer, or a "
                 "smaller image_shape."
             )

@@ -20,7 +20,7 @@ from fedsup_tf.files.validation import check_choice, check_number, check_whole_n
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 # Pictures of a 64-megapixel camera; larger ones are not decoded.
-MOST_PIXELS = 2**26
+MAX_PIXELS = 2**26
 _EXPECTED = f"a picture ({', '.join(FORMATS)})"
 _REMEDY = "Write it anew as PNG, or take it out."
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -208,11 +208,10 @@ def _opened(file: BinaryIO) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"expected {_EXPECTED}, received a file of another kind.") from error
     width, height = picture.size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         picture.close()
         raise ValueError(
-            f"expected a picture of at most {MOST_PIXELS:,} pixels, received {width:,} x "
-            f"{height:,}."
+            f"expected a picture of at most {MAX_PIXELS:,} pixels, received {width:,} x {height:,}."
         )
     # Pillow reads signed 8-bit channels as unsigned.
     if _SIGNED in getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT, ()) and not is_wide(picture):

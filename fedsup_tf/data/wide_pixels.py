@@ -9,7 +9,7 @@ from PIL import Image
 
 # Greatest pixel value of 8-bit channels.
 PICTURE_GREATEST = 255
-GREATEST_OF_16_BITS = 2**16 - 1
+MAX_OF_16_BITS = 2**16 - 1
 # 16-bit pixels that are darker than full brightness by this factor may really have fewer bits.
 DARK = 8
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _PLANES = 258, 262, 0, 284
@@ -42,10 +42,10 @@ def check_range(pixels: np.ndarray, pixel_scale: float) -> None:
     Raises:
       ValueError: If a pixel is not.
     """
-    least, greatest = pixels.min(), pixels.max()
-    if not 0 <= least <= greatest <= pixel_scale:
+    minimum, greatest = pixels.min(), pixels.max()
+    if not 0 <= minimum <= greatest <= pixel_scale:
         raise ValueError(
-            f"expected pixels from 0 to the pixel_scale {pixel_scale:g}, received {least:g} to "
+            f"expected pixels from 0 to the pixel_scale {pixel_scale:g}, received {minimum:g} to "
             f"{greatest:g}. Give the value of full brightness as pixel_scale."
         )
 
@@ -94,7 +94,7 @@ def narrow_picture(
         if "icc_profile" in picture.info:
             kept["icc_profile"] = picture.info["icc_profile"]
     if transparent is not None:
-        alpha = (colours != np.array(transparent)).any(-1, keepdims=True) * GREATEST_OF_16_BITS
+        alpha = (colours != np.array(transparent)).any(-1, keepdims=True) * MAX_OF_16_BITS
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
     if pixel_scale is not None:
         check_range(colours, pixel_scale)
@@ -111,7 +111,7 @@ def narrow_picture(
         narrow = PICTURE_GREATEST - narrow
     if alpha is not None:
         narrow = np.concatenate(
-            (narrow, scale_pixels(alpha, GREATEST_OF_16_BITS, PICTURE_GREATEST)), axis=-1
+            (narrow, scale_pixels(alpha, MAX_OF_16_BITS, PICTURE_GREATEST)), axis=-1
         )
     result = Image.frombytes(mode, narrow.shape[1::-1], narrow.tobytes())
     result.info.update(kept)

@@ -18,7 +18,7 @@ from fedsup_tf.files.reading import open_regular, reading
 
 VERSION = 1
 # Maximum size of the header (metadata, tensor names and shapes), which is parsed as a whole.
-_MOST_HEADER_BYTES = 2**24
+_MAX_HEADER_BYTES = 2**24
 # Tensors are collected up to this size before they are hashed.
 _HASHED_BYTES = 2**20
 
@@ -82,7 +82,7 @@ def read_tensors(
     kind: str,
     check: TensorCheck | None = None,
     max_bytes: int | None = None,
-    max_header_bytes: int = _MOST_HEADER_BYTES,
+    max_header_bytes: int = _MAX_HEADER_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads a file in the format of `write_tensors`, which may come from an untrusted source.
 
@@ -115,7 +115,7 @@ def parse_tensors(
     data: bytes,
     kind: str,
     check: TensorCheck | None = None,
-    max_header_bytes: int = _MOST_HEADER_BYTES,
+    max_header_bytes: int = _MAX_HEADER_BYTES,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Parses the bytes of a file like `read_tensors`; error messages refer to it by `name`."""
     with reading(name, f"a whole safetensors file of kind {kind!r}"):

@@ -10,7 +10,7 @@ from fedsup_tf.files.reading import read_text, reading
 Value = TypeVar("Value")
 
 # Maximum length of a value that is quoted in an error message.
-_MOST_QUOTED = 80
+_MAX_QUOTED = 80
 
 
 def read_json(path: str | os.PathLike, what: str, parse: Callable[[str], Value]) -> Value:
@@ -99,7 +99,7 @@ def quoted(value: Any) -> str:
         text = repr(value)
     except RecursionError:
         text = f"a deeply nested {type(value).__name__}"
-    return text if len(text) <= _MOST_QUOTED else f"{text[: _MOST_QUOTED - 3]}..."
+    return text if len(text) <= _MAX_QUOTED else f"{text[: _MAX_QUOTED - 3]}..."
 
 
 def expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 # Maximum size of a text file, far more than people or the programs of this project write.
-MOST_TEXT_BYTES = 2**26
+MAX_TEXT_BYTES = 2**26
 REGULAR = "a regular file"
 # Maximum length of a reason in an error message, which may quote the file.
-_MOST_REASON = 400
+_MAX_REASON = 400
 _REMEDY = "Write or copy it anew."
 # UTF-32 precedes UTF-16, since its little-endian mark begins with that of UTF-16.
 _MARKS = (
@@ -111,7 +111,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_REASON else f"{text[:_MOST_REASON]}..."
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
 
 
 def open_regular(path: str | os.PathLike, expected: str) -> BinaryIO:
@@ -170,13 +170,13 @@ def kind_of_mode(mode: int) -> str:
     return next((kind for kind, is_one in kinds.items() if is_one(mode)), "no file")
 
 
-def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes:
+def read_bytes(path: str | os.PathLike, expected: str, max_bytes: int) -> bytes:
     """Returns the content of a regular file.
 
     Args:
       path: The file.
       expected: Expected content, such as `"a JSON file"`.
-      most_bytes: Maximum size of the file.
+      max_bytes: Maximum size of the file.
 
     Raises:
       InvalidFileError: For the same reasons as `open_regular`, or if the file is larger.
@@ -184,10 +184,10 @@ def read_bytes(path: str | os.PathLike, expected: str, most_bytes: int) -> bytes
     with reading(path, expected), open_regular(path, expected) as file:
         size = os.fstat(file.fileno()).st_size
         # Files in /proc report a size of 0.
-        data = b"" if size > most_bytes else file.read(most_bytes + 1)
-        if max(size, len(data)) > most_bytes:
+        data = b"" if size > max_bytes else file.read(max_bytes + 1)
+        if max(size, len(data)) > max_bytes:
             raise ValueError(
-                f"expected {expected} of at most {most_bytes:,} bytes, received "
+                f"expected {expected} of at most {max_bytes:,} bytes, received "
                 f"{max(size, len(data)):,} or more. Give another file."
             )
     return data
@@ -203,7 +203,7 @@ def read_text(path: str | os.PathLike, expected: str) -> str:
     Raises:
       InvalidFileError: For the same reasons as `read_bytes`, or if the file is not such text.
     """
-    data = read_bytes(path, expected, MOST_TEXT_BYTES)
+    data = read_bytes(path, expected, MAX_TEXT_BYTES)
     mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
     remedy = "Save it as UTF-8, or as UTF-16 with a byte-order mark."
     with reading(path, f"{expected} as text in {encoding.upper()}", remedy):

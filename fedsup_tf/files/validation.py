@@ -13,15 +13,21 @@ Choice = TypeVar("Choice")
 
 
 def check_whole_number(
-    value: Any, name: str, least: int, most: int | None = None, *, what: str = "", advice: str = ""
+    value: Any,
+    name: str,
+    minimum: int,
+    maximum: int | None = None,
+    *,
+    what: str = "",
+    advice: str = "",
 ) -> int:
     """Checks that a value is a whole number within bounds, and returns it as an int.
 
     Args:
       value: An int or a NumPy integer; True and False are rejected.
       name: Name of the argument.
-      least: Minimum value allowed.
-      most: Maximum value allowed; None for no limit.
+      minimum: Minimum value allowed.
+      maximum: Maximum value allowed; None for no limit.
       what: Subject of the error message, such as the class of the argument.
       advice: End of the error message: a sentence that says what to do.
 
@@ -29,8 +35,8 @@ def check_whole_number(
       ValueError: If the value is not such a number.
     """
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
-        bounds = f"from {least:,}" + ("" if most is None else f" to {most:,}")
+    if not is_whole or value < minimum or (maximum is not None and value > maximum):
+        bounds = f"from {minimum:,}" + ("" if maximum is None else f" to {maximum:,}")
         raise _error(what, name, f"a whole number {bounds}", value, advice)
     return int(value)
 
@@ -39,9 +45,9 @@ def check_number(
     value: Any,
     name: str,
     *,
-    least: float | None = None,
+    minimum: float | None = None,
     above: float | None = None,
-    most: float | None = None,
+    maximum: float | None = None,
     below: float | None = None,
     allow_infinity: bool = False,
     what: str = "",
@@ -52,9 +58,9 @@ def check_number(
     Args:
       value: An int, a float or a NumPy number; True, False and NaN are rejected.
       name: Name of the argument.
-      least: Minimum value allowed, if any.
+      minimum: Minimum value allowed, if any.
       above: Exclusive lower bound, if any.
-      most: Maximum value allowed, if any.
+      maximum: Maximum value allowed, if any.
       below: Exclusive upper bound, if any.
       allow_infinity: Whether the number may be infinite.
       what: Subject of the error message, such as the class of the argument.
@@ -65,9 +71,9 @@ def check_number(
     """
     is_valid = is_number(value) and (allow_infinity or math.isfinite(value))
     bounds = (
-        ("of at least", least, operator.ge),
+        ("of at least", minimum, operator.ge),
         ("above", above, operator.gt),
-        ("of at most", most, operator.le),
+        ("of at most", maximum, operator.le),
         ("below", below, operator.lt),
     )
     given = [(words, bound, holds) for words, bound, holds in bounds if bound is not None]

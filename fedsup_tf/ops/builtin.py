@@ -15,7 +15,7 @@ Length = int | tf.Tensor
 # The runtime computes products in square tiles of this many rows and columns.
 SQUARE = 16
 # Maximum number of tensors that the runtime concatenates in its fast path.
-_MOST_CONCATENATED = 4
+_MAX_CONCATENATED = 4
 # Number of rows per part of a product that sums over rows.
 _ROWS_AT_ONCE = 512
 
@@ -184,8 +184,8 @@ def _sum_over_first(values: tf.Tensor) -> tf.Tensor:
 def concatenate(tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
     """Concatenates a few tensors at a time, to stay in the runtime's fast path."""
     while len(tensors) > 1:
-        groups = range(0, len(tensors), _MOST_CONCATENATED)
-        tensors = [tf.concat(tensors[i : i + _MOST_CONCATENATED], axis) for i in groups]
+        groups = range(0, len(tensors), _MAX_CONCATENATED)
+        tensors = [tf.concat(tensors[i : i + _MAX_CONCATENATED], axis) for i in groups]
     return tensors[0]
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from fedsup_tf.ops.builtin import maximum, same_padding, shape_of
 
 # Maximum number of pairs of an input and an output pixel for all-pairs products: 4 x 4 maps.
-_MOST_PAIRS = 256
+_MAX_PAIRS = 256
 
 
 def depthwise_filter_gradient(
@@ -31,7 +31,7 @@ def depthwise_filter_gradient(
     pairs = 1
     for side in images.shape[1:3]:
         pairs *= side * -(-side // stride)
-    formulation = _of_pairs if pairs <= _MOST_PAIRS else _of_channels
+    formulation = _of_pairs if pairs <= _MAX_PAIRS else _of_channels
     return formulation(images, kernel, upstream, stride)
 
 

@@ -76,8 +76,8 @@ class FeasibleSet:
             if len(self._limits) > 1:
                 others = np.arange(len(self._limits)) != column
                 kept = (totals[:, others] <= self._limits[others]).all(1)
-                least = _format(name, totals[kept, column].min()) if kept.any() else "none"
-                text += f" alone, {least} while the other limits are kept"
+                minimum = _format(name, totals[kept, column].min()) if kept.any() else "none"
+                text += f" alone, {minimum} while the other limits are kept"
             lines.append(f"{text} (limit {_format(name, limit)})")
         return (
             f"No architecture of search space {self.model.space.name!r} meets the budget. The "
@@ -96,10 +96,10 @@ def feasible_range(space: SearchSpace, cost: str) -> tuple[int, int]:
       ValueError: If `cost` is another name.
     """
     check_choice(cost, "cost", Cost._fields)
-    least, negated_greatest = (
+    minimum, negated_maximum = (
         int(remainders.totals.min()) for remainders in _both_remainders(space, cost)
     )
-    return least, -negated_greatest
+    return minimum, -negated_maximum
 
 
 def sample_within(
@@ -116,10 +116,10 @@ def sample_within(
     """
     architecture = draw_within(space, rng, cost, minimum, maximum)
     if architecture is None:
-        least, greatest = feasible_range(space, cost)
+        lowest, highest = feasible_range(space, cost)
         raise ValueError(
             f"No architecture of search space {space.name!r} has {cost} from {minimum:,} to "
-            f"{maximum:,}; they range from {least:,} to {greatest:,}. Widen the bounds."
+            f"{maximum:,}; they range from {lowest:,} to {highest:,}. Widen the bounds."
         )
     return architecture
 
@@ -149,8 +149,8 @@ def draw_within(
     def meets(architecture: Architecture) -> bool:
         return minimum <= getattr(architecture_cost(space, architecture), cost) <= maximum
 
-    least, greatest = feasible_range(space, cost)
-    if minimum > maximum or minimum > greatest or maximum < least:
+    lowest, highest = feasible_range(space, cost)
+    if minimum > maximum or minimum > highest or maximum < lowest:
         return None
     # `cost >= minimum` is written as an upper limit, `-cost <= -minimum`.
     bounds = list(zip(_both_remainders(space, cost), (maximum, -minimum), strict=True))

@@ -52,10 +52,10 @@ class Measurement:
     largest_error: float
 
     def __post_init__(self):
-        for field, least in (("batch_size", 1), ("threads", 1), ("subnets", 0)):
-            check_whole_number(getattr(self, field), field, least, what=f"{_WHAT}'s measurement")
+        for field, minimum in (("batch_size", 1), ("threads", 1), ("subnets", 0)):
+            check_whole_number(getattr(self, field), field, minimum, what=f"{_WHAT}'s measurement")
         for field in ("median_error", "largest_error"):
-            check_number(getattr(self, field), field, least=0, what=f"{_WHAT}'s measurement")
+            check_number(getattr(self, field), field, minimum=0, what=f"{_WHAT}'s measurement")
 
 
 class LatencyTable:
@@ -113,7 +113,7 @@ class LatencyTable:
             )
         for part, latency in rows.items():
             for field, value in zip(Latency._fields, latency, strict=True):
-                check_number(value, field, least=0, what=f"{_WHAT}, row of {_told(part)}")
+                check_number(value, field, minimum=0, what=f"{_WHAT}, row of {_told(part)}")
         self.space = space
         self.rows = {part: Latency(*map(float, rows[part])) for part in parts}
         self.machine = machine

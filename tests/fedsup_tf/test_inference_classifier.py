@@ -162,8 +162,8 @@ def test_too_few_images_choose_nothing(count):
 def test_a_file_of_8_bits_gets_the_best_penalty_that_these_resolve():
     fits, _ = fits_of(*examples(3000, 0.5))
     choice = fits.choose()
-    assert choice.penalty < inference_classifier.LEAST_INT8_PENALTY
-    assert choice.int8_penalty == inference_classifier.LEAST_INT8_PENALTY
+    assert choice.penalty < inference_classifier.MIN_INT8_PENALTY
+    assert choice.int8_penalty == inference_classifier.MIN_INT8_PENALTY
     parts = split_calibration(fits.classifiers(choice))
     for penalty, found in (
         (choice.penalty, parts.inference_classifier),

@@ -346,8 +346,8 @@ def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
         return sandwich.random_subnet(SUPERNET, net, seed)
 
     draws = np.array([draw(tf.constant([seed, 7])) for seed in range(400)])
-    for entries, choices, most in zip(draws.T, SPACE.choices, SPACE.encode(within), strict=True):
-        allowed = [value for value in choices if value <= most]
+    for entries, choices, maximum in zip(draws.T, SPACE.choices, SPACE.encode(within), strict=True):
+        allowed = [value for value in choices if value <= maximum]
         shares = [np.mean(entries == value) for value in allowed]
         assert sum(shares) == pytest.approx(1)
         # For a fair coin thrown 400 times, 0.1 is 4 standard deviations.

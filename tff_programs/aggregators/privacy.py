@@ -13,7 +13,7 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, Upload
 
 # At a million times the largest update, noise leaves no usable signal.
-LARGEST_NOISE_MULTIPLIER = 1e6
+MAX_NOISE_MULTIPLIER = 1e6
 
 
 class PrivateOverlapMeanFactory(OverlapMeanFactory):
@@ -169,10 +169,10 @@ class PrivacyAccount:
         accountant.compose(event)
         return accountant
 
-    def rounds_within(self, epsilon: float, most: int) -> int:
-        """Returns the maximum number of rounds, up to `most`, that cost at most `epsilon`."""
+    def rounds_within(self, epsilon: float, maximum: int) -> int:
+        """Returns the maximum number of rounds, up to `maximum`, that cost at most `epsilon`."""
         check_number(epsilon, "the budget of epsilon", above=0, what="Privacy")
-        low, high = 0, most
+        low, high = 0, maximum
         while low < high:
             middle = (low + high + 1) // 2
             if self.epsilon_after(middle) <= epsilon:
@@ -183,5 +183,5 @@ class PrivacyAccount:
 
 
 def _check_noise(noise_multiplier: float) -> None:
-    bounds = {"above": 0, "most": LARGEST_NOISE_MULTIPLIER}
+    bounds = {"above": 0, "maximum": MAX_NOISE_MULTIPLIER}
     check_number(noise_multiplier, "the noise multiplier", **bounds, what="Privacy")

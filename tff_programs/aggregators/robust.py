@@ -52,7 +52,7 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
           upload: Encoding of uploads; by default updates are sent unchanged.
         """
         super().__init__(supernet, divisor, nested, upload)
-        check_number(poisoned, "the poisoned share", least=0, below=0.5, what="Robust mean")
+        check_number(poisoned, "the poisoned share", minimum=0, below=0.5, what="Robust mean")
         check_whole_number(buckets, "buckets", 3, what="Robust mean")
         self._poisoned = poisoned
         self._buckets = buckets

@@ -37,7 +37,7 @@ from tff_programs.execution.worker_task import WorkerTask
 # `fedsup_cifar`.
 _CLIENTS_OF_SUBROUND = 5
 # Maximum number of clients of a computation that cannot be split; 3.3 GB for `fedsup_cifar`.
-_MOST_CLIENTS_WHOLE = 100
+_MAX_CLIENTS_WHOLE = 100
 
 
 class SubroundContext(tff.framework.AsyncContext):
@@ -99,11 +99,11 @@ class SubroundContext(tff.framework.AsyncContext):
         form = compile_in_parts(comp) if clients else None
         if isinstance(form, MergeableForm):
             result = await self._in_subrounds(form, argument, clients)
-        elif clients <= _MOST_CLIENTS_WHOLE:
+        elif clients <= _MAX_CLIENTS_WHOLE:
             result = await self._whole(comp, argument, clients)
         else:
             raise ValueError(
-                f"Expected at most {_MOST_CLIENTS_WHOLE} clients for a computation with "
+                f"Expected at most {_MAX_CLIENTS_WHOLE} clients for a computation with "
                 "aggregations that depend on each other, since it cannot run in subrounds; "
                 f"received {clients}: {form}"
             ) from form

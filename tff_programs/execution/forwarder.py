@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 _BUFFER_BYTES = 1 << 20
 # Includes peers in the handshake, which are disconnected after `_HANDSHAKE_SECONDS`.
-_MOST_CONNECTIONS = 64
+_MAX_CONNECTIONS = 64
 _HANDSHAKE_SECONDS = 10.0
 _WORKER_START_SECONDS = 60.0
 
@@ -100,7 +100,7 @@ def serve(listener: socket.socket, port: int, tls: ssl.SSLContext | None) -> Non
       port: Port of TFF's worker.
       tls: Settings that require each peer to show a certificate; None for no TLS.
     """
-    connections = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+    connections = threading.BoundedSemaphore(_MAX_CONNECTIONS)
 
     def forward(outer):
         try:

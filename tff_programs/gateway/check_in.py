@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from tff_programs.gateway import devices
 from tff_programs.gateway.refusal import RefusalError
 from tff_programs.gateway.tables import models, round_tiers, rounds, tasks
-from tflite.format.update_file import most_update_bytes
+from tflite.format.update_file import max_update_bytes
 
 # Built once, since constructing a statement costs more than executing it.
 _OPEN_ROUND = select(rounds).where(rounds.c.state == "open").order_by(rounds.c.id.desc()).limit(1)
@@ -155,7 +155,7 @@ def message(seen: Seen, task: Row | None, training: Training, now: float) -> dic
         # A seed fits in a signed 64-bit integer.
         "seed": int.from_bytes(digest[:8], "big") >> 1,
         "deadline_seconds": max(0, int(seen.round.deadline - now)),
-        "max_update_bytes": most_update_bytes(tier.parameters),
+        "max_update_bytes": max_update_bytes(tier.parameters),
     }
 
 

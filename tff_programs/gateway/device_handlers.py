@@ -22,7 +22,7 @@ from tflite.together.signing import EMPTY_HASH
 
 _CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_MOST_TOLD = 10
+_MAX_TOLD = 10
 
 
 class Health(Handler):
@@ -59,7 +59,7 @@ class Enrol(Handler):
 
     def _write(self, connection: Connection) -> devices.NewDevice:
         gateway = self.gateway
-        return devices.enrol(connection, gateway.secret, time.time(), gateway.most_devices)
+        return devices.enrol(connection, gateway.secret, time.time(), gateway.max_devices)
 
 
 class CheckIn(Handler):
@@ -170,9 +170,9 @@ class Update(Handler):
         self._expected: uploads.Expected | None = None
         self._is_there = False
 
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         """Returns the maximum size of an update of the task, in bytes."""
-        return self._expected.most_bytes if self._expected else 0
+        return self._expected.max_bytes if self._expected else 0
 
     async def accept_head(self) -> None:
         """Decides from the signature and the task whether to read the body."""
@@ -266,7 +266,7 @@ def _status(connection: Connection, device: str) -> dict[str, Any]:
         .join(rounds, rounds.c.id == updates.c.round_id)
         .where(updates.c.device == device)
         .order_by(updates.c.received.desc())
-        .limit(_MOST_TOLD)
+        .limit(_MAX_TOLD)
     ).all()
     told = [
         {"update": row.hash, "round": row.number, "state": row.state, "reason": row.reason}

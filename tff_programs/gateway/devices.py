@@ -42,24 +42,23 @@ class NewDevice(NamedTuple):
     key: bytes
 
 
-def enrol(connection: Connection, secret: bytes, now: float, most_devices: int) -> NewDevice:
+def enrol(connection: Connection, secret: bytes, now: float, max_devices: int) -> NewDevice:
     """Enrols a device.
 
     Args:
       connection: Connection with an open write transaction.
       secret: The server's secret, from which the device's key is derived.
       now: Current Unix time, in seconds.
-      most_devices: Maximum number of enrolled devices.
+      max_devices: Maximum number of enrolled devices.
 
     Raises:
       RefusalError: If that many devices are enrolled already.
     """
-    if connection.scalar(select(func.count()).select_from(devices)) >= most_devices:
+    if connection.scalar(select(func.count()).select_from(devices)) >= max_devices:
         raise RefusalError(
             429,
             "limit",
-            f"Expected fewer than {most_devices:,} devices, received one more. Raise "
-            "--most_devices.",
+            f"Expected fewer than {max_devices:,} devices, received one more. Raise --max_devices.",
             3600,
         )
     device = secrets.token_hex(16)

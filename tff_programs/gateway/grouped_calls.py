@@ -13,7 +13,7 @@ from tff_programs.gateway.database import Database
 from tff_programs.gateway.refusal import RefusalError
 
 # Maximum number of calls in a transaction, which bounds how long a request waits.
-_MOST_CALLS = 256
+_MAX_CALLS = 256
 # Result and error of a call; the result is None if there is an error.
 _Outcome = tuple[Any, Exception | None]
 
@@ -70,7 +70,7 @@ class _GroupedCalls:
         is_open = True
         while is_open:
             taken = [self._calls.get()]
-            while len(taken) < _MOST_CALLS and not self._calls.empty():
+            while len(taken) < _MAX_CALLS and not self._calls.empty():
                 taken.append(self._calls.get())
             is_open = None not in taken
             calls = [call for call in taken if call is not None and not call.future.cancelled()]

@@ -17,13 +17,13 @@ from tff_programs.gateway.database import UNAVAILABLE
 from tff_programs.gateway.grouped_calls import settle
 from tff_programs.gateway.refusal import RefusalError
 
-_MOST_JSON_BYTES = 16 * 1024
+_MAX_JSON_BYTES = 16 * 1024
 # The body of a refused request is read and discarded up to this size, since a client that is cut
 # off while sending does not see the answer.
-_MOST_DRAINED_BYTES = 64 * 2**20
+_MAX_DRAINED_BYTES = 64 * 2**20
 _RETRY_SECONDS = 30
 # Timeout for a client to take a part of a long answer: a stalled one holds a connection and a file.
-MOST_PART_SECONDS = 300.0
+MAX_PART_SECONDS = 300.0
 
 
 @tornado.web.stream_request_body
@@ -31,7 +31,7 @@ class Handler(tornado.web.RequestHandler):
     """Answers a request, or refuses it before its body is read.
 
     Methods may raise a `RefusalError` anywhere. Bodies arrive in parts through `take`, which
-    collects them unless a subclass overrides it. No body may exceed `most_bytes`.
+    collects them unless a subclass overrides it. No body may exceed `max_bytes`.
     """
 
     def initialize(self, gateway) -> None:
@@ -46,9 +46,9 @@ class Handler(tornado.web.RequestHandler):
         """The collected body."""
         return bytes(self._body)
 
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         """Returns the maximum size of a body, in bytes."""
-        return _MOST_JSON_BYTES if self.request.method == "POST" else 0
+        return _MAX_JSON_BYTES if self.request.method == "POST" else 0
 
     async def accept_head(self) -> None:
         """Checks what can be checked before the body is read."""
@@ -67,11 +67,11 @@ class Handler(tornado.web.RequestHandler):
         try:
             length = self._length()
             await self._guarded(self.accept_head)
-            if length > self.most_bytes():
+            if length > self.max_bytes():
                 raise RefusalError(
                     413,
                     "size",
-                    f"Expected a body of at most {self.most_bytes():,} bytes, received {length:,}.",
+                    f"Expected a body of at most {self.max_bytes():,} bytes, received {length:,}.",
                 )
         except RefusalError as refusal:
             self._refusal = refusal
@@ -87,7 +87,7 @@ class Handler(tornado.web.RequestHandler):
 
     def _is_short(self) -> bool:
         """Returns whether there is a body that may be discarded before the answer."""
-        return 0 < (self._content_length() or 0) <= _MOST_DRAINED_BYTES
+        return 0 < (self._content_length() or 0) <= _MAX_DRAINED_BYTES
 
     def _content_length(self) -> int | None:
         text = self.request.headers.get("Content-Length", "")
@@ -178,7 +178,7 @@ class Handler(tornado.web.RequestHandler):
         """
         self.write(part)
         try:
-            await asyncio.wait_for(self.flush(), MOST_PART_SECONDS)
+            await asyncio.wait_for(self.flush(), MAX_PART_SECONDS)
         except TimeoutError as error:
             self.request.connection.close()
             raise StreamClosedError() from error

@@ -63,10 +63,10 @@ def _object(body: bytes, what: str) -> dict[str, Any]:
     return fields
 
 
-def _text(fields: dict[str, Any], name: str, most: int, what: str) -> str:
+def _text(fields: dict[str, Any], name: str, maximum: int, what: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not 1 <= len(value) <= most or "\0" in value:
-        raise _malformed(what, f"{name} as text of 1 to {most} characters", value)
+    if not isinstance(value, str) or not 1 <= len(value) <= maximum or "\0" in value:
+        raise _malformed(what, f"{name} as text of 1 to {maximum} characters", value)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -13,7 +13,7 @@ from tff_programs.gateway.update_files import INCOMING, UPDATES, update_path
 # Far longer than an upload takes.
 _LEFT_OVER_SECONDS = 24 * 3600.0
 # Maximum number of values in a statement.
-_MOST_ASKED = 500
+_MAX_ASKED = 500
 
 
 def remove_left_over_updates(
@@ -42,8 +42,8 @@ def remove_left_over_updates(
 def _states(database: Database, named: Iterable[str]) -> dict[str, str]:
     """Returns the states of the updates that were accepted for tasks, by file name."""
     found, asked = {}, list(named)
-    for begin in range(0, len(asked), _MOST_ASKED):
-        part = updates.c.task.in_(asked[begin : begin + _MOST_ASKED])
+    for begin in range(0, len(asked), _MAX_ASKED):
+        part = updates.c.task.in_(asked[begin : begin + _MAX_ASKED])
         with database.read() as connection:
             query = select(updates.c.task, updates.c.hash, updates.c.state).where(part)
             for row in connection.execute(query):

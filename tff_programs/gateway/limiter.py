@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tff_programs.gateway.refusal import RefusalError
 
 # Maximum number of tracked devices; the one that asked longest ago is dropped first.
-_MOST_DEVICES = 100_000
+_MAX_DEVICES = 100_000
 
 
 class Limiter:
@@ -40,7 +40,7 @@ class Limiter:
         level = min(self._burst, level + (now - since) * self._per_second)
         allowed = level >= 1
         self._buckets[device] = (level - 1 if allowed else level, now)
-        if len(self._buckets) > _MOST_DEVICES:
+        if len(self._buckets) > _MAX_DEVICES:
             self._buckets.popitem(last=False)
         if not allowed:
             wait = max(1, round((1 - level) / self._per_second))

@@ -10,8 +10,8 @@ from tff_programs.gateway import devices, tables
 from tff_programs.gateway.round_records import current_round
 from tff_programs.gateway.tables import refusals, round_tiers, rounds, tasks, updates
 
-_MOST_ROUNDS = 200
-_MOST_REASONS = 30
+_MAX_ROUNDS = 200
+_MAX_REASONS = 30
 
 
 def overview(connection: Connection, now: float) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _round(connection, current, now) -> dict[str, Any]:
 
 def _history(connection) -> list[dict[str, Any]]:
     """Returns the latest rounds, oldest first, without reading earlier ones."""
-    latest = select(rounds).order_by(rounds.c.id.desc()).limit(_MOST_ROUNDS).subquery()
+    latest = select(rounds).order_by(rounds.c.id.desc()).limit(_MAX_ROUNDS).subquery()
     first = select(func.min(latest.c.id)).scalar_subquery()
     base = rounds.alias("base")
     is_late = (updates.c.state == "used") & (base.c.number < rounds.c.number)
@@ -160,6 +160,6 @@ def _left_out(connection) -> list[dict[str, Any]]:
         select(updates.c.device, updates.c.hash, updates.c.reason, updates.c.received)
         .where(updates.c.state == "left_out")
         .order_by(updates.c.received.desc())
-        .limit(_MOST_REASONS)
+        .limit(_MAX_REASONS)
     ).all()
     return [dict(row._mapping) for row in rows]

@@ -8,7 +8,7 @@ import dataclasses
 import random
 
 # One year. Twice this value, the longest wait, fits in a signed 32-bit integer.
-MOST_SECONDS = 365 * 24 * 3600.0
+MAX_SECONDS = 365 * 24 * 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +17,16 @@ class Pace:
 
     Attributes:
       seconds: Mean wait of a small fleet, in seconds.
-      most_per_second: Maximum check-ins per second that the server aims for. The mean wait grows
-        with the number of devices accordingly, up to `MOST_SECONDS`.
-      least_share: Minimum wait as a share of the mean; the maximum share is `2 - least_share`.
+      max_per_second: Maximum check-ins per second that the server aims for. The mean wait grows
+        with the number of devices accordingly, up to `MAX_SECONDS`.
+      min_share: Minimum wait as a share of the mean; the maximum share is `2 - min_share`.
     """
 
     seconds: float = 300.0
-    most_per_second: float = 100.0
-    least_share: float = 0.5
+    max_per_second: float = 100.0
+    min_share: float = 0.5
 
     def wait_seconds(self, devices: int, rng: random.Random) -> int:
         """Draws the wait of one of `devices` devices, in whole seconds, at least 1."""
-        mean = min(MOST_SECONDS, max(self.seconds, devices / self.most_per_second))
-        return max(1, round(mean * rng.uniform(self.least_share, 2 - self.least_share)))
+        mean = min(MAX_SECONDS, max(self.seconds, devices / self.max_per_second))
+        return max(1, round(mean * rng.uniform(self.min_share, 2 - self.min_share)))

@@ -42,7 +42,7 @@ class RoundSettings:
 
     Attributes:
       goal: Number of updates that closes a round.
-      least_updates: Minimum number of updates to close a round.
+      min_updates: Minimum number of updates to close a round.
       deadline_seconds: Seconds after which a round is closed with the updates that it has.
       over_asking: Additional devices asked beyond the goal, as a share of it.
       max_staleness: Maximum number of rounds that may be closed before an update arrives; with 0,
@@ -53,7 +53,7 @@ class RoundSettings:
     """
 
     goal: int
-    least_updates: int = 1
+    min_updates: int = 1
     deadline_seconds: float = 24 * 3600.0
     over_asking: float = 0.3
     max_staleness: int = 3
@@ -147,7 +147,7 @@ class Rounds:
             return False
         with self._database.write() as connection:
             self._lease.check(connection)
-            if waiting < self._settings.least_updates:
+            if waiting < self._settings.min_updates:
                 # The deadline is extended, and devices continue with the same models.
                 connection.execute(
                     update(rounds)

@@ -11,7 +11,7 @@ from fedsup_tf.files.reading import read_bytes
 
 _SECRET = "secret.key"
 _TOKEN = "enrolment.token"
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 _SECRET_BYTES = 32
 
 
@@ -25,7 +25,7 @@ def server_secret(folder: str) -> bytes:
     make_folder(folder)
     _close_to_others(folder)
     _make(path, secrets.token_bytes(_SECRET_BYTES))
-    secret = read_bytes(path, "the gateway's secret", _MOST_BYTES)
+    secret = read_bytes(path, "the gateway's secret", _MAX_BYTES)
     if len(secret) != _SECRET_BYTES:
         raise ValueError(
             f"{path!r}: expected the gateway's secret of {_SECRET_BYTES} bytes, received "
@@ -44,7 +44,7 @@ def enrolment_token(folder: str) -> str:
     """Returns the token with which devices enrol; creates it if there is none."""
     path = os.path.join(folder, _TOKEN)
     _make(path, _new_token())
-    return read_bytes(path, "the enrolment token", _MOST_BYTES).decode("ascii", "replace").strip()
+    return read_bytes(path, "the enrolment token", _MAX_BYTES).decode("ascii", "replace").strip()
 
 
 def replace_token(folder: str) -> str:

@@ -56,14 +56,14 @@ class ServerSettings:
       max_staleness: Maximum number of rounds that may be closed before an update arrives.
       pace: Chooses the time until a device's next check-in.
       requests_per_hour: Maximum number of requests per hour of a device.
-      most_devices: Maximum number of enrolled devices.
+      max_devices: Maximum number of enrolled devices.
     """
 
     training: Training
     max_staleness: int = 3
     pace: Pace = dataclasses.field(default_factory=Pace)
     requests_per_hour: float = 600.0
-    most_devices: int = 1_000_000
+    max_devices: int = 1_000_000
 
 
 class Gateway:
@@ -91,7 +91,7 @@ class Gateway:
         self.secret = secret
         self.training = settings.training
         self.max_staleness = settings.max_staleness
-        self.most_devices = settings.most_devices
+        self.max_devices = settings.max_devices
         self.metrics = Metrics()
         self.limiter = Limiter(
             settings.requests_per_hour,

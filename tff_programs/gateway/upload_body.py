@@ -8,7 +8,7 @@ from tff_programs.gateway import update_files, uploads
 from tff_programs.gateway.refusal import RefusalError
 
 # Size of the largest body that is held in memory.
-MOST_HELD_BYTES = 2**20
+MAX_HELD_BYTES = 2**20
 
 
 class Room:
@@ -53,8 +53,8 @@ class UploadBody:
         Raises:
           OSError: If the temporary file cannot be written.
         """
-        most = min(MOST_HELD_BYTES, self._held_bytes + self._room.free_bytes)
-        if self._file is None and self._held_bytes + len(part) <= most:
+        maximum = min(MAX_HELD_BYTES, self._held_bytes + self._room.free_bytes)
+        if self._file is None and self._held_bytes + len(part) <= maximum:
             self._parts.append(part)
             self._held_bytes += len(part)
             self._room.free_bytes -= len(part)

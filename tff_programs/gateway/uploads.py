@@ -31,7 +31,7 @@ from tflite.format.metadata import ModelMetadata, read_metadata
 from tflite.format.update_file import (
     DeviceUpdate,
     check_class_names,
-    most_update_bytes,
+    max_update_bytes,
     parse_update,
     read_update,
 )
@@ -91,7 +91,7 @@ class Expected(NamedTuple):
       round_id: Identifier of the task's round in the database.
       round: Number of rounds that the task's supernet was trained for.
       model_path: Path of the model that was sent, within the gateway's folder.
-      most_bytes: Maximum size of the update file, in bytes.
+      max_bytes: Maximum size of the update file, in bytes.
     """
 
     task: str
@@ -99,7 +99,7 @@ class Expected(NamedTuple):
     round_id: int
     round: int
     model_path: str
-    most_bytes: int
+    max_bytes: int
 
 
 def expect_update(
@@ -128,7 +128,7 @@ def expect_update(
             "again.",
         )
     expected = Expected(
-        task, device, row.round_id, row.number, row.path, most_update_bytes(row.parameters)
+        task, device, row.round_id, row.number, row.path, max_update_bytes(row.parameters)
     )
     if row.accepted is not None:
         if row.accepted != hash_:

@@ -23,7 +23,7 @@ from tff_programs.learning.subnet_sums import build_subnet_sum, subnet_mean_squa
 from tff_programs.types import tensors_type
 
 # After this many passes, the remaining change is less than the spread between client samples.
-_MOST_PASSES = 16
+_MAX_PASSES = 16
 
 
 class CalibrationPass(NamedTuple):
@@ -137,7 +137,7 @@ async def calibrate_federated_async(
         )
 
     change = float("inf") if shapes else 0
-    while change >= tolerance and number < _MOST_PASSES:
+    while change >= tolerance and number < _MAX_PASSES:
         number += 1
         output = await tff.program.materialize_value(
             computation(number > 1)(weights, tuple(mean_squares.values()), client_data)

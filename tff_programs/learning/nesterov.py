@@ -18,7 +18,7 @@ class _Nesterov(tff.learning.optimizers.Optimizer):
 
     def __init__(self, learning_rate: float, momentum: float):
         check_number(learning_rate, "learning_rate", above=0, what="Nesterov momentum")
-        check_number(momentum, "momentum", least=0, below=1, what="Nesterov momentum")
+        check_number(momentum, "momentum", minimum=0, below=1, what="Nesterov momentum")
         self._learning_rate = learning_rate
         self._momentum = momentum
 

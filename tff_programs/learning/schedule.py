@@ -23,7 +23,7 @@ def build_schedule(
     """
     check_choice(kind, "schedule", SCHEDULES)
     check_number(learning_rate, "learning_rate", above=0)
-    check_number(final_share, "final_share", least=0, most=1)
+    check_number(final_share, "final_share", minimum=0, maximum=1)
 
     def schedule(round_number):
         if kind == "constant":

@@ -32,7 +32,7 @@ class ServerUpdate:
     averaging: float = 0.0
 
     def __post_init__(self):
-        check_number(self.averaging, "averaging", least=0, below=1)
+        check_number(self.averaging, "averaging", minimum=0, below=1)
 
     def initialize(self, weights: tuple[tf.Tensor, ...]) -> tuple[Any, Any]:
         """Returns the state before the first round."""

@@ -21,7 +21,7 @@ from tff_programs.simulation.tiers import Tier
 # many improve files that only infer by up to 1.5 percentage points, and others hardly at all.
 _ALL_IMAGES, _ALL_IMAGES_TO_TRAIN = 40_000, 10_000
 # Bounds for one client.
-_LEAST_IMAGES, _MOST_IMAGES = 100, 400
+_MIN_IMAGES, _MAX_IMAGES = 100, 400
 # The mean squares take more passes and need fewer images.
 _IMAGES_OF_MEAN_SQUARES = 30
 # Random number stream that selects the images a client calibrates on.
@@ -102,7 +102,7 @@ def default_images(clients: int, only_trains: bool = False) -> int:
       only_trains: Whether no file that only infers will be written.
     """
     images = _ALL_IMAGES_TO_TRAIN if only_trains else _ALL_IMAGES
-    return min(_MOST_IMAGES, max(_LEAST_IMAGES, images // clients))
+    return min(_MAX_IMAGES, max(_MIN_IMAGES, images // clients))
 
 
 def calibration_examples(

@@ -34,7 +34,7 @@ from tflite.certify.certify import certify_tflite
 from tflite.profiling.compare_engines import measure
 
 # Enough for a few steps on different examples; more would only take longer to load.
-_MOST_IMAGES = 2048
+_MAX_IMAGES = 2048
 
 
 def define_flags(define: FlagDefiner) -> None:
@@ -138,9 +138,9 @@ def _examples(
     """Returns images and labels of the data set's test part, or random ones without a data set."""
     random = np.random.default_rng(seed)
     if dataset is None:
-        images = random.integers(0, 256, (_MOST_IMAGES // 8, *space.image_shape), np.uint8)
+        images = random.integers(0, 256, (_MAX_IMAGES // 8, *space.image_shape), np.uint8)
         return images, random.integers(0, space.classes, len(images), np.int32)
-    chosen = random.permutation(len(dataset.test_labels))[:_MOST_IMAGES]
+    chosen = random.permutation(len(dataset.test_labels))[:_MAX_IMAGES]
     return dataset.test_images[chosen], dataset.test_labels[chosen]
 
 

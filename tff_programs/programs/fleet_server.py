@@ -228,7 +228,7 @@ class Fleet:
         clients = self.assignment.clients_per_round
         settings = RoundSettings(
             goal=clients,
-            least_updates=clients,
+            min_updates=clients,
             deadline_seconds=_NEVER,
             over_asking=0.0,
             max_staleness=0,

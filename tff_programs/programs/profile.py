@@ -24,7 +24,7 @@ from fedsup_tf.search.cost_parts import Part, parts_of_space
 from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
-from tff_programs.programs.flags.number_flags import MOST_SEED
+from tff_programs.programs.flags.number_flags import MAX_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
 from tff_programs.programs.training_information import device_training, saved_preprocessing
 from tff_programs.reports import report
@@ -72,7 +72,7 @@ def define_flags(define: FlagDefiner) -> None:
         lower_bound=0,
     )
     define.integer(
-        "subnets_seed", 0, "Seed of the drawn subnets.", lower_bound=0, upper_bound=MOST_SEED
+        "subnets_seed", 0, "Seed of the drawn subnets.", lower_bound=0, upper_bound=MAX_SEED
     )
 
 

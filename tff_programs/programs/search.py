@@ -20,7 +20,7 @@ from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.checkpoint_flags import load_trained_from_flags
 from tff_programs.programs.flags.data_flags import define_data_flags
 from tff_programs.programs.flags.execution_flags import define_clients_at_once
-from tff_programs.programs.flags.number_flags import MOST_COUNT
+from tff_programs.programs.flags.number_flags import MAX_COUNT
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_with_path
 from tff_programs.programs.subnet_search import SearchSettings, search_subnets
 from tff_programs.reports import search_report
@@ -38,14 +38,14 @@ def define_flags(define: FlagDefiner) -> None:
         None,
         "Maximum number of parameters.",
         lower_bound=1,
-        upper_bound=MOST_COUNT,
+        upper_bound=MAX_COUNT,
     )
     define.integer(
         "max_macs",
         None,
         "Maximum number of multiply-accumulates per image.",
         lower_bound=1,
-        upper_bound=MOST_COUNT,
+        upper_bound=MAX_COUNT,
     )
     define.float(
         "max_file_kilobytes",

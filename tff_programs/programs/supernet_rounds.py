@@ -33,8 +33,8 @@ from tflite.merge.merge_report import NothingToMergeError, TooFewUpdatesError
 _ARCHITECTURES = 8
 # Maximum numbers of subnets whose converted files and mean squares are cached for later rounds; if
 # every round draws other subnets, an unbounded cache would fill disk and memory.
-_MOST_TEMPLATES = 16
-_MOST_CALIBRATED = 256
+_MAX_TEMPLATES = 16
+_MAX_CALIBRATED = 256
 SUPERNET = "supernet.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 
@@ -249,11 +249,11 @@ class SupernetRounds:
     def _calibrate(
         self, supernet: Supernet, information, tiers: list[Tier], number: int, on_progress
     ) -> dict[Architecture, dict[str, np.ndarray]]:
-        most = self._settings.calibrate_every
+        maximum = self._settings.calibrate_every
         due = [
             tier
             for tier in {tier.architecture: tier for tier in tiers}.values()
-            if number - self._calibrated.get(tier.architecture, (-math.inf, {}))[0] >= most
+            if number - self._calibrated.get(tier.architecture, (-math.inf, {}))[0] >= maximum
         ]
         if due:
             trained = self._trained._replace(
@@ -267,7 +267,7 @@ class SupernetRounds:
                 self._calibrated.pop(tier.architecture, None)
                 self._calibrated[tier.architecture] = number, found
         used = {tier.architecture: self._calibrated[tier.architecture][1] for tier in tiers}
-        while len(self._calibrated) > _MOST_CALIBRATED:
+        while len(self._calibrated) > _MAX_CALIBRATED:
             del self._calibrated[next(iter(self._calibrated))]
         return used
 
@@ -292,7 +292,7 @@ class SupernetRounds:
             )
             self._templates[architecture] = template
         template = self._templates[architecture] = self._templates.pop(architecture)
-        while len(self._templates) > _MOST_TEMPLATES:
+        while len(self._templates) > _MAX_TEMPLATES:
             os.remove(self._templates.pop(next(iter(self._templates))))
         refresh_tflite(
             new,

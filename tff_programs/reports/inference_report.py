@@ -10,7 +10,7 @@ from tff_programs.reports.report import format_table
 from tflite.device.interpreter import open_interpreter
 from tflite.format import signatures
 from tflite.format.metadata import read_metadata
-from tflite.profiling.timing import least_milliseconds, prepare_calls
+from tflite.profiling.timing import min_milliseconds, prepare_calls
 
 _REPETITIONS = 100
 
@@ -33,7 +33,7 @@ def inference_table(paths: Mapping[str, str], images: np.ndarray, labels: np.nda
         resized = resize_images(images, *metadata.image_shape[:2])
         size = metadata.batch_sizes[signatures.INFER]
         right[label] = _guesses(model, resized, size) == labels
-    taken = least_milliseconds(calls, _REPETITIONS, threads=1)
+    taken = min_milliseconds(calls, _REPETITIONS, threads=1)
     first = next(iter(paths))
     rows = [("computes with", "file", "bytes", "ms", "accuracy", "difference")]
     for label, path in paths.items():

@@ -117,10 +117,10 @@ class AvailabilityTrace:
         Raises:
           ValueError: If that many are never available at the same time.
         """
-        if count > self.most_available:
+        if count > self.max_available:
             raise ValueError(
                 f"Expected to ask no more clients than are ever available at once, which are "
-                f"{self.most_available} of the trace's {len(self.clients)}; received {count}. Ask "
+                f"{self.max_available} of the trace's {len(self.clients)}; received {count}. Ask "
                 "fewer, or give another trace."
             )
         phase = math.fmod(seconds, self.period_seconds)
@@ -133,7 +133,7 @@ class AvailabilityTrace:
         return float(start + (later[0] if len(later) else self.period_seconds + enough[0]))
 
     @property
-    def most_available(self) -> int:
+    def max_available(self) -> int:
         """Maximum number of clients that are available at the same time."""
         return int(self.changes[1].max(initial=0))
 

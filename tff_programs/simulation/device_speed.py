@@ -45,7 +45,7 @@ class Device:
     latency_seconds: float = 0.0
 
     def __post_init__(self):
-        check_number(self.latency_seconds, "latency_seconds", least=0, what="Device")
+        check_number(self.latency_seconds, "latency_seconds", minimum=0, what="Device")
         for name in ("macs_per_second", "down_bytes_per_second", "up_bytes_per_second"):
             # Infinity models a device that needs no time for something.
             check_number(getattr(self, name), name, above=0, allow_infinity=True, what="Device")

@@ -89,8 +89,8 @@ class Assignment:
     def __post_init__(self):
         check_tiers(self.tiers)
         fewer = "Ask fewer, or have more clients."
-        for field, most in (("clients", None), ("clients_per_round", self.clients)):
-            value = check_whole_number(getattr(self, field), field, 1, most, advice=fewer)
+        for field, maximum in (("clients", None), ("clients_per_round", self.clients)):
+            value = check_whole_number(getattr(self, field), field, 1, maximum, advice=fewer)
             object.__setattr__(self, field, value)
         if self.asked > self.clients:
             raise ValueError(
@@ -107,8 +107,8 @@ class Assignment:
             # Refuses a trace in which a round would wait forever.
             self.time.trace.time_with(self.asked, 0.0)
         check_choice(self.cohorts, "cohorts", COHORTS)
-        check_number(self.tier_net_share, "tier_net_share", least=0, most=1)
-        check_number(self.availability, "availability", above=0, most=1)
+        check_number(self.tier_net_share, "tier_net_share", minimum=0, maximum=1)
+        check_number(self.availability, "availability", above=0, maximum=1)
         if self.sandwich and self.clients_per_round < 2:
             raise ValueError("A sandwich over the cohort needs at least 2 clients a round.")
 

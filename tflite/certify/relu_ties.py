@@ -20,12 +20,12 @@ from tflite.certify.reference import Reference, Step, passes_gradient
 # of its channel. The margin covers the different rounding errors of the other engine.
 _ROUNDINGS = 24
 # Minimum rounding error of a channel, in units of the normalized value.
-_LEAST_ROUNDING = 1.5e-7
+_MIN_ROUNDING = 1.5e-7
 # Maximum number of ties that are tried, nearest first.
-_MOST_TRIED = 300
-_MOST_PASSES = 3
+_MAX_TRIED = 300
+_MAX_PASSES = 3
 # A flipped comparison is kept if it removes at least this fraction of the squared difference.
-_LEAST_GAIN = 0.02
+_MIN_GAIN = 0.02
 
 
 class ResolvedStep(NamedTuple):
@@ -97,7 +97,7 @@ def resolve_ties(
     decided, distance = 0, 0.0
     remaining_items = _nearest_ties(values, reference.before_relu6(weights, images))
     # Several passes, since the effect of a tie may show only after a larger one has been resolved.
-    for _ in range(_MOST_PASSES):
+    for _ in range(_MAX_PASSES):
         kept = []
         for item in remaining_items:
             own = masks[item.norm]
@@ -105,7 +105,7 @@ def resolve_ties(
             given = {name: tf.constant(mask) for name, mask in masks.items()}
             tried = reference.step(*arguments, given)
             remaining = _squared_difference(found, tried.weights)
-            if remaining > (1 - _LEAST_GAIN) * squared:
+            if remaining > (1 - _MIN_GAIN) * squared:
                 own[item.places] = 1 - own[item.places]
                 kept.append(item)
                 continue
@@ -135,7 +135,7 @@ def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor
         value = value.numpy()
         distance = np.minimum(np.abs(value), np.abs(value - 6))
         rounding = np.abs(values[name].numpy() - value).max((0, 1, 2))
-        rounding = np.maximum(rounding, _LEAST_ROUNDING)
+        rounding = np.maximum(rounding, _MIN_ROUNDING)
         places = np.nonzero(distance < _ROUNDINGS * rounding)
         shared = {}
         for place in zip(*places, strict=True):
@@ -144,7 +144,7 @@ def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor
             near = float(distance[equal[0]])
             index = tuple(np.transpose(equal))
             ties.append(_Tie(near / float(rounding[channel]), near, name, index))
-    return sorted(ties, key=lambda tie: tie.roundings)[:_MOST_TRIED]
+    return sorted(ties, key=lambda tie: tie.roundings)[:_MAX_TRIED]
 
 
 def _squared_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:

@@ -24,18 +24,18 @@ class ThreadTuner:
     def __init__(
         self,
         set_threads: Callable[[int], None],
-        most: int,
+        maximum: int,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """Prepares a choice between 1 and `most` threads.
+        """Prepares a choice between 1 and `maximum` threads.
 
         Args:
           set_threads: Function that sets the number of threads of the runtime.
-          most: Maximum number of threads, at least 1.
+          maximum: Maximum number of threads, at least 1.
           clock: Function that returns the time in seconds.
         """
         self._set_threads = set_threads
-        self._candidates = (most, 1) if most > 1 else (1,)
+        self._candidates = (maximum, 1) if maximum > 1 else (1,)
         self._clock = clock
         self._steps = 0
         self._least: dict[int, float] = {}

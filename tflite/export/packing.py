@@ -22,7 +22,7 @@ HEAD_KERNEL = "head/kernel"
 # Names of the shared variables; they contain no "/", unlike the names of tensors.
 VECTORS, KERNELS, MEAN_SQUARES, FROZEN = "vectors", "kernels", "mean_squares", "frozen"
 # Maximum number of entries of a packed kernel, for which copying beats separate operators.
-_MOST_ENTRIES = 8192
+_MAX_ENTRIES = 8192
 
 
 def packing(shapes: Mapping[str, tuple[int, ...]], frozen: Collection[str] = ()) -> Packing:
@@ -67,9 +67,9 @@ def _variable_of(name: str, shape: tuple[int, ...], frozen: Collection[str]) -> 
     if name.endswith(MEAN_SQUARE):
         return MEAN_SQUARES
     if is_frozen(name, frozen):
-        return name if math.prod(shape) > _MOST_ENTRIES else FROZEN
+        return name if math.prod(shape) > _MAX_ENTRIES else FROZEN
     if len(shape) == 1:
         return VECTORS
-    if name == HEAD_KERNEL or math.prod(shape) > _MOST_ENTRIES:
+    if name == HEAD_KERNEL or math.prod(shape) > _MAX_ENTRIES:
         return name
     return KERNELS

@@ -14,7 +14,7 @@ from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code, pa
 
 _FILE_IDENTIFIER = b"TFL3"
 # Minimum number of bytes of a constant of zeros that is replaced by an operator.
-_LEAST_ZEROS = 256
+_MIN_ZEROS = 256
 _NAMES = {
     number: name
     for name, number in vars(schema.BuiltinOperator).items()
@@ -217,7 +217,7 @@ def _fill_zeros(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     for number, tensor in enumerate(list(graph.tensors)):
         data = model.buffers[tensor.buffer].data
         is_float = tensor.type == schema.TensorType.FLOAT32
-        if not is_float or data is None or len(data) < _LEAST_ZEROS or np.any(data):
+        if not is_float or data is None or len(data) < _MIN_ZEROS or np.any(data):
             continue
         if zero is None:
             zero = add_constant(model, graph, np.zeros([], np.float32))

@@ -8,7 +8,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code
 
 # Minimum tensor size at which a copy costs more than an unbroken partition of the delegate gains.
-_LEAST_BYTES = 16_384
+_MIN_BYTES = 16_384
 
 
 def prepare(model: schema.ModelT) -> None:
@@ -53,5 +53,5 @@ def _is_large(tensor: schema.TensorT) -> bool:
     return (
         tensor.type == schema.TensorType.FLOAT32
         and tensor.shapeSignature is None
-        and 4 * math.prod(tensor.shape) >= _LEAST_BYTES
+        and 4 * math.prod(tensor.shape) >= _MIN_BYTES
     )

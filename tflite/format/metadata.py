@@ -33,11 +33,11 @@ HASH_ENTRY = "model.sha256"
 VERSION = 1
 CLASSIFIERS = ("trained", "refitted")
 # Far more than any metadata needs.
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 # The largest model that the format can address, far more than a phone holds.
-_MOST_MODEL_BYTES = 2**31
-_MOST_COUNT = 2**31 - 1
-_MOST_AXES = 8
+_MAX_MODEL_BYTES = 2**31
+_MAX_COUNT = 2**31 - 1
+_MAX_AXES = 8
 _WHAT = "A model's metadata"
 
 
@@ -157,7 +157,7 @@ def _check_preprocessing(fields: dict[str, Any], channels: int) -> None:
 
 
 def _is_count(value) -> bool:
-    return type(value) is int and 0 <= value <= _MOST_COUNT
+    return type(value) is int and 0 <= value <= _MAX_COUNT
 
 
 def _are_sizes(value) -> bool:
@@ -167,9 +167,9 @@ def _are_sizes(value) -> bool:
 def _are_shapes(value) -> bool:
     return isinstance(value, dict) and all(
         isinstance(shape, list)
-        and len(shape) <= _MOST_AXES
+        and len(shape) <= _MAX_AXES
         and all(map(_is_count, shape))
-        and math.prod(shape) <= _MOST_COUNT
+        and math.prod(shape) <= _MAX_COUNT
         for shape in value.values()
     )
 
@@ -178,7 +178,7 @@ def _is_object(value) -> bool:
     return isinstance(value, dict)
 
 
-_COUNT = (f"a whole number from 0 to {_MOST_COUNT:,}", _is_count)
+_COUNT = (f"a whole number from 0 to {_MAX_COUNT:,}", _is_count)
 _TEXT = ("text", is_text)
 # JSON types of the fields; the architecture and the space check their own fields.
 _TYPES = {
@@ -207,9 +207,9 @@ def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         texts = {ENTRY: metadata.to_json(), HASH_ENTRY: hashlib.sha256(model).hexdigest()}
         for name, text in texts.items():
-            if len(text.encode()) > _MOST_BYTES:
+            if len(text.encode()) > _MAX_BYTES:
                 raise ValueError(
-                    f"{_WHAT}: expected at most {_MOST_BYTES:,} bytes, received "
+                    f"{_WHAT}: expected at most {_MAX_BYTES:,} bytes, received "
                     f"{len(text.encode()):,}. Give the classes shorter names."
                 )
             # With a fixed date, the same export always gives the same bytes.
@@ -230,11 +230,11 @@ def split_model(path: str | os.PathLike) -> tuple[bytes, ModelMetadata]:
     """Reads the model and the metadata of an exported `.tflite`; see `read_metadata`."""
     expected = f"a .tflite that fedsup export wrote, with {ENTRY} behind the model"
     with reading(path, expected, "Export it again or copy it whole."):
-        data = read_bytes(path, "a .tflite file", _MOST_MODEL_BYTES)
+        data = read_bytes(path, "a .tflite file", _MAX_MODEL_BYTES)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [archive.getinfo(name) for name in (ENTRY, HASH_ENTRY)]
-            if max(entry.file_size for entry in entries) > _MOST_BYTES:
-                raise zipfile.BadZipFile(f"an entry is larger than {_MOST_BYTES} bytes")
+            if max(entry.file_size for entry in entries) > _MAX_BYTES:
+                raise zipfile.BadZipFile(f"an entry is larger than {_MAX_BYTES} bytes")
             text, digest = (archive.read(entry).decode("utf-8") for entry in entries)
         model = data[: min(entry.header_offset for entry in entries)]
         if hashlib.sha256(model).hexdigest() != digest:

@@ -89,9 +89,11 @@ class DeviceUpdate:
             "base_round": (0, "Copy it from the metadata of the model."),
             "examples": (1, "Train on at least one example and send it anew."),
         }
-        for field, (least, advice) in bounds.items():
+        for field, (minimum, advice) in bounds.items():
             value = getattr(self, field)
-            value = check_whole_number(value, field, least, _MOST, what="An update", advice=advice)
+            value = check_whole_number(
+                value, field, minimum, _MOST, what="An update", advice=advice
+            )
             object.__setattr__(self, field, value)
         for field in ("loss_before", "loss_after"):
             value = getattr(self, field)
@@ -161,7 +163,7 @@ def read_update(
     Raises:
       ValueError: If the file is not a complete update of this space; the message says why.
     """
-    bounds = {"max_bytes": _most_bytes(space), "max_header_bytes": _HEADER_BYTES}
+    bounds = {"max_bytes": _max_bytes(space), "max_header_bytes": _HEADER_BYTES}
     read = functools.partial(checkpoint.read_tensors, **bounds)
     return _checked_update(read, path, space, subnet_shapes)
 
@@ -203,12 +205,12 @@ def _checked_update(
 
 
 @functools.lru_cache(maxsize=16)
-def _most_bytes(space: SearchSpace) -> int:
+def _max_bytes(space: SearchSpace) -> int:
     """Returns the maximum size in bytes of an update of any subnet of a space."""
-    return most_update_bytes(count_parameters(space, space.largest()))
+    return max_update_bytes(count_parameters(space, space.largest()))
 
 
-def most_update_bytes(parameters: int) -> int:
+def max_update_bytes(parameters: int) -> int:
     """Returns the maximum size in bytes of an update of a subnet with `parameters` parameters."""
     return 4 * parameters + _HEADER_BYTES
 

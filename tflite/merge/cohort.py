@@ -44,7 +44,9 @@ class CohortLimits:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            check_number(getattr(self, field.name), field.name, least=1, what="Limits of a cohort")
+            check_number(
+                getattr(self, field.name), field.name, minimum=1, what="Limits of a cohort"
+            )
 
 
 class UpdateSummary(NamedTuple):
@@ -121,16 +123,16 @@ def decide(
             claimed = [summary.examples for summary in summaries]
             claims = _bounds(claimed, limits.examples, limits.far_examples, limits.examples)
     if max_examples is not None:
-        claims = claims._replace(most=max_examples)
+        claims = claims._replace(maximum=max_examples)
     if clip_norm is not None:
-        sizes = sizes._replace(most=math.inf)
+        sizes = sizes._replace(maximum=math.inf)
     return [_decide_on(summary, claims, sizes, limits, clip_norm) for summary in summaries]
 
 
 class _Bounds(NamedTuple):
-    """Bounds on a value: above `most` it is capped, above `far` its update is left out."""
+    """Bounds on a value: above `maximum` it is capped, above `far` its update is left out."""
 
-    most: float
+    maximum: float
     far: float
 
 
@@ -162,9 +164,11 @@ def _decide_on(summary: UpdateSummary, claims, sizes, limits, clip_norm) -> Deci
             "outside and left out; merge it by itself if it can be trusted.",
         )
     scale = 1.0
-    if summary.size > sizes.most:
-        scale = sizes.most / summary.size
+    if summary.size > sizes.maximum:
+        scale = sizes.maximum / summary.size
     if clip_norm is not None and summary.norm > clip_norm:
         scale = clip_norm / summary.norm
-    examples = summary.examples if summary.examples <= claims.most else max(1, int(claims.most))
+    examples = (
+        summary.examples if summary.examples <= claims.maximum else max(1, int(claims.maximum))
+    )
     return Decision(examples, scale)

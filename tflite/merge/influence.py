@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 # Maximum factor by which an update may increase the length of the mean without the update.
-LARGEST_GROWTH = 2.0
-# An update that leaves less than the fraction `LEAST_REST` of the mean without it is reduced until
+MAX_GROWTH = 2.0
+# An update that leaves less than the fraction `MIN_REST` of the mean without it is reduced until
 # it leaves `REST_AFTER_CUT`. The stricter target keeps a reduced update from making others look
 # hostile.
-LEAST_REST = 0.25
+MIN_REST = 0.25
 REST_AFTER_CUT = 0.5
 # Fraction of the updates, rounded down but at least one, that may be reduced for either reason.
 SUSPECTED = 0.25
@@ -76,10 +76,10 @@ def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[
         reaches.append(_quotient(_norm(part), _norm(lengths[shared] - part)))
     few = max(1, int(SUSPECTED * len(read_row)))
     shares = np.ones(len(read_row))
-    least_agreeing = np.argsort(agreements, kind="stable")[:few]
-    for one in least_agreeing:
+    min_agreeing = np.argsort(agreements, kind="stable")[:few]
+    for one in min_agreeing:
         sums.add(read_row[one](), -1)
-    for one in reversed(least_agreeing):
+    for one in reversed(min_agreeing):
         row = read_row[one]()
         shares[one] = _largest_share(sums, row, may_undo=False, may_grow=True)
         sums.add(_cut(row, shares[one]))
@@ -117,7 +117,7 @@ def _largest_share(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> flo
     weights = np.broadcast_to(sums.weights, shared.shape)[shared]
     mean = np.divide(totals, weights, out=np.zeros_like(totals), where=weights > 0)
     square = mean @ mean
-    longest = math.inf if may_grow else LARGEST_GROWTH**2 * square
+    longest = math.inf if may_grow else MAX_GROWTH**2 * square
 
     def length_and_rest(share: float) -> tuple[float, float]:
         both = weights + share * row.weight
@@ -126,15 +126,15 @@ def _largest_share(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> flo
         return joint @ joint, joint @ mean
 
     length, rest = length_and_rest(1.0)
-    undoes = not may_undo and rest < LEAST_REST * square
+    undoes = not may_undo and rest < MIN_REST * square
     if length <= longest and not undoes:
         return 1.0
-    least = REST_AFTER_CUT * square if undoes else -math.inf
+    minimum = REST_AFTER_CUT * square if undoes else -math.inf
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         length, rest = length_and_rest(middle)
-        if length <= longest and rest >= least:
+        if length <= longest and rest >= minimum:
             low = middle
         else:
             high = middle

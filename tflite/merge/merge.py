@@ -182,12 +182,12 @@ def _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned) ->
     if max_examples is not None:
         check_whole_number(max_examples, "max_examples", 1, advice=otherwise)
     reason = "With more, nobody can tell which updates are the honest ones."
-    check_number(poisoned, "the poisoned share", least=0, below=0.5, advice=reason)
+    check_number(poisoned, "the poisoned share", minimum=0, below=0.5, advice=reason)
 
 
 def _check_factors(older: Mapping[str, float]) -> None:
     for name, factor in older.items():
-        check_number(factor, f"the factor of updates of {name[:12]}", above=0, most=1)
+        check_number(factor, f"the factor of updates of {name[:12]}", above=0, maximum=1)
 
 
 def _set_poisoned_aside(cohort: Cohort, decisions: list[Decision], poisoned: float):

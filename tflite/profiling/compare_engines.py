@@ -18,7 +18,7 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tflite.device.runtime import choose_runtime
 from tflite.format.metadata import ModelMetadata, read_metadata
-from tflite.profiling.engine_process import MOST_SECONDS, last_words, measure_latency
+from tflite.profiling.engine_process import MAX_SECONDS, last_words, measure_latency
 from tflite.profiling.engine_worker import ENGINES, FILE, FLEX
 from tflite.profiling.flex_export import export_stock
 
@@ -129,10 +129,10 @@ def _probe_memory(job: dict[str, Any]) -> dict[str, int]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=MOST_SECONDS,
+            timeout=MAX_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"no answer within {MOST_SECONDS} s") from error
+        raise RuntimeError(f"no answer within {MAX_SECONDS} s") from error
     if result.returncode:
         raise RuntimeError(last_words(result.stderr, result.returncode))
     return json.loads(result.stdout.splitlines()[-1])

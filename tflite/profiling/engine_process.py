@@ -24,7 +24,7 @@ _TURN = 10
 # Pause before a turn, since threads spin for a while after a call and would slow the next engine.
 _REST_SECONDS = 0.05
 # Timeout for a process to become ready or to complete its turn.
-MOST_SECONDS = 900
+MAX_SECONDS = 900
 
 
 def measure_latency(
@@ -107,8 +107,8 @@ class _Process:
     def _answer(self) -> str:
         """Reads the next line of the process; if there is none, returns "" and sets `_error`."""
         output = self._process.stdout
-        if not select.select([output], [], [], MOST_SECONDS)[0]:
-            self._error = f"no answer within {MOST_SECONDS} s"
+        if not select.select([output], [], [], MAX_SECONDS)[0]:
+            self._error = f"no answer within {MAX_SECONDS} s"
             return ""
         line = output.readline()
         if not line:

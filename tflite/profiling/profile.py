@@ -24,7 +24,7 @@ from fedsup_tf.search.latency import Latency, LatencyTable, Measurement
 from fedsup_tf.space import SearchSpace
 from tflite.format import signatures
 from tflite.profiling.part_models import PARTS_IN_A_FILE, Conditions, ModelConverter
-from tflite.profiling.timing import least_milliseconds, prepare_calls
+from tflite.profiling.timing import min_milliseconds, prepare_calls
 
 
 @dataclasses.dataclass
@@ -136,7 +136,7 @@ class Profiler:
             model = self._converter.export_subnet(architecture)
             kinds = prepare_calls(model, (signatures.INFER, signatures.TRAIN), conditions.threads)
             calls |= {(architecture, kind): call for kind, call in kinds.items()}
-        taken = least_milliseconds(calls, conditions.repetitions, conditions.threads)
+        taken = min_milliseconds(calls, conditions.repetitions, conditions.threads)
         for architecture in left:
             self._profile.subnets[architecture] = Latency(
                 taken[architecture, signatures.INFER], taken[architecture, signatures.TRAIN]
@@ -149,7 +149,7 @@ class Profiler:
         names = [f"{kind}_{number}" for number in range(parts) for kind in kinds]
         conditions = self._profile.conditions
         calls = prepare_calls(model, names, conditions.threads)
-        taken = least_milliseconds(calls, conditions.repetitions, conditions.threads)
+        taken = min_milliseconds(calls, conditions.repetitions, conditions.threads)
         return [Latency(*(taken[f"{k}_{number}"] for k in kinds)) for number in range(parts)]
 
 

@@ -33,7 +33,7 @@ def prepare_calls(model: bytes, names: Iterable[str], threads: int) -> dict[str,
     return {name: _call(interpreter.get_signature_runner(name)) for name in names}
 
 
-def least_milliseconds(
+def min_milliseconds(
     calls: Mapping[Hashable, Call], repetitions: int, threads: int
 ) -> dict[Any, float]:
     """Measures the shortest time of each call in milliseconds, with a cold processor cache.

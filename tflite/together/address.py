@@ -17,7 +17,7 @@ _ADDRESS = re.compile(
     r"(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
     r"(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~%-]*)*)"
 )
-_MOST_CHARACTERS = 200
+_MAX_CHARACTERS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def split_address(url: str, name: str) -> urllib.parse.SplitResult:
     Raises:
       FederationError: If the URL has another form.
     """
-    found = _ADDRESS.fullmatch(url) if len(url) <= _MOST_CHARACTERS else None
+    found = _ADDRESS.fullmatch(url) if len(url) <= _MAX_CHARACTERS else None
     is_address = found is not None and (found[3] is None or 0 < int(found[3]) < 65536)
     try:
         parts = urllib.parse.urlsplit(url if is_address else "")

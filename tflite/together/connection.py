@@ -12,9 +12,9 @@ from tflite.together.address import ServerAddress
 from tflite.together.errors import FederationError, RefusedError, UnavailableError
 
 # Far larger than any answer of the protocol except a model.
-_MOST_ANSWER_BYTES = 2**20
+_MAX_ANSWER_BYTES = 2**20
 _CHUNK_BYTES = 256 * 1024
-_MOST_WAIT_SECONDS = 24 * 3600
+_MAX_WAIT_SECONDS = 24 * 3600
 
 
 class Answer(NamedTuple):
@@ -170,9 +170,9 @@ def _joined(parts: Iterator[bytes]) -> bytes:
     whole = bytearray()
     for part in parts:
         whole += part
-        if len(whole) > _MOST_ANSWER_BYTES:
+        if len(whole) > _MAX_ANSWER_BYTES:
             raise FederationError(
-                f"Expected an answer of at most {_MOST_ANSWER_BYTES:,} bytes, received more. Check "
+                f"Expected an answer of at most {_MAX_ANSWER_BYTES:,} bytes, received more. Check "
                 "that the address is that of a `fedsup serve`."
             )
     return bytes(whole)
@@ -189,7 +189,7 @@ def _json(text: bytes) -> dict[str, Any] | None:
 def _seconds(text: str | None) -> int | None:
     if text is None or not text.isdecimal() or not text.isascii() or len(text) > 9:
         return None
-    return min(int(text), _MOST_WAIT_SECONDS)
+    return min(int(text), _MAX_WAIT_SECONDS)
 
 
 def _text(error: Exception) -> str:

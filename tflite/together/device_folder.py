@@ -14,7 +14,7 @@ from tflite.together.federation import Identity
 
 _IDENTITY, _PENDING, _MODELS = "identity.json", "pending.json", "models"
 # Far larger than any update; the server enforces the limit of each task.
-_MOST_UPDATE_BYTES = 2**32
+_MAX_UPDATE_BYTES = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PendingUpdate:
 
     def data(self) -> bytes:
         """Returns the file's bytes."""
-        return read_bytes(self.path, "an update", _MOST_UPDATE_BYTES)
+        return read_bytes(self.path, "an update", _MAX_UPDATE_BYTES)
 
 
 class DeviceFolder:

@@ -25,7 +25,7 @@ from tflite.together.signing import EMPTY_HASH, authorization
 
 PROTOCOL = 1
 _FIRST_WAIT_SECONDS = 1.0
-_MOST_WAIT_SECONDS = 300.0
+_MAX_WAIT_SECONDS = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +145,8 @@ class Federation:
                 raise self._no_protocol("a task", task)
             for name in ("task", "model"):
                 _hexadecimal(task, name, {"task": 32, "model": 64}[name], self._no_protocol)
-            for name, least in (("round", 0), ("model_bytes", 1), ("epochs", 1), ("seed", 0)):
-                _whole(task, name, least, self._no_protocol)
+            for name, minimum in (("round", 0), ("model_bytes", 1), ("epochs", 1), ("seed", 0)):
+                _whole(task, name, minimum, self._no_protocol)
             rate = task.get("learning_rate")
             if type(rate) not in (int, float) or not 0 < rate < float("inf"):
                 raise self._no_protocol("a learning rate above 0", rate)
@@ -267,9 +267,9 @@ class Federation:
             except UnavailableError as error:
                 if attempt >= self._attempts:
                     raise
-                most = min(_MOST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                maximum = min(_MAX_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
                 # Random jitter keeps devices from coming back at the same time.
-                wait = random.uniform(most / 2, most)
+                wait = random.uniform(maximum / 2, maximum)
                 self._sleep(max(wait, error.seconds or 0))
 
     def _no_protocol(self, expected: str, received: Any) -> FederationError:
@@ -279,10 +279,10 @@ class Federation:
         )
 
 
-def _whole(fields: Mapping[str, Any], name: str, least: int, error: Callable) -> None:
+def _whole(fields: Mapping[str, Any], name: str, minimum: int, error: Callable) -> None:
     value = fields.get(name)
-    if type(value) is not int or not least <= value < 2**63:
-        raise error(f"{name} as a whole number from {least}", value)
+    if type(value) is not int or not minimum <= value < 2**63:
+        raise error(f"{name} as a whole number from {minimum}", value)
 
 
 def _hexadecimal(fields: Mapping[str, Any], name: str, digits: int, error: Callable) -> None:

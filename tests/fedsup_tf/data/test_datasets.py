@@ -371,7 +371,7 @@ def test_an_enormous_file_in_an_archive_is_not_read(tmp_path, monkeypatch):
     files, _ = cifar_files(archives.CIFAR10)
     archive = tmp_path / archives.CIFAR10.archive
     write_tar(archive, archives.CIFAR10.folder, files)
-    monkeypatch.setattr(archives, "LARGEST_MEMBER_BYTES", 4 * 3073 - 1)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 4 * 3073 - 1)
     with pytest.raises(DatasetError, match="at most 12,291 bytes, received 12,292"):
         load_dataset("cifar10", archive)
 

@@ -241,7 +241,7 @@ def test_sizes_are_decided_before_pictures_are_decoded(tmp_path, monkeypatch):
         FederatedDataset.from_folder(tmp_path)
     data = FederatedDataset.from_folder(tmp_path, image_shape=(5, 5, 3))
     assert data.image_shape == (5, 5, 3)
-    monkeypatch.setattr(picture_examples, "MOST_IMAGE_BYTES", 100)
+    monkeypatch.setattr(picture_examples, "MAX_IMAGE_BYTES", 100)
     monkeypatch.setattr(picture_examples, "read_with_brightness", None)
     with pytest.raises(DatasetError, match="at most 100 bytes of pixels, received 2 pictures"):
         FederatedDataset.from_folder(tmp_path, image_shape=(10, 10, 1))
@@ -677,10 +677,10 @@ def test_lists_that_are_no_array_are_refused():
 
 
 def test_arrays_are_bounded_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsup_tf.data.array_examples.MOST_IMAGE_BYTES", 100)
+    monkeypatch.setattr("fedsup_tf.data.array_examples.MAX_IMAGE_BYTES", 100)
     with pytest.raises(DatasetError, match="images of at most 100 bytes"):
         FederatedDataset.from_path(written(tmp_path))
-    assert data_examples.MOST_IMAGE_BYTES > 2**30
+    assert data_examples.MAX_IMAGE_BYTES > 2**30
 
 
 def test_arrays_are_scaled_to_a_shape_that_is_asked_for(tmp_path):

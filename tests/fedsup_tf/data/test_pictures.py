@@ -290,7 +290,7 @@ def test_what_is_no_whole_picture_is_one_sentence(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InvalidFileError, match="received a named pipe"):
         read_picture(tmp_path / "pipe.png", GREY)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 63)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 63)
     for read in (read_header, lambda path: read_picture(path, GREY)):
         with pytest.raises(InvalidFileError, match="at most 63 pixels, received 8 x 8") as error:
             read(damaged(tmp_path, file.getvalue()))

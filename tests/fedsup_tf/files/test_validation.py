@@ -22,7 +22,7 @@ def test_anything_else_is_refused_with_the_bounds_and_the_value(value):
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(2)])
 def test_a_finite_number_is_returned_as_it_is(value):
-    assert check_number(value, "rate", least=0) is value
+    assert check_number(value, "rate", minimum=0) is value
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, None, "1"])
@@ -30,7 +30,7 @@ def test_other_numbers_are_refused(value):
     with pytest.raises(
         ValueError, match=r"^Expected rate to be a finite number of at least 0, rec"
     ):
-        check_number(value, "rate", least=0)
+        check_number(value, "rate", minimum=0)
 
 
 def test_a_bound_may_be_excluded():
@@ -42,7 +42,7 @@ def test_a_bound_may_be_excluded():
     ("bounds", "valid", "others", "told"),
     [
         (
-            {"least": 0, "most": 1},
+            {"minimum": 0, "maximum": 1},
             (0, 1),
             (-0.1, 1.1),
             "of at least 0 and of at most 1",

@@ -191,10 +191,10 @@ def test_a_missing_table_is_an_error(tmp_path):
 def test_the_least_of_each_cost_is_that_of_all_architectures(seed):
     model = CostModel(UNEVEN, table(UNEVEN, seed))
     values = all_costs(model)
-    for name, least in zip(model.names, values.min(0), strict=True):
-        FeasibleSet(model, Budget(**{name: least}))
+    for name, minimum in zip(model.names, values.min(0), strict=True):
+        FeasibleSet(model, Budget(**{name: minimum}))
         with pytest.raises(ValueError, match=f"smallest feasible values are: {name} "):
-            FeasibleSet(model, Budget(**{name: np.nextafter(least, 0)}))
+            FeasibleSet(model, Budget(**{name: np.nextafter(minimum, 0)}))
 
 
 def test_a_budget_is_met_exactly_where_some_architecture_meets_it():
@@ -236,7 +236,7 @@ def test_limits_that_exclude_each_other_are_told_with_what_each_leaves():
     parameters, latency = values[:, 0], values[:, 4]
     fast = latency.min() + 1e-6
     few = parameters[latency <= fast].min() - 1
-    least_latency = latency[parameters <= few].min()
+    min_latency = latency[parameters <= few].min()
     assert parameters.min() <= few
     budget = Budget(parameters=float(few), infer_latency_ms=float(fast))
     with pytest.raises(ValueError, match="No architecture") as raised:
@@ -244,7 +244,7 @@ def test_limits_that_exclude_each_other_are_told_with_what_each_leaves():
     message = str(raised.value)
     assert f"{parameters.min():,.0f} alone, {few + 1:,.0f} while the other limits" in message
     told = float(message.split("infer_latency_ms")[1].split(", ")[1].split()[0])
-    assert least_latency <= told < least_latency + 0.001
+    assert min_latency <= told < min_latency + 0.001
     FeasibleSet(model, Budget(parameters=float(few), infer_latency_ms=told))
 
 
@@ -378,8 +378,8 @@ def test_of_equally_accurate_candidates_the_one_of_fewer_macs_is_best():
     result = search_architectures(
         space, lambda many: [0.5] * len(many), Budget(), CostModel(space), rng()
     )
-    least = min(candidate.costs["macs"] for candidate in result.candidates)
-    assert result.best.costs["macs"] == least
+    minimum = min(candidate.costs["macs"] for candidate in result.candidates)
+    assert result.best.costs["macs"] == minimum
 
 
 @pytest.mark.parametrize("scores", [[0.5], [float("nan")] * 4])

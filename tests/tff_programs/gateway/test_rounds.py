@@ -243,7 +243,7 @@ def test_the_page_shows_the_rounds(tmp_path, url):
 
 
 def test_the_page_reads_the_latest_rounds_alone(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(gateway_overview, "_MOST_ROUNDS", 2)
+    monkeypatch.setattr(gateway_overview, "_MAX_ROUNDS", 2)
     with Served(tmp_path, url, goal=1) as served:
         for number in range(3):
             phone, task, _ = served.take_part(value=float(number))

@@ -161,7 +161,7 @@ def test_a_body_without_length_is_refused(served, phone, task):
 def held(request, monkeypatch):
     """Selects where request bodies are kept during their transfer."""
     if request.param == "file":
-        monkeypatch.setattr(upload_body, "MOST_HELD_BYTES", 0)
+        monkeypatch.setattr(upload_body, "MAX_HELD_BYTES", 0)
 
 
 def rest(served):
@@ -264,7 +264,7 @@ def test_two_phones_with_one_key_get_one_task_and_send_one_update(served, phone)
 
 
 def test_a_client_that_does_not_read_holds_nothing_for_ever(served, phone, monkeypatch, caplog):
-    monkeypatch.setattr(handler, "MOST_PART_SECONDS", 0.5)
+    monkeypatch.setattr(handler, "MAX_PART_SECONDS", 0.5)
     hash_, size = "e" * 64, 2**26
     with open(served.folder / "models" / "large", "wb") as file:
         file.truncate(size)
@@ -338,7 +338,7 @@ def test_a_device_that_asks_too_often_is_told_when_to_come(tmp_path):
 
 def test_no_more_devices_enrol_than_may(tmp_path):
     with Served(tmp_path) as served:
-        for _ in range(served.server_settings.most_devices):
+        for _ in range(served.server_settings.max_devices):
             served.phone()
         status, answer = Phone(served.url).json(
             "POST", "/v1/enrol", {"token": served.token}, signed=False

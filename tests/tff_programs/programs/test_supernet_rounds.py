@@ -164,8 +164,8 @@ def test_too_few_valid_updates_wait_and_the_report_tells_the_limits(tmp_path, wo
 
 
 def test_of_subnets_that_were_drawn_the_newest_are_kept(tmp_path, work, monkeypatch):
-    monkeypatch.setattr(supernet_rounds, "_MOST_TEMPLATES", 3)
-    monkeypatch.setattr(supernet_rounds, "_MOST_CALIBRATED", 5)
+    monkeypatch.setattr(supernet_rounds, "_MAX_TEMPLATES", 3)
+    monkeypatch.setattr(supernet_rounds, "_MAX_CALIBRATED", 5)
     monkeypatch.setattr(
         supernet_rounds, "calibrate_tiers", lambda made, due, *_, **__: [{}] * len(due)
     )

@@ -71,7 +71,7 @@ def test_the_first_time_with_enough_clients(count, seconds, begin):
 
 
 def test_more_clients_than_ever_are_there_at_once_are_refused():
-    assert TRACE.most_available == 3
+    assert TRACE.max_available == 3
     with pytest.raises(ValueError, match="3 of the trace's 4"):
         TRACE.time_with(4, 0)
 

@@ -176,7 +176,7 @@ def test_pairs_texts_and_other_fields_become_ours():
     ],
 )
 def test_elements_that_are_no_labelled_images_are_refused(make, options, told, monkeypatch):
-    monkeypatch.setattr(client_data_examples, "MOST_IMAGE_BYTES", 500)
+    monkeypatch.setattr(client_data_examples, "MAX_IMAGE_BYTES", 500)
     with pytest.raises(DatasetError, match=told) as error:
         FederatedDataset.from_tff(from_elements(make), **options)
     assert "\n" not in str(error.value)

@@ -11,10 +11,10 @@ TRIAL, PERIOD = thread_tuner._TRIAL, thread_tuner._PERIOD
 class Machine:
     """Simulated machine; `seconds` maps the number of threads and the step to the step's time."""
 
-    def __init__(self, seconds, most=2):
-        self.seconds, self.threads, self.now = seconds, most, 0.0
+    def __init__(self, seconds, maximum=2):
+        self.seconds, self.threads, self.now = seconds, maximum, 0.0
         self.ran_on = []
-        self.choice = ThreadTuner(self.set_threads, most, lambda: self.now)
+        self.choice = ThreadTuner(self.set_threads, maximum, lambda: self.now)
 
     def set_threads(self, threads):
         self.threads = threads
@@ -58,14 +58,14 @@ def test_what_is_faster_may_change():
 
 
 def test_of_four_threads_all_or_one_are_tried():
-    machine = Machine(lambda threads, _: 1.0 / threads, most=4)
+    machine = Machine(lambda threads, _: 1.0 / threads, maximum=4)
     machine.run(PERIOD)
     assert set(machine.ran_on) == {1, 4}
     assert set(machine.ran_on[2 * TRIAL :]) == {4}
 
 
 def test_one_thread_needs_no_choice():
-    machine = Machine(lambda *_: 1.0, most=1)
+    machine = Machine(lambda *_: 1.0, maximum=1)
     assert machine.run(PERIOD) == list(range(1, PERIOD + 1))
     assert set(machine.ran_on) == {1}
 

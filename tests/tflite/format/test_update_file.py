@@ -307,7 +307,7 @@ def test_a_file_too_large_for_any_subnet_is_not_opened(tmp_path, monkeypatch):
 def test_a_header_too_large_for_any_update_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "update"
     path.write_bytes((2**20 + 1).to_bytes(8, "little") + bytes(2**20 + 1))
-    monkeypatch.setattr(update_file, "_most_bytes", lambda space: 2**30)
+    monkeypatch.setattr(update_file, "_max_bytes", lambda space: 2**30)
     monkeypatch.setattr(checkpoint.json, "loads", None)
     told = r"a header of at most 1,048,576 bytes in .*, received 1,048,577"
     with pytest.raises(ValueError, match=told):

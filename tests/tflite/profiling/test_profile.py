@@ -23,7 +23,7 @@ from tflite.export.conversion import convert
 from tflite.profiling.part_models import ENTRY, Conditions, ModelConverter
 from tflite.profiling.part_module import NOTHING, PartModel
 from tflite.profiling.profile import Profile, Profiler, fit_table, relative_errors
-from tflite.profiling.timing import least_milliseconds, prepare_calls
+from tflite.profiling.timing import min_milliseconds, prepare_calls
 
 STAGES = (Stage("a", (8, 16), (1,), (3,), 1), Stage("b", (16,), (1, 2), (3, 5), 2))
 SPACE = SearchSpace("some", (8, 8, 1), 4, 8, 1, STAGES)
@@ -113,7 +113,7 @@ def test_calls_take_turns_and_the_shortest_counts():
         time.sleep(0.005 * next(waits))
 
     calls = {name: lambda name=name: call(name) for name in ("first", "second")}
-    taken = least_milliseconds(calls, repetitions=2, threads=2)
+    taken = min_milliseconds(calls, repetitions=2, threads=2)
     assert order == ["first", "second"] * 3  # One turn more than is counted.
     assert taken["first"] >= 10
     assert taken["second"] < taken["first"]
@@ -121,7 +121,7 @@ def test_calls_take_turns_and_the_shortest_counts():
 
 def test_on_one_thread_waiting_for_the_processor_does_not_count():
     calls = {"asleep": lambda: time.sleep(0.02)}
-    assert least_milliseconds(calls, repetitions=1, threads=1)["asleep"] < 10
+    assert min_milliseconds(calls, repetitions=1, threads=1)["asleep"] < 10
 
 
 # ------------------------------------------------------------------- the table

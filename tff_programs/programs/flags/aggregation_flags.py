@@ -9,7 +9,7 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators import clipping, overlap_mean
 from tff_programs.aggregators.compression import EightBitUpload
 from tff_programs.aggregators.privacy import (
-    LARGEST_NOISE_MULTIPLIER,
+    MAX_NOISE_MULTIPLIER,
     PrivacyAccount,
     PrivateOverlapMeanFactory,
 )
@@ -66,7 +66,7 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
         "Differential privacy: standard deviation of the noise on sums, relative to the norm of "
         "--clipping.",
         lower_bound=0,
-        upper_bound=LARGEST_NOISE_MULTIPLIER,
+        upper_bound=MAX_NOISE_MULTIPLIER,
     )
     define.float(
         "delta",

@@ -17,7 +17,7 @@ from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.data.pictures import PictureForm, background_colour
 from fedsup_tf.data.preprocessing import PICTURE_FIELDS, RESIZES
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
-from tff_programs.programs.flags.number_flags import MOST_SEED
+from tff_programs.programs.flags.number_flags import MAX_SEED
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
 _DEFAULTS = DataSettings()
@@ -117,7 +117,7 @@ def define_data_flags(define: FlagDefiner) -> None:
         _DEFAULTS.seed,
         "Seed of all random choices.",
         lower_bound=0,
-        upper_bound=MOST_SEED,
+        upper_bound=MAX_SEED,
     )
     define.validator(
         "image_shape",

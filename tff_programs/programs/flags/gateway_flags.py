@@ -5,7 +5,7 @@ import os
 from fedsup_tf.mean_choices import DIVISORS, SERVER_OPTIMIZERS, WEIGHTINGS
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_file, sqlite_url
-from tff_programs.gateway.pace import MOST_SECONDS, Pace
+from tff_programs.gateway.pace import MAX_SECONDS, Pace
 from tff_programs.gateway.rounds import RoundSettings
 from tff_programs.gateway.secret_files import has_secret
 from tff_programs.gateway.server import ServerSettings
@@ -15,8 +15,8 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 _ROUNDS = RoundSettings(goal=10)
 _PACE = Pace()
 # With the maximum --over_asking, the number of asked devices still fits a 32-bit column.
-_MOST_GOAL = 10_000_000
-_LEAST_PER_SECOND, _MOST_PER_SECOND = 0.001, 1e9
+_MAX_GOAL = 10_000_000
+_MIN_PER_SECOND, _MAX_PER_SECOND = 0.001, 1e9
 # Used if neither a flag nor the training sets one.
 _LEARNING_RATE = 0.1
 _SERVER = ServerSettings(Training(1, 0.1, 1.0))
@@ -61,14 +61,14 @@ def define_round_flags(define: FlagDefiner) -> None:
         _ROUNDS.goal,
         "Number of updates at which a round is closed.",
         lower_bound=1,
-        upper_bound=_MOST_GOAL,
+        upper_bound=_MAX_GOAL,
     )
     define.float(
         "round_deadline",
         _ROUNDS.deadline_seconds,
         "Seconds after which a round is closed with the updates received so far.",
         lower_bound=1,
-        upper_bound=MOST_SECONDS,
+        upper_bound=MAX_SECONDS,
     )
     define.float(
         "over_asking",
@@ -83,7 +83,7 @@ def define_round_flags(define: FlagDefiner) -> None:
         "Seconds after which another device is asked to replace one that sent nothing; by default "
         "half of --round_deadline.",
         above=0,
-        upper_bound=MOST_SECONDS,
+        upper_bound=MAX_SECONDS,
     )
     define.integer(
         "max_staleness",
@@ -161,7 +161,7 @@ def define_round_flags(define: FlagDefiner) -> None:
     define.float(
         "delta",
         None,
-        "Delta of (epsilon, delta); by default 0.1 divided by --most_devices.",
+        "Delta of (epsilon, delta); by default 0.1 divided by --max_devices.",
         above=0,
         below=1,
     )
@@ -189,24 +189,24 @@ def define_device_flags(define: FlagDefiner) -> None:
         _PACE.seconds,
         "Mean number of seconds between check-ins of a device.",
         above=0,
-        upper_bound=MOST_SECONDS,
+        upper_bound=MAX_SECONDS,
     )
     define.float(
         "check_ins_per_second",
-        _PACE.most_per_second,
+        _PACE.max_per_second,
         "Maximum rate of check-ins; with more devices, each waits longer.",
-        lower_bound=_LEAST_PER_SECOND,
-        upper_bound=_MOST_PER_SECOND,
+        lower_bound=_MIN_PER_SECOND,
+        upper_bound=_MAX_PER_SECOND,
     )
     define.float(
         "requests_per_hour",
         _SERVER.requests_per_hour,
         "Maximum number of requests per device and hour.",
         lower_bound=1,
-        upper_bound=3600 * _MOST_PER_SECOND,
+        upper_bound=3600 * _MAX_PER_SECOND,
     )
     define.integer(
-        "most_devices", _SERVER.most_devices, "Maximum number of enrolled devices.", lower_bound=1
+        "max_devices", _SERVER.max_devices, "Maximum number of enrolled devices.", lower_bound=1
     )
 
 
@@ -250,15 +250,15 @@ def round_settings_from_flags(options: ProgramFlags) -> RoundSettings:
     """
     _check_private(options)
     # The robust mean needs three updates.
-    least = 3 if options.poisoned else _ROUNDS.least_updates
-    if options.goal < least:
+    minimum = 3 if options.poisoned else _ROUNDS.min_updates
+    if options.goal < minimum:
         raise ValueError(
-            f"--poisoned: expected --goal from {least} with it, received --goal={options.goal}. "
+            f"--poisoned: expected --goal from {minimum} with it, received --goal={options.goal}. "
             "Of fewer updates nobody can tell which are poisoned."
         )
     return RoundSettings(
         goal=options.goal,
-        least_updates=least,
+        min_updates=minimum,
         deadline_seconds=options.round_deadline,
         over_asking=options.over_asking,
         max_staleness=options.max_staleness,
@@ -311,5 +311,5 @@ def server_settings_from_flags(options: ProgramFlags, of_training: dict) -> Serv
         max_staleness=options.max_staleness,
         pace=Pace(options.check_in_seconds, options.check_ins_per_second),
         requests_per_hour=options.requests_per_hour,
-        most_devices=options.most_devices,
+        max_devices=options.max_devices,
     )

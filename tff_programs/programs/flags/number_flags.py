@@ -11,12 +11,12 @@ from absl import flags
 # Flags belong to the modules that call these functions.
 flags.disclaim_key_flags()
 
-MOST_INTEGER = 2**31 - 1
-MOST_SEED = 2**63 - 1
+MAX_INTEGER = 2**31 - 1
+MAX_SEED = 2**63 - 1
 # Largest number of parameters or operations that JSON and NumPy represent exactly.
-MOST_COUNT = 2**53
+MAX_COUNT = 2**53
 # Range of float32: smaller numbers become 0, greater ones infinite.
-_LEAST_FLOAT, _MOST_FLOAT = 2.0**-126, 2.0**128 - 2.0**104
+_MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**128 - 2.0**104
 
 
 class FiniteFloatParser(flags.ArgumentParser):
@@ -77,10 +77,10 @@ class FiniteFloatParser(flags.ArgumentParser):
             or not all(holds(value) for _, holds in self._tests)
         ):
             raise ValueError(f"expected {self.syntactic_help}, received {argument!r}")
-        if value and math.isfinite(value) and not _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT:
+        if value and math.isfinite(value) and not _MIN_FLOAT <= abs(value) <= _MAX_FLOAT:
             raise ValueError(
-                f"expected 0 or a number of float32, from {_LEAST_FLOAT:.2g} to "
-                f"{_MOST_FLOAT:.2g}, received {argument!r}"
+                f"expected 0 or a number of float32, from {_MIN_FLOAT:.2g} to "
+                f"{_MAX_FLOAT:.2g}, received {argument!r}"
             )
         return value
 
@@ -117,7 +117,7 @@ def define_integer(
     help: str,
     flag_values: flags.FlagValues,
     lower_bound: int,
-    upper_bound: int = MOST_INTEGER,
+    upper_bound: int = MAX_INTEGER,
 ) -> None:
     """Defines an integer flag.
 

@@ -94,9 +94,9 @@ def _privacy(options: ProgramFlags, information: Mapping[str, Any]) -> RoundPriv
         return None
     account = PrivacyAccount(
         noise_multiplier=options.noise_multiplier,
-        delta=0.1 / options.most_devices if options.delta is None else options.delta,
-        clients_per_round=min(options.goal, options.most_devices),
-        clients=options.most_devices,
+        delta=0.1 / options.max_devices if options.delta is None else options.delta,
+        clients_per_round=min(options.goal, options.max_devices),
+        clients=options.max_devices,
         # The devices that take part are not drawn at random in secret.
         sampled=False,
     )

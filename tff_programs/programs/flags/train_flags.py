@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.local_training import MOST_SANDWICH, TEACHERS, LocalTraining
+from fedsup_tf.local_training import MAX_SANDWICH, TEACHERS, LocalTraining
 from fedsup_tf.mean_choices import SERVER_OPTIMIZERS
 from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
@@ -93,7 +93,7 @@ def define_train_flags(define: FlagDefiner) -> None:
         "Number of nets trained in each step: the received one, the smallest and random ones in "
         "between. By default 3; 1 for fedavg and exclusive.",
         lower_bound=1,
-        upper_bound=MOST_SANDWICH,
+        upper_bound=MAX_SANDWICH,
     )
     define.float("temperature", _DEFAULTS.temperature, "Temperature of the distillation.", above=0)
     define.float(

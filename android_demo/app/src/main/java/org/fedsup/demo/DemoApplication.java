@@ -33,7 +33,7 @@ public final class DemoApplication extends Application {
 
     private byte[] builtInModel() throws IOException {
         try (InputStream in = getAssets().open(MODEL)) {
-            return SafeFile.read(in, Learner.MOST_MODEL_BYTES);
+            return SafeFile.read(in, Learner.MAX_MODEL_BYTES);
         }
     }
 }

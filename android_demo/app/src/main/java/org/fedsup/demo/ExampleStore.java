@@ -25,7 +25,7 @@ public final class ExampleStore {
 
     private static final int MAGIC = 0x46534558; // FSEX
     private static final int VERSION = 1;
-    private static final int MOST_BYTES = 1 << 26;
+    private static final int MAX_BYTES = 1 << 26;
 
     private final File file;
     private final int imageSize;
@@ -48,7 +48,7 @@ public final class ExampleStore {
     public void load() throws IOException {
         examples = Collections.emptyList();
         if (file.exists()) {
-            examples = parse(SafeFile.read(file, MOST_BYTES));
+            examples = parse(SafeFile.read(file, MAX_BYTES));
         }
     }
 

@@ -26,7 +26,7 @@ import org.fedsup.trainer.UnusableFileException;
  */
 public final class Learner implements Closeable {
     /** Maximum size of a model's file. */
-    static final int MOST_MODEL_BYTES = 64 << 20;
+    static final int MAX_MODEL_BYTES = 64 << 20;
 
     /** Source of a file's bytes. */
     public interface Source {
@@ -266,7 +266,7 @@ public final class Learner implements Closeable {
         Pupil opened = null;
         if (pickedModel.exists()) {
             try {
-                opened = new Pupil(folder, SafeFile.read(pickedModel, MOST_MODEL_BYTES));
+                opened = new Pupil(folder, SafeFile.read(pickedModel, MAX_MODEL_BYTES));
             } catch (UnusableFileException error) {
                 damage = error.getMessage(); // The app's own model is better than none.
             }

@@ -10,7 +10,7 @@ import java.util.Locale;
 
 /** Chart of the loss of each training step, which grows from the left during training. */
 public final class LossChart extends View {
-    private static final float LEAST_TOP = 0.1f;
+    private static final float MIN_TOP = 0.1f;
 
     private final Paint line = new Paint(Paint.ANTI_ALIAS_FLAG);
     private final Paint area = new Paint(Paint.ANTI_ALIAS_FLAG);
@@ -53,7 +53,7 @@ public final class LossChart extends View {
         float right = getWidth() - 4 * density;
         float top = text.getTextSize();
         float bottom = getHeight() - 1.6f * text.getTextSize();
-        float most = LEAST_TOP;
+        float most = MIN_TOP;
         for (float loss : losses) {
             most = Math.max(most, loss);
         }

@@ -182,7 +182,7 @@ public final class MainActivity extends Activity {
         } else if (request == SAVE_UPDATE && updateToSave != null) {
             File update = new File(updateToSave);
             try (OutputStream out = getContentResolver().openOutputStream(uri)) {
-                out.write(SafeFile.read(update, Learner.MOST_MODEL_BYTES));
+                out.write(SafeFile.read(update, Learner.MAX_MODEL_BYTES));
                 Toast.makeText(this, R.string.saved, Toast.LENGTH_SHORT).show();
             } catch (IOException | RuntimeException error) {
                 learner.report("The update could not be saved (" + error.getMessage()
@@ -193,7 +193,7 @@ public final class MainActivity extends Activity {
 
     private byte[] read(Uri uri) throws IOException {
         try (InputStream in = getContentResolver().openInputStream(uri)) {
-            return SafeFile.read(in, Learner.MOST_MODEL_BYTES);
+            return SafeFile.read(in, Learner.MAX_MODEL_BYTES);
         } catch (FileNotFoundException | SecurityException error) {
             throw new UnusableFileException("This file could not be opened: choose another.", error);
         }

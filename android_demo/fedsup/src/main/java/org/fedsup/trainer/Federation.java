@@ -23,7 +23,7 @@ public final class Federation {
     public static final int PROTOCOL = 1;
 
     private static final double FIRST_WAIT_SECONDS = 1;
-    private static final double MOST_WAIT_SECONDS = 300;
+    private static final double MAX_WAIT_SECONDS = 300;
     private static final byte[] NOTHING = new byte[0];
 
     /** Delay between two attempts of a request. */
@@ -262,7 +262,7 @@ public final class Federation {
                 if (attempt >= attempts) {
                     throw error;
                 }
-                double most = Math.min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * Math.pow(2, attempt - 1));
+                double most = Math.min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * Math.pow(2, attempt - 1));
                 // Random jitter, so that devices do not all retry at the same time.
                 double wait = most * (0.5 + 0.5 * random.nextDouble());
                 sleep((long) (1000 * Math.max(wait, error.seconds)));

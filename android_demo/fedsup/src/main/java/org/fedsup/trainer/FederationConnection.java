@@ -24,10 +24,10 @@ import org.jspecify.annotations.Nullable;
 /** Sends single requests to one server and, with TLS, verifies that it is the intended one. */
 final class FederationConnection {
     // Far more than any answer of the protocol other than a model.
-    private static final int MOST_ANSWER_BYTES = 1 << 20;
+    private static final int MAX_ANSWER_BYTES = 1 << 20;
     private static final int CONNECT_MS = 20_000;
     private static final int SILENCE_MS = 60_000;
-    private static final int MOST_WAIT_SECONDS = 24 * 3600;
+    private static final int MAX_WAIT_SECONDS = 24 * 3600;
 
     private final ServerAddress address;
     private final @Nullable SSLSocketFactory pinned;
@@ -60,7 +60,7 @@ final class FederationConnection {
         JSONObject json() throws IOException {
             byte[] text;
             try (InputStream body = body()) {
-                text = SafeFile.read(body, MOST_ANSWER_BYTES);
+                text = SafeFile.read(body, MAX_ANSWER_BYTES);
             } catch (UnusableFileException tooLong) {
                 throw noGateway("an answer in JSON, received a long one");
             } catch (UnavailableException error) {
@@ -149,7 +149,7 @@ final class FederationConnection {
     private IOException refusal(int status, HttpURLConnection connection) {
         JSONObject fields = null;
         try (InputStream body = connection.getErrorStream()) {
-            fields = body == null ? null : parsed(SafeFile.read(body, MOST_ANSWER_BYTES));
+            fields = body == null ? null : parsed(SafeFile.read(body, MAX_ANSWER_BYTES));
         } catch (IOException none) {
             // The status is sufficient.
         }
@@ -159,7 +159,7 @@ final class FederationConnection {
         }
         if (status == 429 || status >= 500) {
             int seconds = connection.getHeaderFieldInt("Retry-After", -1);
-            return new UnavailableException(message, Math.min(seconds, MOST_WAIT_SECONDS), null);
+            return new UnavailableException(message, Math.min(seconds, MAX_WAIT_SECONDS), null);
         }
         if (status < 400) {
             return noGateway("an answer of the protocol, received the status " + status);

@@ -14,8 +14,8 @@ import org.jspecify.annotations.Nullable;
 final class FederationFolder {
     private static final String MODEL = ".tflite";
     // Far more than these names and numbers need.
-    private static final int MOST_TEXT_BYTES = 1 << 16;
-    private static final int MOST_UPDATE_BYTES = 256 << 20;
+    private static final int MAX_TEXT_BYTES = 1 << 16;
+    private static final int MAX_UPDATE_BYTES = 256 << 20;
 
     private final File identity;
     private final File pending;
@@ -113,7 +113,7 @@ final class FederationFolder {
     }
 
     byte[] update() throws IOException {
-        return SafeFile.read(update, MOST_UPDATE_BYTES);
+        return SafeFile.read(update, MAX_UPDATE_BYTES);
     }
 
     /** Deletes the update, once it has arrived or cannot be used. */
@@ -131,7 +131,7 @@ final class FederationFolder {
         if (!file.exists()) {
             return null;
         }
-        byte[] text = SafeFile.read(file, MOST_TEXT_BYTES);
+        byte[] text = SafeFile.read(file, MAX_TEXT_BYTES);
         try {
             return new JSONObject(new String(text, StandardCharsets.UTF_8));
         } catch (JSONException damaged) {

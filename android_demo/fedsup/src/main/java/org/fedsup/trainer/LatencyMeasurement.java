@@ -91,7 +91,7 @@ public final class LatencyMeasurement {
     /** Returns the latencies of a model's pairs of signatures, infer and train. */
     private List<Latency> least(String entry, List<String> signatures) throws UnusableFileException {
         try (SignatureTimer timer = new SignatureTimer(parts.model(entry), parts.threads)) {
-            double[] least = timer.leastMilliseconds(signatures, parts.repetitions);
+            double[] least = timer.minMilliseconds(signatures, parts.repetitions);
             List<Latency> found = new ArrayList<>();
             for (int place = 0; place < least.length; place += 2) {
                 found.add(new Latency(least[place], least[place + 1]));

@@ -20,7 +20,7 @@ public final class ModelMetadata {
     private static final String ENTRY = "fedsup.json";
     private static final String HASH_ENTRY = "model.sha256";
     private static final int VERSION = 1;
-    private static final int MOST_BYTES = 1 << 20;
+    private static final int MAX_BYTES = 1 << 20;
     private static final String FROZEN = "/mean_square";
 
     /** SHA-256 of the model's file, which tells checkpoints of different models apart. */
@@ -93,9 +93,9 @@ public final class ModelMetadata {
         boolean whole;
         try {
             TrailingZip archive = new TrailingZip(file);
-            text = archive.read(ENTRY, MOST_BYTES);
+            text = archive.read(ENTRY, MAX_BYTES);
             byte[] model = Arrays.copyOf(file, archive.begin());
-            whole = sha256(model).equals(archive.read(HASH_ENTRY, MOST_BYTES));
+            whole = sha256(model).equals(archive.read(HASH_ENTRY, MAX_BYTES));
         } catch (IOException | RuntimeException foreign) {
             throw new UnusableFileException(
                     "This is no model of fedsup: expected a .tflite that fedsup export wrote.", foreign);

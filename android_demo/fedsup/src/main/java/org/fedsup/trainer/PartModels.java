@@ -22,8 +22,8 @@ public final class PartModels implements Closeable {
     private static final String ENTRY = "parts.json";
     private static final String KIND = "fedsup-tf parts";
     private static final int VERSION = 1;
-    private static final int MOST_TEXT_BYTES = 1 << 24;
-    private static final int MOST_MODEL_BYTES = 1 << 28;
+    private static final int MAX_TEXT_BYTES = 1 << 24;
+    private static final int MAX_MODEL_BYTES = 1 << 28;
 
     /**
      * A model of a few parts. Its signatures {@code infer_0} and {@code train_0} compute nothing,
@@ -66,7 +66,7 @@ public final class PartModels implements Closeable {
             opened = new ZipFile(file);
             archive = opened;
             JSONObject fields =
-                    new JSONObject(new String(read(ENTRY, MOST_TEXT_BYTES), StandardCharsets.UTF_8));
+                    new JSONObject(new String(read(ENTRY, MAX_TEXT_BYTES), StandardCharsets.UTF_8));
             if (!fields.getString("kind").equals(KIND) || fields.getInt("version") != VERSION) {
                 throw new IOException("it is of another kind or version");
             }
@@ -89,7 +89,7 @@ public final class PartModels implements Closeable {
     /** Returns the content of a model's file. */
     byte[] model(String entry) throws UnusableFileException {
         try {
-            return read(entry, MOST_MODEL_BYTES);
+            return read(entry, MAX_MODEL_BYTES);
         } catch (IOException | RuntimeException error) {
             throw new UnusableFileException("These part models are damaged (" + error.getMessage()
                     + "): copy the file anew.", error);
@@ -139,13 +139,13 @@ public final class PartModels implements Closeable {
         }
     }
 
-    private byte[] read(String name, int mostBytes) throws IOException {
+    private byte[] read(String name, int maxBytes) throws IOException {
         ZipEntry entry = archive.getEntry(name);
         if (entry == null) {
             throw new IOException("there is no " + name);
         }
         try (InputStream in = archive.getInputStream(entry)) {
-            byte[] content = SafeFile.read(in, mostBytes);
+            byte[] content = SafeFile.read(in, maxBytes);
             // Java verifies the checksum only if an archive is read sequentially.
             CRC32 checksum = new CRC32();
             checksum.update(content, 0, content.length);

@@ -17,7 +17,7 @@ import org.jspecify.annotations.Nullable;
  * main thread.
  */
 public final class Participant {
-    private static final int MOST_MODEL_BYTES = 256 << 20;
+    private static final int MAX_MODEL_BYTES = 256 << 20;
     // Wait before the next visit if the server did not set one.
     private static final int WAIT_SECONDS = 60;
 
@@ -148,7 +148,7 @@ public final class Participant {
     }
 
     private Trainer open(File model) throws IOException {
-        byte[] file = SafeFile.read(model, MOST_MODEL_BYTES);
+        byte[] file = SafeFile.read(model, MAX_MODEL_BYTES);
         try {
             return new Trainer(file, threads);
         } catch (UnusableFileException error) {

@@ -57,14 +57,14 @@ public final class SafeFile {
      * Reads a file.
      *
      * @param file the file
-     * @param mostBytes the maximum size in bytes; a larger file is not read
+     * @param maxBytes the maximum size in bytes; a larger file is not read
      * @return the file's content
      * @throws UnusableFileException if it is larger
      * @throws IOException if it cannot be read
      */
-    public static byte[] read(File file, int mostBytes) throws IOException {
+    public static byte[] read(File file, int maxBytes) throws IOException {
         try (InputStream in = new FileInputStream(file)) {
-            return read(in, mostBytes);
+            return read(in, maxBytes);
         }
     }
 
@@ -72,18 +72,18 @@ public final class SafeFile {
      * Reads a stream to its end.
      *
      * @param in the stream, which stays open
-     * @param mostBytes the maximum length in bytes; reading stops beyond it
+     * @param maxBytes the maximum length in bytes; reading stops beyond it
      * @return the stream's content
      * @throws UnusableFileException if it is longer
      * @throws IOException if it cannot be read
      */
-    public static byte[] read(InputStream in, int mostBytes) throws IOException {
+    public static byte[] read(InputStream in, int maxBytes) throws IOException {
         ByteArrayOutputStream all = new ByteArrayOutputStream();
         byte[] part = new byte[1 << 16];
         for (int count; (count = in.read(part)) >= 0; ) {
-            if (all.size() + count > mostBytes) {
+            if (all.size() + count > maxBytes) {
                 throw new UnusableFileException("This file is too large: expected at most "
-                        + (mostBytes >> 20) + " MB.");
+                        + (maxBytes >> 20) + " MB.");
             }
             all.write(part, 0, count);
         }

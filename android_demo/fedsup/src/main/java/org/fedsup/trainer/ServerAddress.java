@@ -15,7 +15,7 @@ public final class ServerAddress {
     private static final Pattern ADDRESS = Pattern.compile(
             "(https?)://([A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])"
                     + "(?::([0-9]{1,5}))?((?:/[A-Za-z0-9._~%-]*)*)");
-    private static final int MOST_CHARACTERS = 200;
+    private static final int MAX_CHARACTERS = 200;
 
     /** The address up to {@code /v1/}, without a trailing slash. */
     public final String url;
@@ -66,7 +66,7 @@ public final class ServerAddress {
     private static ServerAddress checked(
             String url, @Nullable String token, @Nullable String certificate) throws FederationException {
         Matcher found = ADDRESS.matcher(url);
-        boolean isAddress = url.length() <= MOST_CHARACTERS && found.matches()
+        boolean isAddress = url.length() <= MAX_CHARACTERS && found.matches()
                 && (found.group(3) == null || isPort(Integer.parseInt(found.group(3))));
         if (!isAddress) {
             throw new FederationException("The server: expected an address such as "

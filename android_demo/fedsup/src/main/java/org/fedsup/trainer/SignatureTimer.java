@@ -52,7 +52,7 @@ final class SignatureTimer implements Closeable {
      * @param repetitions the number of measured turns, which follow a warm-up turn
      * @return milliseconds, in the order of the signatures
      */
-    double[] leastMilliseconds(List<String> signatures, int repetitions) throws UnusableFileException {
+    double[] minMilliseconds(List<String> signatures, int repetitions) throws UnusableFileException {
         double[] least = new double[signatures.size()];
         Arrays.fill(least, Double.POSITIVE_INFINITY);
         try {

@@ -19,7 +19,7 @@ final class TrailingZip {
     private static final int ENTRY_SIGNATURE = 0x02014b50;
     private static final int ENTRY_SIZE = 46;
     private static final int LOCAL_SIZE = 30;
-    private static final int MOST_COMMENT = 0xffff;
+    private static final int MAX_COMMENT = 0xffff;
     private static final int STORED = 0;
     private static final int DEFLATED = 8;
 
@@ -64,24 +64,24 @@ final class TrailingZip {
     /**
      * Returns the text of an entry.
      *
-     * @param mostBytes the maximum size in bytes; a larger entry counts as damaged, so that a small
+     * @param maxBytes the maximum size in bytes; a larger entry counts as damaged, so that a small
      *     file cannot exhaust the memory
      * @throws IOException if there is no such entry, or a damaged one
      */
-    String read(String name, int mostBytes) throws IOException {
+    String read(String name, int maxBytes) throws IOException {
         Integer entry = entries.get(name);
         if (entry == null) {
             throw new IOException("there is no " + name);
         }
         try {
-            return new String(unpack(entry, mostBytes), StandardCharsets.UTF_8);
+            return new String(unpack(entry, maxBytes), StandardCharsets.UTF_8);
         } catch (IndexOutOfBoundsException | DataFormatException damaged) {
             throw new IOException(name + " is damaged", damaged);
         }
     }
 
     private int findEnd() throws IOException {
-        int first = Math.max(0, file.capacity() - END_SIZE - MOST_COMMENT);
+        int first = Math.max(0, file.capacity() - END_SIZE - MAX_COMMENT);
         for (int place = file.capacity() - END_SIZE; place >= first; place--) {
             if (file.getInt(place) == END_SIGNATURE) {
                 return place;
@@ -94,12 +94,12 @@ final class TrailingZip {
         return file.getInt(entry + 42) + shift;
     }
 
-    private byte[] unpack(int entry, int mostBytes) throws IOException, DataFormatException {
+    private byte[] unpack(int entry, int maxBytes) throws IOException, DataFormatException {
         int method = file.getShort(entry + 10) & 0xffff;
         int packed = file.getInt(entry + 20);
         int size = file.getInt(entry + 24);
         boolean known = method == STORED && packed == size || method == DEFLATED;
-        if (!known || size < 0 || size > mostBytes || packed < 0) {
+        if (!known || size < 0 || size > maxBytes || packed < 0) {
             throw new IOException("an entry is damaged or too large");
         }
         int local = local(entry);

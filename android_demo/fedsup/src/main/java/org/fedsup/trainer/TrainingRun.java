@@ -21,8 +21,8 @@ public final class TrainingRun {
      */
     public record Plan(int epochs, float learningRate, Trainer.Part part) {
         private static final int STEPS = 40;
-        private static final int LEAST_EPOCHS = 5;
-        private static final int MOST_EPOCHS = 20;
+        private static final int MIN_EPOCHS = 5;
+        private static final int MAX_EPOCHS = 20;
 
         /**
          * Returns a sensible plan for a given number of examples.
@@ -33,7 +33,7 @@ public final class TrainingRun {
          */
         public static Plan of(int examples, int batchSize) {
             int epochs = (int) Math.ceil((double) STEPS / batches(examples, batchSize));
-            return new Plan(Math.max(LEAST_EPOCHS, Math.min(MOST_EPOCHS, epochs)), 0.01f, Trainer.Part.ALL);
+            return new Plan(Math.max(MIN_EPOCHS, Math.min(MAX_EPOCHS, epochs)), 0.01f, Trainer.Part.ALL);
         }
     }
 
