@@ -51,7 +51,7 @@ from tff_programs.reports.report import format_table
 from tff_programs.simulation.clients import client_cost, client_element
 from tff_programs.simulation.run_state import RunStateManager
 
-_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Measured times of each.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Measurements of each.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", EXAMPLES, "Images of a client.", lower_bound=1)
 _TEST_IMAGES = flags.DEFINE_integer("test_images", 10_000, "Images evaluated.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "runs/benchmark_round", "Folder of the results.")

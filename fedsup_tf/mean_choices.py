@@ -7,3 +7,5 @@ DIVISORS = ("coverage", "diluted")
 WEIGHTINGS = ("examples", "uniform")
 # Server optimizers, which apply the mean update; "none" simply adds it.
 SERVER_OPTIMIZERS = ("none", "nesterov", "sgdm", "adam")
+# Learning rates of server optimizers in new trainings; others have TFF's own defaults.
+DEFAULT_SERVER_RATES = {"nesterov": 0.8}

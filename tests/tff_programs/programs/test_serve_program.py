@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import stat
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tff_programs.gateway.enrolment_code import keep_server
 from tff_programs.gateway.pace import Pace
 from tff_programs.gateway.secret_files import enrolment_token, replace_token, server_secret
 from tff_programs.programs import devices, rollback, serve
+from tff_programs.programs.flags import gateway_flags
 from tflite.together.address import parse_link
 
 
@@ -87,6 +89,24 @@ def test_what_no_date_column_or_optimizer_is_is_refused(tmp_path, supernet, flag
     with pytest.raises(flags.IllegalFlagValueError, match=f"flag {flag}: .* (to|range|one of)"):
         serve.main(["serve", supernet, f"--out={tmp_path}/out", flag])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "expected"),
+    [
+        (None, None, ("sgdm", 0.4)),
+        (None, 0.1, ("sgdm", 0.1)),
+        ("sgdm", None, ("sgdm", 0.4)),
+        ("nesterov", None, ("nesterov", 0.8)),
+        ("adam", None, ("adam", None)),
+    ],
+)
+def test_the_rate_of_the_training_is_that_of_its_optimizer(name, rate, expected):
+    options = types.SimpleNamespace(server_optimizer=name, server_learning_rate=rate)
+    of_training = {"server_optimizer": "sgdm", "server_learning_rate": 0.4, "server_momentum": 0.7}
+    settings = gateway_flags.server_optimizer_settings(options, of_training)
+    assert (settings["server_optimizer"], settings["server_learning_rate"]) == expected
+    assert settings["server_momentum"] == 0.7
 
 
 # Tornado does not close a socket that it could not bind.

@@ -1,8 +1,14 @@
 """Flags of `fedsup serve`: folder and database, rounds, and limits of devices."""
 
 import os
+from typing import Any
 
-from fedsup_tf.mean_choices import DIVISORS, SERVER_OPTIMIZERS, WEIGHTINGS
+from fedsup_tf.mean_choices import (
+    DEFAULT_SERVER_RATES,
+    DIVISORS,
+    SERVER_OPTIMIZERS,
+    WEIGHTINGS,
+)
 from tff_programs.gateway.check_in import Training
 from tff_programs.gateway.database import Database, sqlite_file, sqlite_url
 from tff_programs.gateway.pace import MAX_SECONDS, Pace
@@ -213,6 +219,25 @@ def define_device_flags(define: FlagDefiner) -> None:
 def server_optimizer(options: ProgramFlags, of_training: dict) -> str:
     """Returns the name of the server optimizer, from the flag or else from the training."""
     return options.server_optimizer or of_training.get("server_optimizer", "none")
+
+
+def server_optimizer_settings(options: ProgramFlags, of_training: dict) -> dict[str, Any]:
+    """Returns the settings of the server optimizer, from the flags or else from the training.
+
+    The learning rate of the training applies only to the optimizer of the training.
+    """
+    name = server_optimizer(options, of_training)
+    rate = options.server_learning_rate
+    if rate is None:
+        is_same = name == of_training.get("server_optimizer")
+        rate = (
+            of_training.get("server_learning_rate") if is_same else DEFAULT_SERVER_RATES.get(name)
+        )
+    return {
+        "server_optimizer": name,
+        "server_learning_rate": rate,
+        "server_momentum": of_training.get("server_momentum", 0.9),
+    }
 
 
 def weighting(options: ProgramFlags, of_training: dict) -> str:

@@ -65,22 +65,10 @@ def round_work_from_flags(options: ProgramFlags, path: str, database: Database) 
         seed=seed,
         calibrate_every=options.calibrate_every,
         test_batch_size=options.test_batch_size,
-        optimizer=_optimizer(options, of_training),
+        optimizer=gateway_flags.server_optimizer_settings(options, of_training),
         privacy=_privacy(options, trained.information),
     )
     return SupernetRounds(trained, options.out, settings)
-
-
-def _optimizer(options: ProgramFlags, of_training: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of the server optimizer, from the flags or else from the training."""
-    name = gateway_flags.server_optimizer(options, of_training)
-    same = name == of_training.get("server_optimizer")
-    rate = of_training.get("server_learning_rate") if same else None
-    return {
-        "server_optimizer": name,
-        "server_learning_rate": options.server_learning_rate or rate,
-        "server_momentum": of_training.get("server_momentum", 0.9),
-    }
 
 
 def _privacy(options: ProgramFlags, information: Mapping[str, Any]) -> RoundPrivacy | None:

@@ -5,7 +5,7 @@ import tensorflow_federated as tff
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.local_training import MAX_SANDWICH, TEACHERS, LocalTraining
-from fedsup_tf.mean_choices import SERVER_OPTIMIZERS
+from fedsup_tf.mean_choices import DEFAULT_SERVER_RATES, SERVER_OPTIMIZERS
 from fedsup_tf.space import NORMALIZATIONS, SearchSpace
 from tff_programs.learning import schedule
 from tff_programs.learning.server_optimizer import build_server_optimizer
@@ -243,8 +243,8 @@ def fixed_architecture_from_flags(options: ProgramFlags, space: SearchSpace) -> 
 
 def server_rate_from_flags(options: ProgramFlags) -> float | None:
     """Returns the server's learning rate; None for the optimizer's own default."""
-    if options.server_learning_rate is None and options.server_optimizer == "nesterov":
-        return 0.8
+    if options.server_learning_rate is None:
+        return DEFAULT_SERVER_RATES.get(options.server_optimizer)
     return options.server_learning_rate
 
 
