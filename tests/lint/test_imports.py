@@ -26,7 +26,7 @@ ROOMS = {
     "fedsup_tf": {
         "files": set(),
         "ops": set(),
-        PREPROCESSING: set(),
+        PREPROCESSING: {"files"},
         CORE: {"files", "ops", PREPROCESSING},
         "data": {"files", PREPROCESSING},
         "search": {"files", "ops", PREPROCESSING, CORE},
