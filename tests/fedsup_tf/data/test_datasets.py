@@ -340,7 +340,9 @@ def test_truncated_cifar_archives(tmp_path, kept):
     assert_one_sentence(error, str(archive))
 
 
-@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"no tar" * 999)])
+@pytest.mark.parametrize(
+    "content", [b"no archive", gzip.compress(b"no tar" * 999)], ids=["bytes", "gzip"]
+)
 def test_files_that_are_no_archive(tmp_path, content):
     (tmp_path / "archive").write_bytes(content)
     for name in ("cifar10", "cifar100", "pathmnist"):
