@@ -82,6 +82,15 @@ def define_flags(define: FlagDefiner) -> None:
     define.bool(
         "train_head", False, "Add a training step for only the head and the normalizations."
     )
+    define.float(
+        "absent_class_weight",
+        None,
+        "Weight, in the softmax of a training step, of the classes that a device has no example "
+        "of; by default as in the training. With a small one, such as 0.03, a device that trains "
+        "on few classes forgets the others less.",
+        above=0,
+        upper_bound=1,
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -127,6 +136,7 @@ def main(argv: Sequence[str]) -> None:
         ),
         precisions=options.quantize,
         with_train_head=options.train_head,
+        absent_class_weight=options.absent_class_weight,
         on_progress=print_line,
     )
     rows = [("subnet", "file", "parameters", "MACs", "bytes", "x weights", "seconds")]

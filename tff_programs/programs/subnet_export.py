@@ -53,6 +53,7 @@ def export_subnets(
     batch_sizes: BatchSizes | None = None,
     precisions: Sequence[str] = (),
     with_train_head: bool = False,
+    absent_class_weight: float | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[SubnetFiles]:
     """Exports subnets as `.tflite` files that infer and train with the stock runtime.
@@ -69,6 +70,8 @@ def export_subnets(
       batch_sizes: Numbers of images in a training step, an evaluation and an inference.
       precisions: Inference-only files to write in addition, of `quantize.PRECISIONS`.
       with_train_head: Whether the files can also train only the head and the normalizations.
+      absent_class_weight: Weight, in the loss of a training step, of the classes that a device has
+        no example of, as in `LocalTraining`; by default that of the training.
       on_progress: Called with a line of text about each pass of a calibration.
 
     Returns:
@@ -99,6 +102,9 @@ def export_subnets(
             else classifier_penalty,
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
+    training = device_training(trained.information)
+    if absent_class_weight is not None:
+        training = dataclasses.replace(training, absent_class_weight=absent_class_weight)
     origin = Origin(
         space=trained.supernet.space,
         supernet_hash=fingerprint(trained.weights),
@@ -120,7 +126,7 @@ def export_subnets(
             subnet,
             parts.mean_squares,
             trained.preprocessing,
-            device_training(trained.information),
+            training,
             origin,
             batch_sizes,
             with_train_head=with_train_head,

@@ -72,6 +72,7 @@ def made(tmp_path_factory, trained_path, run_programs):
     calls["trained"] = [
         *calls["calibrated"][:2],
         "--noclassifier",
+        "--absent_class_weight=0.2",
         f"--out={folder / 'trained.tflite'}",
     ]
     exports = [["export", path, *arguments] for arguments in calls.values()]
@@ -184,6 +185,11 @@ def test_files_have_the_classifier_as_it_was_trained_if_asked_for(made):
         np.testing.assert_array_equal(state[tensor], value)
     for name in ("trained", "trained.float32"):
         assert read_metadata(folder / f"{name}.tflite").classifier == "trained"
+
+
+def test_absent_classes_weigh_as_in_the_training_or_as_asked_for(made):
+    for name, weight in (("calibrated", 1), ("trained", 0.2)):
+        assert read_metadata(made[0] / f"{name}.tflite").training["absent_class_weight"] == weight
 
 
 def test_each_precision_gets_its_classifier(trained_path, tmp_path, monkeypatch):
