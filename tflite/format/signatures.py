@@ -11,8 +11,8 @@ parametric normalization also has a frozen mean square, such as `stem_norm/mean_
 * `evaluate`: returns the mean loss and the number of correct predictions, with the weights that
   `infer` uses.
 * `save`: returns all variables by name; its input is ignored, but a signature needs one.
-* `restore`: sets all variables and resets the momentum. The runtime reads missing tensors as zeros,
-  so check the names before calling it.
+* `restore`: sets all variables, resets the momentum, and forgets which classes it was trained on.
+  The runtime reads missing tensors as zeros, so check the names before calling it.
 """
 
 TRAIN = "train"
