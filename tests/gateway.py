@@ -152,7 +152,7 @@ class SumRounds:
             outcomes[path] = Outcome(True, scale, identity=update.identity)
         return Merged(self._keep(base.number + 1, value), outcomes)
 
-    def reason_to_rest(self, round_id):
+    def budget_exceeded_reason(self, round_id):
         return None if round_id <= self.max_rounds else "The budget is spent."
 
     def prepare(self, base, on_progress):

@@ -58,7 +58,7 @@ class Training(NamedTuple):
     task_seconds: float
 
 
-class Seen(NamedTuple):
+class CheckInState(NamedTuple):
     """Database state that decides a check-in.
 
     Attributes:
@@ -78,9 +78,9 @@ class Seen(NamedTuple):
     gives: bool
 
 
-def look(
+def read_state(
     connection: Connection, device: str, fields: dict[str, Any], training: Training, now: float
-) -> Seen:
+) -> CheckInState:
     """Reads the state that decides a check-in.
 
     Args:
@@ -94,22 +94,22 @@ def look(
       RefusalError: If the device is not enrolled or was revoked, or its tier is unknown.
     """
     standing = devices.check_enrolled(connection, device)
-    round_row = open_round(connection)
+    round_row = find_open_round(connection)
     if round_row is None:
-        return Seen(None, [], [], None, False, False)
+        return CheckInState(None, [], [], None, False, False)
     tiers = connection.execute(_TIERS, {"round_id": round_row.id}).all()
     carried = _carried(tiers, fields)
     task = _task_of(connection, device, round_row.id)
     gives = task is None and any(_has_room(connection, tier, training, now) for tier in carried)
-    is_written = gives or not devices.was_seen_lately(standing, now)
-    return Seen(round_row, tiers, carried, task, is_written, gives)
+    is_written = gives or not devices.was_seen_recently(standing, now)
+    return CheckInState(round_row, tiers, carried, task, is_written, gives)
 
 
-def write(
+def record_check_in(
     connection: Connection,
     device: str,
     fields: dict[str, Any],
-    seen: Seen,
+    state: CheckInState,
     training: Training,
     now: float,
 ) -> Row | None:
@@ -117,36 +117,38 @@ def write(
 
     Args:
       connection: Connection with an open write transaction.
-      device: As in `look`.
-      fields: As in `look`.
-      seen: State that `look` returned.
-      training: As in `look`.
+      device: As in `read_state`.
+      fields: As in `read_state`.
+      state: State that `read_state` returned.
+      training: As in `read_state`.
       now: Current Unix time, in seconds.
 
     Returns:
       The device's task; None if it has none.
     """
-    name = seen.carried[0].tier if seen.carried else ""
-    devices.saw(connection, device, now, name, fields)
-    return _give(connection, device, seen, training, now) if seen.gives else seen.task
+    name = state.carried[0].tier if state.carried else ""
+    devices.record_visit(connection, device, now, name, fields)
+    return _give(connection, device, state, training, now) if state.gives else state.task
 
 
-def message(seen: Seen, task: Row | None, training: Training, now: float) -> dict[str, Any] | None:
+def message(
+    state: CheckInState, task: Row | None, training: Training, now: float
+) -> dict[str, Any] | None:
     """Returns a task as the protocol's message; None if there is no task to do.
 
     Args:
-      seen: State that `look` returned.
-      task: Task that `write` returned, or `seen.task`.
-      training: As in `look`.
+      state: State that `read_state` returned.
+      task: Task that `record_check_in` returned, or `state.task`.
+      training: As in `read_state`.
       now: Current Unix time, in seconds.
     """
     if task is None or task.sent is not None:
         return None
-    tier = next(tier for tier in seen.tiers if tier.tier == task.tier)
-    digest = hashlib.sha256(f"{seen.round.base_hash}\n{task.device}".encode()).digest()
+    tier = next(tier for tier in state.tiers if tier.tier == task.tier)
+    digest = hashlib.sha256(f"{state.round.base_hash}\n{task.device}".encode()).digest()
     return {
         "task": task.id,
-        "round": seen.round.number,
+        "round": state.round.number,
         "tier": task.tier,
         "model": tier.model,
         "model_bytes": tier.model_bytes,
@@ -154,12 +156,12 @@ def message(seen: Seen, task: Row | None, training: Training, now: float) -> dic
         "learning_rate": training.learning_rate,
         # A seed fits in a signed 64-bit integer.
         "seed": int.from_bytes(digest[:8], "big") >> 1,
-        "deadline_seconds": max(0, int(seen.round.deadline - now)),
+        "deadline_seconds": max(0, int(state.round.deadline - now)),
         "max_update_bytes": max_update_bytes(tier.parameters),
     }
 
 
-def open_round(connection: Connection) -> Row | None:
+def find_open_round(connection: Connection) -> Row | None:
     """Returns the round that devices can take part in; None if there is none."""
     return connection.execute(_OPEN_ROUND).first()
 
@@ -197,24 +199,26 @@ def _has_room(connection, tier: Row, training: Training, now: float) -> bool:
     return connection.scalar(_BUSY, busy) < tier.asked
 
 
-def _give(connection, device: str, seen: Seen, training: Training, now: float) -> Row | None:
-    still_open = connection.execute(_STILL_OPEN, {"round_id": seen.round.id}).first()
+def _give(
+    connection, device: str, state: CheckInState, training: Training, now: float
+) -> Row | None:
+    still_open = connection.execute(_STILL_OPEN, {"round_id": state.round.id}).first()
     if still_open is None:
         return None
     devices.check_enrolled(connection, device)
     # The device may have checked in twice at the same time.
-    task = _task_of(connection, device, seen.round.id)
+    task = _task_of(connection, device, state.round.id)
     if task is not None:
         return task
-    for tier in seen.carried:
+    for tier in state.carried:
         if _has_room(connection, tier, training, now):
             values = {
                 "id": secrets.token_hex(16),
                 "device": device,
-                "round_id": seen.round.id,
+                "round_id": state.round.id,
                 "tier": tier.tier,
                 "given": now,
             }
             connection.execute(_GIVE, values)
-            return _task_of(connection, device, seen.round.id)
+            return _task_of(connection, device, state.round.id)
     return None

@@ -30,9 +30,9 @@ class Health(Handler):
 
     async def get(self) -> None:
         """Answers after a successful database query."""
-        await self.answer(self._tell)
+        await self.answer(self._send_health)
 
-    async def _tell(self) -> None:
+    async def _send_health(self) -> None:
         await self.read(uploads.current_number)
         self.send(200, {"protocol": PROTOCOL, "version": version()})
 
@@ -54,7 +54,7 @@ class Enrol(Handler):
                 "Expected the enrolment token of this server, received another one. Scan the code "
                 "that the server shows.",
             )
-        device, key = await self.written(self._write)
+        device, key = await self.in_write_transaction(self._write)
         self.send(201, {"device": device, "key": key.hex()})
 
     def _write(self, connection: Connection) -> devices.NewDevice:
@@ -73,16 +73,18 @@ class CheckIn(Handler):
         device = self.check_body_signature()
         fields = parse_check_in(self.body)
         training, now = self.gateway.training, time.time()
-        seen = await self.read(
-            lambda connection: check_in.look(connection, device, fields, training, now)
+        state = await self.read(
+            lambda connection: check_in.read_state(connection, device, fields, training, now)
         )
-        task = seen.task
-        if seen.is_written:
-            task = await self.written(
-                lambda connection: check_in.write(connection, device, fields, seen, training, now)
+        task = state.task
+        if state.is_written:
+            task = await self.in_write_transaction(
+                lambda connection: check_in.record_check_in(
+                    connection, device, fields, state, training, now
+                )
             )
         answer: dict[str, Any] = {"wait_seconds": self.gateway.wait_seconds()}
-        message = check_in.message(seen, task, training, now)
+        message = check_in.message(state, task, training, now)
         if message is not None:
             answer["task"] = message
         self.send(200, answer)
@@ -166,7 +168,7 @@ class Update(Handler):
     def initialize(self, gateway) -> None:
         """Prepares an empty body."""
         super().initialize(gateway)
-        self._upload = UploadBody(gateway.folder, gateway.room)
+        self._upload = UploadBody(gateway.folder, gateway.memory_budget)
         self._expected: uploads.Expected | None = None
         self._is_there = False
 
@@ -212,14 +214,14 @@ class Update(Handler):
             body = self._upload.hand_over()
             try:
                 request = (self._hash, self._expected)
-                is_new = await self.prepared_and_written(
-                    lambda: body.check(*request), lambda: body.keep(*request), self._write_down
+                is_new = await self.prepare_and_write(
+                    lambda: body.check(*request), lambda: body.keep(*request), self._record_update
                 )
             except RefusalError as refusal:
                 await self._count(refusal)
                 raise
             finally:
-                body.forget()
+                body.release_memory()
         self.send(
             201 if is_new else 200,
             {
@@ -229,20 +231,22 @@ class Update(Handler):
             },
         )
 
-    def _write_down(self, connection: Connection, values: dict[str, Any]) -> bool:
-        return uploads.write_down(connection, values, self.gateway.max_staleness, time.time())
+    def _record_update(self, connection: Connection, values: dict[str, Any]) -> bool:
+        return uploads.record_update(connection, values, self.gateway.max_staleness, time.time())
 
     async def _count(self, refusal: RefusalError) -> None:
-        await self.written(lambda connection: uploads.count_refusal(connection, refusal.code))
+        await self.in_write_transaction(
+            lambda connection: uploads.count_refusal(connection, refusal.code)
+        )
 
     def on_connection_close(self) -> None:
         """Discards the body of a broken transfer."""
-        self._upload.drop()
+        self._upload.discard()
         super().on_connection_close()
 
     def send(self, status: int, value: Any) -> None:
         """Discards a body that was refused, then ends the request."""
-        self._upload.drop()
+        self._upload.discard()
         super().send(status, value)
 
 
@@ -251,9 +255,9 @@ class Status(Handler):
 
     async def get(self) -> None:
         """Sends the outcomes of the device's updates."""
-        await self.answer(self._tell)
+        await self.answer(self._send_status)
 
-    async def _tell(self) -> None:
+    async def _send_status(self) -> None:
         device = self.check_signature(EMPTY_HASH)
         self.send(200, await self.read(lambda connection: _status(connection, device)))
 

@@ -18,7 +18,7 @@ _SEEN_SECONDS = 60.0
 _STANDING = select(devices.c.revoked, devices.c.seen, devices.c.runtime).where(
     devices.c.id == bindparam("device")
 )
-_SAW = (
+_RECORD_VISIT = (
     update(devices)
     .where(devices.c.id == bindparam("device"))
     .values(
@@ -97,7 +97,7 @@ def check_standing(row: Row | None, device: str) -> None:
         )
 
 
-def saw(connection: Connection, device: str, now: float, tier: str, fields: dict) -> None:
+def record_visit(connection: Connection, device: str, now: float, tier: str, fields: dict) -> None:
     """Records a device's check-in.
 
     Args:
@@ -109,10 +109,10 @@ def saw(connection: Connection, device: str, now: float, tier: str, fields: dict
     """
     values = {"device": device, "now": now, "of_tier": tier}
     told = {f"of_{name}": fields[name] for name in ("runtime", "application")}
-    connection.execute(_SAW, {**values, **told})
+    connection.execute(_RECORD_VISIT, {**values, **told})
 
 
-def was_seen_lately(standing: Row, now: float) -> bool:
+def was_seen_recently(standing: Row, now: float) -> bool:
     """Returns whether a record of `check_enrolled` has a recent check-in."""
     return standing.runtime != "" and now - standing.seen < _SEEN_SECONDS
 

@@ -75,15 +75,15 @@ class _GroupedCalls:
             is_open = None not in taken
             calls = [call for call in taken if call is not None and not call.future.cancelled()]
             if calls:
-                pairs = zip(calls, self._outcomes(calls), strict=True)
+                pairs = zip(calls, self._run_batch(calls), strict=True)
                 settle([(call.future, result, error) for call, (result, error) in pairs])
 
-    def _outcomes(self, calls: list[_Waiting]) -> list[_Outcome]:
+    def _run_batch(self, calls: list[_Waiting]) -> list[_Outcome]:
         """Makes calls in one transaction; if one raises, repeats all so that it fails alone."""
         outcomes: list[_Outcome] = []
         try:
             with self._begin() as connection:
-                outcomes += [self._make(connection, waiting) for waiting in calls]
+                outcomes += [self._call(connection, waiting) for waiting in calls]
             return outcomes
         except Exception as error:
             # A failed commit is not repeated, since it may have taken effect.
@@ -91,17 +91,17 @@ class _GroupedCalls:
                 return [(None, error)] * len(calls)
         try:
             with self._begin() as connection:
-                outcomes += [_make_apart(connection, waiting) for waiting in calls]
+                outcomes += [_call_in_savepoint(connection, waiting) for waiting in calls]
             return outcomes
         except Exception as error:
             return [(None, error)] * len(calls)
 
-    def _make(self, connection: Connection, waiting: _Waiting) -> _Outcome:
+    def _call(self, connection: Connection, waiting: _Waiting) -> _Outcome:
         """Makes a call; an error rolls back the whole transaction."""
         return waiting.call(connection), None
 
 
-def _make_apart(connection: Connection, waiting: _Waiting) -> _Outcome:
+def _call_in_savepoint(connection: Connection, waiting: _Waiting) -> _Outcome:
     """Makes a call in a savepoint of the shared transaction."""
     try:
         with connection.begin_nested():
@@ -117,10 +117,10 @@ class GroupedReads(_GroupedCalls):
         """Starts the thread."""
         super().__init__(database.read, "gateway-reads")
 
-    def _make(self, connection: Connection, waiting: _Waiting) -> _Outcome:
+    def _call(self, connection: Connection, waiting: _Waiting) -> _Outcome:
         """Makes a read; a refusal does not roll back the transaction."""
         try:
-            return super()._make(connection, waiting)
+            return super()._call(connection, waiting)
         except RefusalError as refusal:
             return None, refusal
 

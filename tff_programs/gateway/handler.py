@@ -202,13 +202,13 @@ class Handler(tornado.web.RequestHandler):
         self.gateway.reads.submit(question, future)
         return await future
 
-    async def written(self, change: Callable[[Connection], Any]) -> Any:
+    async def in_write_transaction(self, change: Callable[[Connection], Any]) -> Any:
         """Returns the result of a call that changes the database, once the change is on disk."""
         future = asyncio.get_running_loop().create_future()
         self.gateway.writes.submit(change, future)
         return await future
 
-    async def prepared_and_written(
+    async def prepare_and_write(
         self,
         check: Callable[[], None],
         prepare: Callable[[], Any],

@@ -69,9 +69,9 @@ class Overview(OperatorHandler):
 
     async def get(self) -> None:
         """Sends the data that the page shows."""
-        await self.answer(self._tell)
+        await self.answer(self._send_overview)
 
-    async def _tell(self) -> None:
+    async def _send_overview(self) -> None:
         self.send(200, await self.in_thread(read_overview, self.gateway))
 
 
@@ -88,9 +88,9 @@ class MetricsText(OperatorHandler):
 
     async def get(self) -> None:
         """Sends the counters."""
-        await self.answer(self._tell)
+        await self.answer(self._send_metrics)
 
-    async def _tell(self) -> None:
+    async def _send_metrics(self) -> None:
         values = await self.in_thread(self._read)
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.finish(self.gateway.metrics.text(values))

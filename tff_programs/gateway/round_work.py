@@ -115,5 +115,5 @@ class RoundWork(Protocol):
     def prepare(self, base: Base, on_progress: Callable[[str], None]) -> Prepared:
         """Exports a model for each tier and evaluates the supernet."""
 
-    def reason_to_rest(self, round_id: int) -> str | None:
-        """Returns why the round with that database identifier must not be merged, or None."""
+    def budget_exceeded_reason(self, round_id: int) -> str | None:
+        """Returns why merging the round with this id would exceed the privacy budget, or None."""

@@ -110,7 +110,7 @@ class Rounds:
 
     def _rests(self, current: Row) -> bool:
         """Lets a round rest while it must not be merged; returns whether it rests."""
-        reason = self._reason_to_rest(current.id)
+        reason = self._budget_exceeded_reason(current.id)
         state = "open" if reason is None else "resting"
         if current.state not in (state, "closing"):
             deadline = self._clock() + self._settings.deadline_seconds
@@ -119,11 +119,11 @@ class Rounds:
                 change_state(connection, current, state, deadline=deadline)
         return reason is not None
 
-    def _reason_to_rest(self, round_id: int) -> str | None:
-        """Returns the reason for a round to rest; asks for it and reports it once per round."""
+    def _budget_exceeded_reason(self, round_id: int) -> str | None:
+        """Returns why a round must rest, or None; asks for it and reports it once per round."""
         known_id, reason = self._known_reason
         if known_id != round_id:
-            reason = self._work.reason_to_rest(round_id)
+            reason = self._work.budget_exceeded_reason(round_id)
             self._known_reason = round_id, reason
             if reason is not None:
                 self._on_progress(reason)
@@ -135,7 +135,7 @@ class Rounds:
         with self._database.write() as connection:
             self._lease.check(connection)
             self._open(connection, base, prepared)
-        self._tell_open(base, prepared)
+        self._report_open(base, prepared)
 
     def _choose_updates(self, current: Row) -> bool:
         """Starts closing a round if it is due; returns whether it is."""
@@ -218,7 +218,7 @@ class Rounds:
         self._on_progress(
             f"round {base.number} closed: {used} updates used, {len(outcomes) - used} left out"
         )
-        self._tell_open(merged.base, prepared)
+        self._report_open(merged.base, prepared)
         remove_left_over_updates(
             self._database, self._folder, self._clock(), self._settings.keeps_updates
         )
@@ -261,7 +261,7 @@ class Rounds:
         shares = (settings.goal, settings.over_asking)
         open_round(connection, self._folder, base, prepared, *shares, now, deadline)
 
-    def _tell_open(self, base: Base, prepared: Prepared) -> None:
+    def _report_open(self, base: Base, prepared: Prepared) -> None:
         shown = "  ".join(
             f"{name} {100 * share:.1f}" for name, share in prepared.accuracies.items()
         )

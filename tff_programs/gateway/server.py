@@ -25,7 +25,7 @@ from tff_programs.gateway.handler import Handler, UnknownPath
 from tff_programs.gateway.limiter import Limiter
 from tff_programs.gateway.metrics import Metrics
 from tff_programs.gateway.pace import Pace
-from tff_programs.gateway.upload_body import Room
+from tff_programs.gateway.upload_body import MemoryBudget
 from tff_programs.gateway.worker_threads import WorkerThreads
 
 # Threads that check updates. This is CPU-bound: under load one thread is always busy and its
@@ -106,7 +106,7 @@ class Gateway:
         # Handlers of requests in progress.
         self.under_way: weakref.WeakSet[Handler] = weakref.WeakSet()
         # Memory budget of incoming bodies.
-        self.room = Room(HELD_BYTES)
+        self.memory_budget = MemoryBudget(HELD_BYTES)
         self._pace = settings.pace
         self._rng = random.Random()
         self._active, self._counted = 0, float("-inf")

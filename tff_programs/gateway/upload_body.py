@@ -11,7 +11,7 @@ from tff_programs.gateway.refusal import RefusalError
 MAX_HELD_BYTES = 2**20
 
 
-class Room:
+class MemoryBudget:
     """Memory budget that bodies share; only the event loop may change it.
 
     Attributes:
@@ -26,19 +26,19 @@ class Room:
 class UploadBody:
     """A body that arrives in parts.
 
-    Until the body is complete it belongs to its connection, which drops it on closing. The body
+    Until the body is complete it belongs to its connection, which discards it on closing. The body
     that `hand_over` returns belongs to the caller.
     """
 
-    def __init__(self, folder: str, room: Room):
+    def __init__(self, folder: str, memory_budget: MemoryBudget):
         """Creates an empty body.
 
         Args:
           folder: Path of the gateway's folder.
-          room: Memory budget of the bodies that are held in memory.
+          memory_budget: Memory budget of the bodies that are held in memory.
         """
         self._folder = folder
-        self._room = room
+        self._memory_budget = memory_budget
         self._begin()
 
     def _begin(self) -> None:
@@ -53,17 +53,17 @@ class UploadBody:
         Raises:
           OSError: If the temporary file cannot be written.
         """
-        maximum = min(MAX_HELD_BYTES, self._held_bytes + self._room.free_bytes)
+        maximum = min(MAX_HELD_BYTES, self._held_bytes + self._memory_budget.free_bytes)
         if self._file is None and self._held_bytes + len(part) <= maximum:
             self._parts.append(part)
             self._held_bytes += len(part)
-            self._room.free_bytes -= len(part)
+            self._memory_budget.free_bytes -= len(part)
             return
         if self._file is None:
             self._file = update_files.temporary_file(self._folder)
             for held in self._parts:
                 self._write(held)
-            self.forget()
+            self.release_memory()
         self._write(part)
 
     def _write(self, part: bytes) -> None:
@@ -130,12 +130,12 @@ class UploadBody:
             update_files.remove(self._file)
             self._file = None
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Discards a body that was not handed over."""
-        self.forget()
+        self.release_memory()
         self._remove()
 
-    def forget(self) -> None:
+    def release_memory(self) -> None:
         """Returns the body's memory to the budget."""
-        self._room.free_bytes += self._held_bytes
+        self._memory_budget.free_bytes += self._held_bytes
         self._held_bytes, self._parts = 0, []

@@ -210,7 +210,7 @@ def keep(folder: str, content: BinaryIO | bytes, hash_: str, expected: Expected)
       expected: Update that the task accepts.
 
     Returns:
-      The update's row for `write_down`.
+      The update's row for `record_update`.
     """
     path = update_files.update_path(expected.task, hash_)
     update_files.keep(folder, content, path)
@@ -224,7 +224,7 @@ def keep(folder: str, content: BinaryIO | bytes, hash_: str, expected: Expected)
     }
 
 
-def write_down(
+def record_update(
     connection: Connection, values: dict[str, Any], max_staleness: int, now: float
 ) -> bool:
     """Records an update whose file is kept.

@@ -18,7 +18,7 @@ from tff_programs.programs.flags.data_flags import (
     define_data_flags,
     load_data,
 )
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_only
 
 _INK, _FAINT, _STRIPE = "#22303c", "#7a8793", "#f3f5f7"
 _COLOURS = (
@@ -35,7 +35,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the data set and its partition, and plots them if requested."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     data = load_data(options, data_settings_from_flags(options))
     partition_name = _partition_name(options, data.partition)
     print(describe(data, partition_name))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tff_programs.programs import train
 from tff_programs.programs.checkpoint import load_trained
 from tff_programs.programs.console import print_line
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_only
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 
 _SETTINGS = {
@@ -39,7 +39,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Trains the supernet, then lets two clients train exported subnets of it."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     train.run(options)
     trained = load_trained(
         os.path.join(options.out, "supernet.safetensors"), {"data_dir": options.data_dir}

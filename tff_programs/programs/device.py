@@ -163,8 +163,8 @@ def examples_from_flags(options: ProgramFlags, trainer: DeviceTrainer, path: str
     metadata = trainer.metadata
     # A flag file may set either; the command line takes precedence.
     if options.data:
-        options.prefer("data", over=_OF_DATASET)
-    options.prefer("dataset", over=("data",))
+        options.let_override("data", others=_OF_DATASET)
+    options.let_override("dataset", others=("data",))
     settings = data_settings_from_flags(options)
     if options.data:
         clash = [name for name in _OF_DATASET if options[name].present]

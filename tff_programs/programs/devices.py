@@ -13,7 +13,7 @@ from tff_programs.gateway import devices, tables
 from tff_programs.gateway.enrolment_code import kept_link
 from tff_programs.gateway.secret_files import replace_token
 from tff_programs.programs.flags.gateway_flags import define_gateway_flags, gateway_database
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_only
 from tff_programs.reports.report import format_table
 
 _ROWS = 50
@@ -28,7 +28,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Revokes devices, lists them and replaces the token, as the flags say."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     database = gateway_database(options)
     try:
         with database.write() as connection:

@@ -99,9 +99,9 @@ def main(argv: Sequence[str]) -> None:
     if not options.out:
         raise ValueError("Expected --out=FILE.tflite, or with --all_tiers a folder.")
     if options.all_tiers:
-        options.prefer("all_tiers", over=("architecture", "calibration"))
+        options.let_override("all_tiers", others=("architecture", "calibration"))
         for name in ("architecture", "calibration"):
-            options.prefer(name, over=("all_tiers",))
+            options.let_override(name, others=("all_tiers",))
     (check_output_folder if options.all_tiers else check_output_file)(options.out)
     if options.all_tiers and options.calibration:
         raise ValueError("--calibration holds one subnet, --all_tiers exports several.")

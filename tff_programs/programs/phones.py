@@ -23,7 +23,7 @@ from tff_programs.programs.flags.data_flags import (
     define_data_flags,
     load_data,
 )
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_only
 from tff_programs.programs.flags.runtime_flags import define_runtime_flag
 from tff_programs.programs.personal_examples import check_form, for_model
 from tff_programs.programs.phone_faults import FAULTS
@@ -85,7 +85,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs phones until the server's rounds are over."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     if not options.server:
         raise ValueError("Expected --server=LINK, which `fedsup serve` prints.")
     if not options.out:

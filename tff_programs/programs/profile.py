@@ -25,7 +25,7 @@ from fedsup_tf.search.latency import LatencyTable
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.number_flags import MAX_SEED
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_only
 from tff_programs.programs.training_information import device_training, saved_preprocessing
 from tff_programs.reports import report
 from tflite.profiling.part_models import Conditions, ModelConverter, write_part_models
@@ -78,7 +78,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Measures the table, or writes the models for a phone to measure."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     if bool(options.out) == bool(options.parts):
         raise ValueError(
             "Expected one of --out=FILE.json, where the table of this machine is written, and "
@@ -149,8 +149,8 @@ def subject_from_flags(options: ProgramFlags) -> tuple[Supernet, Preprocessing, 
     Raises:
       ValueError: If they name no supernet or two, or its file cannot be read.
     """
-    options.prefer("space", over=("supernet",))
-    options.prefer("supernet", over=("space",))
+    options.let_override("space", others=("supernet",))
+    options.let_override("supernet", others=("space",))
     if bool(options.space) == bool(options.supernet):
         raise ValueError("Expected one of --space and --supernet: what to measure.")
     if not options.supernet:

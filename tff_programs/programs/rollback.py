@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tff_programs.gateway.database import Database
 from tff_programs.gateway.rollback import roll_back
 from tff_programs.programs.flags.gateway_flags import define_gateway_flags, gateway_database
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_only
 
 
 def define_flags(define: FlagDefiner) -> None:
@@ -23,7 +23,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Rolls back rounds."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     if options.round is None:
         raise ValueError("Expected --round=N, the rounds that the supernet was trained for.")
     database: Database = gateway_database(options)

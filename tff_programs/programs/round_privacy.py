@@ -35,7 +35,7 @@ class RoundPrivacy:
     secret: bytes = dataclasses.field(repr=False)
     max_epsilon: float | None = None
 
-    def reason_to_rest(self, round_id: int) -> str | None:
+    def budget_exceeded_reason(self, round_id: int) -> str | None:
         """Returns a message if merging the given round would exceed the budget; None otherwise."""
         cost = self.account.epsilon_after(round_id)
         if self.max_epsilon is None or cost <= self.max_epsilon:

@@ -183,17 +183,17 @@ class SupernetRounds:
         privacy = self._settings.privacy
         if privacy is None:
             return {}
-        reason = privacy.reason_to_rest(round_id)
+        reason = privacy.budget_exceeded_reason(round_id)
         if reason is not None:
             raise ValueError(reason)
         # A device's update may influence nothing but its clipped part of the sum.
         noise = privacy.noise(round_id, base.hash)
         return {"limits": None, "older": {}, "clip_norm": privacy.clip_norm, "noise": noise}
 
-    def reason_to_rest(self, round_id: int) -> str | None:
+    def budget_exceeded_reason(self, round_id: int) -> str | None:
         """Returns a message if the privacy budget does not suffice for a round; None if it does."""
         privacy = self._settings.privacy
-        return None if privacy is None else privacy.reason_to_rest(round_id)
+        return None if privacy is None else privacy.budget_exceeded_reason(round_id)
 
     def _privacy_fields(self, round_id: int, information: Mapping[str, Any]) -> dict[str, Any]:
         privacy = self._settings.privacy

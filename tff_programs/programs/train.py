@@ -35,7 +35,7 @@ from tff_programs.programs.flags.data_flags import (
 )
 from tff_programs.programs.flags.execution_flags import define_execution_flags, execution_from_flags
 from tff_programs.programs.flags.flag_uses import check_flag_uses
-from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_only
 from tff_programs.programs.flags.time_flags import (
     define_time_flags,
     simulated_time_from_flags,
@@ -77,7 +77,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Trains the run that the flags describe."""
-    run(parse_flags_alone(define_flags, argv))
+    run(parse_flags_only(define_flags, argv))
 
 
 def run(options: ProgramFlags) -> None:
@@ -198,10 +198,10 @@ def _data_and_space(options: ProgramFlags) -> tuple[FederatedDataset, SearchSpac
     given = load_space(options.space)
     if options.space not in PRESETS:
         shape = given.image_shape
-        options.prefer("space", over=("image_shape", "normalization"))
+        options.let_override("space", others=("image_shape", "normalization"))
     elif given.resolutions:
         shape = given.image_shape
-        options.prefer("space", over=("image_shape",))
+        options.let_override("space", others=("image_shape",))
         if options.image_shape and int(options.image_shape[0]) != shape[0]:
             raise ValueError(
                 f"--space={options.space} takes pictures of {shape[0]} x {shape[1]} pixels, and "

@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Sequence
 
 from tff_programs.execution import enclosure, worker_command
-from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_alone
+from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_only
 from tff_programs.programs.flags.tls_flags import define_tls_flags, tls_files_from_flags
 
 
@@ -45,7 +45,7 @@ def define_flags(define: FlagDefiner) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Replaces this process with a worker."""
-    options = parse_flags_alone(define_flags, argv)
+    options = parse_flags_only(define_flags, argv)
     clients_at_once = options.clients_at_once or worker_command.cores()
     binary = worker_command.binary_path()
     tls = tls_files_from_flags(options)

@@ -166,7 +166,7 @@ def held(request, monkeypatch):
 
 def rest(served):
     """Returns the files and the bytes of memory used by bodies in transfer."""
-    return len(incoming(served)), server.HELD_BYTES - served.gateway.room.free_bytes
+    return len(incoming(served)), server.HELD_BYTES - served.gateway.memory_budget.free_bytes
 
 
 def test_a_broken_transfer_leaves_nothing(served, phone, task, data, held):
@@ -187,12 +187,12 @@ def test_a_broken_transfer_leaves_nothing(served, phone, task, data, held):
 
 def test_bodies_that_memory_has_no_room_for_go_through_files(served, phone, task, data):
     full = server.HELD_BYTES
-    served.gateway.room.free_bytes -= full
+    served.gateway.memory_budget.free_bytes -= full
     try:
         assert phone.put(task["task"], data)[0] == 201
-        assert (len(incoming(served)), served.gateway.room.free_bytes) == (0, 0)
+        assert (len(incoming(served)), served.gateway.memory_budget.free_bytes) == (0, 0)
     finally:
-        served.gateway.room.free_bytes += full
+        served.gateway.memory_budget.free_bytes += full
 
 
 def test_an_update_for_which_the_disk_has_no_room_comes_again(

@@ -139,8 +139,8 @@ def test_a_budget_that_is_spent_lets_the_rounds_rest_and_loses_nothing(tmp_path,
     made = work(privacy=budget)
     base = made.begin()
     paths = updates(tmp_path, base)
-    assert made.reason_to_rest(2) is None
-    assert "The budget is spent; what was sent waits" in made.reason_to_rest(3)
+    assert made.budget_exceeded_reason(2) is None
+    assert "The budget is spent; what was sent waits" in made.budget_exceeded_reason(3)
     assert merge(made, base, paths, 2).number == base.number + 1
     with pytest.raises(ValueError, match="The budget is spent; what was sent waits"):
         merge(made, base, paths, 3)

@@ -156,7 +156,8 @@ def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> Privacy
     if not options.noise_multiplier:
         # A flag file may set the budget of a private run whose noise the command line removes.
         if options.max_epsilon is not None and (
-            options.is_typed("max_epsilon") or not options.is_typed("noise_multiplier")
+            options.is_on_command_line("max_epsilon")
+            or not options.is_on_command_line("noise_multiplier")
         ):
             raise ValueError(
                 "--max_epsilon: expected --noise_multiplier and a norm for --clipping with it, "

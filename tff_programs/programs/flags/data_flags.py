@@ -172,7 +172,7 @@ def given_data_settings(options: ProgramFlags, apart_from: Collection[str] = ())
     """
     names = [name for name in _NAMES if name != "image_shape" and name not in apart_from]
     given = {name: options[name].value for name in names if options[name].present}
-    if options.image_shape and options.is_typed("image_shape"):
+    if options.image_shape and options.is_on_command_line("image_shape"):
         given["image_shape"] = tuple(map(int, options.image_shape))
     return given
 
@@ -216,7 +216,7 @@ def check_data_options(options: ProgramFlags, settings: DataSettings, chosen: st
     named = FlagUse(("data_dir",), "a data set's name as --dataset", lambda _: not settings.is_own)
     check_flag_uses(options, [own, named])
     for option, kinds in PARTITION_OPTIONS.items():
-        if chosen not in kinds and options.is_typed(option):
+        if chosen not in kinds and options.is_on_command_line(option):
             raise ValueError(
                 f"--{option} goes with --partition={' or '.join(kinds)}, received "
                 f"--partition={chosen}. Leave one of them out."

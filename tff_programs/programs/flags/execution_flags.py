@@ -44,7 +44,7 @@ def execution_from_flags(options: ProgramFlags) -> contextlib.AbstractContextMan
     if options.workers:
         return remote_execution(options.workers, options.workers_deadline, print_line, tls)
     # A flag file may have been written for workers that the command line removes.
-    if tls is not None and not options.is_typed("workers"):
+    if tls is not None and not options.is_on_command_line("workers"):
         raise ValueError(
             "Expected --workers with --tls_certificate, --tls_key and --tls_authority, received "
             "none. Give the workers' addresses, or leave the files out."

@@ -11,13 +11,13 @@ class FlagUse(NamedTuple):
 
     Attributes:
       names: Names of the flags.
-      beside: Description of the condition, such as `"--algorithm=fedavg or exclusive"`.
-      holds: Function that returns whether the condition holds for a program's flags.
+      requirement: Description of the condition, such as `"--algorithm=fedavg or exclusive"`.
+      is_met: Function that returns whether a program's flags meet the condition.
     """
 
     names: tuple[str, ...]
-    beside: str
-    holds: Callable[[ProgramFlags], bool]
+    requirement: str
+    is_met: Callable[[ProgramFlags], bool]
 
 
 def check_flag_uses(options: ProgramFlags, uses: Sequence[FlagUse]) -> None:
@@ -32,10 +32,10 @@ def check_flag_uses(options: ProgramFlags, uses: Sequence[FlagUse]) -> None:
     Raises:
       ValueError: If a flag on the command line has no effect.
     """
-    for names, beside, holds in uses:
-        typed = [name for name in names if options.is_typed(name)]
-        if typed and not holds(options):
+    for names, requirement, is_met in uses:
+        typed = [name for name in names if options.is_on_command_line(name)]
+        if typed and not is_met(options):
             raise ValueError(
-                f"--{typed[0]} goes with {beside}, received it without. Leave it out, or choose "
-                "both."
+                f"--{typed[0]} goes with {requirement}, received it without. Leave it out, or "
+                "choose both."
             )

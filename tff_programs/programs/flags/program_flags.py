@@ -48,7 +48,7 @@ class ProgramFlags(flags.FlagValues):
         super().__init__()
         # `FlagValues` treats attributes as flags.
         self.__dict__["_define_flags"] = define_flags
-        self.__dict__["_typed"] = frozenset()
+        self.__dict__["_on_command_line"] = frozenset()
         define_flags(FlagDefiner(self))
 
     def parse(self, argv: Sequence[str]) -> list[str]:
@@ -68,7 +68,7 @@ class ProgramFlags(flags.FlagValues):
         self.__dict__["_define_flags"](FlagDefiner(typed))
         flags.DEFINE_multi_string("flagfile", [], "", flag_values=typed)
         typed(argv)
-        self.__dict__["_typed"] = frozenset(name for name in typed if typed[name].present)
+        self.__dict__["_on_command_line"] = frozenset(name for name in typed if typed[name].present)
         return rest
 
     def _get_flag_file_lines(self, filename, parsed_file_stack=None):
@@ -106,20 +106,20 @@ class ProgramFlags(flags.FlagValues):
                 "out, or give the file to the program that it is for."
             )
 
-    def is_typed(self, name: str) -> bool:
+    def is_on_command_line(self, name: str) -> bool:
         """Returns whether the flag is on the command line itself, not only in a flag file."""
-        return name in self.__dict__["_typed"]
+        return name in self.__dict__["_on_command_line"]
 
-    def prefer(self, name: str, over: Collection[str]) -> None:
+    def let_override(self, name: str, others: Collection[str]) -> None:
         """Resets flags from a flag file that a flag on the command line overrides.
 
         Args:
           name: Name of the overriding flag; nothing is reset unless it is on the command line.
-          over: Names of the flags to reset, unless they are on the command line as well.
+          others: Names of the flags to reset, unless they are on the command line as well.
         """
-        if self.is_typed(name):
-            for other in over:
-                if not self.is_typed(other):
+        if self.is_on_command_line(name):
+            for other in others:
+                if not self.is_on_command_line(other):
                     self[other].unparse()
 
 
@@ -152,7 +152,7 @@ def parse_flags(
     return options, [os.path.expanduser(argument) for argument in options.parse(argv)[1:]]
 
 
-def parse_flags_alone(
+def parse_flags_only(
     define_flags: Callable[[FlagDefiner], None], argv: Sequence[str]
 ) -> ProgramFlags:
     """Parses the command line of a program that only takes flags, see `parse_flags`.
