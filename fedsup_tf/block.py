@@ -135,19 +135,21 @@ class ElasticBlock(keras.layers.Layer):
         mean_squares = {}
         pairs = ((self.depthwise, self.depthwise_norm), (self.pointwise, self.pointwise_norm))
         for convolution, norm in pairs:
-            branch = convolution.forward(under(convolution.name, weights), branch)
+            branch = convolution.forward(select_prefix(convolution.name, weights), branch)
             branch, mean_squares[norm] = norm.normalize(
-                under(norm.name, weights), branch, sample_weights
+                select_prefix(norm.name, weights), branch, sample_weights
             )
         shortcut = inputs
         if self.strides == 2:
             shortcut = ops.average_pool(shortcut)
         if self.shortcut is not None:
-            shortcut = self._project(under("shortcut", weights), shortcut)
+            shortcut = self._project(select_prefix("shortcut", weights), shortcut)
         if not self.always_present and branch.shape[3] is None:
             missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
             branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
-        result = ops.known(branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None])
+        result = ops.with_static_shape(
+            branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None]
+        )
         return result, with_prefixes(mean_squares)
 
     def _project(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
@@ -177,7 +179,7 @@ def with_prefixes(parts: Mapping[keras.layers.Layer, Mapping[str, Any]]) -> dict
     }
 
 
-def under(prefix: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+def select_prefix(prefix: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Selects the values whose names begin with `prefix` and /, and strips that prefix."""
     prefix += "/"
     return {

@@ -88,7 +88,7 @@ def local_update(
         batch = resize(tf.gather(images, indices))
         batch = preprocessing.augment(preprocessing.normalize(batch), step_seed)
         current = {
-            name: ops.known(variables[name].read_value(), value.shape)
+            name: ops.with_static_shape(variables[name].read_value(), value.shape)
             for name, value in initial.packed.items()
         }
         loss, gradients = sandwich_gradients(
@@ -141,7 +141,7 @@ def local_update(
     def train():
         total = for_each_size(supernet.space, architecture, training.epochs, train_epochs)
         delta = {
-            name: ops.known(variables[name].read_value() - value, value.shape)
+            name: ops.with_static_shape(variables[name].read_value() - value, value.shape)
             for name, value in initial.packed.items()
         }
         return initial.unpack(delta), total
@@ -177,7 +177,7 @@ class _Packed:
         """Returns the tensors by name from values in the format of `packed`."""
         parts = tf.split(packed[_VECTORS], self._lengths, num=len(self._shapes))
         vectors = {
-            name: ops.known(part, shape)
+            name: ops.with_static_shape(part, shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
         return {name: vectors[name] if name in vectors else packed[name] for name in self._names}

@@ -45,21 +45,24 @@ class Descent:
             self.point = (self.best + self.point) / 2
             return
         if self._gradient is not None:
-            moved, turned = self.point - self.best, gradient - self._gradient
-            if (moved * turned).sum() > 0:
-                self._pairs.append((moved, turned))
+            point_change, gradient_change = self.point - self.best, gradient - self._gradient
+            if (point_change * gradient_change).sum() > 0:
+                self._pairs.append((point_change, gradient_change))
         self.best, self._loss, self._gradient = self.point, loss, gradient
         self.point = self.point - self._direction(gradient, bound)
 
     def _direction(self, gradient, bound):
         shares, rest = [], gradient
-        for moved, turned in reversed(self._pairs):
-            shares.append((moved * rest).sum() / (moved * turned).sum())
-            rest = rest - shares[-1] * turned
+        for point_change, gradient_change in reversed(self._pairs):
+            shares.append((point_change * rest).sum() / (point_change * gradient_change).sum())
+            rest = rest - shares[-1] * gradient_change
         direction = bound(rest)
         if self._pairs:
-            moved, turned = self._pairs[-1]
-            direction *= (moved * turned).sum() / (turned * bound(turned)).sum()
-        for (moved, turned), share in zip(self._pairs, reversed(shares), strict=True):
-            direction += moved * (share - (turned * direction).sum() / (moved * turned).sum())
+            point_change, gradient_change = self._pairs[-1]
+            curvature = (point_change * gradient_change).sum()
+            direction *= curvature / (gradient_change * bound(gradient_change)).sum()
+        for pair, share in zip(self._pairs, reversed(shares), strict=True):
+            point_change, gradient_change = pair
+            curvature = (point_change * gradient_change).sum()
+            direction += point_change * (share - (gradient_change * direction).sum() / curvature)
         return direction

@@ -64,11 +64,12 @@ def _losses_with_teacher(
         return list(label_losses)
     predictions = [tf.nn.softmax(tf.stop_gradient(of_net) / temperature) for of_net in logits]
     if training.teacher == "ensemble":
-        teacher, untaught = tf.add_n(predictions) / len(predictions), 0
+        teacher, first_student = tf.add_n(predictions) / len(predictions), 0
     else:
-        teacher, untaught = predictions[0], 1
-    losses = label_losses[:untaught]
-    for label_loss, of_net in zip(label_losses[untaught:], logits[untaught:], strict=True):
+        teacher, first_student = predictions[0], 1
+    losses = label_losses[:first_student]
+    students = slice(first_student, None)
+    for label_loss, of_net in zip(label_losses[students], logits[students], strict=True):
         # The square keeps the scale of the gradient the same at every temperature.
         distillation = temperature**2 * _mean_cross_entropy(teacher, of_net / temperature)
         losses.append(share * label_loss + (1 - share) * distillation)

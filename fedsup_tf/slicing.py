@@ -72,7 +72,7 @@ class Grid(NamedTuple):
         """Number of tensor entries in each cell, with shape `cells`."""
         return functools.reduce(np.multiply.outer, map(np.diff, self.edges))
 
-    def cover(self, part: Slice, weight: tf.Tensor | float) -> tf.Tensor:
+    def coverage_of(self, part: Slice, weight: tf.Tensor | float) -> tf.Tensor:
         """Returns a tensor of shape `cells`: `weight` in the cells of a slice, 0 elsewhere."""
         covered = tf.convert_to_tensor(weight, tf.float32)
         if part.is_static:
@@ -104,7 +104,7 @@ class Overlap(NamedTuple):
     Attributes:
       total: For each tensor of the supernet, the weighted sum of the updates.
       coverage: For each cell of each tensor's grid, the sum of the weights of the updates that
-        cover it; after `by_entry`, the same for each entry of each tensor.
+        cover it; after `expand_coverage`, the same for each entry of each tensor.
     """
 
     total: dict[str, tf.Tensor]
@@ -124,10 +124,10 @@ def take(weights: Tensors, slices: Mapping[str, Slice]) -> dict[str, tf.Tensor]:
     return {name: tf.slice(weights[name], *slices[name]) for name in slices}
 
 
-def place(
+def scatter(
     values: Tensors, slices: Mapping[str, Slice], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, tf.Tensor]:
-    """Places each value at its slice in a tensor of zeros: the inverse of `take`.
+    """Scatters each value to its slice in a tensor of zeros: the inverse of `take`.
 
     Args:
       values: Values by tensor name, each of the size of its slice.
@@ -139,13 +139,13 @@ def place(
 
     Example:
       >>> import tensorflow as tf
-      >>> from fedsup_tf.slicing import Slice, place
+      >>> from fedsup_tf.slicing import Slice, scatter
       >>> slices = {"kernel": Slice(begin=(0, 0), size=(2, 2))}
-      >>> placed = place({"kernel": tf.constant([[1, 2], [4, 5]])}, slices, {"kernel": (2, 3)})
-      >>> placed["kernel"].numpy().tolist()
+      >>> scattered = scatter({"kernel": tf.constant([[1, 2], [4, 5]])}, slices, {"kernel": (2, 3)})
+      >>> scattered["kernel"].numpy().tolist()
       [[1, 2, 0], [4, 5, 0]]
     """
-    placed = {}
+    scattered = {}
     for name, shape in shapes.items():
         begin, size = slices[name]
         paddings = [
@@ -155,11 +155,11 @@ def place(
         if slices[name].is_static:
             # Converted as a whole, not number by number.
             paddings = np.array(paddings, np.int32)
-        placed[name] = tf.ensure_shape(tf.pad(values[name], paddings), shape)
-    return placed
+        scattered[name] = tf.ensure_shape(tf.pad(values[name], paddings), shape)
+    return scattered
 
 
-def no_overlap(grids: Mapping[str, Grid]) -> Overlap:
+def zero_overlap(grids: Mapping[str, Grid]) -> Overlap:
     """Returns the sum over no clients, which is all zeros."""
     return Overlap(
         total={name: tf.zeros(grid.shape) for name, grid in grids.items()},
@@ -184,8 +184,8 @@ def overlap(
     weight = tf.cast(weight, tf.float32)
     shapes = {name: grid.shape for name, grid in grids.items()}
     return Overlap(
-        total=place({name: update[name] * weight for name in grids}, slices, shapes),
-        coverage={name: grid.cover(slices[name], weight) for name, grid in grids.items()},
+        total=scatter({name: update[name] * weight for name in grids}, slices, shapes),
+        coverage={name: grid.coverage_of(slices[name], weight) for name, grid in grids.items()},
     )
 
 
@@ -204,11 +204,11 @@ def count_covering(
     counts = {name: tf.zeros(grid.cells) for name, grid in grids.items()}
     for slices in nets:
         for name, part in slices.items():
-            counts[name] += grids[name].cover(part, 1.0)
+            counts[name] += grids[name].coverage_of(part, 1.0)
     return counts
 
 
-def by_entry(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
+def expand_coverage(overlaps: Overlap, grids: Mapping[str, Grid]) -> Overlap:
     """Expands the coverage from cells to entries."""
     coverage = {name: grids[name].spread(cells) for name, cells in overlaps.coverage.items()}
     return Overlap(overlaps.total, coverage)
@@ -220,7 +220,7 @@ def average(
     """Averages overlapping updates, entry by entry (arXiv 2206.01366, algorithm 2).
 
     Args:
-      overlaps: The sum over the clients, after `by_entry`.
+      overlaps: The sum over the clients, after `expand_coverage`.
       divisor: `"coverage"` divides by the total weight of the clients that cover the entry.
         `"diluted"` divides by the total weight of all clients, which counts an entry as unchanged
         by the clients that do not cover it.

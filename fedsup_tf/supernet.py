@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fedsup_tf import slicing
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.block import under, with_prefixes
+from fedsup_tf.block import select_prefix, with_prefixes
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import as_json, expect_keys
 from fedsup_tf.files.validation import check_tensors
@@ -172,7 +172,7 @@ class Supernet(SlicedNet):
           `"<norm>/mean_square"`. Blocks that the subnet does not have contribute none.
         """
         features, statistics = self.features_with_statistics(weights, images, sample_weights)
-        return self.head.forward(under("head", weights), features), statistics
+        return self.head.forward(select_prefix("head", weights), features), statistics
 
     @tf.autograph.experimental.do_not_convert
     def features_with_statistics(
@@ -186,13 +186,15 @@ class Supernet(SlicedNet):
         Returns:
           Features, `(batch, last width)`, and the mean squares.
         """
-        maps = self.stem.forward(under("stem", weights), images)
+        maps = self.stem.forward(select_prefix("stem", weights), images)
         maps, mean_squares = self.stem_norm.normalize(
-            under("stem_norm", weights), maps, sample_weights
+            select_prefix("stem_norm", weights), maps, sample_weights
         )
         statistics = with_prefixes({self.stem_norm: mean_squares})
         for block in itertools.chain.from_iterable(self.blocks):
-            maps, mean_squares = block.forward(under(block.name, weights), maps, sample_weights)
+            maps, mean_squares = block.forward(
+                select_prefix(block.name, weights), maps, sample_weights
+            )
             statistics.update(with_prefixes({block: mean_squares}))
         return tf.reduce_mean(maps, [1, 2]), statistics
 

@@ -35,12 +35,12 @@ class Update:
         )
 
     def placed(self):
-        placed = slicing.place(self.delta, self.slices, SHAPES)
+        placed = slicing.scatter(self.delta, self.slices, SHAPES)
         return {name: value.numpy() for name, value in placed.items()}
 
     def mask(self):
         ones = {name: np.ones_like(part) for name, part in self.delta.items()}
-        placed = slicing.place(ones, self.slices, SHAPES)
+        placed = slicing.scatter(ones, self.slices, SHAPES)
         return {name: value.numpy() > 0 for name, value in placed.items()}
 
 

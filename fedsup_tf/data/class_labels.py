@@ -12,7 +12,7 @@ import numpy as np
 from fedsup_tf.files.json_schema import quoted
 from fedsup_tf.files.validation import are_texts
 
-_MAX_TOLD = 5
+_MAX_LISTED = 5
 # Several times the maximum length of a folder's name.
 _MAX_CHARACTERS = 1000
 # Unicode categories of control characters, and of surrogates, which UTF-8 cannot encode.
@@ -61,9 +61,9 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def list_names(names: Sequence[str]) -> str:
     """Lists names for a message; a long list is cut after the first few."""
-    more = len(names) - _MAX_TOLD
-    told = ", ".join(map(_printable, names[:_MAX_TOLD]))
-    return f"{told} and {more:,} more" if more > 0 else told
+    more = len(names) - _MAX_LISTED
+    text = ", ".join(map(_printable, names[:_MAX_LISTED]))
+    return f"{text} and {more:,} more" if more > 0 else text
 
 
 def alike_names(names: Sequence[str]) -> tuple[str, ...]:

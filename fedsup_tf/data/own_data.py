@@ -285,8 +285,8 @@ def own_clients(
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
     untrained = np.setdiff1d(labels[test], labels[train])
     if len(untrained):
-        names_told = list_names([class_names[label] for label in untrained])
-        notes += (f"There are test examples, but no training examples, of classes {names_told}.",)
+        names_text = list_names([class_names[label] for label in untrained])
+        notes += (f"There are test examples, but no training examples, of classes {names_text}.",)
     random = np.random.default_rng((seed, _TEST))
     train_owners, test_owners = owners[train], owners[test]
     is_nobodys = (test_owners < 0).any()

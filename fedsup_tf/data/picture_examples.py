@@ -74,13 +74,13 @@ def read_listed(
     _check_classes(source, listed, used, faults)
     notes = _unused_notes(listed, faults) + _lost_notes(listed, used)
     images = images[kept]
-    is_wide, has_alpha = (
+    has_high_bit_depth, has_alpha = (
         np.array([getattr(headers[file.name], field) for file in used], bool)
-        for field in ("is_wide", "has_alpha")
+        for field in ("has_high_bit_depth", "has_alpha")
     )
     notes += blank_notes(images, has_alpha, background)
     if pixel_scale is None:
-        notes += dark_pictures_notes(brightest[kept][is_wide])
+        notes += dark_pictures_notes(brightest[kept][has_high_bit_depth])
     return Examples(
         name=_name(source),
         images=images,

@@ -14,7 +14,12 @@ from PIL import Image, ImageColor, ImageOps
 
 from fedsup_tf.data.colour_profiles import ALPHA_MODES, convert_to_srgb, has_alpha
 from fedsup_tf.data.preprocessing import RESIZES
-from fedsup_tf.data.wide_pixels import PICTURE_GREATEST, is_wide, is_wide_grey, narrow_picture
+from fedsup_tf.data.wide_pixels import (
+    PICTURE_GREATEST,
+    has_high_bit_depth,
+    is_wide_grey,
+    reduce_to_8_bits,
+)
 from fedsup_tf.files.reading import open_regular, reading
 from fedsup_tf.files.validation import check_choice, check_number, check_whole_number
 
@@ -76,12 +81,12 @@ class PictureHeader(NamedTuple):
 
     Attributes:
       shape: `(height, width, channels)` of the upright picture; 1 channel if grey, otherwise 3.
-      is_wide: Whether its channels have more than 8 bits.
+      has_high_bit_depth: Whether its channels have more than 8 bits.
       has_alpha: Whether pixels may be transparent.
     """
 
     shape: tuple[int, int, int]
-    is_wide: bool
+    has_high_bit_depth: bool
     has_alpha: bool
 
 
@@ -112,7 +117,7 @@ def read_header(path: str | os.PathLike) -> PictureHeader:
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
             # Before the orientation, since Pillow decodes a PNG to find it.
-            has_more_bits, is_grey = is_wide(picture), _is_grey(picture)
+            has_more_bits, is_grey = has_high_bit_depth(picture), _is_grey(picture)
             width, height = picture.size
             if picture.format == "TIFF":
                 # Pillow applies the orientation only to the size of TIFFs.
@@ -162,8 +167,8 @@ def read_with_brightness(path: str | os.PathLike, form: PictureForm) -> tuple[np
         warnings.simplefilter("ignore")
         with open_regular(path, _EXPECTED) as file, _opened(file) as picture:
             brightest = PICTURE_GREATEST
-            if is_wide(picture):
-                picture = narrow_picture(lambda: _opened(file), form.pixel_scale)
+            if has_high_bit_depth(picture):
+                picture = reduce_to_8_bits(lambda: _opened(file), form.pixel_scale)
                 colours = np.asarray(picture)
                 if picture.mode in ALPHA_MODES:
                     colours = colours[..., :-1]
@@ -214,7 +219,8 @@ def _opened(file: BinaryIO) -> Image.Image:
             f"expected a picture of at most {MAX_PIXELS:,} pixels, received {width:,} x {height:,}."
         )
     # Pillow reads signed 8-bit channels as unsigned.
-    if _SIGNED in getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT, ()) and not is_wide(picture):
+    is_signed = _SIGNED in getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT, ())
+    if is_signed and not has_high_bit_depth(picture):
         picture.close()
         raise ValueError("expected brightness from 0 to 255, received signed values.")
     return picture

@@ -50,7 +50,7 @@ def check_range(pixels: np.ndarray, pixel_scale: float) -> None:
         )
 
 
-def is_wide(picture: Image.Image) -> bool:
+def has_high_bit_depth(picture: Image.Image) -> bool:
     """Returns whether an opened, not yet loaded picture has more than 8 bits per channel."""
     return (
         picture.mode.startswith(("I", "F"))
@@ -64,7 +64,7 @@ def is_wide_grey(picture: Image.Image) -> bool:
     return _raw_mode(picture) == _GREY_ALPHA
 
 
-def narrow_picture(
+def reduce_to_8_bits(
     open_picture: Callable[[], AbstractContextManager[Image.Image]], pixel_scale: float | None
 ) -> Image.Image:
     """Reduces a picture of more than 8 bits per channel to 8 bits.

@@ -55,12 +55,12 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
       `(batch, ceil(height / stride), ceil(width / stride), channels)`.
     """
     batch, height, width, channels = images.shape
-    down = Walk(height, kernel.shape[0], stride)
-    across = Walk(width, kernel.shape[1], stride)
+    down = KernelPositions(height, kernel.shape[0], stride)
+    across = KernelPositions(width, kernel.shape[1], stride)
     costs = {
         blocks: _block_cost(batch, channels, down, across, blocks)
-        for blocks in range(1, down.places + 1)
-        if down.places % blocks == 0
+        for blocks in range(1, down.outputs + 1)
+        if down.outputs % blocks == 0
     }
     cheapest = min(costs, key=costs.get)
     if _pair_cost(batch, channels, down, across) < costs[cheapest]:
@@ -68,7 +68,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Te
     return block_products(images, kernel, down, across, cheapest)
 
 
-class Walk(NamedTuple):
+class KernelPositions(NamedTuple):
     """Positions of a kernel along an axis, each of which yields one output pixel.
 
     Attributes:
@@ -82,7 +82,7 @@ class Walk(NamedTuple):
     stride: int
 
     @property
-    def places(self) -> int:
+    def outputs(self) -> int:
         """Number of output pixels."""
         return -(-self.length // self.stride)
 
@@ -91,44 +91,47 @@ class Walk(NamedTuple):
         """Number of padding zeros before the first input pixel."""
         return same_padding(self.length, self.taps, self.stride)[0]
 
-    def links(self, pixels: range, places: range) -> np.ndarray:
-        """Returns `(taps, pixels, places)`: 1 where a tap links an input to an output pixel."""
-        taps, pixels, places = np.ix_(range(self.taps), pixels, places)
-        return (pixels == places * self.stride + taps - self.before).astype(np.float32)
+    def links(self, pixels: range, outputs: range) -> np.ndarray:
+        """Returns `(taps, pixels, outputs)`: 1 where a tap links an input to an output pixel."""
+        taps, pixels, outputs = np.ix_(range(self.taps), pixels, outputs)
+        return (pixels == outputs * self.stride + taps - self.before).astype(np.float32)
 
     def all_links(self) -> np.ndarray:
         """Returns the links of all input pixels to all output pixels."""
-        return self.links(range(self.length), range(self.places))
+        return self.links(range(self.length), range(self.outputs))
 
-    def reached_from(self, places: int) -> range:
-        """Returns the input pixels, including padding, that the first `places` outputs reach."""
-        return range(-self.before, (places - 1) * self.stride + self.taps - self.before)
+    def input_window(self, outputs: int) -> range:
+        """Returns the input pixels, including padding, that the first `outputs` outputs reach."""
+        return range(-self.before, (outputs - 1) * self.stride + self.taps - self.before)
 
-    def reaching(self, pixels: int) -> range:
+    def output_window(self, pixels: int) -> range:
         """Returns the positions, also outside the output, that reach the first `pixels` inputs."""
         first = -((self.taps - 1 - self.before) // self.stride)
         return range(first, (pixels - 1 + self.before) // self.stride + 1)
 
 
-def _pair_cost(batch: int, channels: int, down: Walk, across: Walk) -> float:
-    pairs = down.length * down.places * across.length * across.places
+def _pair_cost(batch: int, channels: int, down: KernelPositions, across: KernelPositions) -> float:
+    pairs = down.length * down.outputs * across.length * across.outputs
     weights = _ENTRY_NS + 3 * _PRODUCT_NS * down.taps * across.taps
     return channels * pairs * (_PAIR_NS * batch + weights)
 
 
-def _block_cost(batch: int, channels: int, down: Walk, across: Walk, blocks: int) -> float:
+def _block_cost(
+    batch: int, channels: int, down: KernelPositions, across: KernelPositions, blocks: int
+) -> float:
     windows = batch * blocks
-    places, step, reached, reaching = map(len, _block_rows(down, blocks))
+    outputs, step, input_window, output_window = map(len, _block_rows(down, blocks))
     copies = 0
     if blocks > 1:
-        copies = reached // _together(step, reached) + reaching // _together(places, reaching)
-    pixels, results = reached * across.length, places * across.places
+        copies = input_window // _together(step, input_window)
+        copies += output_window // _together(outputs, output_window)
+    pixels, results = input_window * across.length, outputs * across.outputs
     products = (
         _multiplications(windows, pixels, results)
-        + _multiplications(windows, reaching * across.places, step * across.length)
+        + _multiplications(windows, output_window * across.outputs, step * across.length)
         + _multiplications(results, windows, pixels)
     )
-    transposed = batch * (down.length * across.length + down.places * across.places)
+    transposed = batch * (down.length * across.length + down.outputs * across.outputs)
     return _ALL_CALLS_NS + channels * (
         _ENTRY_NS * pixels * results
         + _PRODUCT_NS * products
@@ -143,19 +146,19 @@ def _multiplications(rows: int, inner: int, columns: int) -> int:
     return rows * inner * columns
 
 
-def _block_rows(down: Walk, blocks: int) -> tuple[range, range, range, range]:
+def _block_rows(down: KernelPositions, blocks: int) -> tuple[range, range, range, range]:
     """Returns the rows of the first block.
 
     Returns:
       The output rows, the input rows, the input rows that the output rows reach, and the output
       rows that reach the input rows.
     """
-    places = range(down.places // blocks)
+    outputs = range(down.outputs // blocks)
     if blocks == 1:
         pixels = range(down.length)
-        return places, pixels, pixels, places
-    pixels = range(len(places) * down.stride)
-    return places, pixels, down.reached_from(len(places)), down.reaching(len(pixels))
+        return outputs, pixels, pixels, outputs
+    pixels = range(len(outputs) * down.stride)
+    return outputs, pixels, down.input_window(len(outputs)), down.output_window(len(pixels))
 
 
 def _together(step: int, rows: int) -> int:
@@ -166,7 +169,9 @@ def _together(step: int, rows: int) -> int:
 # ------------------------------------------------------------- entry by entry
 
 
-def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk) -> tf.Tensor:
+def pair_products(
+    images: tf.Tensor, kernel: tf.Tensor, down: KernelPositions, across: KernelPositions
+) -> tf.Tensor:
     """Computes a depthwise convolution from all pairs of an input and an output pixel.
 
     Args:
@@ -176,12 +181,12 @@ def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk
       across: Positions of the kernel along the width.
 
     Returns:
-      The result, `(batch, down.places, across.places, channels)`.
+      The result, `(batch, down.outputs, across.outputs, channels)`.
     """
     batch, _, _, channels = images.shape
-    pixels, places = down.length * across.length, down.places * across.places
+    pixels, outputs = down.length * across.length, down.outputs * across.outputs
     links = np.einsum("kio,lju->ijoukl", down.all_links(), across.all_links())
-    links = links.reshape(1, pixels * places, -1)
+    links = links.reshape(1, pixels * outputs, -1)
 
     @tf.custom_gradient
     def multiply(images, kernel):
@@ -190,22 +195,22 @@ def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk
 
         def gradient(upstream):
             # The products of an input pixel for all output pixels are adjacent.
-            rows = tf.reshape(upstream, [batch, 1, places * channels])
-            products = rows * tf.reshape(weights, [1, pixels, places * channels])
-            products = tf.reshape(products, [batch * pixels, places, 1, channels])
-            images_gradient = tf.reduce_mean(products, [1, 2]) * float(places)
-            products = values * tf.reshape(upstream, [batch, 1, places, channels])
-            products = tf.reshape(products, [1, batch, 1, pixels * places * channels])
+            rows = tf.reshape(upstream, [batch, 1, outputs * channels])
+            products = rows * tf.reshape(weights, [1, pixels, outputs * channels])
+            products = tf.reshape(products, [batch * pixels, outputs, 1, channels])
+            images_gradient = tf.reduce_mean(products, [1, 2]) * float(outputs)
+            products = values * tf.reshape(upstream, [batch, 1, outputs, channels])
+            products = tf.reshape(products, [1, batch, 1, pixels * outputs * channels])
             slopes = tf.reduce_mean(products, [1, 2]) * float(batch)
-            slopes = tf.reshape(slopes, [1, pixels * places, channels])
+            slopes = tf.reshape(slopes, [1, pixels * outputs, channels])
             # The runtime transposes the links, since the file would otherwise hold them twice.
             taps = tf.matmul(links, slopes, transpose_a=True)
             return tf.reshape(images_gradient, images.shape), tf.reshape(taps, kernel.shape)
 
-        products = values * tf.reshape(weights, [1, pixels, places, channels])
-        products = tf.reshape(products, [batch, pixels, 1, places * channels])
+        products = values * tf.reshape(weights, [1, pixels, outputs, channels])
+        products = tf.reshape(products, [batch, pixels, 1, outputs * channels])
         result = tf.reduce_mean(products, [1, 2]) * float(pixels)
-        return tf.reshape(result, [batch, down.places, across.places, channels]), gradient
+        return tf.reshape(result, [batch, down.outputs, across.outputs, channels]), gradient
 
     return multiply(images, kernel)
 
@@ -214,7 +219,11 @@ def pair_products(images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk
 
 
 def block_products(
-    images: tf.Tensor, kernel: tf.Tensor, down: Walk, across: Walk, blocks: int
+    images: tf.Tensor,
+    kernel: tf.Tensor,
+    down: KernelPositions,
+    across: KernelPositions,
+    blocks: int,
 ) -> tf.Tensor:
     """Computes the result of `pair_products` in equal blocks of rows, for larger maps.
 
@@ -223,27 +232,27 @@ def block_products(
       kernel: `(rows, columns, channels, 1)`.
       down: Positions of the kernel along the height.
       across: Positions of the kernel along the width.
-      blocks: Number of blocks, a divisor of `down.places`.
+      blocks: Number of blocks, a divisor of `down.outputs`.
 
     Returns:
-      The result, `(batch, down.places, across.places, channels)`.
+      The result, `(batch, down.outputs, across.outputs, channels)`.
     """
     batch, height, width, channels = images.shape
-    places, pixels, reached, reaching = _block_rows(down, blocks)
-    links = down.links(reached, places), across.all_links()
+    outputs, pixels, input_window, output_window = _block_rows(down, blocks)
+    links = down.links(input_window, outputs), across.all_links()
     turned_links = [link.swapaxes(1, 2) for link in links]
-    back = down.links(pixels, reaching).swapaxes(1, 2), turned_links[1]
+    back = down.links(pixels, output_window).swapaxes(1, 2), turned_links[1]
 
     @tf.custom_gradient
     def multiply(images, kernel):
         maps = _channels_first(images)
-        maps = _windows(maps, width, len(pixels), reached, blocks)
+        maps = _windows(maps, width, len(pixels), input_window, blocks)
         maps = tf.reshape(maps, [channels, batch * blocks, -1])
         matrices = _matrices(kernel, *links)
 
         def gradient(upstream):
             rows = _channels_first(upstream)
-            around = _windows(rows, across.places, len(places), reaching, blocks)
+            around = _windows(rows, across.outputs, len(outputs), output_window, blocks)
             around = tf.reshape(around, [channels, batch * blocks, -1])
             turned = each_transposed(matrices) if blocks == 1 else _matrices(kernel, *back)
             gradients = tf.reshape(tf.matmul(around, turned), [channels * batch, -1])
@@ -253,7 +262,7 @@ def block_products(
             slopes = tf.matmul(each_transposed(rows), maps)
             return images_gradient, tf.reshape(_taps(slopes, *turned_links), kernel.shape)
 
-        shape = [batch, down.places, across.places, channels]
+        shape = [batch, down.outputs, across.outputs, channels]
         return _channels_last(tf.matmul(maps, matrices), shape), gradient
 
     return multiply(images, kernel)
@@ -310,15 +319,16 @@ def _matrices(kernel: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Ten
     Returns:
       `(channels, input rows * input columns, output rows * output columns)`.
     """
-    (height, rows, row_places), (width, columns, column_places) = down.shape, across.shape
+    height, input_rows, output_rows = down.shape
+    width, input_columns, output_columns = across.shape
     channels = kernel.shape[2]
     taps = tf.reshape(kernel, [1, height, width * channels])
     taps = tf.matmul(down.reshape(1, height, -1).swapaxes(1, 2), taps)
     taps = tf.transpose(tf.reshape(taps, [-1, channels]), [1, 0])
     taps = tf.matmul(tf.reshape(taps, [1, -1, width]), across.reshape(1, width, -1))
-    taps = tf.reshape(taps, [channels * rows, row_places, columns, column_places])
+    taps = tf.reshape(taps, [channels * input_rows, output_rows, input_columns, output_columns])
     taps = tf.transpose(taps, [0, 2, 1, 3])
-    return tf.reshape(taps, [channels, rows * columns, row_places * column_places])
+    return tf.reshape(taps, [channels, input_rows * input_columns, output_rows * output_columns])
 
 
 def _taps(slopes: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
@@ -333,12 +343,13 @@ def _taps(slopes: tf.Tensor, down: np.ndarray, across: np.ndarray) -> tf.Tensor:
     Returns:
       `(1, rows, columns * channels)`.
     """
-    (height, rows, row_places), (width, columns, column_places) = down.shape, across.shape
+    height, output_rows, input_rows = down.shape
+    width, output_columns, input_columns = across.shape
     channels = slopes.shape[0]
-    slopes = tf.reshape(slopes, [channels * rows, columns, row_places, column_places])
+    slopes = tf.reshape(slopes, [channels * output_rows, output_columns, input_rows, input_columns])
     slopes = tf.transpose(slopes, [0, 2, 1, 3])
-    slopes = tf.reshape(slopes, [1, -1, columns * column_places])
+    slopes = tf.reshape(slopes, [1, -1, output_columns * input_columns])
     slopes = tf.matmul(slopes, across.reshape(1, width, -1).swapaxes(1, 2))
     slopes = tf.transpose(tf.reshape(slopes, [channels, -1]), [1, 0])
-    slopes = tf.reshape(slopes, [1, rows * row_places, width * channels])
+    slopes = tf.reshape(slopes, [1, output_rows * input_rows, width * channels])
     return tf.matmul(down.reshape(1, height, -1), slopes)

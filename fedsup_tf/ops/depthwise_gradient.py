@@ -31,11 +31,11 @@ def depthwise_filter_gradient(
     pairs = 1
     for side in images.shape[1:3]:
         pairs *= side * -(-side // stride)
-    formulation = _of_pairs if pairs <= _MAX_PAIRS else _of_channels
+    formulation = _gradient_by_pairs if pairs <= _MAX_PAIRS else _gradient_by_depthwise
     return formulation(images, kernel, upstream, stride)
 
 
-def _of_channels(
+def _gradient_by_depthwise(
     images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
 ) -> tf.Tensor:
     """Convolves the images depthwise with `upstream`, with batch x channels as the channels."""
@@ -71,7 +71,9 @@ def _of_channels(
     return tf.expand_dims(taps[:rows, :columns], 3)
 
 
-def _of_pairs(images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int) -> tf.Tensor:
+def _gradient_by_pairs(
+    images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor, stride: int
+) -> tf.Tensor:
     """Multiplies all pairs of input and output pixels and sums the products by linking tap."""
     batch, height, width, channels = shape_of(images)
     out_height, out_width = -(-height // stride), -(-width // stride)

@@ -47,7 +47,7 @@ def parametric_normalization(
     else:
         normalize = _normalization_of_means(epsilon, activate, sample_weights)
     result, mean_square = normalize(images, alpha, beta, gamma)
-    return ops.known(result, images.shape), mean_square
+    return ops.with_static_shape(result, images.shape), mean_square
 
 
 def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:

@@ -105,16 +105,19 @@ def _pointwise(images: tf.Tensor, kernel: tf.Tensor, may_be_absent: bool) -> tf.
             images_gradient, kernel_gradient = where_present(
                 products, lambda: (upstream, tf.zeros_like(kernel))
             )
-            return known(images_gradient, images.shape), known(kernel_gradient, kernel.shape)
+            return (
+                with_static_shape(images_gradient, images.shape),
+                with_static_shape(kernel_gradient, kernel.shape),
+            )
 
         return where_present(product, lambda: images), gradient
 
     result = convolve(images, kernel)
     filters = None if may_be_absent else kernel.shape[3]
-    return known(result, [images.shape[0], height, width, filters])
+    return with_static_shape(result, [images.shape[0], height, width, filters])
 
 
-def known(tensor: tf.Tensor, shape: Sequence[int | None] | tf.TensorShape) -> tf.Tensor:
+def with_static_shape(tensor: tf.Tensor, shape: Sequence[int | None] | tf.TensorShape) -> tf.Tensor:
     """Sets the static shape of a tensor without adding an operation, and returns the tensor."""
     tensor.set_shape(shape)
     return tensor
@@ -228,7 +231,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
                 filter_gradient = (large_filter_gradient if side > 3 else small_filter_gradient)()
             else:
                 filter_gradient = tf.cond(side > 3, large_filter_gradient, small_filter_gradient)
-            return input_gradient, known(filter_gradient, kernel.shape)
+            return input_gradient, with_static_shape(filter_gradient, kernel.shape)
 
         result = tf.nn.depthwise_conv2d(images, kernel, strides, "SAME")
         return result, gradient
@@ -238,7 +241,7 @@ def depthwise_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> t
     result = convolve(_pad_channels(images, 3, channels), _pad_channels(kernel, 2, channels))
     result = leading_channels(result, channels)
     height, width = (-(-side // stride) for side in images.shape[1:3])
-    return known(result, [images.shape[0], height, width, kernel.shape[2]])
+    return with_static_shape(result, [images.shape[0], height, width, kernel.shape[2]])
 
 
 def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
@@ -246,7 +249,7 @@ def leading_channels(images: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
     # tf.slice, since the gradient of images[..., :channels] always copies.
     result = tf.slice(images, [0, 0, 0, 0], [-1, -1, -1, channels])
     channels = channels if isinstance(channels, int) else None
-    return known(result, [*images.shape[:3], channels])
+    return with_static_shape(result, [*images.shape[:3], channels])
 
 
 def relu6(values: tf.Tensor) -> tf.Tensor:
@@ -288,4 +291,4 @@ def _crop_unreachable_taps(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     # tf.slice, since the gradient of indexing is not a builtin.
     sizes = [side - 2 * top, side - 2 * left, *shape_of(kernel)[2:]]
     static = [size if isinstance(size, int) else None for size in sizes]
-    return known(tf.slice(kernel, [top, left, 0, 0], sizes), static)
+    return with_static_shape(tf.slice(kernel, [top, left, 0, 0], sizes), static)

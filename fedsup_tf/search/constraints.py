@@ -49,8 +49,8 @@ class FeasibleSet:
         self.budget = budget
         self._columns = [model.names.index(name) for name in budget.limits]
         self._limits = np.array(list(budget.limits.values()), np.float64)
-        self._remainders = _Remainders(model.space, lambda part: model.part(part)[self._columns])
-        totals = self._remainders.totals
+        self._suffix_costs = _SuffixCosts(model.space, lambda part: model.part(part)[self._columns])
+        totals = self._suffix_costs.totals
         if not (totals <= self._limits).all(1).any():
             raise ValueError(self._why_empty(totals))
 
@@ -58,16 +58,16 @@ class FeasibleSet:
         return bool((self.model.vector(architecture)[self._columns] <= self._limits).all())
 
     def draw(
-        self, rng: np.random.Generator, without: Collection[Architecture] = ()
+        self, rng: np.random.Generator, exclude: Collection[Architecture] = ()
     ) -> Architecture | None:
-        """Draws an architecture that meets the budget and is not one of `without`.
+        """Draws an architecture that meets the budget and is not one of `exclude`.
 
         Returns:
           A uniform draw; if 200 uniform draws from the space fail, one found by a random walk,
           which is not uniform. None if there is no such architecture.
         """
-        bounds = [(self._remainders, self._limits * (1 + _TOLERANCE))]
-        return _draw(self.model.space, rng, self.__contains__, bounds, without)
+        bounds = [(self._suffix_costs, self._limits * (1 + _TOLERANCE))]
+        return _draw(self.model.space, rng, self.__contains__, bounds, exclude)
 
     def _why_empty(self, totals: np.ndarray) -> str:
         lines = []
@@ -97,7 +97,7 @@ def feasible_range(space: SearchSpace, cost: str) -> tuple[int, int]:
     """
     check_choice(cost, "cost", Cost._fields)
     minimum, negated_maximum = (
-        int(remainders.totals.min()) for remainders in _both_remainders(space, cost)
+        int(suffix_costs.totals.min()) for suffix_costs in _both_suffix_costs(space, cost)
     )
     return minimum, -negated_maximum
 
@@ -153,24 +153,24 @@ def draw_within(
     if minimum > maximum or minimum > highest or maximum < lowest:
         return None
     # `cost >= minimum` is written as an upper limit, `-cost <= -minimum`.
-    bounds = list(zip(_both_remainders(space, cost), (maximum, -minimum), strict=True))
+    bounds = list(zip(_both_suffix_costs(space, cost), (maximum, -minimum), strict=True))
     return _draw(space, rng, meets, bounds)
 
 
-class _Remainders:
-    """Pareto-optimal costs of the remainder of an architecture, from each stage to the head.
+class _SuffixCosts:
+    """Pareto-optimal costs of the suffixes of architectures, from each stage to the head.
 
     Attributes:
       part: Function that computes a part's costs, `(costs,)`.
       tables: Maps each resolution to a list with an entry per stage and a last one for the head.
-        Each entry maps the input width to the costs of the remainders, `(remainders, costs)`.
+        Each entry maps the input width to the costs of the suffixes, `(suffixes, costs)`.
       totals: Pareto-optimal costs of whole architectures, `(totals, costs)`; architectures of
         different resolutions are not compared.
     """
 
     def __init__(self, space: SearchSpace, part: Callable[[Part], np.ndarray]):
         self.part = part
-        self.tables = {r: _remainder_tables(space, part, r) for r in resolutions_of(space)}
+        self.tables = {r: _suffix_tables(space, part, r) for r in resolutions_of(space)}
         totals = [
             part(Part.of_stem(resolution)) + tables[0][space.stem_width]
             for resolution, tables in self.tables.items()
@@ -178,7 +178,7 @@ class _Remainders:
         self.totals = np.concatenate(totals)
 
 
-def _remainder_tables(
+def _suffix_tables(
     space: SearchSpace, part: Callable[[Part], np.ndarray], resolution: int
 ) -> list[dict[int, np.ndarray]]:
     last = len(space.stages)
@@ -187,24 +187,24 @@ def _remainder_tables(
     for stage in reversed(range(last)):
         table = {}
         for in_width in entering_widths(space, stage):
-            remainders = [
+            suffixes = [
                 part(choice) + tables[0][choice.width]
                 for choice in stage_parts(space, stage, in_width, resolution)
             ]
-            table[in_width] = _not_undercut(np.concatenate(remainders))
+            table[in_width] = _pareto_rows(np.concatenate(suffixes))
         tables.insert(0, table)
     return tables
 
 
-# Pairs of the remainders of some costs and the upper limits on these costs, `(costs,)`.
-_Bounds = Sequence[tuple[_Remainders, np.ndarray | float]]
+# Pairs of the suffix costs for some costs and the upper limits on these costs, `(costs,)`.
+_Bounds = Sequence[tuple[_SuffixCosts, np.ndarray | float]]
 
 
 @functools.lru_cache(maxsize=16)
-def _both_remainders(space: SearchSpace, cost: str) -> tuple[_Remainders, _Remainders]:
-    """Returns the remainders of a cost, and of the negated cost, which yield its maximum."""
+def _both_suffix_costs(space: SearchSpace, cost: str) -> tuple[_SuffixCosts, _SuffixCosts]:
+    """Returns the suffix costs for a cost, and for the negated cost, which yield its maximum."""
     return tuple(
-        _Remainders(
+        _SuffixCosts(
             space,
             lambda part, sign=sign: np.array([sign * getattr(part_cost(space, part), cost)], float),
         )
@@ -217,14 +217,14 @@ def _draw(
     rng: np.random.Generator,
     meets: Callable[[Architecture], bool],
     bounds: _Bounds,
-    without: Collection[Architecture] = (),
+    exclude: Collection[Architecture] = (),
 ) -> Architecture | None:
     for _ in range(UNIFORM_TRIES):
         architecture = space.sample(rng)
-        if architecture not in without and meets(architecture):
+        if architecture not in exclude and meets(architecture):
             return architecture
     candidates = _walk(space, rng, bounds)
-    return next((found for found in candidates if found not in without and meets(found)), None)
+    return next((found for found in candidates if found not in exclude and meets(found)), None)
 
 
 def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iterator[Architecture]:
@@ -240,14 +240,14 @@ def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iter
         for place in rng.permutation(len(choices)):
             part = choices[place]
             totals = [
-                total + remainders.part(part)
-                for total, (remainders, _) in zip(spent, bounds, strict=True)
+                total + suffix_costs.part(part)
+                for total, (suffix_costs, _) in zip(spent, bounds, strict=True)
             ]
             if all(
-                (total + remainders.tables[resolution][stage + 1][part.width] <= limits)
+                (total + suffix_costs.tables[resolution][stage + 1][part.width] <= limits)
                 .all(1)
                 .any()
-                for total, (remainders, limits) in zip(totals, bounds, strict=True)
+                for total, (suffix_costs, limits) in zip(totals, bounds, strict=True)
             ):
                 yield from extend(stage + 1, part.width, totals, [*chosen, part])
 
@@ -256,11 +256,11 @@ def _walk(space: SearchSpace, rng: np.random.Generator, bounds: _Bounds) -> Iter
     order = rng.permutation(len(resolutions)) if len(resolutions) > 1 else (0,)
     for place in order:
         stem = Part.of_stem(resolutions[place])
-        spent = [remainders.part(stem) for remainders, _ in bounds]
+        spent = [suffix_costs.part(stem) for suffix_costs, _ in bounds]
         yield from extend(0, space.stem_width, spent, [stem])
 
 
-def _not_undercut(vectors: np.ndarray) -> np.ndarray:
+def _pareto_rows(vectors: np.ndarray) -> np.ndarray:
     """Selects the Pareto-optimal rows (lower is better), without duplicates."""
     kept = np.empty((0, vectors.shape[1]))
     # In the sorted order of `np.unique`, no row comes before one that dominates it.

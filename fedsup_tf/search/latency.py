@@ -103,7 +103,7 @@ class LatencyTable:
         unknown = sorted(set(rows) - set(parts))
         if missing or unknown:
             lines = [
-                f"{len(found)} {what}, such as {_told(found[0])}"
+                f"{len(found)} {what}, such as {_describe(found[0])}"
                 for found, what in ((missing, "missing"), (unknown, "of no such part"))
                 if found
             ]
@@ -113,7 +113,7 @@ class LatencyTable:
             )
         for part, latency in rows.items():
             for field, value in zip(Latency._fields, latency, strict=True):
-                check_number(value, field, minimum=0, what=f"{_WHAT}, row of {_told(part)}")
+                check_number(value, field, minimum=0, what=f"{_WHAT}, row of {_describe(part)}")
         self.space = space
         self.rows = {part: Latency(*map(float, rows[part])) for part in parts}
         self.machine = machine
@@ -132,12 +132,12 @@ class LatencyTable:
         own, wanted = json.loads(self.space.to_json()), json.loads(space.to_json())
         names = [name for name in wanted | own if own.get(name) != wanted.get(name)]
 
-        def told(fields):
+        def describe(fields):
             return ", ".join(f"{name} {quoted(fields.get(name))}" for name in names)
 
         raise ValueError(
-            f"{_WHAT}: expected one of search space {space.name!r} with {told(wanted)}, received "
-            f"one with {told(own)}. Measure a table for this space."
+            f"{_WHAT}: expected one of search space {space.name!r} with {describe(wanted)}, "
+            f"received one with {describe(own)}. Measure a table for this space."
         )
 
     def to_json(self) -> str:
@@ -177,7 +177,7 @@ class LatencyTable:
             part, latency = _read_row(row, f"{_WHAT}, row {number + 1}")
             if part in rows:
                 raise ValueError(
-                    f"{_WHAT}, row {number + 1}: {_told(part)} has a row before. Drop one."
+                    f"{_WHAT}, row {number + 1}: {_describe(part)} has a row before. Drop one."
                 )
             rows[part] = latency
         return cls(space, rows, fields["machine"], **measurements)
@@ -212,12 +212,12 @@ def part_fields(part: Part) -> dict[str, Any]:
     return {"kind": part.kind, **keys}
 
 
-def _told(part: Part) -> str:
+def _describe(part: Part) -> str:
     fields = part_fields(part)
     # A stage already has a field with the name of its kind, its index.
     kind = fields.pop("kind")
-    told = [f"{name} {value}" for name, value in fields.items()]
-    return ", ".join(told if kind in fields else [kind, *told])
+    texts = [f"{name} {value}" for name, value in fields.items()]
+    return ", ".join(texts if kind in fields else [kind, *texts])
 
 
 def _read_row(row: Any, what: str) -> tuple[Part, Latency]:

@@ -112,7 +112,7 @@ def student_net(weights, within, student, images, teacher, temperature):
         loss = temperature**2 * cross_entropy(soft, logits / temperature)
     gradients = {name: tf.zeros(part.size) for name, part in slices.items()}
     gradients.update(tape.gradient(loss, own))
-    return slicing.place(gradients, slices, {name: weights[name].shape for name in weights})
+    return slicing.scatter(gradients, slices, {name: weights[name].shape for name in weights})
 
 
 def descend(weights, gradients_of, training, learning_rate=0.3):

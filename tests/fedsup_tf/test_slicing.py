@@ -68,9 +68,9 @@ def test_take_cuts_each_box_out():
 def test_place_puts_each_value_into_zeros():
     slices = {"a": Slice((1, 0), (1, 2)), "b": Slice((0,), (0,))}
     values = {"a": np.array([[5.0, 6.0]], np.float32), "b": np.zeros(0, np.float32)}
-    placed = slicing.place(values, slices, {"a": (3, 3), "b": (2,)})
+    scattered = slicing.scatter(values, slices, {"a": (3, 3), "b": (2,)})
     assert_equal(
-        {name: value.numpy() for name, value in placed.items()},
+        {name: value.numpy() for name, value in scattered.items()},
         {
             "a": np.array([[0, 0, 0], [5, 6, 0], [0, 0, 0]], np.float32),
             "b": np.zeros(2, np.float32),
@@ -82,11 +82,11 @@ def test_place_puts_each_value_into_zeros():
 def test_take_is_the_inverse_of_place(supernet, seed):
     slices = supernet.slices(TINY.sample(np.random.default_rng(seed)))
     delta = numbered({name: part.size for name, part in slices.items()})
-    placed = slicing.place(delta, slices, supernet.weight_shapes)
-    assert {name: tuple(value.shape) for name, value in placed.items()} == supernet.weight_shapes
-    assert_equal(slicing.take(placed, slices), delta)
-    # Nothing but the delta was placed.
-    for name, value in placed.items():
+    scattered = slicing.scatter(delta, slices, supernet.weight_shapes)
+    assert {name: tuple(value.shape) for name, value in scattered.items()} == supernet.weight_shapes
+    assert_equal(slicing.take(scattered, slices), delta)
+    # Nothing but the delta was scattered.
+    for name, value in scattered.items():
         assert np.count_nonzero(value) == delta[name].size
 
 
@@ -130,9 +130,9 @@ def test_cells_spread_to_exactly_what_a_slice_covers(supernet, seed, nested):
     architecture = TINY.sample(np.random.default_rng(seed))
     slices = supernet.slices(architecture, nested=nested)
     ones = {name: np.ones(part.size, np.float32) for name, part in slices.items()}
-    expected = slicing.place(ones, slices, supernet.weight_shapes)
+    expected = slicing.scatter(ones, slices, supernet.weight_shapes)
     for name, grid in supernet.grids.items():
-        spread = grid.spread(grid.cover(slices[name], tf.constant(1.0)))
+        spread = grid.spread(grid.coverage_of(slices[name], tf.constant(1.0)))
         np.testing.assert_array_equal(spread, expected[name], name, strict=True)
 
 
@@ -176,11 +176,11 @@ def test_average_is_over_those_that_cover_an_entry():
         for first, second, _ in sent
     ]
     grids = grids_of(shapes, *boxes)
-    overlaps = slicing.no_overlap(grids)
+    overlaps = slicing.zero_overlap(grids)
     for (first, second, weight), slices in zip(sent, boxes, strict=True):
         update = {"a": np.array(first, np.float32), "b": np.array(second, np.float32)}
         overlaps = add(overlaps, slicing.overlap(update, slices, grids, weight))
-    mean = slicing.average(slicing.by_entry(overlaps, grids))
+    mean = slicing.average(slicing.expand_coverage(overlaps, grids))
     first = [(1 + 3 * 5 + 0.5 * 9) / 4.5, (3 * 7 + 0.5 * 1) / 3.5, 4.0, 0.0]
     np.testing.assert_allclose(mean["a"], first, rtol=1e-6)
     np.testing.assert_array_equal(mean["b"], [8, 0])
@@ -200,7 +200,7 @@ def test_average_of_a_centred_and_a_whole_kernel():
     expected = whole.copy()
     expected[1, 1, 0, 0] = (whole[1, 1, 0, 0] + 3 * 100) / 4
     np.testing.assert_array_equal(
-        slicing.average(slicing.by_entry(overlaps, grids))["kernel"], expected
+        slicing.average(slicing.expand_coverage(overlaps, grids))["kernel"], expected
     )
 
 
@@ -210,11 +210,11 @@ def test_average_is_zero_where_none_covers_or_all_that_do_weigh_nothing():
     update = {"a": np.array([4.0, 5.0], np.float32)}
     grids = grids_of(shapes, slices)
     overlaps = slicing.overlap(update, slices, grids, 0.0)
-    mean = slicing.average(slicing.by_entry(overlaps, grids))
+    mean = slicing.average(slicing.expand_coverage(overlaps, grids))
     np.testing.assert_array_equal(mean["a"], np.zeros(3))
     covered_once = Overlap({"a": tf.constant([6.0, 8.0, 0.0])}, {"a": tf.constant([2.0, 0.0])})
     np.testing.assert_array_equal(
-        slicing.average(slicing.by_entry(covered_once, grids))["a"], [3, 4, 0]
+        slicing.average(slicing.expand_coverage(covered_once, grids))["a"], [3, 4, 0]
     )
 
 
@@ -230,7 +230,7 @@ def test_average_of_whole_updates_is_the_weighted_mean(supernet):
         for update, weight in zip(updates, (1, 2, 5), strict=True)
     ]
     total = add(add(*overlaps[:2]), overlaps[2])
-    mean = slicing.average(slicing.by_entry(total, supernet.grids))
+    mean = slicing.average(slicing.expand_coverage(total, supernet.grids))
     for name in supernet.weight_shapes:
         stacked = [update[name] for update in updates]
         expected = np.average(stacked, axis=0, weights=(1, 2, 5))

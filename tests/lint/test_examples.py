@@ -18,7 +18,7 @@ REQUIRED = {
     "fedsup_tf.data.preprocessing": {"Preprocessing"},
     "fedsup_tf.search.budget": {"Budget", "CostModel"},
     "fedsup_tf.search.evolution": {"search_architectures"},
-    "fedsup_tf.slicing": {"take", "place"},
+    "fedsup_tf.slicing": {"take", "scatter"},
     "fedsup_tf.space": {"SearchSpace"},
     "fedsup_tf.supernet": {"Supernet"},
     "tflite.device.trainer": {"DeviceTrainer"},

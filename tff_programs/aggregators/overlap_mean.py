@@ -59,7 +59,7 @@ def mean_update(sums: Overlap, divisor: str, weight: tf.Tensor) -> MeanUpdate:
     """Computes the mean update from the sums over the clients.
 
     Args:
-      sums: Sums over the clients, after `slicing.by_entry`.
+      sums: Sums over the clients, after `slicing.expand_coverage`.
       divisor: One of `DIVISORS`.
       weight: Sum of all clients' weights.
     """
@@ -139,16 +139,23 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         """Returns the sums over no clients, a structure of tensors; runs on the server."""
         raise NotImplementedError
 
-    def prepare(self, delta: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    def transform(self, delta: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """Transforms a client's update before it is added; runs on the server."""
         return delta
 
-    def count(self, weight: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
+    def client_weight(self, weight: tf.Tensor, finite: tf.Tensor) -> tf.Tensor:
         """Returns the weight of a client's entries, float32; runs on the server."""
         return tf.where(finite, weight, 0.0)
 
-    def add(self, sums, one: Overlap, weight: tf.Tensor, number: tf.Tensor):
-        """Adds the overlap and weight of the `number`th client to the sums; runs on the server."""
+    def add(self, sums, one: Overlap, weight: tf.Tensor, position: tf.Tensor):
+        """Adds one client's overlap and weight to the sums; runs on the server.
+
+        Args:
+          sums: Sums over the clients so far.
+          one: Overlap of the client.
+          weight: Weight of the client's entries.
+          position: Number of the clients so far, including those left out.
+        """
         raise NotImplementedError
 
     def merge(self, first, second, number: tf.Tensor):
@@ -160,8 +167,8 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         """Computes the next state and the overlap that gives the mean; runs on the server.
 
         Returns:
-          The next state, the `Overlap` to divide (after `slicing.by_entry`), its sum of weights and
-          an `OrderedDict` of measurements.
+          The next state, the `Overlap` to divide (after `slicing.expand_coverage`), its sum of
+          weights and an `OrderedDict` of measurements.
         """
         raise NotImplementedError
 
@@ -206,9 +213,9 @@ class StreamedOverlapFactory(tff.aggregators.WeightedAggregationFactory):
         def accumulate(accumulator, sent):
             update, measured = self.upload.decode(sent["message"])
             finite, delta = finite_delta(supernet, update)
-            weight = self.count(sent["weight"], finite)
+            weight = self.client_weight(sent["weight"], finite)
             one = overlap_of(
-                supernet, update.architecture, self.prepare(delta), weight, self.nested
+                supernet, update.architecture, self.transform(delta), weight, self.nested
             )
             use = tf.cast(finite, tf.float32)
             return _Accumulator(
@@ -294,12 +301,12 @@ class OverlapMeanFactory(StreamedOverlapFactory):
     def zero(self):
         """Returns zero totals and zero coverage."""
         return Overlap(
-            *(tuple(parts.values()) for parts in slicing.no_overlap(self.supernet.grids))
+            *(tuple(parts.values()) for parts in slicing.zero_overlap(self.supernet.grids))
         )
 
-    def add(self, sums, one, weight, number):
+    def add(self, sums, one, weight, position):
         """Adds one client's totals and coverage to the sums."""
-        del weight, number
+        del weight, position
         return Overlap(
             *(
                 tuple(total + part for total, part in zip(totals, parts.values(), strict=True))
@@ -310,4 +317,4 @@ class OverlapMeanFactory(StreamedOverlapFactory):
     def finish(self, state, sums, weight):
         """Expands the coverage to entries; changes no state and adds no measurements."""
         overlap = Overlap(*map(self.supernet.named, sums))
-        return state, slicing.by_entry(overlap, self.supernet.grids), weight, OrderedDict()
+        return state, slicing.expand_coverage(overlap, self.supernet.grids), weight, OrderedDict()

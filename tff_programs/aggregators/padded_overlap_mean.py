@@ -93,7 +93,7 @@ class PaddedOverlapMeanFactory(tff.aggregators.WeightedAggregationFactory):
         @tff.tensorflow.computation(padded_type, cells_type, counts_type)
         def divide(totals, coverages, counts):
             overlap = slicing.Overlap(supernet.named(totals), supernet.named(coverages))
-            overlap = slicing.by_entry(overlap, supernet.grids)
+            overlap = slicing.expand_coverage(overlap, supernet.grids)
             measurements = OrderedDict(
                 loss=tf.math.divide_no_nan(counts["loss"], counts["examples"]),
                 examples=counts["examples"],

@@ -69,13 +69,13 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         """Returns the seed of the noise and the number of the first round, 0."""
         return OrderedDict(seed=tf.constant(self._seed, tf.int32), round=0)
 
-    def prepare(self, delta):
+    def transform(self, delta):
         """Clips the update to the clipping norm."""
         norm = tf.linalg.global_norm(list(delta.values()))
         scale = self._clipping_norm / tf.maximum(norm, self._clipping_norm)
         return {name: part * scale for name, part in delta.items()}
 
-    def count(self, weight, finite):
+    def client_weight(self, weight, finite):
         """Returns 1 for every client, even if its update is not finite."""
         return tf.ones_like(weight)
 
@@ -93,7 +93,7 @@ def add_noise(overlap: Overlap, stddev: float, seed: tf.Tensor) -> Overlap:
     """Adds Gaussian noise to the total of each covered entry.
 
     Args:
-      overlap: Sum over the clients, after `slicing.by_entry`.
+      overlap: Sum over the clients, after `slicing.expand_coverage`.
       stddev: Standard deviation of the noise.
       seed: Secret seed of the noise, two int32.
     """

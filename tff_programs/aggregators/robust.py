@@ -62,13 +62,13 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
         # The last tensor is each bucket's sum of weights, the divisor of `diluted`.
         sums = (
             tuple(tf.zeros([self._buckets, *part.shape]) for part in parts.values())
-            for parts in slicing.no_overlap(self.supernet.grids)
+            for parts in slicing.zero_overlap(self.supernet.grids)
         )
         return (*sums, tf.zeros([self._buckets]))
 
-    def add(self, sums, one, weight, number):
-        """Adds a client's overlap and weight to bucket `number` modulo the number of buckets."""
-        bucket = [[number % self._buckets]]
+    def add(self, sums, one, weight, position):
+        """Adds a client's overlap and weight to bucket `position` modulo the number of buckets."""
+        bucket = [[position % self._buckets]]
         *overlaps, weights = sums
         added = tuple(
             tuple(
@@ -96,18 +96,18 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
             tf.math.divide_no_nan(total, coverage)
             for total, coverage in zip(totals, spread, strict=True)
         ]
-        filled = weights > 0
+        is_update = weights > 0
         core = self._core(self.supernet.named(means))
-        kept, aside = robust.nearest(core, filled, self._poisoned)
+        kept, aside = robust.nearest(core, is_update, self._poisoned)
         squares = tf.add_n([_by_bucket(tf.square(mean)) for mean in means])
         covered = tf.add_n([_by_bucket(tf.cast(c > 0, tf.float32)) for c in spread])
-        scale = robust.scales(tf.sqrt(tf.math.divide_no_nan(squares, covered)), filled)
+        scale = robust.scale_factors(tf.sqrt(tf.math.divide_no_nan(squares, covered)), is_update)
         use = tf.cast(kept, tf.float32)
         overlap = Overlap(
             total=_combine(names, totals, use * scale),
             coverage=_combine(names, coverages, use),
         )
-        overlap = slicing.by_entry(overlap, grids)
+        overlap = slicing.expand_coverage(overlap, grids)
         return state, overlap, tf.reduce_sum(weights * use), OrderedDict(set_aside=aside)
 
     def _core(self, means):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf.block import under
+from fedsup_tf.block import select_prefix
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.frozen import is_frozen
 from fedsup_tf.local_training import LocalTraining
@@ -72,7 +72,7 @@ def compute(
     mean_squares, before = {}, {}
 
     def normalize(norm, name, values):
-        vectors = under(name, weights)
+        vectors = select_prefix(name, weights)
         if "alpha" in vectors:
             values = values - vectors["alpha"]
             mean_square = tf.reduce_mean(values * values, [0, 1, 2])
@@ -90,7 +90,7 @@ def compute(
     maps = tf.nn.conv2d(images, weights["stem/kernel"], stem.strides, "SAME")
     maps = normalize(subnet.stem_norm, "stem_norm", maps)
     for block in itertools.chain.from_iterable(subnet.blocks):
-        own = under(block.name, weights)
+        own = select_prefix(block.name, weights)
         strides = [1, block.strides, block.strides, 1]
         branch = tf.nn.depthwise_conv2d(maps, own["depthwise/kernel"], strides, "SAME")
         branch = normalize(block.depthwise_norm, f"{block.name}/depthwise_norm", branch)

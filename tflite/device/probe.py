@@ -18,7 +18,7 @@ import numpy as np
 _SECONDS = 300
 _MODULE = "tflite.device.probe"
 # Hash and runtime of each file that a child of this process ran without crashing.
-_tried: set[tuple[str, str]] = set()
+_ran_without_crash: set[tuple[str, str]] = set()
 
 
 def try_in_child(path: str | os.PathLike, runtime: str) -> None:
@@ -33,7 +33,7 @@ def try_in_child(path: str | os.PathLike, runtime: str) -> None:
     """
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if (digest, runtime) in _tried:
+    if (digest, runtime) in _ran_without_crash:
         return
     command = [sys.executable, "-m", _MODULE, os.path.abspath(path), runtime]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -52,7 +52,7 @@ def try_in_child(path: str | os.PathLike, runtime: str) -> None:
     # A Python error in the child recurs, with a readable message, when this process opens the file.
     if child.returncode < 0:
         raise _refused(path, f"one that ended a process by signal {-child.returncode}")
-    _tried.add((digest, runtime))
+    _ran_without_crash.add((digest, runtime))
 
 
 def _refused(path, received: str) -> ValueError:

@@ -24,18 +24,18 @@ class ThreadTuner:
     def __init__(
         self,
         set_threads: Callable[[int], None],
-        maximum: int,
+        max_threads: int,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """Prepares a choice between 1 and `maximum` threads.
+        """Prepares a choice between 1 and `max_threads` threads.
 
         Args:
           set_threads: Function that sets the number of threads of the runtime.
-          maximum: Maximum number of threads, at least 1.
+          max_threads: Maximum number of threads, at least 1.
           clock: Function that returns the time in seconds.
         """
         self._set_threads = set_threads
-        self._candidates = (maximum, 1) if maximum > 1 else (1,)
+        self._candidates = (max_threads, 1) if max_threads > 1 else (1,)
         self._clock = clock
         self._steps = 0
         self._least: dict[int, float] = {}

@@ -17,7 +17,7 @@ from tflite.export.packing import HEAD_KERNEL
 from tflite.export.sgd_module import MEAN_SQUARE_DECAY, SgdModule
 from tflite.format import signatures
 
-__all__ = ["MEAN_SQUARE_DECAY", "Scores", "TrainingModule", "score"]
+__all__ = ["MEAN_SQUARE_DECAY", "LossAndGradient", "TrainingModule", "score"]
 
 # Outputs of a signature by name.
 Outputs = dict[str, tf.Tensor]
@@ -26,18 +26,18 @@ Outputs = dict[str, tf.Tensor]
 _HEAD = (HEAD_KERNEL, "head/bias", "/alpha", "/beta", "/gamma")
 
 
-class Scores(NamedTuple):
+class LossAndGradient(NamedTuple):
     """Loss, correct predictions and gradient of a batch of logits.
 
     Attributes:
       loss: Weighted mean of the cross-entropy, a scalar.
       correct: Weighted number of correct predictions, a scalar.
-      slope: Gradient of the loss with respect to the logits, `(batch, classes)`.
+      logits_gradient: Gradient of the loss with respect to the logits, `(batch, classes)`.
     """
 
     loss: tf.Tensor
     correct: tf.Tensor
-    slope: tf.Tensor
+    logits_gradient: tf.Tensor
 
 
 class TrainingModule(SgdModule):
@@ -148,8 +148,10 @@ class TrainingModule(SgdModule):
                 logits, mean_squares = self._compute(weights, images, sample_weights=sample_weights)
             smoothing = self._training.label_smoothing
             offsets = self._logit_offsets(labels, sample_weights)
-            loss, correct, slope = score(logits, labels, sample_weights, smoothing, offsets)
-            gradients = tape.gradient(logits, moved, output_gradients=slope)
+            loss, correct, logits_gradient = score(
+                logits, labels, sample_weights, smoothing, offsets
+            )
+            gradients = tape.gradient(logits, moved, output_gradients=logits_gradient)
         self.step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
 
@@ -174,7 +176,7 @@ def score(
     sample_weights: tf.Tensor,
     label_smoothing: float = 0.0,
     offsets: tf.Tensor | None = None,
-) -> Scores:
+) -> LossAndGradient:
     """Computes loss, correct predictions and gradient with TensorFlow Lite builtins only.
 
     Args:
@@ -194,5 +196,7 @@ def score(
         logits += offsets
     losses = -tf.reduce_sum(targets * tf.nn.log_softmax(logits), 1)
     right = tf.cast(tf.equal(guesses, labels), tf.float32)
-    slope = (tf.nn.softmax(logits) - targets) * shares[:, tf.newaxis]
-    return Scores(tf.reduce_sum(losses * shares), tf.reduce_sum(right * sample_weights), slope)
+    logits_gradient = (tf.nn.softmax(logits) - targets) * shares[:, tf.newaxis]
+    return LossAndGradient(
+        tf.reduce_sum(losses * shares), tf.reduce_sum(right * sample_weights), logits_gradient
+    )

@@ -15,14 +15,14 @@ import numpy as np
 
 # Maximum factor by which an update may increase the length of the mean without the update.
 MAX_GROWTH = 2.0
-# An update that leaves less than the fraction `MIN_REST` of the mean without it is reduced until
-# it leaves `REST_AFTER_CUT`. The stricter target keeps a reduced update from making others look
-# hostile.
-MIN_REST = 0.25
-REST_AFTER_CUT = 0.5
+# An update that leaves less than the fraction `MIN_REMAINING_FRACTION` of the mean without it is
+# reduced until it leaves `REMAINING_FRACTION_AFTER_CUT`. The stricter target keeps a reduced update
+# from making others look hostile.
+MIN_REMAINING_FRACTION = 0.25
+REMAINING_FRACTION_AFTER_CUT = 0.5
 # Fraction of the updates, rounded down but at least one, that may be reduced for either reason.
-SUSPECTED = 0.25
-# Number of bisection steps, which find the share to within 2^-20.
+SUSPECTED_FRACTION = 0.25
+# Number of bisection steps, which find the factor to within 2^-20.
 _HALVINGS = 20
 
 
@@ -40,11 +40,11 @@ class Row(NamedTuple):
     weight: float
 
 
-def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[float]:
-    """Returns the share with which each of three or more updates counts.
+def influence_factors(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[float]:
+    """Returns the factor by which each of three or more updates is reduced.
 
-    With share t, an update counts with t times its weight and t times its delta. Let c be the mean
-    without the update and m the mean with it. The shares ensure m . c >= |c|^2 / 4 for the quarter
+    With factor t, an update counts with t times its weight and t times its delta. Let c be the mean
+    without the update and m the mean with it. The factors ensure m . c >= |c|^2 / 4 for the quarter
     that agrees least, |m| <= 2 |c| for the quarter with the largest contributions to the sum, and
     both for an update whose contribution exceeds those of all others together. The means are taken
     over the entries that other updates cover too, since an entry that only one update covers cannot
@@ -56,7 +56,7 @@ def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[
       divisor: One of `slicing.DIVISORS`.
 
     Returns:
-      Shares from 0 to 1; 1 for updates that are not reduced.
+      Factors from 0 to 1; 1 for updates that are not reduced.
     """
     sums, directions, lengths = _Sums(divisor), 0.0, 0.0
     for read in read_row:
@@ -74,22 +74,22 @@ def trusted_shares(read_row: Sequence[Callable[[], Row]], divisor: str) -> list[
         agreements.append(_quotient(own[shared] @ others, _norm(own[shared]) * _norm(others)))
         part = np.abs(row.values[shared]) * row.weight
         reaches.append(_quotient(_norm(part), _norm(lengths[shared] - part)))
-    few = max(1, int(SUSPECTED * len(read_row)))
-    shares = np.ones(len(read_row))
+    few = max(1, int(SUSPECTED_FRACTION * len(read_row)))
+    factors = np.ones(len(read_row))
     min_agreeing = np.argsort(agreements, kind="stable")[:few]
     for one in min_agreeing:
         sums.add(read_row[one](), -1)
     for one in reversed(min_agreeing):
         row = read_row[one]()
-        shares[one] = _largest_share(sums, row, may_undo=False, may_grow=True)
-        sums.add(_cut(row, shares[one]))
+        factors[one] = _largest_factor(sums, row, may_undo=False, may_grow=True)
+        sums.add(_cut(row, factors[one]))
     for one in np.argsort(np.negative(reaches), kind="stable")[:few]:
-        row = _cut(read_row[one](), shares[one])
+        row = _cut(read_row[one](), factors[one])
         sums.add(row, -1)
-        share = _largest_share(sums, row, may_undo=reaches[one] <= 1, may_grow=False)
-        sums.add(_cut(row, share))
-        shares[one] *= share
-    return shares.tolist()
+        factor = _largest_factor(sums, row, may_undo=reaches[one] <= 1, may_grow=False)
+        sums.add(_cut(row, factor))
+        factors[one] *= factor
+    return factors.tolist()
 
 
 class _Sums:
@@ -106,12 +106,12 @@ class _Sums:
         self.counts = self.counts + sign * row.covered.astype(np.int64)
 
 
-def _cut(row: Row, share: float) -> Row:
-    return row._replace(values=share * row.values, weight=share * row.weight)
+def _cut(row: Row, factor: float) -> Row:
+    return row._replace(values=factor * row.values, weight=factor * row.weight)
 
 
-def _largest_share(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> float:
-    """Returns the largest share with which an update may be added to the sums of the others."""
+def _largest_factor(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> float:
+    """Returns the largest factor with which an update may be added to the sums of the others."""
     shared = row.covered & (sums.counts > 0)
     totals, own = sums.totals[shared], row.values[shared]
     weights = np.broadcast_to(sums.weights, shared.shape)[shared]
@@ -119,17 +119,17 @@ def _largest_share(sums: _Sums, row: Row, may_undo: bool, may_grow: bool) -> flo
     square = mean @ mean
     longest = math.inf if may_grow else MAX_GROWTH**2 * square
 
-    def length_and_rest(share: float) -> tuple[float, float]:
-        both = weights + share * row.weight
-        part = share * share * row.weight * own
+    def length_and_rest(factor: float) -> tuple[float, float]:
+        both = weights + factor * row.weight
+        part = factor * factor * row.weight * own
         joint = np.divide(totals + part, both, out=np.zeros_like(totals), where=both > 0)
         return joint @ joint, joint @ mean
 
     length, rest = length_and_rest(1.0)
-    undoes = not may_undo and rest < MIN_REST * square
+    undoes = not may_undo and rest < MIN_REMAINING_FRACTION * square
     if length <= longest and not undoes:
         return 1.0
-    minimum = REST_AFTER_CUT * square if undoes else -math.inf
+    minimum = REMAINING_FRACTION_AFTER_CUT * square if undoes else -math.inf
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -17,7 +17,7 @@ from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tflite.format.update_file import DeviceUpdate
 from tflite.merge.cohort import CohortLimits, Decision, decide
-from tflite.merge.influence import trusted_shares
+from tflite.merge.influence import influence_factors
 from tflite.merge.merge_report import (
     MergeReport,
     NothingToMergeError,
@@ -58,7 +58,7 @@ def merge_updates(
 
     Updates are bounded by comparison with each other (see `CohortLimits`). Among three or more,
     updates that more than double or cancel the others' mean are reduced (see
-    `influence.trusted_shares`).
+    `influence.influence_factors`).
 
     Args:
       supernet: Supernet to update; if an error is raised, its weights are unchanged.
@@ -112,7 +112,7 @@ def merge_updates(
             updates,
             already_merged,
             folder,
-            with_cores=poisoned > 0,
+            with_smallest_subnet_rows=poisoned > 0,
             older=older.keys(),
             class_names=class_names,
         )
@@ -140,12 +140,14 @@ def merge_updates(
             _refuse(rejected, cohort.duplicates)
         if limits is not None and not poisoned and len(counted) > 2:
             rows = [functools.partial(update.row, supernet) for update in counted]
-            shares = trusted_shares(rows, aggregation)
-            if min(shares) < 1:
-                counted = [one.cut_to(share) for one, share in zip(counted, shares, strict=True)]
+            influences = influence_factors(rows, aggregation)
+            if min(influences) < 1:
+                counted = [
+                    one.cut_to(factor) for one, factor in zip(counted, influences, strict=True)
+                ]
                 overlaps, counted = _sum(supernet, counted, rejected)
         everyone = math.fsum(update.weight for update in counted)
-        totals = slicing.by_entry(overlaps, supernet.grids)
+        totals = slicing.expand_coverage(overlaps, supernet.grids)
     if noise is not None:
         totals = noise(totals)
     mean = slicing.average(totals, aggregation, tf.constant(everyone, tf.float32))
@@ -200,12 +202,14 @@ def _set_poisoned_aside(cohort: Cohort, decisions: list[Decision], poisoned: flo
             tuple(cohort.rejected),
             tuple(cohort.duplicates),
         )
-    filled = tf.ones([count], bool)
-    kept, _ = robust.nearest(tf.constant(np.stack(cohort.cores)), filled, poisoned)
+    is_update = tf.ones([count], bool)
+    kept, _ = robust.nearest(
+        tf.constant(np.stack(cohort.smallest_subnet_rows)), is_update, poisoned
+    )
     sizes = tf.constant([summary.size for summary in cohort.summaries], tf.float32)
-    scales = robust.scales(sizes, filled)
+    scales = robust.scale_factors(sizes, is_update).numpy()
     decided = []
-    for is_kept, scale, decision in zip(kept.numpy(), scales.numpy(), decisions, strict=True):
+    for is_kept, scale, decision in zip(kept.numpy(), scales, decisions, strict=True):
         if is_kept and not decision.reason:
             decision = Decision(decision.examples, min(float(scale), decision.scale))
         elif not decision.reason:
@@ -223,7 +227,7 @@ def _sum(
     supernet, weighted: Sequence[WeightedUpdate], rejected: list[RejectedUpdate]
 ) -> tuple[Overlap, list[WeightedUpdate]]:
     """Sums the updates; unreadable ones and those that overflow the sum are added to `rejected`."""
-    overlaps, counted = slicing.no_overlap(supernet.grids), []
+    overlaps, counted = slicing.zero_overlap(supernet.grids), []
     for update in weighted:
         try:
             overlaps = _add(overlaps, update.contribution(supernet))

@@ -32,14 +32,15 @@ class Cohort(NamedTuple):
       summaries: Summaries of the valid updates.
       rejected: Updates that cannot be used, with reasons.
       duplicates: Repeated updates.
-      cores: Part of each valid update in the smallest subnet, if requested; otherwise empty.
+      smallest_subnet_rows: For each valid update, its values in the smallest subnet as one row, if
+        requested; otherwise empty.
       places: Position of the first update of each name.
     """
 
     summaries: list[UpdateSummary]
     rejected: list[RejectedUpdate]
     duplicates: list[DuplicateUpdate]
-    cores: list[np.ndarray]
+    smallest_subnet_rows: list[np.ndarray]
     places: dict[str, int]
 
 
@@ -61,7 +62,7 @@ def read_cohort(
     updates: Iterable[str | os.PathLike | DeviceUpdate],
     already_merged: Collection[str],
     folder: str,
-    with_cores: bool,
+    with_smallest_subnet_rows: bool,
     older: Collection[str] = (),
     class_names: Sequence[str] | None = None,
 ) -> Cohort:
@@ -73,7 +74,7 @@ def read_cohort(
       updates: Paths of update files or `DeviceUpdate` objects.
       already_merged: Identities of updates to reject.
       folder: Folder for temporary files of update objects from an iterator.
-      with_cores: Whether to keep the part of each update in the smallest subnet.
+      with_smallest_subnet_rows: Whether to fill `Cohort.smallest_subnet_rows`.
       older: Fingerprints of earlier supernets that updates may also have started from.
       class_names: Class names that updates must have; None to accept any.
     """
@@ -101,8 +102,8 @@ def read_cohort(
             kept = os.path.join(folder, f"{number}.safetensors")
             write_update(kept, update)
         cohort.summaries.append(_summary(supernet, name, kept, update))
-        if with_cores:
-            cohort.cores.append(_core(supernet, update))
+        if with_smallest_subnet_rows:
+            cohort.smallest_subnet_rows.append(_smallest_subnet_row(supernet, update))
         # Frees the update before the next one is created.
         del source, update, kept
     return cohort
@@ -163,10 +164,10 @@ def whole_delta(supernet: Supernet, update: DeviceUpdate) -> dict[str, np.ndarra
     return {**absent, **update.delta}
 
 
-def _core(supernet, update) -> np.ndarray:
+def _smallest_subnet_row(supernet, update) -> np.ndarray:
     """Returns the update's values in the smallest subnet as one row with maximum magnitude 1."""
     slices = supernet.slices(update.architecture)
-    placed = slicing.place(whole_delta(supernet, update), slices, supernet.weight_shapes)
+    placed = slicing.scatter(whole_delta(supernet, update), slices, supernet.weight_shapes)
     core = slicing.take(placed, supernet.slices(supernet.space.smallest()))
     row = np.concatenate([np.ravel(core[name]) for name in supernet.weight_shapes])
     # Only the direction matters, and squares of large values would overflow float32.

@@ -25,13 +25,13 @@ class WeightedUpdate(NamedTuple):
     decision: Decision
     weight: float
 
-    def cut_to(self, share: float) -> "WeightedUpdate":
-        """Returns the update with its weight and its delta multiplied by `share`."""
-        if share == 1:
+    def cut_to(self, factor: float) -> "WeightedUpdate":
+        """Returns the update with its weight and its delta multiplied by `factor`."""
+        if factor == 1:
             return self
-        examples = round(share * self.decision.examples)
-        decision = Decision(examples, share * self.decision.scale)
-        return WeightedUpdate(self.summary, decision, float(np.float32(share * self.weight)))
+        examples = round(factor * self.decision.examples)
+        decision = Decision(examples, factor * self.decision.scale)
+        return WeightedUpdate(self.summary, decision, float(np.float32(factor * self.weight)))
 
     def contribution(self, supernet: Supernet) -> slicing.Overlap:
         """Rereads the update and returns its contribution to the weighted sum."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fedsup_tf import calibration
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.block import under, with_prefixes
+from fedsup_tf.block import select_prefix, with_prefixes
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.ops import ops
@@ -148,8 +148,8 @@ class PartModel(SgdModule):
             smoothing = self._training.label_smoothing
             loss, correct, upstream = score(outputs, upstream, sample_weights, smoothing)
             result += loss + correct
-        slopes, before = tape.gradient(outputs, (weights, entered), output_gradients=upstream)
-        return slopes, mean_squares, result + sum(map(_first, before))
+        gradients, before = tape.gradient(outputs, (weights, entered), output_gradients=upstream)
+        return gradients, mean_squares, result + sum(map(_first, before))
 
 
 # Maps weights by name, inputs and sample weights to outputs and mean squares by name.
@@ -163,21 +163,24 @@ def _compute(subnet: Supernet, part: Part, preprocessing: Preprocessing) -> _Com
 
     def stem(weights, inputs, sample_weights):
         images = preprocessing.normalize(inputs)
-        maps = subnet.stem.forward(under("stem", weights), images)
+        maps = subnet.stem.forward(select_prefix("stem", weights), images)
         norm = subnet.stem_norm
-        maps, mean_squares = norm.normalize(under(norm.name, weights), maps, sample_weights)
+        maps, mean_squares = norm.normalize(select_prefix(norm.name, weights), maps, sample_weights)
         return maps, with_prefixes({norm: mean_squares})
 
     def stage(weights, maps, sample_weights):
         statistics = {}
         for block in subnet.blocks[part.stage]:
-            maps, mean_squares = block.forward(under(block.name, weights), maps, sample_weights)
+            maps, mean_squares = block.forward(
+                select_prefix(block.name, weights), maps, sample_weights
+            )
             statistics.update(with_prefixes({block: mean_squares}))
         return maps, statistics
 
     def head(weights, inputs, sample_weights):
         del sample_weights
-        return subnet.head.forward(under("head", weights), tf.reduce_mean(inputs, [1, 2])), {}
+        features = tf.reduce_mean(inputs, [1, 2])
+        return subnet.head.forward(select_prefix("head", weights), features), {}
 
     return {"nothing": nothing, "stem": stem, "stage": stage, "head": head}[part.kind]
 

@@ -278,13 +278,13 @@ def test_normalization_of_images_that_all_weigh_nothing_is_finite(mode):
 )
 def test_each_formulation_of_depthwise_conv2d_equals_tensorflow(size, side, stride):
     inputs, expected = depthwise_case(size, side, stride)
-    walks = [builtin_depthwise.Walk(length, side, stride) for length in size[1:]]
-    by_pairs = lambda x, w: builtin_depthwise.pair_products(x, w, *walks)
+    positions = [builtin_depthwise.KernelPositions(length, side, stride) for length in size[1:]]
+    by_pairs = lambda x, w: builtin_depthwise.pair_products(x, w, *positions)
     assert_same(gradients(by_pairs, inputs, 0), expected)
-    divisors = [n for n in range(1, walks[0].places + 1) if walks[0].places % n == 0]
+    divisors = [n for n in range(1, positions[0].outputs + 1) if positions[0].outputs % n == 0]
     assert len(divisors) > 1
     for blocks in divisors:
-        in_blocks = lambda x, w, n=blocks: builtin_depthwise.block_products(x, w, *walks, n)
+        in_blocks = lambda x, w, n=blocks: builtin_depthwise.block_products(x, w, *positions, n)
         assert_same(gradients(in_blocks, inputs, 0), expected)
 
 

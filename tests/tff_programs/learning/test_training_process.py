@@ -248,7 +248,7 @@ def test_a_sandwich_within_each_clients_own_subnet(execution):
     actual, _, _ = run(execution, process, [client], weights=weights)
     delta = plain_update(weights, client, training).delta
     slices = SUPERNET.slices(architecture, nested=True)
-    placed = slicing.place(delta, slices, SUPERNET.weight_shapes)
+    placed = slicing.scatter(delta, slices, SUPERNET.weight_shapes)
     assert_close(actual, {name: weights[name] + placed[name].numpy() for name in weights})
     assert np.abs(placed["b_0/shortcut/kernel"]).max() > 0
 
