@@ -9,7 +9,7 @@ from fedsup_tf.files.validation import check_choice, check_number, check_whole_n
 
 TEACHERS = ("received", "ensemble")
 # Values that disable hyper-parameters which earlier versions did not have.
-WITHOUT_EFFECT = {"frozen": [], "clip_norm": math.inf, "received_weight": 1.0}
+NEUTRAL_VALUES = {"frozen": [], "clip_norm": math.inf, "received_weight": 1.0}
 # Hyper-parameters that also apply to a net that a device trains by itself.
 DEVICE_FIELDS = (
     "epochs",
@@ -124,5 +124,5 @@ class LocalTraining:
         return {
             name: value
             for name, value in values.items()
-            if name not in WITHOUT_EFFECT or value != WITHOUT_EFFECT[name]
+            if name not in NEUTRAL_VALUES or value != NEUTRAL_VALUES[name]
         }

@@ -14,7 +14,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.frozen import check_frozen, untrained_parts
 from fedsup_tf.initial_weights import load_initial_weights
-from fedsup_tf.local_training import WITHOUT_EFFECT
+from fedsup_tf.local_training import NEUTRAL_VALUES
 from fedsup_tf.presets import PRESETS, load_space
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
@@ -233,7 +233,7 @@ def _settings(
     settings["normalization"] = space.normalization
     # Runs without this setting had another default, and cannot be continued with this one.
     settings["server_learning_rate"] = server_rate_from_flags(options)
-    for name, value in WITHOUT_EFFECT.items():
+    for name, value in NEUTRAL_VALUES.items():
         if settings[name] == value:
             # As in runs of earlier versions.
             settings[name] = None
