@@ -55,9 +55,9 @@ def _table(methods) -> list[str]:
     given = f"(0.001, on 100 images of a client instead of 400, for {', '.join(older)}) "
     given = given if older else ""
     note = (
-        "Test accuracy in percent, calibrated, every image on its own: the classifier fitted anew, "
-        "in a file that trains / in one that only infers, with the penalty that the data chooses "
-        f"{given}/ the classifier as it was trained. Mean and standard deviation over the seeds."
+        "Test accuracy in percent, calibrated, one image at a time, with the classifier of a "
+        "trainable file / that of an inference-only file, its penalty chosen by the data "
+        f"{given}/ the classifier as trained. Mean and standard deviation over the seeds."
     )
     return [*lines, "", note]
 
