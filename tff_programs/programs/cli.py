@@ -40,6 +40,18 @@ fedsup PROGRAM --help lists a program's flags.
 """
 
 
+def end_with_parent() -> None:
+    """Makes this process end with the process whose identifier is in the variable `END_WITH`.
+
+    Without the variable, it does nothing. The processes that this one starts do not inherit it.
+    """
+    parent = os.environ.pop(END_WITH, None)
+    if parent is not None:
+        from tff_programs.execution.enclosure import end_with
+
+        end_with(int(parent))
+
+
 def main() -> None:
     """Runs the program that the first argument names."""
     # As on standard error: a name that the terminal cannot encode must not crash a program.
@@ -53,11 +65,7 @@ def main() -> None:
     name = names[0]
     if name not in PROGRAMS:
         sys.exit(f"fedsup: expected a program of {', '.join(PROGRAMS)}, received {name!r}.")
-    parent = os.environ.pop(END_WITH, None)
-    if parent is not None:
-        from tff_programs.execution.enclosure import end_with
-
-        end_with(int(parent))
+    end_with_parent()
     # TensorFlow's and gRPC's start-up messages are irrelevant to the run.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.files.reading import reading
-from tff_programs.programs.cli import END_WITH
+from tff_programs.programs.cli import end_with_parent
 from tff_programs.programs.phone_faults import FaultyParticipant
 from tflite.device.trainer import DeviceTrainer
 from tflite.format.update_file import DeviceUpdate
@@ -57,11 +57,7 @@ class PlannedParticipant(Participant):
 
 def main() -> None:
     """Makes the visit described on standard input and prints its result."""
-    parent = os.environ.pop(END_WITH, None)
-    if parent is not None:
-        from tff_programs.execution.enclosure import end_with
-
-        end_with(int(parent))
+    end_with_parent()
     print(json.dumps(visit(json.load(sys.stdin))), file=sys.stdout)
 
 

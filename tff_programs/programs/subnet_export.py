@@ -111,6 +111,7 @@ def export_subnets(
         round=trained.information["round"],
         class_names=tuple(trained.information["class_names"]),
     )
+    representative = _representative(trained) if precisions else None
     exported = []
     for tier, path in paths.items():
         start = time.monotonic()
@@ -146,7 +147,7 @@ def export_subnets(
                 origin,
                 precision,
                 batch_sizes.infer,
-                resize_images(_representative(trained), *subnet.space.image_shape[:2]),
+                resize_images(representative, *subnet.space.image_shape[:2]),
             )
         exported.append(SubnetFiles(tier, written, seconds))
     return exported
