@@ -140,9 +140,9 @@ def main() -> None:
                     seconds = min(time_rounds(process, source, options.rounds))
                 shortest[name] = min(shortest[name], seconds)
                 print(f"turn {turn + 1}, {name}: {seconds:.2f} s", flush=True)
-    minimum = shortest["TFF's worker, open port"]
+    baseline = shortest["TFF's worker, open port"]
     rows = [("worker", "seconds", "ratio")]
-    rows += [(name, f"{value:.2f}", f"{value / minimum:.2f}") for name, value in shortest.items()]
+    rows += [(name, f"{value:.2f}", f"{value / baseline:.2f}") for name, value in shortest.items()]
     print()
     print(format_table(rows))
 

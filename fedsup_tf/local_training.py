@@ -79,8 +79,8 @@ class LocalTraining:
 
     def __post_init__(self):
         what = "Local training"
-        maximum = {"epochs": _MAX_COUNT, "batch_size": _MAX_COUNT, "sandwich": MAX_SANDWICH}
-        for field, limit in maximum.items():
+        max_values = {"epochs": _MAX_COUNT, "batch_size": _MAX_COUNT, "sandwich": MAX_SANDWICH}
+        for field, limit in max_values.items():
             value = check_whole_number(getattr(self, field), field, 1, limit, what=what)
             object.__setattr__(self, field, value)
         bounds = {

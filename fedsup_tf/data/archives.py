@@ -303,9 +303,9 @@ def check_split(
     if not len(images) or len(images) != len(labels):
         received = f"{len(images):,} images and {len(labels):,} labels"
         raise problem(source, "one label for each image", received, AGAIN)
-    minimum, greatest = labels.min(), labels.max()
-    if minimum < 0 or greatest >= classes:
-        received = f"labels from {minimum} to {greatest}"
+    minimum, maximum = labels.min(), labels.max()
+    if minimum < 0 or maximum >= classes:
+        received = f"labels from {minimum} to {maximum}"
         raise problem(source, f"labels from 0 to {classes - 1}", received, other_labels_remedy)
     return images, labels.astype(np.int32)
 

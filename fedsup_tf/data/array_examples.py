@@ -256,15 +256,15 @@ def _as_bytes(
         scaled = [scale_pixels(images, pixel_scale, PICTURE_GREATEST) for images in arrays]
         return scaled, PICTURE_GREATEST
     minimum = min(float(images.min()) for images in arrays)
-    greatest = max(float(images.max()) for images in arrays)
+    maximum = max(float(images.max()) for images in arrays)
     kinds = {images.dtype.kind for images in arrays}
-    if kinds == {"b"} or (kinds == {"f"} and 0 <= minimum <= greatest <= 1):
+    if kinds == {"b"} or (kinds == {"f"} and 0 <= minimum <= maximum <= 1):
         scaled = [np.rint(images.astype(np.float32) * 255).astype(np.uint8) for images in arrays]
         return scaled, PICTURE_GREATEST
     is_whole = kinds <= {"u", "i"} or all((images == np.rint(images)).all() for images in arrays)
     # Only 16-bit integers may exceed 255.
     allowed = 255 if kinds == {"f"} else MAX_OF_16_BITS
-    if not is_whole or minimum < 0 or not greatest <= allowed:
+    if not is_whole or minimum < 0 or not maximum <= allowed:
         received = " and ".join(
             dict.fromkeys(f"{own.dtype} from {own.min():g} to {own.max():g}" for own in arrays)
         )
@@ -273,12 +273,12 @@ def _as_bytes(
             f"0 to 1, received {received}. Give the value of full brightness as pixel_scale, or "
             "scale all images to 0..255."
         )
-    if greatest > PICTURE_GREATEST:
+    if maximum > PICTURE_GREATEST:
         return [
             scale_pixels(images, MAX_OF_16_BITS, PICTURE_GREATEST) for images in arrays
         ], PICTURE_GREATEST
     whole = [images.astype(np.uint8, copy=False) for images in arrays]
-    return whole, PICTURE_GREATEST if greatest > _MAX_OF_FEW_BITS else max(1, int(greatest))
+    return whole, PICTURE_GREATEST if maximum > _MAX_OF_FEW_BITS else max(1, int(maximum))
 
 
 def _resized(source: str, images: np.ndarray, form: PictureForm, greatest_pixel: int) -> np.ndarray:

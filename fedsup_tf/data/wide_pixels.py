@@ -42,11 +42,11 @@ def check_range(pixels: np.ndarray, pixel_scale: float) -> None:
     Raises:
       ValueError: If a pixel is not.
     """
-    minimum, greatest = pixels.min(), pixels.max()
-    if not 0 <= minimum <= greatest <= pixel_scale:
+    minimum, maximum = pixels.min(), pixels.max()
+    if not 0 <= minimum <= maximum <= pixel_scale:
         raise ValueError(
             f"expected pixels from 0 to the pixel_scale {pixel_scale:g}, received {minimum:g} to "
-            f"{greatest:g}. Give the value of full brightness as pixel_scale."
+            f"{maximum:g}. Give the value of full brightness as pixel_scale."
         )
 
 

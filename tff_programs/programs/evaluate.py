@@ -109,8 +109,8 @@ def main(argv: Sequence[str]) -> None:
 def _mean_and_range(shares: Sequence[float]) -> str:
     if not shares:
         return "no test examples"
-    mean, minimum, greatest = (100 * f(shares) for f in (np.mean, min, max))
-    return f"{mean:.1f} % ({minimum:.1f} to {greatest:.1f})"
+    mean, minimum, maximum = (100 * f(shares) for f in (np.mean, min, max))
+    return f"{mean:.1f} % ({minimum:.1f} to {maximum:.1f})"
 
 
 def _show_random_subnets(

@@ -249,11 +249,11 @@ class SupernetRounds:
     def _calibrate(
         self, supernet: Supernet, information, tiers: list[Tier], number: int, on_progress
     ) -> dict[Architecture, dict[str, np.ndarray]]:
-        maximum = self._settings.calibrate_every
+        interval = self._settings.calibrate_every
         due = [
             tier
             for tier in {tier.architecture: tier for tier in tiers}.values()
-            if number - self._calibrated.get(tier.architecture, (-math.inf, {}))[0] >= maximum
+            if number - self._calibrated.get(tier.architecture, (-math.inf, {}))[0] >= interval
         ]
         if due:
             trained = self._trained._replace(

@@ -63,11 +63,11 @@ def default_tiers(
     if space.size == 1:
         return (Tier("only", space.smallest()),)
     cost = _default_cost(space)
-    minimum, greatest = feasible_range(space, cost)
+    minimum, maximum = feasible_range(space, cost)
     ends = [_end_tier(space, end) for end in ("smallest", "largest")]
     between, missing = [], []
     for name, low, high in (("middle", 0.2, 0.45), ("middle-large", 0.65, 0.9)):
-        bounds = tuple(round(minimum + (greatest - minimum) * part) for part in (low, high))
+        bounds = tuple(round(minimum + (maximum - minimum) * part) for part in (low, high))
         architecture = draw_within(space, _random(seed, bounds), cost, *bounds)
         if architecture in (None, *(end.architecture for end in ends)):
             missing.append(f"{name!r} ({bounds[0]:,} to {bounds[1]:,} {cost})")
