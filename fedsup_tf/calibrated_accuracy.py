@@ -6,18 +6,17 @@ for any number of subnets without tracing each one.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import inference_classifier, logistic_regression, slicing
+from fedsup_tf import logistic_regression, slicing
 from fedsup_tf.accuracy import count_correct
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.calibration import mean_square_shapes, split_calibration, sum_mean_squares
+from fedsup_tf.calibration import mean_square_shapes, sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.inference_classifier import CHOSEN
-from fedsup_tf.logistic_regression import BIAS, KERNEL, PENALTY
+from fedsup_tf.logistic_regression import BIAS, CHOSEN, KERNEL
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.supernet import Supernet
 
@@ -34,7 +33,7 @@ def build_calibrated_accuracy(
     preprocessing: Preprocessing,
     images: np.ndarray,
     labels: np.ndarray,
-    classifier_penalty: float | str | None = PENALTY,
+    classifier_penalty: float | str | None = CHOSEN,
     held_out: np.ndarray | None = None,
 ) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], float]:
     """Builds a function that calibrates any subnet and computes its accuracy.
@@ -45,8 +44,8 @@ def build_calibrated_accuracy(
       images: Images to calibrate on, uint8 `(examples, height, width, channels)`, in random order.
       labels: Labels of `images`, `(examples,)`.
       classifier_penalty: Penalty of the refitted classifier (see `logistic_regression`).
-        `inference_classifier.CHOSEN` chooses it on held-out images, as for inference-only files;
-        None keeps the trained classifier.
+        `logistic_regression.CHOSEN` chooses it on held-out images; None keeps the trained
+        classifier.
       held_out: Mask of the images held out to choose the penalty, `(examples,)`; by default every
         fifth image.
 
@@ -56,39 +55,9 @@ def build_calibrated_accuracy(
       resolution if the space has resolutions. It caches the calibrations of the weights from its
       last call, so do not modify those weights in place.
     """
-    accuracies = build_calibrated_accuracies(
-        supernet, preprocessing, images, labels, [classifier_penalty], held_out
-    )
-    return lambda *arguments: accuracies(*arguments)[0]
-
-
-def build_calibrated_accuracies(
-    supernet: Supernet,
-    preprocessing: Preprocessing,
-    images: np.ndarray,
-    labels: np.ndarray,
-    classifier_penalties: Sequence[float | str | None],
-    held_out: np.ndarray | None = None,
-) -> Callable[[Mapping[str, np.ndarray], Architecture, np.ndarray, np.ndarray], list[float]]:
-    """Builds a function like `build_calibrated_accuracy`, but for several classifiers at once.
-
-    Args:
-      supernet: See `build_calibrated_accuracy`.
-      preprocessing: See `build_calibrated_accuracy`.
-      images: See `build_calibrated_accuracy`.
-      labels: See `build_calibrated_accuracy`.
-      classifier_penalties: The penalty of each classifier.
-      held_out: See `build_calibrated_accuracy`.
-
-    Returns:
-      A function that returns the accuracy with each classifier. All classifiers are fitted to the
-      same features, which are computed once.
-    """
     if supernet.space.resolutions:
-        rest = (labels, classifier_penalties, held_out)
+        rest = (labels, classifier_penalty, held_out)
         return _at_each_resolution(supernet, preprocessing, images, rest)
-    if held_out is None:
-        held_out = inference_classifier.is_held_out(np.arange(len(labels))).numpy()
     shapes, elastic = supernet.weight_shapes, supernet.elastic_shapes()
     statistics = mean_square_shapes(elastic)
     space = supernet.space
@@ -152,30 +121,23 @@ def build_calibrated_accuracies(
             for _ in range(_PASSES - 1):
                 frozen = next_mean_squares(weights, code, frozen, some)
         start = {KERNEL: weights[KERNEL][:width], BIAS: weights[BIAS]}
-        if all(penalty is None for penalty in classifier_penalties):
-            return frozen, [start for _ in classifier_penalties]
+        if classifier_penalty is None:
+            return frozen, start
         parts = [
             features_of(weights, code, frozen, images[begin : begin + _TEST_BATCH])
             for begin in range(0, len(images), _TEST_BATCH)
         ]
         features = tf.concat(parts, 0)
-        return frozen, [fit(features, start, penalty) for penalty in classifier_penalties]
-
-    def fit(features, start, penalty):
-        if penalty is None:
-            return start
-        if penalty == CHOSEN:
-            chosen = inference_classifier.fit(features, labels, held_out, tuple(start.values()))
-            if head := split_calibration(chosen).inference_classifier:
-                return head
-            penalty = PENALTY
-        return logistic_regression.fit(features, labels, *start.values(), penalty)
+        fitted = logistic_regression.fit(
+            features, labels, *start.values(), classifier_penalty, held_out
+        )
+        return frozen, fitted
 
     # Calibrations for the last weights, so that a subnet evaluated on many clients is calibrated
     # only once.
     kept_weights, tensors, kept = None, {}, {}
 
-    def accuracies(weights, architecture, test_images, test_labels):
+    def accuracy(weights, architecture, test_images, test_labels):
         nonlocal kept_weights, tensors, kept
         if weights is not kept_weights:
             tensors = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
@@ -183,28 +145,25 @@ def build_calibrated_accuracies(
         code = space.encode(architecture)
         if architecture not in kept:
             kept[architecture] = calibrate(tensors, code, architecture.widths[-1])
-        frozen, heads = kept[architecture]
-        counts = [
-            count(tensors, code, frozen, head[KERNEL], head[BIAS], test_images, test_labels)
-            for head in heads
-        ]
-        return [int(right) / len(test_labels) for right in counts]
+        frozen, head = kept[architecture]
+        right = count(tensors, code, frozen, head[KERNEL], head[BIAS], test_images, test_labels)
+        return int(right) / len(test_labels)
 
-    return accuracies
+    return accuracy
 
 
 def _at_each_resolution(supernet, preprocessing, images, rest):
-    """Implements `build_calibrated_accuracies` with a separate supernet for each resolution."""
+    """Implements `build_calibrated_accuracy` with a separate supernet for each resolution."""
 
     @functools.cache
     def at(resolution):
         plain = Supernet(supernet.space.at_resolution(resolution), supernet.seed)
         resized = resize_images(images, *plain.space.image_shape[:2])
-        return build_calibrated_accuracies(plain, preprocessing, resized, *rest)
+        return build_calibrated_accuracy(plain, preprocessing, resized, *rest)
 
-    def accuracies(weights, architecture, test_images, test_labels):
+    def accuracy(weights, architecture, test_images, test_labels):
         resized = resize_images(test_images, *supernet.space.image_shape_of(architecture)[:2])
         net = dataclasses.replace(architecture, resolution=None)
         return at(architecture.resolution)(weights, net, resized, test_labels)
 
-    return accuracies
+    return accuracy

@@ -12,15 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fedsup_tf import inference_classifier
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.validation import check_tensors
-from fedsup_tf.logistic_regression import BIAS, KERNEL
+from fedsup_tf.logistic_regression import BIAS, INT8_TENSORS, KERNEL, TENSORS
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
 
 # Names of the classifier's tensors.
 CLASSIFIER = (KERNEL, BIAS)
+# Names of the classifier of all files without 8-bit arithmetic in calibrations of earlier versions,
+# whose `CLASSIFIER` was one with a larger penalty for files that train.
+EARLIER_TENSORS = tuple(f"inference_head/{part}" for part in ("kernel", "bias", "penalty"))
 
 
 @tf.autograph.experimental.do_not_convert
@@ -115,17 +117,13 @@ class CalibrationParts(NamedTuple):
     """The parts of a subnet's calibration.
 
     Attributes:
-      classifier: Classifier of trainable files, by tensor name; empty if it was not fitted.
-      inference_classifier: Classifier of inference-only files, by the same names.
-      int8_classifier: Classifier of inference-only files that compute with 8 bits, by the same
-        names.
-      penalty: Penalty that was chosen for inference-only files; None if they use the classifier of
-        trainable files.
+      classifier: The refitted classifier, by tensor name; empty if it was not fitted.
+      int8_classifier: Classifier of files that compute with 8 bits, by the same names.
+      penalty: Penalty of the classifier; None if it was not fitted, or by an earlier version.
       mean_squares: Frozen mean squares, by the names of `mean_square_shapes`.
     """
 
     classifier: dict[str, np.ndarray]
-    inference_classifier: dict[str, np.ndarray]
     int8_classifier: dict[str, np.ndarray]
     penalty: float | None
     mean_squares: dict[str, np.ndarray]
@@ -134,21 +132,21 @@ class CalibrationParts(NamedTuple):
 def split_calibration(calibration: Mapping[str, np.ndarray]) -> CalibrationParts:
     """Splits a calibration into its classifiers, if it has any, and its mean squares."""
     mean_squares = dict(calibration)
-    classifier = {name: mean_squares.pop(name) for name in CLASSIFIER if name in mean_squares}
-    penalty, infers = _take_classifier(mean_squares, inference_classifier.TENSORS)
-    _, int8 = _take_classifier(mean_squares, inference_classifier.INT8_TENSORS)
-    return CalibrationParts(
-        classifier, infers or classifier, int8 or classifier, penalty, mean_squares
-    )
+    penalty, classifier = _take_classifier(mean_squares, TENSORS)
+    _, int8 = _take_classifier(mean_squares, INT8_TENSORS)
+    if EARLIER_TENSORS[0] in mean_squares:
+        penalty, classifier = _take_classifier(mean_squares, EARLIER_TENSORS)
+    return CalibrationParts(classifier, int8 or classifier, penalty, mean_squares)
 
 
 def _take_classifier(tensors, names):
     """Removes a classifier and its penalty from `tensors`, if present, and returns them."""
     if names[0] not in tensors:
         return None, {}
-    kernel, bias, penalty = (tensors.pop(name) for name in names)
+    kernel, bias, penalty = (tensors.pop(name, None) for name in names)
     # The shortest decimal representation: 1e-05 instead of 9.999999747378752e-06.
-    return float(str(penalty[0])), dict(zip(CLASSIFIER, (kernel, bias), strict=True))
+    number = None if penalty is None else float(str(penalty[0]))
+    return number, dict(zip(CLASSIFIER, (kernel, bias), strict=True))
 
 
 def check_mean_squares(

@@ -4,8 +4,6 @@ Liu and Nocedal, "On the limited memory BFGS method for large scale optimization
 Programming 45, 1989. Each step needs the loss and its gradient at a single point only.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 # Relative accuracy of a loss that is summed in float32.
@@ -15,8 +13,8 @@ _ROUNDING = 1e-6
 class Descent:
     """A descent from a given point.
 
-    The initial approximation of the Hessian is a matrix that bounds it. A step that increases the
-    loss is halved.
+    The initial approximation of the Hessian is a diagonal matrix that bounds it. A step that
+    increases the loss is halved.
 
     Args:
       start: The initial point.
@@ -30,16 +28,14 @@ class Descent:
         self.point = self.best = start
         self._loss, self._gradient, self._pairs = np.inf, None, []
 
-    def step(
-        self, loss: float, gradient: np.ndarray, bound: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
+    def step(self, loss: float, gradient: np.ndarray, bound: np.ndarray) -> None:
         """Takes a step, given the loss and its gradient at `point`.
 
         Args:
           loss: Loss at `point`.
           gradient: Gradient at `point`, of the same shape.
-          bound: Function that multiplies an array by the inverse of a matrix that bounds the
-            Hessian.
+          bound: Diagonal of a matrix that bounds the Hessian, of a shape that broadcasts to that
+            of `point`.
         """
         if not loss <= self._loss + _ROUNDING * abs(loss):
             self.point = (self.best + self.point) / 2
@@ -56,11 +52,11 @@ class Descent:
         for point_change, gradient_change in reversed(self._pairs):
             shares.append((point_change * rest).sum() / (point_change * gradient_change).sum())
             rest = rest - shares[-1] * gradient_change
-        direction = bound(rest)
+        direction = rest / bound
         if self._pairs:
             point_change, gradient_change = self._pairs[-1]
             curvature = (point_change * gradient_change).sum()
-            direction *= curvature / (gradient_change * bound(gradient_change)).sum()
+            direction *= curvature / (gradient_change**2 / bound).sum()
         for pair, share in zip(self._pairs, reversed(shares), strict=True):
             point_change, gradient_change = pair
             curvature = (point_change * gradient_change).sum()

@@ -1,4 +1,4 @@
-"""Federated calibration of a subnet: frozen mean squares and refitted classifiers.
+"""Federated calibration of a subnet: frozen mean squares and a refitted classifier.
 
 Clients compute sums over their own images. The server learns only the sums over all clients.
 """
@@ -15,7 +15,7 @@ import tensorflow_federated as tff
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import sum_mean_squares
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.inference_classifier import CHOSEN, PenaltyChoice
+from fedsup_tf.logistic_regression import CHOSEN, PenaltyChoice
 from fedsup_tf.supernet import Supernet
 from tff_programs.blocking import run_blocking
 from tff_programs.learning.classifier_fit import fit_classifiers
@@ -35,8 +35,8 @@ class CalibrationPass(NamedTuple):
       change: Largest relative change of any normalization's root mean squares since the previous
         pass, averaged over its channels; infinite in the first pass, None in a pass that fits the
         classifiers.
-      choice: Penalties for inference-only files, in the last pass that fits the classifiers if the
-        data choose them; otherwise None.
+      choice: Penalties of the classifiers, in the last pass that fits them if the data choose
+        them; otherwise None.
     """
 
     number: int
@@ -97,8 +97,8 @@ async def calibrate_federated_async(
 
     The first pass normalizes with batch statistics. For a client with few classes, these differ
     from the population's, so further passes normalize with the mean squares of the previous pass
-    until their change is below `tolerance`. Another `inference_classifier.PASSES` passes fit the
-    classifiers, or `logistic_regression.PASSES` if both kinds of files have the same classifier.
+    until their change is below `tolerance`. Another `logistic_regression.PASSES` passes fit the
+    classifiers.
 
     Args:
       supernet: The trained supernet.
@@ -106,11 +106,9 @@ async def calibrate_federated_async(
       preprocessing: Normalization of the images.
       client_data: One dataset per client, as `clients.client_element` makes it.
       classifier_data: If given, the classifiers are refitted to these images, again one dataset per
-        client; see `logistic_regression` and `inference_classifier`. Classifiers need more images
-        than mean squares.
-      classifier_penalty: Penalty on the squares of the classifiers' kernels, for both kinds of
-        files. `CHOSEN` uses `logistic_regression.PENALTY` in files that train, and a penalty chosen
-        by the data in files that only infer.
+        client; see `logistic_regression`. Classifiers need more images than mean squares.
+      classifier_penalty: Penalty on the squares of the classifiers' kernels; `CHOSEN` has the data
+        choose it.
       batch_size: Number of images per mini-batch, normalized together in the first pass.
       tolerance: Relative change of the root mean squares below which they count as converged.
       on_pass: Called after each pass.
@@ -118,9 +116,9 @@ async def calibrate_federated_async(
     Returns:
       Tensors by name: the mean squares `(channels,)`, named as in `calibration.mean_square_shapes`
       (none for a space with group normalization). With `classifier_data`, also the `head/kernel`
-      `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's, and, if
-      files that only infer have their own classifiers, `inference_classifier.TENSORS` and
-      `INT8_TENSORS`. `split_calibration` separates them.
+      `(features, classes)` and `head/bias` `(classes,)` to use instead of the supernet's, and the
+      other tensors that `logistic_regression.Regression.classifiers` returns. `split_calibration`
+      separates them.
 
     Raises:
       ValueError: If there are no images for the classifier.

@@ -1,7 +1,7 @@
-"""Federated fit of a subnet's classifiers, for files that train and files that only infer.
+"""Federated fit of a subnet's classifiers.
 
 Clients compute gradients over their own images. The server learns only the sums over all clients,
-from which it computes the steps of `logistic_regression` and `inference_classifier`.
+from which it computes the steps of `logistic_regression`.
 """
 
 import functools
@@ -12,15 +12,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedsup_tf import inference_classifier, logistic_regression
+from fedsup_tf import logistic_regression
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.inference_classifier import (
-    CHOSEN,
-    CandidateSums,
-    InferenceClassifiers,
-    PenaltyChoice,
-)
+from fedsup_tf.logistic_regression import PenaltyChoice, Regression, RegressionSums
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning.subnet_sums import build_subnet_sum, subnet_mean_square_shapes
 from tff_programs.types import tensors_type
@@ -58,36 +53,26 @@ async def fit_classifiers(
     values = supernet.values_by_name()
     features, _ = supernet.slices(architecture)[logistic_regression.KERNEL].size
     start = values[logistic_regression.KERNEL][:features], values[logistic_regression.BIAS]
-    is_chosen = penalty == CHOSEN
-    regression = logistic_regression.LogisticRegression(
-        *start, logistic_regression.PENALTY if is_chosen else penalty
-    )
-    candidates = [InferenceClassifiers(*start)] if is_chosen else []
+    regression = Regression(*start, penalty)
 
     @functools.cache
     def computation(with_moments):
         return build_federated_regression_sums(
-            supernet, architecture, preprocessing, batch_size, with_moments, is_chosen
+            supernet, architecture, preprocessing, batch_size, with_moments, penalty
         )
 
-    choice, chosen = None, {}
-    passes = inference_classifier.PASSES if is_chosen else logistic_regression.PASSES
-    for number in range(1, passes + 1):
-        coefficients = (fits.coefficients for fits in (regression, *candidates))
-        sent = (tuple(mean_squares.values()), *coefficients)
+    for number in range(1, logistic_regression.PASSES + 1):
+        sent = (tuple(mean_squares.values()), regression.coefficients)
         output = await tff.program.materialize_value(
             computation(number == 1)(tuple(values.values()), sent, client_data)
         )
-        moments = output.get("moments")
-        if number <= logistic_regression.PASSES:
-            regression.step(logistic_regression.RegressionSums(output["gradient"], moments))
-        for fits in candidates:
-            fits.step(CandidateSums(*(output[name] for name in CandidateSums._fields)), moments)
-            if number == passes:
-                choice = fits.choose()
-                chosen = fits.classifiers(choice)
-        on_pass(number, regression.examples, None, choice)
-    return {**regression.classifier(), **chosen}
+        sums = RegressionSums(*(output[name] for name in RegressionSums._fields))
+        regression.step(sums, output.get("moments"))
+        is_last = number == logistic_regression.PASSES
+        choice = regression.choose() if is_last else None
+        is_told = is_last and penalty == logistic_regression.CHOSEN
+        on_pass(number, regression.examples, None, choice if is_told else None)
+    return regression.classifiers(choice)
 
 
 def build_federated_regression_sums(
@@ -96,22 +81,20 @@ def build_federated_regression_sums(
     preprocessing: Preprocessing,
     batch_size: int,
     with_moments: bool,
-    with_candidates: bool,
+    penalty: float | str,
 ) -> tff.Computation:
     """Builds the computation of one pass of the classifiers' fit.
 
-    Its type signature, with W, M and D* as in `calibration.build_federated_calibration` and F the
-    number of features:
+    Its type signature, with W, M and D* as in `calibration.build_federated_calibration`, F the
+    number of features and R the fields of `RegressionSums`:
 
-        (<weights=W@SERVER, sent=<mean_squares=M, coefficients=float32[F+1,classes]>@SERVER,
-          client_data={D*}@CLIENTS> -> <gradient=float32[F+1,classes]>@SERVER)
+        (<weights=W@SERVER, sent=<mean_squares=M, coefficients=float32[F+1,fits,classes]>@SERVER,
+          client_data={D*}@CLIENTS> -> R@SERVER)
 
-    With moments, the result also has `moments=float32[F+1,F+1]`. With candidates, `sent` also has
-    `float32[F+1,fits,classes]`, and the result has the fields of `CandidateSums`, whose gradients
-    are of the same size. With four small penalties these are 9 more coefficient matrices. For 1,024
-    features and 10 classes, a client receives and sends 0.4 MB per pass instead of 0.04 MB, in
-    addition to the subnet's weights of 7 MB that it receives and the moments of 4 MB that it sends
-    in the first pass.
+    With moments, the result also has `moments=float32[F+1,F+1]`. If a penalty has to be chosen,
+    there are ten fits. For 1,024 features and 10 classes, a client then receives and sends 0.4 MB
+    per pass instead of 0.04 MB, in addition to the subnet's weights of 7 MB that it receives and
+    the moments of 4 MB that it sends in the first pass.
 
     Args:
       supernet: The supernet.
@@ -119,19 +102,17 @@ def build_federated_regression_sums(
       preprocessing: Normalization of the images.
       batch_size: Number of images per mini-batch.
       with_moments: Whether to sum the moments, as in the first pass.
-      with_candidates: Whether files that only infer get their own classifier.
+      penalty: Penalty on the squares of the classifiers' kernels, or `CHOSEN`.
     """
     shapes = subnet_mean_square_shapes(supernet, architecture)
     features, classes = supernet.slices(architecture)[logistic_regression.KERNEL].size
-    sum_shapes = {"gradient": [features + 1, classes]}
+    sum_shapes = logistic_regression.sum_shapes(features, classes, penalty)
+    coefficients_type = tff.TensorType(np.float32, sum_shapes["gradients"])
     if with_moments:
         sum_shapes["moments"] = [features + 1, features + 1]
-    candidate_shapes = inference_classifier.candidate_shapes(features, classes)
-    if with_candidates:
-        sum_shapes.update(candidate_shapes)
 
     def count(weights, sent, element):
-        mean_squares, coefficients, *candidates = sent
+        mean_squares, coefficients = sent
         weights = {**weights, **dict(zip(shapes, mean_squares, strict=True))}
         images, labels = element["images"], element["labels"]
 
@@ -141,14 +122,12 @@ def build_federated_regression_sums(
                 weights, preprocessing.normalize(images[begin:end])
             )
             some = labels[begin:end]
+            held_out = logistic_regression.is_held_out(begin + tf.range(tf.shape(some)[0]))
             sums = logistic_regression.regression_sums(
-                batch_features, some, coefficients, with_moments
+                batch_features, some, held_out, coefficients
             )._asdict()
-            if with_candidates:
-                positions = begin + tf.range(tf.shape(some)[0])
-                sums |= inference_classifier.candidate_sums(
-                    batch_features, some, inference_classifier.is_held_out(positions), *candidates
-                )._asdict()
+            if with_moments:
+                sums["moments"] = logistic_regression.moments_of(batch_features)
             return end, OrderedDict((name, total[name] + sums[name]) for name in sum_shapes)
 
         zeros = OrderedDict((name, tf.zeros(shape)) for name, shape in sum_shapes.items())
@@ -157,9 +136,5 @@ def build_federated_regression_sums(
         )
         return total
 
-    coefficients_type = tff.TensorType(np.float32, [features + 1, classes])
-    sent = [tensors_type(shapes), coefficients_type]
-    if with_candidates:
-        sent.append(tff.TensorType(np.float32, candidate_shapes["gradients"]))
-    sent_type = tff.StructWithPythonType(sent, tuple)
+    sent_type = tff.StructWithPythonType([tensors_type(shapes), coefficients_type], tuple)
     return build_subnet_sum(supernet, architecture, count, sent_type)

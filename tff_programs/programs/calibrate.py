@@ -3,8 +3,7 @@
 Each client sums, over its own images, the statistics of each normalization and the gradients used
 to fit new classifiers; the server only learns sums. A table shows test accuracy by the number of
 images that are inferred together: before calibration (images in a batch are normalized together)
-and after it (each image is normalized independently), in a file that trains and in one that only
-infers.
+and after it (each image is normalized independently).
 """
 
 import os
@@ -73,10 +72,7 @@ def main(argv: Sequence[str]) -> None:
         weights = subnet.values_by_name()
         parts = split_calibration(calibration)
         calibrated_weights = {**weights, **parts.mean_squares}
-        ways = {"before": weights, "trains": {**calibrated_weights, **parts.classifier}}
-        if parts.penalty is not None:
-            label = f"infers, penalty {parts.penalty:g}"
-            ways[label] = {**calibrated_weights, **parts.inference_classifier}
+        ways = {"before": weights, "calibrated": {**calibrated_weights, **parts.classifier}}
         for label, used in ways.items():
             shares = _accuracies(subnet, used, resized, labels, trained.preprocessing)
             rows.append((tier.name, label, *(f"{100 * share:.1f} %" for share in shares)))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fedsup_tf.architecture import Architecture
+from fedsup_tf.calibration import CLASSIFIER, EARLIER_TENSORS
 from fedsup_tf.files import checkpoint
 from fedsup_tf.files.json_schema import expect_keys, quoted
-from fedsup_tf.inference_classifier import CHOSEN, INT8_TENSORS, TENSORS, PenaltyChoice
+from fedsup_tf.logistic_regression import CHOSEN, INT8_TENSORS, PenaltyChoice
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.calibration import CalibrationPass, calibrate_federated_async
@@ -18,8 +19,8 @@ from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
 
 # Default number of images of all clients for the classifiers. After a long training, four times as
-# many improve files that only infer by up to 1.5 percentage points, and others hardly at all.
-_ALL_IMAGES, _ALL_IMAGES_TO_TRAIN = 40_000, 10_000
+# many improve accuracy by up to 1.5 percentage points.
+_ALL_IMAGES = 40_000
 # Bounds for one client.
 _MIN_IMAGES, _MAX_IMAGES = 100, 400
 # The mean squares take more passes and need fewer images.
@@ -94,15 +95,9 @@ async def calibrate_tiers_async(
     return calibrated
 
 
-def default_images(clients: int, only_trains: bool = False) -> int:
-    """Returns the default number of images that each client calibrates on, from 100 to 400.
-
-    Args:
-      clients: Number of clients.
-      only_trains: Whether no file that only infers will be written.
-    """
-    images = _ALL_IMAGES_TO_TRAIN if only_trains else _ALL_IMAGES
-    return min(_MAX_IMAGES, max(_MIN_IMAGES, images // clients))
+def default_images(clients: int) -> int:
+    """Returns the default number of images that each client calibrates on, from 100 to 400."""
+    return min(_MAX_IMAGES, max(_MIN_IMAGES, _ALL_IMAGES // clients))
 
 
 def calibration_examples(
@@ -134,14 +129,14 @@ def _pass_line(done: CalibrationPass) -> str:
 def _choice_line(choice: PenaltyChoice) -> str:
     if not choice.is_chosen:
         return (
-            f"  Files that only infer get the classifier of files that train: {choice.held_out} "
-            "images could be held out to choose a penalty for them, which are too few."
+            f"  Classifier's penalty: {choice.penalty:g}; {choice.held_out} images could be held "
+            "out to choose a smaller one, which are too few."
         )
     shares = ", ".join(f"{penalty:g}: {100 * x:.1f} %" for penalty, x in choice.right.items())
     return (
-        f"  Files that only infer: penalty {choice.penalty:g} (int8: {choice.int8_penalty:g}), the "
-        f"least cross-entropy on {choice.held_out:,} images that were held out; right answers on "
-        f"them by penalty: {shares}"
+        f"  Classifier's penalty: {choice.penalty:g} (int8: {choice.int8_penalty:g}), the least "
+        f"cross-entropy on {choice.held_out:,} images that were held out; right answers on them by "
+        f"penalty: {shares}"
     )
 
 
@@ -174,12 +169,13 @@ def read_calibration(
                 f"expected the calibration of {architecture} of this supernet, received that of "
                 f"{found} of supernet {quoted(metadata['supernet_hash'])[1:13]}. Calibrate anew."
             )
-        for names in (TENSORS, INT8_TENSORS):
+        # Calibrations of earlier versions have no penalty of `CLASSIFIER`.
+        for names in (CLASSIFIER, EARLIER_TENSORS, INT8_TENSORS):
             missing = sorted(set(names) - forms.keys())
             if 0 < len(missing) < len(names):
                 raise ValueError(
-                    "expected all tensors of a classifier of files that only infer, or none, "
-                    f"missing are {missing}. Calibrate anew."
+                    "expected all tensors of a classifier or none, missing are "
+                    f"{missing}. Calibrate anew."
                 )
 
     calibration, _ = checkpoint.read_tensors(path, "calibration", check)

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy, random_subnet_accuracies
-from fedsup_tf.inference_classifier import CHOSEN
-from fedsup_tf.logistic_regression import PENALTY
 from fedsup_tf.search.costs import architecture_cost
 from tff_programs.programs.checkpoint import TrainedSupernet, name_architectures
 from tff_programs.programs.flags.calibration_flags import (
@@ -24,7 +22,7 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, parse_with_pa
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy, evaluate_subnets
 from tff_programs.reports import report
 
-# Images per client for each random subnet; more hardly change the accuracy of files that train.
+# Images per client for each random subnet, by default; more take longer and are a little better.
 _IMAGES_OF_RANDOM = 100
 
 
@@ -74,16 +72,14 @@ def main(argv: Sequence[str]) -> None:
             "MACs",
             *(f"test, batch {size}" for size in batch_sizes),
             "test, calibrated",
-            "test, to infer",
             f"clients, batch {options.client_batch_size}",
             "each client, calibrated",
-            "each client, to infer",
         )
     ]
     calibration = dict(
         images_per_client=options.images_per_client, classifier_penalty=classifier_penalty(options)
     )
-    for tier, central, *shares, by_client, infers_by_client in evaluate_subnets(
+    for tier, central, *shares, by_client in evaluate_subnets(
         trained, tiers, batch_sizes, options.client_batch_size, **calibration
     ):
         cost = architecture_cost(space, tier.architecture)
@@ -95,14 +91,11 @@ def main(argv: Sequence[str]) -> None:
                 f"{cost.macs:,}",
                 *(f"{100 * share:.1f} %" for share in (*central.values(), *shares)),
                 _mean_and_range(by_client),
-                _mean_and_range(infers_by_client),
             )
         )
     print(report.format_table(rows))
     if options.random:
         calibration["images_per_client"] = options.images_per_client or _IMAGES_OF_RANDOM
-        if calibration["classifier_penalty"] == CHOSEN:
-            calibration["classifier_penalty"] = PENALTY
         _show_random_subnets(trained, options.random, max(batch_sizes), calibration)
 
 

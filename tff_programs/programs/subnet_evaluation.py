@@ -7,9 +7,8 @@ import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.accuracy import build_accuracy
-from fedsup_tf.calibrated_accuracy import build_calibrated_accuracies, build_calibrated_accuracy
-from fedsup_tf.inference_classifier import CHOSEN, is_held_out
-from fedsup_tf.logistic_regression import PENALTY
+from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
+from fedsup_tf.logistic_regression import CHOSEN, is_held_out
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
@@ -25,22 +24,18 @@ class SubnetAccuracy(NamedTuple):
     Attributes:
       tier: The subnet and its name.
       central: Accuracy on the test part, by the number of images normalized together.
-      calibrated: Accuracy on the test part as deployed in a file that trains: calibrated, with each
-        image normalized independently.
-      infers: Accuracy on the test part as deployed in a file that only infers.
+      calibrated: Accuracy on the test part as deployed: calibrated, with each image normalized
+        independently.
       on_clients: Accuracy on the test examples of all clients together.
-      by_client: Accuracy on each client's own test examples, for clients that have any, as deployed
-        in a file that trains.
-      infers_by_client: The same as deployed in a file that only infers.
+      by_client: Accuracy on each client's own test examples, for clients that have any, as
+        deployed.
     """
 
     tier: Tier
     central: Mapping[int, float]
     calibrated: float
-    infers: float
     on_clients: float
     by_client: tuple[float, ...]
-    infers_by_client: tuple[float, ...]
 
 
 async def evaluate_subnets_async(
@@ -67,15 +62,7 @@ async def evaluate_subnets_async(
     supernet, data = trained.supernet, trained.data
     accuracy = build_accuracy(supernet, trained.preprocessing)
     federated = build_federated_evaluation(supernet.space, trained.preprocessing, client_batch_size)
-    calibration_images, calibration_labels, held_out = _mixed_examples(trained, images_per_client)
-    deployed_accuracies = build_calibrated_accuracies(
-        supernet,
-        trained.preprocessing,
-        calibration_images,
-        calibration_labels,
-        [PENALTY, CHOSEN] if classifier_penalty == CHOSEN else [classifier_penalty],
-        held_out,
-    )
+    deployed = calibrated_accuracy(trained, images_per_client, classifier_penalty)
     images, labels = data.dataset.test_images, data.dataset.test_labels
     tested = [client for client, size in enumerate(data.test_sizes) if size]
     evaluated = []
@@ -98,21 +85,17 @@ async def evaluate_subnets_async(
             counts = await tff.program.materialize_value(
                 federated(tuple(trained.weights.values()), client_data)
             )
-            # The first is that of a file that trains, the last that of one that only infers.
-            shares = deployed_accuracies(trained.weights, tier.architecture, images, labels)
             by_client = [
-                deployed_accuracies(trained.weights, tier.architecture, *data.test_examples(client))
+                deployed(trained.weights, tier.architecture, *data.test_examples(client))
                 for client in tested
             ]
             evaluated.append(
                 SubnetAccuracy(
                     tier,
                     central,
-                    shares[0],
-                    shares[-1],
+                    deployed(trained.weights, tier.architecture, images, labels),
                     counts["correct"] / counts["examples"],
-                    tuple(own[0] for own in by_client),
-                    tuple(own[-1] for own in by_client),
+                    tuple(by_client),
                 )
             )
     return evaluated
@@ -121,7 +104,7 @@ async def evaluate_subnets_async(
 def calibrated_accuracy(
     trained: TrainedSupernet,
     images_per_client: int | None = None,
-    classifier_penalty: float | str | None = PENALTY,
+    classifier_penalty: float | str | None = CHOSEN,
     clients: Sequence[int] | None = None,
 ) -> Callable:
     """Builds a function that computes the accuracy of any subnet as it is deployed.
@@ -138,19 +121,6 @@ def calibrated_accuracy(
       The function that `build_calibrated_accuracy` describes. It calibrates on the same images as
       `calibrate_tiers`.
     """
-    images, labels, held_out = _mixed_examples(trained, images_per_client, clients)
-    return build_calibrated_accuracy(
-        trained.supernet, trained.preprocessing, images, labels, classifier_penalty, held_out
-    )
-
-
-def evaluate_subnets(*arguments, **options) -> list[SubnetAccuracy]:
-    """Runs `evaluate_subnets_async` to completion."""
-    return run_blocking(evaluate_subnets_async(*arguments, **options), "evaluate_subnets_async")
-
-
-def _mixed_examples(trained, images_per_client, clients=None):
-    """Returns images to calibrate on, their labels, and a mask of those that are held out."""
     if images_per_client is None:
         images_per_client = default_images(len(trained.data))
     of_clients = [
@@ -161,4 +131,16 @@ def _mixed_examples(trained, images_per_client, clients=None):
     held_out = np.concatenate([is_held_out(np.arange(len(own))).numpy() for _, own in of_clients])
     # Shuffled, so that the first batches' mean squares do not cover only a few classes.
     order = np.random.default_rng(0).permutation(len(labels))
-    return images[order], labels[order], held_out[order]
+    return build_calibrated_accuracy(
+        trained.supernet,
+        trained.preprocessing,
+        images[order],
+        labels[order],
+        classifier_penalty,
+        held_out[order],
+    )
+
+
+def evaluate_subnets(*arguments, **options) -> list[SubnetAccuracy]:
+    """Runs `evaluate_subnets_async` to completion."""
+    return run_blocking(evaluate_subnets_async(*arguments, **options), "evaluate_subnets_async")

@@ -11,10 +11,9 @@ import numpy as np
 
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
-from fedsup_tf.inference_classifier import CHOSEN
-from fedsup_tf.logistic_regression import PENALTY
+from fedsup_tf.logistic_regression import CHOSEN, KERNEL
 from fedsup_tf.resizing import resize_images
-from tff_programs.programs.calibration_files import calibrate_tiers, default_images
+from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
 from tff_programs.simulation.tiers import Tier
@@ -64,7 +63,7 @@ def export_subnets(
       calibrations: Calibration of each subnet; by default, subnets are calibrated on the clients'
         images.
       images_per_client: Maximum number of images that each client calibrates on; `default_images`
-        by default, which depends on whether there are `precisions`.
+        by default.
       classifier_penalty: Penalty of the classifiers fitted by the calibration, as in
         `calibrate_federated_async`; None keeps the trained classifiers.
       batch_sizes: Numbers of images in a training step, an evaluation and an inference.
@@ -88,18 +87,8 @@ def export_subnets(
     batch_sizes = batch_sizes or BatchSizes()
     tiers = list(paths)
     if calibrations is None:
-        only_trains = not precisions
-        if images_per_client is None:
-            images_per_client = default_images(len(trained.data), only_trains)
         calibrated = calibrate_tiers(
-            trained,
-            tiers,
-            images_per_client,
-            on_progress,
-            # Trainable files get the same classifier, with one pass less.
-            classifier_penalty=PENALTY
-            if only_trains and classifier_penalty == CHOSEN
-            else classifier_penalty,
+            trained, tiers, images_per_client, on_progress, classifier_penalty=classifier_penalty
         )
         calibrations = dict(zip(tiers, calibrated, strict=True))
     training = device_training(trained.information)
@@ -117,7 +106,7 @@ def export_subnets(
         start = time.monotonic()
         parts = split_calibration(calibrations[tier])
         if classifier_penalty is None:
-            parts = parts._replace(classifier={}, inference_classifier={}, int8_classifier={})
+            parts = parts._replace(classifier={}, int8_classifier={})
         subnet = trained.supernet.extract(tier.architecture)
         weights = subnet.values_by_name()
         subnet.assign_weights({**weights, **parts.classifier})
@@ -131,12 +120,12 @@ def export_subnets(
             origin,
             batch_sizes,
             with_train_head=with_train_head,
+            feature_rate=_feature_rate(weights[KERNEL], parts.classifier.get(KERNEL)),
         )
         seconds = time.monotonic() - start
         written = {TRAINABLE: path}
         for precision in precisions:
-            is_int8 = precision == "int8"
-            fitted = parts.int8_classifier if is_int8 else parts.inference_classifier
+            fitted = parts.int8_classifier if precision == "int8" else parts.classifier
             subnet.assign_weights({**weights, **fitted})
             written[precision] = f"{path.removesuffix('.tflite')}.{precision}.tflite"
             export_inference(
@@ -161,6 +150,25 @@ async def export_subnets_async(*arguments, **options) -> list[SubnetFiles]:
 def subnet_paths(tiers: Sequence[Tier], folder: str) -> dict[Tier, str]:
     """Returns the path of each subnet's file in a folder, named after the tier."""
     return {tier: os.path.join(folder, f"{tier.name}.tflite") for tier in tiers}
+
+
+def _feature_rate(trained: np.ndarray, fitted: np.ndarray | None) -> float | None:
+    """Returns the rate of the layers before a refitted classifier (see `export_tflite`).
+
+    A fitted kernel may be a hundred times as large as the trained one. The gradients of the layers
+    before it grow in proportion, and the logits follow a change of the features in proportion too.
+    With the square of the ratio, a step changes the logits as much as with the trained kernel.
+
+    Args:
+      trained: The trained kernel, `(features, classes)`.
+      fitted: The fitted kernel, of the same shape; None if the trained one is kept.
+    """
+    if fitted is None:
+        return None
+    # The mean over the classes changes no prediction.
+    norms = [np.linalg.norm(one - one.mean(1, keepdims=True), 2) for one in (trained, fitted)]
+    # Without features or without a trained kernel, there is nothing to compare.
+    return float(min(1.0, norms[0] / norms[1]) ** 2) if all(norms) else 1.0
 
 
 def _representative(trained: TrainedSupernet) -> np.ndarray:

@@ -19,14 +19,17 @@ from tflite.export.training_module import MEAN_SQUARE_DECAY
 from tflite.format.metadata import ModelMetadata
 
 LEARNING_RATE = 0.05
-# Maximum difference of a weight after one step. The rounding error of a weight of size 1 is 1.2e-7;
-# measured differences after a step were 1.2e-7 to 8e-7 for subnets of 0.2 and 1.9 million weights.
-# A different comparison causes 1e-6 to 1e-4, a wrong gradient 1e-3 or more.
+# Maximum `largest_difference` of the weights after one step. The rounding error of a weight of size
+# 1 is 1.2e-7; measured differences after a step were 1.2e-7 to 8e-7 for subnets of 0.2 and 1.9
+# million weights. A different comparison causes 1e-6 to 1e-4, a wrong gradient 1e-3 or more.
 STEP_TOLERANCE = 2e-6
 # Additional tolerance for each further step of a run, since rounding errors accumulate.
 _RUN_TOLERANCE = 1e-6
 # Difference above which a step is searched for different comparisons.
 _ENOUGH = 9e-7
+# Maximum relative error of the change of the weights before the classifier in fine-tuning steps.
+# `STEP_TOLERANCE` alone would not show it: with a small `feature_rate`, they hardly change.
+_FEATURE_RATE_TOLERANCE = 0.01
 # Maximum difference of the loss, relative to the loss, or to 1 if the loss is smaller.
 _LOSS_TOLERANCE = 2e-5
 # Maximum difference of a mean square, relative to the largest value of its tensor.
@@ -57,6 +60,9 @@ class TrainingChecks:
         self._reference = reference
         self._images, self._labels = images, labels
         self._size = metadata.batch_sizes["train"]
+        self._feature_rate = metadata.feature_rate
+        # Weight of the batch's mean squares in the frozen ones.
+        self._follow = 1 - MEAN_SQUARE_DECAY if self._feature_rate is None else 0.0
         fresh = self._open().state()
         names = [name for name in metadata.variables if not name.endswith(MEAN_SQUARE)]
         self._frozen = [name for name in metadata.variables if name not in names]
@@ -81,7 +87,7 @@ class TrainingChecks:
         """Compares single steps, each starting from the reference's weights without momentum."""
         model = self._open()
         weights = self._weights
-        resolved, losses, squares, changes = [], [], [], []
+        resolved, losses, squares, changes, features = [], [], [], [], []
         for number in range(steps):
             images, labels = self._batch(number)
             state = model.state()
@@ -95,6 +101,7 @@ class TrainingChecks:
             squares.append(self._mean_square_difference(state, found, result))
             after = {name: value.numpy() for name, value in weights.items()}
             changes.append(largest_difference(after, result.step.weights))
+            features.append(_feature_changes(after, found, result.step.weights))
             weights = result.step.weights
             if result.after > STEP_TOLERANCE:
                 break  # The search for ties is slow if they do not explain the difference.
@@ -108,6 +115,9 @@ class TrainingChecks:
         )
         worst = max(result.after for result in resolved)
         scale = max(changes) or 1.0
+        difference = float(np.max(squares))
+        tolerance = _MEAN_SQUARE_TOLERANCE if self._follow else 0.0
+        told = "the tolerance is relative" if self._follow else "kept bit for bit"
         return [
             Check(
                 "train, single steps",
@@ -120,12 +130,30 @@ class TrainingChecks:
             _loss_check("train, losses", losses),
             Check(
                 "train, mean squares",
-                max(squares) <= _MEAN_SQUARE_TOLERANCE,
+                difference <= tolerance,
                 None,
-                max(squares),
-                _MEAN_SQUARE_TOLERANCE,
-                f"{len(self._frozen)} tensors; the tolerance is relative",
+                difference,
+                tolerance,
+                f"{len(self._frozen)} tensors; {told}",
             ),
+            *self._feature_rate_check(np.sum(features, 0)),
+        ]
+
+    def _feature_rate_check(self, changes: np.ndarray) -> list[Check]:
+        """Checks the sums of `_feature_changes` of a fine-tuned file that trains these weights."""
+        found, expected = changes
+        if self._feature_rate is None or not expected:
+            return []
+        error = abs(float(found / expected) - 1)
+        return [
+            Check(
+                "train, feature rate",
+                error <= _FEATURE_RATE_TOLERANCE,
+                None,
+                error,
+                _FEATURE_RATE_TOLERANCE,
+                f"changes of the weights before the classifier, at rate {self._feature_rate:.3g}",
+            )
         ]
 
     def _mean_square_difference(
@@ -137,10 +165,10 @@ class TrainingChecks:
         worst = 0.0
         for name in self._frozen:
             new = resolved.step.computed.mean_squares[name].numpy()
-            expected = before[name] + (1 - MEAN_SQUARE_DECAY) * (new - before[name])
+            expected = before[name] + self._follow * (new - before[name])
             difference = np.abs(found[name] - expected).max() / max(np.abs(expected).max(), 1e-30)
-            worst = max(worst, float(difference))
-        return worst
+            worst = np.maximum(worst, difference)  # NaN if either is.
+        return float(worst)
 
     def _free_run(self, steps: int) -> list[Check]:
         """Compares consecutive steps with momentum; weights are not synchronized in between."""
@@ -233,6 +261,25 @@ class TrainingChecks:
             states.append({**after_first, **after_second})
         note = "between two steps, bit for bit"
         return compare("train, weights all zero", states[0], states[1], 0.0, note)
+
+
+def _feature_changes(
+    before: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+    expected: Mapping[str, tf.Tensor],
+) -> np.ndarray:
+    """Projects a step's changes of the weights before the classifier on the expected changes.
+
+    Returns:
+      Inner products of the found and of the expected changes with the expected ones, `(2,)`.
+    """
+    sums = np.zeros(2)
+    for name, value in before.items():
+        if not name.startswith("head/"):
+            start = value.astype(np.float64)
+            change = expected[name].numpy() - start
+            sums += np.vdot(found[name] - start, change), np.vdot(change, change)
+    return sums
 
 
 def _loss_check(name: str, losses: list[tuple[float, float]]) -> Check:

@@ -23,6 +23,7 @@ from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.search.budget import CostModel
 from fedsup_tf.search.costs import architecture_cost
+from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
 from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
 from tflite.certify.checks import Check, UncheckedModel, compare
@@ -136,14 +137,18 @@ def certify_tflite(
         checks.append(Check("class names", are_same, note=note))
     if not foreign:
         subnet = supernet.extract(metadata.architecture)
+        state = UncheckedModel(path, runtime=runtimes[0]).state()
         if metadata.classifier != CLASSIFIERS[0]:
-            state = UncheckedModel(path, runtime=runtimes[0]).state()
             fitted = {name: state[name] for name in calibration.CLASSIFIER}
             subnet.assign_weights({**subnet.values_by_name(), **fitted})
         training = training or LocalTraining(**metadata.training)
         labels = np.asarray(labels, np.int32)
         checks += _check_file(len(model), metadata, subnet, preprocessing)
-        reference = Reference(subnet, preprocessing, training)
+        fine_tuning = {}
+        if metadata.feature_rate is not None:
+            frozen = {name: value for name, value in state.items() if name.endswith(MEAN_SQUARE)}
+            fine_tuning = {"frozen": frozen, "feature_rate": metadata.feature_rate}
+        reference = Reference(subnet, preprocessing, training, **fine_tuning)
         for runtime in runtimes:
             versions[runtime] = runtime_version(runtime)
             open_model = functools.partial(UncheckedModel, path, runtime=runtime)

@@ -16,7 +16,7 @@ from fedsup_tf.block import select_prefix
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.frozen import is_frozen
 from fedsup_tf.local_training import LocalTraining
-from fedsup_tf.space import GROUP_SIZE
+from fedsup_tf.space import GROUP_SIZE, MEAN_SQUARE
 from fedsup_tf.supernet import Supernet, has_weight_decay
 
 Tensors = Mapping[str, tf.Tensor]
@@ -27,7 +27,7 @@ class Pass(NamedTuple):
 
     Attributes:
       logits: `(batch, classes)`.
-      mean_squares: Mean square of each parametric normalization's input, by variable name.
+      mean_squares: Mean squares that the parametric normalizations divide by, by variable name.
       before_relu6: Input of each ReLU6, `(batch, height, width, channels)`, by the name of the
         preceding normalization.
     """
@@ -59,6 +59,7 @@ def compute(
     weights: Tensors,
     images: tf.Tensor,
     masks: Tensors | None = None,
+    frozen: Tensors | None = None,
 ) -> Pass:
     """Computes a forward pass of a subnet.
 
@@ -68,6 +69,8 @@ def compute(
       images: Normalized images of the same type, `(batch, height, width, channels)`.
       masks: Gradient mask of each ReLU6, by the name of the preceding normalization: 1 where the
         gradient passes and 0 elsewhere. By default, the values decide.
+      frozen: Mean squares by variable name, of the type of the weights; by default, those of each
+        normalization's input.
     """
     mean_squares, before = {}, {}
 
@@ -75,8 +78,11 @@ def compute(
         vectors = select_prefix(name, weights)
         if "alpha" in vectors:
             values = values - vectors["alpha"]
-            mean_square = tf.reduce_mean(values * values, [0, 1, 2])
-            mean_squares[f"{name}/mean_square"] = mean_square
+            key = f"{name}{MEAN_SQUARE}"
+            mean_square = (
+                tf.reduce_mean(values * values, [0, 1, 2]) if frozen is None else frozen[key]
+            )
+            mean_squares[key] = mean_square
             values = values / tf.sqrt(mean_square + norm.epsilon)
         else:
             values = _normalize_groups(values, norm.epsilon)
@@ -114,6 +120,7 @@ def loss_and_gradients(
     label_smoothing: float,
     masks: Tensors | None = None,
     offsets: tf.Tensor | float = 0.0,
+    frozen: Tensors | None = None,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor], Pass]:
     """Computes the mean cross-entropy and its gradients by automatic differentiation.
 
@@ -125,6 +132,7 @@ def loss_and_gradients(
       label_smoothing: Fraction of the target that is spread evenly over the classes.
       masks: Gradient masks, as for `compute`.
       offsets: Offsets that the loss adds to the logits, `(classes,)`.
+      frozen: Mean squares, as for `compute`.
 
     Returns:
       The loss, the gradients by name, and the forward pass.
@@ -134,7 +142,7 @@ def loss_and_gradients(
     targets = targets * (1 - label_smoothing) + label_smoothing / classes
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
-        computed = compute(subnet, weights, images, masks=masks)
+        computed = compute(subnet, weights, images, masks, frozen)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, computed.logits + offsets)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
@@ -168,9 +176,27 @@ def sgd_step(
 class Reference:
     """Trains a subnet in TensorFlow on uint8 images, as the exported model does."""
 
-    def __init__(self, subnet: Supernet, preprocessing: Preprocessing, training: LocalTraining):
-        """Creates the reference of a subnet that `Supernet.extract` returned."""
+    def __init__(
+        self,
+        subnet: Supernet,
+        preprocessing: Preprocessing,
+        training: LocalTraining,
+        frozen: Mapping[str, np.ndarray] | None = None,
+        feature_rate: float = 1.0,
+    ):
+        """Creates the reference.
+
+        Args:
+          subnet: Subnet that `Supernet.extract` returned.
+          preprocessing: Normalization of the images.
+          training: Hyper-parameters of a step.
+          frozen: Mean squares that a step normalizes with, by variable name; by default, those of
+            its batch.
+          feature_rate: Factor on all gradients except the classifier's.
+        """
         self.training = training
+        self._frozen = frozen
+        self._feature_rate = feature_rate
         self._subnet = subnet
         self._preprocessing = preprocessing
         self._traced_step = tf.function(self._step, autograph=False, reduce_retracing=True)
@@ -221,15 +247,29 @@ class Reference:
     ) -> Step:
         images = self._preprocessing.normalize(images)
         loss, gradients, computed = loss_and_gradients(
-            self._subnet, weights, images, labels, self.training.label_smoothing, masks, offsets
+            self._subnet,
+            weights,
+            images,
+            labels,
+            self.training.label_smoothing,
+            masks,
+            offsets,
+            self._frozen,
         )
+        gradients = {
+            name: value if name.startswith("head/") else self._feature_rate * value
+            for name, value in gradients.items()
+        }
         moved, kept = sgd_step(weights, momenta, gradients, learning_rate, self.training)
         return Step(moved, kept, loss, computed)
 
     def _exact(self, weights: Tensors, images: tf.Tensor) -> dict[str, tf.Tensor]:
         weights = {name: tf.cast(value, tf.float64) for name, value in weights.items()}
         images = tf.cast(self._preprocessing.normalize(images), tf.float64)
-        return compute(self._subnet, weights, images).before_relu6
+        frozen = self._frozen
+        if frozen is not None:
+            frozen = {name: tf.cast(value, tf.float64) for name, value in frozen.items()}
+        return compute(self._subnet, weights, images, frozen=frozen).before_relu6
 
 
 def passes_gradient(before_relu6: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ The certificate therefore compares weights after these comparisons, and only the
 resolved as in the exported model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +33,8 @@ class ResolvedStep(NamedTuple):
 
     Attributes:
       step: Result of the step.
-      before: Largest difference of a weight with the reference's own comparisons.
-      after: Largest difference of a weight with the resolved comparisons.
+      before: `largest_difference` of the weights with the reference's own comparisons.
+      after: `largest_difference` of the weights with the resolved comparisons.
       decided: Number of comparisons that were resolved differently than in the reference.
       distance: Largest distance of these values from 0 or 6; 0 if there are none.
     """
@@ -122,10 +122,12 @@ def resolve_ties(
 
 
 def largest_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:
-    """Computes the largest absolute difference over all entries of all tensors of `weights`."""
-    return max(
-        float(np.abs(found[name] - np.asarray(value)).max()) for name, value in weights.items()
-    )
+    """Computes the largest absolute difference over all entries of all tensors of `weights`.
+
+    The difference of an entry above 1 in size is divided by that size, since its rounding error
+    grows with it.
+    """
+    return max(float(np.abs(value).max()) for value in _differences(found, weights))
 
 
 def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor]) -> list[_Tie]:
@@ -149,6 +151,13 @@ def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor
 
 def _squared_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]) -> float:
     return sum(
-        float(np.square(found[name] - value.numpy(), dtype=np.float64).sum())
-        for name, value in weights.items()
+        float(np.square(value, dtype=np.float64).sum()) for value in _differences(found, weights)
     )
+
+
+def _differences(
+    found: Mapping[str, np.ndarray], weights: Mapping[str, tf.Tensor]
+) -> Iterator[np.ndarray]:
+    for name, value in weights.items():
+        value = np.asarray(value)
+        yield (found[name] - value) / np.maximum(np.abs(value), 1)

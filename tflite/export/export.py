@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.atomic_write import write_bytes
+from fedsup_tf.files.validation import check_number
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
@@ -71,6 +72,7 @@ def export_tflite(
     origin: Origin,
     batch_sizes: BatchSizes,
     with_train_head: bool = False,
+    feature_rate: float | None = None,
 ) -> ModelMetadata:
     """Atomically writes a `.tflite` with the signatures of `format.signatures`.
 
@@ -85,21 +87,34 @@ def export_tflite(
       origin: Supernet that the subnet was extracted from.
       batch_sizes: Number of images per call of each signature.
       with_train_head: Whether to add the signature `train_head`, which needs less memory.
+      feature_rate: Factor on the gradients of the layers before the classifier in a fine-tuning
+        step, above 0 and at most 1. Such a step normalizes with the frozen mean squares, as
+        inference does, and keeps them; it suits a refitted classifier. With `min(1, (n / m)**2)`,
+        where n is the spectral norm of the trained kernel and m that of the refitted one, a step
+        changes the logits by as much as with the trained kernel. None for the step of a federated
+        round.
 
     Returns:
       The metadata of the file.
 
     Raises:
       ValueError: If `subnet` is a supernet of several subnets, the mean squares do not belong to
-        the subnet, or the model would need an operator that the stock runtime lacks.
+        the subnet, `feature_rate` is not such a number, or the model would need an operator that
+        the stock runtime lacks.
     """
     if subnet.space.size != 1:
         raise ValueError(
             f"Expected a net of one subnet, received a supernet of {subnet.space.size:,} subnets. "
             "Give what Supernet.extract returns."
         )
+    if feature_rate is not None:
+        feature_rate = float(
+            check_number(
+                feature_rate, "feature_rate", above=0, maximum=1, what="Export", advice="Give 1."
+            )
+        )
     training = training.on_device()
-    module = TrainingModule(subnet, mean_squares, preprocessing, training)
+    module = TrainingModule(subnet, mean_squares, preprocessing, training, feature_rate)
     functions = _signatures(module, batch_sizes)
     if not with_train_head:
         del functions[signatures.TRAIN_HEAD]
@@ -115,6 +130,7 @@ def export_tflite(
         training=training.fields(),
         batch_sizes=dataclasses.asdict(batch_sizes),
         variables=module.shapes,
+        feature_rate=feature_rate,
     )
 
 
@@ -134,7 +150,8 @@ def write_model(
       subnet: Subnet that was converted.
       preprocessing: Normalization of the images.
       origin: Supernet that the subnet was extracted from.
-      **use: Remaining fields of `ModelMetadata`: training, batch sizes, variables, precision.
+      **use: Remaining fields of `ModelMetadata`: training, batch sizes, variables, precision,
+        feature rate.
 
     Returns:
       The metadata of the file.
@@ -165,7 +182,7 @@ def refresh_tflite(
     supernet_hash: str,
     round_number: int,
 ) -> ModelMetadata:
-    """Writes an exported `.tflite` with new weights, without converting it again.
+    """Writes an exported `.tflite` with new weights and the same step, without a new conversion.
 
     Args:
       path: File to write.

@@ -22,6 +22,8 @@ class SgdModule(tf.Module):
     A training step equals a step of `local_update` on the same batch, apart from hyper-parameters
     that do not apply to an export: the normalizations use the batch's mean squares. Inference uses
     the frozen mean squares, which training updates as moving averages of the batches' mean squares.
+    A fine-tuning step (`training_module.TrainingModule`) uses the frozen mean squares and keeps
+    them.
 
     Attributes:
       shapes: Shapes of the weights and of the frozen mean squares, by name.
@@ -84,7 +86,7 @@ class SgdModule(tf.Module):
         self,
         packed: Tensors,
         gradients: Tensors,
-        mean_squares: Tensors,
+        mean_squares: Tensors | None,
         sample_weights: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> None:
@@ -94,7 +96,7 @@ class SgdModule(tf.Module):
           packed: Variables before the step, as `read` returned them.
           gradients: Gradients of the weights to train, by name; for each variable, those of either
             all or none of its tensors.
-          mean_squares: Mean squares of the batch, by name.
+          mean_squares: Mean squares of the batch, by name; None to keep the frozen mean squares.
           sample_weights: `(batch,)`; if all are 0, the step changes nothing.
           learning_rate: Learning rate, a scalar.
         """
@@ -113,7 +115,7 @@ class SgdModule(tf.Module):
             velocity = gradient + keep * momentum.read_value()
             momentum.assign(velocity)
             self._variables[variable].assign(weight - (present * learning_rate) * velocity)
-        if MEAN_SQUARES in packed:
+        if mean_squares is not None and MEAN_SQUARES in packed:
             before = packed[MEAN_SQUARES]
             after = pack(mean_squares, self._packing[MEAN_SQUARES])
             follow = present * (1 - MEAN_SQUARE_DECAY)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from fedsup_tf import calibration
+from fedsup_tf.block import select_prefix
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.frozen import check_frozen
 from fedsup_tf.local_training import LocalTraining
@@ -43,7 +44,12 @@ class LossAndGradient(NamedTuple):
 class TrainingModule(SgdModule):
     """A subnet with momentum, frozen mean squares and a method for each signature.
 
-    Inference folds the frozen mean squares into the kernels.
+    Inference folds the frozen mean squares into the kernels. A training step is of one of two
+    kinds: that of a federated round, which normalizes with the mean squares of its batch, or a
+    fine-tuning step, for a classifier that was refitted to the function that inference computes.
+    Such a kernel may be far larger than the trained one. A fine-tuning step therefore normalizes
+    with the frozen mean squares and scales down the gradient that the classifier passes to the
+    layers before it.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class TrainingModule(SgdModule):
         mean_squares: Mapping[str, np.ndarray],
         preprocessing: Preprocessing,
         training: LocalTraining,
+        feature_rate: float | None = None,
     ):
         """Creates the module.
 
@@ -60,6 +67,8 @@ class TrainingModule(SgdModule):
           mean_squares: Frozen mean squares of the subnet by name.
           preprocessing: Normalization of the images.
           training: Hyper-parameters of a step.
+          feature_rate: Factor on the gradients of the layers before the classifier in a
+            fine-tuning step; None for the step of a federated round.
 
         Raises:
           ValueError: If the mean squares do not belong to the subnet, or it lacks a frozen part.
@@ -71,6 +80,9 @@ class TrainingModule(SgdModule):
         super().__init__(weights, {name: mean_squares[name] for name in expected}, training)
         self.image_shape = subnet.space.image_shape
         self._compute = subnet.forward_with_statistics
+        self._features = subnet.features_with_statistics
+        self._classify = subnet.head.forward
+        self._feature_rate = feature_rate
         self._preprocessing = preprocessing
         self._seen = None
         if training.absent_class_weight != 1:
@@ -139,13 +151,13 @@ class TrainingModule(SgdModule):
         trained: Sequence[str],
     ) -> Outputs:
         packed = self.read()
-        weights, _ = self.unpack(packed)
+        weights, frozen = self.unpack(packed)
         moved = {name: weights[name] for name in trained}
         with ops.builtin_operators():
             images = self._preprocessing.normalize(images)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(moved)
-                logits, mean_squares = self._compute(weights, images, sample_weights=sample_weights)
+                logits, mean_squares = self._compute_step(weights, frozen, images, sample_weights)
             smoothing = self._training.label_smoothing
             offsets = self._logit_offsets(labels, sample_weights)
             loss, correct, logits_gradient = score(
@@ -154,6 +166,26 @@ class TrainingModule(SgdModule):
             gradients = tape.gradient(logits, moved, output_gradients=logits_gradient)
         self.step(packed, gradients, mean_squares, sample_weights, learning_rate)
         return {signatures.LOSS: loss, signatures.CORRECT: correct}
+
+    def _compute_step(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        frozen: Mapping[str, tf.Tensor],
+        images: tf.Tensor,
+        sample_weights: tf.Tensor,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor] | None]:
+        """Computes the logits of a step.
+
+        Returns:
+          Logits, `(batch, classes)`, and the mean squares of the batch by name, or None if the step
+          normalizes with the frozen mean squares and keeps them.
+        """
+        if self._feature_rate is None:
+            return self._compute(weights, images, sample_weights=sample_weights)
+        # Not folded, since the gradient of folding has no builtin counterpart.
+        features, _ = self._features({**weights, **frozen}, images)
+        features = _scale_gradient(features, self._feature_rate)
+        return self._classify(select_prefix("head", weights), features), None
 
     def _logit_offsets(self, labels: tf.Tensor, sample_weights: tf.Tensor) -> tf.Tensor | None:
         """Returns offsets of the logits, `(classes,)`, for the classes without an example so far.
@@ -168,6 +200,12 @@ class TrainingModule(SgdModule):
         seen = tf.maximum(self._seen.read_value(), tf.reduce_max(shown, 0))
         self._seen.assign(seen)
         return (1 - seen) * math.log(self._training.absent_class_weight)
+
+
+@tf.custom_gradient
+def _scale_gradient(values: tf.Tensor, factor: float) -> tf.Tensor:
+    """Returns values whose gradient is multiplied by a factor."""
+    return tf.identity(values), lambda upstream: (upstream * factor, None)
 
 
 def score(

@@ -24,7 +24,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
 from fedsup_tf.files.reading import parsing, read_bytes, reading
-from fedsup_tf.files.validation import are_texts, check_different, is_text
+from fedsup_tf.files.validation import are_texts, check_different, is_number, is_text
 from fedsup_tf.space import SearchSpace
 from tflite.format import signatures
 
@@ -62,6 +62,10 @@ class ModelMetadata:
         has no training and no variables. A trainable file always computes in float32.
       classifier: One of `CLASSIFIERS`: `"trained"` for the supernet's own classifier, `"refitted"`
         for one that a calibration fitted to this subnet.
+      feature_rate: Factor on the gradients of the layers before the classifier in the step of
+        `train` of a fine-tuned file, which normalizes with the frozen mean squares; None if a step
+        normalizes with its batch's mean squares and trains all layers alike, as in a federated
+        round.
 
     Raises:
       ValueError: If the number of class names is not the number of logits.
@@ -80,6 +84,7 @@ class ModelMetadata:
     macs: int
     precision: str = "float32"
     classifier: str = CLASSIFIERS[0]
+    feature_rate: float | None = None
 
     def __post_init__(self):
         names, logits = len(self.class_names), self.space.classes
@@ -99,6 +104,9 @@ class ModelMetadata:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["architecture"] = self.architecture.fields()
         fields["space"] = self.space.fields()
+        if self.feature_rate is None:
+            # Readers of earlier versions refuse a field that they do not know.
+            del fields["feature_rate"]
         return json.dumps({"version": VERSION, **fields}, indent=1)
 
     @classmethod
@@ -116,8 +124,8 @@ class ModelMetadata:
                 f"{_WHAT}: expected version {VERSION}, received {quoted(fields.get('version'))}. "
                 "Export the model with this version."
             )
-        # Files of earlier versions lack these fields, which then take their default values.
-        needed = names - {"precision", "classifier"} | {"version"}
+        # A file may lack these fields, which then take their default values.
+        needed = names - {"precision", "classifier", "feature_rate"} | {"version"}
         expect_keys(fields, names | {"version"}, needed, _WHAT)
         del fields["version"]
         # Name of the refitted classifier in files of earlier versions, which fitted it differently.
@@ -174,6 +182,10 @@ def _are_shapes(value) -> bool:
     )
 
 
+def _is_factor(value) -> bool:
+    return is_number(value) and 0 < value <= 1
+
+
 def _is_object(value) -> bool:
     return isinstance(value, dict)
 
@@ -193,6 +205,7 @@ _TYPES = {
     "macs": ("a whole number from 0", lambda value: type(value) is int and value >= 0),
     "precision": _TEXT,
     "classifier": (f"one of {', '.join(CLASSIFIERS)}", CLASSIFIERS.__contains__),
+    "feature_rate": ("a finite number above 0 and of at most 1", _is_factor),
 }
 
 

@@ -36,8 +36,9 @@ def measure(
 ) -> dict[str, Any]:
     """Measures an exported file.
 
-    Engines alternate every few calls, so that other load on the machine affects all of them.
-    Results for two threads on a busy machine mean little, since the runtime's threads spin.
+    The other engines run the step of a federated round, also beside a fine-tuned file. Engines
+    alternate every few calls, so that other load on the machine affects all of them. Results
+    for two threads on a busy machine mean little, since the runtime's threads spin.
 
     Args:
       path: File that `export_tflite` wrote.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration, inference_classifier, logistic_regression
+from fedsup_tf import calibration, logistic_regression
 from fedsup_tf.architecture import Architecture
-from fedsup_tf.calibrated_accuracy import build_calibrated_accuracies, build_calibrated_accuracy
+from fedsup_tf.calibrated_accuracy import build_calibrated_accuracy
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.stage import Stage
@@ -259,49 +259,45 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
 
     told = []
     found = calibrate(told.append)
-    classifier, infers, int8, penalty, mean_squares = calibration.split_calibration(found)
+    classifier, int8, penalty, mean_squares = calibration.split_calibration(found)
     assert classifier.keys() == set(calibration.CLASSIFIER)
     assert bool(mean_squares) == (normalization == "parametric")
     classifier_passes = [done for done in told if done.change is None]
-    assert len(classifier_passes) == inference_classifier.PASSES
+    assert len(classifier_passes) == logistic_regression.PASSES
     assert [done.number for done in told] == list(range(1, len(told) + 1))
     assert {done.examples for done in classifier_passes} == {160}
     choices = [done.choice for done in classifier_passes]
     assert choices[:-1] == [None] * (len(choices) - 1)
     assert choices[-1].held_out == 32
     assert choices[-1].penalty == penalty
-    # Files that train get the same classifier as if it were the only one.
-    only = calibrate(lambda _: None, classifier_penalty=logistic_regression.PENALTY)
-    assert calibration.split_calibration(only).penalty is None
+    # The same fit as if its penalty were given; nothing is chosen then.
+    told = []
+    only = calibrate(told.append, classifier_penalty=penalty)
+    assert {done.choice for done in told} == {None}
     for name, value in classifier.items():
-        np.testing.assert_array_equal(only[name], value)
+        np.testing.assert_allclose(only[name], value, rtol=0.02, atol=0.02)
     weights = {name: tf.constant(value) for name, value in net.values_by_name().items()}
     features, _ = net.features_with_statistics(
         {**weights, **mean_squares}, PREPROCESSING.normalize(images)
     )
     weights = net.values_by_name()
     start = tuple(weights[name] for name in calibration.CLASSIFIER)
-    expected = logistic_regression.fit(features, labels, *start)
-    for name, value in expected.items():
-        np.testing.assert_allclose(classifier[name], value, rtol=2e-3, atol=2e-3)
     positions = np.concatenate([np.arange(end - begin) for begin, end in bounds])
-    held_out = inference_classifier.is_held_out(positions).numpy()
+    held_out = logistic_regression.is_held_out(positions).numpy()
     expected = calibration.split_calibration(
-        inference_classifier.fit(features, labels, held_out, start)
+        logistic_regression.fit(features, labels, *start, held_out=held_out)
     )
     assert expected.penalty == penalty
-    for one, other in ((infers, expected.inference_classifier), (int8, expected.int8_classifier)):
+    for one, other in ((classifier, expected.classifier), (int8, expected.int8_classifier)):
         logits = [features @ head["head/kernel"] + head["head/bias"] for head in (one, other)]
         np.testing.assert_allclose(*logits, rtol=0.02, atol=0.02 * np.abs(logits[0]).max())
-    # Accuracy of an inference-only file, computed in one process.
-    accuracy = build_calibrated_accuracy(
-        net, PREPROCESSING, images, labels, inference_classifier.CHOSEN, held_out
-    )
-    logits = features @ infers["head/kernel"] + infers["head/bias"]
+    # The accuracy, computed in one process.
+    accuracy = build_calibrated_accuracy(net, PREPROCESSING, images, labels, held_out=held_out)
+    logits = features @ classifier["head/kernel"] + classifier["head/bias"]
     right = (logits.numpy().argmax(1) == labels).mean()
     assert accuracy(weights, SPACE.largest(), images, labels) == pytest.approx(right, abs=0.02)
-    trains = features @ classifier["head/kernel"] + classifier["head/bias"]
-    assert right > (trains.numpy().argmax(1) == labels).mean() + 0.03
+    kept = features @ start[0] + start[1]
+    assert right > (kept.numpy().argmax(1) == labels).mean() + 0.03
 
 
 def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
@@ -324,18 +320,12 @@ def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
         logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
         expected = (logits.argmax(1) == LABELS).mean()
         assert accuracy(weights, architecture, IMAGES, LABELS) == pytest.approx(expected)
-    both = build_calibrated_accuracies(
-        NET, PREPROCESSING, IMAGES[:22], LABELS[:22], [logistic_regression.PENALTY, None]
-    )
     # Without a new classifier, the supernet's is used.
     kept = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22], None)
     used = {**own, **frozen}
     logits = subnet.forward(used, PREPROCESSING.normalize(IMAGES)).numpy()
     expected = (logits.argmax(1) == LABELS).mean()
-    test = (weights, SPACE.smallest(), IMAGES, LABELS)
-    assert kept(*test) == pytest.approx(expected)
-    # Several classifiers together have the same accuracies as each has alone.
-    assert both(*test) == [accuracy(*test), kept(*test)]
+    assert kept(weights, SPACE.smallest(), IMAGES, LABELS) == pytest.approx(expected)
 
 
 def test_the_change_of_a_layer_that_is_dead_is_a_number():
@@ -362,47 +352,49 @@ def test_a_file_gives_back_what_was_written(tmp_path, mean_squares):
 
 
 HEAD = dict(zip(calibration.CLASSIFIER, (np.ones((16, 4), np.float32), ANY_BIAS), strict=True))
-INFERS = {
-    name: value
-    for names, factor in ((inference_classifier.TENSORS, 2), (inference_classifier.INT8_TENSORS, 3))
-    for name, value in zip(
-        names,
-        (factor * np.ones((16, 4)), factor * ANY_BIAS, np.array([1e-5 * factor])),
-        strict=True,
-    )
-}
-INFERS = {name: value.astype(np.float32) for name, value in INFERS.items()}
 
 
-def test_a_file_without_a_classifier_to_infer_gives_both_kinds_the_one_that_it_has(tmp_path):
+def classifier_tensors(names, factor):
+    """Returns a classifier and its penalty by the given names."""
+    values = (factor * np.ones((16, 4)), factor * ANY_BIAS, np.array([1e-5 * factor]))
+    return {name: value.astype(np.float32) for name, value in zip(names, values, strict=True)}
+
+
+FITTED = classifier_tensors(logistic_regression.TENSORS, 1)
+INT8 = classifier_tensors(logistic_regression.INT8_TENSORS, 3)
+EARLIER = classifier_tensors(calibration.EARLIER_TENSORS, 2)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "classifier", "int8", "penalty"),
+    [
+        ({}, None, None, None),
+        (FITTED, 1, 1, 1e-5),
+        ({**FITTED, **INT8}, 1, 3, 1e-5),
+        # Calibrations of earlier versions: one classifier of all files, or one for each kind.
+        (HEAD, 1, 1, None),
+        ({**HEAD, **EARLIER, **INT8}, 2, 3, 2e-5),
+    ],
+)
+def test_a_file_has_a_classifier_for_each_kind(tmp_path, tensors, classifier, int8, penalty):
     path = tmp_path / "calibration"
-    write_calibration(path, {**ANY, **HEAD}, SPACE.largest(), "ab" * 32)
+    write_calibration(path, {**ANY, **tensors}, SPACE.largest(), "ab" * 32)
     parts = calibration.split_calibration(read_calibration(path, SPACE.largest(), "ab" * 32))
-    assert parts.penalty is None
-    for found in (parts.classifier, parts.inference_classifier, parts.int8_classifier):
-        assert found.keys() == HEAD.keys()
+    assert parts.penalty == penalty
+    for found, factor in ((parts.classifier, classifier), (parts.int8_classifier, int8)):
+        assert found.keys() == ({} if factor is None else HEAD).keys()
         for name, value in found.items():
-            np.testing.assert_array_equal(value, HEAD[name])
+            np.testing.assert_array_equal(value, factor * HEAD[name])
     assert parts.mean_squares.keys() == ANY.keys()
 
 
-def test_a_file_has_a_classifier_for_each_kind(tmp_path):
+@pytest.mark.parametrize("missing", ["head/bias", "int8_head/bias", "inference_head/penalty"])
+def test_a_file_with_a_part_of_a_classifier_is_refused(tmp_path, missing):
     path = tmp_path / "calibration"
-    write_calibration(path, {**ANY, **HEAD, **INFERS}, SPACE.largest(), "ab" * 32)
-    parts = calibration.split_calibration(read_calibration(path, SPACE.largest(), "ab" * 32))
-    assert parts.penalty == 2e-5
-    for name, value in HEAD.items():
-        np.testing.assert_array_equal(parts.classifier[name], value)
-        np.testing.assert_array_equal(parts.inference_classifier[name], 2 * value)
-        np.testing.assert_array_equal(parts.int8_classifier[name], 3 * value)
-    assert parts.mean_squares.keys() == ANY.keys()
-
-
-def test_a_file_with_a_part_of_a_classifier_is_refused(tmp_path):
-    path = tmp_path / "calibration"
-    kept = {name: value for name, value in INFERS.items() if name != "int8_head/bias"}
-    write_calibration(path, {**ANY, **HEAD, **kept}, SPACE.largest(), "ab" * 32)
-    with pytest.raises(ValueError, match=r"missing are \['int8_head/bias'\]. Calibrate anew"):
+    kept = {**ANY, **HEAD, **EARLIER, **INT8}
+    del kept[missing]
+    write_calibration(path, kept, SPACE.largest(), "ab" * 32)
+    with pytest.raises(ValueError, match=rf"missing are \['{missing}'\]. Calibrate anew"):
         read_calibration(path, SPACE.largest(), "ab" * 32)
 
 

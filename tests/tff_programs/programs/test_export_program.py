@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedsup_tf import calibration, inference_classifier
+from fedsup_tf import calibration, logistic_regression
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.checkpoint import fingerprint, read_tensors
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs import subnet_export
-from tff_programs.programs.calibration_files import write_calibration
+from tff_programs.programs.calibration_files import default_images, write_calibration
 from tff_programs.programs.checkpoint import load_trained
 from tff_programs.simulation.tiers import Tier
 from tflite.device.interpreter import open_interpreter
@@ -136,11 +136,7 @@ def test_a_calibration_kept_in_between_changes_nothing(made):
     rows = [
         re.split(r"  +", line) for line in printed.splitlines() if line.startswith("smallest  ")
     ]
-    parts = calibration.split_calibration(
-        read_tensors(folder / "calibrated" / "smallest.calibration.safetensors", "calibration")[0]
-    )
-    infers = [] if parts.penalty is None else [f"infers, penalty {parts.penalty:g}"]
-    assert [row[1] for row in rows] == ["before", "trains", *infers]
+    assert [row[1] for row in rows] == ["before", "calibrated"]
     assert "right answers on them by penalty: 0.01:" in printed
     # After calibration, an image's answer does not depend on its batch.
     assert all(len(set(row[2:])) == 1 for row in rows[1:])
@@ -149,12 +145,11 @@ def test_a_calibration_kept_in_between_changes_nothing(made):
     assert (folder / "calibrated.tflite").read_bytes() == together
 
 
-def test_files_that_only_infer_have_the_classifier_that_was_chosen_for_them(made):
+def test_both_kinds_of_files_have_the_classifier_that_was_fitted(made):
     folder, supernet, information, _, told = made
     assert not told["calibrated"][1]
     path = folder / "calibrated" / "smallest.calibration.safetensors"
     parts = calibration.split_calibration(read_tensors(path, "calibration")[0])
-    assert parts.penalty is not None
     subnet = supernet.extract(supernet.space.smallest())
     images = np.random.default_rng(0).integers(0, 17, (5, *subnet.space.image_shape), np.uint8)
     normalized = Preprocessing.from_json(information["preprocessing"]).normalize(images)
@@ -166,15 +161,61 @@ def test_files_that_only_infer_have_the_classifier_that_was_chosen_for_them(made
         "trains": DeviceModel(folder / "calibrated.tflite").infer(images),
         "infers": np.concatenate([infer(images=image[None])["logits"] for image in images]),
     }
-    heads = {"trains": parts.classifier, "infers": parts.inference_classifier}
-    for kind, head in heads.items():
-        weights = {**subnet.values_by_name(), **parts.mean_squares, **head}
-        expected = subnet.forward(
-            {name: tf.constant(value) for name, value in weights.items()}, normalized
-        )
+    weights = {**subnet.values_by_name(), **parts.mean_squares, **parts.classifier}
+    expected = subnet.forward(
+        {name: tf.constant(value) for name, value in weights.items()}, normalized
+    )
+    for logits in found.values():
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(found[kind], expected, rtol=1e-4, atol=1e-4 * scale)
-    assert np.abs(found["infers"] - found["trains"]).max() > 0.01
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_layers_before_a_larger_classifier_train_at_a_rate_that_makes_up_for_it(made):
+    folder, supernet, _, _, _ = made
+    path = folder / "calibrated" / "smallest.calibration.safetensors"
+    parts = calibration.split_calibration(read_tensors(path, "calibration")[0])
+    kernels = (
+        supernet.extract(supernet.space.smallest()).values_by_name()["head/kernel"],
+        parts.classifier["head/kernel"],
+    )
+    trained, fitted = (
+        np.linalg.norm(kernel - kernel.mean(1, keepdims=True), 2) for kernel in kernels
+    )
+    assert fitted > 1.5 * trained
+    expected = {"calibrated": pytest.approx((trained / fitted) ** 2), "trained": None, "kept": None}
+    for name, rate in expected.items():
+        path = folder / (name if name == "kept" else f"{name}.tflite")
+        assert read_metadata(path).feature_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("trained", "fitted", "rate"), [(1, 4, 1 / 16), (1, 0.5, 1), (1, 0, 1), (0, 4, 1)]
+)
+def test_the_rate_is_the_square_of_the_kernels_ratio(
+    trained, fitted, rate, trained_path, tmp_path, monkeypatch
+):
+    """A kernel of zeros compares with nothing."""
+    supernet = load_trained(trained_path)
+    architecture = supernet.supernet.space.smallest()
+    kernel, bias = (
+        supernet.supernet.extract(architecture).values_by_name()[name]
+        for name in calibration.CLASSIFIER
+    )
+    any_kernel = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
+    given = []
+    monkeypatch.setattr(
+        subnet_export, "export_tflite", lambda *_, feature_rate, **__: given.append(feature_rate)
+    )
+    whole = supernet.supernet.values_by_name()
+    whole["head/kernel"][: len(kernel)] = trained * any_kernel
+    supernet.supernet.assign_weights(whole)
+    tier = Tier("smallest", architecture)
+    # An offset of all classes changes no prediction.
+    fits = dict(zip(calibration.CLASSIFIER, (fitted * any_kernel + 7, bias), strict=True))
+    subnet_export.export_subnets(
+        supernet, {tier: str(tmp_path / "any.tflite")}, calibrations={tier: fits}
+    )
+    assert given == [pytest.approx(rate, rel=1e-3)]
 
 
 def test_files_have_the_classifier_as_it_was_trained_if_asked_for(made):
@@ -199,11 +240,10 @@ def test_each_precision_gets_its_classifier(trained_path, tmp_path, monkeypatch)
     shapes = [weights[name].shape for name in calibration.CLASSIFIER]
     fitted = {}
     for names, value in (
-        (calibration.CLASSIFIER, 1),
-        (inference_classifier.TENSORS, 2),
-        (inference_classifier.INT8_TENSORS, 3),
+        (logistic_regression.TENSORS, 2),
+        (logistic_regression.INT8_TENSORS, 3),
     ):
-        for name, shape in zip(names, [*shapes, (1,)], strict=False):
+        for name, shape in zip(names, [*shapes, (1,)], strict=True):
             fitted[name] = np.full(shape, value, np.float32)
     written = {}
 
@@ -225,29 +265,12 @@ def test_each_precision_gets_its_classifier(trained_path, tmp_path, monkeypatch)
         calibrations={tier: fitted},
         precisions=("int8", "float32"),
     )
-    assert written == {"trains": 1, "float32": 2, "int8": 3}
+    assert written == {"trains": 2, "float32": 2, "int8": 3}
 
 
-@pytest.mark.parametrize(
-    ("clients", "precisions", "images"),
-    [(100, (), 100), (40, (), 250), (5, (), 400), (100, ("int8",), 400), (1000, ("int8",), 100)],
-)
-def test_files_that_only_infer_are_calibrated_on_more_images(
-    clients, precisions, images, trained_path, monkeypatch
-):
-    asked = []
-
-    def note(trained, tiers, images_per_client, *_, **__):
-        asked.append(images_per_client)
-        raise StopIteration
-
-    monkeypatch.setattr(subnet_export, "calibrate_tiers", note)
-    trained = load_trained(trained_path)
-    few = trained._replace(data=range(clients))
-    tier = Tier("smallest", trained.supernet.space.smallest())
-    with pytest.raises(StopIteration):
-        subnet_export.export_subnets(few, {tier: "any"}, precisions=precisions)
-    assert asked == [images]
+@pytest.mark.parametrize(("clients", "images"), [(5, 400), (100, 400), (200, 200), (1000, 100)])
+def test_clients_calibrate_on_as_many_images_as_make_enough_over_all(clients, images):
+    assert default_images(clients) == images
 
 
 def test_the_calibration_of_another_subnet_is_refused(made):

@@ -26,7 +26,7 @@ from tflite.device.runtime import installed_runtimes
 from tflite.device.trainer import DeviceTrainer
 from tflite.export import training_module
 from tflite.export.export import BatchSizes, Origin, export_tflite, refresh_tflite
-from tflite.format.metadata import read_metadata
+from tflite.format.metadata import append_metadata, read_metadata, split_model
 from tflite.profiling.compare_engines import measure
 from tflite.profiling.engine_process import measure_latency
 
@@ -70,6 +70,7 @@ def export(
     training=TRAINING,
     classifier=None,
     architecture=None,
+    feature_rate=None,
 ):
     """Exports a subnet, by default the largest, optionally with another classifier kernel."""
     subnet = supernet.extract(architecture or supernet.space.largest())
@@ -87,7 +88,16 @@ def export(
     )
     mean_squares = {name: value.numpy() / 40 for name, value in sums.items()}
     sizes = BatchSizes(8, 5, 2)
-    export_tflite(path, subnet, mean_squares, preprocessing, training, origin, sizes)
+    export_tflite(
+        path,
+        subnet,
+        mean_squares,
+        preprocessing,
+        training,
+        origin,
+        sizes,
+        feature_rate=feature_rate,
+    )
     return str(path)
 
 
@@ -141,6 +151,40 @@ def test_a_file_in_which_absent_classes_weigh_less_holds(tmp_path):
     assert failed(certify_tflite(path, *given, runtimes=["tflite_runtime"])) == set()
     plain = certify_tflite(path, *given, runtimes=["tflite_runtime"], training=TRAINING)
     assert {"train, single steps", "train, losses"} <= failed(plain)
+
+
+def certify_as(path, folder, feature_rate):
+    """Certifies a copy of a file whose metadata have another feature rate."""
+    model, metadata = split_model(path)
+    other = folder / "other.tflite"
+    metadata = dataclasses.replace(metadata, feature_rate=feature_rate)
+    other.write_bytes(append_metadata(model, metadata))
+    return certify_here(str(other))
+
+
+def test_a_fine_tuned_file_holds(tmp_path):
+    training = dataclasses.replace(TRAINING, absent_class_weight=0.05)
+    kernel = 20 * WEIGHTS["head/kernel"].numpy()
+    path = export(tmp_path / "x", training=training, classifier=kernel, feature_rate=0.0025)
+    certificate = certify_here(path, steps=4)
+    assert failed(certificate) == set()
+    (kept,) = (check for check in certificate.checks if check.name == "train, mean squares")
+    assert (kept.relative, kept.tolerance) == (0, 0)
+    # Neither with another rate nor as a file of the other kind.
+    assert "train, feature rate" in failed(certify_as(path, tmp_path, 0.0026))
+    found = failed(certify_as(path, tmp_path, None))
+    assert {"train, single steps", "train, losses", "train, mean squares"} <= found
+
+
+def test_a_step_of_a_federated_round_is_no_fine_tuning_step(path, tmp_path):
+    found = failed(certify_as(path, tmp_path, 1.0))
+    assert {"train, single steps", "train, mean squares", "train, feature rate"} <= found
+
+
+def test_a_fine_tuned_file_of_group_normalization_holds(tmp_path):
+    supernet = make_supernet(space=dataclasses.replace(SPACE, normalization="group"))
+    path = export(tmp_path / "group.tflite", supernet=supernet, feature_rate=0.5)
+    assert failed(certify_here(path, supernet)) == set()
 
 
 def test_a_subnet_of_group_normalization_holds(tmp_path):

@@ -39,6 +39,7 @@ class Case:
     training: LocalTraining
     seed: int = 1
     silent: bool = False
+    feature_rate: float | None = None
 
     @property
     def preprocessing(self):
@@ -81,6 +82,8 @@ CASES = {
     ),
     "group": Case(GROUP, Architecture((16,), (1,), (3,)), LocalTraining(batch_size=BATCH)),
 }
+CASES["fine-tuned"] = dataclasses.replace(CASES["tiny"], feature_rate=0.25)
+CASES["fine-tuned, frozen"] = dataclasses.replace(CASES["frozen"], feature_rate=0.25)
 
 
 class Phone:
@@ -130,7 +133,7 @@ class Exported:
         self.path = folder / f"{name}.tflite"
         self.metadata = self.export(self.path)
 
-    def export(self, path):
+    def export(self, path, **options):
         case = self.case
         sizes = BatchSizes(BATCH, 5, 2)
         return export_tflite(
@@ -141,6 +144,7 @@ class Exported:
             case.training,
             self.origin,
             sizes,
+            **{"feature_rate": case.feature_rate, **options},
         )
 
     def batch(self, seed=0, size=BATCH):
@@ -195,9 +199,15 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
     images = model.case.preprocessing.normalize(images)
     targets = tf.one_hot(labels, model.case.space.classes) * (1 - training.label_smoothing)
     targets += training.label_smoothing / model.case.space.classes
+    rate_of_features = model.case.feature_rate
+    frozen = {name: state[name] for name in model.mean_squares}
     with tf.GradientTape() as tape:
         is_absent = ~np.isin(np.arange(model.case.space.classes), [*seen, *labels])
-        logits = subnet(images) + is_absent * np.log(np.float32(training.absent_class_weight))
+        if rate_of_features is None:
+            logits = subnet(images)
+        else:
+            logits = subnet.forward(calibration.fold(variables, frozen), images)
+        logits += is_absent * np.log(np.float32(training.absent_class_weight))
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, variables)
@@ -208,13 +218,17 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
         if name.startswith(tuple(training.frozen)):
             after[name] = state[name]
             continue
-        gradient = np.clip(gradient.numpy(), -training.clip_value, training.clip_value)
+        gradient = gradient.numpy()
+        if rate_of_features is not None and not name.startswith("head/"):
+            gradient = rate_of_features * gradient
+        gradient = np.clip(gradient, -training.clip_value, training.clip_value)
         if name.endswith("/kernel"):
             gradient = gradient + training.weight_decay * state[name]
         kept[name] = training.momentum * momenta.get(name, 0) + gradient
         after[name] = state[name] - rate * kept[name]
-    for name in model.mean_squares:
-        after[name] = state[name] + (1 - MEAN_SQUARE_DECAY) * (found[name].numpy() - state[name])
+    for name, value in frozen.items():
+        follow = 1 - MEAN_SQUARE_DECAY if rate_of_features is None else 0
+        after[name] = value + follow * (found[name].numpy() - value)
     return float(loss), after, kept
 
 
@@ -372,6 +386,66 @@ def test_a_class_is_absent_until_an_example_of_it_was_trained(tiny):
     assert restored == without
 
 
+# Fine-tuning steps.
+
+
+def changes(phone, before):
+    return {name: value - before[name] for name, value in phone.state().items()}
+
+
+def test_a_fine_tuning_step_keeps_the_mean_squares_to_the_bit(exported):
+    model = exported("fine-tuned")
+    phone = Phone(model.path)
+    for number in range(3):
+        phone.step(model.batch(number))
+    state = phone.state()
+    assert_same({name: state[name] for name in model.mean_squares}, model.mean_squares)
+    assert differ({name: state[name] for name in model.weights}, model.weights)
+
+
+def test_the_feature_rate_scales_all_layers_but_the_classifier(tiny, tmp_path):
+    training = LocalTraining(batch_size=BATCH, momentum=0, weight_decay=0, clip_value=float("inf"))
+    model = Exported(dataclasses.replace(tiny.case, training=training), tmp_path, "plain")
+    changed = []
+    for rate in (0.125, 0.5):
+        path = tmp_path / f"{rate}.tflite"
+        model.export(path, feature_rate=rate)
+        phone = Phone(path)
+        phone.step(model.batch())
+        changed.append(changes(phone, model.state))
+    for name in model.weights:
+        factor = 1 if name.startswith("head/") else 4
+        assert np.abs(changed[0][name]).max() > 1e-5, name
+        np.testing.assert_allclose(factor * changed[0][name], changed[1][name], atol=1e-6)
+
+
+def test_a_fine_tuning_step_of_the_head_changes_the_classifier_and_normalizations(tiny, tmp_path):
+    path = tmp_path / "head.tflite"
+    tiny.export(path, feature_rate=0.5, with_train_head=True)
+    whole, head = Phone(path), Phone(path)
+    images, labels, weights = tiny.batch()
+    whole.step((images, labels, weights))
+    head.train_head(
+        images=images, labels=labels, sample_weights=weights, learning_rate=np.float32(RATE)
+    )
+    after, expected = head.state(), whole.state()
+    is_trained = {name: not name.endswith("/kernel") or name == "head/kernel" for name in after}
+    assert_near(after, {n: expected[n] if is_trained[n] else tiny.state[n] for n in after})
+    operators = flatbuffer.count_operators(split_model(path)[0])
+    assert not [name for name in operators if name.startswith("custom:")]
+
+
+def test_a_fine_tuning_step_of_group_normalization_at_rate_1_is_that_of_a_round(exported, tmp_path):
+    group = exported("group")
+    path = tmp_path / "fine-tuned.tflite"
+    assert group.export(path, feature_rate=1).feature_rate == 1
+    phones = Phone(group.path), Phone(path)
+    for number in range(2):
+        scores = [phone.step(group.batch(number)) for phone in phones]
+        assert scores[0] == scores[1]
+    assert_same(*(phone.state() for phone in phones))
+
+
 # The file.
 
 
@@ -434,6 +508,21 @@ def test_equal_exports_are_equal_bytes(tiny, tmp_path):
     assert (tmp_path / "again.tflite").read_bytes() == tiny.path.read_bytes()
 
 
+def test_without_a_feature_rate_a_step_is_that_of_a_round(tiny, tmp_path):
+    path = tmp_path / "none.tflite"
+    sizes = BatchSizes(BATCH, 5, 2)
+    arguments = (tiny.mean_squares, tiny.case.preprocessing, tiny.case.training, tiny.origin, sizes)
+    export_tflite(path, tiny.subnet, *arguments)
+    assert path.read_bytes() == tiny.path.read_bytes()
+    assert tiny.metadata.feature_rate is None
+
+
+def test_a_refreshed_model_keeps_its_feature_rate(exported, tmp_path):
+    model, path = exported("fine-tuned"), tmp_path / "refreshed.tflite"
+    told = refresh_tflite(path, model.path, model.weights, model.mean_squares, model.hash, 9)
+    assert told.feature_rate == read_metadata(path).feature_rate == 0.25
+
+
 def test_there_is_a_step_for_the_head_only_if_asked_for(tiny):
     signatures = Phone(tiny.path).signatures
     assert signatures.keys() == {"train", "infer", "evaluate", "save", "restore"}
@@ -493,6 +582,14 @@ def test_mean_squares_of_another_subnet_are_refused(tiny, tmp_path):
     arguments = (tiny.case.preprocessing, tiny.case.training, tiny.origin, BatchSizes())
     with pytest.raises(ValueError, match="Calibrate the same architecture"):
         export_tflite(tmp_path / "x.tflite", tiny.subnet, {}, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rate", [0, -0.5, 1.01, float("nan"), "x", True])
+def test_another_feature_rate_is_refused(tiny, tmp_path, rate):
+    told = "expected feature_rate to be a finite number above 0 and of at most 1, received"
+    with pytest.raises(ValueError, match=told):
+        tiny.export(tmp_path / "x.tflite", feature_rate=rate)
     assert not list(tmp_path.iterdir())
 
 

@@ -74,6 +74,21 @@ def test_metadata_that_no_reader_would_take_is_not_written():
         append_metadata(b"", metadata)
 
 
+def test_a_feature_rate_is_written_only_if_there_is_one():
+    assert "feature_rate" not in json.loads(METADATA.to_json())
+    fine_tuned = dataclasses.replace(METADATA, feature_rate=0.25)
+    assert json.loads(fine_tuned.to_json())["feature_rate"] == 0.25
+    assert ModelMetadata.from_json(fine_tuned.to_json()) == fine_tuned
+
+
+@pytest.mark.parametrize("rate", ["0", "2", '"x"', "true", "null", "NaN"])
+def test_another_feature_rate_is_refused(rate):
+    fields = {**json.loads(METADATA.to_json()), "feature_rate": json.loads(rate)}
+    told = "expected feature_rate as a finite number above 0 and of at most 1, received"
+    with pytest.raises(ValueError, match=told):
+        ModelMetadata.from_json(json.dumps(fields))
+
+
 def test_a_fitted_classifier_is_known_by_its_earlier_name():
     fields = {**json.loads(METADATA.to_json()), "classifier": "closed_form"}
     assert ModelMetadata.from_json(json.dumps(fields)).classifier == "refitted"

@@ -1,7 +1,6 @@
 """Flags for the calibration of subnets."""
 
-from fedsup_tf.inference_classifier import CHOSEN
-from fedsup_tf.logistic_regression import PENALTY
+from fedsup_tf.logistic_regression import CHOSEN
 from tff_programs.programs.flags.flag_uses import FlagUse, check_flag_uses
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags
 
@@ -12,14 +11,13 @@ def define_calibration_flags(define: FlagDefiner) -> None:
     define.bool(
         "classifier",
         True,
-        "Refit each subnet's classifiers to the images of all clients.",
+        "Refit each subnet's classifier to the images of all clients.",
     )
     define.float(
         "classifier_penalty",
         None,
-        f"Penalty on the squares of their kernels. By default, {PENALTY:g} in files that train, "
-        "since with a smaller one a training phone sooner forgets the classes that it does not "
-        "hold; in files that only infer, the penalty that is best on the clients' held-out images.",
+        "Penalty on the squares of its kernel. By default, the one that is best on the clients' "
+        "held-out images.",
         above=0,
     )
 
@@ -38,7 +36,7 @@ def define_images_per_client(define: FlagDefiner) -> None:
     define.integer(
         "images_per_client",
         None,
-        "Maximum number of images that each client calibrates on. By default 40,000 (10,000 if no "
-        "file that only infers is written) divided by the number of clients, from 100 to 400.",
+        "Maximum number of images that each client calibrates on. By default 40,000 divided by the "
+        "number of clients, from 100 to 400.",
         lower_bound=1,
     )
