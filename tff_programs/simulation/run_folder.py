@@ -67,7 +67,8 @@ def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> Non
 
     Args:
       path: Path of the JSON file.
-      settings: Settings by flag, any JSON values.
+      settings: Settings by flag, any JSON values. With a `data_hash` of own data, their path
+        `dataset` may change.
       is_begun: Whether rounds of the run are saved.
 
     Raises:
@@ -91,12 +92,14 @@ def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> Non
             f"The run in {os.path.dirname(path)!r} was started by a version that drew other random "
             "numbers from a seed. Continue it with that version, or give another --out."
         )
-    names = sorted(
+    names = {
         name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name)
-    )
+    }
+    if "data_hash" in settings and "data_hash" not in names:
+        names.discard("dataset")
     if names:
         changes = "; ".join(
-            f"--{name} was {before.get(name)}, is {settings.get(name)}" for name in names
+            f"--{name} was {before.get(name)}, is {settings.get(name)}" for name in sorted(names)
         )
         raise ValueError(
             f"The run in {os.path.dirname(path)!r} was started with other settings: {changes}. "

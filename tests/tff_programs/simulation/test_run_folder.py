@@ -98,6 +98,18 @@ def test_settings_are_written_once_and_compared_then(tmp_path):
         keep_settings(path, {"rounds": 3, "seed": 1}, True)
 
 
+def test_own_data_may_be_moved_but_not_changed(tmp_path):
+    path = str(tmp_path / "settings.json")
+    keep_settings(path, {"dataset": "here", "data_hash": "ab"}, False)
+    keep_settings(path, {"dataset": "there", "data_hash": "ab"}, True)
+    with pytest.raises(ValueError, match="--data_hash was ab, is cd; --dataset was here, is there"):
+        keep_settings(path, {"dataset": "there", "data_hash": "cd"}, True)
+    named = tmp_path / "named"
+    keep_settings(str(named), {"dataset": "digits"}, False)
+    with pytest.raises(ValueError, match="--dataset was digits, is cifar10"):
+        keep_settings(str(named), {"dataset": "cifar10"}, True)
+
+
 def test_a_run_of_other_random_numbers_is_not_continued(tmp_path):
     path = str(tmp_path / "settings.json")
     keep_settings(path, {"seed": 0}, False)
