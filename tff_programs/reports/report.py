@@ -49,9 +49,14 @@ def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
     parts.append(f"simulated {format_seconds(metrics['simulated_seconds'])}")
     accuracies = accuracies_of(metrics)
     if accuracies:
-        shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
-        parts.append(f"accuracy % {shares}")
+        parts.append(format_accuracies(accuracies))
     return " | ".join(parts)
+
+
+def format_accuracies(accuracies: Mapping[str, float]) -> str:
+    """Formats accuracies from 0 to 1, given by name, as one line in percent."""
+    shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
+    return f"accuracy % {shares}"
 
 
 def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:
