@@ -31,7 +31,7 @@ _SETTINGS = {
     "batch_size": 16,
     "schedule": "cosine",
     "evaluate_every": 10,
-    "random_subnets": 100,
+    "random_subnets": 40,
 }
 
 
