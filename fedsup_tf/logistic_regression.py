@@ -127,7 +127,8 @@ def regression_sums(
     """
     fits = coefficients.shape[1]
     to_all = fits // 2 or 1
-    logits = tf.tensordot(_with_constant(features), coefficients, 1)  # (batch, fits, classes)
+    features = _with_constant(features)
+    logits = tf.tensordot(features, coefficients, 1)  # (batch, fits, classes)
     targets = tf.one_hot(labels, tf.shape(logits)[2])[:, tf.newaxis]
     held_out = tf.cast(held_out, tf.float32)[:, tf.newaxis]
     counted = 1 - held_out * tf.constant([number >= to_all for number in range(fits)], tf.float32)
@@ -136,7 +137,7 @@ def regression_sums(
     guesses = tf.argmax(logits[:, to_all:], 2, tf.int32)
     is_right = tf.cast(tf.equal(guesses, labels[:, tf.newaxis]), tf.float32)
     return RegressionSums(
-        gradients=tf.tensordot(_with_constant(features), errors, [[0], [0]]),
+        gradients=tf.tensordot(features, errors, [[0], [0]]),
         losses=tf.reduce_sum(losses * counted, 0),
         held_out_losses=tf.reduce_sum(losses[:, to_all:] * held_out, 0),
         held_out_right=tf.reduce_sum(is_right * held_out, 0),

@@ -55,8 +55,7 @@ async def calibrate_tiers_async(
     space = trained.supernet.space
     if images_per_client is None:
         images_per_client = default_images(len(trained.data))
-    is_private = bool(trained.information["settings"].get("noise_multiplier", 0))
-    if is_private and classifier_penalty is not None:
+    if classifier_penalty is not None and is_private(trained):
         on_progress(
             "The training was private: classifiers are kept, not fitted to clients' images."
         )
@@ -93,6 +92,11 @@ async def calibrate_tiers_async(
                 )
             )
     return calibrated
+
+
+def is_private(trained: TrainedSupernet) -> bool:
+    """Returns whether a training had differential privacy, so that its classifiers are kept."""
+    return bool(trained.information["settings"].get("noise_multiplier", 0))
 
 
 def default_images(clients: int) -> int:

@@ -8,7 +8,6 @@ the stock runtime, and their updates are merged into the supernet.
 import os
 from collections.abc import Sequence
 
-from fedsup_tf.logistic_regression import CHOSEN
 from tff_programs.programs import train
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
 from tff_programs.programs.console import print_line
@@ -65,8 +64,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _show_deployed_accuracies(trained: TrainedSupernet) -> None:
-    is_private = trained.information["settings"].get("noise_multiplier", 0)
-    accuracy = calibrated_accuracy(trained, classifier_penalty=None if is_private else CHOSEN)
+    accuracy = calibrated_accuracy(trained)
     dataset = trained.data.dataset
     test = (dataset.test_images, dataset.test_labels)
     tiers = trained_tiers(trained.information)

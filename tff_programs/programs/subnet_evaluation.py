@@ -12,7 +12,11 @@ from fedsup_tf.logistic_regression import CHOSEN, is_held_out
 from tff_programs.blocking import run_blocking
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import build_federated_evaluation
-from tff_programs.programs.calibration_files import calibration_examples, default_images
+from tff_programs.programs.calibration_files import (
+    calibration_examples,
+    default_images,
+    is_private,
+)
 from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.simulation.clients import client_element
 from tff_programs.simulation.tiers import Tier
@@ -114,7 +118,7 @@ def calibrated_accuracy(
       images_per_client: Maximum number of images that each client calibrates on; `default_images`
         by default.
       classifier_penalty: Penalty of the classifiers fitted by the calibration, as in
-        `build_calibrated_accuracy`.
+        `build_calibrated_accuracy`. Like `calibrate_tiers`, it keeps those of a private training.
       clients: Numbers of the clients that calibrate; all by default.
 
     Returns:
@@ -123,6 +127,8 @@ def calibrated_accuracy(
     """
     if images_per_client is None:
         images_per_client = default_images(len(trained.data))
+    if is_private(trained):
+        classifier_penalty = None
     of_clients = [
         calibration_examples(trained, client, images_per_client)
         for client in (range(len(trained.data)) if clients is None else clients)
