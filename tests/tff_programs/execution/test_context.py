@@ -178,6 +178,16 @@ def test_a_computation_is_compiled_once(contexts):
     assert compilation.compile_whole.cache_info().misses == whole
 
 
+def test_fewer_graph_optimizations_than_tffs_change_no_bit(contexts, monkeypatch):
+    ours, _, _ = run_round(contexts.make(2), plain_process(), 3)
+    monkeypatch.setattr(
+        compilation, "compile_whole", tff.backends.native.desugar_and_transform_to_native
+    )
+    tffs, _, _ = run_round(contexts.make(2), plain_process.__wrapped__(), 3)
+    for first, second in zip(tf.nest.flatten(ours), tf.nest.flatten(tffs), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.slow
 def test_a_frozen_worker_is_given_up_and_its_clients_computed_elsewhere(monkeypatch):
     monkeypatch.setattr(worker_stub, "PROBE_EVERY_SECONDS", 0.5)
