@@ -31,7 +31,9 @@ def convert(
       ValueError: If the model would need an operator that the stock runtime lacks.
     """
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures=dict(functions))
+        # The gradients are part of the functions; no gradient of theirs is taken.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, dict(functions), options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True

@@ -115,9 +115,7 @@ def export_tflite(
         )
     training = training.on_device()
     module = TrainingModule(subnet, mean_squares, preprocessing, training, feature_rate)
-    functions = _signatures(module, batch_sizes)
-    if not with_train_head:
-        del functions[signatures.TRAIN_HEAD]
+    functions = _signatures(module, batch_sizes, with_train_head)
     names = {python_name: name for name, python_name in module.python_names.items()}
     names |= {f"{python_name}/momentum": f"{name}/momentum" for python_name, name in names.items()}
     model = convert(module, functions, names)
@@ -214,8 +212,10 @@ def refresh_tflite(
     return metadata
 
 
-def _signatures(module: TrainingModule, batch_sizes: BatchSizes) -> dict[str, Any]:
-    """Traces the functions of all signatures."""
+def _signatures(
+    module: TrainingModule, batch_sizes: BatchSizes, with_train_head: bool
+) -> dict[str, Any]:
+    """Traces the functions of the signatures."""
 
     def batch(size):
         return (
@@ -230,9 +230,11 @@ def _signatures(module: TrainingModule, batch_sizes: BatchSizes) -> dict[str, An
         for name, shape in module.shapes.items()
     }
     restore = tf.function(module.restore, autograph=False)
+    steps = {signatures.TRAIN: module.train}
+    if with_train_head:
+        steps[signatures.TRAIN_HEAD] = module.train_head
     return {
-        signatures.TRAIN: trace(module.train, *batch(batch_sizes.train), rate),
-        signatures.TRAIN_HEAD: trace(module.train_head, *batch(batch_sizes.train), rate),
+        **{name: trace(step, *batch(batch_sizes.train), rate) for name, step in steps.items()},
         signatures.EVALUATE: trace(module.evaluate, *batch(batch_sizes.evaluate)),
         signatures.INFER: trace(module.infer, batch(batch_sizes.infer)[0]),
         signatures.SAVE: trace(module.save, tf.TensorSpec([], tf.float32, signatures.DUMMY)),

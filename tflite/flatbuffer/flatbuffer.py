@@ -24,11 +24,14 @@ _NAMES = {
 
 def count_operators(model: bytes) -> Counter[str]:
     """Counts the operators of a model by name, such as `CONV_2D` or `custom:NAME`."""
-    parsed = parse(model)
+    # Reads the operators alone; parsing the whole model takes fifteen times as long.
+    root = schema.Model.GetRootAsModel(model, 0)
+    names = [_operator_name(root.OperatorCodes(n)) for n in range(root.OperatorCodesLength())]
+    graphs = map(root.Subgraphs, range(root.SubgraphsLength()))
     return Counter(
-        _operator_name(parsed, operator)
-        for graph in parsed.subgraphs
-        for operator in graph.operators or ()
+        names[graph.Operators(n).OpcodeIndex()]
+        for graph in graphs
+        for n in range(graph.OperatorsLength())
     )
 
 
@@ -263,8 +266,7 @@ def _drop_unused_buffers(model: schema.ModelT) -> None:
     model.buffers = [model.buffers[0], *(model.buffers[number] for number in filled)]
 
 
-def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    name = _NAMES[builtin_of(model, operator)]
-    if name != "CUSTOM":
-        return name
-    return f"custom:{model.operatorCodes[operator.opcodeIndex].customCode.decode()}"
+def _operator_name(code: schema.OperatorCode) -> str:
+    # Files from before 2020 store the code in the deprecated field.
+    name = _NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+    return f"custom:{code.CustomCode().decode()}" if name == "CUSTOM" else name
