@@ -3,8 +3,8 @@
 `uv run python benchmarks/growth.py` runs each point in a separate process, so that memory peaks do
 not mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tiers in turn, 32
 images each); rounds of ten clients with the widths of the supernet multiplied by 1, 2 and 4 (128
-images each); and rounds of 20 clients of the largest subnet with 32 and with 320 images, which
-determine the cost per example and per client (docs/scale.md). It prints a table and writes
+images each); and, with --largest, rounds of 20 clients of the largest subnet with 32 and with 320
+images, which determine the cost per example and per client (docs/scale.md). It prints a table and writes
 growth.json, clients.png and width.png to --out. Peaks are `VmHWM`, of the program and summed over
 TFF's workers, one per core.
 """
@@ -39,6 +39,7 @@ from tff_programs.simulation.tiers import default_tiers
 
 _CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients of a round.")
 _WIDTHS = flags.DEFINE_list("widths", ["1", "2", "4"], "What the supernet's widths are times.")
+_LARGEST = flags.DEFINE_bool("largest", True, "Also rounds of the largest subnet.")
 _OUT = flags.DEFINE_string("out", "runs/benchmark_growth", "Folder of the results.")
 _POINT = flags.DEFINE_string(
     "point", None, "clients,width,images,tiers: measures this point alone."
@@ -156,6 +157,20 @@ def draw(points, key, label, path):
     pyplot.close(figure)
 
 
+def measure_largest():
+    """Returns the cost of an example and of a client of the largest subnet, and peak memory."""
+    few, many = (in_child(20, 1, images, tiers=1) for images in (32, 320))
+    cores = len(os.sched_getaffinity(0))
+    core_seconds_of_example = cores * (many["seconds"] - few["seconds"]) / 20 / (320 - 32)
+    return {
+        "core_seconds_of_example": core_seconds_of_example,
+        "core_seconds_of_client": cores * few["seconds"] / 20 - 32 * core_seconds_of_example,
+        "program_core_seconds_of_client": many["program_seconds"] / 20,
+        "worker_mb": many["worker_mb"],
+        "program_mb": many["program_mb"],
+    }
+
+
 def main(argv):
     """Measures all points, prints the table and writes the results."""
     if len(argv) > 1:
@@ -166,16 +181,7 @@ def main(argv):
         return
     by_clients = [in_child(int(count), 1, 32) for count in _CLIENTS.value]
     by_width = [in_child(10, int(width), 128) for width in _WIDTHS.value]
-    few, many = (in_child(20, 1, images, tiers=1) for images in (32, 320))
-    cores = len(os.sched_getaffinity(0))
-    core_seconds_of_example = cores * (many["seconds"] - few["seconds"]) / 20 / (320 - 32)
-    largest = {
-        "core_seconds_of_example": core_seconds_of_example,
-        "core_seconds_of_client": cores * few["seconds"] / 20 - 32 * core_seconds_of_example,
-        "program_core_seconds_of_client": many["program_seconds"] / 20,
-        "worker_mb": many["worker_mb"],
-        "program_mb": many["program_mb"],
-    }
+    largest = measure_largest() if _LARGEST.value else None
     rows = [("dimension", "", "parameters", "seconds", "s/client", "workers MB", "program MB")]
     for dimension, points in (("clients", by_clients), ("width x", by_width)):
         for point in points:
@@ -192,11 +198,12 @@ def main(argv):
             )
     print()
     print(format_table(rows))
-    print(
-        f"largest subnet: {1e3 * largest['core_seconds_of_example']:.2f} ms of a core an example, "
-        f"{1e3 * largest['core_seconds_of_client']:.0f} ms a client; of the program's "
-        f"{1e3 * largest['program_core_seconds_of_client']:.0f} ms a client of 320 images"
-    )
+    if largest:
+        print(
+            f"largest subnet: {1e3 * largest['core_seconds_of_example']:.2f} ms of a core an "
+            f"example, {1e3 * largest['core_seconds_of_client']:.0f} ms a client; of the program's "
+            f"{1e3 * largest['program_core_seconds_of_client']:.0f} ms a client of 320 images"
+        )
     os.makedirs(_OUT.value, exist_ok=True)
     write_json(
         os.path.join(_OUT.value, "growth.json"),

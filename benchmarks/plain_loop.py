@@ -1,11 +1,11 @@
 """Worker process of `round.py` that measures a federated round without TFF.
 
-Each input line is a JSON request: `{"what": "round"}` and `{"what": "step", "code": [...],
-"sandwich": M}` for the seconds of a round and the milliseconds of a step, `{"what": "ceiling",
-"code": [...]}` for the GFLOP/s of the matrix products, or `{"what": "drawn"}` for the codes of the
-random nets of a sandwich of four. Each output line is the answer in JSON. TensorFlow uses one
-intra-op thread; a round uses one Python thread per core, each with its own session, and sums in
-NumPy.
+Each input line is a JSON request: `{"what": "round", "tiers": N}` and `{"what": "step", "code":
+[...], "sandwich": M}` for the seconds of a round of N tiers and the milliseconds of a step,
+`{"what": "ceiling", "code": [...]}` for the GFLOP/s of the matrix products, or `{"what": "drawn"}`
+for the codes of the random nets of a sandwich of four. Each output line is the answer in JSON.
+TensorFlow uses one intra-op thread; a round uses one Python thread per core, each with its own
+session, and sums in NumPy.
 """
 
 import os
@@ -92,8 +92,8 @@ class PlainRound:
             self._sessions.put(PlainUpdate(supernet))
         self._pool = concurrent.futures.ThreadPoolExecutor(_CORES)
 
-    def __call__(self):
-        """Runs one round from the initial weights."""
+    def __call__(self, tiers):
+        """Runs one round of the clients of some tiers from the initial weights."""
 
         def train(number, architecture):
             boxes = self._boxes(architecture)
@@ -106,7 +106,7 @@ class PlainRound:
 
         total = {name: np.zeros_like(value) for name, value in self._weights.items()}
         coverage = {name: np.zeros_like(value) for name, value in self._weights.items()}
-        clients = cohort()
+        clients = cohort(tiers)
         for boxes, delta, weight in self._pool.map(train, range(len(clients)), clients):
             for name, box in boxes.items():
                 total[name][box] += weight * delta[name]
@@ -194,7 +194,7 @@ def main():
         if request["what"] == "round":
             plain_round = plain_round or PlainRound(supernet, examples)
             start = time.perf_counter()
-            plain_round()
+            plain_round(request["tiers"])
             answer = time.perf_counter() - start
         elif request["what"] == "step":
             sandwich = request["sandwich"]

@@ -4,7 +4,7 @@
 warm-up:
 
 * ours: a round of E-FedSup with `build_fedsup_process`, ten clients of 500 random images, four
-  tiers;
+  tiers (the smallest --tiers of them);
 * stock: `tff.learning.algorithms.build_weighted_fed_avg` on each tier's net as a static Keras
   model with the clients of that tier, summed over the tiers; in TFF's default context and in ours;
 * plain: the same local updates and sums without TFF, one thread per core (`plain_loop.py`);
@@ -54,6 +54,9 @@ from tff_programs.simulation.run_state import RunStateManager
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Measurements of each.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", EXAMPLES, "Images of a client.", lower_bound=1)
 _TEST_IMAGES = flags.DEFINE_integer("test_images", 10_000, "Images evaluated.", lower_bound=1)
+_TIERS = flags.DEFINE_integer(
+    "tiers", len(TIERS), "Tiers measured, from the smallest.", lower_bound=1, upper_bound=len(TIERS)
+)
 _OUT = flags.DEFINE_string("out", "runs/benchmark_round", "Folder of the results.")
 
 
@@ -195,17 +198,18 @@ def measure_rounds(plain):
     start = time.perf_counter()
     round_of_ours = OurRound()
     build = time.perf_counter() - start
-    first = _seconds(round_of_ours, cohort())
-    tiers = [tier.architecture for tier in TIERS]
-    owners = [[n for n, a in enumerate(cohort()) if a == tier] for tier in tiers]
+    clients = cohort(_TIERS.value)
+    first = _seconds(round_of_ours, clients)
+    tiers = [tier.architecture for tier in TIERS[: _TIERS.value]]
+    owners = [[n for n, a in enumerate(clients) if a == tier] for tier in tiers]
     sides = {}
     for name, context in (("stock, TFF's default", default), ("stock, our context", ours)):
         built = _In(
             context, lambda: [StockRound(*pair) for pair in zip(tiers, owners, strict=True)]
         )()
         sides[name] = lambda c=context, rounds=built: sum(_seconds(_In(c, one)) for one in rounds)
-    sides["ours"] = lambda: _seconds(round_of_ours, cohort())
-    sides["plain"] = lambda: plain(what="round")
+    sides["ours"] = lambda: _seconds(round_of_ours, clients)
+    sides["plain"] = lambda: plain(what="round", tiers=_TIERS.value)
     times = collections.defaultdict(list)
     for repetition in range(_REPETITIONS.value + 1):
         for name, measure in sides.items():
@@ -254,7 +258,7 @@ def measure_saving(state):
 def measure_steps(plain):
     """Measures each tier's step and the matrix products of its pointwise convolutions in turns."""
     result = {}
-    for tier in TIERS:
+    for tier in TIERS[: _TIERS.value]:
         code = SPACE.encode(tier.architecture).tolist()
         macs = count_macs(SPACE, tier.architecture)
         steps, ceilings = [], []
@@ -301,7 +305,7 @@ def measure_evaluation():
     accuracy(weights, TIERS[0].architecture, images[:50], labels[:50], 50)
     return {
         tier.name: _seconds(accuracy, weights, tier.architecture, images, labels, 50)
-        for tier in TIERS
+        for tier in TIERS[: _TIERS.value]
     }
 
 
@@ -317,9 +321,7 @@ def draw(result, path):
     bars = rounds.barh(list(seconds), list(seconds.values()), color="0.6")
     bars[list(seconds).index("ours")].set_color("tab:green")
     rounds.bar_label(bars, fmt="%.2f s", padding=3)
-    rounds.set(
-        title="a round of ten clients", xlabel="seconds", xlim=(0, 1.2 * max(seconds.values()))
-    )
+    rounds.set(title="a round", xlabel="seconds", xlim=(0, 1.2 * max(seconds.values())))
     shares = {name: 100 * step["share"] for name, step in result["steps"].items()}
     bars = steps.barh(list(shares), list(shares.values()), color="tab:green")
     steps.bar_label(bars, fmt="%.0f %%", padding=3)

@@ -15,11 +15,16 @@ EXAMPLES = 500
 PREPROCESSING = Preprocessing((127.5,) * 3, (64.0,) * 3)
 
 
-def cohort():
-    """Returns the clients' subnets: three smallest, three middle, two middle-large, two largest."""
+def cohort(tiers=len(TIERS)):
+    """Returns the subnets of the clients of the smallest `tiers` tiers.
+
+    Those of all four are three smallest, three middle, two middle-large, and two largest.
+    """
     numbers = (3, 3, 2, 2)
     return [
-        tier.architecture for tier, count in zip(TIERS, numbers, strict=True) for _ in range(count)
+        tier.architecture
+        for tier, count in zip(TIERS[:tiers], numbers[:tiers], strict=True)
+        for _ in range(count)
     ]
 
 
