@@ -4,9 +4,9 @@
 not mix: rounds of 10, 100 and 1,000 clients of `fedsup_cifar` (subnets of four tiers in turn, 32
 images each); rounds of ten clients with the widths of the supernet multiplied by 1, 2 and 4 (128
 images each); and, with --largest, rounds of 20 clients of the largest subnet with 32 and with 320
-images, which determine the cost per example and per client (docs/scale.md). It prints a table and writes
-growth.json, clients.png and width.png to --out. Peaks are `VmHWM`, of the program and summed over
-TFF's workers, one per core.
+images, which determine the cost per example and per client (docs/scale.md). It prints a table and
+writes growth.json, clients.png and width.png to --out. Peaks are `VmHWM`, of the program and summed
+over TFF's workers, one per core.
 """
 
 import os

@@ -37,6 +37,15 @@ def pytest_configure(config):
     config.option.loadscopereorder = False
 
 
+def pytest_make_parametrize_id(val):
+    """Shortens the names of tests with long parameters, such as the contents of damaged files."""
+    if isinstance(val, str | bytes | int):
+        name = ascii(val)
+        if len(name) > 80:
+            return f"{name[:60]}...{len(name)}"
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Marks tests with slow fixtures as slow, and runs files with slow tests first.
