@@ -32,6 +32,7 @@ from tff_programs.gateway.round_records import (
 from tff_programs.gateway.round_work import Base, Merged, Outcome, Prepared, RoundWork
 from tff_programs.gateway.tables import rounds, updates
 from tff_programs.gateway.update_files import update_path
+from tff_programs.simulation.tiers import format_accuracies
 
 _TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back or closed. Check in again.")
 
@@ -262,11 +263,10 @@ class Rounds:
         open_round(connection, self._folder, base, prepared, *shares, now, deadline)
 
     def _report_open(self, base: Base, prepared: Prepared) -> None:
-        shown = "  ".join(
-            f"{name} {100 * share:.1f}" for name, share in prepared.accuracies.items()
-        )
-        accuracy = f" | accuracy % {shown}" if shown else ""
-        self._on_progress(f"round {base.number} open{accuracy}")
+        parts = [f"round {base.number} open"]
+        if prepared.accuracies:
+            parts.append(format_accuracies(prepared.accuracies))
+        self._on_progress(" | ".join(parts))
 
 
 def staleness_factor(staleness: int) -> float:

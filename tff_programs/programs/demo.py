@@ -15,8 +15,7 @@ from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_o
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 from tff_programs.programs.training_information import trained_tiers
-from tff_programs.reports import report
-from tff_programs.simulation.tiers import tier_accuracies
+from tff_programs.simulation.tiers import format_accuracies, tier_accuracies
 
 _SETTINGS = {
     "out": "runs/demo",
@@ -69,4 +68,4 @@ def _show_deployed_accuracies(trained: TrainedSupernet) -> None:
     test = (dataset.test_images, dataset.test_labels)
     tiers = trained_tiers(trained.information)
     accuracies = tier_accuracies(accuracy, trained.weights, tiers, *test)
-    print(f"\nOn phones, calibrated | {report.format_accuracies(accuracies)}")
+    print(f"\nOn phones, calibrated | {format_accuracies(accuracies)}")

@@ -10,7 +10,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.atomic_write import replace_file
 from fedsup_tf.search.costs import architecture_cost, count_parameters
 from fedsup_tf.space import SearchSpace
-from tff_programs.simulation.tiers import Tier
+from tff_programs.simulation.tiers import Tier, format_accuracies
 from tff_programs.simulation.training_loop import RoundReport
 
 
@@ -51,12 +51,6 @@ def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
     if accuracies:
         parts.append(format_accuracies(accuracies))
     return " | ".join(parts)
-
-
-def format_accuracies(accuracies: Mapping[str, float]) -> str:
-    """Formats accuracies from 0 to 1, given by name, as one line in percent."""
-    shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
-    return f"accuracy % {shares}"
 
 
 def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -165,6 +165,12 @@ def tier_accuracies(
     return {tier.name: accuracy(weights, tier.architecture, *test) for tier in tiers}
 
 
+def format_accuracies(accuracies: Mapping[str, float]) -> str:
+    """Formats accuracies from 0 to 1, given by name, as one line in percent."""
+    shares = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracies.items())
+    return f"accuracy % {shares}"
+
+
 def _end_tier(space: SearchSpace, end: str, share: float = 1.0) -> Tier:
     """Makes the tier of devices that can train only the smallest subnet, or any (`"largest"`)."""
     architecture, cost = getattr(space, end)(), _default_cost(space)
