@@ -1,6 +1,7 @@
 """Tests of the console command: quick help and clear refusals."""
 
 import io
+import os
 import subprocess
 import sys
 import types
@@ -11,6 +12,8 @@ import pytest
 
 from tff_programs.programs.cli import PROGRAMS, main
 
+# The command that the package installs.
+COMMAND = Path(sys.executable).with_name("fedsup")
 # Calls and the messages that they print.
 BAD_CALLS = {
     ("train",): "Expected --out",
@@ -80,11 +83,19 @@ def test_names_that_a_terminal_cannot_show_end_no_program(monkeypatch):
     assert out.getvalue() == b"Zo\xeb \\u65e5\n"
 
 
+def test_help_for_a_reader_that_has_ended_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as closed_pipe:
+        result = subprocess.run(
+            [COMMAND, "--help"], stdout=closed_pipe, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
 def test_a_refusal_ends_the_process_with_a_sentence():
-    # The command that the package installs.
-    command = Path(sys.executable).with_name("fedsup")
     result = subprocess.run(
-        [command, "trian"], capture_output=True, text=True, check=False, timeout=60
+        [COMMAND, "trian"], capture_output=True, text=True, check=False, timeout=60
     )
     assert result.returncode == 1
     assert "expected a program of demo, train" in result.stderr

@@ -55,6 +55,15 @@ def end_with_parent() -> None:
         end_with(int(parent))
 
 
+def _print_help(text: str) -> None:
+    """Prints a help text, of which a program such as `head` may read only a part."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _import_program(name: str) -> Any:
     """Imports a program, and keeps the garbage collector from visiting what lives until the end.
 
@@ -81,7 +90,7 @@ def main() -> None:
     names = sys.argv[1:2]
     if not names or names[0] in ("-h", "--help", "help"):
         lines = (f"  {name:10s} {text}" for name, text in PROGRAMS.items())
-        print(_USAGE.format(programs="\n".join(lines)))
+        _print_help(_USAGE.format(programs="\n".join(lines)))
         return
     name = names[0]
     if name not in PROGRAMS:
@@ -101,7 +110,7 @@ def main() -> None:
         from tff_programs.programs.flags.program_flags import ProgramFlags
 
         listed = ProgramFlags(program.define_flags).get_help(include_special_flags=False)
-        print(program.__doc__, listed, sep="\n")
+        _print_help(f"{program.__doc__}\n{listed}")
         return
     from fedsup_tf.files.temporary_folder import own_temporary_folder
 
