@@ -1,10 +1,12 @@
 """Converts TensorFlow functions to the signatures of a `.tflite` with only builtin operators."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from tflite.flatbuffer import flatbuffer
 
@@ -34,10 +36,22 @@ def convert(
         # The gradients are part of the functions; no gradient of theirs is taken.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, folder, dict(functions), options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        with _errors_alone():
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
         model = converter.convert()
     model = flatbuffer.finish_model(model, names or {})
     flatbuffer.check_builtin_only(model)
     return model
+
+
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Keeps TensorFlow from warning that functions were saved without their gradients."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
