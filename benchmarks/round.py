@@ -160,6 +160,11 @@ class Plain:
         self._process.wait()
 
 
+def measured_tiers():
+    """Returns the tiers that --tiers selects."""
+    return TIERS[: _TIERS.value]
+
+
 def _materialize(call):
     values = []
 
@@ -200,7 +205,7 @@ def measure_rounds(plain):
     build = time.perf_counter() - start
     clients = cohort(_TIERS.value)
     first = _seconds(round_of_ours, clients)
-    tiers = [tier.architecture for tier in TIERS[: _TIERS.value]]
+    tiers = [tier.architecture for tier in measured_tiers()]
     owners = [[n for n, a in enumerate(clients) if a == tier] for tier in tiers]
     sides = {}
     for name, context in (("stock, TFF's default", default), ("stock, our context", ours)):
@@ -258,7 +263,7 @@ def measure_saving(state):
 def measure_steps(plain):
     """Measures each tier's step and the matrix products of its pointwise convolutions in turns."""
     result = {}
-    for tier in TIERS[: _TIERS.value]:
+    for tier in measured_tiers():
         code = SPACE.encode(tier.architecture).tolist()
         macs = count_macs(SPACE, tier.architecture)
         steps, ceilings = [], []
@@ -305,7 +310,7 @@ def measure_evaluation():
     accuracy(weights, TIERS[0].architecture, images[:50], labels[:50], 50)
     return {
         tier.name: _seconds(accuracy, weights, tier.architecture, images, labels, 50)
-        for tier in TIERS[: _TIERS.value]
+        for tier in measured_tiers()
     }
 
 

@@ -15,7 +15,7 @@ EXAMPLES = 500
 PREPROCESSING = Preprocessing((127.5,) * 3, (64.0,) * 3)
 
 
-def cohort(tiers=4):
+def cohort(tiers):
     """Returns the subnets of the clients of the smallest `tiers` tiers.
 
     Those of all four are three smallest, three middle, two middle-large, and two largest.

@@ -10,7 +10,13 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tflite.flatbuffer import xnnpack_passes
-from tflite.flatbuffer.schema import add_constant, builtin_of, operator_code, parse
+from tflite.flatbuffer.schema import (
+    add_constant,
+    builtin_of,
+    builtin_of_code,
+    operator_code,
+    parse,
+)
 
 _FILE_IDENTIFIER = b"TFL3"
 # Minimum number of bytes of a constant of zeros that is replaced by an operator.
@@ -26,7 +32,8 @@ def count_operators(model: bytes) -> Counter[str]:
     """Counts the operators of a model by name, such as `CONV_2D` or `custom:NAME`."""
     # Reads the operators alone; parsing the whole model takes fifteen times as long.
     root = schema.Model.GetRootAsModel(model, 0)
-    names = [_operator_name(root.OperatorCodes(n)) for n in range(root.OperatorCodesLength())]
+    codes = map(root.OperatorCodes, range(root.OperatorCodesLength()))
+    names = [_operator_name(schema.OperatorCodeT.InitFromObj(code)) for code in codes]
     graphs = map(root.Subgraphs, range(root.SubgraphsLength()))
     return Counter(
         names[graph.Operators(n).OpcodeIndex()]
@@ -266,7 +273,6 @@ def _drop_unused_buffers(model: schema.ModelT) -> None:
     model.buffers = [model.buffers[0], *(model.buffers[number] for number in filled)]
 
 
-def _operator_name(code: schema.OperatorCode) -> str:
-    # Files from before 2020 store the code in the deprecated field.
-    name = _NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-    return f"custom:{code.CustomCode().decode()}" if name == "CUSTOM" else name
+def _operator_name(code: schema.OperatorCodeT) -> str:
+    name = _NAMES[builtin_of_code(code)]
+    return f"custom:{code.customCode.decode()}" if name == "CUSTOM" else name

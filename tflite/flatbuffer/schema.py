@@ -11,8 +11,12 @@ def parse(model: bytes) -> schema.ModelT:
 
 def builtin_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
     """Returns the builtin code of an operator, a member of `schema.BuiltinOperator`."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    # Files from before 2020 store the code in the deprecated field.
+    return builtin_of_code(model.operatorCodes[operator.opcodeIndex])
+
+
+def builtin_of_code(code: schema.OperatorCodeT) -> int:
+    """Returns the member of `schema.BuiltinOperator` that an operator code stands for."""
+    # Files from before 2020 store it in the deprecated field.
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
