@@ -201,6 +201,7 @@ def test_narrower_arguments_compute_with_a_cut_of_the_weights(name):
     assert_close(layer(inputs, **arguments), computed(name, weights, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_widths_unknown_to_a_graph_compute_the_same(name):
     layer, inputs = built(name)

@@ -140,6 +140,7 @@ def assert_close(actual, expected, atol=2e-5):
 STEPS = dict(epochs=2, momentum=0.5, weight_decay=0.1, clip_value=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [SPACE.smallest(), MIDDLE, SPACE.largest()], ids=str)
 def test_two_steps_on_weights_of_unknown_shapes_are_the_formula(architecture):
     training = dataclasses.replace(WHOLE, **STEPS)
@@ -148,6 +149,7 @@ def test_two_steps_on_weights_of_unknown_shapes_are_the_formula(architecture):
     assert_close(update.delta, descend(weights, lambda now: one_net(now, *data)[2], training))
 
 
+@pytest.mark.slow
 def test_two_steps_on_weights_of_known_shapes_are_the_formula():
     training = dataclasses.replace(WHOLE, **STEPS)
     weights, (images, labels) = weights_of(MIDDLE), client(9)
@@ -212,6 +214,7 @@ def test_label_smoothing_spreads_a_share_of_the_target():
 OF_TWO = dict(sandwich=2, temperature=2.0, clip_value=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [MIDDLE, SPACE.largest()], ids=str)
 def test_a_sandwich_of_two_adds_the_smallest_taught_by_the_received(architecture):
     weights, (images, labels) = weights_of(architecture), client(9)
@@ -336,6 +339,7 @@ def test_classes_that_a_client_lacks_weigh_less_in_its_softmax():
     np.testing.assert_allclose(delta.loss, loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [SPACE.largest(), MIDDLE, SPACE.smallest()], ids=str)
 @pytest.mark.parametrize("as_code", [False, True])
 def test_random_subnets_are_uniform_over_those_of_the_received(within, as_code):
@@ -360,6 +364,7 @@ def sandwich_in_the_middle():
     return in_a_graph(LocalTraining(batch_size=4, sandwich=3), MIDDLE)
 
 
+@pytest.mark.slow
 def test_a_sandwich_inside_a_subnet_trains_it(sandwich_in_the_middle):
     weights, data = weights_of(MIDDLE), client(9)
     delta = sandwich_in_the_middle(weights, *data).delta
@@ -396,6 +401,7 @@ def test_a_sandwich_of_four_trains_a_subnet_without_a_shortcut_convolution(seed)
         assert np.isfinite(gradients[name]).all()
 
 
+@pytest.mark.slow
 def test_a_sandwich_of_two_trains_such_a_subnet_of_unknown_shapes():
     weights = weights_of(EQUAL_WIDTHS, supernet=EQUAL_WIDTHS_SUPERNET)
     training = dataclasses.replace(WHOLE, sandwich=2)
@@ -567,6 +573,7 @@ def test_frozen_parts_are_empty_and_leave_the_others_step_as_it_is(sandwich):
             np.testing.assert_allclose(delta, whole.delta[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_frozen_parts_keep_what_later_steps_compute_with():
     weights, data = weights_of(MIDDLE), client(20)
     training = dataclasses.replace(WHOLE, epochs=3, frozen=("stem", "first", "second"))

@@ -110,6 +110,7 @@ def test_sums_are_gradients_and_counts_and_add_up(penalty):
     np.testing.assert_allclose(moments, rows.T @ rows, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.1, *PENALTIES[:3]])
 def test_steps_lead_to_the_least_loss_of_the_given_penalty(penalty):
     features, labels = examples(400)
@@ -214,6 +215,7 @@ def test_a_file_of_8_bits_gets_the_best_penalty_that_these_resolve():
         np.testing.assert_array_equal(classifier[KERNEL], same[KERNEL])
 
 
+@pytest.mark.slow
 def test_a_classifier_that_is_fitted_stays():
     features, labels = examples(400)
     fitted = dict(zip((KERNEL, BIAS), START, strict=True))

@@ -196,6 +196,7 @@ def test_a_graph_resizes_as_a_device_does():
 # Computation.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [SMALL, SPACE.smallest(), SPACE.largest()])
 def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, accuracy, architecture):
     found = accuracy(supernet.values_by_name(), architecture, IMAGES, LABELS, 7)
@@ -208,6 +209,7 @@ def test_one_graph_counts_and_a_subnet_alone_counts_the_same(supernet, accuracy,
     assert found == right / 20
 
 
+@pytest.mark.slow
 def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures():
     supernet = noisy(STAGE)
     weights = supernet.values_by_name()
@@ -221,6 +223,7 @@ def test_a_calibrated_subnet_is_that_of_the_space_of_its_pictures():
     assert found == expected(weights, net, resized, LABELS)
 
 
+@pytest.mark.slow
 def test_clients_train_on_pictures_of_their_nets_resolution():
     supernet, training = noisy(STAGE), LocalTraining(epochs=2, batch_size=8)
     inputs = (LABELS, np.array([3, 4], np.int32), 0.1)

@@ -240,6 +240,7 @@ def test_average_of_whole_updates_is_the_weighted_mean(supernet):
 # ------------------------------------------------------------- architectures in a graph
 
 
+@pytest.mark.slow
 def test_a_code_in_a_graph_moves_the_same_values_as_an_architecture(supernet):
     shapes = supernet.weight_shapes
     weights = numbered(shapes)

@@ -75,6 +75,7 @@ def tiny():
 # ---------------------------------------- law 1 (docs/laws.md): a subnet is a supernet
 
 
+@pytest.mark.slow
 def test_a_subnet_within_the_supernet_computes_as_it_does_extracted(supernet):
     images = random_images(supernet.space)
     for architecture in architectures(supernet.space, 3):
@@ -83,6 +84,7 @@ def test_a_subnet_within_the_supernet_computes_as_it_does_extracted(supernet):
         np.testing.assert_array_equal(supernet(images, architecture), subnet(images))
 
 
+@pytest.mark.slow
 def test_a_subnet_of_a_subnet_is_that_subnet(tiny):
     rng = np.random.default_rng(0)
     for _ in range(4):
@@ -157,6 +159,7 @@ def test_logits_are_those_of_the_architecture_written_in_plain_tensorflow(tiny, 
 # ------------------------------------------------------- architectures as codes in a graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "group", "returning"])
 def test_one_trace_for_codes_computes_what_each_architecture_does(name):
     supernet = randomized(SPACES[name])
@@ -379,6 +382,7 @@ def test_building_twice_keeps_the_variables():
     assert all(a is b for a, b in zip(first, supernet.weights, strict=True))
 
 
+@pytest.mark.slow
 def test_keras_fits_the_supernet():
     space = SPACES["returning"]
     supernet = Supernet(space)

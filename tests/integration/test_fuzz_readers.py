@@ -13,6 +13,7 @@ SPEC.loader.exec_module(fuzz_readers)
 EXAMPLES = {"checkpoint": 120}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fuzz_readers.READERS)
 def test_a_reader_ends_in_a_value_or_a_sentence(name, tmp_path):
     examples = EXAMPLES.get(name, 250)

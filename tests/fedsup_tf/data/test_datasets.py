@@ -117,6 +117,7 @@ def test_fashion_mnist_of_debian():
     assert np.bincount(dataset.test_labels).tolist() == [1000] * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [lambda: load_dataset("digits"), installed_fashion_mnist])
 def test_constants_are_those_of_the_training_split(load):
     dataset = load()

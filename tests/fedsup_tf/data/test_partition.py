@@ -332,6 +332,7 @@ def test_program_prints_a_table_and_draws_a_picture(capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clients.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clients", "classes"), [(1, 1), (3, 10), (60, 12), (700, 2)])
 def test_pictures_of_all_sizes(clients, classes, tmp_path):
     counts = np.zeros((clients, classes), np.int64)

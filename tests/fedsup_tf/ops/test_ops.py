@@ -67,6 +67,7 @@ def test_depthwise_conv2d_equals_tensorflow(size, side, stride, mode):
     assert_same(actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "side", "stride"),
     all_pairs([size for size in SIZES if size[1] == size[2]], (1, 3, 5, 7), (1, 2)),

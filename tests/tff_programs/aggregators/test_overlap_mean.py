@@ -97,6 +97,7 @@ def test_eight_bits_an_entry_err_by_less_than_a_level(execution):
     assert 0.002 < result.measurements["compression_error"] < 0.02
 
 
+@pytest.mark.slow
 def test_rounding_to_eight_bits_is_unbiased():
     upload = EightBitUpload()
     values = np.linspace(-1, 1, 41, dtype=np.float32)

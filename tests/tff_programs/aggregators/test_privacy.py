@@ -83,6 +83,7 @@ def test_epsilon_without_sampling_is_that_of_the_gaussian_mechanism():
     assert told == pytest.approx(bound.min(), rel=0.01)
 
 
+@pytest.mark.slow
 def test_sampling_costs_less_and_rounds_add_up():
     sampled = [ACCOUNT.epsilon_after(rounds) for rounds in (0, 1, 10, 100)]
     assert sampled[0] == 0

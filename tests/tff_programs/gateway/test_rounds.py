@@ -146,6 +146,7 @@ def test_without_staleness_an_update_counts_in_its_own_round_or_not_at_all(tmp_p
         assert states(served) == ["used"]
 
 
+@pytest.mark.slow
 def test_a_rollback_opens_an_earlier_round_again(tmp_path, url):
     with Served(tmp_path, url, goal=1) as served:
         for number in (1.0, 10.0, 100.0):

@@ -263,6 +263,7 @@ def test_two_phones_with_one_key_get_one_task_and_send_one_update(served, phone)
     assert rest(served) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_holds_nothing_for_ever(served, phone, monkeypatch, caplog):
     monkeypatch.setattr(handler, "MAX_PART_SECONDS", 0.5)
     hash_, size = "e" * 64, 2**26

@@ -34,6 +34,7 @@ def plain_count(supernet, architecture, images, labels, batch_size):
     return int(correct)
 
 
+@pytest.mark.slow
 def test_accuracy_counts_in_batches_of_the_given_size():
     supernet = Supernet(SPACE)
     images, labels = examples(11, 0)

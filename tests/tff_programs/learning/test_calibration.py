@@ -300,6 +300,7 @@ def test_classifiers_are_those_of_all_images_together_however_they_are_spread(no
     assert right > (kept.numpy().argmax(1) == labels).mean() + 0.03
 
 
+@pytest.mark.slow
 def test_in_one_process_every_subnet_is_calibrated_as_by_its_clients():
     """Compares logits; mean squares converge both ways, but are not identical to the bit."""
     accuracy = build_calibrated_accuracy(NET, PREPROCESSING, IMAGES[:22], LABELS[:22])

@@ -80,6 +80,7 @@ def test_every_client_counts_for_every_candidate(supernet, monkeypatch):
         whole.accuracies(candidates, clients[2:3])
 
 
+@pytest.mark.slow
 def test_the_type_of_the_round_is_the_one_it_states():
     evaluate = evaluation.build_candidate_evaluation(SPACE, PREPROCESSING, 8, 4)
     result = str(evaluate.type_signature.result)

@@ -305,6 +305,7 @@ def test_the_learning_rate_follows_the_round(execution):
     np.testing.assert_allclose(metrics["learning_rate"], 0.1 / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match="weighting"):
         build_fedsup_process(SPACE, TRAINING, PREPROCESSING, RATE, weighting="age")

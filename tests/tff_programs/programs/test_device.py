@@ -246,6 +246,7 @@ def test_a_training_that_diverges_writes_no_update(model_path, tmp_path):
     assert not (tmp_path / "out" / "update.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_bad_calls_are_refused_in_words(model_path, tmp_path):
     out = f"--out={tmp_path / 'out'}"
     (tmp_path / "empty").mkdir()

@@ -88,6 +88,7 @@ def merge(made, base, paths, round_id):
     return made.merge(base, paths, {}, (), round_id).base
 
 
+@pytest.mark.slow
 def test_the_servers_optimizer_goes_on_in_whichever_process(tmp_path, work):
     base = work(optimizer=NESTEROV).begin()
     optimizer, weights = StoredOptimizer(NESTEROV, trained().supernet), trained().weights
@@ -105,6 +106,7 @@ def test_the_servers_optimizer_goes_on_in_whichever_process(tmp_path, work):
     assert base.number == 6
 
 
+@pytest.mark.slow
 def test_a_private_round_clips_and_draws_its_noise_once(tmp_path, work):
     first = work(privacy=private())
     base = first.begin()
@@ -163,6 +165,7 @@ def test_too_few_valid_updates_wait_and_the_report_tells_the_limits(tmp_path, wo
     assert report["limits"] == dataclasses.asdict(CohortLimits())
 
 
+@pytest.mark.slow
 def test_of_subnets_that_were_drawn_the_newest_are_kept(tmp_path, work, monkeypatch):
     monkeypatch.setattr(supernet_rounds, "_MAX_TEMPLATES", 3)
     monkeypatch.setattr(supernet_rounds, "_MAX_CALIBRATED", 5)

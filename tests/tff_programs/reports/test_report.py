@@ -45,6 +45,7 @@ def height_of_curves(folder, column, values):
     return struct.unpack(">I", (folder / "curves.png").read_bytes()[20:24])[0]
 
 
+@pytest.mark.slow
 def test_curves_have_a_second_row_where_time_was_simulated(tmp_path):
     without = height_of_curves(tmp_path, "", ["", ""])
     with_time = height_of_curves(tmp_path, ",simulated_seconds", [",12.5", ",30"])

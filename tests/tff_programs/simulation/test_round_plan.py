@@ -140,6 +140,7 @@ def test_a_sandwich_has_a_smallest_and_a_largest_in_each_round():
         assert SPACE.largest() in architectures
 
 
+@pytest.mark.slow
 def test_clients_that_do_not_answer_are_missing_with_their_subnets():
     assignment = make(availability=0.5)
     plans = [assignment.plan(number) for number in range(20)]

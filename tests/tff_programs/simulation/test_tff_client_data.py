@@ -27,6 +27,7 @@ def assert_same_examples(ours, theirs):
                 np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.slow
 def test_ours_becomes_theirs_and_comes_back():
     train, test = (to_client_data(DIGITS, part) for part in ("train", "test"))
     assert train.client_ids == ["0", "1", "2"]
@@ -100,6 +101,7 @@ def test_the_scale_of_a_clients_pixels_can_be_given():
     assert brightest == round(125.5 * 2)
 
 
+@pytest.mark.slow
 def test_a_sql_file_becomes_ours(tmp_path):
     path = str(tmp_path / "digits.sqlite")
     parts = ("train", "test")

@@ -67,6 +67,7 @@ def test_a_runtime_that_is_not_there_is_refused_in_words(monkeypatch):
         choose_runtime()
 
 
+@pytest.mark.slow
 def test_every_installed_runtime_trains_to_the_same_losses():
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 17, (6, 8, 8, 1)).astype(np.uint8), np.arange(6)

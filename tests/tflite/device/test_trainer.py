@@ -633,6 +633,7 @@ def test_metadata_of_another_model_are_refused(model_path, tmp_path, changes, to
     assert "Export the model again" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_device_needs_no_tensorflow(model_path, tmp_path):
     np.savez(tmp_path / "examples.npz", images=IMAGES, labels=LABELS)
     program = f"""

@@ -113,6 +113,7 @@ def test_one_hostile_phone_in_four_steers_nothing(kind, common):
     assert "hostile" in used.keys() | left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("honest_count", [2, 3, 7])
 def test_a_phone_that_points_against_the_others_keeps_nothing_away(honest_count):
     honest = [make_update(number, examples=40) for number in range(honest_count)]
@@ -129,6 +130,7 @@ def test_a_phone_that_points_against_the_others_keeps_nothing_away(honest_count)
         assert all(update.scale == 1 for update in report.used if update.name != "hostile")
 
 
+@pytest.mark.slow
 def test_a_hostile_phone_of_another_subnet_steers_nothing():
     honest = [make_update(n, a) for n, a in enumerate([SPACE.smallest(), MIDDLE, LARGEST])]
     alone, _ = change_of(honest)

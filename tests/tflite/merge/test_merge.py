@@ -397,6 +397,7 @@ def run_program(arguments):
         print("ended with", error)
 
 
+@pytest.mark.slow
 def test_the_program_writes_a_new_supernet_and_tells_what_is_in_it(tmp_path, capsys):
     base, new, folder = tmp_path / "base.safetensors", tmp_path / "new.safetensors", tmp_path / "in"
     make_supernet().save_checkpoint(base, {"round": 7, "settings": {"a": 1}})

@@ -49,6 +49,7 @@ def largest_parts():
     return parts_of(SPACE, SPACE.largest())
 
 
+@pytest.mark.slow
 def test_parts_have_the_weights_of_the_subnet_each_once():
     subnet = make_supernet().extract(SPACE.largest())
     names = [name for part in largest_parts() for name in make_part(part).shapes]
@@ -57,6 +58,7 @@ def test_parts_have_the_weights_of_the_subnet_each_once():
     assert not make_part(NOTHING).shapes
 
 
+@pytest.mark.slow
 def test_parts_after_each_other_infer_as_the_subnet():
     subnet = make_supernet().extract(SPACE.largest())
     weights = {name: value.read_value() for name, value in subnet.weights_by_name().items()}
@@ -71,6 +73,7 @@ def test_parts_after_each_other_infer_as_the_subnet():
     np.testing.assert_allclose(maps, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_part_of_a_step_moves_its_weights_as_the_gradient_says():
     part = Part.of_stage(1, 16, 16, 2, 5)
     model = make_part(part)
