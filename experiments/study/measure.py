@@ -16,8 +16,8 @@ The JSON object has these fields:
 * `random`: the accuracies of 40 random subnets, on at most 2,000 test images, calibrated with few
   images and a classifier of a large penalty, which is faster and a little less accurate.
 * `random_in_batches`: the same in batches of 50, not calibrated.
-* `rounds`: for each evaluation, its round, the mean accuracy of the tiers, and the bytes of all
-  clients and the simulated seconds so far.
+* `rounds`: for each evaluation, its round, the mean accuracy of the tiers whose nets are trained (in
+  batches, not calibrated), and the bytes of all clients and the simulated seconds so far.
 """
 
 import csv
@@ -98,7 +98,14 @@ def main(folder: Path) -> None:
                 "nets": {tier.name: tier.architecture.to_json() for tier in tiers},
                 "random": [share for _, share in drawn],
                 "random_in_batches": [share for _, share in in_batches],
-                "rounds": evaluations(folder / "metrics.csv"),
+                "rounds": evaluations(
+                    folder / "metrics.csv",
+                    [
+                        tier.name
+                        for tier, net in zip(tiers, nets, strict=True)
+                        if tier.architecture == net
+                    ],
+                ),
             }
         )
     )
@@ -131,8 +138,8 @@ def measure_net(trained: TrainedSupernet, net: Architecture) -> dict:
     }
 
 
-def evaluations(path: Path) -> list[dict]:
-    """Reads the mean accuracy, traffic and simulated time of each evaluation from `path`."""
+def evaluations(path: Path, tiers: list[str]) -> list[dict]:
+    """Reads the mean accuracy of `tiers`, traffic and simulated time of each evaluation."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     spent, found = 0.0, []
@@ -140,12 +147,11 @@ def evaluations(path: Path) -> list[dict]:
         per_client = float(row["bytes_down_per_client"]) + float(row["bytes_up_per_client"])
         spent += per_client * float(row["answered"])
         accuracies = accuracies_of(row)
-        accuracies.pop("random p10", None)
         if accuracies:
             found.append(
                 {
                     "round": int(float(row["round"])),
-                    "accuracy": float(np.mean(list(accuracies.values()))),
+                    "accuracy": float(np.mean([accuracies[tier] for tier in tiers])),
                     "bytes": spent,
                     "seconds": float(row["simulated_seconds"]),
                 }

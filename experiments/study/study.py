@@ -12,6 +12,7 @@ import concurrent.futures
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from tables import write_report
 from fedsup_tf.files.atomic_write import write_json
 
 FOLDER = Path(__file__).parent
+
+# Methods whose nets differ in width alone. They train in a space of `spaces/widths/`, whose tiers
+# have about as many parameters as those of the setting's space.
+_WIDTHS_ALONE = ("fjord", "heterofl")
 
 _SETTINGS = flags.DEFINE_list("settings", ["digits"], "Settings: names in settings/.")
 _METHODS = flags.DEFINE_list("methods", None, "Methods: names in methods/. All by default.")
@@ -75,6 +80,7 @@ def train_cell(cell) -> float:
         f"--flagfile={FOLDER / 'settings' / setting}.flags",
         f"--flagfile={FOLDER / 'partitions' / partition}.flags",
         f"--flagfile={FOLDER / 'methods' / method}.flags",
+        *(_flags_of_widths(setting) if method in _WIDTHS_ALONE else ()),
         f"--seed={seed}",
         "--clients_at_once=1",
         "--random_subnets=0",
@@ -93,20 +99,41 @@ def train_cell(cell) -> float:
     return time.monotonic() - start
 
 
+def _flags_of_widths(setting) -> list[str]:
+    text = (FOLDER / "settings" / f"{setting}.flags").read_text(encoding="utf-8")
+    space = Path(re.search(r"^--space=(\S+)$", text, re.MULTILINE)[1]).stem
+    return [f"--flagfile={FOLDER / 'spaces' / 'widths' / space}.flags"]
+
+
 def exclusive_nets(folder, command) -> dict:
     """Trains the net of each default tier separately and joins the measurements."""
     run(folder / "smallest", [*command, "--architecture=smallest"])
     one = measure(folder / "smallest")
-    nets = one["nets"]
-    for tier, net in nets.items():
+    rounds = [one["rounds"]]
+    for tier, net in one["nets"].items():
         if tier == "smallest":
             continue
         path = folder / f"{tier}.json"
         path.write_text(net, encoding="utf-8")
         run(folder / tier, [*command, f"--architecture={path}"])
-        one["tiers"][tier] = measure(folder / tier)["tiers"][tier]
+        measured = measure(folder / tier)
+        one["tiers"][tier] = measured["tiers"][tier]
+        rounds.append(measured["rounds"])
     # Slices of a net that was not trained as a supernet are not subnets.
-    return {**one, "random": []}
+    return {**one, "rounds": join_rounds(rounds), "random": []}
+
+
+def join_rounds(runs) -> list[dict]:
+    """Joins evaluations of separate trainings: mean accuracy, total traffic and time."""
+    return [
+        {
+            "round": at_once[0]["round"],
+            "accuracy": sum(run["accuracy"] for run in at_once) / len(at_once),
+            "bytes": sum(run["bytes"] for run in at_once),
+            "seconds": sum(run["seconds"] for run in at_once),
+        }
+        for at_once in zip(*runs, strict=True)
+    ]
 
 
 class DivergedError(Exception):

@@ -83,14 +83,30 @@ def test_names_that_a_terminal_cannot_show_end_no_program(monkeypatch):
     assert out.getvalue() == b"Zo\xeb \\u65e5\n"
 
 
-def test_help_for_a_reader_that_has_ended_is_no_error():
+def run_without_reader(*arguments):
+    """Runs `fedsup` with an output that nothing reads; returns its exit code and errors."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as closed_pipe:
         result = subprocess.run(
-            [COMMAND, "--help"], stdout=closed_pipe, stderr=subprocess.PIPE, check=False, timeout=60
+            [COMMAND, *arguments],
+            stdout=closed_pipe,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
         )
-    assert (result.returncode, result.stderr) == (0, b"")
+    return result.returncode, result.stderr.decode()
+
+
+def test_help_for_a_reader_that_has_ended_is_no_error():
+    assert run_without_reader("--help") == (0, "")
+
+
+def test_a_program_stops_when_the_reader_of_its_output_has_ended():
+    assert run_without_reader("data") == (
+        1,
+        "fedsup data: stopped, since the program that read its output has ended.\n",
+    )
 
 
 def test_a_refusal_ends_the_process_with_a_sentence():

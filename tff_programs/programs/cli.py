@@ -6,6 +6,7 @@ import gc
 import importlib
 import io
 import os
+import select
 import sys
 from logging import CRITICAL, getLogger
 from typing import Any
@@ -57,11 +58,20 @@ def end_with_parent() -> None:
 
 def _print_help(text: str) -> None:
     """Prints a help text, of which a program such as `head` may read only a part."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         print(text, flush=True)
-    except BrokenPipeError:
-        # What is left in the buffer would fail again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard_unread_output()
+
+
+def _discard_unread_output() -> bool:
+    """Discards the output if nothing reads it any longer, and returns whether that is so."""
+    output = select.poll()
+    output.register(sys.stdout)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    # What is left in the buffer would fail again when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _import_program(name: str) -> Any:
@@ -119,9 +129,13 @@ def main() -> None:
     try:
         with folder:
             program.main([f"fedsup {name}", *sys.argv[2:]])
+            # Here, and not when the interpreter ends, an output that cannot be written is reported.
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(f"fedsup {name}: stopped.")
     except (ValueError, OSError, RuntimeError, flags.Error) as error:
         if os.environ.get("FEDSUP_TRACEBACK"):
             raise
+        if isinstance(error, BrokenPipeError) and _discard_unread_output():
+            sys.exit(f"fedsup {name}: stopped, since the program that read its output has ended.")
         sys.exit(f"fedsup {name}: {error}")
