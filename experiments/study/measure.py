@@ -10,14 +10,13 @@ The JSON object has these fields:
       refitted classifier, and `penalty`, the penalty of that classifier;
     * `kept`: the same with the classifier as it was trained;
     * `worst_client`: the lowest accuracy of a client of the tier on its own test images, in batches
-      of 50;
-    * `bytes`: the bytes that a client of the tier receives and sends in a round.
+      of 50.
 * `nets`: the architecture of each tier.
 * `random`: the accuracies of 40 random subnets, on at most 2,000 test images, calibrated with few
   images and a classifier of a large penalty, which is faster and a little less accurate.
 * `random_in_batches`: the same in batches of 50, not calibrated.
-* `rounds`: for each evaluation, its round, the mean accuracy of the tiers whose nets are trained (in
-  batches, not calibrated), and the bytes of all clients and the simulated seconds so far.
+* `rounds`: for each evaluation, its round, the mean accuracy of the tiers whose nets are trained,
+  in batches and not calibrated, and the bytes of all clients and the simulated seconds so far.
 """
 
 import csv
@@ -35,7 +34,6 @@ from fedsup_tf.accuracy import build_accuracy, count_correct, random_subnet_accu
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.logistic_regression import PENALTIES
-from tff_programs.learning.message_size import traffic_counter
 from tff_programs.programs.calibration_files import calibrate_tiers
 from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
 from tff_programs.programs.subnet_evaluation import calibrated_accuracy
@@ -63,8 +61,6 @@ def main(folder: Path) -> None:
         space, tiers, len(trained.data), settings["clients_per_round"], settings["seed"]
     ).tier_of_clients()
     of_net = {net: measure_net(trained, net) for net in dict.fromkeys(nets)}
-    received = {"e_fedsup": nets, "fedsup": [space.largest()] * len(nets)}
-    count_bytes = traffic_counter(trained.supernet, is_supernet and settings["sandwich"] != 1)
     measured = {}
     for number, (tier, net) in enumerate(zip(tiers, nets, strict=True)):
         own = np.take(of_net[net]["clients"], np.flatnonzero(members == number))
@@ -74,7 +70,6 @@ def main(folder: Path) -> None:
             "penalty": of_net[net]["penalty"],
             "kept": of_net[net]["kept"],
             "worst_client": float(own.min()),
-            "bytes": sum(count_bytes(received.get(settings["algorithm"], nets)[number])),
         }
     test = (
         trained.data.dataset.test_images,

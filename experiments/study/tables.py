@@ -8,7 +8,6 @@ import numpy as np
 
 from fedsup_tf.files.atomic_write import replace_file, write_text
 
-
 # Mean accuracy of the tiers, as trained, up to which traffic and simulated time are reported.
 _TARGET = 0.5
 
@@ -38,8 +37,8 @@ def _table(methods) -> list[str]:
     measured = (
         "worst client, as trained",
         "random p10",
-        "MB a client and round",
-        f"MB of all clients to {share}",
+        "MB of all clients",
+        f"MB to {share}",
         f"simulated minutes to {share}",
     )
     header = ["method", "seeds", *tiers, *measured]
@@ -55,9 +54,7 @@ def _table(methods) -> list[str]:
         )
         p10 = [np.percentile(run["random"], 10) for run in runs if run["random"]]
         cells.append(_spread(p10) if p10 else "-")
-        sizes = [np.mean([t["bytes"] for t in run["tiers"].values()]) / 1e6 for run in runs]
-        cells.append(f"{np.mean(sizes):.2f}")
-        cells += _cost_of_target(runs)
+        cells += _costs(runs)
         lines.append("| " + " | ".join(cells) + " |")
     older = sorted(
         method
@@ -70,24 +67,28 @@ def _table(methods) -> list[str]:
         "Test accuracy in percent, calibrated, one image at a time, with a classifier that is "
         f"refitted with a penalty chosen by the data {given}/ the classifier as trained. Random "
         "subnets are calibrated with a penalty of 0.01 on 30 images of a client. Mean and standard "
-        f"deviation over the seeds. What all clients send and receive until {share}, and the time "
-        "that their rounds take on phones by the simulation's device speeds, is that until the "
-        "first evaluation in which the trained tiers have this mean accuracy, as trained; \"-\" if a "
-        "seed does not reach it, or it was not recorded."
+        "deviation over the seeds. MB are what all clients send and receive in all rounds, or "
+        f"until {share}: the first evaluation in which the trained tiers have this mean accuracy, "
+        'as trained. Minutes are of phones, by the simulated speeds of devices. "-" if a seed does '
+        "not reach the accuracy, or its evaluations were not recorded."
     )
     return [*lines, "", note]
 
 
-def _cost_of_target(runs) -> list[str]:
-    """Formats the mean MB of all clients and simulated minutes until the target accuracy."""
+def _costs(runs) -> list[str]:
+    """Formats mean MB in all rounds, and mean MB and minutes until the target accuracy."""
+
+    def mean(evaluations, field, unit):
+        if None in evaluations:
+            return "-"
+        value = np.mean([one[field] for one in evaluations]) / unit
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+    last = [run["rounds"][-1] if run["rounds"] else None for run in runs]
     reached = [
         next((one for one in run["rounds"] if one["accuracy"] >= _TARGET), None) for run in runs
     ]
-    if None in reached:
-        return ["-", "-"]
-    megabytes = np.mean([one["bytes"] for one in reached]) / 1e6
-    minutes = np.mean([one["seconds"] for one in reached]) / 60
-    return [f"{megabytes:.0f}" if megabytes >= 10 else f"{megabytes:.1f}", f"{minutes:.1f}"]
+    return [mean(last, "bytes", 1e6), mean(reached, "bytes", 1e6), mean(reached, "seconds", 60)]
 
 
 def _spread(shares) -> str:
