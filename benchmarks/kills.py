@@ -144,7 +144,7 @@ def prepare(folder: pathlib.Path) -> dict[str, list[str]]:
     space.write_text(json.dumps(SPACE))
     train = ["train", f"--space={space}", "--clients=6", "--clients_per_round=3"]
     train += ["--evaluate_every=1", "--tiers=smallest,largest", "--sandwich=1"]
-    train += ["--random_subnets=0"]
+    train += ["--random_subnets=0", "--nocalibrated_accuracy"]
     supernet = folder / "base" / "supernet.safetensors"
     model = folder / "smallest.tflite"
     finish([*train, "--rounds=1", f"--out={folder / 'base'}"], folder)

@@ -127,6 +127,7 @@ def trained_path(tmp_path_factory, run_programs):
                 "--clients_per_round=2",
                 "--batch_size=16",
                 "--tiers=smallest,largest",
+                "--nocalibrated_accuracy",
             ]
             ((_, error),) = run_programs([call])
             assert not error

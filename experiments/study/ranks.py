@@ -38,6 +38,7 @@ def main(argv):
         f"--flagfile={FOLDER / 'partitions' / _PARTITION.value}.flags",
         f"--seed={_SEED.value}",
         "--random_subnets=0",
+        "--nocalibrated_accuracy",
     ]
     run(folder / "supernet", command)
     trained = load_trained(folder / "supernet" / "supernet.safetensors")

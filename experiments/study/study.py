@@ -84,6 +84,7 @@ def train_cell(cell) -> float:
         f"--seed={seed}",
         "--clients_at_once=1",
         "--random_subnets=0",
+        "--nocalibrated_accuracy",
     ]
     try:
         if "--algorithm=exclusive" in (FOLDER / "methods" / f"{method}.flags").read_text():

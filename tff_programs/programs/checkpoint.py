@@ -47,6 +47,8 @@ def load_trained(
     path: str | os.PathLike,
     data_changes: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
+    *,
+    data: FederatedDataset | None = None,
 ) -> TrainedSupernet:
     """Loads a checkpoint and the data that its settings name.
 
@@ -58,6 +60,7 @@ def load_trained(
       data_changes: Fields of `DataSettings` that override those of the training, such as
         `data_dir`, the location of the data set's archive on this machine.
       on_progress: Called with a line of text if class names or preprocessing come from the data.
+      data: The clients and their data set, if they are loaded already.
 
     Raises:
       ValueError: If the file is not a complete supernet, its data is not named or cannot be loaded,
@@ -74,7 +77,8 @@ def load_trained(
         )
     form = trained_form(supernet, information)
     settings = settings_of_data(form, of_training, changes)
-    data = settings.load()
+    if data is None:
+        data = settings.load()
     if settings.dataset == of_training.get("dataset"):
         # The images are the same, however the training normalized them.
         form = form._replace(preprocessing=None)

@@ -9,13 +9,10 @@ import os
 from collections.abc import Sequence
 
 from tff_programs.programs import train
-from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
+from tff_programs.programs.checkpoint import load_trained
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags_only
 from tff_programs.programs.fleet_server import Fleet, FleetSettings
-from tff_programs.programs.subnet_evaluation import calibrated_accuracy
-from tff_programs.programs.training_information import trained_tiers
-from tff_programs.simulation.tiers import format_accuracies, tier_accuracies
 
 _SETTINGS = {
     "out": "runs/demo",
@@ -47,7 +44,6 @@ def main(argv: Sequence[str]) -> None:
     trained = load_trained(
         os.path.join(options.out, "supernet.safetensors"), {"data_dir": options.data_dir}
     )
-    _show_deployed_accuracies(trained)
     folder = os.path.join(options.out, "fleet")
     print("\nTwo clients train exported subnets with the runtime of a phone")
     # A lower learning rate, since the net is already trained.
@@ -60,12 +56,3 @@ def main(argv: Sequence[str]) -> None:
     )
     Fleet(trained, folder, settings, print_line).run()
     print(f"In {folder}: the .tflite files, the clients' updates and the merged supernet")
-
-
-def _show_deployed_accuracies(trained: TrainedSupernet) -> None:
-    accuracy = calibrated_accuracy(trained)
-    dataset = trained.data.dataset
-    test = (dataset.test_images, dataset.test_labels)
-    tiers = trained_tiers(trained.information)
-    accuracies = tier_accuracies(accuracy, trained.weights, tiers, *test)
-    print(f"\nOn phones, calibrated | {format_accuracies(accuracies)}")

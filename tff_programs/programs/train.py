@@ -20,6 +20,7 @@ from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
 from tff_programs.learning import schedule, training_process
 from tff_programs.learning.message_size import traffic_counter
+from tff_programs.programs.checkpoint import TrainedSupernet, load_trained
 from tff_programs.programs.console import print_line
 from tff_programs.programs.flags.aggregation_flags import (
     aggregator_from_flags,
@@ -51,6 +52,8 @@ from tff_programs.programs.flags.train_flags import (
     server_optimizer_from_flags,
     server_rate_from_flags,
 )
+from tff_programs.programs.subnet_evaluation import calibrated_accuracy
+from tff_programs.programs.training_information import trained_tiers
 from tff_programs.programs.training_run import TrainingRun, train_run
 from tff_programs.reports import report
 from tff_programs.simulation.round_plan import Assignment
@@ -63,6 +66,7 @@ _FREE_TO_CHANGE = (
     "out",
     "evaluate_every",
     "random_subnets",
+    "calibrated_accuracy",
     # Its content is a setting of the run, see `run_settings`.
     "initial",
 )
@@ -87,13 +91,33 @@ def run(options: ProgramFlags) -> None:
     start = time.monotonic()
     planned = run_from_flags(options)
     with execution_from_flags(options):
-        accuracies = train_run(planned, options.out, print_line)
+        accuracies = {"accuracy": train_run(planned, options.out, print_line)}
+    paths = report.run_paths(options.out)
+    if options.calibrated_accuracy:
+        trained = load_trained(paths["supernet"], {"data_dir": options.data_dir}, data=planned.data)
+        accuracies["calibrated"] = _calibrated_accuracies(trained, planned.architecture)
     assignment = planned.assignment
     print()
     print(report.final_table(assignment.space, assignment.tiers, accuracies, planned.count_bytes))
     print(f"\n{time.monotonic() - start:.0f} s. In {options.out}:")
     for key in ("supernet", "metrics", "curves", "tensorboard"):
-        print(f"  {os.path.basename(report.run_paths(options.out)[key])}")
+        print(f"  {os.path.basename(paths[key])}")
+
+
+def _calibrated_accuracies(
+    trained: TrainedSupernet, architecture: Architecture | None
+) -> dict[str, float]:
+    """Computes the accuracies of the trained tiers' nets as phones get them, by tier name."""
+    dataset = trained.data.dataset
+    accuracy = calibrated_accuracy(trained)
+    calibrated = {}
+    for tier in trained_tiers(trained.information):
+        if architecture in (None, tier.architecture):
+            print_line(f"calibrating {tier.name}, as phones get it")
+            calibrated[tier.name] = accuracy(
+                trained.weights, tier.architecture, dataset.test_images, dataset.test_labels
+            )
+    return calibrated
 
 
 def run_from_flags(options: ProgramFlags) -> TrainingRun:

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -64,10 +64,21 @@ def accuracies_of(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def final_table(
-    space: SearchSpace, tiers: Sequence[Tier], accuracies: Mapping[str, float], count_bytes
+    space: SearchSpace,
+    tiers: Sequence[Tier],
+    accuracies: Mapping[str, Mapping[str, float]],
+    count_bytes: Callable[[Architecture], tuple[int, int]],
 ) -> str:
-    """Formats a line for each tier: architecture, costs, accuracy and bytes per round."""
-    rows = [("tier", "architecture", "parameters", "MACs", "accuracy", "bytes a round")]
+    """Formats a line for each tier: architecture, costs, accuracies and bytes per round.
+
+    Args:
+      space: Search space of the architectures.
+      tiers: The tiers.
+      accuracies: For each column of accuracies by its name, the accuracies, from 0 to 1, by tier;
+        a tier that is missing has a dash.
+      count_bytes: Function from an architecture to the bytes that its client receives and sends.
+    """
+    rows = [("tier", "architecture", "parameters", "MACs", *accuracies, "bytes a round")]
     for tier in tiers:
         cost = architecture_cost(space, tier.architecture)
         rows.append(
@@ -76,7 +87,10 @@ def final_table(
                 str(tier.architecture),
                 f"{cost.parameters:,}",
                 f"{cost.macs:,}",
-                f"{100 * accuracies[tier.name]:.1f} %",
+                *(
+                    f"{100 * of_tiers[tier.name]:.1f} %" if tier.name in of_tiers else "-"
+                    for of_tiers in accuracies.values()
+                ),
                 format_bytes(sum(count_bytes(tier.architecture))),
             )
         )

@@ -76,7 +76,7 @@ def runs(tmp_path_factory, run_programs):
     assert not whole[1]
     kept = metrics(folder)
     calls = {
-        "again": arguments,
+        "again": [*arguments, "--calibrated_accuracy"],
         "other settings": [*arguments, "--learning_rate=0.2"],
         "evaluate": [*evaluate, "--architectures=tiers", "--test_batch_sizes=50"],
     }
@@ -227,3 +227,15 @@ def test_evaluate_reads_what_train_wrote(runs):
     lines = {line.split()[0]: line for line in printed.splitlines() if line}
     share = float(metrics(folder)[-1]["accuracy/largest"])
     assert f"{100 * share:.1f} %" in lines["largest"]
+
+
+def test_the_table_tells_the_accuracies_of_evaluate(runs):
+    _, _, told = runs
+    trained, evaluated = (
+        {line.split()[0]: line.split() for line in told[call][0].splitlines() if "x1k" in line}
+        for call in ("again", "evaluate")
+    )
+    assert trained.keys() == evaluated.keys() >= {"smallest", "largest"}
+    for tier, cells in trained.items():
+        # Columns: tier, architecture, parameters, MACs, accuracy, %, calibrated, %, bytes, unit.
+        assert cells[4:8] == evaluated[tier][4:8]

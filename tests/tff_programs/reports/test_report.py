@@ -13,7 +13,7 @@ from tff_programs.reports.report import draw_curves, format_seconds, progress_li
 from tff_programs.reports.simulation_report import cost_table, spent
 from tff_programs.simulation.in_memory import Simulation
 from tff_programs.simulation.round_plan import RoundPlan
-from tff_programs.simulation.tiers import Tier
+from tff_programs.simulation.tiers import Tier, default_tiers
 from tff_programs.simulation.training_loop import RoundReport
 
 TIERS = (Tier("smallest", digits_small().smallest()),)
@@ -88,6 +88,21 @@ def test_what_was_spent_adds_up_and_the_first_evaluation_good_enough_is_told():
     row = cost_table({"run": run}, nets, 0.5).splitlines()[-1].split()
     assert row == ["smallest", "run", "2", "0:01:15", "1.2", "kB", "90.0", "%"]
     assert "never" in cost_table({"run": run}, nets, 0.95)
+
+
+def test_the_final_table_has_a_dash_for_a_net_that_nobody_trained():
+    tiers = default_tiers(digits_small(), seed=0)
+    accuracies = {tier.name: 0.5 for tier in tiers}
+    table = report.final_table(
+        digits_small(),
+        tiers,
+        {"accuracy": accuracies, "calibrated": {"smallest": 0.75}},
+        lambda architecture: (600, 400),
+    )
+    rows = [line.split() for line in table.splitlines()]
+    assert rows[0][-5:] == ["accuracy", "calibrated", "bytes", "a", "round"]
+    assert rows[2][-6:] == ["50.0", "%", "75.0", "%", "1.0", "kB"]
+    assert rows[-1][-5:] == ["50.0", "%", "-", "1.0", "kB"]
 
 
 def test_the_table_of_random_subnets_tells_their_distribution():

@@ -179,6 +179,12 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.integer(
         "test_batch_size", 50, "Images normalized together in evaluation.", lower_bound=1
     )
+    define.bool(
+        "calibrated_accuracy",
+        True,
+        "After the last round, also compute the accuracy of the tiers' nets as phones get them, "
+        "calibrated on clients' images.",
+    )
 
 
 def local_training_from_flags(options: ProgramFlags) -> LocalTraining:

@@ -59,7 +59,7 @@ def told(tmp_path_factory, run_programs):
         key: ["train", f"--out={folder / 'refused'}", *flags] for key, flags in REFUSED.items()
     }
     calls |= {
-        name: ["train", f"--out={folder / name}", "--clients=6", *flags]
+        name: ["train", f"--out={folder / name}", "--clients=6", "--nocalibrated_accuracy", *flags]
         for name, flags in RUNS.items()
     }
     return folder, dict(zip(calls, run_programs(list(calls.values()), folder), strict=True))
