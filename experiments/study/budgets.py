@@ -43,7 +43,7 @@ def main(argv):
         clients_per_round=_CLIENTS.value,
         seed=_SEED.value,
     )
-    calibrated = calibrated_accuracy(trained, settings.images_per_client)
+    calibrated = calibrated_accuracy(trained)
     unseen = ~halve_held_out(dataset.test_labels, trained.data_settings.seed)
     test = dataset.test_images[unseen], dataset.test_labels[unseen]
 

@@ -42,14 +42,16 @@ class SearchResult(NamedTuple):
 
     Attributes:
       candidates: All scored candidates in the order of scoring; their architectures are distinct.
+      finalists: Candidates that were scored again more precisely, with these scores; may be empty.
     """
 
     candidates: tuple[Candidate, ...]
+    finalists: tuple[Candidate, ...] = ()
 
     @property
     def best(self) -> Candidate:
-        """The most accurate candidate; ties are broken by fewer multiply-accumulates."""
-        return ranked(self.candidates)[0]
+        """The most accurate finalist, or candidate; ties are broken by fewer MACs."""
+        return ranked(self.finalists or self.candidates)[0]
 
     def front(self, cost: str) -> tuple[Candidate, ...]:
         """Selects the `pareto_front` of the candidates."""

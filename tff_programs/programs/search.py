@@ -2,10 +2,11 @@
 
 Clients score the candidates on one half of their own held-out images: every client evaluates every
 candidate, and the server only learns sums. Each candidate is scored as it would be deployed:
-calibrated, with its own classifier. The other half, which the search never sees, is for the report.
-The evolution, and a random search for comparison, start from the subnets of the training's tiers,
-the smallest and the largest. The data set, its partition and the halves are those of the supernet's
-training; `--seed` only decides the search.
+calibrated, with its own classifier. The best are scored again, calibrated on more images, as in an
+exported file. The other half, which the search never sees, is for the report. The evolution, and a
+random search for comparison, start from the subnets of the training's tiers, the smallest and the
+largest. The data set, its partition and the halves are those of the supernet's training; `--seed`
+only decides the search.
 """
 
 import dataclasses
@@ -106,6 +107,13 @@ def define_flags(define: FlagDefiner) -> None:
         _DEFAULTS.images_per_client,
         "Maximum number of images that each client calibrates a candidate on.",
         lower_bound=1,
+    )
+    define.integer(
+        "finalists",
+        _DEFAULTS.finalists,
+        "Number of the best candidates of each search that are scored again, together with the "
+        "tiers' nets, calibrated as in an exported file; with --calibrated.",
+        lower_bound=0,
     )
     define.integer(
         "candidates_per_round",

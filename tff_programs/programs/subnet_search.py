@@ -9,9 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsup_tf.accuracy import build_accuracy
+from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.constraints import FeasibleSet
-from fedsup_tf.search.evolution import SearchResult, random_search, search_architectures
+from fedsup_tf.search.evolution import (
+    SearchResult,
+    random_search,
+    ranked,
+    search_architectures,
+)
 from tff_programs.execution.contexts import local_execution
 from tff_programs.learning.evaluation import CandidateEvaluation, Examples, halve_held_out
 from tff_programs.programs.checkpoint import TrainedSupernet
@@ -39,6 +45,10 @@ class SearchSettings:
         clients, which are computed in this process. Otherwise, clients score the subnets that they
         receive, in rounds computed by worker processes.
       images_per_client: Maximum number of images that each client calibrates a candidate on.
+      finalists: Number of the best candidates of each search that are scored again, together with
+        the tiers' nets, calibrated as in an exported file: on more images, of all clients. With few
+        images, classifiers of many features are worse than they will be. 0 for none; if not
+        calibrated, there are none.
       candidates_per_round: Number of subnets that a client receives per round, if not calibrated.
       client_batch_size: Number of images normalized together, if not calibrated.
       clients_at_once: Number of clients computed in parallel, each in its own process, if not
@@ -52,6 +62,7 @@ class SearchSettings:
     clients_per_round: int = 0
     calibrated: bool = True
     images_per_client: int = 30
+    finalists: int = 8
     candidates_per_round: int = 8
     client_batch_size: int = 50
     clients_at_once: int = 0
@@ -65,7 +76,7 @@ class SubnetSearch(NamedTuple):
       evolution: The evolutionary search.
       random: A random search with the same number of candidates, for comparison.
       scored: The best subnet of each search, the smallest and the largest subnet, scored on both
-        halves.
+        halves: on the search half as candidates are, on the other as finalists are.
       clients: Number of clients that scored.
       images: Number of held-out images that they scored on.
     """
@@ -116,19 +127,33 @@ def search_subnets(
     )
     evaluate = _Calibrated if settings.calibrated else _AsReceived
     evaluation = evaluate(trained, settings, scorers)
-    known = {}
 
-    def fitness(architectures):
+    def scoring(accuracies):
         # A subnet that both searches find is evaluated only once.
-        new = [architecture for architecture in architectures if architecture not in known]
-        known.update(zip(new, evaluation.accuracies(new, search_clients), strict=True))
-        return [known[architecture] for architecture in architectures]
+        known = {}
+
+        def fitness(architectures):
+            new = [architecture for architecture in architectures if architecture not in known]
+            known.update(zip(new, accuracies(new, search_clients), strict=True))
+            return [known[architecture] for architecture in architectures]
+
+        return fitness
+
+    fitness = scoring(evaluation.accuracies)
 
     workers = contextlib.nullcontext()
     if not settings.calibrated:
         workers = local_execution(settings.clients_at_once or None, on_progress)
     with workers:
         evolution, drawn = _search(trained, fitness, budget, costs, settings, on_progress)
+        if settings.calibrated and settings.finalists:
+            evolution, drawn = _score_finalists(
+                (evolution, drawn),
+                [tier.architecture for tier in trained_tiers(trained.information)],
+                scoring(evaluation.deployed_accuracies),
+                settings.finalists,
+                on_progress,
+            )
         named = {
             "evolution": evolution.best.architecture,
             "random search": drawn.best.architecture,
@@ -139,7 +164,7 @@ def search_subnets(
         report_clients = [
             Examples(*data.test_examples(client, ~is_for_search)) for client in range(len(data))
         ]
-        reported = evaluation.accuracies(list(named.values()), report_clients)
+        reported = evaluation.deployed_accuracies(list(named.values()), report_clients)
     central = evaluation.central(list(named.values()), ~is_for_search)
     scored = tuple(
         Scored(name, architecture, costs.costs(architecture), *shares)
@@ -195,11 +220,35 @@ def _search(
     return evolution, drawn
 
 
+def _score_finalists(
+    results: Sequence[SearchResult],
+    tiers: Sequence[Architecture],
+    fitness: Callable[[Sequence[Architecture]], Sequence[float]],
+    count: int,
+    on_progress: Callable[[str], None],
+) -> list[SearchResult]:
+    """Scores the best candidates of each search, and the tiers' nets among them, once more."""
+    decided = []
+    for name, result in zip(("evolution", "random search"), results, strict=True):
+        of_tiers = [one for one in result.candidates if one.architecture in tiers]
+        chosen = {one.architecture: one for one in ranked(result.candidates)[:count] + of_tiers}
+        on_progress(f"{name}: {len(chosen)} finalists, calibrated as in an exported file")
+        finalists = tuple(
+            one._replace(accuracy=score)
+            for one, score in zip(chosen.values(), fitness(list(chosen)), strict=True)
+        )
+        decided.append(result._replace(finalists=finalists))
+        best = decided[-1].best
+        on_progress(f"  best {100 * best.accuracy:.1f} % ({best.architecture})")
+    return decided
+
+
 class _AsReceived:
     """Scores candidates as clients receive them, in rounds.
 
-    `accuracies` scores subnets on the examples of all clients together, `central` on selected
-    images of the test part.
+    `accuracies` scores subnets on the examples of all clients together, `deployed_accuracies` as in
+    an exported file if that is possible, and `central` likewise on selected images of the test
+    part.
     """
 
     def __init__(self, trained, settings, scorers):
@@ -212,7 +261,7 @@ class _AsReceived:
             settings.client_batch_size,
             settings.candidates_per_round,
         )
-        self.accuracies = evaluation.accuracies
+        self.accuracies = self.deployed_accuracies = evaluation.accuracies
 
     def central(self, architectures, is_chosen):
         accuracy = build_accuracy(self._trained.supernet, self._trained.preprocessing)
@@ -224,16 +273,26 @@ class _Calibrated:
     """Scores candidates as they are deployed, with the same methods as `_AsReceived`."""
 
     def __init__(self, trained, settings, scorers):
+        self._weights = trained.weights
         self._trained = trained
         self._accuracy = calibrated_accuracy(trained, settings.images_per_client, clients=scorers)
+        self._deployed = calibrated_accuracy(trained)
 
     def accuracies(self, architectures, clients):
-        images, labels = (np.concatenate(part) for part in zip(*clients, strict=True))
-        return [self._accuracy(self._trained.weights, one, images, labels) for one in architectures]
+        test = _all_examples(clients)
+        return [self._accuracy(self._weights, one, *test) for one in architectures]
+
+    def deployed_accuracies(self, architectures, clients):
+        test = _all_examples(clients)
+        return [self._deployed(self._weights, one, *test) for one in architectures]
 
     def central(self, architectures, is_chosen):
         test = _chosen_test_examples(self._trained, is_chosen)
-        return [self._accuracy(self._trained.weights, one, *test) for one in architectures]
+        return [self._deployed(self._weights, one, *test) for one in architectures]
+
+
+def _all_examples(clients: Sequence[Examples]) -> Examples:
+    return Examples(*(np.concatenate(part) for part in zip(*clients, strict=True)))
 
 
 def _chosen_test_examples(trained: TrainedSupernet, is_chosen: np.ndarray) -> Examples:

@@ -35,7 +35,8 @@ class Scored(NamedTuple):
       name: Label of the row, such as the search that found the subnet.
       architecture: Architecture of the subnet.
       costs: Costs of the subnet by name.
-      searched: Accuracy on the half of the clients' held-out images that the search used.
+      searched: Accuracy on the half of the clients' held-out images that the search used, as
+        candidates are scored.
       reported: Accuracy on the other half of the clients' held-out images.
       central: Accuracy on the test set's images that the search never used.
     """
@@ -99,7 +100,8 @@ def results_table(rows: Sequence[Scored], budget: Budget) -> str:
     over = " !: over the budget." if any("!" in cell for row in table for cell in row) else ""
     return (
         f"{format_table(table)}\nSearch half: the clients' held-out images that candidates were "
-        f"chosen by. Other half: those that the search never saw.{over}"
+        "chosen by, scored as candidates are. Other half: those that the search never saw, as the "
+        f"finalists.{over}"
     )
 
 
@@ -151,7 +153,7 @@ def _all_candidates(evolution: SearchResult, drawn: SearchResult) -> list[Candid
 
 
 def _write_fronts(path, evolution: SearchResult, drawn: SearchResult, names) -> None:
-    """Writes a row for each candidate on the front of some cost, fewest MACs first."""
+    """Writes a row for each finalist and candidate on some cost's front, fewest MACs first."""
     candidates = _all_candidates(evolution, drawn)
     on_front: dict[Architecture, list[str]] = {}
     for cost in names:
@@ -161,18 +163,22 @@ def _write_fronts(path, evolution: SearchResult, drawn: SearchResult, names) -> 
         name: {one.architecture for one in result.candidates}
         for name, result in (("evolution", evolution), ("random", drawn))
     }
-    points = [one for one in candidates if one.architecture in on_front]
+    finalists = {one.architecture: one.accuracy for one in drawn.finalists + evolution.finalists}
+    points = [one for one in candidates if one.architecture in {**on_front, **finalists}]
     points.sort(key=lambda one: (one.costs["macs"], one.costs["parameters"], one.accuracy))
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["accuracy", *names, "fronts", "found_by", "architecture"])
+        header = ("accuracy", "finalist_accuracy", *names, "fronts", "found_by", "architecture")
+        writer.writerow(header)
         for one in points:
             finders = [name for name, all_of in found_by.items() if one.architecture in all_of]
+            again = finalists.get(one.architecture)
             writer.writerow(
                 [
                     f"{one.accuracy:.6f}",
+                    "" if again is None else f"{again:.6f}",
                     *(one.costs[name] for name in names),
-                    " ".join(on_front[one.architecture]),
+                    " ".join(on_front.get(one.architecture, ())),
                     " ".join(finders),
                     one.architecture.to_json(),
                 ]
@@ -251,13 +257,16 @@ def _draw_cost(axes, cost, candidates, evolution, drawn, rows, limit) -> None:
         label="evolution",
         **{**style, "s": 26},
     )
+    best = next(
+        one for one in evolution.candidates if one.architecture == evolution.best.architecture
+    )
     front = points(pareto_front(candidates, cost))
     reach = max(one.costs[cost] for one in candidates) / size
     axes.plot([front[0][-1], reach], [front[1][-1]] * 2, color=_INK, linewidth=1.5, zorder=3)
     axes.step(*front, where="post", color=_INK, linewidth=1.5, zorder=3, label="front")
     axes.plot(*front, "o", color=_INK, markersize=3.5, zorder=3)
     axes.scatter(
-        *points([evolution.best]),
+        *points([best]),
         s=170,
         marker="*",
         color=_EVOLUTION,
