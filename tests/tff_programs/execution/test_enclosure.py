@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 from commands import fedsup, train
+from processes import children_of, is_running
 from programs import run
 
 from tff_programs.execution import connect_workers, enclosure, local_worker
@@ -49,18 +50,6 @@ def sockets_of(pids):
             except FileNotFoundError:
                 continue
     return {link[8:-1] for link in links if link.startswith("socket:[")}
-
-
-def children_of(pid):
-    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def is_running(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until(condition):

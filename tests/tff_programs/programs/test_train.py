@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import shutil
 import signal
 import time
@@ -11,6 +10,7 @@ import time
 import programs
 import pytest
 from commands import train
+from processes import children_of, is_running
 
 from fedsup_tf.files.checkpoint import read_tensors
 from tff_programs.simulation.run_folder import hold_run
@@ -52,18 +52,6 @@ def command(folder, *more):
 
 def run(folder, *more):
     return programs.run(*command(folder, *more))
-
-
-def children_of(pid):
-    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def is_running(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture(scope="module")
