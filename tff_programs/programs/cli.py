@@ -58,9 +58,10 @@ def end_with_parent() -> None:
 
 def _print_help(text: str) -> None:
     """Prints a help text, of which a program such as `head` may read only a part."""
-    with contextlib.suppress(BrokenPipeError):
+    try:
         print(text, flush=True)
-    _discard_unread_output()
+    except BrokenPipeError:
+        _discard_unread_output()
 
 
 def _discard_unread_output() -> bool:
