@@ -28,8 +28,8 @@ if sys.dont_write_bytecode and not os.path.exists(
 gc.disable()
 atexit.register(gc.freeze)
 
-# Fixtures that start a worker or a program; tests that use them are marked as slow.
-SLOW_FIXTURES = {"execution", "run_programs", "trained_path", "workers"}
+# Fixtures that start a worker or a program, or convert; tests that use them are marked as slow.
+SLOW_FIXTURES = {"execution", "net_path", "run_programs", "trained_path", "workers"}
 
 
 def pytest_configure(config):

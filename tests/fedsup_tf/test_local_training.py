@@ -475,6 +475,7 @@ def test_each_step_has_a_seed_of_its_own(recorded):
     assert len({seed for _, seed in first + other}) == 18
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_updates_and_others_do_not(sandwich_in_the_middle):
     weights, data = weights_of(MIDDLE), client(11)
     first, again, other = (
@@ -498,6 +499,7 @@ def test_images_are_augmented_as_the_preprocessing_says():
     np.testing.assert_allclose(update.loss, one_net(weights, symmetric, labels)[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_client_without_examples_changes_nothing():
     weights = weights_of(MIDDLE)
     update = any_net(**STEPS)(weights, *client(0), architecture=MIDDLE)

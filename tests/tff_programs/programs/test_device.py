@@ -74,7 +74,7 @@ def supernet():
 
 
 @pytest.fixture(scope="module")
-def model_path(tmp_path_factory, supernet):
+def net_path(tmp_path_factory, supernet):
     """Returns the path of a `.tflite` of the smaller of two subnets, for handwritten digits."""
     path = tmp_path_factory.mktemp("model") / "tiny.tflite"
     subnet = supernet.extract(SPACE.smallest())
@@ -97,18 +97,18 @@ def model_path(tmp_path_factory, supernet):
 
 
 @pytest.fixture(scope="module")
-def metadata(model_path):
-    return read_metadata(model_path)
+def metadata(net_path):
+    return read_metadata(net_path)
 
 
 # The program.
 
 
 @pytest.mark.slow
-def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, supernet, tmp_path):
+def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(net_path, supernet, tmp_path):
     out = tmp_path / "out"
     options = ("--client=3", "--clients=10", "--learning_rate=0.1", "--epochs=4")
-    ((code, told),) = run([model_path, f"--out={out}", *options])
+    ((code, told),) = run([net_path, f"--out={out}", *options])
     assert code == 0, told
     dataset = datasets.load_dataset("digits")
     own = partition(
@@ -117,7 +117,7 @@ def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, 
     images, labels = dataset.train_images[own.train], dataset.train_labels[own.train]
     test = dataset.test_images[own.test], dataset.test_labels[own.test]
     # The same by hand.
-    trainer = DeviceTrainer(model_path)
+    trainer = DeviceTrainer(net_path)
     before, accuracy_before = trainer.evaluate(images, labels), trainer.evaluate(*test)[1]
     trainer.fit(images, labels, epochs=4, learning_rate=0.1, seed=0)
     trainer.refresh_mean_squares(images, labels, seed=0)
@@ -149,9 +149,9 @@ def test_a_client_of_the_digits_learns_and_its_update_can_be_merged(model_path, 
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_ended(model_path, tmp_path):
+def test_a_run_goes_on_where_it_ended(net_path, tmp_path):
     out = tmp_path / "out"
-    call = [model_path, f"--out={out}"]
+    call = [net_path, f"--out={out}"]
     first, again, more, other = run(
         [*call, "--epochs=2"],
         [*call, "--epochs=2"],
@@ -190,9 +190,9 @@ main()
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
+def test_a_killed_run_goes_on_after_its_last_whole_epoch(net_path, tmp_path):
     out = tmp_path / "out"
-    call = ["device", str(model_path), f"--out={out}", "--epochs=4"]
+    call = ["device", str(net_path), f"--out={out}", "--epochs=4"]
     # Client 0 has 69 images: 5 steps per epoch.
     result = subprocess.run(
         [sys.executable, "-c", KILLED, *call],
@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
     assert "epoch 2/4" in result.stdout
     assert os.listdir(out) == ["checkpoint.safetensors"]
     # For comparison, a run that ended regularly after two epochs.
-    calm = [str(model_path), f"--out={tmp_path / 'calm'}"]
+    calm = [str(net_path), f"--out={tmp_path / 'calm'}"]
     (code, told), *_ = run(call[1:], [*calm, "--epochs=2"], [*calm, "--epochs=4"])
     assert code == 0
     assert "goes on after epoch 2" in told
@@ -220,10 +220,10 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(model_path, tmp_path):
 
 
 @pytest.mark.slow
-def test_patience_holds_examples_out(model_path, tmp_path):
+def test_patience_holds_examples_out(net_path, tmp_path):
     out = tmp_path / "out"
     ((code, told),) = run(
-        [model_path, f"--out={out}", "--patience=1", "--epochs=30", "--learning_rate=0.3"]
+        [net_path, f"--out={out}", "--patience=1", "--epochs=30", "--learning_rate=0.3"]
     )
     assert code == 0, told
     lines = [line for line in told.splitlines() if line.startswith("  epoch")]
@@ -237,34 +237,32 @@ def test_patience_holds_examples_out(model_path, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_a_training_that_diverges_writes_no_update(model_path, tmp_path):
-    ((told, _),) = run(
-        [model_path, f"--out={tmp_path / 'out'}", "--learning_rate=1e5", "--epochs=2"]
-    )
+def test_a_training_that_diverges_writes_no_update(net_path, tmp_path):
+    ((told, _),) = run([net_path, f"--out={tmp_path / 'out'}", "--learning_rate=1e5", "--epochs=2"])
     assert "The training diverged: expected a loss below that of guessing, 2.30" in told
     assert "No update is written. Give a --learning_rate below 100000" in told
     assert not (tmp_path / "out" / "update.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_bad_calls_are_refused_in_words(model_path, tmp_path):
+def test_bad_calls_are_refused_in_words(net_path, tmp_path):
     out = f"--out={tmp_path / 'out'}"
     (tmp_path / "empty").mkdir()
     wrong = {
         (): "the model's .tflite file",
-        (model_path,): "--out=FOLDER",
+        (net_path,): "--out=FOLDER",
         (tmp_path / "none.tflite", out): "none.tflite",
         (__file__, out): "Export it again",
-        (model_path, out, "--client=20"): "names 0, 1, 2, 3, 4 and 15 more, received 20",
-        (model_path, out, "--learning_rate=0"): "expected a finite number above 0, received '0'",
-        (model_path, out, "--learning_rate=1e30"): "too large",
-        (model_path, out, f"--data={tmp_path}/none"): "received nothing at this path",
-        (model_path, out, f"--data={tmp_path}/empty"): "a subfolder of pictures for each class",
-        (model_path, out, f"--data={tmp_path}/empty", "--client=2"): "--data is instead of",
-        (model_path, out, "--image_shape=9,9,1"): "received (9, 9, 1)",
-        (model_path, out, "--patience=1", "--held_out_share=0.001"): "enough examples",
-        (model_path, out, "--head_only"): "received a file without it",
-        (model_path, out, "--threads=0"): "--threads=0: 0 is not an integer in the range [1, 1024]",
+        (net_path, out, "--client=20"): "names 0, 1, 2, 3, 4 and 15 more, received 20",
+        (net_path, out, "--learning_rate=0"): "expected a finite number above 0, received '0'",
+        (net_path, out, "--learning_rate=1e30"): "too large",
+        (net_path, out, f"--data={tmp_path}/none"): "received nothing at this path",
+        (net_path, out, f"--data={tmp_path}/empty"): "a subfolder of pictures for each class",
+        (net_path, out, f"--data={tmp_path}/empty", "--client=2"): "--data is instead of",
+        (net_path, out, "--image_shape=9,9,1"): "received (9, 9, 1)",
+        (net_path, out, "--patience=1", "--held_out_share=0.001"): "enough examples",
+        (net_path, out, "--head_only"): "received a file without it",
+        (net_path, out, "--threads=0"): "--threads=0: 0 is not an integer in the range [1, 1024]",
     }
     for (code, _), told in zip(run(*wrong), wrong.values(), strict=True):
         assert isinstance(code, str), told
