@@ -60,6 +60,9 @@ def main(folder: Path) -> None:
     members = Assignment(
         space, tiers, len(trained.data), settings["clients_per_round"], settings["seed"]
     ).tier_of_clients()
+    of_trained_nets = [
+        tier.name for tier, net in zip(tiers, nets, strict=True) if tier.architecture == net
+    ]
     of_net = {net: measure_net(trained, net) for net in dict.fromkeys(nets)}
     measured = {}
     for number, (tier, net) in enumerate(zip(tiers, nets, strict=True)):
@@ -93,14 +96,7 @@ def main(folder: Path) -> None:
                 "nets": {tier.name: tier.architecture.to_json() for tier in tiers},
                 "random": [share for _, share in drawn],
                 "random_in_batches": [share for _, share in in_batches],
-                "rounds": evaluations(
-                    folder / "metrics.csv",
-                    [
-                        tier.name
-                        for tier, net in zip(tiers, nets, strict=True)
-                        if tier.architecture == net
-                    ],
-                ),
+                "rounds": evaluations(folder / "metrics.csv", of_trained_nets),
             }
         )
     )

@@ -100,8 +100,8 @@ def results_table(rows: Sequence[Scored], budget: Budget) -> str:
     over = " !: over the budget." if any("!" in cell for row in table for cell in row) else ""
     return (
         f"{format_table(table)}\nSearch half: the clients' held-out images that candidates were "
-        "chosen by, scored as candidates are. Other half: those that the search never saw, as the "
-        f"finalists.{over}"
+        "chosen by, scored as candidates are. Other half: those that the search never saw, scored, "
+        f"if calibrated, as exported files are.{over}"
     )
 
 
@@ -164,7 +164,8 @@ def _write_fronts(path, evolution: SearchResult, drawn: SearchResult, names) -> 
         for name, result in (("evolution", evolution), ("random", drawn))
     }
     finalists = {one.architecture: one.accuracy for one in drawn.finalists + evolution.finalists}
-    points = [one for one in candidates if one.architecture in {**on_front, **finalists}]
+    written = on_front.keys() | finalists.keys()
+    points = [one for one in candidates if one.architecture in written]
     points.sort(key=lambda one: (one.costs["macs"], one.costs["parameters"], one.accuracy))
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

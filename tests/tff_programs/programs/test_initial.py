@@ -17,8 +17,8 @@ def runs(tmp_path_factory, run_programs, trained_path):
     initial = f"--initial={trained_path}"
 
     def arguments(folder, rounds, *more):
-        few = ("--clients=6", "--clients_per_round=2", "--tiers=smallest,largest", "--sandwich=1")
-        few += ("--nocalibrated_accuracy",)
+        few = ["--clients=6", "--clients_per_round=2", "--tiers=smallest,largest"]
+        few += ["--sandwich=1", "--nocalibrated_accuracy"]
         space = f"--space={trained_path.parents[1] / 'space.json'}"
         return ["train", f"--out={folder}", space, f"--rounds={rounds}", *few, *more]
 
