@@ -40,7 +40,8 @@ class LocalTraining:
         clipping. Training at a high learning rate diverges by single steps that are far longer than
         the others.
       clip_value: Maximum absolute value of each gradient entry; infinity disables clipping.
-      label_smoothing: Share of the target that is spread evenly over the classes.
+      label_smoothing: Share of the target that is spread over the classes, in proportion to their
+        weights in the softmax: evenly, if absent classes have the same weight as the others.
       sandwich: Number of nets trained in each step, M; 1 trains only the received net.
       temperature: Temperature of the distillation.
       teacher: What the nets of a sandwich learn from in addition to the labels. `"received"`: the

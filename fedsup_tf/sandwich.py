@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from fedsup_tf import slicing
+from fedsup_tf.label_targets import smoothed_targets
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.sliced_net import AnyArchitecture
 from fedsup_tf.supernet import Supernet
@@ -29,8 +30,7 @@ def sandwich_gradients(
       losses, by the names of `packed`.
     """
     classes = supernet.space.classes
-    targets = tf.one_hot(labels, classes) * (1 - training.label_smoothing)
-    targets += training.label_smoothing / classes
+    targets = smoothed_targets(labels, classes, training.label_smoothing, offsets)
     nets = [architecture]
     if training.sandwich > 1:
         nets.append(supernet.space.smallest())

@@ -321,18 +321,22 @@ def test_hyper_parameters_that_are_new_are_told_only_where_they_have_an_effect()
     assert (fields["clip_norm"], fields["received_weight"], fields["frozen"]) == (2, 3, ["stem"])
 
 
-def test_classes_that_a_client_lacks_weigh_less_in_its_softmax():
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_classes_that_a_client_lacks_weigh_less_in_its_softmax_and_in_its_targets(smoothing):
     weights, (images, labels) = weights_of(SPACE.largest()), client(9)
     labels = np.where(labels == 1, 2, labels)
-    training = dataclasses.replace(WHOLE, absent_class_weight=0.05)
+    class_weights = np.float32([1, 0.05, 1])
+    training = dataclasses.replace(WHOLE, absent_class_weight=0.05, label_smoothing=smoothing)
     delta = without_a_graph(training, weights, images, labels, SPACE.largest())
+    targets = (1 - smoothing) * np.eye(3, dtype=np.float32)[labels]
+    targets += smoothing * class_weights / 2.05
     variables = {name: tf.constant(value) for name, value in weights.items()}
     with tf.GradientTape() as tape:
         tape.watch(variables)
-        powers = tf.exp(SUPERNET.forward(variables, PREPROCESSING.normalize(images)))
-        powers *= np.float32([1, 0.05, 1])
-        own = tf.gather(powers, labels, axis=1, batch_dims=1)
-        loss = -tf.reduce_mean(tf.math.log(own / tf.reduce_sum(powers, 1)))
+        logits = SUPERNET.forward(variables, PREPROCESSING.normalize(images))
+        powers = class_weights * tf.exp(logits)
+        shares = powers / tf.reduce_sum(powers, 1, keepdims=True)
+        loss = -tf.reduce_mean(tf.reduce_sum(targets * tf.math.log(shares), 1))
     gradients = tape.gradient(loss, variables)
     expected = {name: -0.3 * gradient for name, gradient in gradients.items()}
     assert_close(delta.delta, expected)

@@ -119,7 +119,7 @@ def loss_and_gradients(
     labels: tf.Tensor,
     label_smoothing: float,
     masks: Tensors | None = None,
-    offsets: tf.Tensor | float = 0.0,
+    offsets: tf.Tensor | None = None,
     frozen: Tensors | None = None,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor], Pass]:
     """Computes the mean cross-entropy and its gradients by automatic differentiation.
@@ -129,17 +129,22 @@ def loss_and_gradients(
       weights: Weights of the subnet by name.
       images: Normalized images, `(batch, height, width, channels)`.
       labels: `(batch,)`, int32.
-      label_smoothing: Fraction of the target that is spread evenly over the classes.
+      label_smoothing: Share of the target that is spread over the classes, in proportion to their
+        weights in the softmax.
       masks: Gradient masks, as for `compute`.
-      offsets: Offsets that the loss adds to the logits, `(classes,)`.
+      offsets: Offsets that the loss adds to the logits, `(classes,)`: the logarithms of those
+        weights. By default 0.
       frozen: Mean squares, as for `compute`.
 
     Returns:
       The loss, the gradients by name, and the forward pass.
     """
     classes = subnet.space.classes
+    if offsets is None:
+        offsets = tf.zeros([classes], images.dtype)
+    spread = tf.exp(offsets) / tf.reduce_sum(tf.exp(offsets))
     targets = tf.one_hot(labels, classes, dtype=images.dtype)
-    targets = targets * (1 - label_smoothing) + label_smoothing / classes
+    targets = targets * (1 - label_smoothing) + label_smoothing * spread
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
         computed = compute(subnet, weights, images, masks, frozen)

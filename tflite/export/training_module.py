@@ -11,6 +11,7 @@ from fedsup_tf import calibration
 from fedsup_tf.block import select_prefix
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.frozen import check_frozen
+from fedsup_tf.label_targets import smoothed_targets
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.ops import ops
 from fedsup_tf.supernet import Supernet
@@ -221,13 +222,11 @@ def score(
       logits: `(batch, classes)`.
       labels: `(batch,)`, int32.
       sample_weights: `(batch,)`, nonnegative.
-      label_smoothing: Fraction of the target that is spread evenly over the classes.
-      offsets: Offsets that the loss adds to the logits, `(classes,)`; predictions are made without
-        them.
+      label_smoothing: Share of the target that is spread over the classes.
+      offsets: Offsets that the loss adds to the logits, `(classes,)`, see `smoothed_targets`;
+        predictions are made without them.
     """
-    classes = logits.shape[1]
-    targets = tf.one_hot(labels, classes) * (1 - label_smoothing)
-    targets += label_smoothing / classes
+    targets = smoothed_targets(labels, logits.shape[1], label_smoothing, offsets)
     shares = sample_weights / tf.maximum(tf.reduce_sum(sample_weights), 1e-30)
     guesses = tf.argmax(logits, 1, tf.int32)
     if offsets is not None:

@@ -197,17 +197,18 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
     subnet.assign_weights({name: state[name] for name in model.weights})
     variables = subnet.weights_by_name()
     images = model.case.preprocessing.normalize(images)
-    targets = tf.one_hot(labels, model.case.space.classes) * (1 - training.label_smoothing)
-    targets += training.label_smoothing / model.case.space.classes
     rate_of_features = model.case.feature_rate
     frozen = {name: state[name] for name in model.mean_squares}
+    is_absent = ~np.isin(np.arange(model.case.space.classes), [*seen, *labels])
+    class_weights = np.where(is_absent, np.float32(training.absent_class_weight), 1)
+    targets = tf.one_hot(labels, model.case.space.classes) * (1 - training.label_smoothing)
+    targets += training.label_smoothing * class_weights / np.sum(class_weights)
     with tf.GradientTape() as tape:
-        is_absent = ~np.isin(np.arange(model.case.space.classes), [*seen, *labels])
         if rate_of_features is None:
             logits = subnet(images)
         else:
             logits = subnet.forward(calibration.fold(variables, frozen), images)
-        logits += is_absent * np.log(np.float32(training.absent_class_weight))
+        logits += np.log(class_weights)
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, variables)

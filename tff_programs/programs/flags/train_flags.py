@@ -83,7 +83,8 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.float(
         "label_smoothing",
         _DEFAULTS.label_smoothing,
-        "Share of the target spread evenly over the classes.",
+        "Share of the target that is spread over the classes, in proportion to their weights in the "
+        "softmax.",
         lower_bound=0,
         upper_bound=1,
     )
