@@ -82,9 +82,8 @@ def define_train_flags(define: FlagDefiner) -> None:
     )
     define.float(
         "label_smoothing",
-        _DEFAULTS.label_smoothing,
-        "Share of the target that is spread over the classes, in proportion to their weights in the "
-        "softmax.",
+        0.1,
+        "Share of the target that is spread over the classes, in proportion to their weights.",
         lower_bound=0,
         upper_bound=1,
     )
