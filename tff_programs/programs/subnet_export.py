@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
+from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.logistic_regression import CHOSEN, KERNEL
 from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import calibrate_tiers
@@ -116,7 +117,7 @@ def export_subnets(
             subnet,
             parts.mean_squares,
             trained.preprocessing,
-            training,
+            _plain_targets(training) if parts.classifier else training,
             origin,
             batch_sizes,
             with_train_head=with_train_head,
@@ -150,6 +151,14 @@ async def export_subnets_async(*arguments, **options) -> list[SubnetFiles]:
 def subnet_paths(tiers: Sequence[Tier], folder: str) -> dict[Tier, str]:
     """Returns the path of each subnet's file in a folder, named after the tier."""
     return {tier: os.path.join(folder, f"{tier.name}.tflite") for tier in tiers}
+
+
+def _plain_targets(training: LocalTraining) -> LocalTraining:
+    """Returns the hyper-parameters of a step that continues from a refitted classifier.
+
+    The classifier was fitted to the labels themselves, and smoothed targets would undo this.
+    """
+    return dataclasses.replace(training, label_smoothing=0.0)
 
 
 def _feature_rate(trained: np.ndarray, fitted: np.ndarray | None) -> float | None:

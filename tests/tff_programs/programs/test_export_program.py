@@ -170,6 +170,16 @@ def test_both_kinds_of_files_have_the_classifier_that_was_fitted(made):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
+def test_a_refitted_classifier_trains_with_the_labels_themselves(made):
+    folder, _, information, _, _ = made
+    smoothing = {
+        name: read_metadata(folder / name).training["label_smoothing"]
+        for name in ("kept", "calibrated.tflite")
+    }
+    assert smoothing == {"kept": information["settings"]["label_smoothing"], "calibrated.tflite": 0}
+    assert smoothing["kept"] > 0
+
+
 def test_layers_before_a_larger_classifier_train_at_a_rate_that_makes_up_for_it(made):
     folder, supernet, _, _, _ = made
     path = folder / "calibrated" / "smallest.calibration.safetensors"
