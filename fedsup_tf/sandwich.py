@@ -29,8 +29,8 @@ def sandwich_gradients(
       The received net's cross-entropy with the labels, and the gradient of the sum of all nets'
       losses, by the names of `packed`.
     """
-    classes = supernet.space.classes
-    targets = smoothed_targets(labels, classes, training.label_smoothing, offsets)
+    smoothing = training.label_smoothing
+    targets = smoothed_targets(labels, supernet.space.classes, smoothing, offsets)
     nets = [architecture]
     if training.sandwich > 1:
         nets.append(supernet.space.smallest())

@@ -142,7 +142,8 @@ def loss_and_gradients(
     classes = subnet.space.classes
     if offsets is None:
         offsets = tf.zeros([classes], images.dtype)
-    spread = tf.exp(offsets) / tf.reduce_sum(tf.exp(offsets))
+    class_weights = tf.exp(offsets)
+    spread = class_weights / tf.reduce_sum(class_weights)
     targets = tf.one_hot(labels, classes, dtype=images.dtype)
     targets = targets * (1 - label_smoothing) + label_smoothing * spread
     with tf.GradientTape(watch_accessed_variables=False) as tape:

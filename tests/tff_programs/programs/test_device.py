@@ -236,7 +236,6 @@ def test_patience_holds_examples_out(net_path, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_training_that_diverges_writes_no_update(net_path, tmp_path):
     ((told, _),) = run([net_path, f"--out={tmp_path / 'out'}", "--learning_rate=1e5", "--epochs=2"])
     assert "The training diverged: expected a loss below that of guessing, 2.30" in told

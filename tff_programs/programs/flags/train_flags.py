@@ -83,7 +83,7 @@ def define_train_flags(define: FlagDefiner) -> None:
     define.float(
         "label_smoothing",
         0.1,
-        "Share of the target that is spread over the classes, in proportion to their weights.",
+        "Share of the target spread over the classes, as --absent_class_weight weights them.",
         lower_bound=0,
         upper_bound=1,
     )
