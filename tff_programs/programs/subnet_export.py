@@ -11,7 +11,6 @@ import numpy as np
 
 from fedsup_tf.calibration import split_calibration
 from fedsup_tf.files.checkpoint import fingerprint
-from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.logistic_regression import CHOSEN, KERNEL
 from fedsup_tf.resizing import resize_images
 from tff_programs.programs.calibration_files import calibrate_tiers
@@ -112,16 +111,21 @@ def export_subnets(
         weights = subnet.values_by_name()
         subnet.assign_weights({**weights, **parts.classifier})
         origin = dataclasses.replace(origin, classifier=CLASSIFIERS[bool(parts.classifier)])
+        step, rates = training, None
+        if parts.classifier:
+            # The classifier was fitted to the labels themselves; smoothed targets would undo this.
+            step = dataclasses.replace(training, label_smoothing=0.0)
+            rates = _feature_rates(weights[KERNEL], parts.classifier[KERNEL])
         export_tflite(
             path,
             subnet,
             parts.mean_squares,
             trained.preprocessing,
-            _plain_targets(training) if parts.classifier else training,
+            step,
             origin,
             batch_sizes,
             with_train_head=with_train_head,
-            feature_rate=_feature_rate(weights[KERNEL], parts.classifier.get(KERNEL)),
+            feature_rates=rates,
         )
         seconds = time.monotonic() - start
         written = {TRAINABLE: path}
@@ -153,31 +157,24 @@ def subnet_paths(tiers: Sequence[Tier], folder: str) -> dict[Tier, str]:
     return {tier: os.path.join(folder, f"{tier.name}.tflite") for tier in tiers}
 
 
-def _plain_targets(training: LocalTraining) -> LocalTraining:
-    """Returns the hyper-parameters of a step that continues from a refitted classifier.
-
-    The classifier was fitted to the labels themselves, and smoothed targets would undo this.
-    """
-    return dataclasses.replace(training, label_smoothing=0.0)
-
-
-def _feature_rate(trained: np.ndarray, fitted: np.ndarray | None) -> float | None:
-    """Returns the rate of the layers before a refitted classifier (see `export_tflite`).
+def _feature_rates(trained: np.ndarray, fitted: np.ndarray) -> tuple[float, float]:
+    """Returns the rates of the layers before a refitted classifier (see `export_tflite`).
 
     A fitted kernel may be a hundred times as large as the trained one. The gradients of the layers
     before it grow in proportion, and the logits follow a change of the features in proportion too.
-    With the square of the ratio, a step changes the logits as much as with the trained kernel.
+    With the square of the ratio, a step changes the logits by as much as with the trained kernel:
+    the rate where the net fits the images. With the ratio, it changes the logits by as large a
+    share of their size: the rate where it does not, and has to change its predictions.
 
     Args:
       trained: The trained kernel, `(features, classes)`.
-      fitted: The fitted kernel, of the same shape; None if the trained one is kept.
+      fitted: The fitted kernel, of the same shape.
     """
-    if fitted is None:
-        return None
     # The mean over the classes changes no prediction.
     norms = [np.linalg.norm(one - one.mean(1, keepdims=True), 2) for one in (trained, fitted)]
     # Without features or without a trained kernel, there is nothing to compare.
-    return float(min(1.0, norms[0] / norms[1]) ** 2) if all(norms) else 1.0
+    ratio = float(min(1.0, norms[0] / norms[1])) if all(norms) else 1.0
+    return ratio**2, ratio
 
 
 def _representative(trained: TrainedSupernet) -> np.ndarray:

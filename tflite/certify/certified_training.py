@@ -28,7 +28,7 @@ _RUN_TOLERANCE = 1e-6
 # Difference above which a step is searched for different comparisons.
 _ENOUGH = 9e-7
 # Maximum relative error of the change of the weights before the classifier in fine-tuning steps.
-# `STEP_TOLERANCE` alone would not show it: with a small `feature_rate`, they hardly change.
+# `STEP_TOLERANCE` alone would not show it: with small `feature_rates`, they hardly change.
 _FEATURE_RATE_TOLERANCE = 0.01
 # Maximum difference of the loss, relative to the loss, or to 1 if the loss is smaller.
 _LOSS_TOLERANCE = 2e-5
@@ -60,9 +60,9 @@ class TrainingChecks:
         self._reference = reference
         self._images, self._labels = images, labels
         self._size = metadata.batch_sizes["train"]
-        self._feature_rate = metadata.feature_rate
+        self._feature_rates = metadata.feature_rates
         # Weight of the batch's mean squares in the frozen ones.
-        self._follow = 1 - MEAN_SQUARE_DECAY if self._feature_rate is None else 0.0
+        self._follow = 1 - MEAN_SQUARE_DECAY if self._feature_rates is None else 0.0
         fresh = self._open().state()
         names = [name for name in metadata.variables if not name.endswith(MEAN_SQUARE)]
         self._frozen = [name for name in metadata.variables if name not in names]
@@ -142,8 +142,9 @@ class TrainingChecks:
     def _feature_rate_check(self, changes: np.ndarray) -> list[Check]:
         """Checks the sums of `_feature_changes` of a fine-tuned file that trains these weights."""
         found, expected = changes
-        if self._feature_rate is None or not expected:
+        if self._feature_rates is None or not expected:
             return []
+        low, high = self._feature_rates
         error = abs(float(found / expected) - 1)
         return [
             Check(
@@ -152,7 +153,7 @@ class TrainingChecks:
                 None,
                 error,
                 _FEATURE_RATE_TOLERANCE,
-                f"changes of the weights before the classifier, at rate {self._feature_rate:.3g}",
+                f"changes of the weights before the classifier, rates {low:.3g} to {high:.3g}",
             )
         ]
 

@@ -145,9 +145,9 @@ def certify_tflite(
         labels = np.asarray(labels, np.int32)
         checks += _check_file(len(model), metadata, subnet, preprocessing)
         fine_tuning = {}
-        if metadata.feature_rate is not None:
+        if metadata.feature_rates is not None:
             frozen = {name: value for name, value in state.items() if name.endswith(MEAN_SQUARE)}
-            fine_tuning = {"frozen": frozen, "feature_rate": metadata.feature_rate}
+            fine_tuning = {"frozen": frozen, "feature_rates": metadata.feature_rates}
         reference = Reference(subnet, preprocessing, training, **fine_tuning)
         for runtime in runtimes:
             versions[runtime] = runtime_version(runtime)

@@ -188,7 +188,7 @@ class Reference:
         preprocessing: Preprocessing,
         training: LocalTraining,
         frozen: Mapping[str, np.ndarray] | None = None,
-        feature_rate: float = 1.0,
+        feature_rates: tuple[float, float] = (1.0, 1.0),
     ):
         """Creates the reference.
 
@@ -198,11 +198,12 @@ class Reference:
           training: Hyper-parameters of a step.
           frozen: Mean squares that a step normalizes with, by variable name; by default, those of
             its batch.
-          feature_rate: Factor on all gradients except the classifier's.
+          feature_rates: Factors on all gradients except the classifier's, at a loss of 0 and of
+            at least ln(classes).
         """
         self.training = training
         self._frozen = frozen
-        self._feature_rate = feature_rate
+        self._feature_rates = feature_rates
         self._subnet = subnet
         self._preprocessing = preprocessing
         self._traced_step = tf.function(self._step, autograph=False, reduce_retracing=True)
@@ -262,8 +263,11 @@ class Reference:
             offsets,
             self._frozen,
         )
+        low, high = self._feature_rates
+        progress = tf.minimum(loss / np.log(self._subnet.space.classes), 1.0)
+        feature_rate = low ** (1 - progress) * high**progress
         gradients = {
-            name: value if name.startswith("head/") else self._feature_rate * value
+            name: value if name.startswith("head/") else feature_rate * value
             for name, value in gradients.items()
         }
         moved, kept = sgd_step(weights, momenta, gradients, learning_rate, self.training)

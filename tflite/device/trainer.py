@@ -206,7 +206,7 @@ class DeviceTrainer(DeviceModel):
         training that continues from here, since it normalizes with its own batches. Call this
         method once training is over.
 
-        A fine-tuned file (`metadata.feature_rate`) trains with its frozen mean squares, which are
+        A fine-tuned file (`metadata.feature_rates`) trains with its frozen mean squares, which are
         those of a population. It has nothing to update; the call returns at once.
 
         Args:
@@ -226,7 +226,7 @@ class DeviceTrainer(DeviceModel):
         labels = self.checked_examples(images, labels)
         check_whole_number(passes, "passes", 1, what="Mean squares")
         check_whole_number(seed, "seed", 0, what="Mean squares")
-        if self.metadata.feature_rate is not None:
+        if self.metadata.feature_rates is not None:
             return True
         before = self.state()
         # 0 cannot be the number of an epoch, since `fit` numbers epochs from 1.

@@ -72,7 +72,7 @@ def export_tflite(
     origin: Origin,
     batch_sizes: BatchSizes,
     with_train_head: bool = False,
-    feature_rate: float | None = None,
+    feature_rates: tuple[float, float] | None = None,
 ) -> ModelMetadata:
     """Atomically writes a `.tflite` with the signatures of `format.signatures`.
 
@@ -87,19 +87,18 @@ def export_tflite(
       origin: Supernet that the subnet was extracted from.
       batch_sizes: Number of images per call of each signature.
       with_train_head: Whether to add the signature `train_head`, which needs less memory.
-      feature_rate: Factor on the gradients of the layers before the classifier in a fine-tuning
-        step, above 0 and at most 1. Such a step normalizes with the frozen mean squares, as
-        inference does, and keeps them; it suits a refitted classifier. With `min(1, (n / m)**2)`,
-        where n is the spectral norm of the trained kernel and m that of the refitted one, a step
-        changes the logits by as much as with the trained kernel. None for the step of a federated
-        round.
+      feature_rates: Factors on the gradients of the layers before the classifier in a fine-tuning
+        step, above 0 and at most 1: at a loss of 0, and, not below it, at a loss of ln(classes),
+        that of equally likely guesses, or more. The logarithm of the factor is linear in between.
+        A fine-tuning step normalizes with the frozen mean squares, as inference does, and keeps
+        them; it suits a refitted classifier. None for the step of a federated round.
 
     Returns:
       The metadata of the file.
 
     Raises:
       ValueError: If `subnet` is a supernet of several subnets, the mean squares do not belong to
-        the subnet, `feature_rate` is not such a number, or the model would need an operator that
+        the subnet, a feature rate is not such a number, or the model would need an operator that
         the stock runtime lacks.
     """
     if subnet.space.size != 1:
@@ -107,14 +106,14 @@ def export_tflite(
             f"Expected a net of one subnet, received a supernet of {subnet.space.size:,} subnets. "
             "Give what Supernet.extract returns."
         )
-    if feature_rate is not None:
-        feature_rate = float(
-            check_number(
-                feature_rate, "feature_rate", above=0, maximum=1, what="Export", advice="Give 1."
-            )
-        )
+    if feature_rates is not None:
+        low, high = feature_rates
+        bounds = dict(maximum=1, what="Export", advice="Give 1 and 1.")
+        low = float(check_number(low, "the first feature rate", above=0, **bounds))
+        high = float(check_number(high, "the second feature rate", minimum=low, **bounds))
+        feature_rates = (low, high)
     training = training.on_device()
-    module = TrainingModule(subnet, mean_squares, preprocessing, training, feature_rate)
+    module = TrainingModule(subnet, mean_squares, preprocessing, training, feature_rates)
     functions = _signatures(module, batch_sizes, with_train_head)
     names = {python_name: name for name, python_name in module.python_names.items()}
     names |= {f"{python_name}/momentum": f"{name}/momentum" for python_name, name in names.items()}
@@ -128,7 +127,7 @@ def export_tflite(
         training=training.fields(),
         batch_sizes=dataclasses.asdict(batch_sizes),
         variables=module.shapes,
-        feature_rate=feature_rate,
+        feature_rates=feature_rates,
     )
 
 
@@ -149,7 +148,7 @@ def write_model(
       preprocessing: Normalization of the images.
       origin: Supernet that the subnet was extracted from.
       **use: Remaining fields of `ModelMetadata`: training, batch sizes, variables, precision,
-        feature rate.
+        feature rates.
 
     Returns:
       The metadata of the file.

@@ -1,7 +1,8 @@
 """TensorFlow functions behind the signatures of an exported subnet, before conversion."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class TrainingModule(SgdModule):
     fine-tuning step, for a classifier that was refitted to the function that inference computes.
     Such a kernel may be far larger than the trained one. A fine-tuning step therefore normalizes
     with the frozen mean squares and scales down the gradient that the classifier passes to the
-    layers before it.
+    layers before it, by more the lower the loss.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class TrainingModule(SgdModule):
         mean_squares: Mapping[str, np.ndarray],
         preprocessing: Preprocessing,
         training: LocalTraining,
-        feature_rate: float | None = None,
+        feature_rates: tuple[float, float] | None = None,
     ):
         """Creates the module.
 
@@ -68,8 +69,9 @@ class TrainingModule(SgdModule):
           mean_squares: Frozen mean squares of the subnet by name.
           preprocessing: Normalization of the images.
           training: Hyper-parameters of a step.
-          feature_rate: Factor on the gradients of the layers before the classifier in a
-            fine-tuning step; None for the step of a federated round.
+          feature_rates: Factors on the gradients of the layers before the classifier in a
+            fine-tuning step, at a loss of 0 and of at least ln(classes); None for the step of a
+            federated round.
 
         Raises:
           ValueError: If the mean squares do not belong to the subnet, or it lacks a frozen part.
@@ -83,7 +85,8 @@ class TrainingModule(SgdModule):
         self._compute = subnet.forward_with_statistics
         self._features = subnet.features_with_statistics
         self._classify = subnet.head.forward
-        self._feature_rate = feature_rate
+        self._feature_rates = feature_rates
+        self._guessing_loss = math.log(subnet.space.classes)
         self._preprocessing = preprocessing
         self._seen = None
         if training.absent_class_weight != 1:
@@ -154,39 +157,63 @@ class TrainingModule(SgdModule):
         packed = self.read()
         weights, frozen = self.unpack(packed)
         moved = {name: weights[name] for name in trained}
+        mean_squares = None
         with ops.builtin_operators():
             images = self._preprocessing.normalize(images)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(moved)
-                logits, mean_squares = self._compute_step(weights, frozen, images, sample_weights)
-            smoothing = self._training.label_smoothing
-            offsets = self._logit_offsets(labels, sample_weights)
-            loss, correct, logits_gradient = score(
-                logits, labels, sample_weights, smoothing, offsets
-            )
-            gradients = tape.gradient(logits, moved, output_gradients=logits_gradient)
+            score_logits = functools.partial(self._score, labels, sample_weights)
+            if self._feature_rates is None:
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(moved)
+                    logits, mean_squares = self._compute(
+                        weights, images, sample_weights=sample_weights
+                    )
+                scored = score_logits(logits)
+                gradients = tape.gradient(logits, moved, output_gradients=scored.logits_gradient)
+            else:
+                scored, gradients = self._fine_tuning_gradients(
+                    weights, frozen, moved, images, score_logits
+                )
         self.step(packed, gradients, mean_squares, sample_weights, learning_rate)
-        return {signatures.LOSS: loss, signatures.CORRECT: correct}
+        return {signatures.LOSS: scored.loss, signatures.CORRECT: scored.correct}
 
-    def _compute_step(
+    def _fine_tuning_gradients(
         self,
         weights: Mapping[str, tf.Tensor],
         frozen: Mapping[str, tf.Tensor],
+        moved: Mapping[str, tf.Tensor],
         images: tf.Tensor,
-        sample_weights: tf.Tensor,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor] | None]:
-        """Computes the logits of a step.
+        score_logits: Callable[[tf.Tensor], LossAndGradient],
+    ) -> tuple[LossAndGradient, dict[str, tf.Tensor]]:
+        """Computes a fine-tuning step's loss, and the gradients of the weights `moved`."""
+        classifier = select_prefix("head", weights)
+        head = {name: value for name, value in moved.items() if name.startswith("head/")}
+        body = {name: value for name, value in moved.items() if name not in head}
+        with tf.GradientTape(watch_accessed_variables=False) as body_tape:
+            body_tape.watch(body)
+            # Not folded, since the gradient of folding has no builtin counterpart.
+            features, _ = self._features({**weights, **frozen}, images)
+        with tf.GradientTape(watch_accessed_variables=False) as head_tape:
+            head_tape.watch((head, features))
+            logits = self._classify(classifier, features)
+        scored = score_logits(logits)
+        of_head, of_features = head_tape.gradient(
+            logits, (head, features), output_gradients=scored.logits_gradient
+        )
+        of_features *= self._feature_rate(scored.loss)
+        of_body = body_tape.gradient(features, body, output_gradients=of_features)
+        return scored, {**of_head, **of_body}
 
-        Returns:
-          Logits, `(batch, classes)`, and the mean squares of the batch by name, or None if the step
-          normalizes with the frozen mean squares and keeps them.
-        """
-        if self._feature_rate is None:
-            return self._compute(weights, images, sample_weights=sample_weights)
-        # Not folded, since the gradient of folding has no builtin counterpart.
-        features, _ = self._features({**weights, **frozen}, images)
-        features = _scale_gradient(features, self._feature_rate)
-        return self._classify(select_prefix("head", weights), features), None
+    def _feature_rate(self, loss: tf.Tensor) -> tf.Tensor:
+        """Returns the factor on the gradients of the layers before the classifier."""
+        low, high = self._feature_rates
+        progress = tf.minimum(loss / self._guessing_loss, 1.0)
+        return low * tf.exp(math.log(high / low) * progress)
+
+    def _score(
+        self, labels: tf.Tensor, sample_weights: tf.Tensor, logits: tf.Tensor
+    ) -> LossAndGradient:
+        offsets = self._logit_offsets(labels, sample_weights)
+        return score(logits, labels, sample_weights, self._training.label_smoothing, offsets)
 
     def _logit_offsets(self, labels: tf.Tensor, sample_weights: tf.Tensor) -> tf.Tensor | None:
         """Returns offsets of the logits, `(classes,)`, for the classes without an example so far.
@@ -201,12 +228,6 @@ class TrainingModule(SgdModule):
         seen = tf.maximum(self._seen.read_value(), tf.reduce_max(shown, 0))
         self._seen.assign(seen)
         return (1 - seen) * math.log(self._training.absent_class_weight)
-
-
-@tf.custom_gradient
-def _scale_gradient(values: tf.Tensor, factor: float) -> tf.Tensor:
-    """Returns values whose gradient is multiplied by a factor."""
-    return tf.identity(values), lambda upstream: (upstream * factor, None)
 
 
 def score(

@@ -62,10 +62,11 @@ class ModelMetadata:
         has no training and no variables. A trainable file always computes in float32.
       classifier: One of `CLASSIFIERS`: `"trained"` for the supernet's own classifier, `"refitted"`
         for one that a calibration fitted to this subnet.
-      feature_rate: Factor on the gradients of the layers before the classifier in the step of
-        `train` of a fine-tuned file, which normalizes with the frozen mean squares; None if a step
-        normalizes with its batch's mean squares and trains all layers alike, as in a federated
-        round.
+      feature_rates: Factors on the gradients of the layers before the classifier in the step of
+        `train` of a fine-tuned file, which normalizes with the frozen mean squares: at a loss of 0,
+        and at a loss of at least ln(classes). The logarithm of the factor is linear in between.
+        None if a step normalizes with its batch's mean squares and trains all layers alike, as in a
+        federated round.
 
     Raises:
       ValueError: If the number of class names is not the number of logits.
@@ -84,7 +85,7 @@ class ModelMetadata:
     macs: int
     precision: str = "float32"
     classifier: str = CLASSIFIERS[0]
-    feature_rate: float | None = None
+    feature_rates: tuple[float, float] | None = None
 
     def __post_init__(self):
         names, logits = len(self.class_names), self.space.classes
@@ -104,9 +105,9 @@ class ModelMetadata:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["architecture"] = self.architecture.fields()
         fields["space"] = self.space.fields()
-        if self.feature_rate is None:
+        if self.feature_rates is None:
             # Readers of earlier versions refuse a field that they do not know.
-            del fields["feature_rate"]
+            del fields["feature_rates"]
         return json.dumps({"version": VERSION, **fields}, indent=1)
 
     @classmethod
@@ -124,8 +125,11 @@ class ModelMetadata:
                 f"{_WHAT}: expected version {VERSION}, received {quoted(fields.get('version'))}. "
                 "Export the model with this version."
             )
+        # Files of an earlier version have one rate, whatever the loss.
+        if "feature_rate" in fields:
+            fields["feature_rates"] = [fields.pop("feature_rate")] * 2
         # A file may lack these fields, which then take their default values.
-        needed = names - {"precision", "classifier", "feature_rate"} | {"version"}
+        needed = names - {"precision", "classifier", "feature_rates"} | {"version"}
         expect_keys(fields, names | {"version"}, needed, _WHAT)
         del fields["version"]
         # Name of the refitted classifier in files of earlier versions, which fitted it differently.
@@ -142,6 +146,8 @@ class ModelMetadata:
         fields["space"].check(fields["architecture"])
         check_different(fields["class_names"], _WHAT)
         fields["class_names"] = tuple(fields["class_names"])
+        if "feature_rates" in fields:
+            fields["feature_rates"] = tuple(fields["feature_rates"])
         _check_preprocessing(fields["preprocessing"], fields["space"].image_shape[2])
         called = {signatures.INFER}
         if fields["variables"]:
@@ -182,8 +188,13 @@ def _are_shapes(value) -> bool:
     )
 
 
-def _is_factor(value) -> bool:
-    return is_number(value) and 0 < value <= 1
+def _are_rates(value) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(is_number, value))
+        and 0 < value[0] <= value[1] <= 1
+    )
 
 
 def _is_object(value) -> bool:
@@ -205,7 +216,7 @@ _TYPES = {
     "macs": ("a whole number from 0", lambda value: type(value) is int and value >= 0),
     "precision": _TEXT,
     "classifier": (f"one of {', '.join(CLASSIFIERS)}", CLASSIFIERS.__contains__),
-    "feature_rate": ("a finite number above 0 and of at most 1", _is_factor),
+    "feature_rates": ("two ascending numbers above 0 and of at most 1", _are_rates),
 }
 
 

@@ -192,17 +192,18 @@ def test_layers_before_a_larger_classifier_train_at_a_rate_that_makes_up_for_it(
         np.linalg.norm(kernel - kernel.mean(1, keepdims=True), 2) for kernel in kernels
     )
     assert fitted > 1.5 * trained
-    expected = {"calibrated": pytest.approx((trained / fitted) ** 2), "trained": None, "kept": None}
-    for name, rate in expected.items():
+    ratio = trained / fitted
+    expected = {"calibrated": pytest.approx((ratio**2, ratio)), "trained": None, "kept": None}
+    for name, rates in expected.items():
         path = folder / (name if name == "kept" else f"{name}.tflite")
-        assert read_metadata(path).feature_rate == rate
+        assert read_metadata(path).feature_rates == rates
 
 
 @pytest.mark.parametrize(
-    ("trained", "fitted", "rate"), [(1, 4, 1 / 16), (1, 0.5, 1), (1, 0, 1), (0, 4, 1)]
+    ("trained", "fitted", "ratio"), [(1, 4, 1 / 4), (1, 0.5, 1), (1, 0, 1), (0, 4, 1)]
 )
-def test_the_rate_is_the_square_of_the_kernels_ratio(
-    trained, fitted, rate, trained_path, tmp_path, monkeypatch
+def test_the_rates_are_the_kernels_ratio_and_its_square(
+    trained, fitted, ratio, trained_path, tmp_path, monkeypatch
 ):
     """A kernel of zeros compares with nothing."""
     supernet = load_trained(trained_path)
@@ -214,7 +215,7 @@ def test_the_rate_is_the_square_of_the_kernels_ratio(
     any_kernel = np.random.default_rng(0).normal(size=kernel.shape).astype(np.float32)
     given = []
     monkeypatch.setattr(
-        subnet_export, "export_tflite", lambda *_, feature_rate, **__: given.append(feature_rate)
+        subnet_export, "export_tflite", lambda *_, feature_rates, **__: given.append(feature_rates)
     )
     whole = supernet.supernet.values_by_name()
     whole["head/kernel"][: len(kernel)] = trained * any_kernel
@@ -225,7 +226,7 @@ def test_the_rate_is_the_square_of_the_kernels_ratio(
     subnet_export.export_subnets(
         supernet, {tier: str(tmp_path / "any.tflite")}, calibrations={tier: fits}
     )
-    assert given == [pytest.approx(rate, rel=1e-3)]
+    assert given == [pytest.approx((ratio**2, ratio), rel=1e-3)]
 
 
 def test_files_have_the_classifier_as_it_was_trained_if_asked_for(made):

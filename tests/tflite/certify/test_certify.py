@@ -70,7 +70,7 @@ def export(
     training=TRAINING,
     classifier=None,
     architecture=None,
-    feature_rate=None,
+    feature_rates=None,
 ):
     """Exports a subnet, by default the largest, optionally with another classifier kernel."""
     subnet = supernet.extract(architecture or supernet.space.largest())
@@ -96,7 +96,7 @@ def export(
         training,
         origin,
         sizes,
-        feature_rate=feature_rate,
+        feature_rates=feature_rates,
     )
     return str(path)
 
@@ -106,9 +106,11 @@ def path(tmp_path_factory):
     return export(tmp_path_factory.mktemp("model") / "tiny.tflite")
 
 
-def certify_here(path, supernet=SUPERNET, steps=2, runtimes=("tflite_runtime",), **options):
+def certify_here(
+    path, supernet=SUPERNET, steps=2, runtimes=("tflite_runtime",), labels=LABELS, **options
+):
     return certify_tflite(
-        path, supernet, PREPROCESSING, IMAGES, LABELS, steps, runtimes=runtimes, **options
+        path, supernet, PREPROCESSING, IMAGES, labels, steps, runtimes=runtimes, **options
     )
 
 
@@ -153,37 +155,43 @@ def test_a_file_in_which_absent_classes_weigh_less_holds(tmp_path):
     assert {"train, single steps", "train, losses"} <= failed(plain)
 
 
-def certify_as(path, folder, feature_rate):
-    """Certifies a copy of a file whose metadata have another feature rate."""
+def certify_as(path, folder, feature_rates, **options):
+    """Certifies a copy of a file whose metadata have other feature rates."""
     model, metadata = split_model(path)
     other = folder / "other.tflite"
-    metadata = dataclasses.replace(metadata, feature_rate=feature_rate)
+    metadata = dataclasses.replace(metadata, feature_rates=feature_rates)
     other.write_bytes(append_metadata(model, metadata))
-    return certify_here(str(other))
+    return certify_here(str(other), **options)
 
 
 def test_a_fine_tuned_file_holds(tmp_path):
     training = dataclasses.replace(TRAINING, absent_class_weight=0.05)
-    kernel = 20 * WEIGHTS["head/kernel"].numpy()
-    path = export(tmp_path / "x", training=training, classifier=kernel, feature_rate=0.0025)
-    certificate = certify_here(path, steps=4)
+    kernel = 2 * WEIGHTS["head/kernel"].numpy()
+    rates = (0.0025, 0.05)
+    path = export(tmp_path / "x", training=training, classifier=kernel, feature_rates=rates)
+    # The losses are between 0 and that of equally likely guesses.
+    guesses = DeviceTrainer(path).infer(IMAGES).argmax(1)
+    some_right = np.where(np.arange(len(LABELS)) % 4, guesses, LABELS)
+    certificate = certify_here(path, steps=4, labels=some_right)
     assert failed(certificate) == set()
+    assert failed(certify_here(path)) == set()
     (kept,) = (check for check in certificate.checks if check.name == "train, mean squares")
     assert (kept.relative, kept.tolerance) == (0, 0)
-    # Neither with another rate nor as a file of the other kind.
-    assert "train, feature rate" in failed(certify_as(path, tmp_path, 0.0026))
+    # Neither with other rates nor as a file of the other kind.
+    for other in ((0.0025, 0.06), (0.0027, 0.05)):
+        assert "train, feature rate" in failed(certify_as(path, tmp_path, other, labels=some_right))
     found = failed(certify_as(path, tmp_path, None))
     assert {"train, single steps", "train, losses", "train, mean squares"} <= found
 
 
 def test_a_step_of_a_federated_round_is_no_fine_tuning_step(path, tmp_path):
-    found = failed(certify_as(path, tmp_path, 1.0))
+    found = failed(certify_as(path, tmp_path, (1.0, 1.0)))
     assert {"train, single steps", "train, mean squares", "train, feature rate"} <= found
 
 
 def test_a_fine_tuned_file_of_group_normalization_holds(tmp_path):
     supernet = make_supernet(space=dataclasses.replace(SPACE, normalization="group"))
-    path = export(tmp_path / "group.tflite", supernet=supernet, feature_rate=0.5)
+    path = export(tmp_path / "group.tflite", supernet=supernet, feature_rates=(0.5, 0.5))
     assert failed(certify_here(path, supernet)) == set()
 
 

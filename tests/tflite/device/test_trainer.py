@@ -290,7 +290,7 @@ def test_told_to_stop_mean_squares_stay(trainer):
 def test_a_fine_tuned_model_keeps_its_mean_squares(model_path, tmp_path):
     model, metadata = split_model(model_path)
     path = tmp_path / "fine_tuned.tflite"
-    metadata = dataclasses.replace(metadata, feature_rate=0.5)
+    metadata = dataclasses.replace(metadata, feature_rates=(0.5, 0.5))
     path.write_bytes(append_metadata(model, metadata))
     trainer = DeviceTrainer(path)
     before = trainer.state()

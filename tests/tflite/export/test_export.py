@@ -39,7 +39,7 @@ class Case:
     training: LocalTraining
     seed: int = 1
     silent: bool = False
-    feature_rate: float | None = None
+    feature_rates: tuple[float, float] | None = None
 
     @property
     def preprocessing(self):
@@ -82,8 +82,8 @@ CASES = {
     ),
     "group": Case(GROUP, Architecture((16,), (1,), (3,)), LocalTraining(batch_size=BATCH)),
 }
-CASES["fine-tuned"] = dataclasses.replace(CASES["tiny"], feature_rate=0.25)
-CASES["fine-tuned, frozen"] = dataclasses.replace(CASES["frozen"], feature_rate=0.25)
+CASES["fine-tuned"] = dataclasses.replace(CASES["tiny"], feature_rates=(0.04, 0.25))
+CASES["fine-tuned, frozen"] = dataclasses.replace(CASES["frozen"], feature_rates=(0.04, 0.25))
 
 
 class Phone:
@@ -136,6 +136,7 @@ class Exported:
     def export(self, path, **options):
         case = self.case
         sizes = BatchSizes(BATCH, 5, 2)
+        self.subnet.assign_weights(self.weights)  # `keras_step` assigns others.
         return export_tflite(
             path,
             self.subnet,
@@ -144,7 +145,7 @@ class Exported:
             case.training,
             self.origin,
             sizes,
-            **{"feature_rate": case.feature_rate, **options},
+            **{"feature_rates": case.feature_rates, **options},
         )
 
     def batch(self, seed=0, size=BATCH):
@@ -197,14 +198,14 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
     subnet.assign_weights({name: state[name] for name in model.weights})
     variables = subnet.weights_by_name()
     images = model.case.preprocessing.normalize(images)
-    rate_of_features = model.case.feature_rate
+    rates = model.case.feature_rates
     frozen = {name: state[name] for name in model.mean_squares}
     is_absent = ~np.isin(np.arange(model.case.space.classes), [*seen, *labels])
     class_weights = np.where(is_absent, np.float32(training.absent_class_weight), 1)
     targets = tf.one_hot(labels, model.case.space.classes) * (1 - training.label_smoothing)
     targets += training.label_smoothing * class_weights / np.sum(class_weights)
     with tf.GradientTape() as tape:
-        if rate_of_features is None:
+        if rates is None:
             logits = subnet(images)
         else:
             logits = subnet.forward(calibration.fold(variables, frozen), images)
@@ -212,6 +213,9 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
         losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, variables)
+    if rates is not None:
+        progress = min(float(loss) / np.log(model.case.space.classes), 1)
+        feature_rate = np.float32(np.exp(np.interp(progress, [0, 1], np.log(rates))))
     weights = {name: tf.constant(state[name]) for name in model.weights}
     _, found = subnet.forward_with_statistics(weights, images)
     after, kept = {}, {}
@@ -220,15 +224,15 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
             after[name] = state[name]
             continue
         gradient = gradient.numpy()
-        if rate_of_features is not None and not name.startswith("head/"):
-            gradient = rate_of_features * gradient
+        if rates is not None and not name.startswith("head/"):
+            gradient = feature_rate * gradient
         gradient = np.clip(gradient, -training.clip_value, training.clip_value)
         if name.endswith("/kernel"):
             gradient = gradient + training.weight_decay * state[name]
         kept[name] = training.momentum * momenta.get(name, 0) + gradient
         after[name] = state[name] - rate * kept[name]
     for name, value in frozen.items():
-        follow = 1 - MEAN_SQUARE_DECAY if rate_of_features is None else 0
+        follow = 1 - MEAN_SQUARE_DECAY if rates is None else 0
         after[name] = value + follow * (found[name].numpy() - value)
     return float(loss), after, kept
 
@@ -410,7 +414,7 @@ def test_the_feature_rate_scales_all_layers_but_the_classifier(tiny, tmp_path):
     changed = []
     for rate in (0.125, 0.5):
         path = tmp_path / f"{rate}.tflite"
-        model.export(path, feature_rate=rate)
+        model.export(path, feature_rates=(rate, rate))
         phone = Phone(path)
         phone.step(model.batch())
         changed.append(changes(phone, model.state))
@@ -422,7 +426,7 @@ def test_the_feature_rate_scales_all_layers_but_the_classifier(tiny, tmp_path):
 
 def test_a_fine_tuning_step_of_the_head_changes_the_classifier_and_normalizations(tiny, tmp_path):
     path = tmp_path / "head.tflite"
-    tiny.export(path, feature_rate=0.5, with_train_head=True)
+    tiny.export(path, feature_rates=(0.5, 0.5), with_train_head=True)
     whole, head = Phone(path), Phone(path)
     images, labels, weights = tiny.batch()
     whole.step((images, labels, weights))
@@ -439,7 +443,7 @@ def test_a_fine_tuning_step_of_the_head_changes_the_classifier_and_normalization
 def test_a_fine_tuning_step_of_group_normalization_at_rate_1_is_that_of_a_round(exported, tmp_path):
     group = exported("group")
     path = tmp_path / "fine-tuned.tflite"
-    assert group.export(path, feature_rate=1).feature_rate == 1
+    assert group.export(path, feature_rates=(1, 1)).feature_rates == (1, 1)
     phones = Phone(group.path), Phone(path)
     for number in range(2):
         scores = [phone.step(group.batch(number)) for phone in phones]
@@ -509,19 +513,19 @@ def test_equal_exports_are_equal_bytes(tiny, tmp_path):
     assert (tmp_path / "again.tflite").read_bytes() == tiny.path.read_bytes()
 
 
-def test_without_a_feature_rate_a_step_is_that_of_a_round(tiny, tmp_path):
+def test_without_feature_rates_a_step_is_that_of_a_round(tiny, tmp_path):
     path = tmp_path / "none.tflite"
     sizes = BatchSizes(BATCH, 5, 2)
     arguments = (tiny.mean_squares, tiny.case.preprocessing, tiny.case.training, tiny.origin, sizes)
     export_tflite(path, tiny.subnet, *arguments)
     assert path.read_bytes() == tiny.path.read_bytes()
-    assert tiny.metadata.feature_rate is None
+    assert tiny.metadata.feature_rates is None
 
 
-def test_a_refreshed_model_keeps_its_feature_rate(exported, tmp_path):
+def test_a_refreshed_model_keeps_its_feature_rates(exported, tmp_path):
     model, path = exported("fine-tuned"), tmp_path / "refreshed.tflite"
     told = refresh_tflite(path, model.path, model.weights, model.mean_squares, model.hash, 9)
-    assert told.feature_rate == read_metadata(path).feature_rate == 0.25
+    assert told.feature_rates == read_metadata(path).feature_rates == (0.04, 0.25)
 
 
 def test_there_is_a_step_for_the_head_only_if_asked_for(tiny):
@@ -588,9 +592,12 @@ def test_mean_squares_of_another_subnet_are_refused(tiny, tmp_path):
 
 @pytest.mark.parametrize("rate", [0, -0.5, 1.01, float("nan"), "x", True])
 def test_another_feature_rate_is_refused(tiny, tmp_path, rate):
-    told = "expected feature_rate to be a finite number above 0 and of at most 1, received"
+    told = "expected the first feature rate to be a finite number above 0 and of at most 1, receive"
     with pytest.raises(ValueError, match=told):
-        tiny.export(tmp_path / "x.tflite", feature_rate=rate)
+        tiny.export(tmp_path / "x.tflite", feature_rates=(rate, 1))
+    told = "expected the second feature rate to be a finite number of at least 0.5 and of at most 1"
+    with pytest.raises(ValueError, match=told):
+        tiny.export(tmp_path / "x.tflite", feature_rates=(0.5, rate))
     assert not list(tmp_path.iterdir())
 
 

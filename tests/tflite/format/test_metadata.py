@@ -74,17 +74,25 @@ def test_metadata_that_no_reader_would_take_is_not_written():
         append_metadata(b"", metadata)
 
 
-def test_a_feature_rate_is_written_only_if_there_is_one():
-    assert "feature_rate" not in json.loads(METADATA.to_json())
-    fine_tuned = dataclasses.replace(METADATA, feature_rate=0.25)
-    assert json.loads(fine_tuned.to_json())["feature_rate"] == 0.25
+def test_feature_rates_are_written_only_if_there_are_any():
+    assert "feature_rates" not in json.loads(METADATA.to_json())
+    fine_tuned = dataclasses.replace(METADATA, feature_rates=(0.25, 0.5))
+    assert json.loads(fine_tuned.to_json())["feature_rates"] == [0.25, 0.5]
     assert ModelMetadata.from_json(fine_tuned.to_json()) == fine_tuned
 
 
-@pytest.mark.parametrize("rate", ["0", "2", '"x"', "true", "null", "NaN"])
-def test_another_feature_rate_is_refused(rate):
-    fields = {**json.loads(METADATA.to_json()), "feature_rate": json.loads(rate)}
-    told = "expected feature_rate as a finite number above 0 and of at most 1, received"
+def test_the_single_rate_of_an_earlier_version_is_that_of_any_loss():
+    fields = {**json.loads(METADATA.to_json()), "feature_rate": 0.25}
+    assert ModelMetadata.from_json(json.dumps(fields)).feature_rates == (0.25, 0.25)
+
+
+RATES = ["[0, 1]", "[0.5, 2]", "[0.5, 0.4]", "[0.5]", "0.5", '["x", 1]', "[true, 1]", "null"]
+
+
+@pytest.mark.parametrize("rates", [*RATES, "[0.5, NaN]"])
+def test_other_feature_rates_are_refused(rates):
+    fields = {**json.loads(METADATA.to_json()), "feature_rates": json.loads(rates)}
+    told = "expected feature_rates as two ascending numbers above 0 and of at most 1, received"
     with pytest.raises(ValueError, match=told):
         ModelMetadata.from_json(json.dumps(fields))
 
