@@ -264,8 +264,8 @@ class Reference:
             self._frozen,
         )
         low, high = self._feature_rates
-        progress = tf.minimum(loss / np.log(self._subnet.space.classes), 1.0)
-        feature_rate = low ** (1 - progress) * high**progress
+        share = tf.minimum(loss / np.log(self._subnet.space.classes), 1.0) ** 2
+        feature_rate = low ** (1 - share) * high**share
         gradients = {
             name: value if name.startswith("head/") else feature_rate * value
             for name, value in gradients.items()

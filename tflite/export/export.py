@@ -88,10 +88,11 @@ def export_tflite(
       batch_sizes: Number of images per call of each signature.
       with_train_head: Whether to add the signature `train_head`, which needs less memory.
       feature_rates: Factors on the gradients of the layers before the classifier in a fine-tuning
-        step, above 0 and at most 1: at a loss of 0, and, not below it, at a loss of ln(classes),
-        that of equally likely guesses, or more. The logarithm of the factor is linear in between.
-        A fine-tuning step normalizes with the frozen mean squares, as inference does, and keeps
-        them; it suits a refitted classifier. None for the step of a federated round.
+        step, above 0, at most 1 and ascending: at a loss of 0, and at a loss of at least
+        ln(classes), that of equally likely guesses. In between, the logarithm of the factor rises
+        with the square of the loss. A fine-tuning step normalizes with the frozen mean squares, as
+        inference does, and keeps them; it suits a refitted classifier. None for the step of a
+        federated round.
 
     Returns:
       The metadata of the file.

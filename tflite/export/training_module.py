@@ -206,8 +206,8 @@ class TrainingModule(SgdModule):
     def _feature_rate(self, loss: tf.Tensor) -> tf.Tensor:
         """Returns the factor on the gradients of the layers before the classifier."""
         low, high = self._feature_rates
-        progress = tf.minimum(loss / self._guessing_loss, 1.0)
-        return low * tf.exp(math.log(high / low) * progress)
+        share = tf.minimum(loss / self._guessing_loss, 1.0)
+        return low * tf.exp(math.log(high / low) * share * share)
 
     def _score(
         self, labels: tf.Tensor, sample_weights: tf.Tensor, logits: tf.Tensor

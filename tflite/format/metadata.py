@@ -64,9 +64,9 @@ class ModelMetadata:
         for one that a calibration fitted to this subnet.
       feature_rates: Factors on the gradients of the layers before the classifier in the step of
         `train` of a fine-tuned file, which normalizes with the frozen mean squares: at a loss of 0,
-        and at a loss of at least ln(classes). The logarithm of the factor is linear in between.
-        None if a step normalizes with its batch's mean squares and trains all layers alike, as in a
-        federated round.
+        and at a loss of at least ln(classes). In between, the logarithm of the factor rises with
+        the square of the loss. None if a step normalizes with its batch's mean squares and trains
+        all layers alike, as in a federated round.
 
     Raises:
       ValueError: If the number of class names is not the number of logits.

@@ -214,8 +214,8 @@ def keras_step(model, state, momenta, batch, rate=RATE, seen=()):
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, variables)
     if rates is not None:
-        progress = min(float(loss) / np.log(model.case.space.classes), 1)
-        feature_rate = np.float32(np.exp(np.interp(progress, [0, 1], np.log(rates))))
+        share = min(float(loss) / np.log(model.case.space.classes), 1) ** 2
+        feature_rate = np.float32(np.exp(np.interp(share, [0, 1], np.log(rates))))
     weights = {name: tf.constant(state[name]) for name in model.weights}
     _, found = subnet.forward_with_statistics(weights, images)
     after, kept = {}, {}
