@@ -184,6 +184,13 @@ def test_a_fine_tuned_file_holds(tmp_path):
     assert {"train, single steps", "train, losses", "train, mean squares"} <= found
 
 
+def test_a_fine_tuned_file_whose_rate_is_the_same_at_any_loss_holds(tmp_path):
+    kernel = 20 * WEIGHTS["head/kernel"].numpy()
+    path = export(tmp_path / "x", classifier=kernel, feature_rates=(0.0025, 0.0025))
+    assert failed(certify_here(path, steps=4)) == set()
+    assert "train, feature rate" in failed(certify_as(path, tmp_path, (0.0026, 0.0026)))
+
+
 def test_a_step_of_a_federated_round_is_no_fine_tuning_step(path, tmp_path):
     found = failed(certify_as(path, tmp_path, (1.0, 1.0)))
     assert {"train, single steps", "train, mean squares", "train, feature rate"} <= found
