@@ -147,9 +147,8 @@ class ElasticBlock(keras.layers.Layer):
         if not self.always_present and branch.shape[3] is None:
             missing = tf.shape(shortcut)[3] - tf.shape(branch)[3]
             branch = tf.pad(branch, [[0, 0], [0, 0], [0, 0], [0, missing]])
-        result = ops.with_static_shape(
-            branch + shortcut, [inputs.shape[0], *branch.shape[1:3], None]
-        )
+        shape = [inputs.shape[0], *branch.shape[1:3], None]
+        result = ops.with_static_shape(ops.add(branch, shortcut), shape)
         return result, with_prefixes(mean_squares)
 
     def _project(self, weights: Mapping[str, tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:

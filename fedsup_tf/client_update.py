@@ -93,15 +93,15 @@ def local_update(
         }
         loss, gradients = sandwich_gradients(
             supernet,
-            current,
+            {**initial.unpack(current), **kept},
             architecture,
             batch,
             tf.gather(labels, indices),
             step_seed,
             training,
-            lambda packed: {**initial.unpack(packed), **kept},
             offsets,
         )
+        gradients = initial.pack(gradients)
         if training.clip_norm != math.inf:
             clipped, _ = tf.clip_by_global_norm(list(gradients.values()), training.clip_norm)
             gradients = dict(zip(gradients, clipped, strict=True))
@@ -170,8 +170,13 @@ class _Packed:
         self._names = list(weights)
         self._shapes = {name: value.shape for name, value in vectors.items()}
         self._lengths = tf.stack([tf.size(value) for value in vectors.values()])
-        self.packed = {name: value for name, value in weights.items() if name not in vectors}
-        self.packed[_VECTORS] = tf.concat(list(vectors.values()), 0)
+        self.packed = self.pack(weights)
+
+    def pack(self, values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns values of the shapes of the weights, by tensor name, in `packed`'s format."""
+        packed = {name: value for name, value in values.items() if name not in self._shapes}
+        packed[_VECTORS] = tf.concat([values[name] for name in self._shapes], 0)
+        return packed
 
     def unpack(self, packed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the tensors by name from values in the format of `packed`."""

@@ -1,58 +1,91 @@
 """Gradient of a step in which the nets of a sandwich learn jointly and from each other."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from fedsup_tf import slicing
+from fedsup_tf.frozen import is_frozen
 from fedsup_tf.label_targets import smoothed_targets
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.sliced_net import AnyArchitecture
-from fedsup_tf.supernet import Supernet
+from fedsup_tf.slicing import Slice
+from fedsup_tf.supernet import Supernet, is_shortcut
 
 
 def sandwich_gradients(
-    supernet, packed, architecture, images, labels, seed, training, unpack=dict, offsets=None
-):
+    supernet: Supernet,
+    weights: Mapping[str, tf.Tensor],
+    architecture: AnyArchitecture,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    seed: tf.Tensor,
+    training: LocalTraining,
+    offsets: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Computes the gradient of a step in which the nets of a sandwich learn jointly.
 
     Args:
       supernet: Supernet that defines the subnets; its own variables are not read.
-      packed: Received weights, by the names under which gradients are returned.
+      weights: Received weights by tensor name.
       architecture: Architecture that the received weights belong to.
       images: Normalized images, float32 `(batch, height, width, channels)`.
       labels: `(batch,)`, int32.
       seed: Seed of the random subnets, int32 `(2,)`.
       training: Hyper-parameters of the training.
-      unpack: Function that returns the weights by tensor name, given `packed`.
       offsets: Offsets that are added to all nets' logits, `(classes,)`, or None.
 
     Returns:
       The received net's cross-entropy with the labels, and the gradient of the sum of all nets'
-      losses, by the names of `packed`.
+      losses, by the names of the weights that are not frozen.
     """
     smoothing = training.label_smoothing
     targets = smoothed_targets(labels, supernet.space.classes, smoothing, offsets)
-    nets = [architecture]
-    if training.sandwich > 1:
-        nets.append(supernet.space.smallest())
-    for number in range(1, training.sandwich - 1):
-        net_seed = tf.random.experimental.stateless_fold_in(seed, number)
-        nets.append(random_subnet(supernet, architecture, net_seed))
+    trained = [name for name in weights if not is_frozen(name, training.frozen)]
+    nets = _slices_of_nets(supernet, architecture, seed, training.sandwich)
+    # Cut, and their gradients added up, outside the tape: the gradient of a slice is slow to trace.
+    subnets = [{**weights, **slicing.take(weights, slices)} for slices in nets]
+    watched = [{name: subnet[name] for name in trained} for subnet in subnets]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(packed)
-        weights = unpack(packed)
-        logits = []
-        for net in nets:
-            subnet = weights
-            if training.sandwich > 1:
-                subnet = slicing.take(weights, supernet.slices(net, within=architecture))
-            of_net = supernet.forward(subnet, images)
-            logits.append(of_net if offsets is None else of_net + offsets)
+        tape.watch(watched)
+        logits = [supernet.forward(subnet, images) for subnet in subnets]
+        if offsets is not None:
+            logits = [of_net + offsets for of_net in logits]
         label_losses = [_mean_cross_entropy(targets, of_net) for of_net in logits]
         losses = _losses_with_teacher(label_losses, logits, training)
         if len(nets) > 1:
             losses[0] *= training.received_weight
         total = tf.add_n(losses)
-    return label_losses[0], tape.gradient(total, packed, unconnected_gradients="zero")
+    gradients = tape.gradient(total, watched, unconnected_gradients="zero")
+    for slices, of_net in zip(nets, gradients, strict=True):
+        for name in of_net:
+            if name in slices:
+                of_net[name] = _scattered(of_net[name], slices[name], weights[name])
+    summed = {name: tf.add_n([of_net[name] for of_net in gradients]) for name in trained}
+    return label_losses[0], summed
+
+
+def _slices_of_nets(
+    supernet: Supernet, architecture: AnyArchitecture, seed: tf.Tensor, sandwich: int
+) -> list[dict[str, Slice]]:
+    """Returns, for each net of a sandwich, the slices of tensors that it does not use whole."""
+    if sandwich == 1:
+        return [{}]
+    nets = [supernet.space.smallest()]
+    for number in range(1, sandwich - 1):
+        net_seed = tf.random.experimental.stateless_fold_in(seed, number)
+        nets.append(random_subnet(supernet, architecture, net_seed))
+    received, *others = (supernet.slices(net, within=architecture) for net in (architecture, *nets))
+    # Some shortcut convolutions are received for the subnets alone.
+    shortcuts = {name: part for name, part in received.items() if is_shortcut(name)}
+    return [shortcuts, *others]
+
+
+def _scattered(gradient: tf.Tensor, part: Slice, whole: tf.Tensor) -> tf.Tensor:
+    """Returns the gradient of a slice of a tensor as a gradient of the whole tensor."""
+    before = tf.stack(part.begin)
+    after = tf.shape(whole) - tf.shape(gradient) - before
+    return tf.pad(gradient, tf.stack([before, after], 1))
 
 
 def _losses_with_teacher(
@@ -77,17 +110,16 @@ def _losses_with_teacher(
 
 
 def _mean_cross_entropy(targets, logits):
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+    # Without the reshapes of tf.nn.softmax_cross_entropy_with_logits, which do nothing here.
+    losses = tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=logits, labels=targets).loss
+    return tf.reduce_mean(losses)
 
 
 def random_subnet(supernet: Supernet, within: AnyArchitecture, seed: tf.Tensor) -> tf.Tensor:
     """Returns the int32 code of a subnet drawn uniformly from those of the net `within`."""
     if not isinstance(within, tf.Tensor):
         within = tf.constant(supernet.space.encode(within))
-    draws = tf.random.stateless_uniform(tf.shape(within), seed)
-    code = []
-    for number, values in enumerate(supernet.space.choices):
-        values = tf.constant(values, tf.int32)
-        allowed = tf.reduce_sum(tf.cast(values <= within[number], tf.int32))
-        code.append(values[tf.cast(draws[number] * tf.cast(allowed, tf.float32), tf.int32)])
-    return tf.stack(code)
+    table = tf.constant(supernet.space.choice_table)
+    allowed = tf.reduce_sum(tf.cast(table <= tf.expand_dims(within, 1), tf.int32), 1)
+    draws = tf.random.stateless_uniform(allowed.shape, seed) * tf.cast(allowed, tf.float32)
+    return tf.gather(table, tf.cast(draws, tf.int32), axis=1, batch_dims=1)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -159,11 +160,11 @@ class SlicedNet(keras.Model):
         Returns:
           The code as `SearchSpace.encode` returns it, int32 `(len(space.choices),)`.
         """
-        code = []
-        for values in reversed(self.space.choices):
-            code.append(tf.gather(tf.constant(values, tf.int32), index % len(values)))
-            index = index // len(values)
-        return tf.stack(code[::-1])
+        lengths = [len(values) for values in self.space.choices]
+        # Number of architectures that share an entry's value and those of all entries before it.
+        following = [math.prod(lengths[number + 1 :]) for number in range(len(lengths))]
+        numbers = index // tf.constant(following) % tf.constant(lengths)
+        return tf.gather(self.space.choice_table, numbers, axis=1, batch_dims=1)
 
     def _dimensions(self, architecture: AnyArchitecture) -> tuple[Sequence[int | tf.Tensor], ...]:
         """Splits an architecture into its stages' widths, depths and kernels."""

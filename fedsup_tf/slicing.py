@@ -85,8 +85,10 @@ class Grid(NamedTuple):
             return covered * functools.reduce(np.logical_and.outer, inside).astype(np.float32)
         for axis, begin, size in zip(self.edges, part.begin, part.size, strict=True):
             first = tf.constant(axis[:-1], tf.int32)
-            inside = tf.logical_and(first >= begin, first < begin + size)
-            covered = covered[..., tf.newaxis] * tf.cast(inside, tf.float32)
+            inside = first < begin + size
+            if not isinstance(begin, int) or begin > 0:
+                inside = tf.logical_and(first >= begin, inside)
+            covered = tf.expand_dims(covered, -1) * tf.cast(inside, tf.float32)
         return covered
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
@@ -94,7 +96,8 @@ class Grid(NamedTuple):
         # Starts with the last axis, so that the other axes gather whole rows.
         for axis, edges in enumerate(reversed(self.edges), 1):
             cell_of_entry = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-            values = tf.gather(values, tf.constant(cell_of_entry, tf.int32), axis=-axis)
+            if len(edges) - 1 < len(cell_of_entry):
+                values = tf.gather(values, tf.constant(cell_of_entry, tf.int32), axis=-axis)
         return values
 
 

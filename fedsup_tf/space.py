@@ -27,6 +27,8 @@ GROUP_SIZE = 8
 MEAN_SQUARE = "/mean_square"
 # The index of an architecture in its space is used as an int32 key of a federated select.
 _MAX_INDEX = 2**31 - 1
+# Fills the rows of `SearchSpace.choice_table`; greater than every choice.
+_PADDING = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,13 @@ class SearchSpace:
         """Allowed values of each entry of an encoded architecture, in the order of the code."""
         of_stages = tuple(getattr(stage, field) for field in DIMENSIONS for stage in self.stages)
         return (*of_stages, self.resolutions) if self.resolutions else of_stages
+
+    @property
+    def choice_table(self) -> np.ndarray:
+        """`choices` as int32 `(entries, most choices)`, rows padded with the largest integer."""
+        longest = max(map(len, self.choices))
+        rows = [(*values, *[_PADDING] * (longest - len(values))) for values in self.choices]
+        return np.array(rows, np.int32)
 
     @property
     def size(self) -> int:

@@ -292,6 +292,11 @@ class Supernet(SlicedNet):
         self.build(config["input_shape"])
 
 
+def is_shortcut(name: str) -> bool:
+    """Returns whether a tensor is the kernel of a shortcut convolution."""
+    return name.endswith("/shortcut/kernel")
+
+
 def has_weight_decay(name: str) -> bool:
     """Returns whether a tensor has weight decay: kernels do, PN's vectors and biases do not."""
     return name.endswith("/kernel")

@@ -22,7 +22,10 @@ _ROWS_AT_ONCE = 512
 
 def shape_of(tensor: tf.Tensor) -> list[Length]:
     """Returns the length of each axis: an integer if statically known, otherwise a tensor."""
-    static, dynamic = tensor.shape.as_list(), tf.shape(tensor)
+    static = tensor.shape.as_list()
+    if None not in static:
+        return static
+    dynamic = tf.unstack(tf.shape(tensor))
     return [dynamic[i] if length is None else length for i, length in enumerate(static)]
 
 

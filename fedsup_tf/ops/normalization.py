@@ -62,7 +62,7 @@ def _fused_normalization(epsilon: float, activate: bool) -> _Normalize:
     @tf.custom_gradient
     def normalize(images, alpha, beta, gamma):
         batch, height, width, _ = shape_of(images)
-        share = 1.0 / tf.cast(batch * height * width, tf.float32)
+        share = 1.0 / tf.cast(batch * (height * width), tf.float32)
         # Mean and variance of the images themselves, in one pass and without a difference of large
         # squares.
         moments = _raw.FusedBatchNormV3(

@@ -123,6 +123,14 @@ def with_static_shape(tensor: tf.Tensor, shape: Sequence[int | None] | tf.Tensor
     return tensor
 
 
+def add(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Adds two tensors of the same shape, which need not be statically known."""
+    if first.shape.is_fully_defined():
+        return first + second
+    # The gradient of + would sum over the axes that differ, of which there are none.
+    return tf.add_n([first, second])
+
+
 def matmul(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """Computes the matrix product `(rows, in) @ (in, out)`."""
     return builtin.matmul(rows, matrix) if is_builtin() else tf.matmul(rows, matrix)
