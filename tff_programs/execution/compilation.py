@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
+from tensorflow_federated.python.core.environments.tensorflow_backend.graph_spec import GraphSpec
 from tensorflow_federated.python.core.impl.types import type_serialization
 
 
@@ -51,8 +52,43 @@ def _types_read_once() -> Iterator[None]:
         type_serialization.deserialize_type = read_type
 
 
+@contextlib.contextmanager
+def _graphs_not_imported() -> Iterator[None]:
+    """Makes TFF pass graphs to the optimizer without importing them into Python before.
+
+    TFF imports each graph to look up the types of its inputs, which its placeholders also tell, and
+    of its outputs, which the optimizer does not need. This takes a third of the optimizer's time.
+    """
+    to_meta_graph_def = GraphSpec.to_meta_graph_def
+    GraphSpec.to_meta_graph_def = _meta_graph_def
+    try:
+        yield
+    finally:
+        GraphSpec.to_meta_graph_def = to_meta_graph_def
+
+
+def _meta_graph_def(graph: GraphSpec) -> tf.compat.v1.MetaGraphDef:
+    """Returns what `GraphSpec.to_meta_graph_def` does, without the types of the outputs."""
+    meta_graph = tf.compat.v1.MetaGraphDef(graph_def=graph.graph_def)
+    if graph.init_op is not None:
+        init_op = meta_graph.collection_def[tf.compat.v1.GraphKeys.INIT_OP]
+        init_op.node_list.value.append(graph.init_op)
+    signature = meta_graph.signature_def["FunctionSpec"]
+    nodes = {node.name: node for node in graph.graph_def.node}
+    for number, name in enumerate(graph.in_names):
+        placeholder = nodes[name.partition(":")[0]]
+        tensor = signature.inputs[f"arg_{number}"]
+        tensor.name = name
+        tensor.dtype = placeholder.attr["dtype"].type
+        tensor.tensor_shape.CopyFrom(placeholder.attr["shape"].shape)
+    for number, name in enumerate(graph.out_names):
+        signature.outputs[f"output_{number}"].name = name
+    return meta_graph
+
+
 @functools.lru_cache
 @_types_read_once()
+@_graphs_not_imported()
 def compile_whole(computation: tff.Computation) -> tff.Computation:
     """Compiles a whole computation for a worker.
 
