@@ -99,8 +99,8 @@ def export_tflite(
 
     Raises:
       ValueError: If `subnet` is a supernet of several subnets, the mean squares do not belong to
-        the subnet, a feature rate is not such a number, or the model would need an operator that
-        the stock runtime lacks.
+        the subnet, `feature_rates` are not two such numbers, or the model would need an operator
+        that the stock runtime lacks.
     """
     if subnet.space.size != 1:
         raise ValueError(
@@ -108,6 +108,11 @@ def export_tflite(
             "Give what Supernet.extract returns."
         )
     if feature_rates is not None:
+        if np.shape(feature_rates) != (2,):
+            raise ValueError(
+                f"Export: expected two feature rates, received {feature_rates!r}. Give one for a "
+                "loss of 0 and one for the loss of equally likely guesses."
+            )
         low, high = feature_rates
         bounds = dict(maximum=1, what="Export", advice="Give 1 and 1.")
         low = float(check_number(low, "the first feature rate", above=0, **bounds))

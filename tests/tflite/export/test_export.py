@@ -601,6 +601,13 @@ def test_another_feature_rate_is_refused(tiny, tmp_path, rate):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("rates", [0.5, (0.5,), (0.1, 0.2, 0.3)])
+def test_another_number_of_feature_rates_is_refused(tiny, tmp_path, rates):
+    with pytest.raises(ValueError, match="expected two feature rates"):
+        tiny.export(tmp_path / "x.tflite", feature_rates=rates)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_supernet_of_many_subnets_is_refused(tiny, tmp_path):
     arguments = (tiny.case.preprocessing, tiny.case.training, tiny.origin, BatchSizes())
     shapes = calibration.mean_square_shapes(tiny.supernet.weight_shapes)
