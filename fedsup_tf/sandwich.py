@@ -82,7 +82,7 @@ def _slices_of_nets(
 
 
 def _scattered(gradient: tf.Tensor, part: Slice, whole: tf.Tensor) -> tf.Tensor:
-    """Returns the gradient of a slice of a tensor as a gradient of the whole tensor."""
+    """Returns the gradient of a slice as one of the whole tensor, of statically unknown shape."""
     before = tf.stack(part.begin)
     after = tf.shape(whole) - tf.shape(gradient) - before
     return tf.pad(gradient, tf.stack([before, after], 1))
