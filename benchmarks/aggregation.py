@@ -236,7 +236,8 @@ def _epsilons(rounds):
     epsilons = {}
     for asked, clients in ((_ASKED, _CLIENTS), (1_000, 100_000)):
         multiplier = _NOISE_MULTIPLIER * asked / _ASKED
-        account = PrivacyAccount(multiplier, 0.1 / clients, asked, clients)
+        # Coverage shows which tiers took part, so sampling does not count.
+        account = PrivacyAccount(multiplier, 0.1 / clients, asked, clients, sampled=False)
         epsilons[f"epsilon_{asked}_of_{clients}"] = account.epsilon_after(rounds)
     return epsilons
 

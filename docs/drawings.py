@@ -145,7 +145,7 @@ def round_data() -> Drawing:
     drawing.box(
         630, 306, 330, 92, GREEN, "local_update", "batches of SGD; each step also trains smaller"
     )
-    drawing.text(642, 362, "nets, taught by the received one (sandwich)", INK, 12)
+    drawing.text(642, 362, "nets (sandwich), from labels and a teacher", INK, 12)
     drawing.text(642, 382, "fedsup_tf/client_update.py", MUTED, 12)
     drawing.arrow((795, 256), (795, 306))
     drawing.box(

@@ -87,6 +87,11 @@ def build_accuracy(
         return count_correct(supernet, subnet, images, labels, batch_size, preprocessing, code)
 
     def accuracy(weights, architecture, images, labels, batch_size):
+        if not len(labels):
+            raise ValueError(
+                "Expected test examples, received none. Give data with some, or clients with at "
+                "least two examples of a class, of which one is then set aside."
+            )
         code = supernet.space.encode(architecture)
         weights = {name: tf.convert_to_tensor(weights[name]) for name in shapes}
         return int(count(weights, code, images, labels, batch_size)) / len(labels)

@@ -198,14 +198,21 @@ def _images(source: str, name: str, images: np.ndarray) -> np.ndarray:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Converts objects, bools and whole-numbered floats to integers or text where possible."""
+    """Converts objects, bools, unsigned and whole-numbered floats to int64 or text if possible."""
     if values.dtype.kind == "O":
         types = {type(value) for value in values.flat}
         for wanted, dtype in ((str, str), (bytes, "S"), ((int, np.integer), np.int64)):
             if types and all(issubclass(found, wanted) and found is not bool for found in types):
-                return values.astype(dtype)
+                try:
+                    return values.astype(dtype)
+                except OverflowError:
+                    return values.astype(str)
     if values.dtype.kind == "b":
         return values.astype(str)
+    if values.dtype.kind == "u":
+        # NumPy joins int64 and uint64 to floats.
+        fits = not values.size or values.max() <= np.iinfo(np.int64).max
+        return values.astype(np.int64 if fits else str)
     if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and (values % 1 == 0).all():
         return values.astype(np.int64)
     return values

@@ -99,7 +99,8 @@ def number_labels(
         class_names = sort_names(texts)
         numbers = {name: number for number, name in enumerate(class_names)}
     else:
-        given = class_names if isinstance(class_names, str) else list(class_names)
+        is_ordered = isinstance(class_names, list | tuple | np.ndarray)
+        given = np.asarray(class_names).tolist() if is_ordered else class_names
         if not given or not are_texts(given) or len(set(given)) < len(given):
             raise ValueError(
                 f"{source}: expected class_names as a list of different names, received "

@@ -106,6 +106,11 @@ class DataSettings:
             return own
         if own is None:
             dataset, notes = load_dataset(self.dataset, self.data_dir, self.image_shape), ()
+            if os.path.isdir(self.dataset):
+                notes = (
+                    f"{self.dataset} is the data set of that name: for the folder, give "
+                    f"{os.path.join('.', self.dataset)}.",
+                )
         else:
             dataset, notes = own.dataset, own.reading_notes
             if self.partition is None and _only_client(own):
@@ -122,10 +127,11 @@ class DataSettings:
         if self.clients is None:
             count = options["clients"] = self.fitting_clients(dataset.train_labels, kind)
             if kind == "shard":
-                # A small data set cannot be cut into that many shards.
+                # A small data set cannot be cut into that many shards, but each class needs one.
                 shards = len(dataset.train_labels) // count
-                options["classes_per_client"] = min(self.classes_per_client, shards)
-            if count < DEFAULT_CLIENTS:
+                fewest = -(-len(np.unique(dataset.train_labels)) // count)
+                options["classes_per_client"] = max(min(self.classes_per_client, shards), fewest)
+            if count != DEFAULT_CLIENTS:
                 noun = "client" if count == 1 else "clients"
                 notes += (
                     f"{len(dataset.train_labels):,} training examples are divided among {count} "
@@ -137,10 +143,11 @@ class DataSettings:
     def fitting_clients(self, labels: np.ndarray, kind: str) -> int:
         """Returns the default number of clients for training labels and a kind of partition."""
         shards = self.classes_per_client if kind == "shard" else 1
-        if len(labels) >= DEFAULT_CLIENTS * shards:
-            return DEFAULT_CLIENTS
         # Each class needs at least one shard.
         fewest = -(-len(np.unique(labels)) // shards) if kind == "shard" else 1
+        wanted = max(DEFAULT_CLIENTS, fewest)
+        if len(labels) >= wanted * shards:
+            return wanted
         if fewest * shards > len(labels):
             return 1
         return max(fewest, len(labels) // max(_MIN_EXAMPLES, shards), 1)

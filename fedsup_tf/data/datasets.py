@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from fedsup_tf.data import archives, idx_files
 from fedsup_tf.data.archives import DatasetError, Splits
+from fedsup_tf.data.examples import MAX_IMAGE_BYTES
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.validation import check_choice
 
@@ -105,6 +107,12 @@ def _checked_shape(name: str, own: tuple[int, ...], wanted: Sequence[int]) -> tu
 
 def _pad_images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Pads images with zeros on all sides, and repeats a single channel."""
+    room = len(images) * math.prod(shape)
+    if room > MAX_IMAGE_BYTES:
+        raise ValueError(
+            f"Expected at most {MAX_IMAGE_BYTES:,} bytes of pixels, received {len(images):,} images "
+            f"of shape {shape}. Give a smaller image shape."
+        )
     height, width = images.shape[1:3]
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     placed = np.zeros((len(images), *shape), images.dtype)

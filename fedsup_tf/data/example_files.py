@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 from fedsup_tf.data.archives import DatasetError
 from fedsup_tf.data.class_labels import list_names
-from fedsup_tf.data.split_words import TRAIN_WORDS, choose_test_word, split_word
+from fedsup_tf.data.split_words import TEST_WORDS, TRAIN_WORDS, choose_test_word, split_word
 from fedsup_tf.files.reading import read_text, reading
 
 # Entries that systems add to folders and archives, in addition to names that begin with a dot.
@@ -84,8 +84,14 @@ def list_folder(folder: str) -> FileList:
             )
         if words and not others:
             remedy = f"give the folder {os.path.join(folder, inside[0])!r} itself"
-            test = choose_test_word(words, "a folder", remedy)
-            used = {name: word for name, word in splits.items() if word in (*TRAIN_WORDS, test)}
+            # A test part without folders of classes, such as Kaggle's, has no labels.
+            labelled = {
+                name: word
+                for name, word in splits.items()
+                if word in TRAIN_WORDS or _entries(os.path.join(folder, name))[0]
+            }
+            test = choose_test_word(labelled.values(), "a folder", remedy)
+            used = {name: word for name, word in labelled.items() if word in (*TRAIN_WORDS, test)}
             unused = loose + [
                 os.path.join(name, file)
                 for name in sorted(splits.keys() - used)
@@ -253,7 +259,10 @@ def _cells(row: list[str], columns: Sequence[str], number: int) -> dict[str, str
             f"{len(row)}. Put a value with a delimiter in it between double quotes."
         )
     cells = dict(zip(columns, row, strict=False))
-    empty = [name for name in columns if not cells.get(name)]
+    is_test = split_word(cells.get("split", "")) in TEST_WORDS
+    # Test examples may belong to nobody; each client is then tested on some of its classes.
+    needed = [name for name in columns if not (name == "client" and is_test)]
+    empty = [name for name in needed if not cells.get(name)]
     if empty:
         raise ValueError(
             f"line {number}: expected a value for each of {', '.join(columns)}, received none for "
@@ -280,7 +289,9 @@ def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> Fil
             continue
         path = _path(folder, cells["path"])
         is_test = word == test if test else None
-        file = ExampleFile(path, cells["path"], cells["label"], cells.get("client"), is_test)
+        file = ExampleFile(
+            path, cells["path"], cells["label"], cells.get("client") or None, is_test
+        )
         first, earlier = found.setdefault((os.path.normpath(path), file.client), (number, file))
         repeated += first != number
         if (earlier.label, earlier.is_test) != (file.label, is_test):
@@ -290,10 +301,8 @@ def _list_lines(folder: str, lines: Sequence[tuple[int, dict[str, str]]]) -> Fil
                 f"{file.name!r} than line {first} has. Take one of the two lines out."
             )
     files = [file for _, file in found.values()]
-    classes, clients = (
-        list(dict.fromkeys(cells[column] for _, cells in lines if column in cells))
-        for column in ("label", "client")
-    )
+    classes = list(dict.fromkeys(file.label for file in files))
+    clients = list(dict.fromkeys(file.client for file in files if file.client is not None))
     return FileList(files, unused, classes, clients, repeated)
 
 

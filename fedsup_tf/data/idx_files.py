@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from fedsup_tf.data.archives import (
     problem,
     reading_archive,
 )
+from fedsup_tf.data.examples import MAX_IMAGE_BYTES
 
 # For an intact file of another data set, which downloading again would not fix.
 _OWN_IDX = "to use it as it is, give its folder as own data, --dataset=FOLDER"
 _AS_NPZ = "read it with its own program, and give its arrays as an .npz of images and labels"
 _TYPES = (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E)
+# Pattern of names; some copies have a dot in place of the second hyphen.
+_IMAGES = "-images[-.]idx3-ubyte"
 
 
 def read_idx_folder(folder: Path) -> Splits:
@@ -52,7 +56,7 @@ def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
     Args:
       folder: Folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and optionally
         the same with `t10k` or `test` in place of `train` for the test split. The names may have a
-        prefix, and the files may be compressed (`.gz`).
+        prefix and a dot before `idx`, and the files may be compressed (`.gz`).
 
     Returns:
       `images` and `labels`, and `test_images` and `test_labels` if there is a test split.
@@ -62,23 +66,26 @@ def read_any_idx(folder: Path) -> dict[str, np.ndarray]:
     """
     arrays = {}
     for split, part in (("train", ""), ("t10k", "test_"), ("test", "test_")):
-        ending = f"{split}-images-idx3-ubyte"
+        ending = f"{split}{_IMAGES}"
         names = sorted({p.name.removesuffix(".gz") for p in folder.glob(f"*{ending}*")})
         if len(names) > 1:
-            raise problem(folder, f"one file *{ending}", ", ".join(names[:5]), "keep one of them")
+            expected = f"one file *{split}-images-idx3-ubyte"
+            raise problem(folder, expected, ", ".join(names[:5]), "keep one of them")
         for name in names:
-            _, arrays[f"{part}images"] = _read_idx(folder, name, dimensions=3)
-            labels = name.replace("images-idx3", "labels-idx1")
-            _, arrays[f"{part}labels"] = _read_idx(folder, labels, dimensions=1)
+            _, arrays[f"{part}images"] = _read_idx(folder, name, 3, MAX_IMAGE_BYTES)
+            labels = re.sub("images([-.])idx3", r"labels\1idx1", name)
+            _, arrays[f"{part}labels"] = _read_idx(folder, labels, 1, MAX_IMAGE_BYTES)
     return arrays
 
 
 def holds_idx(folder: Path) -> bool:
     """Returns whether a folder contains an idx file of training images."""
-    return any(folder.glob("*train-images-idx3-ubyte*"))
+    return any(folder.glob(f"*train{_IMAGES}*"))
 
 
-def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarray]:
+def _read_idx(
+    folder: Path, name: str, dimensions: int, max_bytes: int = MAX_MEMBER_BYTES
+) -> tuple[Path, np.ndarray]:
     path = next((folder / file for file in (name, f"{name}.gz") if (folder / file).exists()), None)
     if path is None:
         remedy = "give the folder of the four idx files as data_dir"
@@ -96,9 +103,10 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[Path, np.ndarra
             is_other = whole and header[:2] == bytes(2) and header[2] in _TYPES and header[3]
             remedy = _AS_NPZ if is_other else AGAIN
             raise problem(path, expected, header[:4].hex() or "an empty file", remedy)
-        if math.prod(shape) > MAX_MEMBER_BYTES:
-            expected = f"at most {MAX_MEMBER_BYTES:,} bytes after the header"
-            raise problem(path, expected, f"{math.prod(shape):,} announced", AGAIN)
+        if math.prod(shape) > max_bytes:
+            expected = f"at most {max_bytes:,} bytes after the header"
+            remedy = AGAIN if max_bytes == MAX_MEMBER_BYTES else "give a part of the images"
+            raise problem(path, expected, f"{math.prod(shape):,} announced", remedy)
         # Reads one more byte than declared, to detect files that are too long.
         content = stream.read(math.prod(shape) + 1)
     if len(content) != math.prod(shape):

@@ -71,9 +71,8 @@ def read_own(
       background: See `PictureForm`; by default that of `preprocessing`.
       pixel_scale: Pixel value of full brightness, for arrays and for pictures of more than 8 bits
         per channel; by default inferred from the data.
-      preprocessing: Preprocessing of the model that will use the data. Images that are too bright
-        for the model are scaled, and a note reports it; another note reports pictures that are read
-        differently from the model's.
+      preprocessing: Preprocessing of the model that will use the data. A note reports pictures that
+        are read differently from the model's.
 
     Raises:
       DatasetError: If the data does not exist or cannot be read; the message says what was
@@ -88,9 +87,7 @@ def read_own(
         raise DatasetError(str(error)) from error
     if examples.resize is not None:
         examples = examples._replace(notes=resize_notes + background_notes + examples.notes)
-    if preprocessing is None or preprocessing.greatest_pixel is None:
-        return examples
-    return _scaled(repr(path), examples, preprocessing.greatest_pixel)
+    return examples
 
 
 def _chosen(
@@ -129,8 +126,20 @@ def _read(path: str, *form) -> Examples:
     )
 
 
-def _scaled(source: str, examples: Examples, greatest_pixel: int) -> Examples:
-    """Scales images that are too bright for a model; notes report these and very dark images."""
+def _for_model(examples: Examples, preprocessing: Preprocessing) -> Examples:
+    """Checks that images suit a model, and scales them if they are too bright for it.
+
+    Notes report scaled and very dark images.
+    """
+    source, greatest_pixel = examples.name, preprocessing.greatest_pixel
+    channels = len(preprocessing.mean)
+    if examples.images.shape[-1] != channels:
+        raise DatasetError(
+            f"{source}: expected images of {channels} channels, which the preprocessing is for, "
+            f"received {examples.images.shape[-1]}. Give image_shape, or another preprocessing."
+        )
+    if greatest_pixel is None:
+        return examples
     brightest = int(examples.images.max())
     if brightest > greatest_pixel and examples.greatest_pixel < PICTURE_GREATEST:
         raise DatasetError(
@@ -248,8 +257,9 @@ def own_clients(
       examples: Examples as a reader returns them.
       class_names: Names of the allowed classes, see `class_labels.number_labels`; by default each
         distinct label is a class.
-      preprocessing: Normalization; by default with the mean and standard deviation of each channel,
-        computed from the sums of all clients.
+      preprocessing: Normalization, that of a model if there is one: images that are too bright for
+        it are scaled, and a note reports it. By default with the mean and standard deviation of
+        each channel, computed from the sums of all clients.
       test_share: Fraction of each client's examples of each class to hold out for testing, if the
         data has no test split.
       seed: Seed of all random choices.
@@ -259,6 +269,8 @@ def own_clients(
     """
     check_number(test_share, "test_share", above=0, below=1)
     check_whole_number(seed, "seed", 0)
+    if preprocessing is not None:
+        examples = _for_model(examples, preprocessing)
     notes = examples.notes
     is_new = class_names is None
     labels, class_names = number_labels(examples.labels, class_names, examples.name)

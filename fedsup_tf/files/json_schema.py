@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -11,6 +12,12 @@ Value = TypeVar("Value")
 
 # Maximum length of a value that is quoted in an error message.
 _MAX_QUOTED = 80
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+def is_hash(value: Any) -> bool:
+    """Returns whether a value is a SHA-256 in lower-case hexadecimal digits."""
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def read_json(path: str | os.PathLike, what: str, parse: Callable[[str], Value]) -> Value:

@@ -14,14 +14,21 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.types import MeanUpdate, SubnetUpdate
 
 DIVISORS = slicing.DIVISORS
+# Largest absolute value of an update that is used. Far above any change of a weight; weighted sums
+# and sums of squares of such values stay finite in float32.
+_MAX_VALUE = 1e12
 
 
 def finite_delta(
     supernet: Supernet, update: SubnetUpdate
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Returns whether an update is finite, and its delta by tensor name, all zeros if it is not."""
+    """Returns whether an update is finite, and its delta by tensor name, all zeros if it is not.
+
+    Values of more than 1e12 count as infinite, since sums over clients would overflow.
+    """
+    # A comparison with NaN is false.
     finite = tf.reduce_all(
-        [tf.reduce_all(tf.math.is_finite(part)) for part in update.delta]
+        [tf.reduce_all(tf.abs(part) <= _MAX_VALUE) for part in update.delta]
         + [tf.math.is_finite(update.loss)]
     )
     # Multiplying by 0 would turn infinity into NaN and keep NaN.

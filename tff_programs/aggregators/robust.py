@@ -19,9 +19,9 @@ class RobustOverlapMeanFactory(StreamedOverlapFactory):
     1. Clients are assigned to buckets in turn; a bucket's update is the overlap mean of its
        clients.
     2. The buckets whose direction on the smallest subnet is farthest from the median direction are
-       set aside: the share `poisoned` of all buckets, rounded up.
-    3. A remaining bucket whose root mean square is more than twice the median of all buckets is
-       scaled down to twice the median.
+       set aside: the share `poisoned` of the buckets that received an update, rounded up.
+    3. A remaining bucket whose root mean square is more than twice the median of all buckets that
+       received an update is scaled down to twice the median.
     4. The overlap mean is taken over the remaining buckets.
 
     With one bucket per client, each client is compared individually. With fewer buckets, memory

@@ -44,6 +44,11 @@ _BUSY = (
 )
 
 
+# Maxima of the protocol.
+MAX_EPOCHS = 1000
+MAX_LEARNING_RATE = 1000.0
+
+
 class Training(NamedTuple):
     """Training settings that are the same for all devices.
 

@@ -17,6 +17,11 @@ class LeaseLostError(RuntimeError):
     """Another process holds the lease."""
 
 
+def lock_rounds(connection: Connection) -> None:
+    """Waits for a transaction that changes rounds, and blocks others until this one ends."""
+    connection.execute(select(leases).where(leases.c.name == _NAME).with_for_update())
+
+
 class Lease:
     """A lock in the database that expires unless its owner renews it.
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from tff_programs.gateway.tables import models, round_tiers, rounds
@@ -18,13 +18,15 @@ def remove_old_rounds(connection: Connection, folder: str, kept_rounds: int) -> 
     Args:
       connection: Connection with an open transaction.
       folder: Path of the gateway's folder.
-      kept_rounds: Number of closed rounds whose files stay, in addition to the current round.
+      kept_rounds: Number of rounds of training whose files stay, in addition to the current round.
+        Rounds that closed without a usable update share the number of the next one, and stay too.
     """
+    is_valid = rounds.c.state != "undone"
+    current = select(func.max(rounds.c.number)).where(is_valid).scalar_subquery()
     newest = connection.execute(
-        select(rounds.c.id, rounds.c.folder)
-        .where(rounds.c.state != "undone")
-        .order_by(rounds.c.id.desc())
-        .limit(kept_rounds + 1)
+        select(rounds.c.id, rounds.c.folder).where(
+            is_valid, rounds.c.number >= current - kept_rounds
+        )
     ).all()
     of_rounds = round_tiers.c.round_id.in_([row.id for row in newest])
     of_tiers = select(models.c.path).join(round_tiers, round_tiers.c.model == models.c.hash)

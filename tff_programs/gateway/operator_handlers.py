@@ -3,6 +3,7 @@
 import importlib.resources
 import io
 import os
+import re
 import time
 from collections.abc import Callable
 
@@ -157,11 +158,11 @@ def operator_application(gateway, link: Callable[[str], str]) -> tornado.web.App
     gateway.link = link
     arguments = {"gateway": gateway}
     routes = [
-        *((path, Page) for path in _PAGE),
+        *((re.escape(path), Page) for path in _PAGE),
         (r"/overview", Overview),
         (r"/metrics", MetricsText),
         (r"/health", Health),
-        (r"/code.svg", Code),
+        (r"/code\.svg", Code),
         (r"/supernets/([0-9]{1,9})", SupernetFile),
     ]
     return tornado.web.Application(

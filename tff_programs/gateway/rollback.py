@@ -5,6 +5,7 @@ import os
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection, Row
 
+from tff_programs.gateway.lease import lock_rounds
 from tff_programs.gateway.tables import CURRENT_STATES, models, round_tiers, rounds, updates
 
 _STANDING = ("closed", *CURRENT_STATES)
@@ -28,6 +29,7 @@ def roll_back(connection: Connection, folder: str, number: int, now: float) -> l
     Raises:
       ValueError: If there is no such round, it is the current one, or its files are gone.
     """
+    lock_rounds(connection)
     standing = connection.execute(
         select(rounds).where(rounds.c.state.in_(_STANDING)).order_by(rounds.c.id)
     ).all()
@@ -45,7 +47,7 @@ def roll_back(connection: Connection, folder: str, number: int, now: float) -> l
     undone = [row for row in standing if row.id >= target.id]
     identities = [row.id for row in undone]
     connection.execute(update(rounds).where(rounds.c.id.in_(identities)).values(state="undone"))
-    reason = f"Rounds from {number} on were taken back. Check in again."
+    reason = f"Rounds from {number} on were rolled back. Check in again."
     connection.execute(
         update(updates)
         .where((updates.c.merged_in.in_(identities)) | (updates.c.state == "waiting"))

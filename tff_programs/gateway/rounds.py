@@ -34,7 +34,7 @@ from tff_programs.gateway.tables import rounds, updates
 from tff_programs.gateway.update_files import update_path
 from tff_programs.simulation.tiers import format_accuracies
 
-_TAKEN_BACK = Outcome(False, 0.0, "Its round was taken back or closed. Check in again.")
+_ROLLED_BACK = Outcome(False, 0.0, "Its round was rolled back or closed. Check in again.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Rounds:
             self._wait_for_more(current, chosen, paths, merged)
             return
         prepared = self._work.prepare(merged.base, self._on_progress)
-        outcomes = [merged.outcomes.get(paths.get(row.task), _TAKEN_BACK) for row in chosen]
+        outcomes = [merged.outcomes.get(paths.get(row.task), _ROLLED_BACK) for row in chosen]
         now = self._clock()
         with self._database.write() as connection:
             self._lease.check(connection)
@@ -241,7 +241,9 @@ class Rounds:
             if not change_state(connection, current, "open", deadline=deadline):
                 return
             for row in chosen:
-                outcome = merged.outcomes.get(paths[row.task]) if row.task in paths else _TAKEN_BACK
+                outcome = (
+                    merged.outcomes.get(paths[row.task]) if row.task in paths else _ROLLED_BACK
+                )
                 values = {"merged_in": None} if outcome is None else _fields(outcome)
                 connection.execute(
                     update(updates).where(updates.c.task == row.task).values(**values)

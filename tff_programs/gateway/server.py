@@ -110,8 +110,8 @@ class Gateway:
         self._pace = settings.pace
         self._rng = random.Random()
         self._active, self._counted = 0, float("-inf")
-        self._count_active()
         self._on_progress = on_progress
+        self._count_active()
 
     def wait_seconds(self) -> int:
         """Draws the number of seconds until a device's next check-in."""

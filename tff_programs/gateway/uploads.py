@@ -74,10 +74,10 @@ _EXPECTED = (
     .outerjoin(updates, updates.c.task == tasks.c.id)
     .where(devices_table.c.id == bindparam("of_device"))
 )
-_CAME = {
-    "undone": "its round was taken back",
-    "closing": "its round is being closed",
-    "resting": "its round rests",
+_STATES = {
+    "undone": "which was rolled back",
+    "closing": "which is being closed",
+    "resting": "which is paused",
 }
 _SENT = update(tasks).where(tasks.c.id == bindparam("of_task")).values(sent=bindparam("now"))
 
@@ -143,12 +143,12 @@ def expect_update(
     # Without staleness, an update counts in its own round or not at all.
     is_closed = max_staleness == 0 and row.state != "open"
     if row.state == "undone" or is_closed or staleness > max_staleness:
-        came = _CAME.get(row.state, f"{staleness} were")
+        state = _STATES.get(row.state, f"which was closed, {staleness} rounds late")
         raise RefusalError(
             410,
             "stale",
-            f"Expected an update of a round after which at most {max_staleness} were closed, "
-            f"received one of round {row.number}: {came}. Check in again.",
+            f"Expected an update at most {max_staleness} rounds late, received one of round "
+            f"{row.number}, {state}. Check in again.",
         )
     return expected, False
 

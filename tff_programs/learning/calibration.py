@@ -97,8 +97,8 @@ async def calibrate_federated_async(
 
     The first pass normalizes with batch statistics. For a client with few classes, these differ
     from the population's, so further passes normalize with the mean squares of the previous pass
-    until their change is below `tolerance`. Another `logistic_regression.PASSES` passes fit the
-    classifiers.
+    until their change is below `tolerance`, at most 15 of them. Another
+    `logistic_regression.PASSES` passes fit the classifiers.
 
     Args:
       supernet: The trained supernet.
@@ -121,7 +121,7 @@ async def calibrate_federated_async(
       separates them.
 
     Raises:
-      ValueError: If there are no images for the classifier.
+      ValueError: If no client has an image.
     """
     shapes = subnet_mean_square_shapes(supernet, architecture)
     weights = tuple(supernet.values_by_name().values())
@@ -140,6 +140,11 @@ async def calibrate_federated_async(
         output = await tff.program.materialize_value(
             computation(number > 1)(weights, tuple(mean_squares.values()), client_data)
         )
+        if not output["examples"]:
+            raise ValueError(
+                "Expected calibration images of at least one client, received none. Give clients "
+                "that have examples."
+            )
         latest = {
             name: np.asarray(total) / output["examples"]
             for name, total in zip(shapes, output["sums"], strict=True)

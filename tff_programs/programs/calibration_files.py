@@ -47,7 +47,8 @@ async def calibrate_tiers_async(
       on_progress: Called with a line of text about each subnet and each pass over the clients.
       classifier_penalty: Penalty of the refitted classifiers, as in `calibrate_federated_async`;
         None keeps the trained ones. They are always kept after a training with differential
-        privacy, whose account does not cover the sums that the fit needs.
+        privacy, whose account does not cover the sums that the fit needs. It does not cover the
+        mean squares either.
 
     Returns:
       Each subnet's calibration, as returned by `calibrate_federated_async`.
@@ -57,7 +58,9 @@ async def calibrate_tiers_async(
         images_per_client = default_images(len(trained.data))
     if classifier_penalty is not None and is_private(trained):
         on_progress(
-            "The training was private: classifiers are kept, not fitted to clients' images."
+            "The training was private: classifiers are kept, not fitted to clients' images. The "
+            "account does not cover the mean squares of normalizations, which are means over these "
+            "images without noise."
         )
         classifier_penalty = None
     calibrated = []

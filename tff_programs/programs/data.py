@@ -19,6 +19,7 @@ from tff_programs.programs.flags.data_flags import (
     load_data,
 )
 from tff_programs.programs.flags.program_flags import FlagDefiner, ProgramFlags, parse_flags_only
+from tff_programs.reports.report import literal
 
 _INK, _FAINT, _STRIPE = "#22303c", "#7a8793", "#f3f5f7"
 _COLOURS = (
@@ -130,7 +131,7 @@ def plot_partition(counts: np.ndarray, class_names: Sequence[str], title: str) -
         axes.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
     text = {"ha": "left", "color": _INK}
     top, start = 1 - 0.16 / height, left / width
-    figure.text(start, top, title, va="top", size=12.5, weight="bold", **text)
+    figure.text(start, top, literal(title), va="top", size=12.5, weight="bold", **text)
     figure.text(start, 0.24 / height, "client", va="center", size=9, **text)
     figure.legend(
         handles=legend,
@@ -190,7 +191,7 @@ def _draw_bubbles(
         zorder=2,
     )
     axes.set_ylim(classes - 0.5, -0.5)
-    axes.set_yticks(range(classes), class_names)
+    axes.set_yticks(range(classes), list(map(literal, class_names)))
     steps = (1, 5, 10, 50, 100, 500, 1000)
     step = next((step for step in steps if clients / step <= 25), clients)
     axes.set_xticks(np.arange(0, clients, step))

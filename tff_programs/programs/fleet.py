@@ -1,6 +1,6 @@
 """fedsup fleet SUPERNET: rounds whose clients are processes with a `.tflite` and their own images.
 
-Runs `fedsup serve` and `fedsup phones` on loopback, with rounds that follow the plan of a training:
+Runs a gateway and its phones on loopback, with rounds that follow the plan of a training:
 the clients that take part, the subnet of each and the seed of its steps. A client has only what a
 phone has: an exported model, its own examples and the stock runtime, but neither TensorFlow nor
 access to this program's memory. `--compare` also runs the same rounds inside TFF.

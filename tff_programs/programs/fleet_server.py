@@ -40,6 +40,7 @@ from tff_programs.programs.training_information import (
     left_out_flags,
     trained_tiers,
 )
+from tff_programs.simulation.cohorts import default_cohorts
 from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundPlan
 from tff_programs.simulation.run_folder import hold_run
 from tff_programs.simulation.tiers import default_tiers
@@ -120,7 +121,8 @@ class Fleet:
             seed=trained.data_settings.seed if settings.seed is None else settings.seed,
             redraw=of_training.get("redraw", True),
             tier_net_share=of_training.get("tier_net_share", 0.0),
-            cohorts=of_training.get("cohorts") or "passes",
+            cohorts=of_training.get("cohorts")
+            or default_cohorts(of_training.get("noise_multiplier")),
             sandwich=of_training.get("cohort_sandwich", False) and settings.clients_per_round > 1,
         )
         self.supernet = trained.supernet
@@ -293,7 +295,7 @@ class Fleet:
         """Runs a client's processes until its update of the round is accepted."""
         folder = phone_folder(self._path(_PHONES), client)
         write_examples(folder, *self.trained.data.train_examples(client))
-        DeviceFolder(folder).follow(address.url)
+        DeviceFolder(folder).change_server_url(address.url)
         settings = {
             "address": dataclasses.asdict(address),
             "folder": folder,

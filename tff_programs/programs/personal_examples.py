@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedsup_tf.data.class_labels import list_names
+from fedsup_tf.data.class_labels import compose, list_names
 from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.data_settings import DataSettings
 from fedsup_tf.data.federated_dataset import FederatedDataset
@@ -111,6 +111,7 @@ def client_number(data: FederatedDataset, client: str) -> int:
     Raises:
       ValueError: If there is no such client.
     """
+    client = compose(client)
     if client in data.client_names:
         return data.client_names.index(client)
     # If all names are numbers, a number that is not a name must not select another client.

@@ -84,7 +84,7 @@ class FaultyParticipant(Participant):
         super().__init__(federation, folder, fields, runtime)
         self._shares, self._seed, self._number = shares, seed, number
 
-    def do(self, task, path, examples, wait_seconds) -> Visit:
+    def perform(self, task, path, examples, wait_seconds) -> Visit:
         """Performs a task, correctly or with a fault."""
         fault = draw_fault(self._shares, self._seed, self._number, task["round"])
         if fault == "vanish":
@@ -92,7 +92,7 @@ class FaultyParticipant(Participant):
         update = self.train(task, path, examples)
         if fault == "hostile":
             update = hostile(update)
-        pending = self.folder.keep_update(task, update, is_sent_late=fault == "late")
+        pending = self.folder.save_update(task, update, is_sent_late=fault == "late")
         if fault == "late":
             return Visit("late", wait_seconds, task, update.loss_before, update.loss_after)
         if fault == "crash":
@@ -101,7 +101,7 @@ class FaultyParticipant(Participant):
         if fault == "damaged":
             self._send_damaged(pending)
         if fault == "replay":
-            self.federation.send_update(task["task"], pending.data())
+            self.federation.send_update(task["task"], self.folder.read_update())
         return self.send(pending)
 
     def send(self, pending: PendingUpdate) -> Visit:
@@ -113,7 +113,7 @@ class FaultyParticipant(Participant):
     def _send_damaged(self, pending: PendingUpdate) -> None:
         """Sends damaged bytes, which the server must refuse, before the intact update is sent."""
         try:
-            self.federation.send_update(pending.task["task"], damaged(pending.data()))
+            self.federation.send_update(pending.task["task"], damaged(self.folder.read_update()))
         except RefusedError:
             return
         raise RuntimeError("Expected that the server refuses a damaged update, but it took it.")

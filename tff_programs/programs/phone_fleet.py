@@ -147,7 +147,9 @@ class PhoneFleet:
         """Handles the result of a visit; returns the seconds until the next one, None for none."""
         event = visit["event"]
         if event == "needs_examples":
-            self._give_examples(visit["model"])
+            # They may have been written since, with those of another phone.
+            if not os.path.exists(os.path.join(phone_folder(self._folder, number), EXAMPLES)):
+                self._give_examples(visit["model"])
             return 0
         self.counts[event] += 1
         if event == "ended":

@@ -32,4 +32,4 @@ def main(argv: Sequence[str]) -> None:
             undone = roll_back(connection, options.out, options.round, time.time())
     finally:
         database.close()
-    print(f"taken back: rounds {', '.join(map(str, undone))}; round {options.round} is open again")
+    print(f"rolled back: rounds {', '.join(map(str, undone))}; round {options.round} is open again")

@@ -109,7 +109,8 @@ def search_subnets(
 
     Raises:
       ValueError: If no subnet is within the budget, or more clients are requested than there are.
-      RuntimeError: If an event loop is already running; await `search_subnets_async` instead.
+      RuntimeError: If `settings.calibrated` is False and an event loop is already running; await
+        `search_subnets_async` instead.
     """
     settings = settings or SearchSettings()
     space, data = trained.supernet.space, trained.data

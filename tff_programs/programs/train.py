@@ -56,6 +56,7 @@ from tff_programs.programs.subnet_evaluation import calibrated_accuracy
 from tff_programs.programs.training_information import trained_tiers
 from tff_programs.programs.training_run import TrainingRun, train_run
 from tff_programs.reports import report
+from tff_programs.simulation.cohorts import default_cohorts
 from tff_programs.simulation.round_plan import Assignment
 from tff_programs.simulation.tiers import default_tiers, parse_tiers
 
@@ -169,7 +170,7 @@ def run_from_flags(options: ProgramFlags) -> TrainingRun:
         seed=options.seed,
         redraw=options.redraw,
         tier_net_share=options.tier_net_share,
-        cohorts=options.cohorts or ("random" if options.noise_multiplier else "passes"),
+        cohorts=options.cohorts or default_cohorts(options.noise_multiplier),
         sandwich=options.cohort_sandwich,
         availability=options.availability,
         architecture=architecture if options.algorithm == "exclusive" else None,

@@ -20,11 +20,11 @@ from tff_programs.programs.training_information import training_information
 from tff_programs.reports import report
 from tff_programs.simulation import run_metrics
 from tff_programs.simulation.clients import ClientData
-from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment
+from tff_programs.simulation.round_plan import RANDOM_STREAMS, Assignment, RoundReport
 from tff_programs.simulation.run_folder import hold_run, keep_settings
 from tff_programs.simulation.run_state import RunStateManager
 from tff_programs.simulation.tiers import tier_accuracies
-from tff_programs.simulation.training_loop import RoundReport, train
+from tff_programs.simulation.training_loop import train
 
 
 @dataclasses.dataclass(frozen=True)

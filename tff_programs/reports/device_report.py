@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedsup_tf.files.atomic_write import replace_file
+from tff_programs.reports.report import literal
 from tflite.device.epoch import EpochReport
 
 _BAR = 20
@@ -124,5 +125,5 @@ def draw_training(
         axes.tick_params(colors=_INK, length=3)
         axes.xaxis.label.set_color(_INK)
         axes.yaxis.label.set_color(_INK)
-    figure.suptitle(title, color=_INK, weight="bold", x=0.01, ha="left")
+    figure.suptitle(literal(title), color=_INK, weight="bold", x=0.01, ha="left")
     replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))

@@ -10,8 +10,8 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.atomic_write import replace_file
 from fedsup_tf.search.costs import architecture_cost, count_parameters
 from fedsup_tf.space import SearchSpace
+from tff_programs.simulation.round_plan import RoundReport
 from tff_programs.simulation.tiers import Tier, format_accuracies
-from tff_programs.simulation.training_loop import RoundReport
 
 
 def progress_line(report: RoundReport, rounds: int, epochs: int) -> str:
@@ -108,15 +108,26 @@ def random_subnets_table(space: SearchSpace, drawn: Sequence[tuple[Architecture,
       A table of the minimum, 10th percentile, median, 90th percentile and maximum accuracy, and of
       the rank correlation between accuracy and number of parameters.
     """
-    shares = np.array([share for _, share in drawn])
+    accuracies = np.array([accuracy for _, accuracy in drawn])
     sizes = np.array([count_parameters(space, architecture) for architecture, _ in drawn])
-    cells = [f"{100 * share:.1f} %" for share in np.percentile(shares, (0, 10, 50, 90, 100))]
+    percentiles = np.percentile(accuracies, (0, 10, 50, 90, 100))
+    cells = [f"{100 * accuracy:.1f} %" for accuracy in percentiles]
     correlation = "-"
-    if np.ptp(shares) and np.ptp(sizes):
-        ranks = [np.argsort(np.argsort(values)) for values in (sizes, shares)]
-        correlation = f"{np.corrcoef(*ranks)[0, 1]:.2f}"
-    header = ("least", "", "p10", "median", "p90", "greatest", "rank correlation with parameters")
+    if np.ptp(accuracies) and np.ptp(sizes):
+        correlation = f"{np.corrcoef(_ranks(sizes), _ranks(accuracies))[0, 1]:.2f}"
+    header = ("minimum", "", "p10", "median", "p90", "maximum", "rank correlation with parameters")
     return format_table([header, (cells[0], "", *cells[1:], correlation)])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Returns the rank of each value from 1; equal values have the mean of their ranks."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+def literal(text: str) -> str:
+    """Escapes text for matplotlib, which typesets what stands between dollar signs as a formula."""
+    return text.replace("$", r"\$")
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -195,7 +206,7 @@ def draw_curves(metrics_csv: str, path: str, title: str, tiers: Sequence[Tier]) 
             each.xaxis.set_major_locator(ticker.MaxNLocator(integer=label == "round"))
             each.grid(alpha=0.25)
             each.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
 
 

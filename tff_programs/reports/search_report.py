@@ -13,7 +13,7 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.atomic_write import replace_file, write_text
 from fedsup_tf.search.budget import Budget, CostModel
 from fedsup_tf.search.evolution import Candidate, Generation, SearchResult, pareto_front
-from tff_programs.reports.report import format_table
+from tff_programs.reports.report import format_table, literal
 
 _INK, _FAINT = "#22303c", "#9aa5af"
 _EVOLUTION, _RANDOM = "#3b6fb6", "#e07b39"
@@ -226,7 +226,7 @@ def _draw(path, evolution, drawn, rows, budget, costs: CostModel, title: str) ->
     if limited:
         handles, labels = limited.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=9.5)
-    figure.suptitle(title, color=_INK, weight="bold", x=0.01, ha="left")
+    figure.suptitle(literal(title), color=_INK, weight="bold", x=0.01, ha="left")
     replace_file(path, lambda temporary: figure.savefig(temporary, dpi=130))
 
 

@@ -7,7 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tff_programs.reports.report import format_bytes, format_seconds, format_table, time_unit
+from tff_programs.reports.report import (
+    format_bytes,
+    format_seconds,
+    format_table,
+    literal,
+    time_unit,
+)
 from tff_programs.simulation.availability import DAY, HOUR, AvailabilityTrace
 from tff_programs.simulation.in_memory import Simulation
 from tff_programs.simulation.round_plan import RoundPlan
@@ -99,22 +105,26 @@ def cost_table(
 
 
 def draw_client_accuracies(accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws a row per simulation: a dot for each client's accuracy, and a line at their mean."""
+    """Draws a row per simulation: a dot for each client's accuracy, and a line at their mean.
+
+    Clients without test images, whose accuracy is NaN, are left out.
+    """
     figure = Figure(
         figsize=(9, 0.6 + 0.65 * len(accuracies)), layout="constrained", facecolor="white"
     )
     axes = figure.subplots()
-    for row, (shares, colour) in enumerate(zip(accuracies.values(), _COLOURS * 9, strict=False)):
-        shares = 100 * np.asarray(shares)
+    percent = {name: 100 * np.asarray(values) for name, values in accuracies.items()}
+    percent = {name: values[~np.isnan(values)] for name, values in percent.items()}
+    for row, (measured, colour) in enumerate(zip(percent.values(), _COLOURS * 9, strict=False)):
         # Dots of equal values lie next to each other.
-        values, counts = np.unique(shares, return_counts=True)
+        values, counts = np.unique(measured, return_counts=True)
         for value, count in zip(values, counts, strict=True):
             heights = row + 0.09 * (np.arange(count) - (count - 1) / 2)
             axes.scatter([value] * count, heights, 22, colour, linewidths=0, alpha=0.8)
-        axes.plot([shares.mean()] * 2, [row - 0.4, row + 0.4], color=colour, linewidth=1.5)
+        axes.plot([measured.mean()] * 2, [row - 0.4, row + 0.4], color=colour, linewidth=1.5)
     axes.set_yticks(
         range(len(accuracies)),
-        [f"{name}\nmean {100 * np.mean(shares):.1f} %" for name, shares in accuracies.items()],
+        [f"{literal(name)}\nmean {measured.mean():.1f} %" for name, measured in percent.items()],
     )
     axes.set(xlabel="accuracy on a client's own test images, %", ylim=(len(accuracies) - 0.5, -0.5))
     _tidy(axes)

@@ -8,6 +8,11 @@ import numpy as np
 COHORTS = ("passes", "random")
 
 
+def default_cohorts(noise_multiplier: float | None) -> str:
+    """Returns the kind of cohorts of a training; privacy is amplified by sampling at random."""
+    return "random" if noise_multiplier else "passes"
+
+
 def random_cohort(seed: tuple[int, ...], clients: np.ndarray, count: int) -> np.ndarray:
     """Draws clients uniformly without replacement, independently of other rounds.
 

@@ -12,7 +12,8 @@ from fedsup_tf.data.federated_dataset import FederatedDataset
 from fedsup_tf.supernet import Supernet
 from tff_programs.blocking import run_blocking
 from tff_programs.simulation.clients import ClientData
-from tff_programs.simulation.training_loop import RoundReport, train
+from tff_programs.simulation.round_plan import RoundReport
+from tff_programs.simulation.training_loop import train
 
 
 class Simulation(NamedTuple):

@@ -1,4 +1,4 @@
-"""Plans of rounds: the clients that take part, and the architecture that each trains.
+"""Plans of rounds (the clients that take part, and the architecture that each trains) and reports.
 
 Everything is a pure function of a seed, the round and the simulated time at which the previous
 round ended, so a resumed run makes the same rounds.
@@ -6,6 +6,7 @@ round ended, so a resumed run makes the same rounds.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,22 @@ class RoundPlan(NamedTuple):
     seeds: np.ndarray
     begin_seconds: float = 0.0
     end_seconds: float = 0.0
+
+
+class RoundReport(NamedTuple):
+    """Report of a completed round.
+
+    Attributes:
+      number: Number of rounds done, including this one.
+      plan: Plan of the round, including the clients that took part.
+      metrics: Flat metrics by name, as released; without `loss` if no update was used.
+      rejected: Numbers of the clients whose updates were not finite.
+    """
+
+    number: int
+    plan: RoundPlan
+    metrics: Mapping[str, float]
+    rejected: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,14 +4,13 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow_federated as tff
 
 from fedsup_tf.divergence import guessing_loss, largest_sound_loss
 from tff_programs.simulation.clients import ClientData
-from tff_programs.simulation.round_plan import RoundPlan
+from tff_programs.simulation.round_plan import RoundReport
 
 # Number of consecutive unsound rounds after which a training has diverged.
 _DIVERGED_ROUNDS = 5
@@ -19,22 +18,6 @@ _DIVERGED_ROUNDS = 5
 
 class DivergedError(ValueError):
     """Raised when a training's loss is not finite, or stays far above that of guessing."""
-
-
-class RoundReport(NamedTuple):
-    """Report of a completed round.
-
-    Attributes:
-      number: Number of rounds done, including this one.
-      plan: Plan of the round, including the clients that took part.
-      metrics: Flat metrics by name, as released; without `loss` if no update was used.
-      rejected: Numbers of the clients whose updates were not finite.
-    """
-
-    number: int
-    plan: RoundPlan
-    metrics: Mapping[str, float]
-    rejected: tuple[int, ...]
 
 
 async def train(

@@ -113,7 +113,7 @@ class TrainingChecks:
             f"{max(result.distance for result in resolved):.1e} from its bound; without that "
             f"{max(result.before for result in resolved):.1e}"
         )
-        worst = max(result.after for result in resolved)
+        worst = float(np.max([result.after for result in resolved]))
         scale = max(changes) or 1.0
         difference = float(np.max(squares))
         tolerance = _MEAN_SQUARE_TOLERANCE if self._follow else 0.0
@@ -244,8 +244,8 @@ class TrainingChecks:
             model = self._open()
             model.train(self._images[:short], self._labels[:short], LEARNING_RATE, filler)
             states.append(model.state())
-        note = f"{min(short, len(self._images))} images beside zeros and beside noise, weight 0"
-        return compare("train, filling", states[0], states[1], STEP_TOLERANCE, note)
+        note = f"{min(short, len(self._images))} images padded with zeros and with noise, weight 0"
+        return compare("train, padding", states[0], states[1], STEP_TOLERANCE, note)
 
     def _no_weights(self) -> Check:
         """Checks that a batch with all sample weights 0 changes neither variables nor momentum."""

@@ -129,7 +129,7 @@ def certify_tflite(
         operators = flatbuffer.count_operators(model)
     foreign = sorted(name for name in operators if name.startswith("custom:"))
     summary = f"{sum(operators.values())} operators of {len(operators)} kinds"
-    checks = [Check("builtins alone", not foreign, note=", ".join(foreign) or summary)]
+    checks = [Check("builtin operators", not foreign, note=", ".join(foreign) or summary)]
     versions = {}
     if class_names is not None:
         are_same = tuple(class_names) == metadata.class_names
@@ -182,9 +182,10 @@ def _check_file(
     limit = CostModel(subnet.space).costs(subnet.architecture)["file_bytes"]
     cost = architecture_cost(subnet.space, subnet.architecture)
     are_equal = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
+    counts = f"{cost.parameters:,} parameters, {cost.macs:,} MACs"
     return [
         Check("preprocessing", ours == theirs, note=f"mean {theirs['mean']}"),
-        Check("costs told", are_equal, note=f"{cost.parameters:,} parameters, {cost.macs:,} MACs"),
+        Check("reported costs", are_equal, note=counts),
         Check("file size", file_bytes <= limit, note=f"{file_bytes:,} of at most {limit:,} bytes"),
     ]
 
@@ -232,7 +233,7 @@ def _check_inference(
         mean,
         {"loss": np.float32(loss)},
         tolerance,
-        f"{correct} right, Keras {right}",
+        f"{correct} correct, {right} in Keras",
     )
     # Rounding may swap two classes with nearly equal logits.
     close = np.sort(unfolded, 1)
@@ -243,11 +244,11 @@ def _check_inference(
         compare("infer, frozen", logits_of, {"logits": logits}, tolerance, batch),
         compare("infer, folded", {"logits": folded}, {"logits": logits}, tolerance, batch),
         compare(
-            "infer, alone or not",
+            "infer, other batches",
             {"logits": logits[: len(alone)]},
             {"logits": alone},
             tolerance,
-            "an image beside others and beside zeros",
+            "an image among others and among zeros",
         ),
         evaluated,
     ]

@@ -57,8 +57,8 @@ def compare(
             shapes = f"shape {found[key].shape} in place of {value.shape}"
             return Check(name, False, tolerance=tolerance, note=f"{key}: {shapes}")
         absolute = np.fmax(absolute, np.abs(found[key] - value).max(initial=0.0))
-        largest = max(largest, np.abs(value).max(initial=0.0))
-        if not np.isfinite(found[key]).all():
+        largest = np.fmax(largest, np.abs(value).max(initial=0.0))
+        if not (np.isfinite(value).all() and np.isfinite(found[key]).all()):
             absolute = np.inf
     relative = float(absolute / (largest or 1.0))
     return Check(name, bool(absolute <= tolerance), float(absolute), relative, tolerance, note)

@@ -127,7 +127,8 @@ def largest_difference(found: Mapping[str, np.ndarray], weights: Mapping[str, tf
     The difference of an entry above 1 in size is divided by that size, since its rounding error
     grows with it.
     """
-    return max(float(np.abs(value).max()) for value in _differences(found, weights))
+    # Unlike `max` of Python, that of NumPy keeps NaN wherever it occurs.
+    return float(np.max([np.abs(value).max() for value in _differences(found, weights)]))
 
 
 def _nearest_ties(values: Mapping[str, tf.Tensor], exact: Mapping[str, tf.Tensor]) -> list[_Tie]:

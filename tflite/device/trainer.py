@@ -125,7 +125,8 @@ class DeviceTrainer(DeviceModel):
           learning_rate: Learning rate of all steps.
           seed: Seed of the order of the examples, together with the number of the epoch.
           held_out: Images and labels that are not trained on. If given, the model ends with the
-            weights after the epoch with the lowest loss on them.
+            weights after the epoch with the lowest loss on them. Epochs of earlier calls count too
+            if there was none without held-out examples since; those should then be the same.
           patience: Number of epochs without a lower held-out loss after which training stops;
             requires `held_out`.
           head_only: Whether to train only the classifier and the normalizations.
@@ -181,7 +182,9 @@ class DeviceTrainer(DeviceModel):
                 break
             state = trained
             self.history.append(report)
-            if held_out is not None and self._epochs_since_best() == 0:
+            if held_out is None:
+                self._best = None
+            elif self._epochs_since_best() == 0:
                 self._best = state
             if on_epoch is not None:
                 on_epoch(report)
@@ -309,13 +312,17 @@ class DeviceTrainer(DeviceModel):
         )
 
     def _epochs_since_best(self) -> int:
-        """Counts the epochs since the one with the lowest held-out loss; 0 if there is none yet."""
-        losses = {
-            number: report.held_out_loss
-            for number, report in enumerate(self.history)
-            if report.held_out_loss is not None
-        }
-        return len(self.history) - 1 - min(losses, key=losses.get) if losses else 0
+        """Counts the epochs since the one with the lowest held-out loss; 0 if there is none yet.
+
+        Only epochs after the last one without held-out examples are considered.
+        """
+        losses = []
+        for report in reversed(self.history):
+            if report.held_out_loss is None:
+                break
+            losses.append(report.held_out_loss)
+        # Of equal losses, the earliest counts, which is the last in this list.
+        return max(np.flatnonzero(losses == np.min(losses)), default=0) if losses else 0
 
 
 def _check_arguments(

@@ -22,7 +22,7 @@ from typing import Any
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
-from fedsup_tf.files.json_schema import expect_keys, parse_json, quoted
+from fedsup_tf.files.json_schema import expect_keys, is_hash, parse_json, quoted
 from fedsup_tf.files.reading import parsing, read_bytes, reading
 from fedsup_tf.files.validation import are_texts, check_different, is_number, is_text
 from fedsup_tf.space import SearchSpace
@@ -203,9 +203,10 @@ def _is_object(value) -> bool:
 
 _COUNT = (f"a whole number from 0 to {_MAX_COUNT:,}", _is_count)
 _TEXT = ("text", is_text)
+_HASH = ("a SHA-256 in 64 lower-case hexadecimal digits", is_hash)
 # JSON types of the fields; the architecture and the space check their own fields.
 _TYPES = {
-    "supernet_hash": _TEXT,
+    "supernet_hash": _HASH,
     "round": _COUNT,
     "class_names": ("a list of names", are_texts),
     "preprocessing": ("an object", _is_object),

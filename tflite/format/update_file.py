@@ -33,7 +33,6 @@ import functools
 import hashlib
 import itertools
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files import checkpoint
-from fedsup_tf.files.json_schema import expect_keys, quoted
+from fedsup_tf.files.json_schema import expect_keys, is_hash, quoted
 from fedsup_tf.files.reading import reading
 from fedsup_tf.files.validation import check_tensors, check_whole_number
 from fedsup_tf.search.costs import count_parameters
@@ -54,7 +53,6 @@ SubnetShapes = Callable[[Architecture], Mapping[str, tuple[int, ...]]]
 _MOST = 2**31 - 1
 # Maximum size of the header: names and shapes of the tensors, and the metadata.
 _HEADER_BYTES = 2**20
-_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,7 +101,7 @@ class DeviceUpdate:
                     "Train with a smaller learning rate and send it anew."
                 )
             object.__setattr__(self, field, float(value))
-        if not isinstance(self.base_hash, str) or not _HASH.fullmatch(self.base_hash):
+        if not is_hash(self.base_hash):
             raise ValueError(
                 "An update: expected base_hash as 64 hexadecimal digits, received "
                 f"{quoted(self.base_hash)}. Copy it from the metadata of the model."

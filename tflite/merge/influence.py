@@ -51,7 +51,7 @@ def influence_factors(read_row: Sequence[Callable[[], Row]], divisor: str) -> li
     be compared.
 
     Args:
-      read_row: Function for each update that reads it. Each is called up to four times, so that
+      read_row: Function for each update that reads it. Each is called up to five times, so that
         only one update is in memory at a time.
       divisor: One of `slicing.DIVISORS`.
 

@@ -43,6 +43,8 @@ KIND = "fedsup-tf parts"
 VERSION = 1
 # Each conversion has a fixed cost, but its memory grows with the number of parts in a file.
 PARTS_IN_A_FILE = 6
+# In place of a supernet's hash, since the measured subnets are untrained.
+_NO_SUPERNET = 64 * "0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ class ModelConverter:
                 ones,
                 self._preprocessing,
                 self._training,
-                Origin(self.space, "", 0, classes),
+                Origin(self.space, _NO_SUPERNET, 0, classes),
                 BatchSizes(conditions.train_batch_size, 1, conditions.infer_batch_size),
             )
             with open(path, "rb") as file:

@@ -7,10 +7,10 @@ import re
 import ssl
 import urllib.parse
 
+from fedsup_tf.files.json_schema import is_hash
 from fedsup_tf.files.reading import open_regular
 from tflite.together.errors import FederationError
 
-_HASH = re.compile("[0-9a-f]{64}")
 # Scheme, host, port and path. All clients parse them alike: `ServerAddress` of the Java library has
 # the same pattern.
 _ADDRESS = re.compile(
@@ -40,7 +40,7 @@ class ServerAddress:
 
     def __post_init__(self):
         split_address(self.url, "The server")
-        if self.certificate is not None and not _HASH.fullmatch(self.certificate):
+        if self.certificate is not None and not is_hash(self.certificate):
             raise FederationError(
                 "The server's certificate: expected its SHA-256 as 64 lower-case hexadecimal "
                 f"digits, received {self.certificate!r}. Copy it from the server's code."
@@ -126,7 +126,11 @@ def parse_link(text: str) -> ServerAddress:
     """
     if not text.startswith("fedsup:"):
         return ServerAddress(text)
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError:
+        # An opening bracket without a closing one.
+        parts = urllib.parse.urlsplit("")
     fields = dict(urllib.parse.parse_qsl(parts.query))
     if parts.netloc != "enrol" or not {"server", "token"} <= fields.keys():
         raise FederationError(

@@ -10,9 +10,14 @@ from fedsup_tf.files.json_schema import expect_keys, parse_json, read_json
 from fedsup_tf.files.reading import read_bytes
 from tflite.format.update_file import DeviceUpdate, write_update
 from tflite.together.errors import FederationError
-from tflite.together.federation import Identity
+from tflite.together.federation import Identity, is_identity
 
-_IDENTITY, _PENDING, _MODELS = "identity.json", "pending.json", "models"
+_IDENTITY, _PENDING, _UPDATE, _MODELS = (
+    "identity.json",
+    "pending.json",
+    "update.safetensors",
+    "models",
+)
 # Far larger than any update; the server enforces the limit of each task.
 _MAX_UPDATE_BYTES = 2**32
 
@@ -23,21 +28,15 @@ class PendingUpdate:
 
     Attributes:
       task: Fields of the task, as in the answer to the check-in.
-      path: Path of the update file.
       loss_before: Mean loss before training.
       loss_after: Mean loss after training.
       is_sent_late: Whether the update is sent only after its round was closed.
     """
 
     task: dict[str, Any]
-    path: str
     loss_before: float
     loss_after: float
     is_sent_late: bool = False
-
-    def data(self) -> bytes:
-        """Returns the file's bytes."""
-        return read_bytes(self.path, "an update", _MAX_UPDATE_BYTES)
 
 
 class DeviceFolder:
@@ -55,25 +54,26 @@ class DeviceFolder:
 
         Raises:
           FederationError: If the identity is enrolled with another server.
+          ValueError: If the identity is damaged.
         """
         path = self._path(_IDENTITY)
         if not os.path.exists(path):
             return None
         fields = read_json(path, "a device's identity", _parse_identity)
-        if fields["url"] != url:
+        if fields["url"].rstrip("/") != url.rstrip("/"):
             raise FederationError(
                 f"{path!r}: expected a device of {url}, received one of {fields['url']}. Give that "
                 "server, or another folder."
             )
         return Identity(fields["device"], bytes.fromhex(fields["key"]))
 
-    def keep_identity(self, url: str, identity: Identity) -> None:
+    def save_identity(self, url: str, identity: Identity) -> None:
         """Writes the identity, without which the server no longer knows the device."""
         fields = {"url": url, "device": identity.device, "key": identity.key.hex()}
         write_json(self._path(_IDENTITY), fields)
 
-    def follow(self, url: str) -> None:
-        """Changes the server's address in the identity, if there is one, to a new URL."""
+    def change_server_url(self, url: str) -> None:
+        """Changes the server's URL in the identity, if there is one."""
         path = self._path(_IDENTITY)
         if os.path.exists(path):
             fields = read_json(path, "a device's identity", _parse_identity)
@@ -83,7 +83,7 @@ class DeviceFolder:
         """Returns the path of a model."""
         return self._path(_MODELS, f"{hash_}.tflite")
 
-    def held_model(self) -> str | None:
+    def stored_model(self) -> str | None:
         """Returns the hash of the stored model; None if there is none."""
         names = [name for name in self._models() if name.endswith(".tflite")]
         return names[0].removesuffix(".tflite") if names else None
@@ -94,33 +94,41 @@ class DeviceFolder:
             if not name.startswith(hash_):
                 os.remove(self._path(_MODELS, name))
 
-    def keep_update(
+    def save_update(
         self, task: dict[str, Any], update: DeviceUpdate, is_sent_late: bool = False
     ) -> PendingUpdate:
         """Writes an update, so that the device can send it even after a restart."""
-        path = self._path(f"update-{task['task']}.safetensors")
-        write_update(path, update)
-        pending = PendingUpdate(task, path, update.loss_before, update.loss_after, is_sent_late)
-        fields = dataclasses.asdict(pending)
-        del fields["path"]
-        write_json(self._path(_PENDING), fields)
+        write_update(self._path(_UPDATE), update)
+        pending = PendingUpdate(task, update.loss_before, update.loss_after, is_sent_late)
+        write_json(self._path(_PENDING), dataclasses.asdict(pending))
         return pending
 
     def pending(self) -> PendingUpdate | None:
-        """Returns the update that waits to be sent; None if there is none."""
+        """Returns the update that waits to be sent; None if there is none.
+
+        A damaged one is removed: the server assigns its task again.
+        """
         path = self._path(_PENDING)
         if not os.path.exists(path):
             return None
-        fields = read_json(path, "an update that waits", _parse_pending)
-        return PendingUpdate(
-            path=self._path(f"update-{fields['task']['task']}.safetensors"), **fields
-        )
+        try:
+            fields = read_json(path, "an update that waits", _parse_pending)
+        except ValueError:
+            fields = None
+        if fields is None or not os.path.exists(self._path(_UPDATE)):
+            self.remove_update()
+            return None
+        return PendingUpdate(**fields)
 
-    def drop_update(self, pending: PendingUpdate) -> None:
-        """Removes an update that arrived or cannot be used."""
-        for path in (self._path(_PENDING), pending.path):
+    def read_update(self) -> bytes:
+        """Returns the bytes of the update that waits to be sent."""
+        return read_bytes(self._path(_UPDATE), "an update", _MAX_UPDATE_BYTES)
+
+    def remove_update(self) -> None:
+        """Removes the update that waits, because it arrived or cannot be used."""
+        for name in (_PENDING, _UPDATE):
             with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+                os.remove(self._path(name))
 
     def _models(self) -> list[str]:
         folder = self._path(_MODELS)
@@ -134,12 +142,19 @@ def _parse_identity(text: str) -> dict[str, Any]:
     fields = parse_json(text, "A device's identity")
     names = {"url", "device", "key"}
     expect_keys(fields, names, names, "A device's identity")
+    if not isinstance(fields["url"], str) or not is_identity(fields["device"], fields["key"]):
+        raise ValueError(
+            "A device's identity: expected a URL, an identifier of 32 and a key of 64 hexadecimal "
+            "digits, received something else. Delete the file to enrol anew."
+        )
     return fields
 
 
 def _parse_pending(text: str) -> dict[str, Any]:
     fields = parse_json(text, "An update that waits")
-    names = {field.name for field in dataclasses.fields(PendingUpdate)} - {"path"}
+    names = {field.name for field in dataclasses.fields(PendingUpdate)}
     expect_keys(fields, names, names, "An update that waits")
+    if not isinstance(fields["task"], dict):
+        raise ValueError(f"An update that waits: expected a task, received {fields['task']!r}.")
     expect_keys(fields["task"], set(fields["task"]), {"task", "round"}, "Its task")
     return fields

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,8 +25,18 @@ from tflite.together.errors import FederationError, RefusedError, UnavailableErr
 from tflite.together.signing import EMPTY_HASH, authorization
 
 PROTOCOL = 1
-_FIRST_WAIT_SECONDS = 1.0
-_MAX_WAIT_SECONDS = 300.0
+_FIRST_PAUSE_SECONDS = 1.0
+_MAX_PAUSE_SECONDS = 300.0
+# Maximum time until the next check-in, whatever the server says.
+_MAX_WAIT_SECONDS = 7 * 24 * 3600
+# Bounds of a task's whole numbers and of its learning rate, as in the protocol.
+_BOUNDS = {
+    "round": (0, 2**31 - 1),
+    "model_bytes": (1, 2**28),
+    "epochs": (1, 1000),
+    "seed": (0, 2**63 - 1),
+}
+_MAX_LEARNING_RATE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +123,10 @@ class Federation:
         fields = self._repeat(
             lambda: self._connection.send("POST", "/v1/enrol", headers, body).json()
         )
-        try:
-            device, key = fields["device"], bytes.fromhex(fields["key"])
-            if len(bytes.fromhex(device)) != 16 or len(key) != 32:
-                raise ValueError
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._no_protocol("an identity and a key", sorted(fields)) from error
-        self.identity = Identity(device, key)
+        device, key = fields.get("device"), fields.get("key")
+        if not is_identity(device, key):
+            raise self._no_protocol("an identity and a key", sorted(fields))
+        self.identity = Identity(device, bytes.fromhex(key))
         return self.identity
 
     def check_in(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,18 +146,20 @@ class Federation:
             answer = self._repeat(lambda: self._signed("POST", "/v1/check-in", body).json())
         except RefusedError as error:
             raise FederationError(str(error)) from error
-        _whole(answer, "wait_seconds", 1, self._no_protocol)
+        answer["wait_seconds"] = self._wait_seconds(answer)
         if "task" in answer:
             task = answer["task"]
             if not isinstance(task, dict):
                 raise self._no_protocol("a task", task)
             for name in ("task", "model"):
                 _hexadecimal(task, name, {"task": 32, "model": 64}[name], self._no_protocol)
-            for name, minimum in (("round", 0), ("model_bytes", 1), ("epochs", 1), ("seed", 0)):
-                _whole(task, name, minimum, self._no_protocol)
+            for name, (minimum, maximum) in _BOUNDS.items():
+                _whole(task, name, minimum, maximum, self._no_protocol)
             rate = task.get("learning_rate")
-            if type(rate) not in (int, float) or not 0 < rate < float("inf"):
-                raise self._no_protocol("a learning rate above 0", rate)
+            if type(rate) not in (int, float) or not 0 < rate <= _MAX_LEARNING_RATE:
+                raise self._no_protocol(
+                    f"a learning rate above 0, of at most {_MAX_LEARNING_RATE}", rate
+                )
         return answer
 
     def fetch_model(self, hash_: str, size: int, path: str | os.PathLike) -> None:
@@ -214,11 +224,13 @@ class Federation:
         Raises:
           UnavailableError: If there is no answer; the update must be kept and sent again.
           RefusedError: If the update cannot be used.
+          FederationError: If the answer is not one of the protocol.
         """
         hash_ = hashlib.sha256(data).hexdigest()
         path = f"/v1/tasks/{task}/updates/{hash_}"
         headers = {"Content-Type": "application/octet-stream"}
-        return self._repeat(lambda: self._signed("PUT", path, data, headers).json())
+        answer = self._repeat(lambda: self._signed("PUT", path, data, headers).json())
+        return {**answer, "wait_seconds": self._wait_seconds(answer)}
 
     def status(self) -> dict[str, Any]:
         """Returns `round`, and the device's latest `updates` with their outcomes."""
@@ -267,10 +279,14 @@ class Federation:
             except UnavailableError as error:
                 if attempt >= self._attempts:
                     raise
-                maximum = min(_MAX_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                maximum = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
                 # Random jitter keeps devices from coming back at the same time.
                 wait = random.uniform(maximum / 2, maximum)
                 self._sleep(max(wait, error.seconds or 0))
+
+    def _wait_seconds(self, answer: Mapping[str, Any]) -> int:
+        _whole(answer, "wait_seconds", 1, 2**63 - 1, self._no_protocol)
+        return min(answer["wait_seconds"], _MAX_WAIT_SECONDS)
 
     def _no_protocol(self, expected: str, received: Any) -> FederationError:
         return FederationError(
@@ -279,13 +295,24 @@ class Federation:
         )
 
 
-def _whole(fields: Mapping[str, Any], name: str, minimum: int, error: Callable) -> None:
+def _whole(
+    fields: Mapping[str, Any], name: str, minimum: int, maximum: int, error: Callable
+) -> None:
     value = fields.get(name)
-    if type(value) is not int or not minimum <= value < 2**63:
-        raise error(f"{name} as a whole number from {minimum}", value)
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise error(f"{name} as a whole number from {minimum} to {maximum}", value)
 
 
 def _hexadecimal(fields: Mapping[str, Any], name: str, digits: int, error: Callable) -> None:
     value = fields.get(name)
-    if not isinstance(value, str) or len(value) != digits or set(value) - set("0123456789abcdef"):
+    if not _is_hexadecimal(value, digits):
         raise error(f"{name} as {digits} hexadecimal digits", value)
+
+
+def is_identity(device: Any, key: Any) -> bool:
+    """Returns whether values are a device's identifier and its key in hexadecimal digits."""
+    return _is_hexadecimal(device, 32) and _is_hexadecimal(key, 64)
+
+
+def _is_hexadecimal(value: Any, digits: int) -> bool:
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", value) is not None

@@ -1,5 +1,6 @@
 """One visit of a device to the gateway: sends a pending update, or trains a new task."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from tflite.together.federation import Federation
 # Returns images `(examples, height, width, channels)` and labels `(examples,)` for a model, or None
 # if there are none yet.
 Examples = Callable[[ModelMetadata], tuple[np.ndarray, np.ndarray] | None]
-# Seconds until the next visit if the server gave none.
+# Seconds until the next visit after an update that was refused.
 _WAIT_SECONDS = 60
 
 
@@ -80,7 +81,7 @@ class Participant:
         pending = self.folder.pending()
         if pending is not None:
             return self.send(pending)
-        held = self.folder.held_model()
+        held = self.folder.stored_model()
         answer = self.federation.check_in({**self._fields, **({"model": held} if held else {})})
         wait_seconds, task = answer["wait_seconds"], answer.get("task")
         if task is None:
@@ -89,12 +90,18 @@ class Participant:
         if held != task["model"]:
             self.folder.remove_other_models(task["model"])
             self.federation.fetch_model(task["model"], task["model_bytes"], path)
-        own = examples(read_metadata(path))
+        try:
+            metadata = read_metadata(path)
+        except ValueError:
+            # Damaged since it was fetched: the next visit fetches it again.
+            os.remove(path)
+            raise
+        own = examples(metadata)
         if own is None:
-            return Visit("needs_examples", 0, task)
-        return self.do(task, path, own, wait_seconds)
+            return Visit("needs_examples", wait_seconds, task)
+        return self.perform(task, path, own, wait_seconds)
 
-    def do(
+    def perform(
         self,
         task: Mapping[str, Any],
         path: str,
@@ -110,7 +117,7 @@ class Participant:
           wait_seconds: Seconds until the next visit if a subclass sends nothing.
         """
         del wait_seconds
-        return self.send(self.folder.keep_update(task, self.train(task, path, examples)))
+        return self.send(self.folder.save_update(task, self.train(task, path, examples)))
 
     def train(
         self, task: Mapping[str, Any], path: str, examples: tuple[np.ndarray, np.ndarray]
@@ -125,19 +132,20 @@ class Participant:
     def send(self, pending: PendingUpdate) -> Visit:
         """Sends an update, and removes it once the server accepts or finally refuses it."""
         try:
-            answer = self.federation.send_update(pending.task["task"], pending.data())
+            data = self.folder.read_update()
+            answer = self.federation.send_update(pending.task["task"], data)
         except RefusedError as error:
-            self.folder.drop_update(pending)
+            self.folder.remove_update()
             return _ended("refused", pending, _WAIT_SECONDS, str(error))
-        self.folder.drop_update(pending)
-        return _ended("sent", pending, int(answer.get("wait_seconds", _WAIT_SECONDS)))
+        self.folder.remove_update()
+        return _ended("sent", pending, answer["wait_seconds"])
 
     def _enrol(self) -> None:
         url = self.federation.address.url
         self.federation.identity = self.folder.identity(url)
         if self.federation.identity is None:
             self.federation.check_server()
-            self.folder.keep_identity(url, self.federation.enrol())
+            self.folder.save_identity(url, self.federation.enrol())
 
 
 def fit_options(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_rounds_are_taken_back(tmp_path, capsys):
             served.take_part(value=float(number + 1))
             served.step()
         rollback.main(["rollback", f"--out={tmp_path}", "--round=1"])
-        assert "taken back: rounds 1, 2; round 1 is open again" in capsys.readouterr().out
+        assert "rolled back: rounds 1, 2; round 1 is open again" in capsys.readouterr().out
         assert served.phone().check_in()["task"]["round"] == 1
         with pytest.raises(ValueError, match="received 7"):
             rollback.main(["rollback", f"--out={tmp_path}", "--round=7"])

@@ -12,9 +12,8 @@ from tff_programs.reports import report
 from tff_programs.reports.report import draw_curves, format_seconds, progress_line, time_unit
 from tff_programs.reports.simulation_report import cost_table, spent
 from tff_programs.simulation.in_memory import Simulation
-from tff_programs.simulation.round_plan import RoundPlan
+from tff_programs.simulation.round_plan import RoundPlan, RoundReport
 from tff_programs.simulation.tiers import Tier, default_tiers
-from tff_programs.simulation.training_loop import RoundReport
 
 TIERS = (Tier("smallest", digits_small().smallest()),)
 

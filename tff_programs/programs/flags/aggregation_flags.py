@@ -90,10 +90,11 @@ def define_aggregation_flags(define: FlagDefiner) -> None:
     define.integer(
         "cohort_seed",
         None,
-        "Secret number of at least 16 digits that decides which clients a round asks. Epsilon is "
-        "smaller if nobody can know who took part. By default --seed decides, and epsilon counts "
-        "each client as if it took part in every round.",
-        lower_bound=10**15,
+        "Secret random number of at least 39 digits that decides which clients a round asks. "
+        "Epsilon is smaller if nobody can know who took part, which --algorithm=fedsup or fedavg "
+        "requires too: where clients train different subnets, the weights show which subnets took "
+        "part. Otherwise epsilon counts each client as if it took part in every round.",
+        lower_bound=10**38,
         upper_bound=2**256,
     )
 
@@ -161,7 +162,7 @@ def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> Privacy
         ):
             raise ValueError(
                 "--max_epsilon: expected --noise_multiplier and a norm for --clipping with it, "
-                "received no noise. Nothing is private without."
+                "received no noise. Without noise, nothing is private."
             )
         return None
     clients = assignment.clients
@@ -170,7 +171,8 @@ def privacy_from_flags(options: ProgramFlags, assignment: Assignment) -> Privacy
         delta=0.1 / clients if options.delta is None else options.delta,
         clients_per_round=assignment.asked,
         clients=clients,
-        sampled=assignment.has_secret_random_cohorts,
+        # Coverage shows which subnets a round trained, and so which tiers took part.
+        sampled=assignment.has_secret_random_cohorts and options.algorithm in ("fedsup", "fedavg"),
     )
     budget = options.max_epsilon
     cost = account.epsilon_after(options.rounds)
@@ -215,8 +217,13 @@ def _check_private(options: ProgramFlags, clipping_norm, zeroing_norm) -> None:
         )
     if options.poisoned:
         raise ValueError(
-            "--noise_multiplier and --poisoned: expected one of them. What is set aside shows in "
-            "the weights without noise."
+            "--noise_multiplier and --poisoned: expected one of them. Which updates were set aside "
+            "would be visible in the weights, and noise does not hide it."
+        )
+    if options.over_asked or options.round_deadline:
+        raise ValueError(
+            "--noise_multiplier: expected neither --over_asked nor --round_deadline with it. Who "
+            "answers in time depends on the number of a client's examples, and the weights show it."
         )
 
 

@@ -9,7 +9,7 @@ from fedsup_tf.mean_choices import (
     SERVER_OPTIMIZERS,
     WEIGHTINGS,
 )
-from tff_programs.gateway.check_in import Training
+from tff_programs.gateway.check_in import MAX_EPOCHS, MAX_LEARNING_RATE, Training
 from tff_programs.gateway.database import Database, sqlite_file, sqlite_url
 from tff_programs.gateway.pace import MAX_SECONDS, Pace
 from tff_programs.gateway.rounds import RoundSettings
@@ -118,10 +118,18 @@ def define_round_flags(define: FlagDefiner) -> None:
         "subnet is calibrated and converted, which takes seconds.",
     )
     define.integer(
-        "epochs", None, "Number of local epochs; by default that of the training.", lower_bound=1
+        "epochs",
+        None,
+        "Number of local epochs; by default that of the training.",
+        lower_bound=1,
+        upper_bound=MAX_EPOCHS,
     )
     define.float(
-        "learning_rate", None, "Devices' learning rate; by default that of the training.", above=0
+        "learning_rate",
+        None,
+        "Devices' learning rate; by default that of the training.",
+        above=0,
+        upper_bound=MAX_LEARNING_RATE,
     )
     define.enum(
         "aggregation",

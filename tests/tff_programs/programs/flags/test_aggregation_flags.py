@@ -17,10 +17,11 @@ from tff_programs.simulation.tiers import default_tiers
 PRIVATE = ["--noise_multiplier=0.5", "--clipping=1", "--weighting=uniform"]
 # Error messages and the calls that cause them.
 REFUSED = {
-    "no noise. Nothing is private": ["--max_epsilon=3"],
+    "no noise. Without noise, nothing is private": ["--max_epsilon=3"],
     "received --clipping=adaptive": ["--noise_multiplier=1", "--clipping=adaptive"],
     "expected --weighting=uniform, received --weighting=examples": PRIVATE[:2],
     "--noise_multiplier and --poisoned": [*PRIVATE, "--poisoned=0.1"],
+    "expected neither --over_asked nor --round_deadline": [*PRIVATE, "--over_asked=1"],
     "adaptive --zeroing would tell": [*PRIVATE, "--zeroing=adaptive"],
     "none, adaptive or a finite norm above 0 such as 1.5, received 'much'": ["--clipping=much"],
     "finite norm above 0": ["--zeroing=-1"],
@@ -72,8 +73,17 @@ def test_flags_that_exclude_each_other_are_refused(told, expected):
     assert not (folder / "refused").exists()
 
 
-@pytest.mark.parametrize(("more", "sampled"), [([], False), ([f"--cohort_seed={10**15}"], True)])
-def test_privacy_counts_on_sampling_only_where_a_secret_seed_draws_it(more, sampled):
+@pytest.mark.parametrize(
+    ("more", "sampled"),
+    [
+        (["--algorithm=fedsup"], False),
+        (["--algorithm=fedsup", f"--cohort_seed={10**38}"], True),
+        # The weights show which subnets were trained, and so which tiers took part.
+        (["--algorithm=e_fedsup", f"--cohort_seed={10**38}"], False),
+        (["--algorithm=exclusive", f"--cohort_seed={10**38}"], False),
+    ],
+)
+def test_privacy_counts_on_sampling_only_where_nothing_shows_who_took_part(more, sampled):
     options, _ = parse_flags(train.define_flags, ["train", *PRIVATE, "--seed=3", *more])
     space = digits_small()
     assignment = Assignment(

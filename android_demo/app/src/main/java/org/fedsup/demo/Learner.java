@@ -3,6 +3,7 @@ package org.fedsup.demo;
 import java.io.Closeable;
 import java.io.File;
 import java.io.IOException;
+import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
@@ -33,12 +34,18 @@ public final class Learner implements Closeable {
         byte[] read() throws IOException;
     }
 
+    /** Place to write a file's bytes to. */
+    public interface Target {
+        OutputStream open() throws IOException;
+    }
+
     private interface Task {
         void run() throws IOException;
     }
 
     private final File folder;
     private final File pickedModel;
+    private final File pickedParts;
     private final Source builtInModel;
     private final Executor screen;
     /** Runs all tasks, one after the other. */
@@ -69,6 +76,7 @@ public final class Learner implements Closeable {
         this.builtInModel = builtInModel;
         this.screen = screen;
         pickedModel = new File(folder, "model.tflite");
+        pickedParts = new File(folder, "parts.zip");
         submit(this::open);
     }
 
@@ -100,12 +108,12 @@ public final class Learner implements Closeable {
 
     /** Adds a labelled drawing. */
     public void teach(Example example) {
-        ask(() -> pupil.examples().add(example));
+        ask(() -> loaded().examples().add(example));
     }
 
     /** Removes the newest drawing. */
     public void removeLast() {
-        ask(() -> pupil.examples().removeNewest());
+        ask(() -> loaded().examples().removeNewest());
     }
 
     /** Trains on all drawings; always runs {@code finished} on the screen at the end. */
@@ -128,14 +136,14 @@ public final class Learner implements Closeable {
     /** Resets the model to its original state. */
     public void forget() {
         askIdle(() -> {
-            pupil.forget();
+            loaded().forget();
             infer(image);
         });
     }
 
     /** Deletes all drawings. */
     public void deleteExamples() {
-        askIdle(() -> pupil.examples().clear());
+        askIdle(() -> loaded().examples().clear());
     }
 
     /** Switches to another model; if it cannot be used, the current one stays. */
@@ -165,7 +173,7 @@ public final class Learner implements Closeable {
     /** Writes what was learned to an update file and passes it to {@code done} on the screen. */
     public void export(Consumer<File> done) {
         ask(() -> {
-            File file = pupil.export();
+            File file = loaded().export();
             screen.execute(() -> done.accept(file));
         });
     }
@@ -179,11 +187,33 @@ public final class Learner implements Closeable {
      */
     public void measure(SafeFile.Content parts, String machine, Consumer<File> done) {
         askIdle(() -> {
-            File copy = new File(folder, "parts.zip");
-            SafeFile.replace(copy, parts);
-            PartModels opened = new PartModels(copy);
-            LatencyMeasurement measurement = new LatencyMeasurement(opened);
-            submit(() -> measureOn(opened, measurement, machine, done));
+            SafeFile.replace(pickedParts, parts);
+            try {
+                PartModels opened = new PartModels(pickedParts);
+                LatencyMeasurement measurement = new LatencyMeasurement(opened);
+                submit(() -> measureOn(opened, measurement, machine, done));
+            } catch (UnusableFileException error) {
+                pickedParts.delete();
+                throw error;
+            }
+        });
+    }
+
+    /**
+     * Copies an exported update to another place and runs {@code done} on the screen.
+     *
+     * @param update the file that {@link #export} passed on
+     * @param target opens the other place
+     */
+    public void copy(File update, Target target, Runnable done) {
+        ask(() -> {
+            try (OutputStream out = target.open()) {
+                out.write(SafeFile.read(update, MAX_MODEL_BYTES));
+            } catch (IOException | RuntimeException error) {
+                throw new IOException("The update could not be saved (" + error.getMessage()
+                        + "): choose another place.", error);
+            }
+            screen.execute(done);
         });
     }
 
@@ -210,11 +240,15 @@ public final class Learner implements Closeable {
     private void ask(Task task) {
         submit(() -> {
             problem = null;
-            if (pupil == null) {
-                throw new IOException("There is no model yet.");
-            }
             task.run();
         });
+    }
+
+    private Pupil loaded() throws IOException {
+        if (pupil == null) {
+            throw new IOException("There is no model yet: open one.");
+        }
+        return pupil;
     }
 
     /** Runs a task that the user requested and that is not possible during training. */
@@ -267,7 +301,7 @@ public final class Learner implements Closeable {
         if (pickedModel.exists()) {
             try {
                 opened = new Pupil(folder, SafeFile.read(pickedModel, MAX_MODEL_BYTES));
-            } catch (UnusableFileException error) {
+            } catch (IOException error) {
                 damage = error.getMessage(); // The app's own model is better than none.
             }
         }
@@ -319,6 +353,7 @@ public final class Learner implements Closeable {
         } finally {
             if (over) {
                 parts.close();
+                pickedParts.delete();
             }
         }
     }
@@ -333,7 +368,12 @@ public final class Learner implements Closeable {
             return;
         }
         problem = null;
-        lesson = new Lesson(pupil, System.nanoTime());
+        try {
+            lesson = new Lesson(pupil, System.nanoTime());
+        } catch (RuntimeException error) {
+            screen.execute(finished);
+            throw error;
+        }
         submit(() -> trainOn(asked, finished));
     }
 

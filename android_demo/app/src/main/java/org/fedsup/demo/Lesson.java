@@ -81,6 +81,6 @@ final class Lesson {
     private void undo() throws IOException {
         over = true;
         pupil.undo(start, earlier);
-        throw new IOException("Training went astray and was undone: delete odd drawings.");
+        throw new IOException("Training diverged and was undone: delete odd drawings.");
     }
 }

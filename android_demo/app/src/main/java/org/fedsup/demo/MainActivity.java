@@ -99,6 +99,9 @@ public final class MainActivity extends Activity {
     }
 
     private void teach(int label) {
+        if (canvas.drawing().isEmpty()) {
+            return; // The button was tapped again before it was disabled.
+        }
         learner.teach(new Example(DigitImage.of(canvas.drawing()), label));
         canvas.clear();
     }
@@ -180,31 +183,30 @@ public final class MainActivity extends Activity {
             Toast.makeText(this, R.string.measuring, Toast.LENGTH_LONG).show();
             learner.measure(out -> copy(uri, out), machine, this::share);
         } else if (request == SAVE_UPDATE && updateToSave != null) {
-            File update = new File(updateToSave);
-            try (OutputStream out = getContentResolver().openOutputStream(uri)) {
-                out.write(SafeFile.read(update, Learner.MAX_MODEL_BYTES));
-                Toast.makeText(this, R.string.saved, Toast.LENGTH_SHORT).show();
-            } catch (IOException | RuntimeException error) {
-                learner.report("The update could not be saved (" + error.getMessage()
-                        + "): choose another place.");
-            }
+            // "t" truncates a document that was longer.
+            learner.copy(new File(updateToSave), () -> getContentResolver().openOutputStream(uri, "wt"),
+                    () -> Toast.makeText(this, R.string.saved, Toast.LENGTH_SHORT).show());
         }
     }
 
     private byte[] read(Uri uri) throws IOException {
-        try (InputStream in = getContentResolver().openInputStream(uri)) {
+        try (InputStream in = open(uri)) {
             return SafeFile.read(in, Learner.MAX_MODEL_BYTES);
-        } catch (FileNotFoundException | SecurityException error) {
-            throw new UnusableFileException("This file could not be opened: choose another.", error);
         }
     }
 
     private void copy(Uri uri, OutputStream out) throws IOException {
-        try (InputStream in = getContentResolver().openInputStream(uri)) {
+        try (InputStream in = open(uri)) {
             byte[] part = new byte[1 << 16];
             for (int count; (count = in.read(part)) >= 0; ) {
                 out.write(part, 0, count);
             }
+        }
+    }
+
+    private InputStream open(Uri uri) throws UnusableFileException {
+        try {
+            return getContentResolver().openInputStream(uri);
         } catch (FileNotFoundException | SecurityException error) {
             throw new UnusableFileException("This file could not be opened: choose another.", error);
         }

@@ -100,6 +100,23 @@ public class LearnerFilesTest extends LearnerCase {
     }
 
     @Test
+    public void withoutAnyModelOneCanBeOpened() throws Exception {
+        byte[] picked = Golden.model();
+        Learner learner = new Learner(folder.getRoot(), () -> {
+            throw new IOException("none");
+        }, Runnable::run);
+        try {
+            assertEquals("none", settle(learner).problem());
+            learner.openModel(() -> picked);
+            LearnerState state = settle(learner);
+            assertNull(state.problem());
+            assertNotNull(state.model());
+        } finally {
+            learner.close();
+        }
+    }
+
+    @Test
     public void aDamagedCheckpointIsToldAndTheModelIsAsItCame() throws Exception {
         Learner learner = open();
         byte[] image = slanted(1).get(0).image();

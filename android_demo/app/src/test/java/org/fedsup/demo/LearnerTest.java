@@ -212,7 +212,7 @@ public class LearnerTest extends LearnerCase {
         Learner again = open();
         again.teach(slanted(1).get(0));
         LearnerState state = train(again);
-        assertTrue(state.problem(), state.problem().startsWith("Training went astray"));
+        assertTrue(state.problem(), state.problem().startsWith("Training diverged"));
         assertFalse(state.training());
         assertEquals(poor, state.after());
     }

@@ -90,7 +90,7 @@ public class MainActivityFilesTest extends PersonCase {
         openModel("no model at all".getBytes());
         TextView problem = activity.findViewById(R.id.problem);
         assertEquals(View.VISIBLE, problem.getVisibility());
-        assertEquals("This is no model of fedsup: expected a .tflite that fedsup export wrote.",
+        assertEquals("This is not a model that fedsup export wrote: choose a .tflite of it.",
                 text(R.id.problem));
         assertEquals("it is where it can be read", 0, scroll.getScrollY());
         assertEquals(round, text(R.id.round));

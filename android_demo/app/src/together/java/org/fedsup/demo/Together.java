@@ -37,6 +37,9 @@ final class Together {
     private static final long FEW_PARAMETERS = 100_000;
     private static final long ANY_PARAMETERS = (1L << 53) - 1;
 
+    /** Held during a visit, since a stopped one may not have ended when the next one begins. */
+    private static final Object VISIT = new Object();
+
     private final Context context;
     private final SharedPreferences settings;
 
@@ -94,7 +97,10 @@ final class Together {
         int waitSeconds = WAIT_SECONDS;
         String outcome;
         try {
-            Participant.Visit visit = visit(stopped);
+            Participant.Visit visit;
+            synchronized (VISIT) {
+                visit = visit(stopped);
+            }
             waitSeconds = visit.waitSeconds();
             outcome = describe(visit);
         } catch (UnavailableException error) {

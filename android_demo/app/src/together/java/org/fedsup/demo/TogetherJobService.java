@@ -9,6 +9,7 @@ import android.content.Context;
 import android.os.Handler;
 import android.os.Looper;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
  * Takes part in a server's rounds while the phone is charging, idle and on an unmetered network. The
@@ -19,7 +20,8 @@ public final class TogetherJobService extends JobService {
     static final int JOB = 2;
 
     private final Handler main = new Handler(Looper.getMainLooper());
-    private volatile boolean stopped;
+    /** Whether the current visit was stopped. */
+    private AtomicBoolean stopped;
     /** Thread of the current visit; tests wait for it. */
     Thread worker;
 
@@ -47,10 +49,16 @@ public final class TogetherJobService extends JobService {
     @Override
     public boolean onStartJob(JobParameters parameters) {
         Together together = new Together(this);
-        stopped = false;
+        AtomicBoolean stop = new AtomicBoolean();
+        stopped = stop;
         worker = new Thread(() -> {
-            int waitSeconds = together.takePart(() -> stopped);
-            main.post(() -> finish(together, parameters, waitSeconds));
+            int waitSeconds = together.takePart(stop::get);
+            main.post(() -> {
+                // A visit that was stopped may end after the system has started the job again.
+                if (!stop.get()) {
+                    finish(together, parameters, waitSeconds);
+                }
+            });
         }, "together");
         worker.start();
         return true;
@@ -59,7 +67,7 @@ public final class TogetherJobService extends JobService {
     /** Stops the visit. Downloads and finished updates are kept; training starts over next time. */
     @Override
     public boolean onStopJob(JobParameters parameters) {
-        stopped = true;
+        stopped.set(true);
         worker.interrupt(); // It may be waiting for a server that is busy.
         return true;
     }

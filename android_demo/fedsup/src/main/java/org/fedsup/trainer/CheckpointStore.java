@@ -49,7 +49,7 @@ public final class CheckpointStore {
                     .put("losses", losses)
                     .put("sha256", tensors.fingerprint());
         } catch (JSONException notFinite) {
-            throw new IOException("Training went astray, with losses that are no numbers.", notFinite);
+            throw new IOException("Training diverged to infinite losses.", notFinite);
         }
         SafeFile.replace(file, out -> tensors.write(out, KIND, model.variables));
     }

@@ -22,9 +22,12 @@ public final class Federation {
     /** Version of the protocol that this class speaks. */
     public static final int PROTOCOL = 1;
 
-    private static final double FIRST_WAIT_SECONDS = 1;
-    private static final double MAX_WAIT_SECONDS = 300;
+    private static final double FIRST_PAUSE_SECONDS = 1;
+    private static final double MAX_PAUSE_SECONDS = 300;
     private static final byte[] NOTHING = new byte[0];
+    // Time until the next check-in: without one from the server, and at most.
+    private static final int WAIT_SECONDS = 60;
+    private static final int MAX_WAIT_SECONDS = 7 * 24 * 3600;
 
     /** Delay between two attempts of a request. */
     public interface Pause {
@@ -161,7 +164,8 @@ public final class Federation {
         }
         try {
             JSONObject task = answer.optJSONObject("task");
-            return new Answer(answer.getInt("wait_seconds"), task == null ? null : Task.parse(task));
+            answer.getInt("wait_seconds");
+            return new Answer(waitSeconds(answer), task == null ? null : Task.parse(task));
         } catch (JSONException error) {
             throw connection.noGateway("an answer of the protocol, received " + answer);
         }
@@ -199,7 +203,7 @@ public final class Federation {
     public int sendUpdate(String task, byte[] update) throws IOException {
         String path = "/v1/tasks/" + task + "/updates/" + ModelMetadata.sha256(update);
         JSONObject answer = repeat(() -> signed("PUT", path, update, "application/octet-stream").json());
-        return Math.max(1, answer.optInt("wait_seconds", 60));
+        return waitSeconds(answer);
     }
 
     /**
@@ -262,7 +266,7 @@ public final class Federation {
                 if (attempt >= attempts) {
                     throw error;
                 }
-                double most = Math.min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * Math.pow(2, attempt - 1));
+                double most = Math.min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * Math.pow(2, attempt - 1));
                 // Random jitter, so that devices do not all retry at the same time.
                 double wait = most * (0.5 + 0.5 * random.nextDouble());
                 sleep((long) (1000 * Math.max(wait, error.seconds)));
@@ -277,6 +281,11 @@ public final class Federation {
             Thread.currentThread().interrupt();
             throw new InterruptedIOException("The request was ended while it waited.");
         }
+    }
+
+    private static int waitSeconds(JSONObject answer) {
+        long seconds = answer.optLong("wait_seconds", WAIT_SECONDS);
+        return (int) Math.max(1, Math.min(seconds, MAX_WAIT_SECONDS));
     }
 
     private static byte[] bytes(JSONObject fields) {

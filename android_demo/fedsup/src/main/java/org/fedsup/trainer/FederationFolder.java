@@ -43,7 +43,13 @@ final class FederationFolder {
 
     /** Reads the device's identity at a server; returns null if it has not enrolled. */
     Federation.@Nullable Identity identity(String url) throws IOException {
-        JSONObject fields = read(identity);
+        JSONObject fields;
+        try {
+            fields = read(identity);
+        } catch (JSONException damaged) {
+            throw new UnusableFileException("This device's identity at the server is damaged: delete "
+                    + identity + " to enrol anew.", damaged);
+        }
         if (fields == null) {
             return null;
         }
@@ -101,9 +107,9 @@ final class FederationFolder {
 
     /** Returns the update that is waiting to be sent, or null if there is none. */
     @Nullable Pending pending() throws IOException {
-        JSONObject fields = read(pending);
         try {
-            return fields == null ? null : new Pending(fields.getString("task"),
+            JSONObject fields = read(pending);
+            return fields == null || !update.exists() ? null : new Pending(fields.getString("task"),
                     fields.getInt("round"), Score.fromJson(fields.getJSONObject("before")),
                     Score.fromJson(fields.getJSONObject("after")));
         } catch (JSONException damaged) {
@@ -127,17 +133,12 @@ final class FederationFolder {
         return names == null ? new String[0] : names;
     }
 
-    private static @Nullable JSONObject read(File file) throws IOException {
+    private static @Nullable JSONObject read(File file) throws IOException, JSONException {
         if (!file.exists()) {
             return null;
         }
         byte[] text = SafeFile.read(file, MAX_TEXT_BYTES);
-        try {
-            return new JSONObject(new String(text, StandardCharsets.UTF_8));
-        } catch (JSONException damaged) {
-            throw new UnusableFileException("What this device keeps of the server is damaged ("
-                    + file.getName() + "): enrol again.", damaged);
-        }
+        return new JSONObject(new String(text, StandardCharsets.UTF_8));
     }
 
     private static void write(File file, JSONObject fields) throws IOException {

@@ -21,7 +21,7 @@ public final class ModelMetadata {
     private static final String HASH_ENTRY = "model.sha256";
     private static final int VERSION = 1;
     private static final int MAX_BYTES = 1 << 20;
-    private static final String FROZEN = "/mean_square";
+    private static final String MEAN_SQUARE = "/mean_square";
 
     /** SHA-256 of the model's file, which tells checkpoints of different models apart. */
     public final String identity;
@@ -43,7 +43,7 @@ public final class ModelMetadata {
     public final int inferBatch;
     /** Shape of each variable by name, sorted by name. */
     public final SortedMap<String, int[]> variables;
-    /** Number of trainable parameters. */
+    /** Number of weights, without the mean squares. */
     public final int parameters;
     /** Multiply-accumulate operations for one image. */
     public final long macs;
@@ -52,6 +52,9 @@ public final class ModelMetadata {
         identity = sha256(file);
         architecture = fields.getJSONObject("architecture");
         supernetHash = fields.getString("supernet_hash");
+        if (!supernetHash.matches("[0-9a-f]{64}")) {
+            throw new JSONException("a hash of the supernet that is none");
+        }
         round = fields.getInt("round");
         classNames = Collections.unmodifiableList(texts(fields.getJSONArray("class_names")));
         imageShape = ints(fields.getJSONObject("space").getJSONArray("image_shape"));
@@ -98,7 +101,7 @@ public final class ModelMetadata {
             whole = sha256(model).equals(archive.read(HASH_ENTRY, MAX_BYTES));
         } catch (IOException | RuntimeException foreign) {
             throw new UnusableFileException(
-                    "This is no model of fedsup: expected a .tflite that fedsup export wrote.", foreign);
+                    "This is not a model that fedsup export wrote: choose a .tflite of it.", foreign);
         }
         if (!whole) {
             throw new UnusableFileException("This model is damaged: copy it anew.");
@@ -115,30 +118,30 @@ public final class ModelMetadata {
                         "This model only infers: choose the one that fedsup export wrote beside it.");
             }
             return new ModelMetadata(file, fields);
-        } catch (JSONException error) {
-            throw new UnusableFileException(
-                    "What this model says about itself is damaged: export it again.", error);
+        } catch (JSONException | RuntimeException error) {
+            throw new UnusableFileException("The model's metadata is damaged: export it again.", error);
         }
     }
 
     /**
-     * Returns whether training updates a variable; the others are frozen and not part of an update.
+     * Returns whether a variable is a weight; the others are the mean squares of normalizations, which
+     * are not part of an update.
      *
      * @param variable the variable's name
-     * @return true if training updates it
+     * @return true if it is a weight
      */
-    public static boolean isTrained(String variable) {
-        return !variable.endsWith(FROZEN);
+    public static boolean isWeight(String variable) {
+        return !variable.endsWith(MEAN_SQUARE);
     }
 
     /**
-     * Returns the variables that training updates.
+     * Returns the weights, which an update changes.
      *
-     * @return the shape of each variable by name, sorted by name
+     * @return the shape of each weight by name, sorted by name
      */
-    public SortedMap<String, int[]> trained() {
+    public SortedMap<String, int[]> weightShapes() {
         SortedMap<String, int[]> shapes = new TreeMap<>(variables);
-        shapes.keySet().removeIf(name -> !isTrained(name));
+        shapes.keySet().removeIf(name -> !isWeight(name));
         return shapes;
     }
 

@@ -17,8 +17,7 @@ import org.jspecify.annotations.Nullable;
  * main thread.
  */
 public final class Participant {
-    private static final int MAX_MODEL_BYTES = 256 << 20;
-    // Wait before the next visit if the server did not set one.
+    // Seconds until the next visit after an update that was refused or not sent.
     private static final int WAIT_SECONDS = 60;
 
     /** The device's own examples. */
@@ -43,7 +42,7 @@ public final class Participant {
         SENT,
         /** An update was refused for good and has been deleted. */
         REFUSED,
-        /** Training was stopped; the server assigns the task again. */
+        /** The visit was stopped; the next one sends the update if it was finished, or trains anew. */
         STOPPED
     }
 
@@ -86,7 +85,8 @@ public final class Participant {
      * Makes one visit to the server.
      *
      * @param examples the device's own examples
-     * @param stopped returns whether to stop training; called after each training step
+     * @param stopped returns whether to stop; called after each training step and before an update
+     *     is sent
      * @return the result of the visit
      * @throws FederationException if the device cannot take part until a person changes something
      * @throws UnavailableException if the server does not answer; a finished update is kept
@@ -104,7 +104,7 @@ public final class Participant {
         federation.use(identity);
         FederationFolder.Pending pending = folder.pending();
         if (pending != null) {
-            return send(pending);
+            return send(pending, stopped);
         }
         Federation.Answer answer = federation.checkIn(withModel());
         Task task = answer.task();
@@ -148,7 +148,7 @@ public final class Participant {
     }
 
     private Trainer open(File model) throws IOException {
-        byte[] file = SafeFile.read(model, MAX_MODEL_BYTES);
+        byte[] file = SafeFile.read(model, Task.MAX_MODEL_BYTES);
         try {
             return new Trainer(file, threads);
         } catch (UnusableFileException error) {
@@ -180,11 +180,14 @@ public final class Participant {
             made = folder.keepUpdate(task,
                     UpdateFile.of(trainer.metadata(), received, learned), trainer.metadata());
         }
-        return send(made);
+        return send(made, stopped);
     }
 
     /** Sends an update, and deletes it once the server has accepted it or refused it for good. */
-    private Visit send(FederationFolder.Pending pending) throws IOException {
+    private Visit send(FederationFolder.Pending pending, BooleanSupplier stopped) throws IOException {
+        if (stopped.getAsBoolean()) {
+            return new Visit(Event.STOPPED, WAIT_SECONDS, pending.round(), null, null, "");
+        }
         Event event = Event.SENT;
         int waitSeconds = WAIT_SECONDS;
         String message = "";

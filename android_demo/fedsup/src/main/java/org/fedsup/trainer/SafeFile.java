@@ -17,7 +17,8 @@ public final class SafeFile {
          * Writes the content.
          *
          * @param out the stream to write to
-         * @throws IOException if writing fails; the file is then left unchanged
+         * @throws UnusableFileException if there is no usable content
+         * @throws IOException if writing fails; in both cases the file is left unchanged
          */
         void writeTo(OutputStream out) throws IOException;
     }
@@ -31,6 +32,7 @@ public final class SafeFile {
      *
      * @param target the file to replace
      * @param content the new content
+     * @throws UnusableFileException as {@code content} throws it
      * @throws IOException if it could not be written; the message is meant for the user
      */
     public static void replace(File target, Content content) throws IOException {
@@ -45,6 +47,8 @@ public final class SafeFile {
             if (!temporary.renameTo(target)) {
                 throw new IOException("it could not be renamed");
             }
+        } catch (UnusableFileException error) {
+            throw error; // There is no content to write; more room would not help.
         } catch (IOException error) {
             throw new IOException("Could not save " + target.getName() + " (" + error.getMessage()
                     + "): make room on this device and try again.", error);

@@ -17,6 +17,11 @@ import org.json.JSONObject;
  */
 public record Task(String id, int round, String tier, String model, int modelBytes, int epochs,
         float learningRate, long seed) {
+    /** Maximum size of a model's file in bytes. */
+    static final int MAX_MODEL_BYTES = 256 << 20;
+
+    private static final int MAX_EPOCHS = 1000;
+    private static final float MAX_LEARNING_RATE = 1000;
 
     /** Parses and checks the task in the answer to a check-in. */
     static Task parse(JSONObject fields) throws JSONException {
@@ -25,7 +30,9 @@ public record Task(String id, int round, String tier, String model, int modelByt
                 fields.getInt("epochs"), (float) fields.getDouble("learning_rate"),
                 fields.getLong("seed"));
         if (!task.id.matches("[0-9a-f]{32}") || !task.model.matches("[0-9a-f]{64}")
-                || task.modelBytes < 1 || task.epochs < 1 || !(task.learningRate > 0)) {
+                || task.modelBytes < 1 || task.modelBytes > MAX_MODEL_BYTES
+                || task.epochs < 1 || task.epochs > MAX_EPOCHS
+                || !(task.learningRate > 0 && task.learningRate <= MAX_LEARNING_RATE)) {
             throw new JSONException("Expected a task of the protocol, received " + fields);
         }
         return task;

@@ -32,7 +32,7 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
     public static UpdateFile of(
             ModelMetadata model, SortedMap<String, float[]> received, Checkpoint checkpoint) {
         SortedMap<String, float[]> delta = new TreeMap<>();
-        for (String name : model.trained().keySet()) {
+        for (String name : model.weightShapes().keySet()) {
             float[] from = received.get(name);
             float[] to = checkpoint.weights().get(name);
             float[] change = new float[to.length];
@@ -61,7 +61,7 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
         }
         if (!finite) {
             throw new UnusableFileException(
-                    "Training went astray, with values that are no numbers: forget it and train anew.");
+                    "Training diverged to infinite values: forget it and train anew.");
         }
         try {
             JSONObject metadata = new JSONObject()
@@ -72,7 +72,7 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
                     .put("loss_before", before.loss())
                     .put("loss_after", after.loss())
                     .put("class_names", new JSONArray(model.classNames));
-            new SafeTensors(metadata, delta).write(out, KIND, model.trained());
+            new SafeTensors(metadata, delta).write(out, KIND, model.weightShapes());
         } catch (JSONException impossible) {
             throw new IOException(impossible); // All numbers are finite.
         }
@@ -96,11 +96,11 @@ public record UpdateFile(SortedMap<String, float[]> delta, Score before, Score a
      * @throws UnusableFileException if it is another file, incomplete, or of another model
      */
     public static UpdateFile read(byte[] file, ModelMetadata model) throws UnusableFileException {
-        if (file.length > Float.BYTES * model.parameters + HEADER_BYTES) {
+        if (file.length > (long) Float.BYTES * model.parameters + HEADER_BYTES) {
             throw new UnusableFileException("This is no update of this model: it is too large.");
         }
         try {
-            SafeTensors tensors = SafeTensors.read(file, KIND, model.trained());
+            SafeTensors tensors = SafeTensors.read(file, KIND, model.weightShapes());
             JSONObject metadata = tensors.metadata();
             if (!metadata.getString("base_hash").equals(model.supernetHash)
                     || metadata.getInt("base_round") != model.round) {

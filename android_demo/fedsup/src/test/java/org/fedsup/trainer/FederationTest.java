@@ -233,6 +233,49 @@ public class FederationTest {
     }
 
     @Test
+    public void whatIsStoppedBeforeItIsSentWaitsForTheNextVisit() throws Exception {
+        List<Example> own = Golden.examples();
+        int[] steps = {0};
+        device().visit(model -> own, () -> ++steps[0] < 0);
+        gateway.updates.clear();
+        int last = steps[0];
+        steps[0] = 0;
+        Participant.Visit visit = device().visit(model -> own, () -> ++steps[0] == last);
+        assertEquals(Participant.Event.STOPPED, visit.event());
+        assertTrue("nothing was sent", gateway.updates.isEmpty());
+        assertEquals(Participant.Event.STOPPED, device().visit(model -> own, () -> true).event());
+        long trained = count("check-in");
+        assertEquals(Participant.Event.SENT, visit(device()).event());
+        assertEquals("it is not trained again", trained, count("check-in"));
+    }
+
+    @Test
+    public void aDamagedUpdateIsTrainedAnewAndADamagedIdentityIsTold() throws Exception {
+        for (int attempt = 0; attempt < 3; attempt++) {
+            gateway.fault("update", FakeGateway.refusal(503, "unavailable"));
+        }
+        fails(UnavailableException.class, device());
+        File pending = new File(folder.getRoot(), "pending.json");
+        Files.write(pending.toPath(), "{".getBytes());
+        assertEquals(Participant.Event.SENT, visit(device()).event());
+        File identity = new File(folder.getRoot(), "identity.json");
+        Files.write(identity.toPath(), "{".getBytes());
+        String message = fails(UnusableFileException.class, device());
+        assertTrue(message, message.endsWith("delete " + identity + " to enrol anew."));
+    }
+
+    @Test
+    public void aTaskBeyondTheProtocolsBoundsIsTold() throws Exception {
+        for (String wrong : Arrays.asList("\"epochs\": 2000000000", "\"learning_rate\": 1e300",
+                "\"model_bytes\": 2147483647")) {
+            gateway.taskFields = wrong;
+            String message = fails(FederationException.class, device());
+            assertTrue(message, message.contains("expected an answer of the protocol"));
+        }
+        assertEquals("no model was fetched", 0, count("model"));
+    }
+
+    @Test
     public void withoutExamplesItSendsNothing() throws Exception {
         Participant.Visit visit = device().visit(model -> List.of(), NEVER);
         assertEquals(Participant.Event.NEEDS_EXAMPLES, visit.event());

@@ -2,6 +2,7 @@ package org.fedsup.trainer;
 
 import static org.junit.Assert.assertArrayEquals;
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertSame;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
@@ -85,6 +86,16 @@ public class SafeFileTest {
             out.write(NEW);
             throw new IOException("no more");
         }));
+        assertOnly(OLD);
+    }
+
+    @Test
+    public void aWritersOwnSentenceIsKept() throws Exception {
+        writeOld();
+        UnusableFileException own = new UnusableFileException("Choose another.");
+        assertSame(own, assertThrows(IOException.class, () -> SafeFile.replace(file(), out -> {
+            throw own;
+        })));
         assertOnly(OLD);
     }
 

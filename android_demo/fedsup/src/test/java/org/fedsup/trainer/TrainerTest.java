@@ -95,7 +95,7 @@ public class TrainerTest {
                     .write(out, model);
             // The merge needs the resolution in the architecture.
             JSONObject told = SafeTensors.read(
-                    out.toByteArray(), "fedsup-tf update", model.trained()).metadata();
+                    out.toByteArray(), "fedsup-tf update", model.weightShapes()).metadata();
             assertEquals(4, told.getJSONObject("architecture").getInt("resolution"));
         }
     }

@@ -35,6 +35,8 @@ public final class FakeGateway implements Closeable {
     /** Body of the last check-in. */
     public String checkIn = "";
     public int protocol = Federation.PROTOCOL;
+    /** Fields of the task that replace others, as JSON. */
+    public String taskFields = "";
     public byte[] model;
 
     private final HttpServer server;
@@ -126,7 +128,8 @@ public final class FakeGateway implements Closeable {
     private String task() {
         return ", \"task\": {\"task\": \"" + TASK + "\", \"round\": 7, \"tier\": \"small\", \"model\": \""
                 + hash + "\", \"model_bytes\": " + model.length
-                + ", \"epochs\": 2, \"learning_rate\": 0.05, \"seed\": 5}";
+                + ", \"epochs\": 2, \"learning_rate\": 0.05, \"seed\": 5"
+                + (taskFields.isEmpty() ? "" : ", " + taskFields) + "}";
     }
 
     private void sendModel(HttpExchange exchange, @Nullable String range) throws IOException {
