@@ -7,12 +7,18 @@ from typing import Any
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import quoted
-from fedsup_tf.files.validation import are_texts, check_different, is_number, is_text
+from fedsup_tf.files.validation import (
+    are_texts,
+    check_different,
+    is_file_name,
+    is_number,
+    is_text,
+)
 from fedsup_tf.space import SearchSpace
 
 
 def _is_count(value) -> bool:
-    return type(value) is int and 0 <= value < 2**64
+    return type(value) is int and 0 <= value < 2**31
 
 
 def _is_finite(value) -> bool:
@@ -21,7 +27,8 @@ def _is_finite(value) -> bool:
 
 def _are_tiers(value) -> bool:
     return isinstance(value, list) and all(
-        isinstance(tier, list) and len(tier) >= 2 and all(map(is_text, tier[:2])) for tier in value
+        isinstance(tier, list) and len(tier) >= 2 and is_file_name(tier[0]) and is_text(tier[1])
+        for tier in value
     )
 
 

@@ -93,7 +93,8 @@ class LocalTraining:
             "temperature": {"above": 0},
             "label_share": {"minimum": 0, "maximum": 1},
             "received_weight": {"above": 0},
-            "absent_class_weight": {"above": 0, "maximum": 1},
+            # Its logarithm is computed in float32.
+            "absent_class_weight": {"minimum": 1e-30, "maximum": 1},
         }
         for field, limits in bounds.items():
             value = check_number(getattr(self, field), field, what=what, **limits)

@@ -110,8 +110,8 @@ def _pad_images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     room = len(images) * math.prod(shape)
     if room > MAX_IMAGE_BYTES:
         raise ValueError(
-            f"Expected at most {MAX_IMAGE_BYTES:,} bytes of pixels, received {len(images):,} images "
-            f"of shape {shape}. Give a smaller image shape."
+            f"Expected at most {MAX_IMAGE_BYTES:,} bytes of pixels, received {len(images):,} "
+            f"images of shape {shape}. Give a smaller image shape."
         )
     height, width = images.shape[1:3]
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2

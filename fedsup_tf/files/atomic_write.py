@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fedsup_tf.files.reading import kind_of_mode
@@ -102,6 +102,24 @@ def check_output_file(path: str | os.PathLike) -> str:
             raise ValueError(f"{path!r}: {expected}, received {kind_of_mode(mode)}. {_CHOOSE}")
     check_folder(path, os.path.dirname(target))
     return target
+
+
+def check_outputs(
+    outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike]
+) -> None:
+    """Checks that files can be written (see `check_output_file`) and are none of the inputs.
+
+    Raises:
+      ValueError: If a file cannot be written, or writing it would destroy an input.
+    """
+    read = {os.path.realpath(path): os.fspath(path) for path in inputs}
+    for path in outputs:
+        target = check_output_file(path)
+        if target in read:
+            raise ValueError(
+                f"{os.fspath(path)!r}: expected another file than the input {read[target]!r}, "
+                f"which it would replace. {_CHOOSE}"
+            )
 
 
 def check_output_folder(path: str | os.PathLike) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from fedsup_tf.files.json_schema import quoted
 
 Choice = TypeVar("Choice")
+# Leaves room for endings in the 255 bytes that file systems allow.
+_MAX_FILE_NAME = 200
 
 
 def check_whole_number(
@@ -101,6 +103,26 @@ def is_number(value: Any) -> bool:
 def is_text(value: Any) -> bool:
     """Returns whether a value is a string."""
     return isinstance(value, str)
+
+
+def is_file_name(value: Any) -> bool:
+    """Returns whether a value is text that can name a file in any folder, with an ending."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value.encode("utf-8", "replace")) <= _MAX_FILE_NAME
+        and "/" not in value
+        and value.isprintable()
+        and value not in (".", "..")
+    )
+
+
+def check_file_name(value: Any, name: str) -> None:
+    """Raises a ValueError unless a value can name a file, see `is_file_name`."""
+    if not is_file_name(value):
+        raise ValueError(
+            f"Expected {name} as printable text of at most {_MAX_FILE_NAME} bytes without /, since "
+            f"files are named after it, received {quoted(value)}. Choose another name."
+        )
 
 
 def are_texts(value: Any) -> bool:

@@ -66,8 +66,9 @@ class CostModel:
 
     - `parameters`, `macs`: computed by `costs.part_cost`.
     - `file_bytes`: the upper bound that `fedsup certify` checks, computed from
-      `costs.FILE_BYTES_PER_PARAMETER`, `costs.FILE_OVERHEAD_BYTES` and `costs.constant_bytes`, and
-      rounded up for each part.
+      `costs.FILE_BYTES_PER_PARAMETER`, `costs.FILE_OVERHEAD_BYTES`, `costs.FILE_BYTES_PER_BLOCK`
+      and `costs.constant_bytes`, and rounded up for each part. A file with the signature
+      `train_head` is larger.
     - `train_memory_bytes`: an estimate from the sizes of the feature maps. Between the forward and
       the backward pass, memory holds the weights, their momenta, and all feature maps that a
       gradient needs: the input of each convolution, and the input and output of each
@@ -129,6 +130,8 @@ class CostModel:
         maps = {"stem": self._stem_maps, "stage": self._stage_maps, "head": self._head_maps}
         values = maps[part.kind](part)
         overhead = costs.FILE_OVERHEAD_BYTES if part.kind == "stem" else 0
+        if part.kind == "stage":
+            overhead += costs.FILE_BYTES_PER_BLOCK * part.depth
         overhead += costs.constant_bytes(self.space, part)
         vector = [
             cost.parameters,

@@ -9,10 +9,13 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.search.cost_parts import Part, parts_of
 from fedsup_tf.space import SearchSpace
 
-# Upper bound on the size of a subnet's `.tflite` file: bytes per parameter, and bytes for its
-# graphs and metadata.
+# Upper bound on the size of a subnet's `.tflite` file: bytes per parameter, and bytes of the graphs
+# of its signatures and the metadata, of which each block takes a part, and more with `train_head`.
 FILE_BYTES_PER_PARAMETER = 4.6
-FILE_OVERHEAD_BYTES = 200_000
+FILE_OVERHEAD_BYTES = 170_000
+FILE_BYTES_PER_BLOCK = 15_000
+TRAIN_HEAD_BYTES = 12_000
+TRAIN_HEAD_BYTES_PER_BLOCK = 6_000
 # Maximum side of feature maps for which that overhead includes the constants of depthwise
 # convolutions.
 _SMALL_SIDE = 32

@@ -12,7 +12,9 @@ from fedsup_tf.slicing import Overlap
 from fedsup_tf.supernet import Supernet
 from tff_programs.aggregators.overlap_mean import OverlapMeanFactory, Upload
 
-# At a million times the largest update, noise leaves no usable signal.
+# Below a thousandth of the largest update, noise gives no privacy (an epsilon of millions); at a
+# million times the largest update, it leaves no usable signal.
+MIN_NOISE_MULTIPLIER = 1e-3
 MAX_NOISE_MULTIPLIER = 1e6
 
 
@@ -183,5 +185,5 @@ class PrivacyAccount:
 
 
 def _check_noise(noise_multiplier: float) -> None:
-    bounds = {"above": 0, "maximum": MAX_NOISE_MULTIPLIER}
+    bounds = {"minimum": MIN_NOISE_MULTIPLIER, "maximum": MAX_NOISE_MULTIPLIER}
     check_number(noise_multiplier, "the noise multiplier", **bounds, what="Privacy")

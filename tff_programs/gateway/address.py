@@ -48,6 +48,7 @@ def parse_address(text: str, flag: str) -> Address:
       ValueError: If the text has another form.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+    is_host = re.fullmatch(r"[^/:\[\]]+|\[[^/\[\]]+\]", host) is not None
+    if not colon or not is_host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"--{flag}: expected HOST:PORT such as 127.0.0.1:8080, received {text!r}.")
     return Address(host.strip("[]"), int(port))

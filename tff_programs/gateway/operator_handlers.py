@@ -33,7 +33,8 @@ class OperatorHandler(Handler):
 
     async def accept_head(self) -> None:
         """Refuses requests whose `Host` is not loopback, which prevents DNS rebinding."""
-        host = self.request.host.rpartition(":")[0] or self.request.host
+        # An IPv6 host stands in brackets, with or without a port behind them.
+        host = re.sub(r":[0-9]*$", "", self.request.host)
         if host not in _LOOPBACK:
             raise RefusalError(
                 403,

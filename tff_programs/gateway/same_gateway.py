@@ -5,6 +5,7 @@ import hashlib
 from sqlalchemy import select
 
 from tff_programs.gateway.database import Database, insert_new
+from tff_programs.gateway.secret_files import has_secret
 from tff_programs.gateway.tables import facts, rounds
 
 _SECRET = "secret"
@@ -28,6 +29,22 @@ def check_first_supernet(database: Database, hash_: str, path: str, folder: str)
         raise ValueError(
             f"The gateway in {folder!r} began with another supernet than {path!r}. Give that "
             "one to continue it, or another --out and --database."
+        )
+
+
+def check_secret_exists(database: Database, folder: str) -> None:
+    """Checks that a gateway that has begun still has its secret, before a new one is made.
+
+    Raises:
+      ValueError: If the file is missing.
+    """
+    with database.read() as connection:
+        known = connection.scalar(select(facts.c.value).where(facts.c.name == _SECRET))
+    if known is not None and not has_secret(folder):
+        raise ValueError(
+            f"{folder!r}: expected the file secret.key with which the database's devices enrolled, "
+            "received none. Give the --out that the gateway began with, put its secret.key back, "
+            "or use another --database."
         )
 
 

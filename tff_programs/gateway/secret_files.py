@@ -41,10 +41,20 @@ def has_secret(folder: str) -> bool:
 
 
 def enrolment_token(folder: str) -> str:
-    """Returns the token with which devices enrol; creates it if there is none."""
+    """Returns the token with which devices enrol; creates it if there is none.
+
+    Raises:
+      ValueError: If the file is empty.
+    """
     path = os.path.join(folder, _TOKEN)
     _make(path, _new_token())
-    return read_bytes(path, "the enrolment token", _MAX_BYTES).decode("ascii", "replace").strip()
+    text = read_bytes(path, "the enrolment token", _MAX_BYTES).decode("ascii", "replace").strip()
+    if not text:
+        raise ValueError(
+            f"{path!r}: expected the enrolment token, received an empty file. Delete it, or make a "
+            "new token with `fedsup devices --new_token`."
+        )
+    return text
 
 
 def replace_token(folder: str) -> str:

@@ -176,6 +176,13 @@ def read_calibration(
                 f"expected the calibration of {architecture} of this supernet, received that of "
                 f"{found} of supernet {quoted(metadata['supernet_hash'])[1:13]}. Calibrate anew."
             )
+        penalties = [name for name in forms if name.endswith("penalty")]
+        wrong = [name for name in penalties if tuple(forms[name].shape) != (1,)]
+        if wrong:
+            raise ValueError(
+                f"expected one number as {wrong[0]}, received an array of shape "
+                f"{tuple(forms[wrong[0]].shape)}. Calibrate anew."
+            )
         # Calibrations of earlier versions have no penalty of `CLASSIFIER`.
         for names in (CLASSIFIER, EARLIER_TENSORS, INT8_TENSORS):
             missing = sorted(set(names) - forms.keys())

@@ -17,7 +17,7 @@ import numpy as np
 from fedsup_tf.data import datasets
 from fedsup_tf.data.data_form import DataForm
 from fedsup_tf.data.data_settings import DataSettings
-from fedsup_tf.files.atomic_write import write_json
+from fedsup_tf.files.atomic_write import check_output_file, write_json
 from fedsup_tf.files.reading import reading
 from fedsup_tf.space import SearchSpace
 from fedsup_tf.supernet import Supernet
@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
         fields["measured"] = measure(path, subnet, preprocessing, with_flex=options.flex)
         print("\n" + certificate_report.measured_table(fields["measured"]))
     certificate_path = f"{path}.certificate.json"
+    check_output_file(certificate_path)
     write_json(certificate_path, fields)
     failed = [
         f"{check.name} ({check.runtime})" if check.runtime else check.name

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsup_tf.files.atomic_write import check_output_file, check_output_folder
+from fedsup_tf.files.atomic_write import check_output_folder, check_outputs
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
@@ -39,7 +39,7 @@ from tff_programs.programs.subnet_export import (
 from tff_programs.reports import report
 from tff_programs.reports.inference_report import inference_table
 from tflite.export.export import BatchSizes
-from tflite.export.quantize import PRECISIONS
+from tflite.format.metadata import PRECISIONS
 
 _DEFAULTS = BatchSizes()
 # Random number stream that selects test images.
@@ -102,12 +102,23 @@ def main(argv: Sequence[str]) -> None:
         options.let_override("all_tiers", others=("architecture", "calibration"))
         for name in ("architecture", "calibration"):
             options.let_override(name, others=("all_tiers",))
-    (check_output_folder if options.all_tiers else check_output_file)(options.out)
+    if options.all_tiers:
+        check_output_folder(options.out)
+    else:
+        inputs = [path, options.calibration] if options.calibration else [path]
+        check_outputs([options.out], inputs)
     if options.all_tiers and options.calibration:
         raise ValueError("--calibration holds one subnet, --all_tiers exports several.")
     check_flag_uses(
         options,
-        [FlagUse(("architecture",), "--noall_tiers", lambda options: not options.all_tiers)],
+        [
+            FlagUse(("architecture",), "--noall_tiers", lambda options: not options.all_tiers),
+            FlagUse(
+                ("images_per_client", "classifier", "classifier_penalty"),
+                "a calibration by this program, without --calibration",
+                lambda options: not options.calibration,
+            ),
+        ],
     )
     unknown = [precision for precision in options.quantize if precision not in PRECISIONS]
     if unknown:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 from fedsup_tf import slicing
-from fedsup_tf.files.atomic_write import write_json
+from fedsup_tf.files.atomic_write import check_outputs, write_json
 from fedsup_tf.files.checkpoint import fingerprint
 from fedsup_tf.supernet import Supernet
 from tff_programs.programs.flags.program_flags import FlagDefiner, parse_flags
@@ -81,8 +81,8 @@ def main(argv: Sequence[str]) -> None:
     if not options.out:
         raise ValueError("Expected --out=FILE, where the new supernet is written.")
     paths = _files(arguments[1:])
-    if any(os.path.realpath(path) == os.path.realpath(options.out) for path in paths):
-        raise ValueError(f"--out={options.out} is one of the updates. Choose another file.")
+    report_path = f"{os.path.splitext(options.out)[0]}.merge.json"
+    check_outputs([options.out, report_path], [arguments[0], *paths])
     supernet, information = Supernet.load_checkpoint(arguments[0])
     base_hash = fingerprint(supernet.weights_by_name())
     merged_before = information.get("merged", [])
@@ -119,7 +119,6 @@ def main(argv: Sequence[str]) -> None:
         "limits": None if options.trusted else dataclasses.asdict(_LIMITS),
         **merged.to_fields(),
     }
-    report_path = f"{os.path.splitext(options.out)[0]}.merge.json"
     write_json(report_path, fields)
     print(_table(merged))
     print(f"\nRound {number}: {options.out}, {report_path}")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsup_tf.data.preprocessing import Preprocessing
+from fedsup_tf.files.atomic_write import check_outputs
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.presets import load_space
 from fedsup_tf.search.cost_parts import Part, parts_of_space
@@ -84,6 +85,8 @@ def main(argv: Sequence[str]) -> None:
             "Expected one of --out=FILE.json, where the table of this machine is written, and "
             "--parts=FILE.zip, the models that a phone measures its own table on."
         )
+    inputs = [name for name in (options.supernet, options.space) if name and os.path.exists(name)]
+    check_outputs([options.out or options.parts], inputs)
     start = time.monotonic()
     supernet, preprocessing, training = subject_from_flags(options)
     space = supernet.space

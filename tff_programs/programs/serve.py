@@ -19,10 +19,14 @@ from fedsup_tf.files.atomic_write import make_folder
 from fedsup_tf.space import SearchSpace
 from tff_programs.gateway.address import Address, parse_address
 from tff_programs.gateway.certificates import CertificateFiles, make_certificate
-from tff_programs.gateway.database import Database, sqlite_url
+from tff_programs.gateway.database import Database
 from tff_programs.gateway.enrolment_code import enrolment_link, keep_server, terminal_code
 from tff_programs.gateway.operator_handlers import operator_application
-from tff_programs.gateway.same_gateway import check_first_supernet, check_secret
+from tff_programs.gateway.same_gateway import (
+    check_first_supernet,
+    check_secret,
+    check_secret_exists,
+)
 from tff_programs.gateway.secret_files import enrolment_token, server_secret
 from tff_programs.gateway.server import Gateway, http_server, listen, run_until_stopped
 from tff_programs.programs.cli import END_WITH
@@ -72,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     if not options.out:
         raise ValueError("Expected --out=FOLDER, where the gateway is kept.")
     make_folder(options.out)
-    database = Database(options.database or sqlite_url(options.out))
+    database = gateway_flags.open_database(options)
     try:
         if options.role == "rounds":
             _keep_rounds(options, path, database)
@@ -111,6 +115,7 @@ async def _serve(options: ProgramFlags, path: str, argv: Sequence[str], database
     # Checked without TensorFlow, before any device is answered.
     weights, metadata = checkpoint.read_tensors(path, "supernet")
     check_first_supernet(database, checkpoint.fingerprint(weights), path, options.out)
+    check_secret_exists(database, options.out)
     secret = server_secret(options.out)
     check_secret(database, secret, options.out)
     of_training = metadata["information"].get("settings", {})
@@ -178,8 +183,8 @@ def _operator_address(options: ProgramFlags) -> Address | None:
     if not address.is_loopback:
         raise ValueError(
             f"--operator_address={options.operator_address}: expected an address of loopback such "
-            "as 127.0.0.1:8081, received another one. The page asks nobody who he is; put a proxy "
-            "that does in front of it."
+            "as 127.0.0.1:8081, received another one. The page has no authentication: put an "
+            "authenticating proxy in front of it."
         )
     return address
 

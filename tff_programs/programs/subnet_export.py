@@ -18,8 +18,8 @@ from tff_programs.programs.checkpoint import TrainedSupernet
 from tff_programs.programs.training_information import device_training
 from tff_programs.simulation.tiers import Tier
 from tflite.export.export import BatchSizes, Origin, export_tflite
-from tflite.export.quantize import PRECISIONS, export_inference
-from tflite.format.metadata import CLASSIFIERS
+from tflite.export.quantize import export_inference
+from tflite.format.metadata import CLASSIFIERS, PRECISIONS
 
 # Key of the trainable file, next to the precisions of the inference-only files.
 TRAINABLE = "float32, trains"
@@ -67,7 +67,7 @@ def export_subnets(
       classifier_penalty: Penalty of the classifiers fitted by the calibration, as in
         `calibrate_federated_async`; None keeps the trained classifiers.
       batch_sizes: Numbers of images in a training step, an evaluation and an inference.
-      precisions: Inference-only files to write in addition, of `quantize.PRECISIONS`.
+      precisions: Inference-only files to write in addition, of `metadata.PRECISIONS`.
       with_train_head: Whether the files can also train only the head and the normalizations.
       absent_class_weight: Weight, in the loss of a training step, of the classes that a device has
         no example of, as in `LocalTraining`; by default that of the training.

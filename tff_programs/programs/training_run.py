@@ -92,8 +92,10 @@ async def train_run_async(
         paths = report.run_paths(folder)
         settings = run_settings(run)
         state_manager = RunStateManager(paths["state"], on_progress)
-        is_begun = await state_manager.get_versions() or os.path.lexists(paths["supernet"])
-        keep_settings(paths["settings"], settings, bool(is_begun))
+        has_state = bool(await state_manager.get_versions())
+        keep_settings(paths["settings"], settings, has_state or os.path.lexists(paths["supernet"]))
+        if not has_state:
+            _check_not_trained(paths["supernet"], paths["state"])
         space = run.assignment.space
         on_progress(
             f"{run.name} of {space.name} ({space.size:,} subnets) on {run.data.name}: "
@@ -141,6 +143,22 @@ def run_settings(run: TrainingRun) -> dict[str, Any]:
         # The content of the file matters, not its location.
         settings["initial"] = run.initial.source_hash
     return json.loads(json.dumps(settings))
+
+
+def _check_not_trained(supernet: str, state: str) -> None:
+    """Refuses to train a run from the start over a supernet whose state was lost.
+
+    A supernet of one round may stand there alone: it is saved before the round's state.
+    """
+    if not os.path.isfile(supernet):
+        return
+    _, information = Supernet.load_checkpoint(supernet)
+    if information.get("round", 0) > 1:
+        raise ValueError(
+            f"{state!r}: expected the state of the run whose supernet, of round "
+            f"{information['round']}, is beside it, received none. Put the folder back, or give "
+            "another --out."
+        )
 
 
 class _Callbacks:

@@ -110,7 +110,13 @@ def keep_settings(path: str, settings: Mapping[str, Any], is_begun: bool) -> Non
 def _lock(path: str, folder: str) -> int:
     """Opens and locks a file; returns its descriptor, which releases the lock when closed."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise OSError(
+                f"{path!r}: expected a file that this program can write, received another one "
+                f"({error.strerror}). Remove it, or give another --out."
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -114,12 +114,22 @@ def _read(text: str) -> tuple[Sequence[str], list[Mapping[str, str]], int]:
     for number, line in enumerate(lines[1:], 2):
         row = dict(zip(header, line, strict=False))
         is_cut = number == len(lines) and not text.endswith("\n")
-        if len(line) != len(header) or is_cut or not _is_round(row[_KEY], last):
+        is_whole = len(line) == len(header) and all(map(_is_value, line)) and not is_cut
+        if not is_whole or not _is_round(row[_KEY], last):
             dropped += 1
             continue
         last = int(row[_KEY])
         rows.append(row)
     return header, rows, dropped
+
+
+def _is_value(text: str) -> bool:
+    """Returns whether a cell is empty or a number."""
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_round(text: str, last: int) -> bool:

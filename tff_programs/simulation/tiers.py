@@ -1,7 +1,6 @@
 """Device tiers: classes of devices that train their own subnet, and their text form."""
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,13 @@ import numpy as np
 
 from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.json_schema import read_json
-from fedsup_tf.files.validation import check_number
+from fedsup_tf.files.validation import check_file_name, check_number
 from fedsup_tf.search.constraints import draw_within, feasible_range, sample_within
 from fedsup_tf.search.costs import Cost, architecture_cost
 from fedsup_tf.space import SearchSpace
 
+# Maximum share of a tier relative to the others.
+_MAX_SHARE = 1_000_000
 # Random stream of tiers, one of the streams of a simulation.
 TIERS_STREAM = 0
 # An optional cost and two numbers whose digits every program can represent.
@@ -98,14 +99,16 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
     """
     tiers = []
     for entry in entries:
-        what, _, share_text = entry.partition("@")
+        # A path may hold an @ too.
+        what, _, share_text = (entry, "", "") if os.path.exists(entry) else _split_share(entry)
         try:
             share = float(share_text) if share_text else 1.0
         except ValueError:
             share = 0.0
-        if not 0 < share < math.inf:
+        if not 0 < share <= _MAX_SHARE:
             raise ValueError(
-                f"Tier {entry!r}: expected a finite share above 0 behind the @, such as @2."
+                f"Tier {entry!r}: expected a share above 0, of at most {_MAX_SHARE:,}, behind the "
+                "@, such as @2."
             )
         bounded = _BOUNDS.fullmatch(what)
         if what in ("smallest", "largest"):
@@ -130,17 +133,25 @@ def parse_tiers(space: SearchSpace, entries: Sequence[str], seed: int) -> tuple[
     return tuple(tiers)
 
 
+def _split_share(entry: str) -> tuple[str, str, str]:
+    what, mark, share = entry.rpartition("@")
+    return (what, mark, share) if mark else (entry, "", "")
+
+
 def check_tiers(tiers: Sequence[Tier]) -> None:
     """Checks that tiers have different names and valid shares of the clients.
 
     Raises:
-      ValueError: If there is no tier, two have the same name, or a share is not a finite number
-        above 0.
+      ValueError: If there is no tier, two have the same name, a name is not that of a file, or a
+        share is not a number above 0 of at most a million.
     """
     if not tiers:
         raise ValueError("Expected at least one tier, received none.")
     for tier in tiers:
-        check_number(tier.share, "the share", above=0, what=f"Tier {tier.name!r}")
+        check_number(
+            tier.share, "the share", above=0, maximum=_MAX_SHARE, what=f"Tier {tier.name!r}"
+        )
+        check_file_name(tier.name, "a tier's name")
     names = [tier.name for tier in tiers]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:

@@ -75,6 +75,11 @@ async def train(
     if saved is not None:
         state, iterator = saved
         iterator.source = source
+        if iterator.round_number != version:
+            raise ValueError(
+                f"Expected the state of round {version} of the run, received that of round "
+                f"{iterator.round_number} under its name. Give the file its own name back."
+            )
     done = 0 if version is None else version
     on_start(done)
     accuracies = None

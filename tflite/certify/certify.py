@@ -122,6 +122,7 @@ def certify_tflite(
     path = os.fspath(path)
     metadata = read_metadata(path)
     _check_origin(path, metadata, supernet)
+    _check_examples(images, labels, metadata)
     images = resize_images(images, *metadata.image_shape[:2])
     with open(path, "rb") as file:
         model = file.read()
@@ -252,6 +253,20 @@ def _check_inference(
         ),
         evaluated,
     ]
+
+
+def _check_examples(images: np.ndarray, labels: np.ndarray, metadata: ModelMetadata) -> None:
+    labels, classes = np.asarray(labels), metadata.space.classes
+    if not len(images) or labels.shape != (len(images),):
+        raise ValueError(
+            f"Expected images and a label for each, at least one, received {len(images)} images "
+            f"and labels of shape {labels.shape}. Give the supernet's test examples."
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"Expected labels as whole numbers from 0 to {classes - 1}, received {labels.dtype} "
+            f"from {labels.min()} to {labels.max()}. Give the supernet's test examples."
+        )
 
 
 def _check_state(

@@ -1,10 +1,12 @@
 """Saves the progress of on-device training in a safetensors file, since apps may be killed.
 
 The file holds the variables as `state/NAME`, the variables after the best epoch as `best/NAME` if
-training used held-out examples, the history and the notes. It belongs to one model: one
-architecture of one supernet.
+training used held-out examples, the history and the notes. It belongs to one model: the variables
+and the training step of one exported file.
 """
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,13 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedsup_tf.files.checkpoint import read_tensors, write_tensors
+from fedsup_tf.files.checkpoint import fingerprint, read_tensors, write_tensors
 from fedsup_tf.files.json_schema import expect_keys, quoted
 from tflite.device.epoch import EpochReport
 from tflite.format.metadata import ModelMetadata
 
 _KIND = "device checkpoint"
-_FIELDS = {"base_hash", "architecture", "history", "notes"}
+_FIELDS = {"base_hash", "architecture", "model", "history", "notes"}
+# Fields that files of earlier versions do not have.
+_NEW_FIELDS = {"model"}
 # Maximum size of the header: names and shapes of the tensors, history and notes.
 _HEADER_BYTES = 2**22
 
@@ -39,19 +43,26 @@ class Progress(NamedTuple):
     notes: Mapping[str, Any]
 
 
-def write_progress(path: str | os.PathLike, metadata: ModelMetadata, progress: Progress) -> None:
-    """Atomically writes the training progress of a model."""
+def write_progress(
+    path: str | os.PathLike,
+    metadata: ModelMetadata,
+    received: Mapping[str, np.ndarray],
+    progress: Progress,
+) -> None:
+    """Atomically writes the training progress of a model, whose file holds `received`."""
     tensors = {f"state/{name}": value for name, value in progress.state.items()}
     tensors |= {f"best/{name}": value for name, value in (progress.best or {}).items()}
     fields = {
-        **_origin(metadata),
+        **_origin(metadata, received),
         "history": [report._asdict() for report in progress.history],
         "notes": dict(progress.notes),
     }
     write_tensors(path, _KIND, tensors, fields)
 
 
-def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
+def read_progress(
+    path: str | os.PathLike, metadata: ModelMetadata, received: Mapping[str, np.ndarray]
+) -> Progress:
     """Reads the file that `write_progress` wrote for the same model.
 
     Raises:
@@ -62,13 +73,13 @@ def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
 
     def check(fields, forms):
         nonlocal history
-        expect_keys(fields, _FIELDS, _FIELDS, "A device's checkpoint")
-        origin = _origin(metadata)
-        received = {key: fields[key] for key in origin}
-        if received != origin:
+        expect_keys(fields, _FIELDS, _FIELDS - _NEW_FIELDS, "A device's checkpoint")
+        origin = _origin(metadata, received)
+        found = {key: fields[key] for key in origin if key in fields}
+        if found != {key: origin[key] for key in found}:
             raise ValueError(
                 f"A device's checkpoint: expected one of the model {_short(origin)}, received one "
-                f"of {_short(received)}. Train the model that it belongs to, or start anew with "
+                f"of {_short(found)}. Train the model that it belongs to, or start anew with "
                 "another file."
             )
         parts = ("state", "best") if any(name.startswith("best/") for name in forms) else ("state",)
@@ -106,12 +117,22 @@ def read_progress(path: str | os.PathLike, metadata: ModelMetadata) -> Progress:
     return Progress(state, best or None, history, fields["notes"])
 
 
-def _origin(metadata: ModelMetadata) -> dict[str, Any]:
-    return {"base_hash": metadata.supernet_hash, "architecture": metadata.architecture.fields()}
+def _origin(metadata: ModelMetadata, received: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns fields that tell models apart, also two exports of one subnet."""
+    step = json.dumps([metadata.training, metadata.feature_rates], sort_keys=True)
+    content = f"{fingerprint(received)} {step}"
+    return {
+        "base_hash": metadata.supernet_hash,
+        "architecture": metadata.architecture.fields(),
+        "model": hashlib.sha256(content.encode()).hexdigest(),
+    }
 
 
 def _short(origin: Mapping[str, Any]) -> str:
-    return f"{quoted(origin['architecture'])} of supernet {quoted(origin['base_hash'])[1:13]}"
+    model = quoted(origin.get("model", "unknown"))[1:13]
+    return (
+        f"{model}, {quoted(origin['architecture'])} of supernet {quoted(origin['base_hash'])[1:13]}"
+    )
 
 
 def _report(fields: Any) -> EpochReport:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedsup_tf.files.validation import check_whole_number
+from fedsup_tf.search.costs import count_parameters
 from fedsup_tf.space import MEAN_SQUARE
 from tflite.device.interpreter import open_interpreter, set_threads
 from tflite.device.probe import try_in_child
@@ -73,8 +74,9 @@ def open_model(
     # All other variables are weights of the supernet.
     weights = [name for name in variables if not name.endswith(MEAN_SQUARE)]
     parameters = sum(int(np.prod(variables[name])) for name in weights)
-    if parameters != metadata.parameters:
-        announced = f"{metadata.parameters:,} weights as its metadata announce"
+    expected = count_parameters(metadata.space, metadata.architecture)
+    if not parameters == expected == metadata.parameters:
+        announced = f"the {expected:,} weights of its architecture {metadata.architecture}"
         raise _foreign(path, announced, f"{parameters:,}")
     return OpenedModel(metadata, runners, functools.partial(set_threads, interpreter))
 
@@ -94,7 +96,7 @@ def _check_signatures(
             }
             if received != expected:
                 wrong = sorted(dict(received.items() ^ expected.items()))[:5]
-                announced = f"{kind} of {name!r} as its metadata announce them"
+                announced = f"{kind} of {name!r} that its metadata declares"
                 raise _foreign(path, announced, f"others for {wrong}")
 
 

@@ -261,7 +261,7 @@ class DeviceTrainer(DeviceModel):
           notes: JSON values by name, which `load_checkpoint` returns.
         """
         progress = Progress(self.state(), self._best, tuple(self.history), notes or {})
-        write_progress(path, self.metadata, progress)
+        write_progress(path, self.metadata, self._received, progress)
 
     def load_checkpoint(self, path: str | os.PathLike) -> dict[str, Any]:
         """Restores the training progress, except for the momentum, and returns the notes.
@@ -269,7 +269,7 @@ class DeviceTrainer(DeviceModel):
         Raises:
           ValueError: If the file is damaged or belongs to another model; nothing changes then.
         """
-        progress = read_progress(path, self.metadata)
+        progress = read_progress(path, self.metadata, self._received)
         try:
             if progress.best is not None:
                 self.check_state(progress.best)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.atomic_write import write_bytes
-from fedsup_tf.files.validation import check_number
+from fedsup_tf.files.validation import check_number, check_whole_number
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.search.costs import architecture_cost
 from fedsup_tf.space import SearchSpace
@@ -27,6 +27,8 @@ from tflite.export.training_module import TrainingModule
 from tflite.flatbuffer import flatbuffer
 from tflite.format import signatures
 from tflite.format.metadata import CLASSIFIERS, ModelMetadata, append_metadata, split_model
+
+_MAX_BATCH = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,13 @@ class BatchSizes:
     train: int = 16
     evaluate: int = 32
     infer: int = 1
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            size = check_whole_number(
+                getattr(self, field.name), field.name, 1, _MAX_BATCH, what="Batch sizes"
+            )
+            object.__setattr__(self, field.name, size)
 
 
 def export_tflite(

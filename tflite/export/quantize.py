@@ -21,11 +21,10 @@ from tflite.export.conversion import trace
 from tflite.export.export import Origin, write_model
 from tflite.flatbuffer import flatbuffer
 from tflite.format import signatures
-from tflite.format.metadata import ModelMetadata
+from tflite.format.metadata import PRECISIONS, ModelMetadata
 
 # In order: all in float32; float16 weights; 8-bit weights and float feature maps; 8-bit weights and
 # feature maps.
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
 
 
 def export_inference(

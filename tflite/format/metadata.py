@@ -25,6 +25,7 @@ from fedsup_tf.data.preprocessing import Preprocessing
 from fedsup_tf.files.json_schema import expect_keys, is_hash, parse_json, quoted
 from fedsup_tf.files.reading import parsing, read_bytes, reading
 from fedsup_tf.files.validation import are_texts, check_different, is_number, is_text
+from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.space import SearchSpace
 from tflite.format import signatures
 
@@ -32,6 +33,7 @@ ENTRY = "fedsup.json"
 HASH_ENTRY = "model.sha256"
 VERSION = 1
 CLASSIFIERS = ("trained", "refitted")
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
 # Far more than any metadata needs.
 _MAX_BYTES = 1 << 20
 # The largest model that the format can address, far more than a phone holds.
@@ -58,7 +60,7 @@ class ModelMetadata:
       variables: Shape of each variable by name: the subnet's tensors and the frozen mean squares.
       parameters: Number of the subnet's parameters, without the frozen mean squares.
       macs: Multiply-accumulate operations per image.
-      precision: Number format of an inference-only file, one of `quantize.PRECISIONS`; such a file
+      precision: Number format of an inference-only file, one of `PRECISIONS`; such a file
         has no training and no variables. A trainable file always computes in float32.
       classifier: One of `CLASSIFIERS`: `"trained"` for the supernet's own classifier, `"refitted"`
         for one that a calibration fitted to this subnet.
@@ -148,6 +150,8 @@ class ModelMetadata:
         fields["class_names"] = tuple(fields["class_names"])
         if "feature_rates" in fields:
             fields["feature_rates"] = tuple(fields["feature_rates"])
+        if fields["variables"]:
+            LocalTraining(**fields["training"])
         _check_preprocessing(fields["preprocessing"], fields["space"].image_shape[2])
         called = {signatures.INFER}
         if fields["variables"]:
@@ -215,7 +219,7 @@ _TYPES = {
     "variables": ("an object of shapes", _are_shapes),
     "parameters": _COUNT,
     "macs": ("a whole number from 0", lambda value: type(value) is int and value >= 0),
-    "precision": _TEXT,
+    "precision": (f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__),
     "classifier": (f"one of {', '.join(CLASSIFIERS)}", CLASSIFIERS.__contains__),
     "feature_rates": ("two ascending numbers above 0 and of at most 1", _are_rates),
 }
@@ -225,8 +229,9 @@ def append_metadata(model: bytes, metadata: ModelMetadata) -> bytes:
     """Returns the bytes of the file: the model followed by its metadata.
 
     Raises:
-      ValueError: If the metadata is longer than readers accept.
+      ValueError: If readers would not accept the metadata.
     """
+    ModelMetadata.from_json(metadata.to_json())
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -16,6 +16,9 @@ from fedsup_tf.architecture import Architecture
 from fedsup_tf.files.validation import check_number
 from tflite.format.update_file import DeviceUpdate
 
+# An update that would be scaled down further than this is left out instead.
+_MIN_SCALE = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class CohortLimits:
@@ -161,13 +164,20 @@ def _decide_on(summary: UpdateSummary, claims, sizes, limits, clip_norm) -> Deci
             0,
             0.0,
             f"Expected an update like those of the other phones: {'; '.join(far)}. It is far "
-            "outside and left out; merge it by itself if it can be trusted.",
+            "outside and left out; if it can be trusted, merge it by itself, without limits.",
         )
     scale = 1.0
     if summary.size > sizes.maximum:
         scale = sizes.maximum / summary.size
     if clip_norm is not None and summary.norm > clip_norm:
         scale = clip_norm / summary.norm
+    if scale < _MIN_SCALE:
+        return Decision(
+            0,
+            0.0,
+            f"Expected an update whose size is like those of the other phones, received one of "
+            f"{summary.size:.3g}, more than a million times as large. Send it with others.",
+        )
     examples = (
         summary.examples if summary.examples <= claims.maximum else max(1, int(claims.maximum))
     )

@@ -94,6 +94,10 @@ def merge_updates(
       TooFewUpdatesError: If `poisoned` is given and fewer than 3 updates are valid.
       ValueError: If an argument is invalid, or the resulting weights are not finite.
     """
+    if isinstance(updates, str | os.PathLike | DeviceUpdate) or not isinstance(updates, Iterable):
+        raise ValueError(
+            f"Expected a list of updates, received {type(updates).__name__}. Put it into a list."
+        )
     _check_choices(aggregation, weighting, clip_norm, max_examples, poisoned)
     _check_factors(older)
     if noise is not None and (

@@ -98,7 +98,7 @@ class Federation:
         Raises:
           FederationError: If the server has another version of the protocol, or none.
         """
-        fields = self._repeat(lambda: self._connection.send("GET", "/health", {}).json())
+        fields = self._ask_anyone("GET", "/health", {})
         if fields.get("protocol") != PROTOCOL:
             raise FederationError(
                 f"{self.address.url}: expected a server of protocol version {PROTOCOL}, received "
@@ -120,9 +120,7 @@ class Federation:
             )
         body = json.dumps({"token": self.address.token}).encode()
         headers = {"Content-Type": "application/json"}
-        fields = self._repeat(
-            lambda: self._connection.send("POST", "/v1/enrol", headers, body).json()
-        )
+        fields = self._ask_anyone("POST", "/v1/enrol", headers, body)
         device, key = fields.get("device"), fields.get("key")
         if not is_identity(device, key):
             raise self._no_protocol("an identity and a key", sorted(fields))
@@ -234,11 +232,30 @@ class Federation:
 
     def status(self) -> dict[str, Any]:
         """Returns `round`, and the device's latest `updates` with their outcomes."""
-        return self._repeat(lambda: self._signed("GET", "/v1/status").json())
+        answer = self._repeat(lambda: self._signed("GET", "/v1/status").json())
+        _whole(answer, "round", 0, 2**63 - 1, self._no_protocol)
+        updates = answer.get("updates")
+        if not isinstance(updates, list) or not all(map(_is_outcome, updates)):
+            raise self._no_protocol("the outcomes of updates", updates)
+        return answer
 
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+    def _ask_anyone(self, *request) -> dict[str, Any]:
+        """Sends a request that needs no identity; a path that is unknown is that of another server.
+
+        Raises:
+          FederationError: If the server refuses it.
+        """
+        try:
+            return self._repeat(lambda: self._connection.send(*request).json())
+        except RefusedError as error:
+            raise FederationError(
+                f"{self.address.url}: {error} Check that the address is that of a `fedsup serve`, "
+                "as it prints it behind 'serving on'."
+            ) from error
 
     def _signed(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -277,7 +294,8 @@ class Federation:
                     raise FederationError(f"{self.address.url}: {error}") from error
                 raise
             except UnavailableError as error:
-                if attempt >= self._attempts:
+                # A visit does not wait for hours: the caller comes back later.
+                if attempt >= self._attempts or (error.seconds or 0) > _MAX_PAUSE_SECONDS:
                     raise
                 maximum = min(_MAX_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
                 # Random jitter keeps devices from coming back at the same time.
@@ -307,6 +325,11 @@ def _hexadecimal(fields: Mapping[str, Any], name: str, digits: int, error: Calla
     value = fields.get(name)
     if not _is_hexadecimal(value, digits):
         raise error(f"{name} as {digits} hexadecimal digits", value)
+
+
+def _is_outcome(value: Any) -> bool:
+    texts = ("update", "state", "reason")
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts)
 
 
 def is_identity(device: Any, key: Any) -> bool:

@@ -13,9 +13,9 @@ from fedsup_tf.supernet import Supernet
 from tff_programs.reports.inference_report import inference_table
 from tflite.device.trainer import DeviceTrainer
 from tflite.export.export import Origin
-from tflite.export.quantize import PRECISIONS, export_inference
+from tflite.export.quantize import export_inference
 from tflite.flatbuffer.flatbuffer import count_operators
-from tflite.format.metadata import read_metadata, split_model
+from tflite.format.metadata import PRECISIONS, read_metadata, split_model
 
 # Shortcuts with a convolution, with a pool, with both, and with neither; kernels of at least 1,024
 # values, because the converter leaves smaller ones unchanged.

@@ -50,12 +50,22 @@ def gateway_database(options: ProgramFlags) -> Database:
             f"Expected --out=FOLDER of a gateway that `fedsup serve` made, received "
             f"{options.out!r}."
         )
+    return open_database(options)
+
+
+def open_database(options: ProgramFlags) -> Database:
+    """Opens the database of a new or an existing gateway.
+
+    Raises:
+      ValueError: If the folder holds a gateway whose database is elsewhere.
+    """
     url = options.database or sqlite_url(options.out)
     path = sqlite_file(url)
-    if path is not None and not os.path.exists(path):
+    is_missing = path is not None and not (os.path.exists(path) and os.path.getsize(path))
+    if is_missing and has_secret(options.out):
         raise ValueError(
             f"{path!r}: expected the database of the gateway in {options.out!r}, received nothing. "
-            "Give the --database that `fedsup serve` was given."
+            "Put it back, or give the --database that `fedsup serve` was given."
         )
     return Database(url)
 

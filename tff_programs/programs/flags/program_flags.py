@@ -100,6 +100,12 @@ class ProgramFlags(flags.FlagValues):
     def _check_known(self, line: str, filename: str) -> None:
         """Refuses a line of a flag file that sets a flag that the program does not have."""
         name = line.lstrip("-").partition("=")[0]
+        if line.startswith("-") and name.partition(" ")[0] in self and " " in name:
+            flag, _, value = name.partition(" ")
+            raise ValueError(
+                f"{filename!r}: expected a flag and its value with = between them, received "
+                f"{line!r}. Write --{flag}={value.strip()}."
+            )
         if line.startswith("-") and name not in (*self, "undefok") and name[2:] not in self:
             raise ValueError(
                 f"{filename!r}: expected flags of this program, received --{name}. Take the line "

@@ -263,7 +263,8 @@ public final class Federation {
                 }
                 throw error;
             } catch (UnavailableException error) {
-                if (attempt >= attempts) {
+                // A visit does not wait for hours: the caller comes back later.
+                if (attempt >= attempts || error.seconds > MAX_PAUSE_SECONDS) {
                     throw error;
                 }
                 double most = Math.min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * Math.pow(2, attempt - 1));
