@@ -47,6 +47,7 @@ class ElasticBlock(keras.layers.Layer):
         width, kernel = stage.widths[-1], stage.kernels[-1]
         norm = normalization_layers.NORMALIZATIONS[normalization]
         self.in_width = max(in_widths)
+        self._smallest_widths = (min(in_widths), stage.widths[0])
         self.strides = strides
         self.depthwise = layers.ElasticDepthwiseConv2D(
             kernel, strides, uniform(seed, fan_in=kernel * kernel), name="depthwise"
@@ -103,9 +104,21 @@ class ElasticBlock(keras.layers.Layer):
             self.pointwise_norm: self.pointwise_norm.slices(out_used),
         }
         if self.shortcut is not None:
-            is_used = 1 if nested else _one_if_different(in_width, width)
+            is_used = self._is_shortcut_used(in_width, width, nested)
             parts[self.shortcut] = self.shortcut.slices(in_width, width * is_used)
         return with_prefixes(parts)
+
+    def _is_shortcut_used(
+        self, in_width: layers.Size, width: layers.Size, nested: bool
+    ) -> layers.Size:
+        """Returns 1 if a subnet, or with `nested` any subnet of it, projects its inputs, else 0."""
+        if not nested:
+            return _one_if_different(in_width, width)
+        smallest_in, smallest = self._smallest_widths
+        if smallest_in != smallest:
+            return 1
+        # A subnet of the smallest widths has no other subnets, and does not project.
+        return _one_if_different(in_width + width, smallest_in + smallest)
 
     def forward(
         self,

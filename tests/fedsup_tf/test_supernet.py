@@ -313,6 +313,18 @@ def test_nested_slices_of_a_block_of_equal_widths_have_the_shortcut_that_narrowe
             assert alone[name].size == (1, 1, 4, 0)
 
 
+def test_nested_slices_lack_a_shortcut_that_no_subnet_uses():
+    space = digits_small()
+    supernet = Supernet(space)
+    (name,) = [name for name in supernet.weight_shapes if name.startswith("mb1_0/shortcut")]
+    within_smallest = supernet.slices(space.smallest(), nested=True)[name]
+    assert within_smallest.size[3] == 0
+    assert supernet.slices(space.largest(), nested=True)[name].size[3] > 0
+    # In the graph of a client, the architecture is a tensor.
+    code = tf.constant(space.encode(space.smallest()))
+    assert int(supernet.slices(code, nested=True)[name].size[3]) == 0
+
+
 def test_elastic_shapes_of_one_architecture_are_all_known():
     subnet = Supernet(TINY.fixed_architecture(TINY.smallest()))
     # Tensors that the net lacks, for example of an absent block, have a length of 0.

@@ -56,6 +56,15 @@ def test_what_a_device_and_a_server_need_of_a_file_loads_no_tensorflow():
     assert told == "False"
 
 
+def test_programs_that_compute_nothing_federated_do_not_load_tff():
+    told = run(
+        "import sys\n"
+        "from tff_programs.programs import certify, device, devices, merge, profile\n"
+        "print('tensorflow_federated' in sys.modules)"
+    )
+    assert told == "False"
+
+
 def test_the_protocol_of_a_gateway_is_spoken_without_numpy():
     told = run(
         "import sys\n"

@@ -62,7 +62,7 @@ class PrivateOverlapMeanFactory(OverlapMeanFactory):
         """
         super().__init__(supernet, divisor, nested, upload)
         check_number(clipping_norm, "the clipping norm", above=0, what="Privacy")
-        _check_noise(noise_multiplier)
+        _check_noise(noise_multiplier, above=0)
         self._clipping_norm = clipping_norm
         self._noise_multiplier = noise_multiplier
         self._seed = seed
@@ -134,7 +134,7 @@ class PrivacyAccount:
 
     def __post_init__(self):
         check_number(self.delta, "delta", above=0, below=1, what="Privacy")
-        _check_noise(self.noise_multiplier)
+        _check_noise(self.noise_multiplier, minimum=MIN_NOISE_MULTIPLIER)
         clients = check_whole_number(self.clients, "clients", 1, what="Privacy")
         check_whole_number(self.clients_per_round, "clients_per_round", 1, clients, what="Privacy")
 
@@ -184,6 +184,6 @@ class PrivacyAccount:
         return low
 
 
-def _check_noise(noise_multiplier: float) -> None:
-    bounds = {"minimum": MIN_NOISE_MULTIPLIER, "maximum": MAX_NOISE_MULTIPLIER}
+def _check_noise(noise_multiplier: float, **bound: float) -> None:
+    bounds = {**bound, "maximum": MAX_NOISE_MULTIPLIER}
     check_number(noise_multiplier, "the noise multiplier", **bounds, what="Privacy")

@@ -358,6 +358,7 @@ def test_a_table_names_files_in_any_form_of_unicode(tmp_path):
             "lines of the training part, train, received only dev, test",
         ),
         ("path,label,client\np/a.png,1,x\np/b.png,1,\n", "line 3: .*none for client"),
+        ("path,label,client,split\np/a.png,1,,train\n", "line 2: .*none for client"),
         ("\n\npath,label\np/a.png,\n", "line 4: .*none for label"),
     ],
 )
@@ -526,10 +527,21 @@ def test_few_examples_have_fewer_clients_if_nobody_says_how_many():
         ("shard", np.arange(2000) % 10, 20),
         ("shard", np.arange(60) % 10, 6),
         ("shard", np.arange(15) % 10, 2),
+        ("shard", np.arange(606) % 101, 21),
         ("iid", np.arange(40) % 4, 20),
         ("iid", np.arange(15) % 4, 1),
     ):
         assert DataSettings("mine", partition=kind).fitting_clients(labels, kind) == expected
+
+
+@pytest.mark.parametrize("classes", [6, 11, 101])
+def test_data_of_any_number_of_classes_are_divided(tmp_path, classes):
+    labels = np.arange(6 * classes) % classes if classes > 100 else np.arange(2 * classes) % classes
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 2, 2), np.uint8)
+    np.savez(tmp_path / "many.npz", images=images, labels=labels)
+    data = DataSettings(str(tmp_path / "many.npz")).load()
+    held = np.concatenate([data.train_examples(client)[1] for client in range(len(data))])
+    assert set(held) == set(range(classes))
 
 
 def test_a_small_folder_without_clients_is_divided(tmp_path):
@@ -607,6 +619,53 @@ def test_idx_files_of_any_size_and_labels_are_read(tmp_path):
     write_idx(folder / "other-train-images-idx3-ubyte", own["images"][..., 0])
     with pytest.raises(DatasetError, match=r"one file .*received emnist-train.*, other-train"):
         FederatedDataset.from_folder(folder)
+
+
+def test_idx_files_may_have_a_dot_in_their_names(tmp_path):
+    own = arrays()
+    write_idx(tmp_path / "train-images.idx3-ubyte", own["images"][..., 0])
+    write_idx(tmp_path / "train-labels.idx1-ubyte", own["labels"].astype(np.uint8))
+    assert FederatedDataset.from_folder(tmp_path).class_names == ("1", "2", "3")
+
+
+def test_a_test_folder_without_classes_is_not_used(tmp_path):
+    for label, begin in (("cat", 0), ("dog", 100)):
+        for number in range(5):
+            draw(tmp_path / "train" / label / f"{number}.png", begin + number)
+    for number in range(3):
+        draw(tmp_path / "test" / f"{number}.png", 50 + number)
+    data = FederatedDataset.from_folder(tmp_path)
+    assert (data.train_sizes, data.test_sizes) == ((8,), (2,))
+    assert any("3" in note for note in data.notes)
+    for label, begin in (("cat", 60), ("dog", 160)):
+        draw(tmp_path / "validation" / label / "0.png", begin)
+    assert FederatedDataset.from_folder(tmp_path).test_sizes == (2,)
+
+
+def test_unsigned_and_signed_labels_are_the_same_classes():
+    own = arrays()
+    data = FederatedDataset.from_arrays(
+        own["images"],
+        own["labels"].astype(np.uint64),
+        test_images=own["images"],
+        test_labels=own["labels"].astype(np.int64),
+    )
+    assert data.class_names == ("1", "2", "3")
+    huge = np.array([2**70, 3] * 10, object)
+    images = np.arange(20 * 64).reshape(20, 8, 8).astype(np.uint8)
+    assert FederatedDataset.from_arrays(images, huge).class_names == ("3", str(2**70))
+
+
+def test_arrays_are_scaled_for_a_model_as_files_are():
+    images = np.random.default_rng(0).integers(0, 2, (40, 8, 8), np.uint8)
+    labels = np.arange(40) % 2
+    of_model = FederatedDataset.from_arrays(images, labels).preprocessing
+    options = {"class_names": ("0", "1"), "preprocessing": of_model}
+    data = FederatedDataset.from_arrays(255 * images, labels, **options)
+    assert data.dataset.train_images.max() == 1
+    assert any("were scaled to 0..1" in note for note in data.notes)
+    with pytest.raises(DatasetError, match="expected images of 1 channels"):
+        FederatedDataset.from_arrays(np.zeros((40, 8, 8, 3), np.uint8), labels, **options)
 
 
 IMAGES = arrays()["images"]
@@ -730,7 +789,7 @@ def test_labels_of_no_class_are_refused(labels):
         number_labels(labels, ("a", "b"), "these")
 
 
-@pytest.mark.parametrize("class_names", ["ab", [0, 1], ["a", "b", "a"], []])
+@pytest.mark.parametrize("class_names", ["ab", [0, 1], ["a", "b", "a"], [], {"a", "b"}, 5])
 def test_class_names_are_different_texts(class_names):
     with pytest.raises(ValueError, match="these: expected class_names as a list of different nam"):
         number_labels(["a", "b"], class_names, "these")

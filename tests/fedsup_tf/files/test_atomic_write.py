@@ -55,6 +55,15 @@ def test_a_device_itself_is_refused():
         atomic_write.write_bytes("/dev/null", b"new")
 
 
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+    (tmp_path / "supernet").write_text("weights")
+    (tmp_path / "link").symlink_to(tmp_path / "supernet")
+    for path in ("supernet", "link", "../" + tmp_path.name + "/supernet"):
+        with pytest.raises(ValueError, match="expected another file than the input"):
+            atomic_write.check_outputs([tmp_path / "new", tmp_path / path], [tmp_path / "supernet"])
+    atomic_write.check_outputs([tmp_path / "new"], [tmp_path / "supernet"])
+
+
 def test_a_link_to_a_file_stays_a_link(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("old")

@@ -67,7 +67,8 @@ def test_costs_are_those_of_the_formulas():
         assert actual["parameters"] == cost.parameters
         assert actual["macs"] == cost.macs
         parts = [model.part(part)[0] for part in parts_of(space, architecture)]
-        assert actual["file_bytes"] == 200_000 + sum(math.ceil(4.6 * count) for count in parts)
+        graphs = 170_000 + 15_000 * sum(architecture.depths)
+        assert actual["file_bytes"] == graphs + sum(math.ceil(4.6 * count) for count in parts)
         assert actual["infer_latency_ms"] == pytest.approx(latency.infer_ms)
         assert actual["train_latency_ms"] == pytest.approx(latency.train_ms)
 

@@ -105,10 +105,12 @@ def test_buckets_hold_several_clients_and_may_stay_empty(execution, divisor):
 def test_an_update_that_is_not_finite_fills_no_bucket(execution):
     updates = [Update(5, SPACE.largest()) for _ in range(4)]
     next(iter(updates[2].delta.values())).flat[0] = np.nan
+    # Its weighted sum would be infinite, and a product with 0 not a number.
+    next(iter(updates[3].delta.values())).flat[0] = 3e38
     factory = robust_mean(0.0, 4)
     (result,) = run(execution, factory, updates)
     assert_equal(result.delta, overlap_mean(updates[:2])[0])
-    assert list(result.measurements["rejected"]) == [5]
+    assert list(result.measurements["rejected"]) == [5, 5]
 
 
 @pytest.mark.parametrize(

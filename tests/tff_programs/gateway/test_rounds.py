@@ -140,7 +140,7 @@ def test_without_staleness_an_update_counts_in_its_own_round_or_not_at_all(tmp_p
         assert served.rounds.step()
         status, answer = slow.put(task["task"], data)
         assert (status, answer["code"]) == (410, "stale")
-        assert "its round is being closed" in answer["message"]
+        assert "which is being closed" in answer["message"]
         served.step()
         assert slow.put(task["task"], data)[0] == 410
         assert states(served) == ["used"]

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import pathlib
 import subprocess
 import types
 
@@ -111,9 +112,50 @@ def test_an_update_that_found_no_server_is_sent_at_the_next_visit(served, phone,
     assert len(kept(served, again)) == 1
 
 
-def test_a_phone_of_another_server_is_told(phone):
+@pytest.mark.parametrize("lost", ["pending.json", "update.safetensors"])
+def test_a_damaged_update_is_trained_anew(served, phone, monkeypatch, lost):
+    first = phone()
+
+    def away(*arguments):
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(first.federation, "send_update", away)
+    with pytest.raises(UnavailableError):
+        first.visit(lambda metadata: OWN)
+    path = pathlib.Path(first.folder.path, lost)
+    if lost == "pending.json":
+        path.write_text('{"task": 5}')
+    else:
+        path.unlink()
+    again = phone()
+    assert again.visit(lambda metadata: OWN).event == "sent"
+    assert again.trained == 1
+
+
+def test_a_model_that_was_damaged_is_fetched_again(phone):
+    device = phone()
+    visit = device.visit(lambda metadata: None)
+    assert visit.event == "needs_examples"
+    assert visit.wait_seconds > 0
+    pathlib.Path(device.folder.model_path(visit.task["model"])).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"expected a \.tflite that fedsup export wrote"):
+        phone().visit(lambda metadata: OWN)
+    assert phone().visit(lambda metadata: OWN).event == "sent"
+
+
+def test_a_damaged_identity_is_told(phone):
     device = phone()
     device.visit(lambda metadata: None)
+    path = pathlib.Path(device.folder.path, "identity.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "key": "none"}))
+    with pytest.raises(ValueError, match="Delete the file to enrol anew"):
+        phone().visit(lambda metadata: OWN)
+
+
+def test_a_phone_of_another_server_is_told(served, phone):
+    device = phone()
+    device.visit(lambda metadata: None)
+    assert device.folder.identity(f"{served.url}/") == device.federation.identity
     with pytest.raises(FederationError, match=r"identity.json.*expected a device of"):
         device.folder.identity("https://example.org")
 

@@ -17,6 +17,7 @@ from spaces import SPACE
 from fedsup_tf.files.checkpoint import write_tensors
 from tff_programs.gateway.enrolment_code import keep_server
 from tff_programs.gateway.pace import Pace
+from tff_programs.gateway.same_gateway import check_secret, check_secret_exists
 from tff_programs.gateway.secret_files import enrolment_token, replace_token, server_secret
 from tff_programs.programs import devices, rollback, serve
 from tff_programs.programs.flags import gateway_flags
@@ -191,12 +192,25 @@ def test_a_new_token_is_printed_in_the_link_of_the_server(tmp_path, capsys):
         assert address.token == enrolment_token(tmp_path)
 
 
-def test_a_gateway_whose_database_is_elsewhere_gets_no_other(tmp_path):
+def test_a_gateway_whose_database_is_elsewhere_gets_no_other(tmp_path, supernet):
     with Served(tmp_path, f"sqlite:///{tmp_path}/elsewhere.sqlite"):
-        for program, more in ((devices, []), (rollback, ["--round=1"])):
+        supernet = [supernet, "--role=web", "--address=127.0.0.1:0"]
+        for program, more in ((devices, []), (rollback, ["--round=1"]), (serve, supernet)):
             with pytest.raises(ValueError, match="expected the database of the gateway in"):
                 program.main(["program", f"--out={tmp_path}", *more])
     assert not (tmp_path / "gateway.sqlite").exists()
+
+
+def test_lost_secrets_are_told_and_not_replaced(tmp_path, supernet):
+    with Served(tmp_path, f"sqlite:///{tmp_path}/gateway.sqlite") as served:
+        check_secret(served.database, server_secret(tmp_path), str(tmp_path))
+        (tmp_path / "enrolment.token").write_text("")
+        with pytest.raises(ValueError, match="expected the enrolment token, received an empty"):
+            enrolment_token(tmp_path)
+        (tmp_path / "secret.key").unlink()
+        with pytest.raises(ValueError, match=r"secret.key with which .* received none"):
+            check_secret_exists(served.database, str(tmp_path))
+    assert not (tmp_path / "secret.key").exists()
 
 
 @pytest.mark.parametrize(("mode", "closed"), [(0o755, 0o700), (0o2775, 0o2770), (0o700, 0o700)])

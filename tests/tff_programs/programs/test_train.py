@@ -187,8 +187,11 @@ def test_a_run_with_a_damaged_state_and_without_metrics_goes_on_and_says_so(runs
 
 def test_runs_that_cannot_be_continued_are_refused_and_stay(runs, tmp_path, run_programs):
     whole, _, _ = runs
-    for name in ("held", "lost", "cut"):
+    for name in ("held", "lost", "cut", "stateless", "renamed"):
         shutil.copytree(whole, tmp_path / name)
+    shutil.rmtree(tmp_path / "stateless" / "state")
+    states = tmp_path / "renamed" / "state"
+    max(states.iterdir()).rename(states / "round_99.safetensors")
     (tmp_path / "lost" / "settings.json").unlink()
     (tmp_path / "cut" / "settings.json").write_text('{"seed": ')
     (tmp_path / "file").write_text("mine")
@@ -196,6 +199,8 @@ def test_runs_that_cannot_be_continued_are_refused_and_stay(runs, tmp_path, run_
         "held": f"is being trained by process {os.getpid()} on ",
         "lost": "expected the settings of the run whose rounds are saved",
         "cut": "The run's settings are lost",
+        "stateless": "expected the state of the run whose supernet, of round ",
+        "renamed": "Expected the state of round 99 of the run, received that of round ",
         "file": "expected a folder",
         "file/run": "expected a folder",
     }

@@ -64,12 +64,12 @@ def test_seeds_do_not_repeat_between_runs_of_neighbouring_or_large_seeds():
 
 
 def test_a_secret_seed_decides_who_is_asked_and_nothing_else():
-    secret, other = (make(cohort_seed=10**15 + n, cohorts="random") for n in range(2))
+    secret, other = (make(cohort_seed=10**38 + n, cohorts="random") for n in range(2))
     assert secret.plan(2).clients != other.plan(2).clients
     assert (secret.tier_of_clients() == other.tier_of_clients()).all()
     assert secret.has_secret_random_cohorts
     assert not make(cohorts="random").has_secret_random_cohorts
-    assert not make(cohort_seed=10**15).has_secret_random_cohorts
+    assert not make(cohort_seed=10**38).has_secret_random_cohorts
 
 
 def test_a_redraw_is_any_subnet_that_the_device_carries():
@@ -164,6 +164,23 @@ def test_tiers_are_read_from_text(tmp_path):
     assert [tier.share for tier in tiers] == [3.0, 1.0, 1.0, 0.5]
     assert tiers[2].architecture == SPACE.smallest()
     assert 20000 <= count_parameters(SPACE, tiers[3].architecture) <= 40000
+
+
+def test_the_path_of_a_tier_may_hold_an_at_sign(tmp_path):
+    path = tmp_path / "me@home" / "mine.json"
+    path.parent.mkdir()
+    path.write_text(SPACE.smallest().to_json())
+    for entry, share in ((str(path), 1.0), (f"{path}@3", 3.0)):
+        (tier,) = parse_tiers(SPACE, [entry], 0)
+        assert (tier.name, tier.share) == ("mine", share)
+
+
+def test_tiers_that_name_no_file_or_whose_shares_overflow_are_refused():
+    with pytest.raises(ValueError, match="above 0, of at most 1,000,000, behind the @"):
+        parse_tiers(SPACE, ["smallest@1e308", "largest@1e308"], 0)
+    for name in ("../a", "a/b", "", "..", "a\n", 300 * "a"):
+        with pytest.raises(ValueError, match="Expected a tier's name as printable text"):
+            make(tiers=(Tier(name, SPACE.smallest()),))
 
 
 @pytest.mark.parametrize(

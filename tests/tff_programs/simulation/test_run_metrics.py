@@ -45,6 +45,7 @@ def test_a_last_row_that_a_kill_cut_off_is_dropped(tmp_path, cut):
         (HEADER + ROWS[0] + ROWS[1] + ROWS[0] + ROWS[2], [1, 2, 3]),
         (HEADER + ROWS[0] + "2,0.2\r\n" + ROWS[2], [1, 3]),
         (HEADER + "-1,0.2,\r\n" + ROWS[2], [3]),
+        (HEADER + ROWS[0] + "2,abc,\r\n" + ROWS[2], [1, 3]),
         (HEADER + '1,"0.2,\r\n' + ROWS[2], [3]),
         ("loss\r\n0.3\r\n", []),
         ("\udcff\udcfe\r\n", []),

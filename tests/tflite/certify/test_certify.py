@@ -367,8 +367,16 @@ def test_compare_refuses_what_is_not_equal(value):
     expected = {"a": np.float32([1, 2])}
     assert compare("x", expected, {"a": np.float32([1, 2.05])}, 0.1).holds
     assert not compare("x", expected, {"a": np.float32([value, 2])}, 0.05).holds
+    assert not compare("x", {"a": np.float32([np.nan, 2])}, expected, 0.1).holds
     assert not compare("x", expected, {"a": np.float32([1])}, 0.1).holds
     assert not compare("x", expected, {}, 0.1).holds
+
+
+def test_a_difference_keeps_nan_wherever_it_is():
+    weights = {"a": tf.constant([1.0]), "b": tf.constant([1.0]), "c": tf.constant([1.0])}
+    for name in weights:
+        found = {**dict.fromkeys(weights, np.float32([1])), name: np.float32([np.nan])}
+        assert np.isnan(largest_difference(found, weights))
 
 
 # Measurements.

@@ -177,6 +177,15 @@ def test_patience_ends_training_and_the_best_epoch_is_kept(trainer):
     assert_same(trainer.state(), states[best])
 
 
+def test_the_best_epoch_before_a_training_without_held_out_examples_does_not_count(trainer):
+    held_out = make_examples(13, seed=5)
+    trainer.fit(IMAGES, LABELS, **FIT, held_out=held_out)
+    trainer.fit(IMAGES, LABELS, **{**FIT, "epochs": 3})
+    before = trainer.state()
+    assert len(trainer.fit(IMAGES, LABELS, **FIT, held_out=held_out, patience=2)) > 0
+    assert differ(before, trainer.state())
+
+
 def test_told_to_stop_it_ends_with_the_last_whole_epoch(model_path, trainer):
     answers = iter([False] * 5 + [True])  # Within the second epoch of three steps.
     history = trainer.fit(IMAGES, LABELS, **{**FIT, "epochs": 9}, should_stop=lambda: next(answers))
@@ -419,6 +428,16 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(trainer, tmp_path, 
         trainer.save_checkpoint(path)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_checkpoint_of_another_export_of_the_subnet_is_refused(model_path, trainer, tmp_path):
+    model, metadata = split_model(model_path)
+    training = {**metadata.training, "momentum": 0.25}
+    other = tmp_path / "other.tflite"
+    other.write_bytes(append_metadata(model, dataclasses.replace(metadata, training=training)))
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=r"expected one of the model .* Train the model that it"):
+        DeviceTrainer(other).load_checkpoint(tmp_path / "checkpoint")
 
 
 def rewrite(path, change):

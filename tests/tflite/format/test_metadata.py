@@ -58,6 +58,8 @@ def test_another_number_of_class_names_than_of_logits_is_refused(names):
             "expected preprocessing of its images' 1 channels, received that of 3",
         ),
         ({"batch_sizes": {}}, r"expected batch_sizes of infer, received \{\}"),
+        ({"supernet_hash": ""}, "expected supernet_hash as a SHA-256 in 64 lower-case hex"),
+        ({"precision": "int4"}, "expected precision as one of float32"),
         ({"variables": {"head/bias": [9]}}, "expected batch_sizes of evaluate, infer, train"),
     ],
 )

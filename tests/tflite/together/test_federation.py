@@ -18,7 +18,7 @@ from tff_programs.gateway.devices import revoke
 from tflite.together.address import ServerAddress, parse_link
 from tflite.together.connection import Answer, Connection
 from tflite.together.errors import FederationError, RefusedError, UnavailableError
-from tflite.together.federation import Federation
+from tflite.together.federation import Federation, Identity
 
 CHECK_IN = {"tier": "small", "runtime": "test 1", "application": "test 1"}
 
@@ -137,6 +137,68 @@ def test_requests_are_repeated_as_long_as_the_server_says(device):
     assert len(waited) == 2
 
 
+def test_a_visit_does_not_sleep_for_hours(device):
+    federation, connection, waited = device()
+    connection.failures = [UnavailableError("full", 3600)]
+    with pytest.raises(UnavailableError, match="full"):
+        federation.check_in(CHECK_IN)
+    assert not waited
+
+
+TASK = {
+    "task": 32 * "a",
+    "round": 1,
+    "tier": "small",
+    "model": 64 * "b",
+    "model_bytes": 9,
+    "epochs": 1,
+    "learning_rate": 0.1,
+    "seed": 0,
+}
+
+
+class Fixed(Connection):
+    """Connection that answers every request with the same fields."""
+
+    def __init__(self, address, fields):
+        super().__init__(address)
+        self.fields = fields
+
+    def send(self, method, path, headers, body=b""):
+        return Answer(200, {}, iter([json.dumps(self.fields).encode()]))
+
+
+def answered(fields):
+    address = ServerAddress("http://127.0.0.1:1", "token")
+    identity = Identity(32 * "a", bytes(32))
+    return Federation(address, identity, connection=Fixed(address, fields))
+
+
+def test_a_device_waits_for_a_week_at_most():
+    told = {"wait_seconds": 2**60, "task": TASK}
+    week = 7 * 24 * 3600
+    assert answered(told).check_in(CHECK_IN) == {"wait_seconds": week, "task": TASK}
+    assert answered({"wait_seconds": 2**60}).send_update("a", b"")["wait_seconds"] == week
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 10**6}, {"learning_rate": 1e300}, {"model_bytes": 2**40}, {"round": -1}],
+)
+def test_a_task_beyond_the_protocols_bounds_is_told(changes):
+    federation = answered({"wait_seconds": 1, "task": {**TASK, **changes}})
+    with pytest.raises(FederationError, match="as the protocol has it, received"):
+        federation.check_in(CHECK_IN)
+
+
+@pytest.mark.parametrize("fields", [{"round": "x", "updates": []}, {"round": 1, "updates": [3]}])
+def test_other_answers_are_told(fields):
+    with pytest.raises(FederationError, match="Check that the address is that of"):
+        answered(fields).status()
+    with pytest.raises(FederationError, match="wait_seconds as a whole number from 1"):
+        answered({"wait_seconds": "soon"}).send_update("a", b"")
+
+
 def test_a_server_that_stays_away_is_told(device):
     federation, connection, waited = device()
     connection.failures = [UnavailableError("away")] * 9
@@ -248,6 +310,7 @@ def test_only_the_certificate_that_is_meant_is_accepted(tmp_path):
         ("http://example.org:8080", "https beyond this machine"),
         ("fedsup://enrol?server=https%3A%2F%2Fexample.org", "Copy the whole line"),
         ("fedsup://enrol?server=https://a.org&token=t&certificate=12", "64 lower-case"),
+        ("fedsup://[enrol?server=https://a.org&token=t", "Copy the whole line"),
     ],
 )
 def test_an_address_that_is_none_is_told(text, message):
