@@ -109,8 +109,8 @@ resources() {
     aapt2 compile --dir "$(own "$flavour")/res" -o "$build/overlay.zip"
     overlay=(-R "$build/overlay.zip" --auto-add-overlay)
   fi
-  # Gradle's plugin also adds these two attributes.
-  sed "s#<manifest #<manifest package=\"$id\" #; s#<application#& android:extractNativeLibs=\"false\"#" \
+  # Gradle's plugin also adds these two attributes. Debian's framework does not know the third.
+  sed "s#<manifest #<manifest package=\"$id\" #; s#<application#& android:extractNativeLibs=\"false\"#; s#[[:space:]]*android:dataExtractionRules=\"[^\"]*\"##" \
     "$manifest" >"$build/AndroidManifest.xml"
   aapt2 compile --dir "$main/res" -o "$build/resources.zip"
   aapt2 link -o "$build/resources.apk" -I $framework --manifest "$build/AndroidManifest.xml" \

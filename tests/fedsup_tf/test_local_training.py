@@ -532,11 +532,11 @@ def test_a_client_without_examples_changes_nothing():
         ),
         ("sandwich", 0, "to be a whole number from 1 to 64, received 0"),
         ("label_share", 1.5, "to be a finite number of at least 0 and of at most 1, received 1.5"),
-        ("absent_class_weight", 0, "to be a finite number above 0 and of at most 1, received 0"),
+        ("absent_class_weight", 0, "to be a finite number of at least 1e-30 and of at most 1, rec"),
         (
             "absent_class_weight",
             2.0,
-            "to be a finite number above 0 and of at most 1, received 2.0",
+            "to be a finite number of at least 1e-30 and of at most 1, received 2.0",
         ),
         ("teacher", "nobody", "to be one of received, ensemble, received 'nobody'"),
         ("temperature", 0.0, "to be a finite number above 0, received 0"),

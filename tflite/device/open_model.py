@@ -76,8 +76,8 @@ def open_model(
     parameters = sum(int(np.prod(variables[name])) for name in weights)
     expected = count_parameters(metadata.space, metadata.architecture)
     if not parameters == expected == metadata.parameters:
-        announced = f"the {expected:,} weights of its architecture {metadata.architecture}"
-        raise _foreign(path, announced, f"{parameters:,}")
+        declared = f"the {expected:,} weights of its architecture {metadata.architecture}"
+        raise _foreign(path, declared, f"{parameters:,}, and {metadata.parameters:,} declared")
     return OpenedModel(metadata, runners, functools.partial(set_threads, interpreter))
 
 

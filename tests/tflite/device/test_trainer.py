@@ -636,7 +636,7 @@ def test_a_truncated_model_is_refused(model_path, tmp_path, share):
     [
         ({"batch_sizes": {"train": 9, "evaluate": 5, "infer": 3}}, "inputs of 'train'"),
         ({"variables": {"head/bias": (4,)}}, "'save'|'restore'"),
-        ({"parameters": 3}, r"3 weights as .*, received \d+"),
+        ({"parameters": 3}, r"weights of its architecture .*, received \d+, and 3 declared"),
         ({"space": dataclasses.replace(SPACE, image_shape=(9, 8, 1))}, "inputs of '"),
     ],
 )

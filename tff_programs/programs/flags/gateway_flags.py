@@ -50,19 +50,24 @@ def gateway_database(options: ProgramFlags) -> Database:
             f"Expected --out=FOLDER of a gateway that `fedsup serve` made, received "
             f"{options.out!r}."
         )
-    return open_database(options)
+    return _open(options, expects_one=True)
 
 
 def open_database(options: ProgramFlags) -> Database:
     """Opens the database of a new or an existing gateway.
 
     Raises:
-      ValueError: If the folder holds a gateway whose database is elsewhere.
+      ValueError: If the folder holds a gateway whose database is elsewhere. One that --database
+        names may be new.
     """
+    return _open(options, expects_one=not options.database and has_secret(options.out))
+
+
+def _open(options: ProgramFlags, expects_one: bool) -> Database:
     url = options.database or sqlite_url(options.out)
     path = sqlite_file(url)
-    is_missing = path is not None and not (os.path.exists(path) and os.path.getsize(path))
-    if is_missing and has_secret(options.out):
+    is_there = path is None or (os.path.exists(path) and os.path.getsize(path))
+    if expects_one and not is_there:
         raise ValueError(
             f"{path!r}: expected the database of the gateway in {options.out!r}, received nothing. "
             "Put it back, or give the --database that `fedsup serve` was given."

@@ -56,7 +56,7 @@ def test_pictures_of_another_height_than_a_space_of_resolutions_takes_are_refuse
 def test_a_budget_of_privacy_that_a_file_holds_without_noise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(train.training_process, "build_fedsup_process", lambda *_, **__: None)
     options = options_of(train, tmp_path, ["--max_epsilon=9", "--clients_per_round=2"])
-    with pytest.raises(ValueError, match="Nothing is private"):
+    with pytest.raises(ValueError, match="nothing is private"):
         train.run_from_flags(options)
 
 
