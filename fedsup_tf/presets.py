@@ -135,6 +135,7 @@ def load_space(name_or_path: str, **wanted: Any) -> SearchSpace:
     wanted = {name: value for name, value in wanted.items() if value is not None}
     if name_or_path in PRESETS:
         return PRESETS[name_or_path](**wanted)
+    name_or_path = os.path.expanduser(name_or_path)
     if not os.path.exists(name_or_path) or os.path.isdir(name_or_path):
         raise ValueError(
             f"Expected a search space's name ({', '.join(PRESETS)}) or the path of its JSON file, "
@@ -153,7 +154,7 @@ def _wanted_space(text: str, wanted: Mapping[str, Any]) -> SearchSpace:
         if own != (tuple(value) if isinstance(value, list) else value):
             raise ValueError(
                 f"Search space {space.name!r}: expected {name} {value!r}, received {own!r} in its "
-                "file. A space from a file keeps what it says: change the file, or what it is used "
-                "with."
+                "file. Fields in a space's file are never overridden: edit the file, or leave the "
+                "other value out."
             )
     return space

@@ -35,7 +35,8 @@ def nearest(
     directions = tf.math.divide_no_nan(core, tf.norm(core, axis=1, keepdims=True))
     centre = median(directions, is_update)
     distances = tf.norm(directions - centre, axis=1)
-    aside = tf.cast(tf.math.ceil(discard_share * tf.cast(count, tf.float32)), tf.int32)
+    # Slightly less, since a product with a share such as 0.3 may be rounded up past a whole number.
+    aside = tf.cast(tf.math.ceil(discard_share * tf.cast(count, tf.float32) - 1e-4), tf.int32)
     # Ranks start with the nearest row; rows without an update come last.
     ranks = tf.argsort(tf.argsort(tf.where(is_update, distances, math.inf)))
     return is_update & (ranks < count - aside), aside

@@ -29,6 +29,8 @@ MEAN_SQUARE = "/mean_square"
 _MAX_INDEX = 2**31 - 1
 # Fills the rows of `SearchSpace.choice_table`; greater than every choice.
 _PADDING = 2**31 - 1
+# Maximum number of fields that an error message compares.
+_MAX_DESCRIBED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,6 +294,17 @@ class SearchSpace:
         """Returns a child that takes each entry from either parent with equal probability."""
         first, second = self.encode(first), self.encode(second)
         return self.decode(np.where(rng.random(len(first)) < 0.5, first, second))
+
+    def differences(self, other: "SearchSpace") -> tuple[str, str]:
+        """Describes the fields in which spaces differ: their values here, and those of `other`."""
+        own, others = self.fields(), other.fields()
+        names = [name for name in own | others if own.get(name) != others.get(name)]
+
+        def describe(fields):
+            parts = [f"{name} {quoted(fields.get(name))}" for name in names[:_MAX_DESCRIBED]]
+            return ", ".join(parts + ["other fields"] * (len(names) > _MAX_DESCRIBED))
+
+        return describe(own), describe(others)
 
     # ------------------------------------------------------------------- JSON
 

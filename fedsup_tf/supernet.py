@@ -259,9 +259,10 @@ class Supernet(SlicedNet):
             own_space = SearchSpace.from_json(metadata["space"])
             check_information(metadata["information"], own_space)
             if space is not None and own_space != space:
+                expected, received = space.differences(own_space)
                 raise ValueError(
-                    f"it holds a supernet of search space {own_space.name!r}, expected "
-                    f"{space.name!r}: {own_space.to_json()} is not {space.to_json()}."
+                    f"expected a supernet of a search space with {expected}, received one with "
+                    f"{received}. Give the file of that supernet, or load it without a space."
                 )
             supernet = cls(own_space)
             # Checked before variables are created, so that the file's tensors bound their size.

@@ -127,7 +127,12 @@ def join_arrays(
             f"{labels[1].dtype}. Write both as numbers, or both as names."
         )
     if pixel_scale is not None:
-        check_number(pixel_scale, "pixel_scale", above=0, advice="Give 4095.")
+        check_number(
+            pixel_scale,
+            "pixel_scale",
+            above=0,
+            advice="Give that of full brightness, such as 4095.",
+        )
     if pixel_scale is None:
         _check_scales(source, images)
     notes = array_notes(images, pixel_scale)
@@ -228,14 +233,18 @@ def _names(
         raise DatasetError(
             f"{source}: expected {name} of shape ({count},), a whole number or a name for each "
             f"image, received {values.dtype} of shape {values.shape}. "
-            + ("Write the number of each row's greatest." if values.ndim == 2 else "Write them so.")
+            + (
+                "Convert one-hot labels with numpy.argmax(labels, 1)."
+                if values.ndim == 2
+                else "Write them so."
+            )
         )
     if values.dtype.kind == "S":
         try:
             values = np.char.decode(values, "utf-8")
         except UnicodeDecodeError as error:
             raise DatasetError(
-                f"{source}: expected {name} as text in UTF-8, received bytes that are none "
+                f"{source}: expected {name} as text in UTF-8, received bytes that are not "
                 f"({error}). Decode them first."
             ) from error
     empty = int((values == "").sum()) if values.dtype.kind == "U" and not may_be_empty else 0

@@ -229,8 +229,8 @@ def list_table(path: str) -> FileList:
         ):
             raise ValueError(
                 "expected a first line of the columns path and label, and maybe client and split, "
-                f"received {list_names(columns) or 'an empty table'}. Name the columns so, "
-                "between commas, semicolons or tabs, and take others out."
+                f"received {list_names(columns) or 'an empty table'}. Separate the columns by "
+                "commas, semicolons or tabs, and remove all others."
             )
         # Skips empty rows; office programs may end a table with rows of only delimiters.
         lines = [

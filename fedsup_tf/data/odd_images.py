@@ -89,7 +89,7 @@ def array_notes(images: list[np.ndarray], pixel_scale: float | None) -> tuple[st
         )
     brightest = {name: own.max() for name, own in zip(_PARTS, images, strict=False)}
     dark, bright = min(brightest, key=brightest.get), max(brightest.values())
-    if brightest[dark] * DARK <= bright:
+    if len(brightest) > 1 and bright and brightest[dark] * DARK <= bright:
         notes.append(
             f"No pixel of {dark} is above {brightest[dark]:g}, and the brightest of the other part "
             f"is {bright:g}: if they are of another scale, write both parts in one."
@@ -131,8 +131,8 @@ def repeated_notes(train_images: np.ndarray, test_images: np.ndarray) -> tuple[s
         return ()
     verb = "is a training image" if repeated == 1 else "are training images"
     return (
-        f"{repeated:,} of {len(test_images):,} test images {verb}, too, pixel by pixel: what is "
-        "learned by heart counts as right. Take repeated images out.",
+        f"{repeated:,} of {len(test_images):,} test images {verb}, too, pixel by pixel: "
+        "memorized images count as correct, so the test accuracy is too high. Take them out.",
     )
 
 

@@ -229,8 +229,8 @@ def _numbered_notes(
         return ()
     pairs = [f"{text} is {name}" for text, name in zip(texts, names, strict=True)]
     return (
-        f"Labels are taken as numbers of the model's classes from 0: {list_names(pairs)}. If they "
-        "begin elsewhere, name them like the classes.",
+        f"Labels are taken as numbers of the model's classes from 0: {list_names(pairs)}. If your "
+        "numbers do not start at 0, use the names of the classes as labels.",
     )
 
 

@@ -73,7 +73,12 @@ class PictureForm:
         check_choice(self.resize, "resize", RESIZES)
         background_colour(self.background)
         if self.pixel_scale is not None:
-            check_number(self.pixel_scale, "pixel_scale", above=0, advice="Give 4095.")
+            check_number(
+                self.pixel_scale,
+                "pixel_scale",
+                above=0,
+                advice="Give that of full brightness, such as 4095.",
+            )
 
 
 class PictureHeader(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsup_tf.files.json_schema import expect_keys, parse_json
+from fedsup_tf.files.validation import is_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,5 +183,5 @@ def _are_finite(values: Any) -> bool:
     return (
         isinstance(values, Sequence)
         and len(values) > 0
-        and all(type(value) in (int, float) and abs(value) <= _MAX_FLOAT for value in values)
+        and all(is_number(value) and abs(value) <= _MAX_FLOAT for value in values)
     )

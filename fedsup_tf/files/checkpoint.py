@@ -58,7 +58,8 @@ def write_tensors(
       metadata: JSON values by name.
 
     Raises:
-      ValueError: If a tensor is not float32 or not finite; nothing is written then.
+      ValueError: If a tensor is not float32 or not finite, or the metadata is longer than
+        `read_tensors` accepts; nothing is written then.
       OSError: If the file cannot be written.
     """
     for name, value in tensors.items():
@@ -74,6 +75,14 @@ def write_tensors(
         {name: np.ascontiguousarray(value) for name, value in tensors.items()},
         {"fedsup-tf": json.dumps(header)},
     )
+    # The first 8 bytes are the length of the header.
+    header_bytes = int.from_bytes(data[:8], "little")
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise ValueError(
+            f"{os.fspath(path)!r}: expected metadata of at most {_MAX_HEADER_BYTES:,} bytes, which "
+            f"readers accept, received {header_bytes:,}. What was there before is unchanged; save "
+            "less."
+        )
     write_bytes(path, data)
 
 

@@ -1,6 +1,7 @@
 """Reads and checks JSON that a person may have written; error messages name the faulty field."""
 
 import json
+import operator
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -77,8 +78,8 @@ def as_json(value: Any, what: str) -> Any:
         return json.loads(json.dumps(value, default=_plain))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{what}: expected values that JSON has, received others ({error}). Make them texts, "
-            "numbers, lists or objects by name."
+            f"{what}: expected values that JSON can represent, received others ({error}). Make "
+            "them texts, numbers, lists or objects by name."
         ) from error
 
 
@@ -126,11 +127,11 @@ def expect_keys(fields: Any, known: set[str], required: set[str], what: str) -> 
 
 
 def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
-    """Returns a non-empty list of ints as a tuple; raises a ValueError for anything else."""
-    if (
-        not isinstance(values, list | tuple)
-        or not values
-        or not all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+    """Returns a non-empty list of whole numbers as ints; raises a ValueError for anything else."""
+    is_list = isinstance(values, list | tuple) and bool(values)
+    # Integers of NumPy have an index too.
+    if not is_list or any(
+        isinstance(value, bool) or not hasattr(value, "__index__") for value in values
     ):
         raise ValueError(f"{what}: expected a list of whole numbers, received {quoted(values)}.")
-    return tuple(values)
+    return tuple(operator.index(value) for value in values)

@@ -129,22 +129,17 @@ class LatencyTable:
         """Raises a ValueError unless the table was measured for `space`."""
         if self.space == space:
             return
-        own, wanted = json.loads(self.space.to_json()), json.loads(space.to_json())
-        names = [name for name in wanted | own if own.get(name) != wanted.get(name)]
-
-        def describe(fields):
-            return ", ".join(f"{name} {quoted(fields.get(name))}" for name in names)
-
+        expected, received = space.differences(self.space)
         raise ValueError(
-            f"{_WHAT}: expected one of search space {space.name!r} with {describe(wanted)}, "
-            f"received one with {describe(own)}. Measure a table for this space."
+            f"{_WHAT}: expected one of search space {space.name!r} with {expected}, received one "
+            f"with {received}. Measure a table for this space."
         )
 
     def to_json(self) -> str:
         """Returns the table in the JSON form of the class, with one row per line."""
         rows = [{**part_fields(part), **found._asdict()} for part, found in self.rows.items()]
         fields = {
-            "space": json.loads(self.space.to_json()),
+            "space": self.space.fields(),
             "machine": self.machine,
             "infer": dataclasses.asdict(self.infer),
             "train": dataclasses.asdict(self.train),

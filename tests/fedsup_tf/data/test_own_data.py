@@ -345,7 +345,7 @@ def test_a_table_names_files_in_any_form_of_unicode(tmp_path):
         ("path,label,split\np/a.png,1,later\n", "line 2: expected split as train or test"),
         ('path,label\n"p/a.png,1\n', "table of path and label"),
         ("path,label\nnone.png,1\n", "of class '1', received 1 file, which cannot be read"),
-        (",path,label\n0,p/a.png,1\n", "received , path, label. Name .* and take others out"),
+        (",path,label\n0,p/a.png,1\n", "received , path, label. Separate .* and remove all others"),
         ("path,label\np/a.png,1\np\0,2\n", "bytes of value 0"),
         ("path,label\np/a.png,red, big\n", "line 2: expected 2 values.*received 3. Put .* quotes"),
         ("path,label\np/a.png,1\np/a.png,2\n", "line 3: expected one label .* than line 2 has"),
@@ -947,8 +947,10 @@ def test_pictures_are_read_as_those_of_a_model(tmp_path):
 def test_labels_that_number_a_models_classes_are_told():
     labels = np.arange(12) % 2 + 1
     data = FederatedDataset.from_arrays(IMAGES, labels, class_names=("ant", "bee", "cat"))
-    told = "Labels are taken as numbers of the model's classes from 0: 1 is bee, 2 is cat. If they "
-    assert data.notes == (told + "begin elsewhere, name them like the classes.",)
+    told = "Labels are taken as numbers of the model's classes from 0: 1 is bee, 2 is cat. If your "
+    assert data.notes == (
+        told + "numbers do not start at 0, use the names of the classes as labels.",
+    )
     for names in (("1", "2"), ("0", "1", "2")):
         assert not FederatedDataset.from_arrays(IMAGES, labels, class_names=names).notes
 

@@ -47,8 +47,17 @@ def test_an_extracted_subnet_comes_back_too(tmp_path):
 
 def test_a_supernet_of_another_space_is_refused_with_both_named(saved):
     _, path = saved
-    with pytest.raises(ValueError, match=r"digits_small.*fedsup_cifar"):
+    with pytest.raises(ValueError, match=r"fedsup_cifar.*received one with name .digits_small"):
         Supernet.load_checkpoint(path, fedsup_cifar())
+
+
+def test_metadata_that_no_reader_takes_is_not_written(tmp_path):
+    path = tmp_path / "long.safetensors"
+    checkpoint.write_tensors(path, "test", {"a": np.ones(1, np.float32)}, {"notes": "short"})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="expected metadata of at most 16,777,216 bytes"):
+        checkpoint.write_tensors(path, "test", {}, {"notes": "x" * 2**24})
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 20_000])

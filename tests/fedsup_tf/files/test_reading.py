@@ -214,7 +214,7 @@ def test_a_supernet_that_is_not_one_is_refused_in_words(tmp_path, parts, told):
         ({"class_names": ["a"]}, "received 1 names"),
         ({"class_names": ["a", "b", "a"]}, "a different name for each class"),
         ({"round": "1"}, "expected round as a whole"),
-        ({"more": object()}, "values that JSON has, received others .a object"),
+        ({"more": object()}, "values that JSON can represent, received others .a object"),
         ([1], "expected its information as an object"),
     ],
 )
