@@ -67,8 +67,8 @@ class CostModel:
     - `parameters`, `macs`: computed by `costs.part_cost`.
     - `file_bytes`: the upper bound that `fedsup certify` checks, computed from
       `costs.FILE_BYTES_PER_PARAMETER`, `costs.FILE_OVERHEAD_BYTES`, `costs.FILE_BYTES_PER_BLOCK`
-      and `costs.constant_bytes`, and rounded up for each part. A file with the signature
-      `train_head` is larger.
+      and `costs.constant_bytes`, and rounded up for each part. The signature `train_head`
+      adds up to `costs.train_head_bytes`.
     - `train_memory_bytes`: an estimate from the sizes of the feature maps. Between the forward and
       the backward pass, memory holds the weights, their momenta, and all feature maps that a
       gradient needs: the input of each convolution, and the input and output of each

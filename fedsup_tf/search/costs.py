@@ -10,12 +10,11 @@ from fedsup_tf.search.cost_parts import Part, parts_of
 from fedsup_tf.space import SearchSpace
 
 # Upper bound on the size of a subnet's `.tflite` file: bytes per parameter, and bytes of the graphs
-# of its signatures and the metadata, of which each block takes a part, and more with `train_head`.
+# of its signatures and the metadata, of which each block takes a part.
 FILE_BYTES_PER_PARAMETER = 4.6
 FILE_OVERHEAD_BYTES = 170_000
 FILE_BYTES_PER_BLOCK = 15_000
-TRAIN_HEAD_BYTES = 12_000
-TRAIN_HEAD_BYTES_PER_BLOCK = 6_000
+_TRAIN_HEAD_BYTES, _TRAIN_HEAD_BYTES_PER_BLOCK = 12_000, 6_000
 # Maximum side of feature maps for which that overhead includes the constants of depthwise
 # convolutions.
 _SMALL_SIDE = 32
@@ -77,6 +76,11 @@ def part_cost(space: SearchSpace, part: Part) -> Cost:
         cost += Cost(kernels + norms, kernels * pixels)
         in_width = part.width
     return cost
+
+
+def train_head_bytes(architecture: Architecture) -> int:
+    """Computes an upper bound on the bytes that the signature `train_head` adds to a file."""
+    return _TRAIN_HEAD_BYTES + _TRAIN_HEAD_BYTES_PER_BLOCK * sum(architecture.depths)
 
 
 def constant_bytes(space: SearchSpace, part: Part) -> int:

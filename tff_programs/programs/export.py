@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
         [
             FlagUse(("architecture",), "--noall_tiers", lambda options: not options.all_tiers),
             FlagUse(
-                ("images_per_client", "classifier", "classifier_penalty"),
+                ("images_per_client", "classifier_penalty"),
                 "a calibration by this program, without --calibration",
                 lambda options: not options.calibration,
             ),

@@ -22,7 +22,7 @@ from fedsup_tf.files.validation import check_whole_number
 from fedsup_tf.local_training import LocalTraining
 from fedsup_tf.resizing import resize_images
 from fedsup_tf.search.budget import CostModel
-from fedsup_tf.search.costs import architecture_cost
+from fedsup_tf.search.costs import architecture_cost, train_head_bytes
 from fedsup_tf.space import MEAN_SQUARE
 from fedsup_tf.supernet import Supernet
 from tflite.certify.certified_training import LEARNING_RATE, TrainingChecks
@@ -138,13 +138,14 @@ def certify_tflite(
         checks.append(Check("class names", are_same, note=note))
     if not foreign:
         subnet = supernet.extract(metadata.architecture)
-        state = UncheckedModel(path, runtime=runtimes[0]).state()
+        opened = UncheckedModel(path, runtime=runtimes[0])
+        state = opened.state()
         if metadata.classifier != CLASSIFIERS[0]:
             fitted = {name: state[name] for name in calibration.CLASSIFIER}
             subnet.assign_weights({**subnet.values_by_name(), **fitted})
         training = training or LocalTraining(**metadata.training)
         labels = np.asarray(labels, np.int32)
-        checks += _check_file(len(model), metadata, subnet, preprocessing)
+        checks += _check_file(len(model), opened, subnet, preprocessing)
         fine_tuning = {}
         if metadata.feature_rates is not None:
             frozen = {name: value for name, value in state.items() if name.endswith(MEAN_SQUARE)}
@@ -176,11 +177,14 @@ def _check_origin(path: str, metadata: ModelMetadata, supernet: Supernet) -> Non
 
 
 def _check_file(
-    file_bytes: int, metadata: ModelMetadata, subnet: Supernet, preprocessing: Preprocessing
+    file_bytes: int, model: UncheckedModel, subnet: Supernet, preprocessing: Preprocessing
 ) -> list[Check]:
+    metadata = model.metadata
     ours = {name: list(getattr(preprocessing, name)) for name in ("mean", "standard_deviation")}
     theirs = {name: list(metadata.preprocessing[name]) for name in ours}
     limit = CostModel(subnet.space).costs(subnet.architecture)["file_bytes"]
+    if model.can_train_head:
+        limit += train_head_bytes(subnet.architecture)
     cost = architecture_cost(subnet.space, subnet.architecture)
     are_equal = (metadata.parameters, metadata.macs) == (cost.parameters, cost.macs)
     counts = f"{cost.parameters:,} parameters, {cost.macs:,} MACs"

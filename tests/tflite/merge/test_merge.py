@@ -424,7 +424,7 @@ def test_the_program_writes_a_new_supernet_and_tells_what_is_in_it(tmp_path, cap
     assert "Expected --out=FILE" in told[0]
     assert "at least one update or folder" in told[1]
     assert "found none" in told[2]
-    assert "is one of the updates" in told[3]
+    assert "expected another file than the input" in told[3]
     assert "ended with" not in told[4]
     assert f"left out: {folder / '2.safetensors'}: " in told[4]
     assert f"counted once: {folder / '1.safetensors'}, the same as" in told[4]
